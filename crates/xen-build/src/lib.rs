@@ -1,0 +1,1 @@
+//! A domain's memory, laid out and filled: PV and PVH.

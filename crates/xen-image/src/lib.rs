@@ -1,0 +1,1 @@
+//! Kernel images as hostile input: ELF and its Xen notes, bzImage, decompression, limits.

@@ -1,0 +1,1 @@
+//! What the toolstack asks of a hypervisor: typed requests and answers, no I/O.

@@ -1,0 +1,1 @@
+//! Xenstore: wire codec, client, permissions, transactions, watches.

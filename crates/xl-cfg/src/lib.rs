@@ -1,0 +1,1 @@
+//! xl.cfg: lexer, parser, typed configuration, diagnostics with line and column.

@@ -1,0 +1,3 @@
+//! The `xyl` command.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The project tasks: lab, demo, test, bench.
+
+fn main() {}
