@@ -1,1 +1,159 @@
 //! What the toolstack asks of a hypervisor: typed requests and answers, no I/O.
+//!
+//! [`Hypervisor`] is the port between the toolstack's logic and Xen. The real implementation is
+//! `xen_sys::Xen`; a simulated one can stand in its place. Nothing here depends on the version of
+//! Xen's interface: an implementation encodes each request for the version that it found.
+//!
+//! The facts behind the requests are in Xen's public headers (`xen/include/public`): `domctl.h`,
+//! `sysctl.h`, `memory.h`, `event_channel.h`, `hvm/params.h`, `arch-x86/*.h`.
+
+mod cpumap;
+mod error;
+mod host;
+mod ids;
+mod memory;
+mod requests;
+
+pub use cpumap::CpuMap;
+pub use error::{Errno, HvError, Result};
+pub use host::{
+    CpuPool, CpuTopology, NumaNode, PhysCaps, PhysInfo, SchedulerGlobals, SchedulerId,
+    SchedulerParams, VersionInfo,
+};
+pub use ids::{DomId, EvtchnPort, Gfn, Mfn, PAGE_SHIFT, PAGE_SIZE, Pfn, VcpuId};
+pub use memory::{E820Entry, E820Kind, GuestMemory, PageTableLevel, PopulateFlags};
+pub use requests::{
+    CpuPolicy, CpuidLeaf, CreateDomain, DomainFlags, DomainInfo, GuestKind, HvmBootCpu, HvmParam,
+    MsrEntry, PvBootCpu, ShutdownReason, Trigger, VcpuInfo, VcpuRunState,
+};
+
+/// The hypervisor as the toolstack sees it. Every call is synchronous, and is one hypercall unless
+/// its description says otherwise. Every failure is an [`HvError`] that names the call and the domain.
+pub trait Hypervisor {
+    // ---- the host -------------------------------------------------------------------------
+
+    /// Xen's version, capabilities and command line (several `XENVER_*` calls).
+    fn version(&self) -> Result<VersionInfo>;
+    /// CPUs, memory and capabilities of the host (`XEN_SYSCTL_physinfo`).
+    fn phys_info(&self) -> Result<PhysInfo>;
+    /// The hypervisor's log ring as raw bytes (`XEN_SYSCTL_readconsole`, repeated until all is read).
+    /// With `clear`, the ring is emptied.
+    fn console_ring(&self, clear: bool) -> Result<Vec<u8>>;
+    /// The scheduler of the default CPU pool (`XEN_SYSCTL_sched_id`).
+    fn scheduler_id(&self) -> Result<SchedulerId>;
+    /// All CPU pools (`XEN_SYSCTL_cpupool_op`, one call for each pool and one more).
+    fn cpu_pools(&self) -> Result<Vec<CpuPool>>;
+    /// Socket, core and node of each CPU (`XEN_SYSCTL_cputopoinfo`); index is the CPU's number.
+    fn cpu_topology(&self) -> Result<Vec<CpuTopology>>;
+    /// Memory and distances of each NUMA node (`XEN_SYSCTL_numainfo`).
+    fn numa_nodes(&self) -> Result<Vec<NumaNode>>;
+    /// Scheduler-wide parameters of the default CPU pool's scheduler.
+    fn scheduler_globals(&self, pool: u32) -> Result<SchedulerGlobals>;
+    /// Sets scheduler-wide parameters (`XEN_SYSCTL_scheduler_op`).
+    fn set_scheduler_globals(&self, pool: u32, globals: &SchedulerGlobals) -> Result<()>;
+
+    // ---- domains --------------------------------------------------------------------------
+
+    /// One domain, or `None` where there is none with that domid.
+    fn domain_info(&self, domid: DomId) -> Result<Option<DomainInfo>>;
+    /// All domains, in the order of their domids; batches of up to 1024 for each call
+    /// (`XEN_SYSCTL_getdomaininfolist`).
+    fn domain_list(&self) -> Result<Vec<DomainInfo>>;
+    /// Makes an empty domain, paused, without memory or vCPUs. With `domid` of the request `None`
+    /// Xen picks a free one.
+    fn create_domain(&self, request: &CreateDomain) -> Result<DomId>;
+    /// Destroys a domain: repeats `XEN_DOMCTL_destroydomain` until Xen has finished or
+    /// `deadline` has passed. A domain that is gone already is an error with `Errno::ESRCH`.
+    fn destroy_domain(&self, domid: DomId, deadline: std::time::Instant) -> Result<()>;
+    /// Adds one to the domain's pause count held by tools.
+    fn pause_domain(&self, domid: DomId) -> Result<()>;
+    /// Takes one from it.
+    fn unpause_domain(&self, domid: DomId) -> Result<()>;
+    /// Shuts a domain down from outside with a reason (`SCHEDOP_remote_shutdown`).
+    fn remote_shutdown(&self, domid: DomId, reason: ShutdownReason) -> Result<()>;
+    /// Resumes a domain that has shut down (`XEN_DOMCTL_resumedomain`).
+    fn resume_domain(&self, domid: DomId) -> Result<()>;
+    /// Sends a trigger (NMI, power button, sleep button, S3 resume ...).
+    fn send_trigger(&self, domid: DomId, vcpu: VcpuId, trigger: Trigger) -> Result<()>;
+    /// Changes the domain's 16-byte handle, which holds its UUID.
+    fn set_domain_handle(&self, domid: DomId, handle: [u8; 16]) -> Result<()>;
+
+    // ---- vCPUs ----------------------------------------------------------------------------
+
+    /// Allocates vCPUs 0 to `nr_vcpus - 1` (`XEN_DOMCTL_max_vcpus`).
+    fn set_max_vcpus(&self, domid: DomId, nr_vcpus: u32) -> Result<()>;
+    /// State, CPU and time of one vCPU (`XEN_DOMCTL_getvcpuinfo`).
+    fn vcpu_info(&self, domid: DomId, vcpu: VcpuId) -> Result<VcpuInfo>;
+    /// Hard and soft affinity of one vCPU (`XEN_DOMCTL_getvcpuaffinity`).
+    fn vcpu_affinity(&self, domid: DomId, vcpu: VcpuId) -> Result<(CpuMap, CpuMap)>;
+    /// Sets hard and/or soft affinity; returns what Xen made of them.
+    /// `force` overrides a temporary pinning.
+    fn set_vcpu_affinity(
+        &self,
+        domid: DomId,
+        vcpu: VcpuId,
+        hard: Option<&CpuMap>,
+        soft: Option<&CpuMap>,
+        force: bool,
+    ) -> Result<(Option<CpuMap>, Option<CpuMap>)>;
+    /// The CPUID leaves and MSRs that a domain has (`XEN_DOMCTL_get_cpu_policy`).
+    fn cpu_policy(&self, domid: DomId) -> Result<CpuPolicy>;
+    /// Sets them (`XEN_DOMCTL_set_cpu_policy`). An error names the leaf or MSR that Xen refused.
+    fn set_cpu_policy(&self, domid: DomId, policy: &CpuPolicy) -> Result<()>;
+    /// Starting registers of a PV domain's vCPU 0 (`XEN_DOMCTL_setvcpucontext`).
+    fn set_pv_boot_cpu(&self, domid: DomId, cpu: &PvBootCpu) -> Result<()>;
+    /// Starting registers of a PVH or HVM domain's vCPU 0: 32-bit protected mode, flat segments,
+    /// paging off (`XEN_DOMCTL_gethvmcontext` for the header, `XEN_DOMCTL_sethvmcontext`).
+    fn set_hvm_boot_cpu(&self, domid: DomId, cpu: &HvmBootCpu) -> Result<()>;
+    /// Scheduler parameters of a domain, for the scheduler of its pool.
+    fn scheduler_params(&self, domid: DomId, scheduler: SchedulerId) -> Result<SchedulerParams>;
+    /// Sets them.
+    fn set_scheduler_params(&self, domid: DomId, params: &SchedulerParams) -> Result<()>;
+    /// Time-stamp counter mode: 0 default, 1 always emulate, 2 never emulate.
+    fn set_tsc_mode(&self, domid: DomId, mode: u32) -> Result<()>;
+    /// Offset of the guest's wall clock from the host's, in seconds.
+    fn set_time_offset(&self, domid: DomId, offset_s: i64) -> Result<()>;
+
+    // ---- memory ---------------------------------------------------------------------------
+
+    /// Upper limit of the domain's memory (`XEN_DOMCTL_max_mem`), in KiB.
+    fn set_max_mem(&self, domid: DomId, max_kib: u64) -> Result<()>;
+    /// Memory for the page tables that Xen keeps for a PVH or HVM domain (HAP or shadow), in
+    /// bytes. Must be set before such a domain can be populated.
+    fn set_paging_mempool(&self, domid: DomId, size_bytes: u64) -> Result<()>;
+    /// Stakes (`nr_pages > 0`) or cancels (`0`) a claim (`XENMEM_claim_pages`).
+    fn claim_pages(&self, domid: DomId, nr_pages: u64) -> Result<()>;
+    /// Allocates extents of `2^order` pages at each of `start`. Returns for each extent that was
+    /// allocated its first machine frame (of use for PV only). An answer shorter than `start`
+    /// means that Xen had no more extents of that order: no error. Several hypercalls only where
+    /// the list is longer than an implementation's buffer.
+    fn populate_physmap(
+        &self,
+        domid: DomId,
+        order: u32,
+        flags: PopulateFlags,
+        start: &[Gfn],
+    ) -> Result<Vec<Mfn>>;
+    /// Limit of the pseudo-physical memory map of a PV domain, in KiB
+    /// (`XEN_DOMCTL_set_... memmap limit` by way of `XENMEM_set_memory_map`), or the whole map of a PVH one.
+    fn set_memory_map(&self, domid: DomId, map: &[E820Entry]) -> Result<()>;
+    /// Pins machine frames as top-level page tables (`MMUEXT_PIN_*_TABLE`), PV only.
+    fn pin_tables(&self, domid: DomId, tables: &[(PageTableLevel, Mfn)]) -> Result<()>;
+    /// Fills one page with the hypercall stubs (`XEN_DOMCTL_hypercall_init`).
+    fn init_hypercall_page(&self, domid: DomId, gfn: Gfn) -> Result<()>;
+    /// Maps frames of a domain for reading and writing, in the order given. PV domains name their
+    /// frames by machine frame, the others by guest frame. Errors name the first frame that could
+    /// not be mapped.
+    fn map_foreign(&self, domid: DomId, frames: &[Gfn]) -> Result<Box<dyn GuestMemory>>;
+    /// Maps the domain's first grant-table frames (`XENMEM_acquire_resource`, grant table, shared).
+    fn map_grant_frames(&self, domid: DomId, nr_frames: u32) -> Result<Box<dyn GuestMemory>>;
+    /// HVM parameter.
+    fn hvm_param(&self, domid: DomId, param: HvmParam) -> Result<u64>;
+    /// Sets an HVM parameter.
+    fn set_hvm_param(&self, domid: DomId, param: HvmParam, value: u64) -> Result<()>;
+
+    // ---- event channels -------------------------------------------------------------------
+
+    /// Allocates a port in `domid` for `remote` to bind (`EVTCHNOP_alloc_unbound`).
+    fn alloc_unbound(&self, domid: DomId, remote: DomId) -> Result<EvtchnPort>;
+}

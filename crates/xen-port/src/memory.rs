@@ -1,0 +1,85 @@
+//! A guest's memory as the toolstack handles it.
+
+use crate::Result;
+
+/// Pages of a guest mapped into this process, contiguous in the order they were asked for.
+/// Unmapped when dropped. Offsets are in bytes from the first page's start.
+pub trait GuestMemory {
+    /// Size in bytes: pages times 4096.
+    fn size_bytes(&self) -> usize;
+    /// Copies `bytes` to `offset`. An error if they do not fit.
+    fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<()>;
+    /// Copies from `offset`. An error if that is beyond the end. The guest may change the bytes at
+    /// any time: copy first, then check.
+    fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<()>;
+    /// Sets `len` bytes at `offset` to zero.
+    fn zero(&mut self, offset: usize, len: usize) -> Result<()>;
+    /// Lets `fill` write straight into the bytes `offset .. offset + len`, without a copy between:
+    /// for file reads. Only for a domain that has never run.
+    fn fill_with(
+        &mut self,
+        offset: usize,
+        len: usize,
+        fill: &mut dyn FnMut(&mut [u8]) -> std::io::Result<()>,
+    ) -> Result<std::io::Result<()>>;
+}
+
+/// How `populate_physmap` allocates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PopulateFlags {
+    /// Populate on demand: reserve the addresses, not the memory (`XENMEMF_populate_on_demand`).
+    pub on_demand: bool,
+    /// Memory of this NUMA node, if any.
+    pub node: Option<u32>,
+    /// Only from that node (`XENMEMF_exact_node`).
+    pub exact_node: bool,
+}
+
+/// Kind of a range of a guest's memory map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum E820Kind {
+    /// Usable memory.
+    Ram,
+    /// Not usable.
+    Reserved,
+    /// ACPI tables, usable once they have been read.
+    Acpi,
+    /// ACPI non-volatile storage.
+    Nvs,
+}
+
+impl E820Kind {
+    /// The number in the map.
+    pub fn number(self) -> u32 {
+        match self {
+            E820Kind::Ram => 1,
+            E820Kind::Reserved => 2,
+            E820Kind::Acpi => 3,
+            E820Kind::Nvs => 4,
+        }
+    }
+}
+
+/// One range of a guest's memory map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct E820Entry {
+    /// First address in bytes.
+    pub start: u64,
+    /// Length in bytes.
+    pub size_bytes: u64,
+    /// What it is.
+    pub kind: E820Kind,
+}
+
+/// Level of a page table that is pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageTableLevel {
+    /// A table of page-table entries.
+    L1,
+    /// A table of page-directory entries.
+    L2,
+    /// A table of page-directory-pointer entries.
+    L3,
+    /// The top level of a 64-bit guest.
+    L4,
+}
