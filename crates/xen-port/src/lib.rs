@@ -103,7 +103,10 @@ pub trait Hypervisor {
     /// Starting registers of a PV domain's vCPU 0 (`XEN_DOMCTL_setvcpucontext`).
     fn set_pv_boot_cpu(&self, domid: DomId, cpu: &PvBootCpu) -> Result<()>;
     /// Starting registers of a PVH or HVM domain's vCPU 0: 32-bit protected mode, flat segments,
-    /// paging off (`XEN_DOMCTL_gethvmcontext` for the header, `XEN_DOMCTL_sethvmcontext`).
+    /// paging off (`XEN_DOMCTL_gethvmcontext` for the header, `XEN_DOMCTL_sethvmcontext`). A PVH
+    /// domain's boot contract also wants the MTRRs of every vCPU on with write-back as the default
+    /// type (`docs/misc/pvh.pandoc`, MTRR): each vCPU's MTRR record of the answer, with
+    /// `msr_mtrr_def_type` set to `6 | 1 << 11`, goes into the same call, before the CPU record.
     fn set_hvm_boot_cpu(&self, domid: DomId, cpu: &HvmBootCpu) -> Result<()>;
     /// Scheduler parameters of a domain, for the scheduler of its pool.
     fn scheduler_params(&self, domid: DomId, scheduler: SchedulerId) -> Result<SchedulerParams>;
@@ -151,6 +154,11 @@ pub trait Hypervisor {
     fn hvm_param(&self, domid: DomId, param: HvmParam) -> Result<u64>;
     /// Sets an HVM parameter.
     fn set_hvm_param(&self, domid: DomId, param: HvmParam, value: u64) -> Result<()>;
+    /// Sets several HVM parameters in order. An implementation may put them all into one hypercall;
+    /// where one fails, those after it may or may not have been set.
+    fn set_hvm_params(&self, domid: DomId, params: &[(HvmParam, u64)]) -> Result<()> {
+        params.iter().try_for_each(|(param, value)| self.set_hvm_param(domid, *param, *value))
+    }
 
     // ---- event channels -------------------------------------------------------------------
 
