@@ -47,6 +47,11 @@ pub trait Hypervisor {
     fn cpu_topology(&self) -> Result<Vec<CpuTopology>>;
     /// Memory and distances of each NUMA node (`XEN_SYSCTL_numainfo`).
     fn numa_nodes(&self) -> Result<Vec<NumaNode>>;
+    /// Pages that memory sharing has freed, and pages that are shared (`XENMEM_get_sharing_*_pages`);
+    /// zeros on a Xen without memory sharing.
+    fn sharing_pages(&self) -> Result<(u64, u64)>;
+    /// What this handle has cost so far: names and numbers, such as `hypercalls`.
+    fn counters(&self) -> Vec<(&'static str, u64)>;
     /// Scheduler-wide parameters of the default CPU pool's scheduler.
     fn scheduler_globals(&self, pool: u32) -> Result<SchedulerGlobals>;
     /// Sets scheduler-wide parameters (`XEN_SYSCTL_scheduler_op`).
@@ -77,6 +82,9 @@ pub trait Hypervisor {
     fn send_trigger(&self, domid: DomId, vcpu: VcpuId, trigger: Trigger) -> Result<()>;
     /// Changes the domain's 16-byte handle, which holds its UUID.
     fn set_domain_handle(&self, domid: DomId, handle: [u8; 16]) -> Result<()>;
+
+    /// NUMA nodes that a domain's memory comes from (`XEN_DOMCTL_getnodeaffinity`), as a set of node numbers.
+    fn node_affinity(&self, domid: DomId) -> Result<CpuMap>;
 
     // ---- vCPUs ----------------------------------------------------------------------------
 
@@ -144,6 +152,8 @@ pub trait Hypervisor {
     fn pin_tables(&self, domid: DomId, tables: &[(PageTableLevel, Mfn)]) -> Result<()>;
     /// Fills one page with the hypercall stubs (`XEN_DOMCTL_hypercall_init`).
     fn init_hypercall_page(&self, domid: DomId, gfn: Gfn) -> Result<()>;
+    /// Target of a domain that was populated on demand, in pages (`XENMEM_set_pod_target`).
+    fn set_pod_target(&self, domid: DomId, target_pages: u64) -> Result<()>;
     /// Maps frames of a domain for reading and writing, in the order given. PV domains name their
     /// frames by machine frame, the others by guest frame. Errors name the first frame that could
     /// not be mapped.
@@ -157,7 +167,9 @@ pub trait Hypervisor {
     /// Sets several HVM parameters in order. An implementation may put them all into one hypercall;
     /// where one fails, those after it may or may not have been set.
     fn set_hvm_params(&self, domid: DomId, params: &[(HvmParam, u64)]) -> Result<()> {
-        params.iter().try_for_each(|(param, value)| self.set_hvm_param(domid, *param, *value))
+        params
+            .iter()
+            .try_for_each(|(param, value)| self.set_hvm_param(domid, *param, *value))
     }
 
     // ---- event channels -------------------------------------------------------------------
