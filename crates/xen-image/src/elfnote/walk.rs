@@ -1,0 +1,83 @@
+//! Walking over the ELF notes in a region of bytes.
+//!
+//! A note is a header of three 32-bit numbers (length of the name, length of the content, type), then the name, then the
+//! content, each padded to four bytes.
+
+use crate::bytes::u32_at;
+use crate::error::Malformed;
+
+const HEADER_BYTES: usize = 12;
+
+pub(super) struct Note<'a> {
+    pub(super) kind: u32,
+    /// Up to its first zero byte.
+    pub(super) name: &'a [u8],
+    pub(super) content: &'a [u8],
+}
+
+pub(super) struct Notes<'a> {
+    region: &'a [u8],
+    offset: usize,
+}
+
+impl<'a> Notes<'a> {
+    pub(super) fn new(region: &'a [u8]) -> Self {
+        Self { region, offset: 0 }
+    }
+
+    /// The note at the current position, which is then the next note's.
+    fn note(&mut self) -> Result<Note<'a>, Malformed> {
+        let start = self.offset;
+        let field = |index: usize| u32_at(self.region, start + index * 4);
+        let header = field(0).zip(field(1)).zip(field(2));
+        let ((name_len, content_len), kind) = header.ok_or(Malformed::NoteOverrun {
+            part: "header",
+            offset: start,
+        })?;
+        let name_at = start + HEADER_BYTES;
+        let name = self.part("name", name_at, name_len)?;
+        let content_at = padded_end(name_at, name);
+        let content = self.part("content", content_at, content_len)?;
+        self.offset = padded_end(content_at, content);
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        Ok(Note {
+            kind,
+            name,
+            content,
+        })
+    }
+
+    fn part(&self, part: &'static str, offset: usize, len: u32) -> Result<&'a [u8], Malformed> {
+        let end = usize::try_from(len)
+            .ok()
+            .and_then(|len| offset.checked_add(len));
+        let found = end.and_then(|end| self.region.get(offset..end));
+        // An empty part may stand behind the padding that the last note of a region leaves out.
+        let nothing = (len == 0).then_some(&[][..]);
+        found
+            .or(nothing)
+            .ok_or(Malformed::NoteOverrun { part, offset })
+    }
+}
+
+impl<'a> Iterator for Notes<'a> {
+    type Item = Result<Note<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = self.region.get(self.offset..).unwrap_or_default();
+        // Zeros that fill up the region, too few for another header, are no note.
+        if rest.len() < HEADER_BYTES && rest.iter().all(|byte| *byte == 0) {
+            return None;
+        }
+        let note = self.note();
+        if note.is_err() {
+            self.offset = self.region.len();
+        }
+        Some(note)
+    }
+}
+
+/// Where what follows `part`, which lies inside the region and starts at `offset`, starts.
+fn padded_end(offset: usize, part: &[u8]) -> usize {
+    offset + part.len().next_multiple_of(4)
+}

@@ -1,0 +1,262 @@
+//! What can go wrong with an image.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::compression::Compression;
+use crate::image::Unfit;
+
+/// Why a file could not be loaded. Every message names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such file.
+    #[error("cannot open {}: there is no such file; check the path in the configuration", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file, or a directory on the way to it, may not be read.
+    #[error("cannot open {}: permission denied; make it readable for the user who runs this", path.display())]
+    Denied {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Opening, or finding out about the file, failed in another way.
+    #[error("cannot open {}: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The path names a directory, a device, a pipe or a socket.
+    #[error("cannot load {}: it is {found}, and a regular file is needed", path.display())]
+    NotAFile {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead, with its article.
+        found: &'static str,
+    },
+    /// The file has no bytes.
+    #[error("cannot load {}: the file is empty; was it copied whole?", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is larger than the limit for its kind.
+    #[error("cannot load {}: its {size_bytes} bytes are more than the {max_bytes} that are allowed", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        size_bytes: u64,
+        /// The limit.
+        max_bytes: u64,
+    },
+    /// Reading failed half way, or the file shrank meanwhile.
+    #[error("cannot read {} at byte {offset}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The bytes are not a kernel, or a broken one.
+    #[error("cannot use {} as a kernel: {source}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Malformed,
+    },
+    /// It is a kernel, but not one for this type of guest.
+    #[error("cannot start {} as a {wanted} guest: {source}", path.display())]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// `PV` or `PVH`.
+        wanted: &'static str,
+        /// Why not.
+        source: Unfit,
+    },
+}
+
+/// What is wrong with the bytes of an image.
+#[derive(Debug, thiserror::Error)]
+pub enum Malformed {
+    /// None of the formats that this crate reads.
+    #[error(
+        "it is neither an ELF image nor a bzImage, and not compressed in a known way (it starts with {start})"
+    )]
+    UnknownFormat {
+        /// The first bytes, in hexadecimal.
+        start: String,
+    },
+    /// Wrapped more often than any real kernel is.
+    #[error("it is compressed more than {max} times over")]
+    TooManyLayers {
+        /// The limit.
+        max: usize,
+    },
+    /// The compressed bytes are too many.
+    #[error("its {size_bytes} compressed bytes are more than the {max_bytes} that are allowed")]
+    CompressedTooLarge {
+        /// How many there are.
+        size_bytes: u64,
+        /// The limit.
+        max_bytes: u64,
+    },
+    /// More came out of the decompressor than is allowed: a bomb, or a limit that is too low.
+    #[error("its {format} data unpacks to more than the {max_bytes} bytes that are allowed")]
+    DecompressedTooLarge {
+        /// The compression.
+        format: Compression,
+        /// The limit.
+        max_bytes: u64,
+    },
+    /// The decompressor would need more memory than is allowed.
+    #[error("its {format} data wants a window of more than the {max_bytes} bytes that are allowed")]
+    WindowTooLarge {
+        /// The compression.
+        format: Compression,
+        /// The limit.
+        max_bytes: u64,
+    },
+    /// There is not enough memory to unpack it.
+    #[error("there is not enough memory to unpack its {format} data")]
+    OutOfMemory {
+        /// The compression.
+        format: Compression,
+    },
+    /// The compressed data is damaged or cut off.
+    #[error("its {format} data is damaged or cut off: {reason}")]
+    Corrupt {
+        /// The compression.
+        format: Compression,
+        /// What the decompressor said.
+        reason: String,
+    },
+    /// The size behind a bzImage's payload is not what came out.
+    #[error(
+        "its {format} data unpacks to {actual_bytes} bytes, but the bzImage says {stated_bytes}"
+    )]
+    WrongSize {
+        /// The compression.
+        format: Compression,
+        /// What came out.
+        actual_bytes: u64,
+        /// What the last four bytes of the payload say.
+        stated_bytes: u32,
+    },
+    /// A bzImage's setup header is not usable.
+    #[error("its bzImage header is not usable: {reason}")]
+    BadSetupHeader {
+        /// What is wrong.
+        reason: String,
+    },
+    /// An ELF header field has a value that no x86 kernel has.
+    #[error(
+        "its ELF header is not that of an x86 kernel: {field} is {value:#x}, expected {expected}"
+    )]
+    BadElfHeader {
+        /// The field.
+        field: &'static str,
+        /// What it holds.
+        value: u64,
+        /// What it may hold.
+        expected: &'static str,
+    },
+    /// Something lies, in whole or in part, behind the end of the image.
+    #[error(
+        "its {what} ({len} bytes at byte {offset}) lies beyond the image's end at byte {image_bytes}: cut off?"
+    )]
+    BeyondEnd {
+        /// The table, segment or region.
+        what: &'static str,
+        /// Where it starts, in bytes from the start of the image.
+        offset: u64,
+        /// How long it says it is.
+        len: u64,
+        /// How long the image is.
+        image_bytes: u64,
+    },
+    /// The image could not be read any more.
+    #[error("its {what} cannot be read: {source}")]
+    Read {
+        /// The table, segment or region.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A program header does not make sense.
+    #[error("its program header {index} is bad: {reason}")]
+    BadSegment {
+        /// Which, counted from 0.
+        index: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Two segments want the same guest memory.
+    #[error("its program headers {first} and {second} both want guest memory at {paddr:#x}")]
+    SegmentsOverlap {
+        /// The lower one.
+        first: usize,
+        /// The higher one.
+        second: usize,
+        /// The first address that both want.
+        paddr: u64,
+    },
+    /// There is nothing to load.
+    #[error("it has no loadable segment")]
+    NoSegments,
+    /// The segments need more guest memory than is allowed.
+    #[error(
+        "it wants {size_bytes} bytes of guest memory, more than the {max_bytes} that are allowed"
+    )]
+    MemoryTooLarge {
+        /// From the lowest segment's start to the highest one's end.
+        size_bytes: u64,
+        /// The limit.
+        max_bytes: u64,
+    },
+    /// The regions that hold notes are larger than any kernel's.
+    #[error("its notes take more than {max_bytes} bytes")]
+    TooManyNotes {
+        /// The limit.
+        max_bytes: u64,
+    },
+    /// A note is longer than the region that holds it.
+    #[error("its ELF notes are bad: {part} at byte {offset} of the notes runs over their end")]
+    NoteOverrun {
+        /// `header`, `name` or `content`.
+        part: &'static str,
+        /// Where, from the start of the region.
+        offset: usize,
+    },
+    /// A Xen note's content has the wrong length or form.
+    #[error("its Xen note {note} is bad: {reason}")]
+    BadNote {
+        /// The note, or the key in a `__xen_guest` section.
+        note: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Two notes of the same kind say different things.
+    #[error("its Xen note {note} is there twice, with different values: {first} and {second}")]
+    ContradictingNotes {
+        /// The note.
+        note: &'static str,
+        /// What the first says.
+        first: String,
+        /// What the other says.
+        second: String,
+    },
+    /// The kernel cannot do without a feature that nobody here knows.
+    #[error("it requires the Xen feature `{name}`, which is not known")]
+    UnknownRequiredFeature {
+        /// Its name in the FEATURES note.
+        name: String,
+    },
+}

@@ -1,0 +1,250 @@
+//! From a path to an [`Image`].
+
+use std::borrow::Cow;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::bytes::array_at;
+use crate::bzimage::SetupHeader;
+use crate::cache::Cache;
+use crate::compression::Compression;
+use crate::error::{Error, Malformed};
+use crate::image::{self, Image};
+use crate::limits::Limits;
+use crate::source::Source;
+
+/// How often an image may be packed: a distribution's bzImage is packed once, a gzip'ed bzImage twice.
+const LAYERS_MAX: usize = 3;
+/// The length of the magic number at the start of ELF.
+const MAGIC_BYTES: u64 = 4;
+
+/// How an image's bytes were come by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// It was not packed: the file is the image.
+    Plain,
+    /// The cache had it, known by its file's identity: nothing was read of the packed file.
+    CachedByIdentity,
+    /// The cache had it, known by its content: the packed file was read and hashed.
+    CachedByContent,
+    /// It was unpacked.
+    Unpacked {
+        /// Why the cache does not have it now, if there is a cache and it does not: a message for the log.
+        not_cached: Option<String>,
+    },
+}
+
+/// Loads kernels, within limits, with a cache if there is one.
+#[derive(Debug, Default)]
+pub struct Loader {
+    /// What is refused as too large.
+    pub limits: Limits,
+    /// Where unpacked kernels are kept. Without one everything works, and each load unpacks.
+    pub cache: Option<Cache>,
+}
+
+impl Loader {
+    /// Loads the kernel at `path`: plain ELF, a bzImage, or either of them packed.
+    ///
+    /// A plain image, and one from the cache, stays in its file: its headers and notes are read once and parsed, its
+    /// segments are read when a builder asks. A file that is changed meanwhile can change the bytes of segments, which
+    /// nobody checks, but nothing that was checked.
+    ///
+    /// # Errors
+    /// [`Error`]: the file is missing, not readable, not a regular file, empty, too large or cut off; what is in it is no
+    /// kernel, or breaks a limit.
+    pub fn load(&self, path: &Path) -> Result<Image, Error> {
+        let (file, metadata) = open_regular(path)?;
+        let magic = read_start(path, &file, metadata.len().min(MAGIC_BYTES))?;
+        if image::is_elf(&magic) {
+            check_size(path, metadata.len(), self.limits.decompressed_max_bytes)?;
+            let source = Source::File {
+                file,
+                start: 0,
+                len: metadata.len(),
+            };
+            return Image::from_source(path.to_owned(), Origin::Plain, source, &self.limits)
+                .map_err(|source| malformed(path, source));
+        }
+        check_size(path, metadata.len(), self.limits.compressed_max_bytes)?;
+        self.load_packed(path, &file, &metadata)
+    }
+
+    /// Loads a kernel, packed or not, that is in memory already. `path` is for messages alone; the cache is not asked.
+    ///
+    /// # Errors
+    /// [`Malformed`], as for [`Self::load`].
+    pub fn load_bytes(&self, path: impl Into<PathBuf>, bytes: Vec<u8>) -> Result<Image, Malformed> {
+        let origin = if image::is_elf(&bytes) {
+            Origin::Plain
+        } else {
+            Origin::Unpacked { not_cached: None }
+        };
+        let elf = unpack(Cow::Owned(bytes), &self.limits)?;
+        Image::from_source(path.into(), origin, Source::Memory(elf), &self.limits)
+    }
+
+    fn load_packed(&self, path: &Path, file: &File, metadata: &Metadata) -> Result<Image, Error> {
+        let _ = metadata;
+        let packed = read_start(path, file, metadata.len())?;
+        let elf =
+            unpack(Cow::Owned(packed), &self.limits).map_err(|source| malformed(path, source))?;
+        Image::from_source(
+            path.to_owned(),
+            Origin::Unpacked { not_cached: None },
+            Source::Memory(elf),
+            &self.limits,
+        )
+        .map_err(|source| malformed(path, source))
+    }
+}
+
+/// Takes an image out of all its wrappings.
+fn unpack(mut bytes: Cow<'_, [u8]>, limits: &Limits) -> Result<Vec<u8>, Malformed> {
+    for _ in 0..LAYERS_MAX {
+        if image::is_elf(&bytes) {
+            break;
+        }
+        bytes = Cow::Owned(unpack_layer(&bytes, limits)?);
+    }
+    if image::is_elf(&bytes) {
+        return Ok(bytes.into_owned());
+    }
+    // Still packed is one layer too many; anything else never was a kernel.
+    match Compression::detect(&bytes) {
+        None if !SetupHeader::detect(&bytes) => Err(unknown_format(&bytes)),
+        _ => Err(Malformed::TooManyLayers { max: LAYERS_MAX }),
+    }
+}
+
+fn unpack_layer(bytes: &[u8], limits: &Limits) -> Result<Vec<u8>, Malformed> {
+    if SetupHeader::detect(bytes) {
+        return unpack_bzimage(bytes, limits);
+    }
+    Compression::detect(bytes)
+        .ok_or_else(|| unknown_format(bytes))?
+        .decompress(bytes, limits)
+}
+
+fn unpack_bzimage(file: &[u8], limits: &Limits) -> Result<Vec<u8>, Malformed> {
+    let range = SetupHeader::parse(file)?.payload(file.len())?;
+    let payload = file.get(range).unwrap_or_default();
+    let format = Compression::detect(payload).ok_or_else(|| unknown_format(payload))?;
+    if !format.has_size_appended() {
+        return format.decompress(payload, limits);
+    }
+    let packed_len = payload.len().saturating_sub(size_of::<u32>());
+    let (packed, size) = payload.split_at(packed_len);
+    let unpacked = format.decompress(packed, limits)?;
+    let actual_bytes = unpacked.len() as u64;
+    match array_at(size, 0).map(u32::from_le_bytes) {
+        Some(stated) if u64::from(stated) == actual_bytes => Ok(unpacked),
+        stated => Err(Malformed::WrongSize {
+            format,
+            actual_bytes,
+            stated_bytes: stated.unwrap_or_default(),
+        }),
+    }
+}
+
+fn unknown_format(bytes: &[u8]) -> Malformed {
+    let start = bytes
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<Vec<_>>()
+        .join(" ");
+    Malformed::UnknownFormat { start }
+}
+
+fn malformed(path: &Path, source: Malformed) -> Error {
+    Error::Malformed {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Opens a file that has bytes, and nothing but a file. A pipe or a device at that place is told, not waited for.
+pub(crate) fn open_regular(path: &Path) -> Result<(File, Metadata), Error> {
+    let failed = |source: io::Error| open_error(path, source);
+    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(nonblock)
+        .open(path)
+        .map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(Error::NotAFile {
+            path: path.to_owned(),
+            found: kind_of(&metadata),
+        });
+    }
+    if metadata.len() == 0 {
+        return Err(Error::Empty {
+            path: path.to_owned(),
+        });
+    }
+    Ok((file, metadata))
+}
+
+fn open_error(path: &Path, source: io::Error) -> Error {
+    let path = path.to_owned();
+    match source.kind() {
+        ErrorKind::NotFound => Error::Missing { path },
+        ErrorKind::PermissionDenied => Error::Denied { path },
+        // What opening a socket gives.
+        _ if source.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
+            Error::NotAFile {
+                path,
+                found: "a socket or a device that is not there",
+            }
+        }
+        _ => Error::Open { path, source },
+    }
+}
+
+fn kind_of(metadata: &Metadata) -> &'static str {
+    let kind = metadata.file_type();
+    if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a pipe"
+    } else if kind.is_block_device() {
+        "a block device"
+    } else if kind.is_char_device() {
+        "a character device"
+    } else {
+        "something else"
+    }
+}
+
+pub(crate) fn check_size(path: &Path, size_bytes: u64, max_bytes: u64) -> Result<(), Error> {
+    if size_bytes > max_bytes {
+        return Err(Error::TooLarge {
+            path: path.to_owned(),
+            size_bytes,
+            max_bytes,
+        });
+    }
+    Ok(())
+}
+
+/// The first `len` bytes of a file; all of them have to be there.
+fn read_start(path: &Path, file: &File, len: u64) -> Result<Vec<u8>, Error> {
+    let failed = |source| Error::Read {
+        path: path.to_owned(),
+        offset: 0,
+        source,
+    };
+    let len = usize::try_from(len).map_err(|_| failed(ErrorKind::OutOfMemory.into()))?;
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(len)
+        .map_err(|_| failed(ErrorKind::OutOfMemory.into()))?;
+    bytes.resize(len, 0);
+    file.read_exact_at(&mut bytes, 0).map_err(failed)?;
+    Ok(bytes)
+}

@@ -1,0 +1,64 @@
+//! Ramdisks and other modules: bytes for the guest, of which nothing is known and nothing is parsed.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+use crate::load::{check_size, open_regular};
+
+/// An open file that is to be in the guest's memory as it is. Linux unpacks its ramdisk itself.
+#[derive(Debug)]
+pub struct Module {
+    path: PathBuf,
+    file: File,
+    size_bytes: u64,
+}
+
+impl Module {
+    /// Opens the regular file at `path`, of 1 to `max_bytes` bytes.
+    ///
+    /// # Errors
+    /// [`Error`]: the file is missing, not readable, not a regular file, empty or too large.
+    pub fn open(path: &Path, max_bytes: u64) -> Result<Self, Error> {
+        let (file, metadata) = open_regular(path)?;
+        check_size(path, metadata.len(), max_bytes)?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            size_bytes: metadata.len(),
+        })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its size in bytes when it was opened; at least 1.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Fills `buffer` with the module's bytes from `offset` on; all of them have to be inside its size.
+    ///
+    /// # Errors
+    /// [`Error::Read`] when the buffer reaches beyond the module's end, when the file has shrunk since it was opened, or
+    /// when reading it fails.
+    pub fn read_into(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        let failed = |source| Error::Read {
+            path: self.path.clone(),
+            offset,
+            source,
+        };
+        if offset
+            .checked_add(buffer.len() as u64)
+            .is_none_or(|end| end > self.size_bytes)
+        {
+            return Err(failed(std::io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.file.read_exact_at(buffer, offset).map_err(failed)
+    }
+}
