@@ -10,14 +10,35 @@ pub const PAYLOAD_BYTES: usize = 128;
 impl Domctl {
     /// The call `cmd` on `domid`, for interface version `interface_version`, with `payload` at the start of the union and
     /// zeros behind it.
-    pub fn new<T: IntoBytes + Immutable>(interface_version: u32, cmd: u32, domid: u16, payload: &T) -> Self {
-        const { assert!(size_of::<T>() <= PAYLOAD_BYTES, "payload larger than the union") };
-        Self { cmd, interface_version, domain: domid, pad: [0; 3], u: crate::payload(payload) }
+    pub fn new<T: IntoBytes + Immutable>(
+        interface_version: u32,
+        cmd: u32,
+        domid: u16,
+        payload: &T,
+    ) -> Self {
+        const {
+            assert!(
+                size_of::<T>() <= PAYLOAD_BYTES,
+                "payload larger than the union"
+            )
+        };
+        Self {
+            cmd,
+            interface_version,
+            domain: domid,
+            pad: [0; 3],
+            u: crate::payload(payload),
+        }
     }
 
     /// The union, seen as `T`.
     pub fn payload<T: FromBytes>(&self) -> T {
-        const { assert!(size_of::<T>() <= PAYLOAD_BYTES, "payload larger than the union") };
+        const {
+            assert!(
+                size_of::<T>() <= PAYLOAD_BYTES,
+                "payload larger than the union"
+            )
+        };
         crate::from_prefix(self.u.as_bytes())
     }
 }
@@ -83,14 +104,21 @@ impl CreateDomain {
             Release::V4_17 | Release::V4_18 => {
                 Domctl::new(version, CREATE_DOMAIN, domid, &self.encode_4_17(release)?)
             }
-            Release::V4_19 | Release::V4_20 => Domctl::new(version, CREATE_DOMAIN, domid, &self.encode_4_19()),
-            Release::V4_21 | Release::V4_22 => Domctl::new(version, CREATE_DOMAIN, domid, &self.encode_4_21()),
+            Release::V4_19 | Release::V4_20 => {
+                Domctl::new(version, CREATE_DOMAIN, domid, &self.encode_4_19())
+            }
+            Release::V4_21 | Release::V4_22 => {
+                Domctl::new(version, CREATE_DOMAIN, domid, &self.encode_4_21())
+            }
         })
     }
 
     fn encode_4_17(&self, release: Release) -> Result<CreateDomain4_17, Unsupported> {
         if self.altp2m.is_some() {
-            return Err(Unsupported { release, what: "set altp2m when it creates a domain" });
+            return Err(Unsupported {
+                release,
+                what: "set altp2m when it creates a domain",
+            });
         }
         Ok(CreateDomain4_17 {
             ssidref: self.ssidref,
@@ -737,7 +765,10 @@ mod tests {
             altp2m: None,
             vmtrace_size_bytes: 0x2000,
             cpupool_id: 7,
-            arch: ArchDomainConfig { emulation_flags: EMU_LAPIC, misc_flags: MSR_RELAXED },
+            arch: ArchDomainConfig {
+                emulation_flags: EMU_LAPIC,
+                misc_flags: MSR_RELAXED,
+            },
         }
     }
 
@@ -774,16 +805,32 @@ mod tests {
 
     #[test]
     fn altp2m_is_refused_whole_or_split_as_the_release_wants_it() {
-        let asked = CreateDomain { altp2m: Some(Altp2m { mode: 2, nr: 10 }), ..request() };
+        let asked = CreateDomain {
+            altp2m: Some(Altp2m { mode: 2, nr: 10 }),
+            ..request()
+        };
         let refused = asked.encode(Release::V4_18, 0).unwrap_err();
-        assert_eq!(refused.to_string(), "Xen 4.18 cannot set altp2m when it creates a domain");
+        assert_eq!(
+            refused.to_string(),
+            "Xen 4.18 cannot set altp2m when it creates a domain"
+        );
         assert_eq!(word(&asked.encode(Release::V4_20, 0).unwrap(), 64), 2);
-        assert_eq!(word(&asked.encode(Release::V4_21, 0).unwrap(), 64), 10 << 16 | 2);
+        assert_eq!(
+            word(&asked.encode(Release::V4_21, 0).unwrap(), 64),
+            10 << 16 | 2
+        );
     }
 
     #[test]
     fn a_payload_comes_back_as_it_went_in() {
-        let payload = CpuidLeaf { leaf: 1, subleaf: 2, a: 3, b: 4, c: 5, d: 6 };
+        let payload = CpuidLeaf {
+            leaf: 1,
+            subleaf: 2,
+            a: 3,
+            b: 4,
+            c: 5,
+            d: 6,
+        };
         let call = Domctl::new(0x15, 0, 0, &payload);
         assert_eq!(call.payload::<CpuidLeaf>(), payload);
         assert!(call.as_bytes()[16 + 24..].iter().all(|byte| *byte == 0));

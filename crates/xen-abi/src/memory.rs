@@ -145,7 +145,15 @@ abi! {
 
 /// An entry of an x86 memory map as the BIOS gives it: 20 bytes, packed (hvm/e820.h).
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    zerocopy::FromBytes,
+    zerocopy::IntoBytes,
+    zerocopy::KnownLayout,
+    zerocopy::Immutable,
 )]
 #[repr(C)]
 pub struct E820Entry {
@@ -162,7 +170,11 @@ const _: () = assert!(size_of::<E820Entry>() == 20, "size of E820Entry");
 impl E820Entry {
     /// An entry for `size` bytes from `addr`.
     pub fn new(addr: u64, size: u64, kind: u32) -> Self {
-        Self { addr: halves(addr), size: halves(size), kind }
+        Self {
+            addr: halves(addr),
+            size: halves(size),
+            kind,
+        }
     }
 }
 
@@ -178,8 +190,12 @@ mod tests {
     #[test]
     fn an_e820_entry_is_two_little_endian_u64_and_a_u32() {
         let entry = E820Entry::new(0x1_0000_2000, 0x3_0000_0004, 2);
-        let expected: Vec<u8> =
-            [&0x1_0000_2000_u64.to_le_bytes()[..], &0x3_0000_0004_u64.to_le_bytes()[..], &2_u32.to_le_bytes()[..]].concat();
+        let expected: Vec<u8> = [
+            &0x1_0000_2000_u64.to_le_bytes()[..],
+            &0x3_0000_0004_u64.to_le_bytes()[..],
+            &2_u32.to_le_bytes()[..],
+        ]
+        .concat();
         assert_eq!(entry.as_bytes(), expected);
     }
 }

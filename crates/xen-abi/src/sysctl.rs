@@ -11,13 +11,27 @@ pub const PAYLOAD_BYTES: usize = 128;
 impl Sysctl {
     /// The call `cmd` for interface version `interface_version`, with `payload` at the start of the union and zeros behind it.
     pub fn new<T: IntoBytes + Immutable>(interface_version: u32, cmd: u32, payload: &T) -> Self {
-        const { assert!(size_of::<T>() <= PAYLOAD_BYTES, "payload larger than the union") };
-        Self { cmd, interface_version, u: crate::payload(payload) }
+        const {
+            assert!(
+                size_of::<T>() <= PAYLOAD_BYTES,
+                "payload larger than the union"
+            )
+        };
+        Self {
+            cmd,
+            interface_version,
+            u: crate::payload(payload),
+        }
     }
 
     /// The union, seen as `T`.
     pub fn payload<T: FromBytes>(&self) -> T {
-        const { assert!(size_of::<T>() <= PAYLOAD_BYTES, "payload larger than the union") };
+        const {
+            assert!(
+                size_of::<T>() <= PAYLOAD_BYTES,
+                "payload larger than the union"
+            )
+        };
         crate::from_prefix(self.u.as_bytes())
     }
 }

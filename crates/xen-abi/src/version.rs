@@ -30,7 +30,14 @@ pub struct Interface {
 
 impl Release {
     /// All known releases, oldest first.
-    pub const ALL: [Self; 6] = [Self::V4_17, Self::V4_18, Self::V4_19, Self::V4_20, Self::V4_21, Self::V4_22];
+    pub const ALL: [Self; 6] = [
+        Self::V4_17,
+        Self::V4_18,
+        Self::V4_19,
+        Self::V4_20,
+        Self::V4_21,
+        Self::V4_22,
+    ];
 
     /// The release of Xen `major.minor`.
     ///
@@ -45,7 +52,9 @@ impl Release {
 
     /// The releases with these interface versions, oldest first; 4.19 and 4.20 share theirs.
     pub fn with_interface(interface: Interface) -> impl DoubleEndedIterator<Item = Self> {
-        Self::ALL.into_iter().filter(move |release| release.interface() == interface)
+        Self::ALL
+            .into_iter()
+            .filter(move |release| release.interface() == interface)
     }
 
     /// The number after the dot: 17 for 4.17.
@@ -98,7 +107,10 @@ impl core::fmt::Display for KnownReleases {
         for (index, release) in Release::ALL.into_iter().enumerate() {
             let Interface { domctl, sysctl } = release.interface();
             let comma = if index == 0 { "" } else { ", " };
-            write!(f, "{comma}{release} (domctl {domctl:#x}, sysctl {sysctl:#x})")?;
+            write!(
+                f,
+                "{comma}{release} (domctl {domctl:#x}, sysctl {sysctl:#x})"
+            )?;
         }
         Ok(())
     }
