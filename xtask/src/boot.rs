@@ -1,0 +1,452 @@
+//! One boot of real Xen under QEMU: the host's files in, a script run in dom0, its output and results out.
+
+use crate::error::{Error, Result, at};
+use crate::payload::Payload;
+use crate::process::{check_interrupt, interrupted, run_quietly, tied_to_us};
+use crate::root::{Root, Xen};
+use crate::{places, setup};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// How the boot's machine looks.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// The Xen release to boot
+    #[arg(long, value_enum, default_value = "4.17")]
+    pub xen: Xen,
+    /// Use the machine's hardware virtualisation instead of software emulation
+    #[arg(long)]
+    pub kvm: bool,
+    /// Memory of the emulated machine in MiB; dom0 gets 1024 of it
+    #[arg(long, default_value_t = 6144)]
+    pub memory_mib: u32,
+    /// More options for Xen's command line
+    #[arg(long, default_value = "")]
+    pub xen_options: String,
+}
+
+/// From QEMU's start until dom0 says "ready"; generous, for machines that do other things too.
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
+/// From the script's time limit (which dom0 itself enforces) until the results are out.
+const END_LIMIT: Duration = Duration::from_secs(60);
+/// The disk that takes the results. It is sparse.
+const RESULTS_SIZE_BYTES: u64 = 256 << 20;
+/// Lines shown of each log after a failure.
+const LOG_TAIL_LINES: usize = 80;
+
+/// What the boot's user does with it.
+pub enum Talk<'a> {
+    /// Bytes of the script's output, as they come.
+    Script(&'a mut dyn FnMut(&[u8])),
+    /// A person at a shell in dom0.
+    Terminal,
+}
+
+/// A boot that came to its end by itself.
+pub struct Outcome {
+    /// The script's exit code; 124 if its time limit ended it.
+    pub exit_code: i32,
+    /// From QEMU's start until the toolstacks could work.
+    pub ready_after: Duration,
+    /// out/ and logs/, in the boot's temporary folder.
+    pub results: Results,
+}
+
+/// The files of a boot. Dropping this removes them.
+pub struct Results {
+    dir: TemporaryDir,
+}
+
+impl Results {
+    /// What the script left in /xyl-lab/out.
+    pub fn out(&self) -> PathBuf {
+        self.dir.0.join("out")
+    }
+
+    /// Prints Xen's log, dom0's log and the guests' consoles on stderr, each under a heading.
+    pub fn show_logs(&self) {
+        let logs = self.dir.0.join("logs");
+        if !logs.exists() {
+            show_log(
+                "serial line: Xen's log and dom0's log",
+                &self.dir.0.join("serial.log"),
+            );
+            return;
+        }
+        show_log("Xen's log", &logs.join("xen.log"));
+        show_log("dom0's log", &logs.join("dom0.log"));
+        let consoles = logs.join("xen/console");
+        let mut guests: Vec<PathBuf> = fs::read_dir(&consoles)
+            .map(|entries| {
+                entries
+                    .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+                    .collect()
+            })
+            .unwrap_or_default();
+        guests.sort();
+        for console in guests {
+            let name = console.file_name().unwrap_or_default().to_string_lossy();
+            show_log(&format!("guest's console {name}"), &console);
+        }
+    }
+}
+
+fn show_log(title: &str, path: &Path) {
+    let content = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&content);
+    let lines: Vec<&str> = text.lines().collect();
+    let skipped = lines.len().saturating_sub(LOG_TAIL_LINES);
+    let note = if skipped > 0 {
+        format!(" (without the first {skipped} lines)")
+    } else {
+        String::new()
+    };
+    eprintln!("===== {title}{note} =====");
+    for line in lines.iter().skip(skipped) {
+        eprintln!("{}", line.trim_end_matches('\r'));
+    }
+}
+
+/// Boots, runs the payload's script, and waits for its end. A failure shows the logs itself.
+pub fn boot(options: &Options, root: &Root, payload: &Payload, talk: Talk<'_>) -> Result<Outcome> {
+    let dir = TemporaryDir::new()?;
+    let results = Results { dir };
+    let machine = Machine::start(options, root, payload, &results.dir.0, &talk)?;
+    let started = machine.started;
+    match machine.run(payload, talk) {
+        Ok(end) => {
+            if end.with_results {
+                unpack_results(&results.dir.0)?;
+            }
+            Ok(Outcome {
+                exit_code: end.exit_code,
+                ready_after: end.ready_after,
+                results,
+            })
+        }
+        Err(Error::Interrupted) => Err(Error::Interrupted),
+        Err(error) => {
+            results.show_logs();
+            eprintln!(
+                "===== boot given up after {} s =====",
+                started.elapsed().as_secs()
+            );
+            Err(error)
+        }
+    }
+}
+
+fn unpack_results(dir: &Path) -> Result<()> {
+    run_quietly(
+        Command::new("tar")
+            .args(["-x", "--no-same-owner", "--no-same-permissions", "-f"])
+            .arg(dir.join("results.disk"))
+            .arg("-C")
+            .arg(dir),
+    )
+    .map(drop)
+}
+
+/// How a machine's run came to its end.
+struct End {
+    exit_code: i32,
+    ready_after: Duration,
+    /// False if the user left the shell by Ctrl-] and dom0 had no time to hand them out.
+    with_results: bool,
+}
+
+/// A running QEMU. Dropping it kills QEMU; so does our own death.
+struct Machine {
+    qemu: Child,
+    to_dom0: Option<ChildStdin>,
+    from_dom0: Receiver<Vec<u8>>,
+    control: PathBuf,
+    serial: PathBuf,
+    started: Instant,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+impl Machine {
+    fn start(
+        options: &Options,
+        root: &Root,
+        payload: &Payload,
+        dir: &Path,
+        talk: &Talk<'_>,
+    ) -> Result<Self> {
+        let input = dir.join("input.tar");
+        payload.pack(dir, &input)?;
+        let results = dir.join("results.disk");
+        File::create(&results)
+            .and_then(|file| file.set_len(RESULTS_SIZE_BYTES))
+            .map_err(at("make", &results))?;
+        let control = dir.join("control");
+        File::create(&control).map_err(at("make", &control))?;
+
+        let mut command = tied_to_us(setup::qemu());
+        hardware(&mut command, options);
+        software(&mut command, options, root);
+        // Read-only, then disk by disk: the order gives dom0 its vda, vdb, vdc.
+        drive(&mut command, &root.disk(), "snapshot=on");
+        drive(&mut command, &input, "readonly=on");
+        drive(&mut command, &results, "cache=unsafe");
+        ports(&mut command, &control, dir, talk);
+        command
+            .env("TMPDIR", dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut qemu = command.spawn().map_err(|source| Error::Start {
+            program: setup::qemu().to_string_lossy().into_owned(),
+            source,
+        })?;
+        let to_dom0 = qemu.stdin.take();
+        let from_dom0 = read_in_background(qemu.stdout.take());
+        Ok(Self {
+            qemu,
+            to_dom0,
+            from_dom0,
+            control,
+            serial: dir.join("serial.log"),
+            started: Instant::now(),
+        })
+    }
+
+    /// Passes output on until dom0 says "exit" or the user leaves.
+    fn run(mut self, payload: &Payload, talk: Talk<'_>) -> Result<End> {
+        let mut show: Box<dyn FnMut(&[u8])> = match talk {
+            Talk::Script(show) => Box::new(show),
+            Talk::Terminal => {
+                crate::terminal::send_keys(self.to_dom0.take());
+                Box::new(show_on_terminal)
+            }
+        };
+        let mut ready_after = None;
+        loop {
+            match self.from_dom0.recv_timeout(Duration::from_millis(50)) {
+                Ok(bytes) => {
+                    show(&bytes);
+                    continue;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    std::thread::sleep(Duration::from_millis(50))
+                }
+            }
+            check_interrupt()?;
+            let said = fs::read_to_string(&self.control).unwrap_or_default();
+            if ready_after.is_none() && said.contains("ready ") {
+                ready_after = Some(self.started.elapsed());
+            }
+            let exit_code = said_code(&said, "exit ");
+            if exit_code.is_some() || crate::terminal::left() {
+                self.drain(&mut show);
+                return Ok(End {
+                    exit_code: exit_code.or(said_code(&said, "script ")).unwrap_or(0),
+                    ready_after: ready_after.unwrap_or_else(|| self.started.elapsed()),
+                    with_results: exit_code.is_some(),
+                });
+            }
+            self.check_alive(ready_after, payload.script_limit)?;
+        }
+    }
+
+    /// What was still on the way when dom0 said "exit". It wrote that last, so all else has reached QEMU.
+    fn drain(&mut self, show: &mut dyn FnMut(&[u8])) {
+        while let Ok(bytes) = self.from_dom0.recv_timeout(Duration::from_millis(100)) {
+            show(&bytes);
+        }
+    }
+
+    fn check_alive(
+        &mut self,
+        ready_after: Option<Duration>,
+        script_limit: Option<Duration>,
+    ) -> Result<()> {
+        let elapsed = self.started.elapsed();
+        let fail = |cause: String| {
+            Err(Error::Boot {
+                cause,
+                elapsed_s: elapsed.as_secs(),
+            })
+        };
+        if let Ok(Some(status)) = self.qemu.try_wait() {
+            return fail(format!("QEMU ended early ({status})"));
+        }
+        if let Some(line) = fatal_line(&self.serial) {
+            return fail(line);
+        }
+        match (ready_after, script_limit) {
+            (None, _) if elapsed > BOOT_LIMIT => {
+                fail(format!("not ready within {} s", BOOT_LIMIT.as_secs()))
+            }
+            (Some(ready), Some(limit)) if elapsed > ready + limit + END_LIMIT => fail(format!(
+                "dom0 no longer answers; the script's limit was {} s",
+                limit.as_secs()
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn said_code(said: &str, word: &str) -> Option<i32> {
+    // Only whole lines: dom0 may be in the middle of one.
+    let whole = said.rsplit_once('\n')?.0;
+    whole
+        .lines()
+        .find_map(|line| line.strip_prefix(word)?.trim().parse().ok())
+}
+
+/// Xen's or dom0's last words, if there are any. Guests' words come with a "(dN)" mark and do not count.
+fn fatal_line(serial: &Path) -> Option<String> {
+    let content = fs::read(serial).ok()?;
+    let text = String::from_utf8_lossy(&content);
+    let fatal = [
+        "Panic on CPU",
+        "Kernel panic - not syncing",
+        "Hardware Dom0",
+        "Domain 0 crashed",
+    ];
+    text.lines()
+        .find(|line| !line.starts_with("(d") && fatal.iter().any(|words| line.contains(words)))
+        .map(|line| line.trim().to_owned())
+}
+
+fn hardware(command: &mut Command, options: &Options) {
+    command.args([
+        "-M",
+        "q35",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-no-reboot",
+        "-monitor",
+        "none",
+        "-net",
+        "none",
+    ]);
+    command.args(["-smp", "1", "-m", &options.memory_mib.to_string()]);
+    if options.kvm {
+        command.args(["-accel", "kvm", "-cpu", "host"]);
+    } else {
+        // Each of these answers a failure that was seen: nested SVM on several CPUs, SMAP and RDTSCP that the
+        // emulation gets wrong, and CPU models on which Xen's shim or its mwait driver die.
+        command.args(["-accel", "tcg,thread=multi", "-cpu"]);
+        command.arg("max,+svm,+npt,-smap,-rdtscp,family=23,model=1,stepping=2,-monitor");
+    }
+}
+
+fn software(command: &mut Command, options: &Options, root: &Root) {
+    // eager-fpu: emulated XSAVE ignores CR0.TS, so Xen's lazy switch would mix up FPU registers.
+    // bootscrub=0: memory of a new QEMU is zero already.
+    command.arg("-kernel").arg(root.xen()).arg("-append").arg(format!(
+        "dom0_mem=1G,max:1G com1=115200,8n1 console=com1 noreboot spec-ctrl=eager-fpu bootscrub=0 \
+         loglvl=all guest_loglvl=all {}",
+        options.xen_options
+    ));
+    let mut modules = root.vmlinux().into_os_string();
+    modules.push(" console=hvc0 rdinit=/init,");
+    modules.push(root.initrd());
+    command.arg("-initrd").arg(modules);
+}
+
+fn drive(command: &mut Command, path: &Path, more: &str) {
+    let mut value = std::ffi::OsString::from("if=virtio,format=raw,");
+    value.push(more);
+    value.push(",file=");
+    value.push(path);
+    command.arg("-drive").arg(value);
+}
+
+/// The serial line carries Xen's and dom0's logs; the script and the control words have channels of their own.
+fn ports(command: &mut Command, control: &Path, dir: &Path, talk: &Talk<'_>) {
+    let to_file = |id: &str, path: &Path| {
+        let mut value = std::ffi::OsString::from(format!("file,id={id},path="));
+        value.push(path);
+        value
+    };
+    command
+        .arg("-chardev")
+        .arg(to_file("serial", &dir.join("serial.log")));
+    command.args(["-serial", "chardev:serial", "-device", "virtio-serial-pci"]);
+    command.arg("-chardev").arg(to_file("control", control));
+    command.args(["-device", "virtserialport,chardev=control,name=xyl.control"]);
+    command.args(["-chardev", "stdio,id=io,signal=off", "-device"]);
+    command.arg(match talk {
+        Talk::Script(_) => "virtserialport,chardev=io,name=xyl.io",
+        Talk::Terminal => "virtconsole,chardev=io,name=xyl.io",
+    });
+}
+
+fn read_in_background(output: Option<ChildStdout>) -> Receiver<Vec<u8>> {
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || {
+        let Some(mut output) = output else { return };
+        let mut buffer = [0; 16384];
+        while let Ok(count @ 1..) = output.read(&mut buffer) {
+            let bytes = buffer.get(..count).unwrap_or_default().to_vec();
+            if send.send(bytes).is_err() || interrupted() {
+                return;
+            }
+        }
+    });
+    receive
+}
+
+fn show_on_terminal(bytes: &[u8]) {
+    let mut stdout = std::io::stdout();
+    let _ = stdout.write_all(bytes);
+    let _ = stdout.flush();
+}
+
+/// A folder that goes away with its owner.
+struct TemporaryDir(PathBuf);
+
+impl TemporaryDir {
+    /// Makes it in the cache, not in /tmp, which may be small. Clears away what killed runs have left.
+    fn new() -> Result<Self> {
+        let runs = places::cache()?.join("runs");
+        fs::create_dir_all(&runs).map_err(at("make", &runs))?;
+        remove_dead_runs(&runs);
+        let pid = std::process::id();
+        for number in 0u32.. {
+            let dir = runs.join(format!("{pid}-{number}"));
+            match fs::create_dir(&dir) {
+                Ok(()) => return Ok(Self(dir)),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(at("make", dir)(error)),
+            }
+        }
+        Err(Error::Usage(format!("{} is full of runs", runs.display())))
+    }
+}
+
+impl Drop for TemporaryDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Removes the folders of runs whose process is gone (killed before it could tidy up).
+fn remove_dead_runs(runs: &Path) {
+    let Ok(entries) = fs::read_dir(runs) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let pid = name.split('-').next().unwrap_or_default();
+        if !Path::new("/proc").join(pid).exists() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}

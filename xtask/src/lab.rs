@@ -1,0 +1,110 @@
+//! `cargo xtask lab ...`.
+
+use crate::boot::{self, Options, Talk};
+use crate::error::{Result, at};
+use crate::payload::Payload;
+use crate::process::run_quietly;
+use crate::{root, setup, terminal};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// What to do in the lab
+#[derive(clap::Subcommand)]
+pub enum Task {
+    /// A shell in dom0, on this terminal. Ctrl-] or `poweroff` ends it
+    Up {
+        #[command(flatten)]
+        options: Options,
+        /// Host files that dom0 finds in /xyl-lab/in
+        #[arg(long = "in", value_name = "FILE", num_args = 1..)]
+        files: Vec<PathBuf>,
+    },
+    /// Run a script in dom0, as root; its output and its exit code become ours
+    Run {
+        /// The script, on this machine
+        script: PathBuf,
+        #[command(flatten)]
+        options: Options,
+        /// Host files that dom0 finds in /xyl-lab/in, where the script starts
+        #[arg(long = "in", value_name = "FILE", num_args = 1..)]
+        files: Vec<PathBuf>,
+        /// Copy what the script leaves in /xyl-lab/out to this folder
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// End the script after this time
+        #[arg(long, default_value_t = 600)]
+        timeout_s: u64,
+        /// Show no logs when the script fails
+        #[arg(long)]
+        no_logs: bool,
+        /// Words for the script
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Remove all that the lab keeps: roots and what killed runs have left
+    Clean,
+}
+
+/// Does it. Returns our exit code.
+pub fn run(task: Task) -> Result<u8> {
+    match task {
+        Task::Up { options, files } => up(&options, files),
+        Task::Run {
+            script,
+            options,
+            files,
+            out,
+            timeout_s,
+            no_logs,
+            arguments,
+        } => {
+            let mut payload = Payload::script(script, Duration::from_secs(timeout_s));
+            payload.files = files;
+            payload.arguments = arguments;
+            run_script(&options, &payload, out.as_deref(), !no_logs)
+        }
+        Task::Clean => root::clean().map(|()| 0),
+    }
+}
+
+fn up(options: &Options, files: Vec<PathBuf>) -> Result<u8> {
+    setup::ensure()?;
+    let root = root::ensure(options.xen)?;
+    let payload = Payload {
+        script: None,
+        arguments: Vec::new(),
+        files,
+        script_limit: None,
+        shell: true,
+    };
+    eprintln!("booting {}; Ctrl-] ends it", options.xen.version());
+    let _raw = terminal::RawMode::enter()?;
+    boot::boot(options, &root, &payload, Talk::Terminal).map(|_| 0)
+}
+
+fn run_script(options: &Options, payload: &Payload, out: Option<&Path>, logs: bool) -> Result<u8> {
+    setup::ensure()?;
+    let root = root::ensure(options.xen)?;
+    let mut stdout = std::io::stdout();
+    let mut show = |bytes: &[u8]| {
+        let _ = stdout.write_all(bytes);
+        let _ = stdout.flush();
+    };
+    let outcome = boot::boot(options, &root, payload, Talk::Script(&mut show))?;
+    if let Some(out) = out {
+        copy_folder(&outcome.results.out(), out)?;
+    }
+    if outcome.exit_code != 0 && logs {
+        outcome.results.show_logs();
+    }
+    Ok(u8::try_from(outcome.exit_code).unwrap_or(1))
+}
+
+/// Copies the files in `from` to the folder `to`.
+pub fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).map_err(at("make", to))?;
+    run_quietly(Command::new("cp").arg("-r").arg(from.join(".")).arg(to)).map(drop)
+}

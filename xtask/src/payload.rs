@@ -1,0 +1,149 @@
+//! What goes into a boot: dom0 finds it in /xyl-lab.
+
+use crate::error::{Error, Result, at};
+use crate::process::run_quietly;
+use crate::{places, terminal};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// The files and settings of one boot.
+pub struct Payload {
+    /// Runs as root in dom0, in /xyl-lab/in.
+    pub script: Option<PathBuf>,
+    /// Words for the script.
+    pub arguments: Vec<String>,
+    /// Host files, found by name in /xyl-lab/in.
+    pub files: Vec<PathBuf>,
+    /// How long the script may run. None: as long as it likes.
+    pub script_limit: Option<Duration>,
+    /// Whether a shell on the terminal follows.
+    pub shell: bool,
+}
+
+impl Payload {
+    /// A boot that runs `script` and ends.
+    pub fn script(script: PathBuf, limit: Duration) -> Self {
+        Self {
+            script: Some(script),
+            arguments: Vec::new(),
+            files: Vec::new(),
+            script_limit: Some(limit),
+            shell: false,
+        }
+    }
+
+    /// Writes the tar that dom0 unpacks. `scratch` is a folder for the way there.
+    pub fn pack(&self, scratch: &Path, tar: &Path) -> Result<()> {
+        let stage = scratch.join("stage");
+        for folder in ["bin", "guests", "in", "out"] {
+            let folder = stage.join(folder);
+            fs::create_dir_all(&folder).map_err(at("make", folder))?;
+        }
+        link(&places::lab(), &stage.join("lab"))?;
+        for program in our_programs()? {
+            link_into(&program, &stage.join("bin"))?;
+        }
+        for kernel in our_guests() {
+            link_into(&kernel, &stage.join("guests"))?;
+        }
+        for file in &self.files {
+            link_into(file, &stage.join("in"))?;
+        }
+        if let Some(script) = &self.script {
+            check_script(script)?;
+            link(script, &stage.join("script"))?;
+        }
+        let settings = stage.join("settings");
+        fs::write(&settings, self.settings()).map_err(at("write", &settings))?;
+        let mut command = Command::new("tar");
+        command.args([
+            "--create",
+            "--dereference",
+            "--owner=0",
+            "--group=0",
+            "--file",
+        ]);
+        command.arg(tar).arg("-C").arg(&stage).arg(".");
+        run_quietly(&mut command).map(drop)
+    }
+
+    /// Shell assignments that dom0's init reads.
+    fn settings(&self) -> String {
+        let limit_s = self.script_limit.map_or(0, |limit| limit.as_secs());
+        let (rows, columns) = terminal::size();
+        let quoted: Vec<String> = self.arguments.iter().map(|word| quote(word)).collect();
+        format!(
+            "script_limit_s={limit_s}\nshell={}\nrows={rows}\ncolumns={columns}\narguments={}\n",
+            u8::from(self.shell),
+            quote(&quoted.join(" "))
+        )
+    }
+}
+
+fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+fn check_script(script: &Path) -> Result<()> {
+    if script.is_file() {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "there is no script {}",
+        script.display()
+    )))
+}
+
+fn link_into(file: &Path, folder: &Path) -> Result<()> {
+    let name = file
+        .file_name()
+        .ok_or_else(|| Error::Usage(format!("{} has no name", file.display())))?;
+    link(file, &folder.join(name))
+}
+
+fn link(file: &Path, link: &Path) -> Result<()> {
+    let file = file.canonicalize().map_err(at("find", file))?;
+    symlink(file, link).map_err(at("make", link))
+}
+
+/// The release programs of this clone, as far as they have been built.
+fn our_programs() -> Result<Vec<PathBuf>> {
+    let release = places::target()?.join("release");
+    Ok(executables(&release)
+        .into_iter()
+        .filter(|path| !path.ends_with("xtask"))
+        .collect())
+}
+
+/// The test guest's kernels, as far as they have been built.
+fn our_guests() -> Vec<PathBuf> {
+    let target = places::workspace().join("guest/target");
+    let mut kernels = executables(&target.join("release"));
+    for entry in fs::read_dir(&target).into_iter().flatten().flatten() {
+        kernels.extend(executables(&entry.path().join("release")));
+    }
+    kernels.retain(|path| {
+        path.file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"testguest"))
+    });
+    kernels
+}
+
+fn executables(folder: &Path) -> Vec<PathBuf> {
+    let is_program = |path: &PathBuf| {
+        path.metadata()
+            .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o100 != 0)
+            && path.extension().is_none()
+    };
+    let mut found: Vec<PathBuf> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(is_program)
+        .collect();
+    found.sort();
+    found
+}

@@ -1,0 +1,164 @@
+//! Running programs: as ourselves or as root, ended with us, with their time shown.
+
+use crate::error::{Error, Result};
+use std::ffi::OsStr;
+use std::io::{IsTerminal, Write};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// From here on SIGINT, SIGTERM and SIGHUP only set a flag, so that every step can clean up after itself.
+pub fn catch_signals() -> Result<()> {
+    let flag = INTERRUPTED.get_or_init(Default::default);
+    for signal in [
+        signal_hook::consts::SIGINT,
+        signal_hook::consts::SIGTERM,
+        signal_hook::consts::SIGHUP,
+    ] {
+        signal_hook::flag::register(signal, Arc::clone(flag)).map_err(|source| Error::Start {
+            program: "the signal handler".into(),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// Whether a signal has asked us to end.
+pub fn interrupted() -> bool {
+    INTERRUPTED
+        .get()
+        .is_some_and(|flag| flag.load(Ordering::Relaxed))
+}
+
+/// `Err(Interrupted)` once a signal has asked us to end.
+pub fn check_interrupt() -> Result<()> {
+    if interrupted() {
+        Err(Error::Interrupted)
+    } else {
+        Ok(())
+    }
+}
+
+/// A command that the kernel kills when this process dies, however it dies.
+///
+/// `setpriv` (util-linux) sets the parent-death signal, which needs no unsafe code here. The signal follows the
+/// *thread* that started the program: start it from the main thread.
+pub fn tied_to_us(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
+}
+
+/// A command that runs as root: itself if we are root, else through sudo.
+pub fn as_root(program: &str) -> Result<Command> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(Command::new(program));
+    }
+    if !is_installed("sudo") {
+        return Err(Error::Missing {
+            what: format!("{program} must run as root, and this machine has no sudo"),
+            remedy: "run as root, or install sudo".into(),
+        });
+    }
+    let mut command = Command::new("sudo");
+    command.arg(program);
+    Ok(command)
+}
+
+/// Whether `program` is found in PATH (or in the sbin folders, which a user's PATH may lack).
+pub fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|dir| dir.join(program).is_file())
+}
+
+/// Runs to the end with our stdout and stderr; an exit code other than 0 is an error.
+pub fn run(command: &mut Command) -> Result<()> {
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .map_err(start_error(command))?;
+    check_interrupt()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Error::Command {
+            command: shown(command),
+            status: status.to_string(),
+        })
+    }
+}
+
+/// Runs to the end in silence; the output is shown only if it fails. Returns what it printed on stdout.
+pub fn run_quietly(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(start_error(command))?;
+    check_interrupt()?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    eprint!("{}", String::from_utf8_lossy(&output.stdout));
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    Err(Error::Command {
+        command: shown(command),
+        status: output.status.to_string(),
+    })
+}
+
+fn start_error(command: &Command) -> impl FnOnce(std::io::Error) -> Error + use<> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    move |source| Error::Start { program, source }
+}
+
+fn shown(command: &Command) -> String {
+    std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Does a long step with a line before and, when it is done, its time. A step that takes long says so every 30 s.
+pub fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let started = Instant::now();
+    eprintln!("[{name}]");
+    let done = Arc::new(AtomicBool::new(false));
+    let ticker = {
+        let done = Arc::clone(&done);
+        let name = name.to_owned();
+        std::thread::spawn(move || tick(&name, started, &done))
+    };
+    let result = work();
+    done.store(true, Ordering::Relaxed);
+    ticker.thread().unpark();
+    let verdict = if result.is_ok() { "done" } else { "FAILED" };
+    eprintln!(
+        "[{name}] {verdict} in {:.1} s",
+        started.elapsed().as_secs_f32()
+    );
+    let _ = std::io::stderr().flush();
+    result
+}
+
+fn tick(name: &str, started: Instant, done: &AtomicBool) {
+    let period = Duration::from_secs(30);
+    let mut next = started + period;
+    while !done.load(Ordering::Relaxed) {
+        std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
+        if Instant::now() >= next && !done.load(Ordering::Relaxed) {
+            eprintln!("[{name}] {} s ...", started.elapsed().as_secs());
+            next += period;
+        }
+    }
+}
+
+/// Whether a human sits at both ends.
+pub fn on_terminal() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+}

@@ -1,0 +1,276 @@
+//! Roots: the disk, the kernels and the first stage that a boot needs, built once from Debian's packages.
+//!
+//! A root is named by a hash of all that it is made from, so it is built again only when that changes. Two clones may
+//! ask for the same root at once: one builds under a lock, the other waits and then finds it. A root is built in a
+//! folder of its own and renamed when it is whole, so nobody ever sees half of one.
+
+use crate::error::{Result, at};
+use crate::process::{as_root, check_interrupt, run_quietly, step};
+use crate::{places, setup};
+use rustix::fs::FlockOperation;
+use sha2::{Digest, Sha256};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The Xen releases that the lab knows, each in the Debian suite that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Xen {
+    /// Xen 4.17, from Debian 12 (bookworm).
+    #[value(name = "4.17")]
+    V4_17,
+    /// Xen 4.20, from Debian 13 (trixie).
+    #[value(name = "4.20")]
+    V4_20,
+}
+
+impl Xen {
+    /// The release as users write it.
+    pub fn version(self) -> &'static str {
+        match self {
+            Self::V4_17 => "4.17",
+            Self::V4_20 => "4.20",
+        }
+    }
+
+    fn suite(self) -> &'static str {
+        match self {
+            Self::V4_17 => "bookworm",
+            Self::V4_20 => "trixie",
+        }
+    }
+}
+
+/// A root on disk, whole and unchanging.
+pub struct Root {
+    dir: PathBuf,
+}
+
+impl Root {
+    /// Xen, unpacked: a multiboot ELF.
+    pub fn xen(&self) -> PathBuf {
+        self.dir.join("xen")
+    }
+
+    /// dom0's kernel, unpacked.
+    pub fn vmlinux(&self) -> PathBuf {
+        self.dir.join("vmlinux")
+    }
+
+    /// The first stage of dom0.
+    pub fn initrd(&self) -> PathBuf {
+        self.dir.join("initrd")
+    }
+
+    /// dom0's disk. Boots change it only in a snapshot.
+    pub fn disk(&self) -> PathBuf {
+        self.dir.join("root.img")
+    }
+}
+
+/// Finds the root for this Xen, or builds it (about two minutes, the packages come from the machine's Debian mirror).
+pub fn ensure(xen: Xen) -> Result<Root> {
+    let roots = places::cache()?.join("roots");
+    fs::create_dir_all(&roots).map_err(at("make", &roots))?;
+    let name = format!("{}-{}", xen.suite(), inputs_hash(xen)?);
+    let dir = roots.join(&name);
+    if dir.exists() {
+        return Ok(Root { dir });
+    }
+
+    let _lock = lock(&roots, &name)?;
+    remove_leftovers(&roots, &name)?;
+    if !dir.exists() {
+        build(xen, &roots, &name)?;
+    }
+    Ok(Root { dir })
+}
+
+/// Removes all roots.
+pub fn clean() -> Result<()> {
+    let cache = places::cache()?;
+    if cache.exists() {
+        remove_tree(&cache)?;
+        println!("removed {}", cache.display());
+    }
+    Ok(())
+}
+
+fn packages(xen: Xen) -> Vec<String> {
+    let version = xen.version();
+    let mut packages = vec![
+        format!("xen-hypervisor-{version}-amd64"),
+        format!("xen-utils-{version}"),
+    ];
+    packages.extend(
+        "xen-utils-common xenstore-utils qemu-system-xen seabios grub-xen-bin linux-image-amd64 kexec-tools \
+         bridge-utils iproute2 busybox-static kmod procps udev python3 util-linux e2fsprogs cpio zstd xz-utils strace"
+            .split_whitespace()
+            .map(str::to_owned),
+    );
+    packages
+}
+
+/// The hash of everything that a root is made from, as 16 hex digits. Debian's newer package versions are no input:
+/// `lab clean` asks for them.
+fn inputs_hash(xen: Xen) -> Result<String> {
+    let mut hash = Sha256::new();
+    hash.update(xen.suite());
+    hash.update(bootstrap_options(xen).join(" "));
+    let scripts = places::lab().join("root");
+    let mut files: Vec<PathBuf> = fs::read_dir(&scripts)
+        .map_err(at("read", &scripts))?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .collect();
+    files.sort();
+    for file in files {
+        let content = fs::read(&file).map_err(at("read", &file))?;
+        hash.update(file.file_name().unwrap_or_default().as_encoded_bytes());
+        hash.update((content.len() as u64).to_le_bytes());
+        hash.update(content);
+    }
+    Ok(hash
+        .finalize()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+/// Held by whoever builds the root `name`; another process waits here.
+fn lock(roots: &Path, name: &str) -> Result<File> {
+    let path = roots.join(format!("{name}.lock"));
+    let file = File::create(&path).map_err(at("make", &path))?;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::INTR) => check_interrupt()?,
+            Err(errno) => return Err(at("lock", &path)(errno.into())),
+        }
+    }
+}
+
+fn building_dir(roots: &Path, name: &str) -> PathBuf {
+    roots.join(format!("building-{name}"))
+}
+
+/// A build that was killed leaves its folder. We hold the lock, so it is nobody's.
+fn remove_leftovers(roots: &Path, name: &str) -> Result<()> {
+    let building = building_dir(roots, name);
+    if building.exists() {
+        remove_tree(&building)
+    } else {
+        Ok(())
+    }
+}
+
+fn build(xen: Xen, roots: &Path, name: &str) -> Result<()> {
+    setup::ensure()?;
+    let building = building_dir(roots, name);
+    let made = step(
+        &format!(
+            "build the root for Xen {} from Debian {}",
+            xen.version(),
+            xen.suite()
+        ),
+        || {
+            fs::create_dir_all(building.join("out")).map_err(at("make", building.join("out")))?;
+            bootstrap(xen, &building)?;
+            finish(&building)?;
+            let out = building.join("out");
+            let done = roots.join(name);
+            fs::rename(&out, &done).map_err(at("rename", &out))
+        },
+    );
+    remove_tree(&building)?;
+    made
+}
+
+/// What mmdebstrap is told, apart from what this machine adds (folders, mirrors, proxies).
+fn bootstrap_options(xen: Xen) -> Vec<String> {
+    let mut options: Vec<String> = [
+        "--mode=root",
+        "--variant=minbase",
+        "--format=directory",
+        "--aptopt=Acquire::Languages \"none\"",
+        "--aptopt=Acquire::Retries \"3\"",
+        // The lab has an initrd of its own; Debian's would cost half a minute.
+        "--essential-hook=mkdir -p \"$1/etc/initramfs-tools\" && \
+         echo update_initramfs=no >\"$1/etc/initramfs-tools/update-initramfs.conf\"",
+        "--dpkgopt=force-confold",
+    ]
+    .map(str::to_owned)
+    .into();
+    for unread in ["doc", "man", "locale", "info"] {
+        options.push(format!("--dpkgopt=path-exclude=/usr/share/{unread}/*"));
+    }
+    options.push(format!("--include={}", packages(xen).join(",")));
+    options
+}
+
+/// Unpacks and configures the packages into `building/tree`.
+fn bootstrap(xen: Xen, building: &Path) -> Result<()> {
+    let sources = building.join("sources.list");
+    fs::write(&sources, sources_list(xen.suite())?).map_err(at("write", &sources))?;
+    let mut command = as_root("mmdebstrap")?;
+    command.args(bootstrap_options(xen));
+    for option in proxy_options() {
+        command.arg(format!("--aptopt={option}"));
+    }
+    command.arg("").arg(building.join("tree")).arg(&sources);
+    run_quietly(&mut command).map(drop)
+}
+
+/// Makes `building/out` from `building/tree`.
+fn finish(building: &Path) -> Result<()> {
+    let mut command = as_root("sh")?;
+    command.arg(places::lab().join("root/finish.sh"));
+    command.arg(building.join("tree")).arg(building.join("out"));
+    run_quietly(&mut command).map(drop)
+}
+
+fn remove_tree(dir: &Path) -> Result<()> {
+    run_quietly(
+        as_root("rm")?
+            .args(["-rf", "--one-file-system", "--"])
+            .arg(dir),
+    )
+    .map(drop)
+}
+
+/// The suite and its updates, from the mirrors that this machine uses, signed by Debian's keys.
+fn sources_list(suite: &str) -> Result<String> {
+    let uris = mirror_uris()?;
+    let find = |name: &str, default: &str| {
+        uris.iter()
+            .find(|uri| uri.trim_end_matches('/').ends_with(name))
+            .cloned()
+            .unwrap_or_else(|| default.to_owned())
+    };
+    let debian = find("/debian", "http://deb.debian.org/debian");
+    let security = find("/debian-security", "http://deb.debian.org/debian-security");
+    let signed = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
+    Ok(format!(
+        "deb {signed} {debian} {suite} main\n\
+         deb {signed} {debian} {suite}-updates main\n\
+         deb {signed} {security} {suite}-security main\n"
+    ))
+}
+
+/// The repositories that this machine's apt is set up with.
+fn mirror_uris() -> Result<Vec<String>> {
+    let listed =
+        run_quietly(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]))?;
+    Ok(listed.lines().map(str::to_owned).collect())
+}
+
+/// The proxies that this machine's apt is set up with, as apt options.
+fn proxy_options() -> Vec<String> {
+    let dump = Command::new("apt-config").arg("dump").output();
+    let dump = dump.map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&dump)
+        .lines()
+        .filter(|line| line.starts_with("Acquire::http") && line.contains("::Proxy"))
+        .map(|line| line.trim_end_matches(';').to_owned())
+        .collect()
+}
