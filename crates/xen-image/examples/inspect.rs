@@ -6,13 +6,20 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
 
-use xen_image::Loader;
+use xen_image::{Cache, CacheOptions, Loader};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args_os().skip(1);
     let path = arguments.next().ok_or("which kernel?")?;
     let start = Instant::now();
-    let loader = Loader::default();
+    let cache = arguments
+        .next()
+        .map(|path| Cache::open(Path::new(&path), CacheOptions::default()))
+        .transpose()?;
+    let loader = Loader {
+        cache,
+        ..Loader::default()
+    };
     let image = loader.load(Path::new(&path))?;
     println!(
         "{:?} in {:?}: {} bytes, {:?} {:?}",

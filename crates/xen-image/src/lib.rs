@@ -23,7 +23,7 @@ mod load;
 mod module;
 mod source;
 
-pub use cache::Cache;
+pub use cache::{Cache, CacheError, CacheOptions};
 pub use compression::Compression;
 pub use elf::{Class, ElfKind, Machine};
 pub use elfnote::{MaskValue, PaeMode, Phys32Reloc, XenNotes};

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::bytes::array_at;
 use crate::bzimage::SetupHeader;
-use crate::cache::Cache;
+use crate::cache::{Cache, ContentHash, Identity};
 use crate::compression::Compression;
 use crate::error::{Error, Malformed};
 use crate::image::{self, Image};
@@ -87,18 +87,79 @@ impl Loader {
     }
 
     fn load_packed(&self, path: &Path, file: &File, metadata: &Metadata) -> Result<Image, Error> {
-        let _ = metadata;
-        let packed = read_start(path, file, metadata.len())?;
-        let elf =
-            unpack(Cow::Owned(packed), &self.limits).map_err(|source| malformed(path, source))?;
-        Image::from_source(
-            path.to_owned(),
-            Origin::Unpacked { not_cached: None },
-            Source::Memory(elf),
-            &self.limits,
-        )
-        .map_err(|source| malformed(path, source))
+        match &self.cache {
+            Some(cache) => self.load_with_cache(path, file, metadata, cache),
+            None => {
+                let packed = read_start(path, file, metadata.len())?;
+                self.load_bytes(path, packed)
+                    .map_err(|source| malformed(path, source))
+            }
+        }
     }
+
+    fn load_with_cache(
+        &self,
+        path: &Path,
+        file: &File,
+        metadata: &Metadata,
+        cache: &Cache,
+    ) -> Result<Image, Error> {
+        let failed = |source| Error::Read {
+            path: path.to_owned(),
+            offset: 0,
+            source,
+        };
+        let identity = Identity::of(file, metadata).map_err(failed)?;
+        if let Some(source) = cache.by_identity(&identity)
+            && let Some(image) = self.cached_image(path, Origin::CachedByIdentity, source)
+        {
+            return Ok(image);
+        }
+        let packed = read_start(path, file, metadata.len())?;
+        let content = ContentHash::of(&packed);
+        let identity = unchanged(identity, file);
+        if let Some(image) = self.load_by_content(path, cache, &content) {
+            // What cannot be linked is found by its content the next time too.
+            let _ = identity.map(|identity| cache.link(&identity, &content));
+            return Ok(image);
+        }
+        let mut image = self
+            .load_bytes(path, packed)
+            .map_err(|source| malformed(path, source))?;
+        let kept = cache
+            .store(&content, image.memory().unwrap_or_default())
+            .and_then(|()| identity.map_or(Ok(()), |identity| cache.link(&identity, &content)));
+        image.set_origin(Origin::Unpacked {
+            not_cached: kept.err().map(|error| error.to_string()),
+        });
+        Ok(image)
+    }
+
+    fn load_by_content(&self, path: &Path, cache: &Cache, content: &ContentHash) -> Option<Image> {
+        let image = cache
+            .by_content(content)
+            .and_then(|source| self.cached_image(path, Origin::CachedByContent, source));
+        if image.is_none() {
+            cache.forget(content);
+        }
+        image
+    }
+
+    /// An entry that breaks a limit, or is no image, is as good as none: unpacking again says why.
+    fn cached_image(&self, path: &Path, origin: Origin, source: Source) -> Option<Image> {
+        if source.len() > self.limits.decompressed_max_bytes {
+            return None;
+        }
+        Image::from_source(path.to_owned(), origin, source, &self.limits).ok()
+    }
+}
+
+/// The file's identity, if it is still what it was before the file was read.
+fn unchanged(before: Identity, file: &File) -> Option<Identity> {
+    let metadata = file.metadata().ok()?;
+    Identity::of(file, &metadata)
+        .ok()
+        .filter(|after| *after == before)
 }
 
 /// Takes an image out of all its wrappings.

@@ -1,0 +1,79 @@
+//! What tells, without reading a file, that it is the one that was seen before.
+//!
+//! Device, inode, size, and both times say so for as long as a file system is mounted; the time of
+//! the last status change cannot be set by anyone. Two images of file systems, mounted one after the
+//! other, may agree in all of them, if they were made with fixed times; so the first and the last
+//! bytes count too. A kernel has its build's version and date in the first.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::{Duration, SystemTime};
+
+use super::IDENTITY_PREFIX;
+
+/// How many bytes from each end of the file count.
+const SAMPLE_BYTES: usize = 16 << 10;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    device: u64,
+    inode: u64,
+    size_bytes: u64,
+    modified_ns: i128,
+    changed_ns: i128,
+    sample_crc: u32,
+}
+
+impl Identity {
+    pub(crate) fn of(file: &File, metadata: &Metadata) -> io::Result<Self> {
+        Ok(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size_bytes: metadata.len(),
+            modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+            sample_crc: sample_crc(file, metadata.len())?,
+        })
+    }
+
+    pub(super) fn link_name(&self) -> String {
+        let Self {
+            device,
+            inode,
+            size_bytes,
+            modified_ns,
+            changed_ns,
+            sample_crc,
+        } = self;
+        format!(
+            "{IDENTITY_PREFIX}{device:x}-{inode:x}-{size_bytes:x}-{modified_ns}-{changed_ns}-{sample_crc:08x}"
+        )
+    }
+
+    /// Whether the file was last changed so long ago that another change would show in its times.
+    pub(super) fn is_settled(&self, settle: Duration) -> bool {
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let age_ns = now.as_nanos().cast_signed() - self.changed_ns;
+        age_ns >= settle.as_nanos().cast_signed()
+    }
+}
+
+fn nanoseconds(seconds: i64, nanoseconds: i64) -> i128 {
+    i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
+}
+
+fn sample_crc(file: &File, size_bytes: u64) -> io::Result<u32> {
+    let mut crc = crc32fast::Hasher::new();
+    let len = usize::try_from(size_bytes)
+        .unwrap_or(usize::MAX)
+        .min(SAMPLE_BYTES);
+    let mut sample = vec![0; len];
+    for offset in [0, size_bytes.saturating_sub(len as u64)] {
+        file.read_exact_at(&mut sample, offset)?;
+        crc.update(&sample);
+    }
+    Ok(crc.finalize())
+}
