@@ -118,7 +118,9 @@ impl Loader {
         let packed = read_start(path, file, metadata.len())?;
         let content = ContentHash::of(&packed);
         let identity = unchanged(identity, file);
-        if let Some(image) = self.load_by_content(path, cache, &content) {
+        if let Some(source) = cache.by_content(&content)
+            && let Some(image) = self.cached_image(path, Origin::CachedByContent, source)
+        {
             // What cannot be linked is found by its content the next time too.
             let _ = identity.map(|identity| cache.link(&identity, &content));
             return Ok(image);
@@ -133,16 +135,6 @@ impl Loader {
             not_cached: kept.err().map(|error| error.to_string()),
         });
         Ok(image)
-    }
-
-    fn load_by_content(&self, path: &Path, cache: &Cache, content: &ContentHash) -> Option<Image> {
-        let image = cache
-            .by_content(content)
-            .and_then(|source| self.cached_image(path, Origin::CachedByContent, source));
-        if image.is_none() {
-            cache.forget(content);
-        }
-        image
     }
 
     /// An entry that breaks a limit, or is no image, is as good as none: unpacking again says why.
