@@ -44,4 +44,4 @@ pub use perms::{Access, Grant, Perms, PermsError};
 pub use retry::RetryPolicy;
 pub use transaction::Transaction;
 pub use tree::Tree;
-pub use wire::{ErrorName, MessageKind, WireError};
+pub use wire::{ErrorName, MessageKind, Packet, WireError};

@@ -380,6 +380,12 @@ fn request_id(packet: &[u8]) -> Option<u32> {
         .map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
+/// Waits until there is something to read, or the descriptor is broken.
+#[cfg(any(test, feature = "mem"))]
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>, deadline: Instant) -> io::Result<()> {
+    wait(fd, PollFlags::IN, deadline).map(drop)
+}
+
 /// Waits until the descriptor is ready for one of `events` (or broken, which the next call on it will tell).
 fn wait(fd: BorrowedFd<'_>, events: PollFlags, deadline: Instant) -> io::Result<PollFlags> {
     loop {
