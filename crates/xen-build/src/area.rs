@@ -1,0 +1,135 @@
+//! The part of a domain's memory that is filled: one foreign mapping for all of it.
+//!
+//! Mapping is the dearest part of a build after populating: each mapping is a system call, and each page in it costs the
+//! kernel a page-table update (by hypercall, in a PV dom0). So there is one, and in it only what is written.
+
+use xen_image::Error as ImageError;
+use xen_port::{DomId, Gfn, GuestMemory, HvError, Hypervisor};
+
+use crate::error::{BuildError, During, Result, Step};
+use crate::span::PageSpan;
+
+/// Pages of a domain, mapped. Addresses are the domain's own (PV: pseudo-physical), in bytes.
+pub(crate) struct Area {
+    domid: DomId,
+    memory: Box<dyn GuestMemory>,
+    parts: Vec<Part>,
+}
+
+/// A span, and where it is in the mapping.
+#[derive(Clone, Copy)]
+struct Part {
+    span: PageSpan,
+    offset: u64,
+}
+
+impl Area {
+    /// Maps the pages of `spans`, which do not overlap. `gfn_of` says what the hypervisor calls a page.
+    pub(crate) fn map(
+        hv: &dyn Hypervisor,
+        domid: DomId,
+        spans: &[PageSpan],
+        gfn_of: impl Fn(u64) -> Gfn,
+    ) -> Result<Area> {
+        let spans = joined(spans);
+        let frames: Vec<Gfn> = spans.iter().flat_map(|span| span.pages()).map(gfn_of).collect();
+        let memory = hv.map_foreign(domid, &frames).during(domid, Step::Map)?;
+        let parts = spans
+            .iter()
+            .scan(0, |offset, span| {
+                let part = Part { span: *span, offset: *offset };
+                *offset += span.size_bytes();
+                Some(part)
+            })
+            .collect();
+        Ok(Area { domid, memory, parts })
+    }
+
+    /// Copies `bytes` to `address`.
+    pub(crate) fn write(&mut self, step: Step, address: u64, bytes: &[u8]) -> Result<()> {
+        let offset = self.offset(step, address, bytes.len())?;
+        self.memory.write(offset, bytes).during(self.domid, step)
+    }
+
+    /// Makes `len` bytes at `address` zero.
+    pub(crate) fn zero(&mut self, step: Step, address: u64, len: u64) -> Result<()> {
+        let len = self.len(step, len)?;
+        let offset = self.offset(step, address, len)?;
+        self.memory.zero(offset, len).during(self.domid, step)
+    }
+
+    /// Lets `fill` read `len` bytes of an image straight into the memory at `address`.
+    pub(crate) fn fill(
+        &mut self,
+        step: Step,
+        address: u64,
+        len: u64,
+        mut fill: impl FnMut(&mut [u8]) -> std::result::Result<(), ImageError>,
+    ) -> Result<()> {
+        let len = self.len(step, len)?;
+        let offset = self.offset(step, address, len)?;
+        let mut failure = None;
+        let mut fill_and_keep_failure = |bytes: &mut [u8]| {
+            fill(bytes).map_err(|error| {
+                failure = Some(error);
+                std::io::ErrorKind::Other.into()
+            })
+        };
+        let filled =
+            self.memory.fill_with(offset, len, &mut fill_and_keep_failure).during(self.domid, step)?;
+        match (filled, failure) {
+            (Ok(()), _) => Ok(()),
+            (Err(_), Some(error)) => Err(error.into()),
+            (Err(error), None) => Err(self.nonsense(step, error.to_string())),
+        }
+    }
+
+    /// Where `len` bytes at `address` are in the mapping; they have to be in one part of it.
+    fn offset(&self, step: Step, address: u64, len: usize) -> Result<usize> {
+        let inside = |part: &&Part| {
+            let from_start = address.checked_sub(part.span.address());
+            from_start.is_some_and(|start| {
+                start.checked_add(len as u64).is_some_and(|end| end <= part.span.size_bytes())
+            })
+        };
+        let part = self.parts.iter().find(inside);
+        let offset = part.map(|part| part.offset + (address - part.span.address()));
+        offset
+            .and_then(|offset| usize::try_from(offset).ok())
+            .ok_or_else(|| self.nonsense(step, format!("{len} bytes at {address:#x} are not in the mapping")))
+    }
+
+    fn len(&self, step: Step, len: u64) -> Result<usize> {
+        usize::try_from(len).map_err(|_| self.nonsense(step, format!("{len} bytes are too many to map")))
+    }
+
+    fn nonsense(&self, step: Step, what: String) -> BuildError {
+        let source = HvError::Nonsense { op: "GuestMemory", what };
+        BuildError::Hypervisor { domid: self.domid, step, source }
+    }
+}
+
+/// The same pages in rising order, neighbours joined.
+fn joined(spans: &[PageSpan]) -> Vec<PageSpan> {
+    let mut sorted: Vec<PageSpan> = spans.iter().copied().filter(|span| !span.is_empty()).collect();
+    sorted.sort();
+    let mut joined: Vec<PageSpan> = Vec::new();
+    for span in sorted {
+        match joined.last_mut() {
+            Some(last) if last.end() == span.first => last.count += span.count,
+            _ => joined.push(span),
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_joined_and_empty_spans_left_out() {
+        let spans = [PageSpan::new(8, 2), PageSpan::new(0, 0), PageSpan::new(4, 4), PageSpan::new(20, 1)];
+        assert_eq!(joined(&spans), [PageSpan::new(4, 6), PageSpan::new(20, 1)]);
+    }
+}

@@ -1,0 +1,238 @@
+//! Why a domain could not be built.
+
+use std::fmt;
+
+use xen_port::{DomId, HvError};
+
+/// Answer of a part of the build.
+pub type Result<T> = std::result::Result<T, BuildError>;
+
+/// A step of the build, as an error message names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Asking for the domain's shared-info frame.
+    ReadDomain,
+    /// Reading the CPU policy that Xen gave the domain.
+    ReadCpuPolicy,
+    /// Changing it.
+    SetCpuPolicy,
+    /// The memory map that the guest will ask Xen for.
+    SetMemoryMap,
+    /// The claim on free memory.
+    Claim,
+    /// The cache of populate-on-demand.
+    SetPodTarget,
+    /// Allocating memory.
+    Populate,
+    /// Mapping the memory that is to be filled.
+    Map,
+    /// The kernel's segments.
+    PlaceKernel,
+    /// A ramdisk or other module.
+    PlaceModule,
+    /// PV: the table of machine frames.
+    WriteP2m,
+    /// PV: the boot page tables.
+    WritePageTables,
+    /// PV: start_info; PVH: hvm_start_info.
+    WriteStartInfo,
+    /// PV: the shared-info page.
+    WriteSharedInfo,
+    /// PVH: the ACPI tables.
+    WriteAcpi,
+    /// The ring pages of console and xenstore.
+    ClearRings,
+    /// PVH: the page directory for guests without paging.
+    WriteIdentPt,
+    /// PV: the hypercall page.
+    HypercallPage,
+    /// PV: handing the page tables over to Xen.
+    PinPageTables,
+    /// PVH: HVM parameters.
+    SetHvmParams,
+    /// Registers of vCPU 0.
+    SetBootCpu,
+    /// Grants of the console's and xenstore's pages.
+    SeedGrants,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Step::ReadDomain => "reading the domain's state",
+            Step::ReadCpuPolicy => "reading the CPU policy",
+            Step::SetCpuPolicy => "setting the CPU policy",
+            Step::SetMemoryMap => "setting the memory map",
+            Step::Claim => "claiming memory",
+            Step::SetPodTarget => "reserving memory to populate on demand",
+            Step::Populate => "populating memory",
+            Step::Map => "mapping the memory to fill",
+            Step::PlaceKernel => "placing the kernel",
+            Step::PlaceModule => "placing a module",
+            Step::WriteP2m => "writing the table of machine frames",
+            Step::WritePageTables => "writing the page tables",
+            Step::WriteStartInfo => "writing the start info",
+            Step::WriteSharedInfo => "writing the shared info",
+            Step::WriteAcpi => "writing the ACPI tables",
+            Step::ClearRings => "clearing the console's and xenstore's rings",
+            Step::WriteIdentPt => "writing the identity page directory",
+            Step::HypercallPage => "filling the hypercall page",
+            Step::PinPageTables => "pinning the page tables",
+            Step::SetHvmParams => "setting HVM parameters",
+            Step::SetBootCpu => "setting the boot CPU's registers",
+            Step::SeedGrants => "granting the console's and xenstore's pages",
+        })
+    }
+}
+
+/// Why a domain could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The kernel or a module cannot be read, or is not fit for this type of domain.
+    #[error(transparent)]
+    Image(#[from] xen_image::Error),
+    /// A 32-bit PV kernel: it would run where the processor does not guard Xen against it.
+    #[error(
+        "the kernel is a 32-bit PV kernel, which Xyl does not start bare (XSA-370): start it in the PV shim, or use a 64-bit or PVH kernel"
+    )]
+    Pv32,
+    /// The kernel cannot run without something that no such domain gets.
+    #[error("the kernel requires the feature `{feature}`, which a {kind} domain cannot have")]
+    RequiredFeature {
+        /// The feature's name (`XENFEAT_*`).
+        feature: &'static str,
+        /// `PV` or `PVH`.
+        kind: &'static str,
+    },
+    /// The kernel's notes or size make a layout that cannot be.
+    #[error("the kernel cannot be laid out: {what}")]
+    Layout {
+        /// What does not fit.
+        what: String,
+    },
+    /// A command line that does not fit where the boot contract keeps it.
+    #[error(
+        "the command line of {what} has {len} bytes, and a {kind} domain has room for {max}: shorten it"
+    )]
+    CommandLineTooLong {
+        /// The kernel, or which module.
+        what: String,
+        /// Its length in bytes.
+        len: usize,
+        /// The most there may be.
+        max: usize,
+        /// `PV` or `PVH`.
+        kind: &'static str,
+    },
+    /// A command line with a zero byte, at which the guest would stop reading.
+    #[error("the command line of {what} has a zero byte at position {position}: take it out")]
+    CommandLineZero {
+        /// The kernel, or which module.
+        what: String,
+        /// Where.
+        position: usize,
+    },
+    /// More modules than this type of domain can be given.
+    #[error("{given} modules were given, and a {kind} domain takes {max}")]
+    TooManyModules {
+        /// How many there are.
+        given: usize,
+        /// How many there may be.
+        max: usize,
+        /// `PV` or `PVH`.
+        kind: &'static str,
+    },
+    /// A number of vCPUs that a domain cannot have.
+    #[error("{given} vCPUs were asked for, and a {kind} domain can have 1 to {max}")]
+    Vcpus {
+        /// How many were asked for.
+        given: u32,
+        /// The most.
+        max: u32,
+        /// `PV` or `PVH`.
+        kind: &'static str,
+    },
+    /// More memory than can be described or than any machine has.
+    #[error("{what} is {given_kib} KiB, and can be at most {max_kib} KiB")]
+    TooMuchMemory {
+        /// Which of the sizes.
+        what: &'static str,
+        /// What was asked for.
+        given_kib: u64,
+        /// The most.
+        max_kib: u64,
+    },
+    /// The domain's memory does not hold what it has to start with.
+    #[error(
+        "{given_mib} MiB of memory are too little for this kernel, its modules and boot structures: at least {needed_mib} MiB are needed"
+    )]
+    TooLittleMemory {
+        /// What the domain is to have, rounded down.
+        given_mib: u64,
+        /// What would do.
+        needed_mib: u64,
+    },
+    /// Xen has not got the memory.
+    #[error("not enough memory for domain {domid}: {wanted_mib} MiB wanted, {} ({step})", free_text(*free_mib))]
+    OutOfMemory {
+        /// The domain.
+        domid: DomId,
+        /// What the domain was to have.
+        wanted_mib: u64,
+        /// What Xen has free, after what the domain got already; `None` if Xen does not say.
+        free_mib: Option<u64>,
+        /// When it ran out.
+        step: Step,
+    },
+    /// There is no such domain.
+    #[error("{step}: there is no domain {domid}")]
+    NoDomain {
+        /// The domain.
+        domid: DomId,
+        /// When that was found.
+        step: Step,
+    },
+    /// A request to the hypervisor failed.
+    #[error("{step} of domain {domid}: {source}")]
+    Hypervisor {
+        /// The domain.
+        domid: DomId,
+        /// What was being done.
+        step: Step,
+        /// Why it failed.
+        source: HvError,
+    },
+    /// A frame of the domain has a number that a structure of the boot contract has no room for.
+    #[error("{step} of domain {domid}: frame {frame:#x} does not fit into 32 bits")]
+    FrameTooHigh {
+        /// The domain.
+        domid: DomId,
+        /// What was being done.
+        step: Step,
+        /// The frame.
+        frame: u64,
+    },
+}
+
+fn free_text(free_mib: Option<u64>) -> String {
+    free_mib.map_or_else(
+        || "and Xen does not say how much is free".to_owned(),
+        |free| {
+            format!(
+                "{free} MiB free: give the domain less, shut another down, or take memory from dom0 (if that is more than enough, the domain's limit, max_mem, is too low)"
+            )
+        },
+    )
+}
+
+/// Names the step in which a request failed.
+pub(crate) trait During<T> {
+    fn during(self, domid: DomId, step: Step) -> Result<T>;
+}
+
+impl<T> During<T> for xen_port::Result<T> {
+    fn during(self, domid: DomId, step: Step) -> Result<T> {
+        self.map_err(|source| BuildError::Hypervisor { domid, step, source })
+    }
+}

@@ -1,0 +1,222 @@
+//! Where a PV domain's boot structures lie.
+//!
+//! The contract is the comment "Start-of-day memory layout" in `xen/include/public/xen.h`: from the address that the
+//! kernel's notes name, everything is mapped in a row, page 0 of the domain first: the kernel where it wants to be, the
+//! ramdisk, the table of machine frames, start_info, xenstore's page, the console's page, the page tables, the stack; then
+//! at least 512 KiB of padding, up to a multiple of 4 MiB. Two notes change that: MOD_START_PFN lets the ramdisk lie
+//! behind all that, not mapped; INIT_P2M wants the table of machine frames behind it too, mapped at an address of its own
+//! by page tables of its own.
+
+use xen_image::{PvKernel, PvWidth};
+use xen_port::{PAGE_SHIFT, PAGE_SIZE};
+
+use super::page_tables::{Mapping, Tables};
+use crate::error::{BuildError, Result};
+use crate::span::{MIB, PAGE_BYTES, PAGES_PER_MIB, PageSpan, mib_for, pages_for};
+
+/// The mapping ends at a multiple of this.
+const MAPPING_ALIGN_BYTES: u64 = 4 * MIB;
+/// Padding behind the last boot structure.
+const PADDING_BYTES: u64 = 512 << 10;
+/// Machine frames are 64 bits wide in the table.
+const P2M_ENTRY_BYTES: u64 = 8;
+/// A 64-bit PV guest has no addresses between these: the hole of four-level paging, and what Xen keeps for itself.
+const NO_GUEST_VIRT: std::ops::Range<u64> = 0x0000_8000_0000_0000..0xffff_8800_0000_0000;
+
+/// The ramdisk's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ramdisk {
+    pub(crate) span: PageSpan,
+    pub(crate) len: u64,
+    /// In the mapping; otherwise the kernel is told its first page.
+    pub(crate) mapped: bool,
+}
+
+/// Where everything is, in the domain's own (pseudo-physical) pages.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) nr_pages: u64,
+    pub(crate) virt_base: u64,
+    pub(crate) kernel: PageSpan,
+    pub(crate) ramdisk: Option<Ramdisk>,
+    pub(crate) p2m: PageSpan,
+    /// Where the kernel sees the table of machine frames.
+    pub(crate) p2m_virt: u64,
+    /// INIT_P2M: the table's own page tables, which follow it.
+    pub(crate) p2m_tables: Option<Tables>,
+    pub(crate) start_info: u64,
+    pub(crate) store: u64,
+    pub(crate) console: u64,
+    pub(crate) tables: Tables,
+    pub(crate) stack: u64,
+    /// The page behind the last that is used or mapped.
+    pub(crate) end: u64,
+}
+
+impl Layout {
+    /// Lays out a domain of `nr_pages` pages with a ramdisk of `ramdisk_len` bytes.
+    ///
+    /// Errors say how much memory would do, where there is too little.
+    pub(crate) fn new(kernel: &PvKernel, nr_pages: u64, ramdisk_len: Option<u64>) -> Result<Layout> {
+        if kernel.width != PvWidth::Bits64 {
+            return Err(BuildError::Pv32);
+        }
+        let layout = Layout::unbounded(kernel, nr_pages, ramdisk_len)?;
+        if layout.end <= nr_pages {
+            return Ok(layout);
+        }
+        Err(BuildError::TooLittleMemory {
+            given_mib: nr_pages / PAGES_PER_MIB,
+            needed_mib: needed_mib(kernel, layout, ramdisk_len)?,
+        })
+    }
+
+    /// Lays out without asking whether there is enough memory.
+    fn unbounded(kernel: &PvKernel, nr_pages: u64, ramdisk_len: Option<u64>) -> Result<Layout> {
+        let pfns = kernel.pfns();
+        let mut row = Row { next: pfns.end };
+        let kernel_span = PageSpan::new(pfns.start, pfns.end - pfns.start);
+        let ramdisk_mapped = !kernel.unmapped_ramdisk;
+        let mut ramdisk = None;
+        if let Some(len) = ramdisk_len.filter(|_| ramdisk_mapped) {
+            ramdisk = Some(Ramdisk { span: row.take(pages_for(len)), len, mapped: true });
+        }
+        let p2m_pages = pages_for(nr_pages * P2M_ENTRY_BYTES);
+        let p2m_virt = separate_p2m(kernel);
+        let mut p2m = PageSpan::default();
+        if p2m_virt.is_none() {
+            p2m = row.take(p2m_pages);
+        }
+        let start_info = row.take(1).first;
+        let store = row.take(1).first;
+        let console = row.take(1).first;
+        let (tables, mapped_end) = boot_tables(kernel.virt_base, row.next)?;
+        row.take(tables.span().count);
+        let stack = row.take(1).first;
+        row.next = mapped_end;
+        if let Some(len) = ramdisk_len.filter(|_| !ramdisk_mapped) {
+            ramdisk = Some(Ramdisk { span: row.take(pages_for(len)), len, mapped: false });
+        }
+        let mut p2m_tables = None;
+        if let Some(virt) = p2m_virt {
+            p2m = row.take(p2m_pages);
+            let mapping = guest_mapping(virt, p2m)?;
+            let own = Tables::beside(&tables, mapping, row.next);
+            row.take(own.span().count);
+            p2m_tables = Some(own);
+        }
+        Ok(Layout {
+            nr_pages,
+            virt_base: kernel.virt_base,
+            kernel: kernel_span,
+            ramdisk,
+            p2m,
+            p2m_virt: p2m_virt.unwrap_or(kernel.virt_base.wrapping_add(p2m.address())),
+            p2m_tables,
+            start_info,
+            store,
+            console,
+            tables,
+            stack,
+            end: row.next,
+        })
+    }
+
+    /// The virtual address of a page of the mapping.
+    pub(crate) fn virt(&self, page: u64) -> u64 {
+        // Inside of the mapping, which `guest_mapping` has checked.
+        self.virt_base.wrapping_add(page << PAGE_SHIFT)
+    }
+
+    /// The pages of all page tables, which have to be mapped read-only.
+    pub(crate) fn table_spans(&self) -> Vec<PageSpan> {
+        std::iter::once(&self.tables).chain(&self.p2m_tables).map(Tables::span).collect()
+    }
+
+    /// The pages that the builder fills.
+    pub(crate) fn filled(&self) -> Vec<PageSpan> {
+        let pages = [self.start_info, self.store, self.console].map(|page| PageSpan::new(page, 1));
+        let mut spans = vec![self.kernel, self.p2m];
+        spans.extend(pages);
+        spans.extend(self.table_spans());
+        spans.extend(self.ramdisk.map(|ramdisk| ramdisk.span));
+        spans
+    }
+}
+
+/// Pages given out in a row.
+struct Row {
+    next: u64,
+}
+
+impl Row {
+    fn take(&mut self, count: u64) -> PageSpan {
+        let span = PageSpan::new(self.next, count);
+        self.next += count;
+        span
+    }
+}
+
+/// The address of INIT_P2M, where it is one that libxc would go by too: below the kernel, on a page boundary.
+fn separate_p2m(kernel: &PvKernel) -> Option<u64> {
+    kernel.init_p2m.filter(|virt| *virt < kernel.virt_base && virt.is_multiple_of(PAGE_BYTES))
+}
+
+/// The page tables for pages 0 up to the mapping's end, themselves among them from page `first` on; and that end.
+///
+/// More tables can need a longer mapping, and a longer mapping more tables; it ends because a table maps 512 pages.
+fn boot_tables(virt_base: u64, first: u64) -> Result<(Tables, u64)> {
+    const STACK_PAGES: u64 = 1;
+    let mut nr_tables = 0;
+    loop {
+        let least = first + nr_tables + STACK_PAGES + PADDING_BYTES / PAGE_BYTES;
+        let end = mapping_end(virt_base, least)?;
+        let mapping = guest_mapping(virt_base, PageSpan::new(0, end))?;
+        let tables = Tables::new(mapping, first);
+        if tables.span().count <= nr_tables {
+            return Ok((tables, end));
+        }
+        nr_tables = tables.span().count;
+    }
+}
+
+/// The first page from `least` on whose virtual address is a multiple of 4 MiB.
+fn mapping_end(virt_base: u64, least: u64) -> Result<u64> {
+    let end = least
+        .checked_mul(PAGE_BYTES)
+        .and_then(|len| virt_base.checked_add(len))
+        .and_then(|end| end.checked_next_multiple_of(MAPPING_ALIGN_BYTES));
+    end.map(|end| (end - virt_base) >> PAGE_SHIFT).ok_or_else(|| beyond(virt_base, least))
+}
+
+/// A mapping of `pages` at `virt`, if a guest can have one there.
+fn guest_mapping(virt: u64, pages: PageSpan) -> Result<Mapping> {
+    let last = pages.count.checked_mul(PAGE_BYTES).and_then(|len| virt.checked_add(len.saturating_sub(1)));
+    match last {
+        Some(last) if virt > last || last < NO_GUEST_VIRT.start || virt >= NO_GUEST_VIRT.end => {
+            Ok(Mapping { virt, pages })
+        }
+        _ => Err(beyond(virt, pages.count)),
+    }
+}
+
+fn beyond(virt: u64, nr_pages: u64) -> BuildError {
+    let mib = mib_for(nr_pages);
+    BuildError::Layout { what: format!("{mib} MiB mapped at {virt:#x} reach where a guest has no addresses") }
+}
+
+/// The least memory, in MiB, whose layout fits into it. More memory has a larger table of machine frames.
+fn needed_mib(kernel: &PvKernel, mut layout: Layout, ramdisk_len: Option<u64>) -> Result<u64> {
+    loop {
+        let mib = mib_for(layout.end);
+        layout = Layout::unbounded(kernel, mib * PAGES_PER_MIB, ramdisk_len)?;
+        if layout.end <= mib * PAGES_PER_MIB {
+            return Ok(mib);
+        }
+    }
+}
+
+/// The stack grows down from the end of its page.
+pub(crate) fn stack_top(layout: &Layout) -> u64 {
+    layout.virt(layout.stack).wrapping_add(PAGE_SIZE as u64)
+}

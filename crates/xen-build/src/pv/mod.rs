@@ -1,0 +1,218 @@
+//! Building a 64-bit PV domain.
+//!
+//! # Requests to the hypervisor
+//!
+//! For a domain of 64 MiB whose kernel has a hypercall page, where Xen has superpages:
+//!
+//! | request | hypercalls |
+//! |---|---|
+//! | `domain_info`: where the shared-info page is | 1 |
+//! | `set_memory_map`: how far the domain may balloon | 1 |
+//! | `claim_pages`, if asked for | 1 |
+//! | `populate_physmap`: 32 extents of 2 MiB | 1 |
+//! | `map_foreign`, everything that is filled, then unmapped | 1 mapping |
+//! | `init_hypercall_page` | 1 |
+//! | `pin_tables` | 1 |
+//! | `set_pv_boot_cpu` | 1 |
+//! | `map_grant_frames` | 1 mapping |
+//!
+//! Memory that is no multiple of 2 MiB, and memory that Xen has no superpages for, costs one `populate_physmap` more.
+//! `XEN_DOMCTL_set_address_size` is not needed: 64 bits are what a new PV domain has (`switch_native` does nothing then).
+
+mod layout;
+mod page_tables;
+mod start_info;
+
+use xen_image::{Feature, PvKernel};
+use xen_port::{
+    DomainInfo, E820Entry, E820Kind, Gfn, GuestKind, Hypervisor, Mfn, PageTableLevel, PopulateFlags, PvBootCpu,
+};
+
+use self::layout::{Layout, stack_top};
+use self::page_tables::TableSet;
+use crate::area::Area;
+use crate::error::{BuildError, During, Result, Step};
+use crate::place::{place_kernel, place_module};
+use crate::populate::{Claim, ORDER_2MIB, Populate};
+use crate::request::{BuildRequest, Built, ExtentCounts};
+use crate::span::{PAGE_BYTES, PageSpan};
+use crate::{grants, rings};
+
+/// What no PV domain gets, so that a kernel that requires it is refused. (Linux "requires" `writable_page_tables`, which Xen
+/// has not had for a decade, and runs: other names mean nothing here.)
+const NOT_IN_PV: [(Feature, &str); 3] = [
+    (Feature::Dom0, "dom0"),
+    (Feature::AutoTranslatedPhysmap, "auto_translated_physmap"),
+    (Feature::SupervisorModeKernel, "supervisor_mode_kernel"),
+];
+
+/// Checks all that can be checked before there is a domain: the kernel, the command line, and whether the memory holds
+/// what the domain starts with. [`build_pv`] does it too.
+///
+/// # Errors
+/// Every [`BuildError`] that does not come from the hypervisor.
+pub fn check_pv(request: &BuildRequest<'_>) -> Result<()> {
+    plan(request).map(|_| ())
+}
+
+/// Fills a new PV domain: afterwards it can be introduced to xenstore and unpaused.
+///
+/// # Errors
+/// [`BuildError`]. Nothing is claimed or mapped then; the domain holds part of its memory and is to be destroyed.
+pub fn build_pv(hv: &dyn Hypervisor, request: &BuildRequest<'_>) -> Result<Built> {
+    let (kernel, layout) = plan(request)?;
+    let domid = request.domid;
+    let shared_info = domain_info(hv, request)?.shared_info_frame;
+    hv.set_memory_map(domid, &[balloon_limit(request)]).during(domid, Step::SetMemoryMap)?;
+    let (p2m, extents) = populate(hv, request)?;
+    let filler = Filler { request, kernel: &kernel, layout: &layout, p2m: &p2m, shared_info };
+    // Xen takes a page as a page table only while nobody has it mapped writable: what is mapped here is unmapped when
+    // `fill` returns, and only then handed over.
+    filler.fill(hv)?;
+    if let Some(page) = kernel.hypercall_page.and_then(|virt| kernel.pfn_of(virt)) {
+        hv.init_hypercall_page(domid, p2m.gfn(page)).during(domid, Step::HypercallPage)?;
+    }
+    let top = p2m.mfn(layout.tables.span().first);
+    hv.pin_tables(domid, &[(PageTableLevel::L4, top)]).during(domid, Step::PinPageTables)?;
+    hv.set_pv_boot_cpu(domid, &boot_cpu(&kernel, &layout, top)).during(domid, Step::SetBootCpu)?;
+    let (store, console) = (p2m.gfn(layout.store), p2m.gfn(layout.console));
+    grants::seed(hv, request, console, store)?;
+    Ok(Built { store_gfn: store, console_gfn: console, extents })
+}
+
+fn plan(request: &BuildRequest<'_>) -> Result<(PvKernel, Layout)> {
+    request.check(GuestKind::Pv)?;
+    let kernel = request.kernel.pv()?;
+    for (feature, name) in NOT_IN_PV {
+        if kernel.features.required.contains(feature) {
+            return Err(BuildError::RequiredFeature { feature: name, kind: "PV" });
+        }
+    }
+    let ramdisk_len = request.modules.first().map(|ramdisk| ramdisk.module.size_bytes());
+    let layout = Layout::new(&kernel, request.target_pages(), ramdisk_len)?;
+    Ok((kernel, layout))
+}
+
+fn domain_info(hv: &dyn Hypervisor, request: &BuildRequest<'_>) -> Result<DomainInfo> {
+    let domid = request.domid;
+    let info = hv.domain_info(domid).during(domid, Step::ReadDomain)?;
+    info.ok_or(BuildError::NoDomain { domid, step: Step::ReadDomain })
+}
+
+/// A PV domain's map is one range: what it may balloon up to.
+fn balloon_limit(request: &BuildRequest<'_>) -> E820Entry {
+    E820Entry { start: 0, size_bytes: request.max_pages() * PAGE_BYTES, kind: E820Kind::Ram }
+}
+
+/// The machine frame of each of the domain's pages.
+struct P2m {
+    frames: Vec<Mfn>,
+}
+
+impl P2m {
+    /// No page is asked for that the layout does not have, and the layout fits into the memory.
+    fn mfn(&self, page: u64) -> Mfn {
+        let frame = usize::try_from(page).ok().and_then(|index| self.frames.get(index));
+        frame.copied().unwrap_or(Mfn(u64::MAX >> xen_port::PAGE_SHIFT))
+    }
+
+    fn gfn(&self, page: u64) -> Gfn {
+        Gfn(self.mfn(page).0)
+    }
+
+    fn set_extent(&mut self, first: u64, order: u32, frame: Mfn) {
+        let slots = self.frames.iter_mut().skip(first as usize).take(1 << order);
+        slots.zip(frame.0..).for_each(|(slot, mfn)| *slot = Mfn(mfn));
+    }
+}
+
+fn populate(hv: &dyn Hypervisor, request: &BuildRequest<'_>) -> Result<(P2m, ExtentCounts)> {
+    let nr_pages = request.target_pages();
+    let how = Populate {
+        hv,
+        domid: request.domid,
+        // Each extent's frames have to be written down one by one anyway: 1 GiB would save one hypercall in 512.
+        max_order: ORDER_2MIB,
+        flags: PopulateFlags::default(),
+        wanted_pages: nr_pages,
+    };
+    let claim = Claim::stake(&how, nr_pages, request.claim)?;
+    let mut p2m = P2m { frames: vec![Mfn::default(); nr_pages as usize] };
+    let extents = how.spans(&[PageSpan::new(0, nr_pages)], |first, order, frame| {
+        p2m.set_extent(first, order, frame);
+    })?;
+    claim.fulfilled();
+    Ok((p2m, extents))
+}
+
+fn boot_cpu(kernel: &PvKernel, layout: &Layout, top: Mfn) -> PvBootCpu {
+    PvBootCpu { rip: kernel.entry, rsp: stack_top(layout), rsi: layout.virt(layout.start_info), cr3: top }
+}
+
+/// All that is written into the domain's memory.
+struct Filler<'a> {
+    request: &'a BuildRequest<'a>,
+    kernel: &'a PvKernel,
+    layout: &'a Layout,
+    p2m: &'a P2m,
+    shared_info: Gfn,
+}
+
+impl Filler<'_> {
+    fn fill(&self, hv: &dyn Hypervisor) -> Result<()> {
+        let layout = self.layout;
+        let mut area = self.map(hv)?;
+        place_kernel(&mut area, self.request.kernel, layout.kernel, |s| self.kernel.segment_paddr(s))?;
+        if let (Some(ramdisk), Some(module)) = (layout.ramdisk, self.request.modules.first()) {
+            place_module(&mut area, module.module, ramdisk.span)?;
+        }
+        self.write_p2m(&mut area)?;
+        self.write_tables(&mut area)?;
+        rings::clear(&mut area, layout.store, layout.console)?;
+        self.write_page(&mut area, Step::WriteStartInfo, layout.start_info, &self.start_info())?;
+        self.write_page(&mut area, Step::WriteSharedInfo, self.shared_info_page(), &start_info::shared_info())
+    }
+
+    /// The shared-info page belongs to the domain, but is none of its numbered pages. In the mapping it goes by the first
+    /// number behind them.
+    fn shared_info_page(&self) -> u64 {
+        self.layout.nr_pages
+    }
+
+    fn map(&self, hv: &dyn Hypervisor) -> Result<Area> {
+        let mut spans = self.layout.filled();
+        spans.push(PageSpan::new(self.shared_info_page(), 1));
+        Area::map(hv, self.request.domid, &spans, |page| {
+            if page == self.shared_info_page() { self.shared_info } else { self.p2m.gfn(page) }
+        })
+    }
+
+    fn write_p2m(&self, area: &mut Area) -> Result<()> {
+        let span = self.layout.p2m;
+        let bytes: Vec<u8> = self.p2m.frames.iter().flat_map(|frame| frame.0.to_le_bytes()).collect();
+        area.write(Step::WriteP2m, span.address(), &bytes)?;
+        let len = bytes.len() as u64;
+        area.zero(Step::WriteP2m, span.address() + len, span.size_bytes().saturating_sub(len))
+    }
+
+    fn write_tables(&self, area: &mut Area) -> Result<()> {
+        let groups = std::iter::once(&self.layout.tables).chain(&self.layout.p2m_tables).collect();
+        let tables = TableSet { groups };
+        for (page, bytes) in tables.filled(|page| self.p2m.mfn(page)) {
+            area.write(Step::WritePageTables, page * PAGE_BYTES, &bytes)?;
+        }
+        Ok(())
+    }
+
+    fn start_info(&self) -> Vec<u8> {
+        start_info::start_info(self.layout, self.request, self.shared_info, |page| self.p2m.mfn(page))
+    }
+
+    /// A page that starts with `bytes` and is zero otherwise.
+    fn write_page(&self, area: &mut Area, step: Step, page: u64, bytes: &[u8]) -> Result<()> {
+        let address = page * PAGE_BYTES;
+        area.write(step, address, bytes)?;
+        let len = bytes.len() as u64;
+        area.zero(step, address + len, PAGE_BYTES.saturating_sub(len))
+    }
+}

@@ -1,0 +1,214 @@
+//! A 64-bit PV domain's first page tables.
+//!
+//! Four levels; a table is a page of 512 entries. A PV guest's entries name machine frames, and Xen takes a page as a page
+//! table only if nobody can write to it: so every page that is a table is mapped read-only.
+
+use std::ops::Range;
+
+use xen_port::{Mfn, PAGE_SHIFT};
+
+use crate::span::PageSpan;
+
+/// Levels, the top one first: an entry of a level-1 table maps a page.
+const LEVELS: [u32; 4] = [4, 3, 2, 1];
+const ENTRIES: u64 = 1 << ENTRIES_SHIFT;
+const ENTRIES_SHIFT: u32 = 9;
+/// The bits of a virtual page number that tables go by. Those above repeat the highest of them.
+const VIRT_PAGE_MASK: u64 = (1 << 36) - 1;
+
+const PRESENT: u64 = 1;
+const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
+/// What entries of a level-1 table have. Xen adds USER, as the guest's kernel runs in ring 3.
+const PAGE_FLAGS: u64 = PRESENT | WRITABLE | ACCESSED;
+const TABLE_FLAGS: u64 = PRESENT | WRITABLE | ACCESSED | DIRTY | USER;
+
+/// Pages in a row, at virtual addresses in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    pub(crate) virt: u64,
+    pub(crate) pages: PageSpan,
+}
+
+impl Mapping {
+    /// The virtual page numbers.
+    fn virt_pages(self) -> PageSpan {
+        PageSpan::new(self.virt >> PAGE_SHIFT, self.pages.count)
+    }
+}
+
+/// What a table is for: a table of level `level` covers the addresses of one entry of the level above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    level: u32,
+    /// The virtual page numbers in it agree in these bits, those above the level's own.
+    prefix: u64,
+}
+
+impl Place {
+    /// The tables of level `level` that a mapping needs, as prefixes in a row.
+    fn prefixes(level: u32, mapping: Mapping) -> Range<u64> {
+        let pages = mapping.virt_pages();
+        if pages.is_empty() {
+            return 0..0;
+        }
+        let shift = level * ENTRIES_SHIFT;
+        let first = (pages.first & VIRT_PAGE_MASK) >> shift;
+        let last = ((pages.end() - 1) & VIRT_PAGE_MASK) >> shift;
+        first..last + 1
+    }
+
+    /// The table that entry `index` is for.
+    fn child(self, index: u64) -> Place {
+        Place { level: self.level - 1, prefix: self.prefix << ENTRIES_SHIFT | index }
+    }
+
+    /// The virtual page number that entry `index` maps, in a level-1 table.
+    fn virt_page(self, index: u64) -> u64 {
+        self.prefix << ENTRIES_SHIFT | index
+    }
+}
+
+/// The tables for one mapping, in a row of pages: the top one first, then level by level, in the order of addresses.
+///
+/// Nothing but numbers, so that a kernel that wants to be mapped absurdly high costs nothing to refuse.
+#[derive(Clone, Debug)]
+pub(crate) struct Tables {
+    mapping: Mapping,
+    first: u64,
+    /// Tables of a level, in runs of prefixes.
+    runs: Vec<(u32, Range<u64>)>,
+}
+
+impl Tables {
+    /// All tables that `mapping` needs, from page `first` on.
+    pub(crate) fn new(mapping: Mapping, first: u64) -> Tables {
+        let runs = LEVELS.map(|level| (level, Place::prefixes(level, mapping)));
+        Tables { mapping, first, runs: runs.to_vec() }
+    }
+
+    /// Those that it needs besides the ones of `others`, which map other addresses.
+    pub(crate) fn beside(others: &Tables, mapping: Mapping, first: u64) -> Tables {
+        let mut runs = Vec::new();
+        for level in LEVELS {
+            let wanted = Place::prefixes(level, mapping);
+            let taken = Place::prefixes(level, others.mapping);
+            runs.push((level, wanted.start..wanted.end.min(taken.start)));
+            runs.push((level, wanted.start.max(taken.end)..wanted.end));
+        }
+        runs.retain(|(_, run)| !run.is_empty());
+        Tables { mapping, first, runs }
+    }
+
+    /// The pages that the tables lie in.
+    pub(crate) fn span(&self) -> PageSpan {
+        PageSpan::new(self.first, self.runs.iter().map(|(_, run)| run.end - run.start).sum())
+    }
+
+    fn places(&self) -> impl Iterator<Item = Place> {
+        self.runs.iter().flat_map(|(level, run)| run.clone().map(|prefix| Place { level: *level, prefix }))
+    }
+
+    /// The page that a table lies in, if it is one of these.
+    fn page_of(&self, place: Place) -> Option<u64> {
+        let mut page = self.first;
+        for (level, run) in &self.runs {
+            if *level == place.level && run.contains(&place.prefix) {
+                return Some(page + (place.prefix - run.start));
+            }
+            page += run.end - run.start;
+        }
+        None
+    }
+
+    /// The page that is mapped at a virtual page number, if it is one of these.
+    fn mapped_page(&self, virt_page: u64) -> Option<u64> {
+        let offset = virt_page.wrapping_sub(self.mapping.virt_pages().first) & VIRT_PAGE_MASK;
+        (offset < self.mapping.pages.count).then(|| self.mapping.pages.first + offset)
+    }
+}
+
+/// The tables of one domain: those of the mapping that it starts in, and those of another one, if there is one.
+pub(crate) struct TableSet<'a> {
+    pub(crate) groups: Vec<&'a Tables>,
+}
+
+impl TableSet<'_> {
+    /// Each table: the page that it lies in, and the page's bytes. `frame_of` names the machine frame of a page.
+    pub(crate) fn filled(&self, frame_of: impl Fn(u64) -> Mfn) -> impl Iterator<Item = (u64, Vec<u8>)> {
+        let places = self.groups.iter().flat_map(|group| group.places().zip(group.span().pages()));
+        places.map(move |(place, page)| {
+            let entries = (0..ENTRIES).map(|index| self.entry(place, index, &frame_of));
+            (page, entries.flat_map(u64::to_le_bytes).collect())
+        })
+    }
+
+    fn entry(&self, place: Place, index: u64, frame_of: &impl Fn(u64) -> Mfn) -> u64 {
+        let target = if place.level == 1 {
+            let page = self.groups.iter().find_map(|group| group.mapped_page(place.virt_page(index)));
+            page.map(|page| (page, self.page_flags(page)))
+        } else {
+            let table = self.groups.iter().find_map(|group| group.page_of(place.child(index)));
+            table.map(|page| (page, TABLE_FLAGS))
+        };
+        target.map_or(0, |(page, flags)| frame_of(page).0 << PAGE_SHIFT | flags)
+    }
+
+    fn page_flags(&self, page: u64) -> u64 {
+        let is_table = self.groups.iter().any(|group| group.span().contains(page));
+        if is_table { PAGE_FLAGS & !WRITABLE } else { PAGE_FLAGS }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    /// Follows `virt` from the top table, in page `top`; gives the page and whether it is writable at every level.
+    fn walk(tables: &HashMap<u64, Vec<u8>>, top: u64, virt: u64) -> Option<(u64, bool)> {
+        let mut page = top;
+        let mut writable = true;
+        for level in LEVELS {
+            let table = &tables[&page];
+            let index = (virt >> (PAGE_SHIFT + (level - 1) * ENTRIES_SHIFT)) % ENTRIES;
+            let bytes = table[index as usize * 8..][..8].try_into().unwrap();
+            let entry = u64::from_le_bytes(bytes);
+            if entry & PRESENT == 0 {
+                return None;
+            }
+            writable &= entry & WRITABLE != 0;
+            page = (entry & 0x000f_ffff_ffff_f000) >> PAGE_SHIFT;
+        }
+        Some((page, writable))
+    }
+
+    #[test]
+    fn a_linux_like_mapping_takes_one_table_of_each_upper_level() {
+        let mapping = Mapping { virt: 0xffff_ffff_8000_0000, pages: PageSpan::new(0, 2048) };
+        let tables = Tables::new(mapping, 1000);
+        assert_eq!(tables.span(), PageSpan::new(1000, 3 + 4));
+        let filled = TableSet { groups: vec![&tables] }.filled(Mfn).collect();
+        assert_eq!(walk(&filled, 1000, 0xffff_ffff_8000_0000), Some((0, true)));
+        assert_eq!(walk(&filled, 1000, 0xffff_ffff_807f_ffff), Some((2047, true)));
+        assert_eq!(walk(&filled, 1000, 0xffff_ffff_8080_0000), None);
+        for page in tables.span().pages() {
+            assert_eq!(walk(&filled, 1000, 0xffff_ffff_8000_0000 + (page << 12)), Some((page, false)));
+        }
+    }
+
+    #[test]
+    fn mappings_beside_each_other_share_what_covers_both() {
+        let kernel = Tables::new(Mapping { virt: 0x10_0000, pages: PageSpan::new(0, 512) }, 100);
+        let near = Tables::beside(&kernel, Mapping { virt: 0x4000_0000, pages: PageSpan::new(600, 3) }, 603);
+        assert_eq!(near.span().count, 2, "one of level 2, one of level 1");
+        let filled = TableSet { groups: vec![&kernel, &near] }.filled(Mfn).collect();
+        assert_eq!(walk(&filled, 100, 0x10_0000), Some((0, true)));
+        assert_eq!(walk(&filled, 100, 0x2f_f000), Some((511, true)));
+        assert_eq!(walk(&filled, 100, 0x4000_2000), Some((602, true)));
+        assert_eq!(walk(&filled, 100, 0x4000_3000), None);
+    }
+}

@@ -1,0 +1,205 @@
+//! Building a PVH domain.
+//!
+//! # Requests to the hypervisor
+//!
+//! For a domain of 64 MiB, where Xen has superpages:
+//!
+//! | request | hypercalls |
+//! |---|---|
+//! | `set_memory_map` | 1 |
+//! | `claim_pages`, if asked for | 1 |
+//! | `populate_physmap`: 32 extents of 2 MiB, then the pages in the hole | 2 |
+//! | `map_foreign`, everything that is filled, then unmapped | 1 mapping |
+//! | `set_hvm_params`: six of them, and the caller's | 6, or 1 as a multicall |
+//! | `set_hvm_boot_cpu`: read, change, write | 3 |
+//! | `map_grant_frames` | 1 mapping |
+//!
+//! A domain of 1 GiB or more takes one `populate_physmap` more; one that is populated on demand, one more and a
+//! `set_pod_target`.
+//!
+//! # HVM parameters
+//!
+//! `STORE_*` and `CONSOLE_*` tell the guest its rings. `IDENT_PT` is read by Xen on Intel processors without unrestricted
+//! guest mode alone, to run a guest with paging off, and ignored elsewhere; 4.17 and 4.22 agree. `MONITOR_RING_PFN` is no
+//! concern of the guest's: an introspection tool takes the frame that it names for its own, so that it must not stay 0.
+//! Not set: `VM86_TSS` (real mode, which a PVH guest never enters; libxc does not set it either), `PAE_ENABLED` (refused
+//! by all these versions), and the frames of I/O request servers, which have no business with a domain without emulated devices.
+
+mod acpi;
+mod aml;
+mod layout;
+mod start_info;
+
+use xen_image::{Feature, Image, PvhKernel};
+use xen_port::{Gfn, GuestKind, HvmBootCpu, HvmParam, Hypervisor, PAGE_SHIFT, PopulateFlags};
+
+use self::acpi::Acpi;
+use self::layout::{CONSOLE, HOLE_FIRST, IDENT_PT, Layout, MONITOR_RING, STORE, Sizes};
+use crate::area::Area;
+use crate::error::{During, Result, Step};
+use crate::place::{place_kernel, place_module};
+use crate::populate::{Claim, ORDER_1GIB, Populate};
+use crate::request::{BuildRequest, Built, ExtentCounts};
+use crate::span::{PAGE_BYTES, PageSpan};
+use crate::{grants, rings};
+
+/// Checks all that can be checked before there is a domain: the kernel, the command lines, and whether the memory holds
+/// what the domain starts with. [`build_pvh`] does it too.
+///
+/// # Errors
+/// Every [`crate::BuildError`] that does not come from the hypervisor.
+pub fn check_pvh(request: &BuildRequest<'_>) -> Result<()> {
+    Plan::new(request).map(|_| ())
+}
+
+/// Fills a new PVH domain: afterwards it can be introduced to xenstore and unpaused. Its paging memory pool has to be set
+/// before.
+///
+/// # Errors
+/// [`crate::BuildError`]. Nothing is claimed or mapped then; the domain holds part of its memory and is to be destroyed.
+pub fn build_pvh(hv: &dyn Hypervisor, request: &BuildRequest<'_>) -> Result<Built> {
+    let plan = Plan::new(request)?;
+    let domid = request.domid;
+    hv.set_memory_map(domid, &plan.layout.memory_map()).during(domid, Step::SetMemoryMap)?;
+    let extents = plan.populate(hv)?;
+    plan.fill(hv)?;
+    hv.set_hvm_params(domid, &plan.hvm_params()).during(domid, Step::SetHvmParams)?;
+    hv.set_hvm_boot_cpu(domid, &plan.boot_cpu()).during(domid, Step::SetBootCpu)?;
+    let (store, console) = (Gfn(STORE), Gfn(CONSOLE));
+    grants::seed(hv, request, console, store)?;
+    Ok(Built { store_gfn: store, console_gfn: console, extents })
+}
+
+/// All that is decided before the first request.
+struct Plan<'a> {
+    request: &'a BuildRequest<'a>,
+    kernel: PvhKernel,
+    layout: Layout,
+    acpi: Acpi,
+}
+
+impl<'a> Plan<'a> {
+    fn new(request: &'a BuildRequest<'a>) -> Result<Plan<'a>> {
+        request.check(GuestKind::Pvh)?;
+        let kernel = request.kernel.pvh()?;
+        let acpi = tables(request);
+        let module_lens: Vec<u64> = request.modules.iter().map(|module| module.module.size_bytes()).collect();
+        let sizes = Sizes {
+            target_pages: request.target_pages(),
+            max_pages: request.max_pages(),
+            module_lens: &module_lens,
+            acpi_len: acpi.bytes.len() as u64,
+            wants_low_rsdp: wants_low_rsdp(request.kernel, &kernel),
+        };
+        let layout = Layout::new(&kernel, &sizes, |map_entries| start_info::len(request, map_entries))?;
+        Ok(Plan { request, kernel, layout, acpi })
+    }
+
+    fn populate(&self, hv: &dyn Hypervisor) -> Result<ExtentCounts> {
+        let (target_pages, extra) = (self.request.target_pages(), self.layout.extra());
+        let wanted_pages = target_pages + extra.iter().map(|span| span.count).sum::<u64>();
+        let how = Populate {
+            hv,
+            domid: self.request.domid,
+            max_order: ORDER_1GIB,
+            flags: PopulateFlags::default(),
+            wanted_pages,
+        };
+        let claim = Claim::stake(&how, wanted_pages, self.request.claim)?;
+        let counts = if target_pages < self.request.max_pages() {
+            self.populate_on_demand(&how, &extra)?
+        } else {
+            let spans = [self.layout.ram().as_slice(), &extra].concat();
+            how.spans(&spans, |_, _, _| ())?
+        };
+        claim.fulfilled();
+        Ok(counts)
+    }
+
+    /// Gives Xen the memory of the start as a cache, from which it fills the addresses of `maxmem` as they are touched.
+    fn populate_on_demand(&self, how: &Populate<'_>, extra: &[PageSpan]) -> Result<ExtentCounts> {
+        let domid = self.request.domid;
+        how.hv
+            .set_pod_target(domid, self.request.target_pages())
+            .map_err(|error| how.explain(Step::SetPodTarget, error))?;
+        let flags = PopulateFlags { on_demand: true, ..how.flags };
+        let on_demand = Populate { flags, ..*how };
+        on_demand.spans(&self.layout.ram(), |_, _, _| ())?;
+        how.spans(extra, |_, _, _| ())
+    }
+
+    fn fill(&self, hv: &dyn Hypervisor) -> Result<()> {
+        let layout = &self.layout;
+        let mut area = Area::map(hv, self.request.domid, &layout.filled(), Gfn)?;
+        place_kernel(&mut area, self.request.kernel, layout.kernel, |segment| segment.paddr)?;
+        for (module, span) in self.request.modules.iter().zip(&layout.modules) {
+            place_module(&mut area, module.module, *span)?;
+        }
+        write_span(&mut area, Step::WriteStartInfo, layout.start_info, &self.start_info())?;
+        write_span(&mut area, Step::WriteAcpi, layout.acpi, &self.acpi.bytes)?;
+        self.write_low_rsdp(&mut area)?;
+        rings::clear(&mut area, STORE, CONSOLE)?;
+        write_span(&mut area, Step::WriteIdentPt, PageSpan::new(IDENT_PT, 1), &identity_directory())
+    }
+
+    fn start_info(&self) -> Vec<u8> {
+        let Layout { start_info, modules, acpi, .. } = &self.layout;
+        let map = self.layout.memory_map();
+        start_info::start_info(self.request, start_info.address(), modules, &map, acpi.address())
+    }
+
+    /// A second RSDP 64 bytes below 1 MiB, where a search of the BIOS area finds it.
+    fn write_low_rsdp(&self, area: &mut Area) -> Result<()> {
+        const BYTES_BELOW_END: usize = 64;
+        let Some(page) = self.layout.low_rsdp else { return Ok(()) };
+        let mut bytes = vec![0; PAGE_BYTES as usize - BYTES_BELOW_END];
+        bytes.extend(&self.acpi.rsdp);
+        write_span(area, Step::WriteAcpi, PageSpan::new(page, 1), &bytes)
+    }
+
+    fn hvm_params(&self) -> Vec<(HvmParam, u64)> {
+        let BuildRequest { store, console, hvm_params, .. } = self.request;
+        let mut params = vec![
+            (HvmParam::StorePfn, STORE),
+            (HvmParam::StoreEvtchn, store.port.0.into()),
+            (HvmParam::ConsolePfn, CONSOLE),
+            (HvmParam::ConsoleEvtchn, console.port.0.into()),
+            (HvmParam::IdentPt, IDENT_PT << PAGE_SHIFT),
+            (HvmParam::MonitorRingPfn, MONITOR_RING),
+        ];
+        params.extend(*hvm_params);
+        params
+    }
+
+    fn boot_cpu(&self) -> HvmBootCpu {
+        // The layout has it below the hole, so below 4 GiB.
+        HvmBootCpu { eip: self.kernel.entry, ebx: self.layout.start_info.address() as u32 }
+    }
+}
+
+fn tables(request: &BuildRequest<'_>) -> Acpi {
+    // At most 128 vCPUs, as `BuildRequest::check` has made sure.
+    let max_vcpus = request.max_vcpus.min(u8::MAX.into()) as u8;
+    let online = request.online_vcpus.clamp(1, max_vcpus.into()) as u8;
+    Acpi::new((HOLE_FIRST << PAGE_SHIFT) as u32, max_vcpus, online)
+}
+
+/// Linux before 5.0 looks for the RSDP in the BIOS area alone; later ones say that they need not.
+fn wants_low_rsdp(image: &Image, kernel: &PvhKernel) -> bool {
+    let is_linux = image.notes().and_then(|notes| notes.guest_os.as_deref()) == Some("linux");
+    is_linux && !kernel.features.supported.contains(Feature::LinuxRsdpUnrestricted)
+}
+
+/// Pages that start with `bytes` and are zero otherwise.
+fn write_span(area: &mut Area, step: Step, span: PageSpan, bytes: &[u8]) -> Result<()> {
+    area.write(step, span.address(), bytes)?;
+    let len = bytes.len() as u64;
+    area.zero(step, span.address() + len, span.size_bytes().saturating_sub(len))
+}
+
+/// A 32-bit page directory of 4 MiB pages that maps every address to itself.
+fn identity_directory() -> Vec<u8> {
+    // Present, writable, for users, accessed, dirty, large.
+    const FLAGS: u32 = 1 | 1 << 1 | 1 << 2 | 1 << 5 | 1 << 6 | 1 << 7;
+    (0..1024_u32).flat_map(|index| (index << 22 | FLAGS).to_le_bytes()).collect()
+}

@@ -1,0 +1,174 @@
+//! What is to be built, and what came of it.
+
+use xen_image::{Image, Module};
+use xen_port::{DomId, EvtchnPort, GuestKind, Gfn, HvmParam};
+
+use crate::error::{BuildError, Result};
+
+/// The most memory that a domain can be asked to have: 16 TiB, the end of what 32-bit grant entries can name.
+const MEMORY_MAX_KIB: u64 = 16 << 30;
+/// What a PV start_info keeps of the command line, with the zero byte that ends it (`MAX_GUEST_CMDLINE`).
+pub(crate) const PV_CMDLINE_BYTES: usize = 1024;
+/// PVH's contract sets no limit. Linux reads 2 KiB; this is far beyond what any kernel reads.
+const PVH_CMDLINE_MAX: usize = 64 << 10;
+const PVH_MODULES_MAX: usize = 8;
+/// `HVM_MAX_VCPUS`, in `xen/include/public/hvm/hvm_info_table.h`.
+const PVH_VCPUS_MAX: u32 = 128;
+/// `MAX_VIRT_CPUS`, in `xen/arch/x86/include/asm/config.h`.
+const PV_VCPUS_MAX: u32 = 8192;
+
+/// An event channel that was made for the domain, and who is at its other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Channel {
+    /// The port in the new domain.
+    pub port: EvtchnPort,
+    /// The domain at the other end: the one that runs xenstored or xenconsoled.
+    pub backend: DomId,
+}
+
+/// A module that the kernel finds in its memory: its ramdisk, say.
+#[derive(Clone, Copy, Debug)]
+pub struct BootModule<'a> {
+    /// Its bytes.
+    pub module: &'a Module,
+    /// A command line of its own (PVH). PV has no place for one: leave it empty.
+    pub cmdline: &'a str,
+}
+
+/// A domain to be filled: it exists, with its vCPUs, its memory limit and its event channels, and is empty otherwise.
+#[derive(Clone, Copy, Debug)]
+pub struct BuildRequest<'a> {
+    /// The domain.
+    pub domid: DomId,
+    /// The kernel.
+    pub kernel: &'a Image,
+    /// Its command line. PV: up to 1023 bytes; PVH: up to 64 KiB.
+    pub cmdline: &'a str,
+    /// PV: nothing, or the ramdisk. PVH: up to eight, in order; the shim wants the kernel that it is to start first.
+    pub modules: &'a [BootModule<'a>],
+    /// Memory at the start, in KiB (`memory` of xl.cfg). A part of a page at its end is left out.
+    pub target_kib: u64,
+    /// Memory that the domain may balloon up to, in KiB (`maxmem`); less than `target_kib` counts as that. A PVH domain
+    /// with more than `target_kib` is populated on demand.
+    pub max_kib: u64,
+    /// vCPUs that the domain has.
+    pub max_vcpus: u32,
+    /// vCPUs that are there at the start, counted from vCPU 0.
+    pub online_vcpus: u32,
+    /// Channel to xenstored.
+    pub store: Channel,
+    /// Channel to xenconsoled.
+    pub console: Channel,
+    /// Claims the memory first, so that a lack of it shows before any is allocated, and nobody else takes it meanwhile.
+    pub claim: bool,
+    /// PVH: more parameters to set along with the builder's own, such as `TimerMode`.
+    pub hvm_params: &'a [(HvmParam, u64)],
+}
+
+/// How the memory came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExtentCounts {
+    /// Extents of 1 GiB.
+    pub nr_1gib: u64,
+    /// Extents of 2 MiB.
+    pub nr_2mib: u64,
+    /// Pages of 4 KiB.
+    pub nr_4kib: u64,
+}
+
+/// What the rest of the toolstack needs of a domain that is ready to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Built {
+    /// Frame of xenstore's ring, as xenstored and the `store/ring-ref` node want it: machine frame for PV, guest frame
+    /// for PVH.
+    pub store_gfn: Gfn,
+    /// Frame of the console's ring, for `console/ring-ref`.
+    pub console_gfn: Gfn,
+    /// How the memory came.
+    pub extents: ExtentCounts,
+}
+
+impl BuildRequest<'_> {
+    /// Pages at the start.
+    pub(crate) fn target_pages(&self) -> u64 {
+        self.target_kib / 4
+    }
+
+    /// Pages that the domain may balloon up to.
+    pub(crate) fn max_pages(&self) -> u64 {
+        self.max_kib.max(self.target_kib) / 4
+    }
+
+    /// Checks what does not depend on the layout.
+    pub(crate) fn check(&self, kind: GuestKind) -> Result<()> {
+        let limits = Limits::of(kind);
+        check_memory("memory", self.target_kib)?;
+        check_memory("maxmem", self.max_kib)?;
+        if !(1..=limits.vcpus).contains(&self.max_vcpus) {
+            return Err(BuildError::Vcpus { given: self.max_vcpus, max: limits.vcpus, kind: limits.name });
+        }
+        if self.modules.len() > limits.modules {
+            let given = self.modules.len();
+            return Err(BuildError::TooManyModules { given, max: limits.modules, kind: limits.name });
+        }
+        limits.check_cmdline("the kernel".to_owned(), self.cmdline)?;
+        for (index, module) in self.modules.iter().enumerate() {
+            limits.check_module_cmdline(index, module.cmdline)?;
+        }
+        Ok(())
+    }
+}
+
+fn check_memory(what: &'static str, given_kib: u64) -> Result<()> {
+    if given_kib > MEMORY_MAX_KIB {
+        return Err(BuildError::TooMuchMemory { what, given_kib, max_kib: MEMORY_MAX_KIB });
+    }
+    Ok(())
+}
+
+struct Limits {
+    name: &'static str,
+    cmdline: usize,
+    module_cmdline: usize,
+    modules: usize,
+    vcpus: u32,
+}
+
+impl Limits {
+    fn of(kind: GuestKind) -> Limits {
+        match kind {
+            GuestKind::Pv => Limits {
+                name: "PV",
+                cmdline: PV_CMDLINE_BYTES - 1,
+                module_cmdline: 0,
+                modules: 1,
+                vcpus: PV_VCPUS_MAX,
+            },
+            GuestKind::Pvh | GuestKind::Hvm => Limits {
+                name: "PVH",
+                cmdline: PVH_CMDLINE_MAX,
+                module_cmdline: PVH_CMDLINE_MAX,
+                modules: PVH_MODULES_MAX,
+                vcpus: PVH_VCPUS_MAX,
+            },
+        }
+    }
+
+    fn check_cmdline(&self, what: String, cmdline: &str) -> Result<()> {
+        check_text(what, cmdline, self.cmdline, self.name)
+    }
+
+    fn check_module_cmdline(&self, index: usize, cmdline: &str) -> Result<()> {
+        check_text(format!("module {index}"), cmdline, self.module_cmdline, self.name)
+    }
+}
+
+fn check_text(what: String, cmdline: &str, max: usize, kind: &'static str) -> Result<()> {
+    if let Some(position) = cmdline.bytes().position(|byte| byte == 0) {
+        return Err(BuildError::CommandLineZero { what, position });
+    }
+    if cmdline.len() > max {
+        return Err(BuildError::CommandLineTooLong { what, len: cmdline.len(), max, kind });
+    }
+    Ok(())
+}

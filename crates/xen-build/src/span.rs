@@ -1,0 +1,92 @@
+//! Runs of pages.
+
+use xen_port::PAGE_SHIFT;
+
+/// One mebibyte.
+pub(crate) const MIB: u64 = 1 << 20;
+/// Pages of one mebibyte.
+pub(crate) const PAGES_PER_MIB: u64 = MIB >> PAGE_SHIFT;
+/// [`xen_port::PAGE_SIZE`] as an address is wide.
+pub(crate) const PAGE_BYTES: u64 = 1 << PAGE_SHIFT;
+
+/// How many pages hold `len` bytes.
+pub(crate) fn pages_for(len: u64) -> u64 {
+    len.div_ceil(PAGE_BYTES)
+}
+
+/// How many whole mebibytes hold `nr_pages` pages.
+pub(crate) fn mib_for(nr_pages: u64) -> u64 {
+    nr_pages.div_ceil(PAGES_PER_MIB)
+}
+
+/// A run of a guest's pages, by its own numbering (PV: pseudo-physical, else guest-physical).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PageSpan {
+    /// First page.
+    pub(crate) first: u64,
+    /// How many.
+    pub(crate) count: u64,
+}
+
+impl PageSpan {
+    pub(crate) fn new(first: u64, count: u64) -> PageSpan {
+        PageSpan { first, count }
+    }
+
+    /// The pages that `len` bytes from `address` on touch.
+    pub(crate) fn of_bytes(address: u64, len: u64) -> PageSpan {
+        let first = address >> PAGE_SHIFT;
+        let end = pages_for(address.saturating_add(len));
+        PageSpan { first, count: end.saturating_sub(first) }
+    }
+
+    /// The page after the last.
+    pub(crate) fn end(self) -> u64 {
+        self.first + self.count
+    }
+
+    /// Address of the first byte.
+    pub(crate) fn address(self) -> u64 {
+        self.first << PAGE_SHIFT
+    }
+
+    pub(crate) fn size_bytes(self) -> u64 {
+        self.count << PAGE_SHIFT
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.count == 0
+    }
+
+    pub(crate) fn contains(self, page: u64) -> bool {
+        (self.first..self.end()).contains(&page)
+    }
+
+    pub(crate) fn overlaps(self, other: PageSpan) -> bool {
+        !self.is_empty() && !other.is_empty() && self.first < other.end() && other.first < self.end()
+    }
+
+    pub(crate) fn pages(self) -> std::ops::Range<u64> {
+        self.first..self.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_holds_every_page_that_its_bytes_touch() {
+        assert_eq!(PageSpan::of_bytes(0x1fff, 2), PageSpan::new(1, 2));
+        assert_eq!(PageSpan::of_bytes(0x1000, 0x1000), PageSpan::new(1, 1));
+        assert!(PageSpan::of_bytes(0x1000, 0).is_empty());
+    }
+
+    #[test]
+    fn empty_spans_overlap_nothing() {
+        let span = PageSpan::new(4, 4);
+        assert!(span.overlaps(PageSpan::new(7, 1)));
+        assert!(!span.overlaps(PageSpan::new(8, 1)));
+        assert!(!span.overlaps(PageSpan::new(5, 0)));
+    }
+}
