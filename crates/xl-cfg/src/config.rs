@@ -1,0 +1,303 @@
+//! The whole: from texts to a checked configuration.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::diag::{Code, Diagnostic, Diags, Report};
+use crate::keys::{self, DomainType, KeyClass, KeyInfo};
+use crate::reader::Reader;
+use crate::settings::{Setting, Settings};
+use crate::source::{Location, Source, SourceError, Sources, Span};
+use crate::syntax::{self, Node, Value};
+use crate::types;
+use crate::types::{
+    Actions, Boot, DeviceModel, Disk, Display, Hardware, Hvm, Limits, Memory, PciDevice, Platform,
+    Processors, PvDevices, Time, UsbController, UsbDevice, Vif,
+};
+
+/// A domain's configuration, checked, with xl's defaults where xl itself fills them in.
+///
+/// `None` stands for "not said": the engine's, Xen's or the host's default holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DomainConfig {
+    /// The name.
+    pub name: String,
+    /// The UUID; `None`: a new one.
+    pub uuid: Option<Uuid>,
+    /// The guest's type.
+    #[serde(rename = "type")]
+    pub domain_type: DomainType,
+    /// What it is in the eyes of Xen and the host.
+    pub platform: Platform,
+    /// Its processors.
+    pub processors: Processors,
+    /// Its memory.
+    pub memory: Memory,
+    /// What it boots.
+    pub boot: Boot,
+    /// What happens when it stops by itself.
+    pub actions: Actions,
+    /// Its clocks.
+    pub time: Time,
+    /// Limits on what it uses of Xen's and xenstore's own resources.
+    pub limits: Limits,
+    /// Its disks.
+    pub disks: Vec<Disk>,
+    /// Its network interfaces.
+    pub vifs: Vec<Vif>,
+    /// Host PCI devices passed through.
+    pub pci: Vec<PciDevice>,
+    /// Other paravirtual devices.
+    pub pv_devices: PvDevices,
+    /// USB controllers.
+    pub usb_controllers: Vec<UsbController>,
+    /// Host USB devices passed through.
+    pub usb_devices: Vec<UsbDevice>,
+    /// Where the display goes: VNC and SDL outside of `vfb`.
+    pub display: Display,
+    /// Paravirtual framebuffers (`vfb`).
+    pub framebuffers: Vec<Display>,
+    /// Host hardware that it may touch.
+    pub hardware: Hardware,
+    /// The device model.
+    pub device_model: DeviceModel,
+    /// The emulated machine, for HVM guests.
+    pub hvm: Option<Hvm>,
+    /// Every setting as it was given, by name: those without a typed form too.
+    pub raw: BTreeMap<String, Value>,
+}
+
+/// A setting that a configuration has.
+#[derive(Debug, Clone, Copy)]
+pub struct SetKey<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// How much it matters.
+    pub class: KeyClass,
+    /// What is known of it.
+    pub info: Option<&'static KeyInfo>,
+    /// The place of the name.
+    pub span: Span,
+    /// The value with its place.
+    pub value: &'a Node,
+}
+
+/// A configuration that was accepted, with the places of its settings and what is to be said about it.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The configuration.
+    pub domain: DomainConfig,
+    settings: Settings,
+    report: Report,
+}
+
+impl Config {
+    /// Where a setting's name stands; `None` if it is not set.
+    #[must_use]
+    pub fn span_of(&self, key: &str) -> Option<Span> {
+        self.settings.get(key).map(|setting| setting.key_span)
+    }
+
+    /// The same as file, line and column.
+    #[must_use]
+    pub fn location_of(&self, key: &str) -> Option<Location> {
+        self.span_of(key).map(|span| self.sources().locate(span))
+    }
+
+    /// Whether a setting is set.
+    #[must_use]
+    pub fn is_set(&self, key: &str) -> bool {
+        self.settings.get(key).is_some()
+    }
+
+    /// All settings, in the order of their places.
+    pub fn set_keys(&self) -> impl Iterator<Item = SetKey<'_>> {
+        self.settings.in_order().into_iter().map(
+            |Setting {
+                 key,
+                 key_span,
+                 value,
+                 ..
+             }| {
+                let info = keys::lookup(key);
+                SetKey {
+                    name: key,
+                    class: keys::class_of(key),
+                    info,
+                    span: *key_span,
+                    value,
+                }
+            },
+        )
+    }
+
+    /// The warnings.
+    #[must_use]
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// The texts that the configuration was made from.
+    #[must_use]
+    pub fn sources(&self) -> &Sources {
+        self.report.sources()
+    }
+
+    /// Refuses every setting for which `why` has an answer: `"disks are not supported yet"`. The warnings so far stay
+    /// in the report.
+    ///
+    /// # Errors
+    /// [`Rejected`] if `why` had any answer.
+    pub fn refuse_keys(
+        mut self,
+        why: impl Fn(&SetKey<'_>, &DomainConfig) -> Option<String>,
+    ) -> Result<Self, Rejected> {
+        let refused: Vec<Diagnostic> = self
+            .set_keys()
+            .filter_map(|key| {
+                let message = why(&key, &self.domain)?;
+                Some(Diagnostic::error(Code::Unsupported, key.span, message))
+            })
+            .collect();
+        if refused.is_empty() {
+            return Ok(self);
+        }
+        refused
+            .into_iter()
+            .for_each(|diagnostic| self.report.push(diagnostic));
+        Err(Rejected(self.report))
+    }
+}
+
+/// A configuration that was refused. `Display` renders the report.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct Rejected(pub Report);
+
+/// Why there is no configuration.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The text could not be had.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The text is wrong.
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+}
+
+impl Error {
+    /// The diagnostics, if the text was at fault.
+    #[must_use]
+    pub fn report(&self) -> Option<&Report> {
+        match self {
+            Self::Source(_) => None,
+            Self::Rejected(Rejected(report)) => Some(report),
+        }
+    }
+}
+
+/// Reads a configuration file. `overrides` are the `name=value` arguments of the command line: they come after the
+/// file's text, one a line, and each may hold several settings separated by `;`.
+///
+/// # Errors
+/// [`Error`]: the file cannot be had, or the configuration is refused.
+pub fn read_file<S: AsRef<str>>(path: &std::path::Path, overrides: &[S]) -> Result<Config, Error> {
+    parse(Source::read_file(path)?, overrides)
+}
+
+/// Parses and checks a configuration. `overrides` as for [`read_file`].
+///
+/// # Errors
+/// [`Error::Rejected`] with every error found, or [`Error::Source`] if the overrides are too large.
+pub fn parse<S: AsRef<str>>(source: Source, overrides: &[S]) -> Result<Config, Error> {
+    let overrides = Source::from_overrides(overrides)?;
+    let mut diags = Diags::default();
+    let mut settings = Settings::default();
+    let sources = vec![source, overrides];
+    for (source, index) in sources.iter().zip(0..) {
+        let statements = syntax::parse(source, index, &mut diags);
+        settings.apply(statements, source, &mut diags);
+    }
+    let domain = build(&settings, &mut diags);
+    let report = diags.into_report(Sources::new(sources));
+    match domain {
+        Some(domain) if !report.has_errors() => Ok(Config {
+            domain,
+            settings,
+            report,
+        }),
+        _ => Err(Rejected(report).into()),
+    }
+}
+
+/// Parses a text as one value. For tests and tools; a configuration is parsed with [`parse`].
+///
+/// # Errors
+/// [`Error`] as for [`parse`].
+pub fn parse_value(text: &str) -> Result<Value, Error> {
+    let source = Source::from_bytes("<value>", format!("value={text}").as_bytes())?;
+    let mut diags = Diags::default();
+    let statements = syntax::parse(&source, 0, &mut diags);
+    match statements.as_slice() {
+        [statement] if !diags.has_errors() => Ok(statement.value.to_value()),
+        _ => Err(Rejected(diags.into_report(Sources::new(vec![source]))).into()),
+    }
+}
+
+/// `None` if there is no name; whatever else is wrong is in `diags`.
+fn build(settings: &Settings, diags: &mut Diags) -> Option<DomainConfig> {
+    // What a wrong statement would have said is not known, so nothing is missed for sure.
+    let complete = !diags.has_errors();
+    let mut reader = Reader::new(settings, diags);
+    let domain_type = types::read_type(&mut reader);
+    keys::check(settings, domain_type, reader.diags);
+    let name = types::read_name(&mut reader);
+    let boot = Boot::read(&mut reader, domain_type);
+    if complete {
+        check_name_given(settings, reader.diags);
+        boot.check_complete(domain_type, reader.diags);
+    }
+    let vnuma = types::read_vnuma(&mut reader);
+    let hvm =
+        (domain_type == DomainType::Hvm).then(|| Hvm::read(&mut reader, boot.firmware.as_deref()));
+    let domain = DomainConfig {
+        name: name.clone().unwrap_or_default(),
+        uuid: types::read_uuid(&mut reader),
+        domain_type,
+        platform: Platform::read(&mut reader),
+        processors: Processors::read(&mut reader, &vnuma),
+        memory: Memory::read(&mut reader, vnuma),
+        boot,
+        actions: Actions::read(&mut reader),
+        time: Time::read(&mut reader, domain_type),
+        limits: Limits::read(&mut reader),
+        disks: Disk::read_all(&mut reader),
+        vifs: Vif::read_all(&mut reader),
+        pci: types::read_pci(&mut reader),
+        pv_devices: PvDevices::read(&mut reader),
+        usb_controllers: types::read_usb_controllers(&mut reader),
+        usb_devices: types::read_usb_devices(&mut reader),
+        display: Display::read(&mut reader),
+        framebuffers: types::read_framebuffers(&mut reader),
+        hardware: Hardware::read(&mut reader),
+        device_model: DeviceModel::read(&mut reader),
+        hvm,
+        raw: settings
+            .in_order()
+            .iter()
+            .map(|setting| (setting.key.clone(), setting.value.to_value()))
+            .collect(),
+    };
+    name.map(|_| domain)
+}
+
+fn check_name_given(settings: &Settings, diags: &mut Diags) {
+    if settings.get("name").is_none() {
+        let message = "the domain has no name";
+        diags
+            .push(Diagnostic::error(Code::Missing, None, message).help("write `name = \"guest\"`"));
+    }
+}

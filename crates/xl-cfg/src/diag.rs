@@ -1,0 +1,328 @@
+//! Diagnostics: what is wrong with a configuration, where, and what to write instead.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use crate::render;
+use crate::source::{Location, Sources, Span};
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// The configuration is refused.
+    Error,
+    /// The configuration is taken, but something in it is not what it seems.
+    Warning,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        })
+    }
+}
+
+/// The kind of a finding: stable, for programs that read the JSON form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    /// The text is not a list of `name = value` settings.
+    Syntax,
+    /// The text has bytes that it should not have: no UTF-8, NUL, carriage returns.
+    Encoding,
+    /// A list where a single value belongs, or the other way round.
+    WrongType,
+    /// A value that is not one of those the setting takes.
+    BadValue,
+    /// A number outside what the setting takes.
+    OutOfRange,
+    /// A setting, parameter or flag that nobody knows.
+    UnknownName,
+    /// A setting or notation that has a better successor.
+    Deprecated,
+    /// Something that has no effect here.
+    NoEffect,
+    /// One setting given twice.
+    Duplicate,
+    /// Settings that contradict each other.
+    Conflict,
+    /// Something that has to be there is not.
+    Missing,
+    /// A setting that is understood, but not supported by the program that reads it.
+    Unsupported,
+}
+
+/// A remark that belongs to a diagnostic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The place that the remark speaks of.
+    pub span: Option<Span>,
+    /// The remark.
+    pub text: String,
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// Error or warning.
+    pub severity: Severity,
+    /// The kind of finding.
+    pub code: Code,
+    /// The place; `None` where the configuration as a whole is meant.
+    pub span: Option<Span>,
+    /// What is wrong.
+    pub message: String,
+    /// Remarks, some with places of their own.
+    pub notes: Vec<Note>,
+    /// What to write instead.
+    pub help: Option<String>,
+}
+
+impl Diagnostic {
+    /// An error at a place.
+    pub fn error(code: Code, span: impl Into<Option<Span>>, message: impl Into<String>) -> Self {
+        Self::new(Severity::Error, code, span.into(), message.into())
+    }
+
+    /// A warning at a place.
+    pub fn warning(code: Code, span: impl Into<Option<Span>>, message: impl Into<String>) -> Self {
+        Self::new(Severity::Warning, code, span.into(), message.into())
+    }
+
+    fn new(severity: Severity, code: Code, span: Option<Span>, message: String) -> Self {
+        Self {
+            severity,
+            code,
+            span,
+            message,
+            notes: Vec::new(),
+            help: None,
+        }
+    }
+
+    /// Adds what to write instead.
+    #[must_use]
+    pub fn help(mut self, text: impl Into<String>) -> Self {
+        self.help = Some(text.into());
+        self
+    }
+
+    /// Adds a remark.
+    #[must_use]
+    pub fn note(mut self, text: impl Into<String>) -> Self {
+        self.notes.push(Note {
+            span: None,
+            text: text.into(),
+        });
+        self
+    }
+
+    /// Adds a remark about another place.
+    #[must_use]
+    pub fn note_at(mut self, span: Span, text: impl Into<String>) -> Self {
+        self.notes.push(Note {
+            span: Some(span),
+            text: text.into(),
+        });
+        self
+    }
+}
+
+/// Collects diagnostics while a configuration is read. Keeps a bounded number.
+#[derive(Debug, Default)]
+pub(crate) struct Diags {
+    list: Vec<Diagnostic>,
+    nr_dropped: usize,
+    has_errors: bool,
+}
+
+impl Diags {
+    /// A text of one mebibyte can be wrong half a million times; nobody reads that.
+    const MAX: usize = 100;
+
+    pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
+        self.has_errors |= diagnostic.severity == Severity::Error;
+        if self.is_full() {
+            self.nr_dropped += 1;
+        } else {
+            self.list.push(diagnostic);
+        }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.list.len() >= Self::MAX
+    }
+
+    pub(crate) fn has_errors(&self) -> bool {
+        self.has_errors
+    }
+
+    pub(crate) fn into_report(mut self, sources: Sources) -> Report {
+        self.list.sort_by_key(|diagnostic| diagnostic.span);
+        Report {
+            sources,
+            diagnostics: self.list,
+            nr_dropped: self.nr_dropped,
+            has_errors: self.has_errors,
+        }
+    }
+}
+
+/// All diagnostics of one configuration, with the texts they speak of. Serialises as a list of located findings.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    sources: Sources,
+    diagnostics: Vec<Diagnostic>,
+    nr_dropped: usize,
+    has_errors: bool,
+}
+
+impl Report {
+    /// Whether the configuration is refused.
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        self.has_errors
+    }
+
+    /// Whether there is nothing to say.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.diagnostics.is_empty()
+    }
+
+    /// The findings in the order of their places.
+    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.diagnostics.iter()
+    }
+
+    /// How many findings were left out because there were too many.
+    #[must_use]
+    pub fn nr_dropped(&self) -> usize {
+        self.nr_dropped
+    }
+
+    /// The texts that the findings speak of.
+    #[must_use]
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// Adds a finding of the caller's own.
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        self.has_errors |= diagnostic.severity == Severity::Error;
+        self.diagnostics.push(diagnostic);
+    }
+
+    /// The findings as text with source lines and carets, `color` with ANSI colours. Ends with a newline unless empty.
+    #[must_use]
+    pub fn render(&self, color: bool) -> String {
+        let mut out = String::new();
+        for diagnostic in &self.diagnostics {
+            out.push_str(&render::diagnostic(diagnostic, &self.sources, color));
+        }
+        if self.nr_dropped > 0 {
+            out.push_str(&format!(
+                "{}: and {} more like these\n",
+                self.sources.main_name(),
+                self.nr_dropped
+            ));
+        }
+        out
+    }
+
+    /// The findings with their places spelt out: what the JSON form holds.
+    pub fn located(&self) -> impl Iterator<Item = Located<'_>> {
+        self.diagnostics
+            .iter()
+            .map(|diagnostic| Located::new(diagnostic, &self.sources))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.render(false).trim_end())
+    }
+}
+
+impl Serialize for Report {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.located())
+    }
+}
+
+/// A diagnostic with its place spelt out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Located<'a> {
+    /// Error or warning.
+    pub severity: Severity,
+    /// The kind of finding.
+    pub code: Code,
+    /// The file or text.
+    pub file: String,
+    /// Line, from 1, where there is a place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    /// Column, from 1, in characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<usize>,
+    /// How many characters the place covers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub length: Option<usize>,
+    /// What is wrong.
+    pub message: &'a str,
+    /// Remarks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<LocatedNote<'a>>,
+    /// What to write instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub help: Option<&'a str>,
+}
+
+/// A note with its place spelt out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LocatedNote<'a> {
+    /// `file:line:column`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// The remark.
+    pub text: &'a str,
+}
+
+impl<'a> Located<'a> {
+    fn new(diagnostic: &'a Diagnostic, sources: &Sources) -> Self {
+        let place: Option<Location> = diagnostic.span.map(|span| sources.locate(span));
+        Self {
+            severity: diagnostic.severity,
+            code: diagnostic.code,
+            file: place.as_ref().map_or_else(
+                || sources.main_name().to_owned(),
+                |place| place.file.clone(),
+            ),
+            line: place.as_ref().map(|place| place.line),
+            column: place.as_ref().map(|place| place.column),
+            length: diagnostic
+                .span
+                .map(|span| sources.text(span).chars().count()),
+            message: &diagnostic.message,
+            notes: diagnostic
+                .notes
+                .iter()
+                .map(|note| LocatedNote::new(note, sources))
+                .collect(),
+            help: diagnostic.help.as_deref(),
+        }
+    }
+}
+
+impl<'a> LocatedNote<'a> {
+    fn new(note: &'a Note, sources: &Sources) -> Self {
+        Self {
+            at: note.span.map(|span| sources.locate(span).to_string()),
+            text: &note.text,
+        }
+    }
+}

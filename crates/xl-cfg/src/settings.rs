@@ -1,0 +1,137 @@
+//! The settings that a configuration's statements amount to: later ones win, `+=` appends.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use crate::diag::{Code, Diagnostic, Diags};
+use crate::source::{Source, Span};
+use crate::syntax::{Node, NodeKind, Operation, Statement};
+
+/// One setting as it stands after the last statement.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// The name.
+    pub key: String,
+    /// The place of the name, in the statement that had the last word.
+    pub key_span: Span,
+    /// The value. After `+=` its place is that of the last piece.
+    pub value: Node,
+    /// Whether the last statement was a `+=`.
+    pub appended: bool,
+}
+
+/// All settings by name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Settings(BTreeMap<String, Setting>);
+
+impl Settings {
+    pub(crate) fn get(&self, key: &str) -> Option<&Setting> {
+        self.0.get(key)
+    }
+
+    /// The settings in the order of their places.
+    pub(crate) fn in_order(&self) -> Vec<&Setting> {
+        let mut all: Vec<&Setting> = self.0.values().collect();
+        all.sort_by_key(|setting| setting.key_span);
+        all
+    }
+
+    /// Applies one text's statements. Overrides from the command line replace without a warning: that is their use.
+    pub(crate) fn apply(&mut self, statements: Vec<Statement>, source: &Source, diags: &mut Diags) {
+        for statement in statements {
+            match self.0.entry(statement.key.clone()) {
+                Entry::Vacant(entry) => {
+                    entry.insert(Setting::from(statement));
+                }
+                Entry::Occupied(mut entry) => match statement.operation {
+                    Operation::Append => append(entry.get_mut(), statement, diags),
+                    Operation::Assign => {
+                        let overrides = source.is_command_line()
+                            && entry.get().key_span.source != statement.key_span.source;
+                        if !overrides {
+                            diags.push(duplicate(entry.get(), &statement));
+                        }
+                        entry.insert(Setting::from(statement));
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl From<Statement> for Setting {
+    fn from(statement: Statement) -> Self {
+        let Statement {
+            key,
+            key_span,
+            operation,
+            value,
+        } = statement;
+        Self {
+            key,
+            key_span,
+            value,
+            appended: operation == Operation::Append,
+        }
+    }
+}
+
+fn duplicate(earlier: &Setting, later: &Statement) -> Diagnostic {
+    Diagnostic::warning(
+        Code::Duplicate,
+        later.key_span,
+        format!("`{}` is set again; this one counts", later.key),
+    )
+    .note_at(earlier.key_span, "set here first, without effect")
+    .help(format!(
+        "take one of them out, or append with `{} += ...`",
+        later.key
+    ))
+}
+
+fn append(setting: &mut Setting, statement: Statement, diags: &mut Diags) {
+    let Statement {
+        key,
+        key_span,
+        value,
+        ..
+    } = statement;
+    match (&mut setting.value.kind, value.kind) {
+        (NodeKind::List(items), NodeKind::List(more)) => items.extend(more),
+        (NodeKind::List(_), _) => {
+            return diags.push(mixed(setting, &key, value.span, "a single value", "a list"));
+        }
+        (_, NodeKind::List(_)) => {
+            return diags.push(mixed(setting, &key, value.span, "a list", "a single value"));
+        }
+        (old, NodeKind::Text { text: more, .. } | NodeKind::Number(more)) => {
+            append_text(old, &more)
+        }
+    }
+    setting.value.span = value.span;
+    setting.key_span = key_span;
+    setting.appended = true;
+}
+
+fn append_text(old: &mut NodeKind, more: &str) {
+    if let NodeKind::Number(text) = old {
+        *old = NodeKind::Text {
+            text: std::mem::take(text),
+            verbatim: false,
+        };
+    }
+    if let NodeKind::Text { text, verbatim } = old {
+        text.push_str(more);
+        *verbatim = false;
+    }
+}
+
+fn mixed(setting: &Setting, key: &str, span: Span, new: &str, old: &str) -> Diagnostic {
+    Diagnostic::error(
+        Code::WrongType,
+        span,
+        format!("cannot append {new} to `{key}`, which is {old}"),
+    )
+    .note_at(setting.key_span, "set here")
+    .help(format!("append {old}"))
+}

@@ -1,0 +1,311 @@
+//! Configuration texts and positions in them.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// The name that diagnostics show for overrides given on the command line.
+pub const COMMAND_LINE: &str = "<command line>";
+
+/// A piece of one source text, as byte offsets into that text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span {
+    /// Index of the text in [`Sources`].
+    pub source: u32,
+    /// Offset of the first byte.
+    pub start: u32,
+    /// Offset of the byte after the last one.
+    pub end: u32,
+}
+
+impl Span {
+    pub(crate) fn new(source: u32, range: Range<usize>) -> Self {
+        let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        Self {
+            source,
+            start: offset(range.start),
+            end: offset(range.end),
+        }
+    }
+
+    /// From the start of `self` to the end of `last`. Spans of different texts do not join: `self` stays.
+    pub(crate) fn to(self, last: Span) -> Self {
+        if self.source == last.source {
+            Self {
+                end: last.end.max(self.end),
+                ..self
+            }
+        } else {
+            self
+        }
+    }
+
+    /// The part of `self` that lies `range` bytes after its start.
+    pub(crate) fn part(self, range: Range<usize>) -> Self {
+        let offset = |at: usize| {
+            u32::try_from(at).map_or(self.end, |at| self.start.saturating_add(at).min(self.end))
+        };
+        Self {
+            source: self.source,
+            start: offset(range.start),
+            end: offset(range.end),
+        }
+    }
+
+    pub(crate) fn range(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+}
+
+/// Why a source text could not be had at all.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// The file could not be opened or read.
+    #[error("cannot read the configuration file `{path}`: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A directory, a pipe or a device stands where a file should.
+    #[error("cannot read the configuration file `{path}`: it is not a regular file")]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The text is larger than [`Source::MAX_BYTES`].
+    #[error("`{name}` is larger than {} KiB, the most that a configuration may have; is it the right file?", Source::MAX_BYTES / 1024)]
+    TooLarge {
+        /// The file's or text's name.
+        name: String,
+    },
+}
+
+/// One configuration text and the name that diagnostics give it.
+#[derive(Debug, Clone)]
+pub struct Source {
+    name: String,
+    text: String,
+    /// Offsets in `text` of the replacement characters that stand for bytes that are no UTF-8.
+    not_utf8: Vec<usize>,
+    line_starts: Vec<usize>,
+    starts_with_bom: bool,
+}
+
+impl Source {
+    /// The largest text that is accepted, in bytes.
+    pub const MAX_BYTES: usize = 1 << 20;
+
+    /// Takes a text that is in memory already.
+    ///
+    /// # Errors
+    /// [`SourceError::TooLarge`].
+    pub fn from_bytes(name: impl Into<String>, bytes: &[u8]) -> Result<Self, SourceError> {
+        let name = name.into();
+        if bytes.len() > Self::MAX_BYTES {
+            return Err(SourceError::TooLarge { name });
+        }
+        let (text, not_utf8) = decode(bytes);
+        let starts_with_bom = text.starts_with('\u{feff}');
+        let line_starts = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
+        Ok(Self {
+            name,
+            text,
+            not_utf8,
+            line_starts,
+            starts_with_bom,
+        })
+    }
+
+    /// Reads a file. `/dev/null` counts as an empty one, as `xl create /dev/null name=...` has it.
+    ///
+    /// # Errors
+    /// [`SourceError`]: unreadable, no regular file, or too large.
+    pub fn read_file(path: &Path) -> Result<Self, SourceError> {
+        let name = path.display().to_string();
+        if path == Path::new("/dev/null") {
+            return Self::from_bytes(name, b"");
+        }
+        let failed = |source| SourceError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        // Looked at before it is opened: opening a pipe would wait for a writer.
+        if !std::fs::metadata(path).map_err(failed)?.is_file() {
+            return Err(SourceError::NotAFile {
+                path: path.to_owned(),
+            });
+        }
+        let mut bytes = Vec::new();
+        let limit = Self::MAX_BYTES as u64 + 1;
+        File::open(path)
+            .and_then(|file| file.take(limit).read_to_end(&mut bytes))
+            .map_err(failed)?;
+        Self::from_bytes(name, &bytes)
+    }
+
+    /// The overrides of a command line as one text, one argument a line.
+    pub(crate) fn from_overrides<S: AsRef<str>>(overrides: &[S]) -> Result<Self, SourceError> {
+        let mut text = String::new();
+        for argument in overrides {
+            text.push_str(argument.as_ref());
+            text.push('\n');
+        }
+        Self::from_bytes(COMMAND_LINE, text.as_bytes())
+    }
+
+    /// The name that diagnostics show.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The text; bytes that were no UTF-8 are U+FFFD.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(crate) fn is_command_line(&self) -> bool {
+        self.name == COMMAND_LINE
+    }
+
+    pub(crate) fn starts_with_bom(&self) -> bool {
+        self.starts_with_bom
+    }
+
+    /// Whether a byte that is no UTF-8 lies in `range`.
+    pub(crate) fn has_bad_byte_in(&self, range: &Range<usize>) -> bool {
+        let first = self.not_utf8.partition_point(|&at| at < range.start);
+        self.not_utf8.get(first).is_some_and(|&at| at < range.end)
+    }
+
+    fn line_index(&self, offset: usize) -> usize {
+        self.line_starts
+            .partition_point(|&start| start <= offset)
+            .saturating_sub(1)
+    }
+
+    /// Byte range of a line (counted from 0), without its line end.
+    fn line_range(&self, index: usize) -> Range<usize> {
+        let start = self
+            .line_starts
+            .get(index)
+            .copied()
+            .unwrap_or(self.text.len());
+        let end = self
+            .line_starts
+            .get(index + 1)
+            .map_or(self.text.len(), |next| next - 1);
+        start..end
+    }
+}
+
+fn decode(bytes: &[u8]) -> (String, Vec<usize>) {
+    let mut text = String::with_capacity(bytes.len());
+    let mut not_utf8 = Vec::new();
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        if !chunk.invalid().is_empty() {
+            not_utf8.push(text.len());
+            text.push(char::REPLACEMENT_CHARACTER);
+        }
+    }
+    (text, not_utf8)
+}
+
+/// Where a span starts, as people count: line and column from 1, the column in characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// Name of the file or text.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column, from 1, in characters.
+    pub column: usize,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+/// All texts that one configuration was made from: the file, then the command line.
+#[derive(Debug, Clone, Default)]
+pub struct Sources(Vec<Source>);
+
+impl Sources {
+    pub(crate) fn new(sources: Vec<Source>) -> Self {
+        Self(sources)
+    }
+
+    /// The texts in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Source> {
+        self.0.iter()
+    }
+
+    /// The name of the first text: the file.
+    #[must_use]
+    pub fn main_name(&self) -> &str {
+        self.0.first().map_or("", Source::name)
+    }
+
+    pub(crate) fn get(&self, span: Span) -> Option<&Source> {
+        self.0.get(span.source as usize)
+    }
+
+    /// The text of a span.
+    #[must_use]
+    pub fn text(&self, span: Span) -> &str {
+        self.get(span)
+            .and_then(|source| source.text.get(span.range()))
+            .unwrap_or("")
+    }
+
+    /// File, line and column of a span's start.
+    #[must_use]
+    pub fn locate(&self, span: Span) -> Location {
+        let Some(source) = self.get(span) else {
+            return Location {
+                file: String::new(),
+                line: 1,
+                column: 1,
+            };
+        };
+        let start = span.start as usize;
+        let line = source.line_index(start);
+        let before = source
+            .text
+            .get(source.line_range(line).start..start)
+            .unwrap_or("");
+        Location {
+            file: source.name.clone(),
+            line: line + 1,
+            column: before.chars().count() + 1,
+        }
+    }
+
+    /// The line where a span starts, split into what stands before, in and after the span.
+    pub(crate) fn line_around(&self, span: Span) -> [&str; 3] {
+        let Some(source) = self.get(span) else {
+            return [""; 3];
+        };
+        let line = source.line_range(source.line_index(span.start as usize));
+        let middle =
+            (span.start as usize).min(line.end)..(span.end as usize).clamp(line.start, line.end);
+        let piece = |range: Range<usize>| source.text.get(range).unwrap_or("");
+        [
+            piece(line.start..middle.start),
+            piece(middle.clone()),
+            piece(middle.end..line.end),
+        ]
+    }
+}

@@ -1,0 +1,223 @@
+//! What the guest boots.
+
+use serde::{Deserialize, Serialize};
+
+use crate::diag::{Code, Diagnostic, Diags};
+use crate::keys::DomainType;
+use crate::reader::Reader;
+use crate::syntax::NodeKind;
+
+/// What the guest boots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// Path of the kernel.
+    pub kernel: Option<String>,
+    /// Path of the ramdisk.
+    pub ramdisk: Option<String>,
+    /// The kernel's command line: `cmdline`, else made of `root` and `extra`.
+    pub cmdline: Option<String>,
+    /// The program that finds a kernel on the guest's disk.
+    pub bootloader: Option<String>,
+    /// Its arguments.
+    pub bootloader_args: Vec<String>,
+    /// Whether it runs confined. `None`: confined if `bootloader_user` is set.
+    pub bootloader_restrict: Option<bool>,
+    /// The user that it runs as.
+    pub bootloader_user: Option<String>,
+    /// `firmware`: for HVM a firmware's name or path, else `pvgrub32` or `pvgrub64`.
+    pub firmware: Option<String>,
+    /// The partial device tree for the guest (Arm).
+    pub device_tree: Option<String>,
+    /// The shim that a PV kernel runs in, for PVH guests.
+    pub shim: PvShim,
+}
+
+/// The shim: a small hypervisor inside a PVH guest, for a PV kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PvShim {
+    /// Whether there is one (`pvshim`).
+    pub enabled: bool,
+    /// Its path, if not the usual one.
+    pub path: Option<String>,
+    /// Its command line, if not the usual one.
+    pub cmdline: Option<String>,
+    /// What comes behind its command line.
+    pub extra: Option<String>,
+}
+
+impl Boot {
+    pub(crate) fn read(reader: &mut Reader<'_>, domain_type: DomainType) -> Self {
+        let is_hvm = domain_type == DomainType::Hvm;
+        let boot = Self {
+            kernel: read_kernel(reader, is_hvm),
+            ramdisk: reader.path("ramdisk"),
+            cmdline: read_cmdline(reader),
+            bootloader: if is_hvm {
+                None
+            } else {
+                reader.filled("bootloader", "a program")
+            },
+            bootloader_args: read_bootloader_args(reader),
+            bootloader_restrict: reader.flag("bootloader_restrict"),
+            bootloader_user: reader.filled("bootloader_user", "a user's name"),
+            firmware: reader.filled("firmware", "a firmware"),
+            device_tree: reader.path("device_tree"),
+            shim: if domain_type == DomainType::Pvh {
+                PvShim::read(reader)
+            } else {
+                PvShim::default()
+            },
+        };
+        if is_hvm {
+            boot.check_direct_boot(reader)
+        } else {
+            boot.check_firmware(reader, domain_type)
+        }
+        boot
+    }
+
+    /// Whether something says what to boot. An HVM guest boots from its disks otherwise.
+    pub(crate) fn check_complete(&self, domain_type: DomainType, diags: &mut Diags) {
+        let has = self.kernel.is_some() || self.bootloader.is_some() || self.firmware.is_some();
+        if domain_type != DomainType::Hvm && !has {
+            let message =
+                "there is neither `kernel` nor `bootloader`: the guest has nothing to boot";
+            let help = "write `kernel = \"/path/to/vmlinuz\"`, or `type = \"hvm\"` for a guest that boots from its disk";
+            diags.push(Diagnostic::error(Code::Missing, None, message).help(help));
+        }
+    }
+
+    fn check_direct_boot(&self, reader: &mut Reader<'_>) {
+        if self.kernel.is_some() || reader.is_set("kernel") {
+            return;
+        }
+        for key in ["ramdisk", "cmdline", "root", "extra"] {
+            if let Some(span) = reader.span(key) {
+                let message = format!("`{key}` without `kernel` in an HVM guest");
+                reader.error(
+                    Code::Conflict,
+                    span,
+                    message,
+                    "give a `kernel`, or take the line out",
+                );
+            }
+        }
+    }
+
+    fn check_firmware(&self, reader: &mut Reader<'_>, domain_type: DomainType) {
+        let (Some(firmware), Some(span)) = (&self.firmware, reader.span("firmware")) else {
+            return;
+        };
+        if !matches!(firmware.as_str(), "pvgrub32" | "pvgrub64") {
+            let message =
+                format!("the firmware of a guest of type `{domain_type}` cannot be `{firmware}`");
+            reader.error(
+                Code::BadValue,
+                span,
+                message,
+                "known are `pvgrub32` and `pvgrub64`",
+            );
+        }
+        if let Some(kernel_span) = reader.span("kernel") {
+            let message = "`firmware` and `kernel` both say what to boot";
+            reader.diags.push(
+                Diagnostic::error(Code::Conflict, span, message)
+                    .note_at(kernel_span, "`kernel` is set here")
+                    .help("take one of them out"),
+            );
+        }
+    }
+}
+
+impl PvShim {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let shim = Self {
+            enabled: reader.flag("pvshim").unwrap_or(false),
+            path: reader.path("pvshim_path"),
+            cmdline: reader.string("pvshim_cmdline"),
+            extra: reader.string("pvshim_extra"),
+        };
+        for key in ["pvshim_path", "pvshim_cmdline", "pvshim_extra"] {
+            if let (false, Some(setting)) = (shim.enabled, reader.setting(key)) {
+                let message = format!("`{key}` has no effect without the shim");
+                reader.warn(
+                    Code::NoEffect,
+                    setting.key_span,
+                    message,
+                    "write `pvshim = 1`",
+                );
+            }
+        }
+        shim
+    }
+}
+
+/// The kernel. xl ignores a `kernel` that is hvmloader in an HVM guest: old configurations have it.
+fn read_kernel(reader: &mut Reader<'_>, is_hvm: bool) -> Option<String> {
+    let kernel = reader.path("kernel")?;
+    if is_hvm && kernel.rsplit('/').next() == Some("hvmloader") {
+        let span = reader.span("kernel")?;
+        let help =
+            "take the line out; `firmware_override` sets another firmware than the usual one";
+        reader.warn(
+            Code::NoEffect,
+            span,
+            "`kernel` has no effect: hvmloader is used anyway",
+            help,
+        );
+        return None;
+    }
+    Some(kernel)
+}
+
+fn read_cmdline(reader: &mut Reader<'_>) -> Option<String> {
+    let cmdline = reader.string("cmdline");
+    let (root, extra) = (reader.string("root"), reader.string("extra"));
+    if let (Some(cmdline), Some(cmdline_span)) = (cmdline, reader.span("cmdline")) {
+        for key in ["root", "extra"] {
+            if let Some(setting) = reader.setting(key) {
+                reader.diags.push(
+                    Diagnostic::warning(
+                        Code::NoEffect,
+                        setting.key_span,
+                        format!("`{key}` has no effect: `cmdline` is set"),
+                    )
+                    .note_at(cmdline_span, "`cmdline` is set here")
+                    .help("put it into `cmdline`"),
+                );
+            }
+        }
+        return Some(cmdline);
+    }
+    match (root, extra) {
+        (Some(root), Some(extra)) => Some(format!("root={root} {extra}")),
+        (Some(root), None) => Some(format!("root={root}")),
+        (None, extra) => extra,
+    }
+}
+
+/// A list of arguments, or one text of words.
+fn read_bootloader_args(reader: &mut Reader<'_>) -> Vec<String> {
+    let key = "bootloader_args";
+    let Some(setting) = reader.setting(key) else {
+        return Vec::new();
+    };
+    if matches!(setting.value.kind, NodeKind::List(_)) {
+        return reader.strings(key);
+    }
+    let words = reader.string(key).unwrap_or_default();
+    let words: Vec<String> = words
+        .split([' ', '\t', '\n'])
+        .filter(|word| !word.is_empty())
+        .map(String::from)
+        .collect();
+    let list: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+    let help = format!("write `{key} = [ {} ]`", list.join(", "));
+    reader.warn(
+        Code::Deprecated,
+        setting.value.span,
+        format!("`{key}` as one text is deprecated"),
+        help,
+    );
+    words
+}

@@ -1,0 +1,327 @@
+//! Lists of host CPUs: `0-3,^1`, `all`, `nodes:0-1,^node:1`, and lists of such lists, one a vCPU.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::diag::Code;
+use crate::number::parse_digits;
+use crate::reader::Reader;
+use crate::syntax::{NodeKind, Text};
+
+/// Highest number of a host CPU or NUMA node that is taken. Xen's own limit is far lower (16383 CPUs at most).
+const MAX_ID: u64 = 0xffff;
+/// Most steps that one list may have.
+const MAX_STEPS: usize = 256;
+
+/// Which host CPUs a step of a [`CpuList`] names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CpuRange {
+    /// All of them.
+    All,
+    /// The CPUs with these numbers, both ends included.
+    Cpus {
+        /// The first.
+        first: u32,
+        /// The last.
+        last: u32,
+    },
+    /// The CPUs of the NUMA nodes with these numbers, both ends included.
+    Nodes {
+        /// The first.
+        first: u32,
+        /// The last.
+        last: u32,
+    },
+}
+
+/// One step of a [`CpuList`]: put CPUs in, or take them out again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuStep {
+    /// True for `^`: take them out.
+    pub exclude: bool,
+    /// Which.
+    pub range: CpuRange,
+}
+
+/// A set of host CPUs as steps to be taken in order, starting from none: nodes are known on the host only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CpuList(pub Vec<CpuStep>);
+
+/// The host CPUs on which a guest's vCPUs may or should run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Affinity {
+    /// One set for all vCPUs.
+    EveryVcpu(CpuList),
+    /// One set for each vCPU from 0 on; those that the list does not reach have no affinity.
+    PerVcpu(Vec<CpuList>),
+}
+
+impl Affinity {
+    /// The set of one vCPU; `None` if it has none.
+    #[must_use]
+    pub fn of_vcpu(&self, vcpu: u32) -> Option<&CpuList> {
+        match self {
+            Self::EveryVcpu(list) => Some(list),
+            Self::PerVcpu(lists) => lists.get(vcpu as usize),
+        }
+    }
+}
+
+impl CpuList {
+    /// The CPUs of the set, given those that are online and the node that each belongs to: `(cpu, node)`.
+    #[must_use]
+    pub fn resolve(&self, host: &[(u32, u32)]) -> Vec<u32> {
+        let is_in = |&&(cpu, node): &&(u32, u32)| {
+            self.0.iter().fold(false, |is_in, step| {
+                if step.range.has(cpu, node) {
+                    !step.exclude
+                } else {
+                    is_in
+                }
+            })
+        };
+        host.iter().filter(is_in).map(|(cpu, _)| *cpu).collect()
+    }
+
+    /// Whether no host could have a CPU in the set. Says no where it depends on the host's nodes.
+    fn is_surely_empty(&self) -> bool {
+        if self.0.iter().all(|step| step.exclude) {
+            return true;
+        }
+        // The lowest CPU of a set is where some range starts, or where one that is taken out ends.
+        let lowest = |step: &CpuStep| match step.range {
+            CpuRange::Cpus { last, .. } if step.exclude => Some(last + 1),
+            CpuRange::Cpus { first, .. } => Some(first),
+            CpuRange::All | CpuRange::Nodes { .. } => None,
+        };
+        let candidates: Option<Vec<u32>> = self.0.iter().map(lowest).collect();
+        candidates.is_some_and(|cpus| cpus.iter().all(|&cpu| self.resolve(&[(cpu, 0)]).is_empty()))
+    }
+}
+
+impl CpuRange {
+    fn has(self, cpu: u32, node: u32) -> bool {
+        match self {
+            Self::All => true,
+            Self::Cpus { first, last } => (first..=last).contains(&cpu),
+            Self::Nodes { first, last } => (first..=last).contains(&node),
+        }
+    }
+}
+
+impl fmt::Display for CpuRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Cpus { first, last } if first == last => write!(f, "{first}"),
+            Self::Cpus { first, last } => write!(f, "{first}-{last}"),
+            Self::Nodes { first, last } if first == last => write!(f, "node:{first}"),
+            Self::Nodes { first, last } => write!(f, "nodes:{first}-{last}"),
+        }
+    }
+}
+
+impl fmt::Display for CpuList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, step) in self.0.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            let not = if step.exclude { "^" } else { "" };
+            write!(f, "{comma}{not}{}", step.range)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads `cpus` or `cpus_soft`: a text for all vCPUs, or a list of texts.
+pub(crate) fn read_affinity(reader: &mut Reader<'_>, key: &str, nr_vcpus: u32) -> Option<Affinity> {
+    let setting = reader.setting(key)?;
+    let NodeKind::List(items) = &setting.value.kind else {
+        let text = reader.text(key)?;
+        return read_list(reader, text, key).map(Affinity::EveryVcpu);
+    };
+    if items.len() > nr_vcpus as usize {
+        let message = format!(
+            "`{key}` has {} items, but the guest has {nr_vcpus} vCPUs",
+            items.len()
+        );
+        reader.warn(
+            Code::NoEffect,
+            setting.value.span,
+            message,
+            "the items beyond that have no effect",
+        );
+    }
+    let mut lists = Vec::new();
+    for item in items.iter().take(nr_vcpus as usize) {
+        let text = reader.item_text(item, key)?;
+        lists.push(read_list(reader, text, key)?);
+    }
+    Some(Affinity::PerVcpu(lists))
+}
+
+fn read_list(reader: &mut Reader<'_>, text: Text<'_>, key: &str) -> Option<CpuList> {
+    let steps: Vec<Text<'_>> = text
+        .split(',')
+        .map(|step| step.trim())
+        .filter(|step| !step.text.is_empty())
+        .collect();
+    if steps.len() > MAX_STEPS {
+        let message = format!(
+            "`{key}` has {} steps here, more than {MAX_STEPS}",
+            steps.len()
+        );
+        reader.error(
+            Code::OutOfRange,
+            text.span(),
+            message,
+            "write ranges, such as 0-7",
+        );
+        return None;
+    }
+    let steps = steps
+        .into_iter()
+        .map(|step| read_step(reader, step, key))
+        .collect::<Option<Vec<_>>>()?;
+    let list = CpuList(steps);
+    if list.is_surely_empty() {
+        let help = "`^` takes CPUs out of those named before it, as in `all,^7`";
+        reader.error(
+            Code::BadValue,
+            text.whole_if_all(),
+            format!("`{key}` leaves no CPU here"),
+            help,
+        );
+        return None;
+    }
+    Some(list)
+}
+
+fn read_step(reader: &mut Reader<'_>, step: Text<'_>, key: &str) -> Option<CpuStep> {
+    let parsed = parse_step(step.text);
+    if parsed.is_none() {
+        let message = format!("`{}` names no CPUs for `{key}`", step.text);
+        let help = "write numbers such as `0-3,5`, `all`, or `nodes:0-1`, each with `^` before it to leave it out";
+        reader.error(Code::BadValue, step.span(), message, help);
+    }
+    parsed
+}
+
+fn parse_step(text: &str) -> Option<CpuStep> {
+    let (exclude, text) = text
+        .strip_prefix('^')
+        .map_or((false, text), |rest| (true, rest));
+    let nodes = text
+        .strip_prefix("nodes:")
+        .or_else(|| text.strip_prefix("node:"));
+    let range = match (nodes.unwrap_or(text), nodes.is_some()) {
+        // xl refuses to take all of them out.
+        ("all", _) if exclude => return None,
+        ("all", _) => CpuRange::All,
+        (numbers, is_nodes) => {
+            let (first, last) = parse_range(numbers)?;
+            if is_nodes {
+                CpuRange::Nodes { first, last }
+            } else {
+                CpuRange::Cpus { first, last }
+            }
+        }
+    };
+    Some(CpuStep { exclude, range })
+}
+
+/// `3` or `0-3`.
+pub(crate) fn parse_range(text: &str) -> Option<(u32, u32)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let id = |text: &str| {
+        parse_digits(text, 10)
+            .filter(|&id| id <= MAX_ID)
+            .and_then(|id| u32::try_from(id).ok())
+    };
+    let (first, last) = (id(first)?, id(last)?);
+    (first <= last).then_some((first, last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(text: &str) -> Option<CpuList> {
+        text.split(',')
+            .map(parse_step)
+            .collect::<Option<Vec<_>>>()
+            .map(CpuList)
+    }
+
+    /// Eight CPUs on four nodes.
+    const HOST: [(u32, u32); 8] = [
+        (0, 0),
+        (1, 0),
+        (2, 1),
+        (3, 1),
+        (4, 2),
+        (5, 2),
+        (6, 3),
+        (7, 3),
+    ];
+
+    #[test]
+    fn resolves_steps_in_order() {
+        for (text, expected) in [
+            ("all", vec![0, 1, 2, 3, 4, 5, 6, 7]),
+            ("0-3,^1", vec![0, 2, 3]),
+            ("^1,0-3", vec![0, 1, 2, 3]),
+            ("all,^7", vec![0, 1, 2, 3, 4, 5, 6]),
+            ("nodes:0-3,^node:2", vec![0, 1, 2, 3, 6, 7]),
+            ("1,node:1,^3", vec![1, 2]),
+            ("nodes:all", vec![0, 1, 2, 3, 4, 5, 6, 7]),
+            ("9", vec![]),
+        ] {
+            assert_eq!(list(text).unwrap().resolve(&HOST), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_range() {
+        for text in [
+            "",
+            "a",
+            "^all",
+            "^nodes:all",
+            "3-1",
+            "1-",
+            "-1",
+            "1-2-3",
+            "node:",
+            "nodes:^1",
+            "99999",
+            "0x1",
+        ] {
+            assert_eq!(list(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn knows_sets_that_no_host_can_fill() {
+        for (text, empty) in [
+            ("^1", true),
+            ("1,^1", true),
+            ("0-3,^1-3", false),
+            ("0-3,^0-4", true),
+            ("node:0,^1", false),
+            ("1,^2", false),
+        ] {
+            assert_eq!(list(text).unwrap().is_surely_empty(), empty, "{text}");
+        }
+    }
+
+    #[test]
+    fn prints_what_it_reads() {
+        for text in ["all", "0-3,^1", "nodes:0-3,^node:2", "5"] {
+            assert_eq!(list(text).unwrap().to_string(), text);
+        }
+    }
+}

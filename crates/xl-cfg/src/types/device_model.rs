@@ -1,0 +1,106 @@
+//! The device model: QEMU, where it runs and with what arguments.
+
+use serde::{Deserialize, Serialize};
+
+use super::memory::read_mib;
+use crate::diag::Code;
+use crate::keyword::keywords;
+use crate::reader::Reader;
+
+keywords! {
+    /// Which device model.
+    DeviceModelVersion {
+        /// Upstream QEMU.
+        QemuXen = "qemu-xen",
+    }
+}
+
+/// The device model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceModel {
+    /// Which (`device_model_version`).
+    pub version: Option<DeviceModelVersion>,
+    /// Its path, if not the usual one (`device_model_override`).
+    pub path: Option<String>,
+    /// Whether it is confined after its start (`dm_restrict`).
+    pub restrict: Option<bool>,
+    /// The user that it runs as (`device_model_user`).
+    pub user: Option<String>,
+    /// Further arguments (`device_model_args`).
+    pub args: Vec<String>,
+    /// Further arguments for PV guests.
+    pub args_pv: Vec<String>,
+    /// Further arguments for HVM guests.
+    pub args_hvm: Vec<String>,
+    /// The domain of its own that it may run in.
+    pub stubdomain: Stubdomain,
+}
+
+/// The domain of its own that a device model may run in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stubdomain {
+    /// Whether there is one (`device_model_stubdomain_override`).
+    pub enabled: Option<bool>,
+    /// Its XSM label (`device_model_stubdomain_seclabel`).
+    pub security_label: Option<String>,
+    /// Its kernel (`stubdomain_kernel`).
+    pub kernel: Option<String>,
+    /// Its ramdisk (`stubdomain_ramdisk`).
+    pub ramdisk: Option<String>,
+    /// Its kernel's command line (`stubdomain_cmdline`).
+    pub cmdline: Option<String>,
+    /// Its memory in MiB (`stubdomain_memory`).
+    pub memory_mib: Option<u64>,
+}
+
+impl DeviceModel {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
+        let path = reader.path("device_model_override");
+        let version = read_version(reader);
+        if let (Some(_), false, Some(span)) = (
+            &path,
+            reader.is_set("device_model_version"),
+            reader.span("device_model_override"),
+        ) {
+            let message = "the device model is replaced, but its version is not given";
+            reader.warn(
+                Code::Missing,
+                span,
+                message,
+                "write `device_model_version = \"qemu-xen\"`",
+            );
+        }
+        Self {
+            version,
+            path,
+            restrict: reader.flag("dm_restrict"),
+            user: reader.filled("device_model_user", "a user's name"),
+            args: reader.strings("device_model_args"),
+            args_pv: reader.strings("device_model_args_pv"),
+            args_hvm: reader.strings("device_model_args_hvm"),
+            stubdomain: Stubdomain {
+                enabled: reader.flag("device_model_stubdomain_override"),
+                security_label: reader.filled("device_model_stubdomain_seclabel", "a label"),
+                kernel: reader.path("stubdomain_kernel"),
+                ramdisk: reader.path("stubdomain_ramdisk"),
+                cmdline: reader.string("stubdomain_cmdline"),
+                memory_mib: read_mib(reader, "stubdomain_memory"),
+            },
+        }
+    }
+}
+
+fn read_version(reader: &mut Reader<'_>) -> Option<DeviceModelVersion> {
+    let text = reader.text("device_model_version")?;
+    if text.text == "qemu-xen-traditional" {
+        let help = "write `qemu-xen`, or leave the line out";
+        reader.error(
+            Code::BadValue,
+            text.whole_if_all(),
+            "Xen has no `qemu-xen-traditional` any more",
+            help,
+        );
+        return None;
+    }
+    reader.keyword("device_model_version")
+}

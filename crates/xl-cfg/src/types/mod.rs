@@ -1,0 +1,60 @@
+//! The typed configuration, one module a theme.
+
+mod actions;
+mod boot;
+mod cpuid;
+mod cpuid_features;
+mod cpulist;
+mod device_model;
+mod disk;
+mod disk_lexer;
+mod display;
+mod hardware;
+mod hvm;
+mod identity;
+mod limits;
+mod memory;
+mod params;
+mod pci;
+mod platform;
+mod processors;
+mod pvdevices;
+mod rate;
+mod time;
+mod usb;
+mod vdev;
+mod vif;
+mod vnuma;
+
+pub use actions::{Action, Actions};
+pub use boot::{Boot, PvShim};
+pub use cpuid::{BitPolicy, Cpuid, CpuidFlag, CpuidLeaf};
+pub use cpulist::{Affinity, CpuList, CpuRange, CpuStep};
+pub use device_model::{DeviceModel, DeviceModelVersion, Stubdomain};
+pub use disk::{Disk, DiskBackend, DiskColo, DiskFormat, DiskSpecification};
+pub use display::{Display, Sdl, Secret, Spice, Vnc};
+pub use hardware::{Hardware, MemoryRange, PortRange};
+pub use hvm::{
+    Bios, DiskController, GraphicsPassthrough, Hvm, HvmSwitches, SmbiosField, VendorDevice, Vga,
+    Viridian, ViridianSet,
+};
+pub use limits::Limits;
+pub use memory::Memory;
+pub use pci::{PciAddress, PciDevice, PciWhich, Rdm, RdmPolicy};
+pub use platform::{Passthrough, Platform};
+pub use processors::{Altp2m, Processors, Scheduling};
+pub use pvdevices::{
+    Channel, ChannelConnection, Keyboard, KeyboardBackend, P9, P9Type, Parameters, PvDevices, Vtpm,
+};
+pub use rate::Rate;
+pub use time::{Time, TimerMode, TscMode};
+pub use usb::{UsbController, UsbControllerType, UsbDevice};
+pub use vdev::Vdev;
+pub use vif::{Mac, Vif, VifType};
+pub use vnuma::VirtualNode;
+
+pub(crate) use display::read_framebuffers;
+pub(crate) use identity::{read_name, read_type, read_uuid};
+pub(crate) use pci::read as read_pci;
+pub(crate) use usb::{read_controllers as read_usb_controllers, read_devices as read_usb_devices};
+pub(crate) use vnuma::read as read_vnuma;
