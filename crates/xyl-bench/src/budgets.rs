@@ -1,0 +1,92 @@
+//! What an operation may cost, in counts that do not depend on the machine.
+
+use std::path::Path;
+
+use crate::Outcome;
+use crate::scenarios::{Bench, Tool};
+
+/// Upper limits of one operation.
+struct Budget {
+    /// Name in the report.
+    what: &'static str,
+    /// Hypercalls.
+    hypercalls: u64,
+    /// Mapping requests.
+    mappings: u64,
+    /// Xenstore requests.
+    requests: u64,
+    /// Bytes to and from xenstored.
+    bytes: u64,
+    /// Processes started.
+    forks: u64,
+}
+
+const CREATE_PV: Budget = Budget {
+    what: "create -e, PV 64 MiB",
+    hypercalls: 26,
+    mappings: 6,
+    requests: 110,
+    bytes: 9000,
+    forks: 0,
+};
+const CREATE_PVH: Budget = Budget {
+    what: "create -e, PVH 64 MiB",
+    hypercalls: 30,
+    mappings: 6,
+    requests: 110,
+    bytes: 9000,
+    forks: 0,
+};
+const LIST: Budget = Budget {
+    what: "list",
+    hypercalls: 6,
+    mappings: 0,
+    requests: 12,
+    bytes: 1500,
+    forks: 0,
+};
+const DESTROY: Budget = Budget {
+    what: "destroy",
+    hypercalls: 8,
+    mappings: 0,
+    requests: 20,
+    bytes: 2000,
+    forks: 0,
+};
+
+/// Counts each operation and compares; fails where any is over its budget.
+pub fn check(guests: &Path) -> Outcome<()> {
+    let bench = Bench::new(guests)?;
+    let mut over = 0;
+    for (kind, create) in [("pv", &CREATE_PV), ("pvh", &CREATE_PVH)] {
+        let config = bench.config("budget", kind, 64, &bench.test_guest(kind)?)?;
+        over += compare(&bench, create, &["create", "-q", "-e", &config])?;
+        over += compare(&bench, &LIST, &["list"])?;
+        over += compare(&bench, &DESTROY, &["destroy", "budget"])?;
+    }
+    if over > 0 {
+        return Err(format!("{over} counts are over their budget").into());
+    }
+    Ok(())
+}
+
+fn compare(bench: &Bench, budget: &Budget, words: &[&str]) -> Outcome<u64> {
+    let (counts, requests, bytes) = bench.count(&Tool::Xyl.command(words))?;
+    let rows = [
+        ("hypercalls", counts.hypercalls, budget.hypercalls),
+        ("mappings", counts.mappings, budget.mappings),
+        ("xenstore requests", requests, budget.requests),
+        ("xenstore bytes", bytes, budget.bytes),
+        ("forks", counts.forks, budget.forks),
+    ];
+    let mut over = 0;
+    for (name, found, limit) in rows {
+        let verdict = if found > limit { "OVER" } else { "ok" };
+        over += u64::from(found > limit);
+        println!(
+            "{}: {name}: {found} of at most {limit}: {verdict}",
+            budget.what
+        );
+    }
+    Ok(over)
+}

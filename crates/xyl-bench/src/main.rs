@@ -1,0 +1,69 @@
+//! Measures `xyl` against `xl`, in one dom0, in turn.
+//!
+//! `xyl-bench all` runs every comparison and prints the table of `docs/performance.md`;
+//! `xyl-bench budgets` counts what the common operations cost and fails where a budget is exceeded.
+//! Hypercalls and forks are counted with strace, xenstore requests and bytes by a proxy that sits
+//! between the tool and xenstored, in the same way for both tools.
+
+mod budgets;
+mod floor;
+mod measure;
+mod proxy;
+mod report;
+mod scenarios;
+mod trace;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures xyl against xl, in a dom0.
+#[derive(Parser)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Every comparison; prints a Markdown table
+    All {
+        /// Folder with the guests' kernels
+        #[arg(long, default_value = "/xyl-lab/guests")]
+        guests: PathBuf,
+        /// Runs of each operation and tool
+        #[arg(long, default_value_t = 9)]
+        runs: usize,
+        /// Domains for the scaling test; 0 leaves it out
+        #[arg(long, default_value_t = 300)]
+        crowd: usize,
+    },
+    /// Counts of the common operations, checked against their budgets
+    Budgets {
+        /// Folder with the guests' kernels
+        #[arg(long, default_value = "/xyl-lab/guests")]
+        guests: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Args::parse().command {
+        Command::All {
+            guests,
+            runs,
+            crowd,
+        } => scenarios::all(&guests, runs, crowd),
+        Command::Budgets { guests } => budgets::check(&guests),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xyl-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What a measurement can fail with: the text says it all.
+pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;

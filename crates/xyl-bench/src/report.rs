@@ -1,0 +1,93 @@
+//! The table that goes to `docs/performance.md`.
+
+use crate::measure::Spread;
+use crate::trace::Counts;
+
+/// One operation with both tools; counts are strace's, xenstore requests, xenstore bytes.
+pub struct Line {
+    /// The operation.
+    pub what: String,
+    /// xl's times.
+    pub xl: Spread,
+    /// xyl's times.
+    pub xyl: Spread,
+    /// xl's counts.
+    pub xl_counts: (Counts, u64, u64),
+    /// xyl's counts.
+    pub xyl_counts: (Counts, u64, u64),
+}
+
+/// All that was measured.
+#[derive(Default)]
+pub struct Report {
+    lines: Vec<Line>,
+    notes: Vec<String>,
+}
+
+impl Report {
+    /// Adds a comparison.
+    pub fn compare(&mut self, line: Line) {
+        self.lines.push(line);
+    }
+
+    /// Adds the floor of an operation beside xyl's median.
+    pub fn floor(&mut self, what: &str, xyl_median_ms: f64, floor: Spread) {
+        self.notes.push(format!(
+            "{what}: the floor (bare hypercalls and least xenstore requests, no process) is {} ms; xyl takes {:.2} times that.",
+            text(floor),
+            xyl_median_ms / floor.median_ms,
+        ));
+    }
+
+    /// Adds what a crowd does to a create.
+    pub fn crowd(&mut self, crowd: usize, first: Spread, last: Spread) {
+        self.notes.push(format!(
+            "create -p of a 16 MiB PV guest: the first ones {} ms, the last of {crowd} {} ms: {:.2} times.",
+            text(first),
+            text(last),
+            last.median_ms / first.median_ms,
+        ));
+    }
+
+    /// Prints it as Markdown.
+    pub fn print(&self) {
+        println!("| operation | xl, ms | xyl, ms | xyl/xl |");
+        println!("|---|---|---|---|");
+        for line in &self.lines {
+            let ratio = line.xl.median_ms / line.xyl.median_ms;
+            println!(
+                "| {} | {} | {} | 1/{ratio:.1} |",
+                line.what,
+                text(line.xl),
+                text(line.xyl)
+            );
+        }
+        println!(
+            "\n| operation | tool | hypercalls | mappings | xenstore requests | xenstore bytes | forks | bytes read |"
+        );
+        println!("|---|---|---|---|---|---|---|---|");
+        for line in &self.lines {
+            count_row(&line.what, "xl", &line.xl_counts);
+            count_row(&line.what, "xyl", &line.xyl_counts);
+        }
+        println!();
+        for note in &self.notes {
+            println!("- {note}");
+        }
+    }
+}
+
+fn count_row(what: &str, tool: &str, (counts, requests, bytes): &(Counts, u64, u64)) {
+    println!(
+        "| {what} | {tool} | {} | {} | {requests} | {bytes} | {} | {} |",
+        counts.hypercalls, counts.mappings, counts.forks, counts.bytes_read,
+    );
+}
+
+/// Median, and the smallest and largest beside it.
+fn text(spread: Spread) -> String {
+    format!(
+        "{:.1} ({:.1} to {:.1})",
+        spread.median_ms, spread.min_ms, spread.max_ms
+    )
+}

@@ -1,0 +1,125 @@
+//! Why a change to a running domain, or a look at it, was refused.
+
+use xen_port::DomId;
+
+/// Why a change to a running domain was refused before Xen or xenstore was asked for it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// A name that no domain may have.
+    #[error("`{0}` cannot be a domain's name: it must not be empty or hold control characters")]
+    BadName(String),
+    /// A key that is no SysRq.
+    #[error("`{0}` is no SysRq key: give one letter or digit, such as h for help")]
+    BadSysrq(char),
+    /// A guest that does not listen to xenstore.
+    #[error(
+        "domain {domid} is an HVM guest without PV drivers, so it cannot be asked to {request}: repeat with -F to press its ACPI button"
+    )]
+    NoPvDrivers {
+        /// The domain.
+        domid: DomId,
+        /// `poweroff` or `reboot`.
+        request: &'static str,
+    },
+    /// More memory than the domain may have.
+    #[error(
+        "{wanted_kib} KiB are more than domain {domid} may have, which is {max_kib} KiB: raise that first with `xyl mem-max {domid}`"
+    )]
+    AboveMaximum {
+        /// The domain.
+        domid: DomId,
+        /// What was asked for.
+        wanted_kib: u64,
+        /// What it may have.
+        max_kib: u64,
+    },
+    /// Less memory than the domain needs to live.
+    #[error(
+        "{wanted_kib} KiB are too little for domain {domid}: it must have at least {min_kib} KiB"
+    )]
+    BelowMinimum {
+        /// The domain.
+        domid: DomId,
+        /// What was asked for.
+        wanted_kib: u64,
+        /// The least.
+        min_kib: u64,
+    },
+    /// A maximum below what the domain is to have now.
+    #[error(
+        "{wanted_kib} KiB are less than domain {domid} is to have now, which is {target_kib} KiB: lower that first with `xyl mem-set {domid}`"
+    )]
+    BelowTarget {
+        /// The domain.
+        domid: DomId,
+        /// What was asked for.
+        wanted_kib: u64,
+        /// What it is to have now.
+        target_kib: u64,
+    },
+    /// Xenstore does not have the domain's memory limits.
+    #[error(
+        "the memory limits of domain {domid} are not in xenstore ({path}): it was not made by xl or xyl, or is on its way out"
+    )]
+    NoMemoryLimits {
+        /// The domain.
+        domid: DomId,
+        /// The node that is missing.
+        path: String,
+    },
+    /// A number of vCPUs that the domain cannot have.
+    #[error(
+        "domain {domid} cannot use {wanted} vCPUs: it has {most}, so 1 to {most} can be asked for (`maxvcpus` in its configuration sets how many it has)"
+    )]
+    VcpusOutOfRange {
+        /// The domain.
+        domid: DomId,
+        /// What was asked for.
+        wanted: u32,
+        /// vCPUs that it has.
+        most: u32,
+    },
+    /// A vCPU that the domain does not have.
+    #[error("domain {domid} has no vCPU {vcpu}: it has {most}, numbered from 0")]
+    NoSuchVcpu {
+        /// The domain.
+        domid: DomId,
+        /// What was asked for.
+        vcpu: u32,
+        /// vCPUs that it has.
+        most: u32,
+    },
+    /// HVM guests have a device model, which has to be asked too.
+    #[error("{what} of an HVM guest (domain {domid}) is not there yet: use `xl {what}`")]
+    HvmNotYet {
+        /// The domain.
+        domid: DomId,
+        /// The command.
+        what: &'static str,
+    },
+    /// The domain is under another scheduler than the command is for.
+    #[error(
+        "domain {domid} is under the scheduler {actual}, not {wanted}: use `xyl sched-{actual}`"
+    )]
+    OtherScheduler {
+        /// The domain.
+        domid: DomId,
+        /// The command's scheduler.
+        wanted: &'static str,
+        /// The domain's.
+        actual: &'static str,
+    },
+    /// A number outside of what Xen takes.
+    #[error("{what} {value} is out of range: {least} to {most} are allowed")]
+    OutOfRange {
+        /// What the number is.
+        what: &'static str,
+        /// The number.
+        value: u32,
+        /// Smallest.
+        least: u32,
+        /// Greatest.
+        most: u32,
+    },
+}

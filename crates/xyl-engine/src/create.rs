@@ -1,0 +1,653 @@
+//! Creating a domain.
+//!
+//! What can be found wrong without a domain is found first: names, kernel, memory. Then the steps of
+//! [`steps`] make it, and the failure of any leaves nothing behind: no domain, no claim, no xenstore
+//! node, no file.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use xen_build::{BootModule, BuildRequest, Built, Channel, cpu_policy, memory};
+use xen_image::{Cache, CacheOptions, Image, KernelKind, Limits, Loader, Module};
+use xen_port::{
+    CreateDomain, DomId, EvtchnPort, GuestKind, HvmParam, PhysInfo, SchedulerParams, VcpuId,
+};
+use xenstore::{Access as StoreAccess, Batch, Path, Perms, Tree};
+
+use crate::domid_history::DomidHistory;
+use crate::filelock::FileLock;
+use crate::spec::VmSpec;
+use crate::steps::{self, Cancel, Step, nothing_to_undo};
+use crate::tree::{self, Access, Change, DomainTree, ImageNodes};
+use crate::{EngineError, Host, destroy, names, record, userdata};
+
+/// How long an undo may take to destroy a half-made domain.
+const UNDO_DEADLINE: Duration = Duration::from_secs(60);
+/// How many free domids are tried until one was not in use a moment ago.
+const DOMID_TRIES: u32 = 1000;
+/// The mode that makes the time-stamp counter's frequency constant (`XEN_CPUID_TSC_MODE_ALWAYS_EMULATE`).
+const TSC_ALWAYS_EMULATED: u32 = 1;
+/// Number of bytes in a KiB.
+const KIB: u64 = 1024;
+/// Pages of a MiB.
+const PAGES_PER_MIB: u64 = 256;
+
+/// A domain to be created.
+pub struct CreateRequest<'a> {
+    /// What it is to be.
+    pub spec: &'a VmSpec,
+    /// Its configuration as text, kept for restarts.
+    pub config_text: &'a str,
+    /// Whether it stays paused.
+    pub paused: bool,
+    /// Called when all is there but the start, such as to attach a console.
+    pub before_start: &'a mut dyn FnMut(&mut Host, DomId) -> Result<(), EngineError>,
+    /// Told what happens.
+    pub notice: &'a mut dyn FnMut(Notice<'_>),
+}
+
+/// What a create has to tell while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice<'n> {
+    /// A step starts; its name.
+    Step(&'static str),
+    /// Something is not as it should be, and the create goes on without it.
+    Warning(&'n str),
+}
+
+/// Creates a domain, or leaves no trace of it.
+pub fn create(
+    host: &mut Host,
+    request: &mut CreateRequest<'_>,
+    cancel: &Cancel,
+) -> Result<DomId, EngineError> {
+    let spec = request.spec;
+    let physical = host.hv.phys_info()?;
+    check_guest_type(spec, &physical)?;
+    let _name = reserve_name(host, spec)?;
+    check_identity(host, spec)?;
+    check_memory(spec, &physical)?;
+    let images = Images::load(host, spec, request.notice)?;
+    let daemons = Daemons::find(host)?;
+    let mut draft = Draft {
+        host,
+        spec,
+        physical,
+        images,
+        daemons,
+        config_text: request.config_text,
+        paused: request.paused,
+        before_start: &mut *request.before_start,
+        domid: None,
+        store_port: EvtchnPort(0),
+        console_port: EvtchnPort(0),
+        built: None,
+    };
+    check_image(&draft)?;
+    steps::run(&steps(), &mut draft, cancel, &mut |step| {
+        (request.notice)(Notice::Step(step))
+    })?;
+    draft.domid()
+}
+
+/// The steps of a create, in order.
+fn steps<'a>() -> Vec<Step<Draft<'a>>> {
+    vec![
+        Step {
+            name: "make the domain",
+            apply: make_domain,
+            undo: unmake_domain,
+        },
+        Step {
+            name: "set its limits",
+            apply: set_limits,
+            undo: nothing_to_undo,
+        },
+        Step {
+            name: "open its channels",
+            apply: open_channels,
+            undo: nothing_to_undo,
+        },
+        Step {
+            name: "describe its CPU",
+            apply: describe_cpu,
+            undo: nothing_to_undo,
+        },
+        Step {
+            name: "build its memory",
+            apply: build_memory,
+            undo: nothing_to_undo,
+        },
+        Step {
+            name: "share out the CPU",
+            apply: set_scheduling,
+            undo: nothing_to_undo,
+        },
+        Step {
+            name: "write its xenstore nodes",
+            apply: write_nodes,
+            undo: remove_nodes,
+        },
+        Step {
+            name: "introduce it to xenstored",
+            apply: introduce,
+            undo: nothing_to_undo,
+        },
+        Step {
+            name: "record its configuration",
+            apply: write_records,
+            undo: remove_records,
+        },
+        Step {
+            name: "start it",
+            apply: start,
+            undo: nothing_to_undo,
+        },
+    ]
+}
+
+/// A create under way.
+struct Draft<'a> {
+    host: &'a mut Host,
+    spec: &'a VmSpec,
+    physical: PhysInfo,
+    images: Images,
+    daemons: Daemons,
+    config_text: &'a str,
+    paused: bool,
+    before_start: &'a mut dyn FnMut(&mut Host, DomId) -> Result<(), EngineError>,
+    domid: Option<DomId>,
+    store_port: EvtchnPort,
+    console_port: EvtchnPort,
+    built: Option<Built>,
+}
+
+impl Draft<'_> {
+    fn domid(&self) -> Result<DomId, EngineError> {
+        self.domid
+            .ok_or_else(|| EngineError::NoSuchDomain(self.spec.name.clone()))
+    }
+
+    fn built(&self) -> Result<&Built, EngineError> {
+        self.built
+            .as_ref()
+            .ok_or_else(|| EngineError::NoSuchDomain(self.spec.name.clone()))
+    }
+
+    fn build_request<'r>(
+        &'r self,
+        domid: DomId,
+        modules: &'r [BootModule<'r>],
+    ) -> BuildRequest<'r> {
+        let spec = self.spec;
+        BuildRequest {
+            domid,
+            kernel: &self.images.kernel,
+            cmdline: spec.cmdline.as_deref().unwrap_or(""),
+            modules,
+            target_kib: spec.target_kib,
+            max_kib: spec.max_kib,
+            max_vcpus: spec.max_vcpus,
+            online_vcpus: spec.vcpus,
+            store: Channel {
+                port: self.store_port,
+                backend: self.daemons.store,
+            },
+            console: Channel {
+                port: self.console_port,
+                backend: self.daemons.console,
+            },
+            claim: spec.claim,
+            hvm_params: &[],
+        }
+    }
+}
+
+// ---- before the first step --------------------------------------------------------------------
+
+fn check_guest_type(spec: &VmSpec, physical: &PhysInfo) -> Result<(), EngineError> {
+    match spec.kind {
+        GuestKind::Pv if !physical.caps.pv => Err(EngineError::NoPv),
+        GuestKind::Pvh | GuestKind::Hvm if !physical.caps.hvm => {
+            Err(EngineError::NoHardwareVirtualisation(spec.kind_text()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Keeps other creates off the name until this one has written it to xenstore.
+fn reserve_name(host: &Host, spec: &VmSpec) -> Result<FileLock, EngineError> {
+    let path = host.dirs.run.join(format!("name-{}.lock", spec.name));
+    FileLock::try_acquire(&path)?.ok_or_else(|| EngineError::NameBusy {
+        name: spec.name.clone(),
+    })
+}
+
+fn check_identity(host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
+    let domains = host.hv.domain_list()?;
+    if let Some(other) = domains
+        .iter()
+        .find(|domain| &domain.handle == spec.uuid.as_bytes())
+    {
+        return Err(EngineError::UuidTaken {
+            uuid: spec.uuid_text(),
+            domid: other.domid,
+        });
+    }
+    let domids: Vec<DomId> = domains.iter().map(|domain| domain.domid).collect();
+    match names::find(&mut host.store, &domids, &spec.name)? {
+        Some(domid) => Err(EngineError::NameTaken {
+            name: spec.name.clone(),
+            domid,
+        }),
+        None => Ok(()),
+    }
+}
+
+fn check_memory(spec: &VmSpec, physical: &PhysInfo) -> Result<(), EngineError> {
+    let paging_kib = match spec.kind {
+        GuestKind::Pv => 0,
+        _ => paging_size_bytes(spec, physical) / KIB,
+    };
+    let wanted_mib = (spec.target_kib.saturating_add(paging_kib)).div_ceil(KIB);
+    let free_pages = physical
+        .free_pages
+        .saturating_sub(physical.outstanding_pages);
+    let free_mib = free_pages / PAGES_PER_MIB;
+    if wanted_mib > free_mib {
+        return Err(EngineError::NotEnoughMemory {
+            wanted_mib,
+            free_mib,
+        });
+    }
+    Ok(())
+}
+
+fn uses_hap(spec: &VmSpec, physical: &PhysInfo) -> bool {
+    spec.kind != GuestKind::Pv && spec.hap.unwrap_or(physical.caps.hap)
+}
+
+fn paging_size_bytes(spec: &VmSpec, physical: &PhysInfo) -> u64 {
+    memory::paging_mempool_size_bytes(spec.max_kib, spec.max_vcpus, uses_hap(spec, physical))
+}
+
+/// The files that the domain starts from, opened and checked.
+struct Images {
+    kernel: Image,
+    ramdisk: Option<Module>,
+}
+
+impl Images {
+    fn load(
+        host: &Host,
+        spec: &VmSpec,
+        notice: &mut dyn FnMut(Notice<'_>),
+    ) -> Result<Images, EngineError> {
+        let cache = Cache::open(&host.dirs.kernel_cache, CacheOptions::default())
+            .inspect_err(|error| notice(Notice::Warning(&error.to_string())))
+            .ok();
+        let loader = Loader {
+            limits: Limits::default(),
+            cache,
+        };
+        let kernel = loader.load(&spec.kernel)?;
+        let ramdisk = match &spec.ramdisk {
+            Some(path) => Some(Module::open(path, spec.max_kib.saturating_mul(KIB))?),
+            None => None,
+        };
+        Ok(Images { kernel, ramdisk })
+    }
+
+    fn modules(&self) -> Vec<BootModule<'_>> {
+        self.ramdisk
+            .iter()
+            .map(|module| BootModule {
+                module,
+                cmdline: "",
+            })
+            .collect()
+    }
+}
+
+/// The domains that serve xenstore and consoles; domain 0 unless they say otherwise.
+struct Daemons {
+    store: DomId,
+    console: DomId,
+}
+
+impl Daemons {
+    fn find(host: &mut Host) -> Result<Daemons, EngineError> {
+        let mut batch = Batch::new();
+        let store = batch.read_opt(&path("/tool/xenstored/domid")?);
+        let console = batch.read_opt(&path("/tool/xenconsoled/domid")?);
+        let replies = host.store.run(&batch)?;
+        let domid = |index| {
+            let text = std::str::from_utf8(replies.value(index)?).ok()?;
+            text.trim().parse().ok().map(DomId)
+        };
+        Ok(Daemons {
+            store: domid(store).unwrap_or(DomId::ZERO),
+            console: domid(console).unwrap_or(DomId::ZERO),
+        })
+    }
+}
+
+fn check_image(draft: &Draft<'_>) -> Result<(), EngineError> {
+    let modules = draft.images.modules();
+    let request = draft.build_request(DomId::ZERO, &modules);
+    match draft.spec.kind {
+        GuestKind::Pv => {
+            refuse_pv32(draft)?;
+            xen_build::check_pv(&request)?;
+        }
+        _ => xen_build::check_pvh(&request)?,
+    }
+    Ok(())
+}
+
+fn refuse_pv32(draft: &Draft<'_>) -> Result<(), EngineError> {
+    let kinds = draft.images.kernel.kinds();
+    let is_pv32 = kinds
+        .iter()
+        .any(|kind| matches!(kind, KernelKind::Pv32 { .. }));
+    if !is_pv32 || kinds.contains(&KernelKind::Pv64) {
+        return Ok(());
+    }
+    let capabilities = draft.host.hv.version()?.capabilities;
+    let has_pv32 = capabilities
+        .split_whitespace()
+        .any(|word| word == "xen-3.0-x86_32p");
+    let why = if has_pv32 {
+        "a 32-bit PV kernel: Xyl does not start those bare, since they run in ring 1, where nothing protects the hypervisor from speculative attacks; use a 64-bit or PVH kernel"
+    } else {
+        "a 32-bit PV kernel, and this Xen has no 32-bit PV (built without it, or `pv=no-32`); use a 64-bit or PVH kernel"
+    };
+    Err(EngineError::Pv32 {
+        path: draft.spec.kernel.clone(),
+        why,
+    })
+}
+
+// ---- the steps ----------------------------------------------------------------------------------
+
+fn make_domain(draft: &mut Draft<'_>) -> Result<(), EngineError> {
+    let request = domain_request(draft)?;
+    let history = DomidHistory::new(&draft.host.dirs.xen_run);
+    for _ in 0..DOMID_TRIES {
+        let domid = draft.host.hv.create_domain(&request)?;
+        draft.domid = Some(domid);
+        if !history.is_recent(domid) {
+            return Ok(());
+        }
+        // Xen goes on from the last number it gave, so the next try gets another one.
+        unmake_domain(draft)?;
+    }
+    Err(EngineError::NoFreshDomid)
+}
+
+fn domain_request(draft: &Draft<'_>) -> Result<CreateDomain, EngineError> {
+    let spec = draft.spec;
+    let caps = &draft.physical.caps;
+    let newest_grants = if caps.gnttab_v2 {
+        2
+    } else {
+        u32::from(caps.gnttab_v1)
+    };
+    Ok(CreateDomain {
+        domid: None,
+        kind: spec.kind,
+        handle: *spec.uuid.as_bytes(),
+        ssidref: 0,
+        hap: uses_hap(spec, &draft.physical),
+        oos_off: false,
+        nested_virt: spec.nested_virt,
+        vpmu: spec.vpmu,
+        iommu: false,
+        max_vcpus: spec.max_vcpus,
+        max_evtchn_port: spec.max_event_channels,
+        max_grant_frames: spec.max_grant_frames,
+        max_maptrack_frames: spec.max_maptrack_frames,
+        max_grant_version: spec.max_grant_version.unwrap_or(newest_grants),
+        cpupool: pool_number(draft)?,
+        msr_relaxed: spec.msr_relaxed,
+        vmtrace_size_bytes: spec.vmtrace_size_bytes,
+    })
+}
+
+/// Pools have names in xenstore and numbers in Xen; `Pool-0` is always number 0.
+fn pool_number(draft: &Draft<'_>) -> Result<u32, EngineError> {
+    let Some(wanted) = &draft.spec.pool else {
+        return Ok(0);
+    };
+    let pools = draft.host.hv.cpu_pools()?;
+    let found = pools
+        .iter()
+        .find(|pool| *wanted == pool.id.to_string() || *wanted == format!("Pool-{}", pool.id));
+    found
+        .map(|pool| pool.id)
+        .ok_or_else(|| EngineError::NoSuchPool(wanted.clone()))
+}
+
+fn unmake_domain(draft: &mut Draft<'_>) -> Result<(), EngineError> {
+    let Some(domid) = draft.domid.take() else {
+        return Ok(());
+    };
+    destroy::end_domain(draft.host, domid, Instant::now() + UNDO_DEADLINE)
+}
+
+fn set_limits(draft: &mut Draft<'_>) -> Result<(), EngineError> {
+    let (domid, spec) = (draft.domid()?, draft.spec);
+    let hv = &draft.host.hv;
+    hv.set_max_vcpus(domid, spec.max_vcpus)?;
+    let pinned = spec.hard_affinity.len().max(spec.soft_affinity.len()) as u32;
+    for vcpu in 0..pinned.min(spec.max_vcpus) {
+        let hard = spec.hard_affinity.get(vcpu as usize);
+        let soft = spec.soft_affinity.get(vcpu as usize);
+        hv.set_vcpu_affinity(domid, VcpuId(vcpu), hard, soft, false)?;
+    }
+    hv.set_max_mem(domid, memory::max_mem_kib(spec.target_kib))?;
+    if spec.tsc_mode != 0 {
+        hv.set_tsc_mode(domid, spec.tsc_mode)?;
+    }
+    if spec.time_offset_s != 0 {
+        hv.set_time_offset(domid, spec.time_offset_s)?;
+    }
+    if spec.kind != GuestKind::Pv {
+        hv.set_paging_mempool(domid, paging_size_bytes(spec, &draft.physical))?;
+    }
+    Ok(())
+}
+
+fn open_channels(draft: &mut Draft<'_>) -> Result<(), EngineError> {
+    let domid = draft.domid()?;
+    draft.store_port = draft.host.hv.alloc_unbound(domid, draft.daemons.store)?;
+    draft.console_port = draft.host.hv.alloc_unbound(domid, draft.daemons.console)?;
+    Ok(())
+}
+
+fn describe_cpu(draft: &mut Draft<'_>) -> Result<(), EngineError> {
+    let spec = draft.spec;
+    let options = cpu_policy::CpuPolicyOptions {
+        invariant_tsc: spec.nomigrate || spec.tsc_mode == TSC_ALWAYS_EMULATED,
+        nested_virt: spec.nested_virt,
+    };
+    cpu_policy::apply_default_policy(&*draft.host.hv, draft.domid()?, spec.kind, options)?;
+    Ok(())
+}
+
+fn build_memory(draft: &mut Draft<'_>) -> Result<(), EngineError> {
+    let modules = draft.images.modules();
+    let mut request = draft.build_request(draft.domid()?, &modules);
+    let params = [(HvmParam::TimerMode, draft.spec.timer_mode)];
+    let hv = &*draft.host.hv;
+    let built = match draft.spec.kind {
+        GuestKind::Pv => xen_build::build_pv(hv, &request)?,
+        _ => {
+            request.hvm_params = &params;
+            xen_build::build_pvh(hv, &request)?
+        }
+    };
+    draft.built = Some(built);
+    Ok(())
+}
+
+fn set_scheduling(draft: &mut Draft<'_>) -> Result<(), EngineError> {
+    let (domid, spec) = (draft.domid()?, draft.spec);
+    if spec.cpu_weight.is_none() && spec.cpu_cap.is_none() {
+        return Ok(());
+    }
+    let hv = &draft.host.hv;
+    let now = hv.scheduler_params(domid, hv.scheduler_id()?)?;
+    let change = |weight: u16, cap: u16| {
+        (
+            spec.cpu_weight.unwrap_or(weight),
+            spec.cpu_cap.unwrap_or(cap),
+        )
+    };
+    let wanted = match now {
+        SchedulerParams::Credit { weight, cap } => {
+            let (weight, cap) = change(weight, cap);
+            SchedulerParams::Credit { weight, cap }
+        }
+        SchedulerParams::Credit2 { weight, cap } => {
+            let (weight, cap) = change(weight, cap);
+            SchedulerParams::Credit2 { weight, cap }
+        }
+    };
+    Ok(hv.set_scheduler_params(domid, &wanted)?)
+}
+
+fn write_nodes(draft: &mut Draft<'_>) -> Result<(), EngineError> {
+    let uuid = draft.spec.uuid_text();
+    let domid = draft.domid()?;
+    let mut batch = removal_of(&tree::roots(domid, &uuid))?;
+    for change in tree::changes(&domain_tree(draft, &uuid)?) {
+        add(&mut batch, &change)?;
+    }
+    draft
+        .host
+        .store
+        .transaction(|transaction| transaction.run(&batch).map(drop))?;
+    Ok(())
+}
+
+fn domain_tree<'t>(draft: &'t Draft<'_>, uuid: &'t str) -> Result<DomainTree<'t>, EngineError> {
+    let spec = draft.spec;
+    let built = draft.built()?;
+    // What is no text stays out of xenstore, where a path is only shown.
+    let image = (spec.kind == GuestKind::Pv).then(|| ImageNodes {
+        kernel: spec.kernel.to_str().unwrap_or(""),
+        ramdisk: spec.ramdisk.as_deref().and_then(|path| path.to_str()),
+        cmdline: spec.cmdline.as_deref(),
+    });
+    Ok(DomainTree {
+        domid: draft.domid()?,
+        uuid,
+        name: &spec.name,
+        kind: spec.kind_text(),
+        target_kib: spec.target_kib,
+        max_kib: spec.max_kib,
+        vcpus_online: (0..spec.max_vcpus).map(|vcpu| vcpu < spec.vcpus).collect(),
+        store_gfn: built.store_gfn,
+        store_port: draft.store_port,
+        console_gfn: built.console_gfn,
+        console_port: draft.console_port,
+        image,
+        start_time: start_time(),
+    })
+}
+
+/// Now, as xl writes it: seconds and hundredths.
+fn start_time() -> String {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    format!("{}.{:02}", now.as_secs(), now.subsec_millis() / 10)
+}
+
+fn add(batch: &mut Batch, change: &Change) -> Result<(), EngineError> {
+    match change {
+        Change::Write(at, value) => batch.write(&path(at)?, value.as_bytes()),
+        Change::Perms(at, access) => batch.set_perms(&path(at)?, &perms(*access)),
+    };
+    Ok(())
+}
+
+fn perms(access: Access) -> Perms {
+    match access {
+        Access::Toolstack => Perms::owned_by(0),
+        Access::GuestReads(domid) => Perms::owned_by(0).with(domid.0, StoreAccess::Read),
+        Access::GuestOwns(domid) => Perms::owned_by(domid.0),
+    }
+}
+
+/// Removes what an earlier domain of this number or UUID may have left.
+fn removal_of(roots: &[String]) -> Result<Batch, EngineError> {
+    let mut batch = Batch::new();
+    for root in roots {
+        batch.rm(&path(root)?);
+    }
+    Ok(batch)
+}
+
+fn remove_nodes(draft: &mut Draft<'_>) -> Result<(), EngineError> {
+    let Some(domid) = draft.domid else {
+        return Ok(());
+    };
+    destroy::remove_nodes(draft.host, domid, &draft.spec.uuid_text())
+}
+
+fn introduce(draft: &mut Draft<'_>) -> Result<(), EngineError> {
+    let (domid, gfn) = (draft.domid()?, draft.built()?.store_gfn);
+    Ok(draft
+        .host
+        .store
+        .introduce(domid.0, gfn.0, draft.store_port.0)?)
+}
+
+fn write_records(draft: &mut Draft<'_>) -> Result<(), EngineError> {
+    let spec = draft.spec;
+    let uuid = spec.uuid_text();
+    record::write(&draft.host.dirs, &uuid, draft.config_text)?;
+    let shadow_bytes = paging_size_bytes(spec, &draft.physical);
+    let userdata = userdata::Record {
+        kind: spec.kind_text(),
+        name: &spec.name,
+        uuid: &uuid,
+        max_vcpus: spec.max_vcpus,
+        vcpus: spec.vcpus,
+        max_kib: spec.max_kib,
+        target_kib: spec.target_kib,
+        shadow_kib: shadow_bytes / KIB,
+        kernel: spec.kernel.to_str().unwrap_or(""),
+        ramdisk: spec.ramdisk.as_deref().and_then(|path| path.to_str()),
+        cmdline: spec.cmdline.as_deref(),
+        on: [
+            ("on_poweroff", spec.on.poweroff.word()),
+            ("on_reboot", spec.on.reboot.word()),
+            ("on_watchdog", spec.on.watchdog.word()),
+            ("on_crash", spec.on.crash.word()),
+            ("on_soft_reset", spec.on.soft_reset.word()),
+        ],
+    };
+    userdata::write(&draft.host.dirs.xen_lib, draft.domid()?, &userdata)
+}
+
+fn remove_records(draft: &mut Draft<'_>) -> Result<(), EngineError> {
+    let Some(domid) = draft.domid else {
+        return Ok(());
+    };
+    destroy::remove_records(&draft.host.dirs, domid, &draft.spec.uuid_text())
+}
+
+fn start(draft: &mut Draft<'_>) -> Result<(), EngineError> {
+    let domid = draft.domid()?;
+    (draft.before_start)(draft.host, domid)?;
+    if !draft.paused {
+        draft.host.hv.unpause_domain(domid)?;
+    }
+    Ok(())
+}
+
+fn path(text: &str) -> Result<Path, EngineError> {
+    Ok(Path::new(text).map_err(xenstore::Error::from)?)
+}

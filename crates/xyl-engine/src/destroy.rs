@@ -1,0 +1,111 @@
+//! Destroying a domain, ours or xl's.
+
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+use xen_port::{DomId, DomainInfo, Errno, GuestKind};
+use xenstore::{Batch, Path, Tree};
+
+use crate::domid_history::DomidHistory;
+use crate::{Dirs, EngineError, Host, record, tree, userdata};
+
+/// How long Xen may take to give all of a domain's memory back.
+pub const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Destroys a domain and all that the toolstack made for it.
+///
+/// A domain with devices that Xyl cannot take down is refused, unless `force` says to leave their
+/// backends to themselves.
+pub fn destroy(host: &mut Host, domid: DomId, force: bool) -> Result<(), EngineError> {
+    if domid == DomId::ZERO {
+        return Err(EngineError::ControlDomain("destroying it"));
+    }
+    let info = host
+        .hv
+        .domain_info(domid)?
+        .ok_or_else(|| EngineError::NoSuchDomain(domid.to_string()))?;
+    if !force {
+        refuse_foreign_devices(host, &info)?;
+    }
+    let uuid = Uuid::from_bytes(info.handle).hyphenated().to_string();
+    // From here on the guest does not run, so it cannot write to what is being removed.
+    ignore_absence(host.hv.pause_domain(domid).map_err(EngineError::from))?;
+    remove_nodes(host, domid, &uuid)?;
+    remove_records(&host.dirs, domid, &uuid)?;
+    DomidHistory::new(&host.dirs.xen_run).mark(domid)?;
+    end_domain(host, domid, Instant::now() + DEADLINE)
+}
+
+/// Ends the domain in the hypervisor; one that is gone already is fine.
+pub fn end_domain(host: &mut Host, domid: DomId, deadline: Instant) -> Result<(), EngineError> {
+    ignore_absence(
+        host.hv
+            .destroy_domain(domid, deadline)
+            .map_err(EngineError::from),
+    )
+}
+
+/// Removes a domain's xenstore nodes; those that are not there are fine.
+pub fn remove_nodes(host: &mut Host, domid: DomId, uuid: &str) -> Result<(), EngineError> {
+    let mut batch = Batch::new();
+    for root in tree::roots(domid, uuid) {
+        batch.rm(&Path::new(&root).map_err(xenstore::Error::from)?);
+    }
+    host.store
+        .transaction(|transaction| transaction.run(&batch).map(drop))?;
+    Ok(())
+}
+
+/// Removes a domain's files.
+pub fn remove_records(dirs: &Dirs, domid: DomId, uuid: &str) -> Result<(), EngineError> {
+    userdata::remove_all(&dirs.xen_lib, domid, uuid)?;
+    record::remove(dirs, uuid)
+}
+
+fn ignore_absence(outcome: Result<(), EngineError>) -> Result<(), EngineError> {
+    match outcome {
+        Err(EngineError::Hypervisor(error)) if error.is(Errno::ESRCH) => Ok(()),
+        other => other,
+    }
+}
+
+/// Disks, network interfaces and device models need a teardown that Xyl does not have yet.
+fn refuse_foreign_devices(host: &mut Host, info: &DomainInfo) -> Result<(), EngineError> {
+    let domid = info.domid;
+    let mut devices = foreign_devices(host, domid)?;
+    if info.kind() == GuestKind::Hvm {
+        devices.push("a device model".to_owned());
+    }
+    if devices.is_empty() {
+        return Ok(());
+    }
+    Err(EngineError::ForeignDevices {
+        domid,
+        devices: devices.join(", "),
+    })
+}
+
+/// Devices in the toolstack's own record, which no guest can write, other than consoles of xenconsoled.
+fn foreign_devices(host: &mut Host, domid: DomId) -> Result<Vec<String>, EngineError> {
+    let folder =
+        Path::new(&format!("{}/device", tree::libxl_path(domid))).map_err(xenstore::Error::from)?;
+    let mut found = Vec::new();
+    for kind in children(host, &folder)? {
+        if kind == "console" {
+            continue;
+        }
+        let below = folder.join(&kind).map_err(xenstore::Error::from)?;
+        for number in children(host, &below)? {
+            found.push(format!("{kind} {number}"));
+        }
+    }
+    Ok(found)
+}
+
+/// Names of a folder's children; none where there is no such folder.
+fn children(host: &mut Host, folder: &Path) -> Result<Vec<String>, EngineError> {
+    match host.store.directory(folder) {
+        Err(xenstore::Error::NotFound { .. }) => Ok(Vec::new()),
+        other => Ok(other?),
+    }
+}

@@ -1,0 +1,160 @@
+//! Why an operation on a VM failed.
+
+use std::path::{Path, PathBuf};
+
+use xen_port::{DomId, HvError};
+
+use crate::control_error::ControlError;
+use crate::steps::Failure;
+
+/// Why an operation on a VM failed. Each text says what was tried, on what, why it failed, and
+/// where there is one the remedy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// A request to the hypervisor failed.
+    #[error(transparent)]
+    Hypervisor(#[from] HvError),
+    /// A request to xenstored failed.
+    #[error(transparent)]
+    Store(#[from] xenstore::Error),
+    /// A kernel or a ramdisk could not be used.
+    #[error(transparent)]
+    Image(#[from] xen_image::Error),
+    /// The domain's memory could not be built.
+    #[error(transparent)]
+    Build(#[from] xen_build::BuildError),
+    /// The configuration is wrong, or asks for what cannot be done.
+    #[error(transparent)]
+    Config(#[from] xl_cfg::Error),
+    /// The CPUs that a vCPU is bound to are not there.
+    #[error(
+        "vCPU {vcpu}: this host has none of the CPUs `{wanted}`: `xyl info` shows how many it has"
+    )]
+    NoSuchCpus {
+        /// The vCPU.
+        vcpu: u32,
+        /// What the configuration names.
+        wanted: String,
+    },
+    /// Another domain has the name.
+    #[error(
+        "the name `{name}` is taken by domain {domid}: choose another, or destroy that domain first"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Who has it.
+        domid: DomId,
+    },
+    /// Another process is creating a domain of that name.
+    #[error("a domain named `{name}` is being created by another process just now")]
+    NameBusy {
+        /// The name.
+        name: String,
+    },
+    /// Another domain has the UUID.
+    #[error(
+        "the UUID {uuid} is that of domain {domid}: leave `uuid` out of the configuration, or destroy that domain first"
+    )]
+    UuidTaken {
+        /// The UUID in text.
+        uuid: String,
+        /// Who has it.
+        domid: DomId,
+    },
+    /// No domain is known by that name or number.
+    #[error("no domain `{0}`: `xyl list` shows those there are")]
+    NoSuchDomain(String),
+    /// No CPU pool is known by that name or number.
+    #[error("no CPU pool `{0}`: `xl cpupool-list` shows those there are")]
+    NoSuchPool(String),
+    /// The control domain cannot be destroyed, paused or shut down like a guest.
+    #[error("domain 0 is the control domain: {0} would take the host down")]
+    ControlDomain(&'static str),
+    /// More memory is wanted than is free.
+    #[error(
+        "{wanted_mib} MiB are wanted, and {free_mib} MiB are free: lower `memory`, shut another domain down, or give the control domain less (`dom0_mem=` on Xen's command line, `xyl mem-set 0`)"
+    )]
+    NotEnoughMemory {
+        /// What the domain needs in all.
+        wanted_mib: u64,
+        /// What Xen has free and unclaimed.
+        free_mib: u64,
+    },
+    /// PVH and HVM need hardware virtualisation.
+    #[error(
+        "type=\"{0}\" needs hardware virtualisation, which this host does not have or has switched off in its firmware: use type=\"pv\""
+    )]
+    NoHardwareVirtualisation(&'static str),
+    /// PV guests are compiled out or switched off.
+    #[error("type=\"pv\" cannot run here: this Xen was built without PV guests: use type=\"pvh\"")]
+    NoPv,
+    /// A 32-bit PV kernel.
+    #[error("{path}: {why}", path = path.display())]
+    Pv32 {
+        /// The kernel.
+        path: PathBuf,
+        /// What this host could do with it.
+        why: &'static str,
+    },
+    /// All free domids were in use a moment ago.
+    #[error("no domid is free that was not in use within the last minute: try again later")]
+    NoFreshDomid,
+    /// The domain has devices that another toolstack set up.
+    #[error(
+        "domain {domid} has devices that Xyl cannot take down yet ({devices}): use `xl destroy {domid}`, or `xyl destroy --force {domid}` to leave their backends to themselves"
+    )]
+    ForeignDevices {
+        /// The domain.
+        domid: DomId,
+        /// Kinds and numbers.
+        devices: String,
+    },
+    /// A change to a running domain was refused.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// A file could not be used.
+    #[error("{op} {path}: {source}", path = path.display())]
+    Io {
+        /// What was tried.
+        op: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// A file of ours does not say what it should.
+    #[error("{path}: {what}", path = path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// Somebody asked for the operation to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// A wait ran out of time.
+    #[error("{what}: not within {limit_s} s")]
+    Deadline {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        limit_s: u64,
+    },
+    /// A step of an operation failed, and what was made before it was taken back.
+    #[error(transparent)]
+    Step(#[from] Box<Failure>),
+}
+
+impl EngineError {
+    /// An error about a file.
+    pub fn io(op: &'static str, path: &Path, source: std::io::Error) -> EngineError {
+        EngineError::Io {
+            op,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}

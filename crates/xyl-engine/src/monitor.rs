@@ -1,0 +1,121 @@
+//! Waiting for a VM's end, and doing then what its configuration says.
+//!
+//! One process per VM runs [`watch`]. It holds nothing that is not in Xen, xenstore or the VM's
+//! record on disk, and it sleeps until xenstored says that some domain has ended.
+
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+use xen_port::{DomId, DomainInfo, ShutdownReason};
+use xenstore::Path;
+
+use crate::create::{CreateRequest, create};
+use crate::plan::{self, Planned};
+use crate::spec::Action;
+use crate::steps::Cancel;
+use crate::{EngineError, Host, destroy, preserve, record, topology};
+
+/// How often the domain is looked at when xenstored stays silent: a lost event delays, and no more.
+const RECHECK_EVERY: Duration = Duration::from_secs(3600);
+
+/// The VM that is watched.
+#[derive(Clone, Copy, Debug)]
+pub struct Vm {
+    /// Its domain now.
+    pub domid: DomId,
+    /// Its identity.
+    pub uuid: Uuid,
+}
+
+/// Watches a VM until it has ended for good, restarting it as its configuration says. `log` is told
+/// what happens, a line each.
+pub fn watch(host: &mut Host, mut vm: Vm, log: &mut dyn FnMut(&str)) -> Result<(), EngineError> {
+    host.store.watch(&Path::release_domain(), "xyl")?;
+    loop {
+        let info = wait_for_end(host, vm)?;
+        let Some(reason) = info.as_ref().and_then(|info| info.shutdown_reason) else {
+            log(&format!("domain {} is gone", vm.domid));
+            return Ok(());
+        };
+        let planned = planned(host, vm.uuid)?;
+        // `wait_for_end` does not return for a suspended domain, so there is an action.
+        let action = planned.spec.on.action(reason).unwrap_or(Action::Preserve);
+        log(&describe(vm.domid, reason, action));
+        match act(host, vm, action, &planned, log)? {
+            Some(domid) => vm.domid = domid,
+            None => return Ok(()),
+        }
+    }
+}
+
+fn describe(domid: DomId, reason: ShutdownReason, action: Action) -> String {
+    let note = match (reason, action) {
+        (ShutdownReason::SoftReset, Action::Destroy) => {
+            " (Xyl cannot soft-reset a domain yet, so it ends here, as under xl)"
+        }
+        _ => "",
+    };
+    format!(
+        "domain {domid} has ended ({reason:?}): {}{note}",
+        action.word()
+    )
+}
+
+/// Waits until the VM's domain has shut down (its state then), or does not exist any more (`None`).
+fn wait_for_end(host: &mut Host, vm: Vm) -> Result<Option<DomainInfo>, EngineError> {
+    loop {
+        let info = host.hv.domain_info(vm.domid)?;
+        let Some(info) = info.filter(|info| &info.handle == vm.uuid.as_bytes()) else {
+            return Ok(None);
+        };
+        if info.flags.dying {
+            return Ok(None);
+        }
+        if info
+            .shutdown_reason
+            .is_some_and(|reason| reason != ShutdownReason::Suspend)
+        {
+            return Ok(Some(info));
+        }
+        host.store.next_event(Instant::now() + RECHECK_EVERY)?;
+    }
+}
+
+/// The VM as its record describes it.
+fn planned(host: &Host, uuid: Uuid) -> Result<Planned, EngineError> {
+    let uuid = uuid.hyphenated().to_string();
+    let text = record::read(&host.dirs, &uuid)?;
+    let path = record::path(&host.dirs, &uuid);
+    plan::plan_record(&path.display().to_string(), &text, &mut || {
+        topology::of(&*host.hv)
+    })
+}
+
+/// Does what the configuration says; the domid of the VM's next life, if there is one.
+fn act(
+    host: &mut Host,
+    vm: Vm,
+    action: Action,
+    planned: &Planned,
+    log: &mut dyn FnMut(&str),
+) -> Result<Option<DomId>, EngineError> {
+    match action {
+        Action::Preserve => return Ok(None),
+        Action::Destroy => {
+            destroy::destroy(host, vm.domid, false)?;
+            return Ok(None);
+        }
+        Action::Restart => destroy::destroy(host, vm.domid, false)?,
+        Action::RenameRestart => preserve::preserve(host, vm.domid, &planned.spec.name)?,
+    }
+    let mut request = CreateRequest {
+        spec: &planned.spec,
+        config_text: &planned.config_text,
+        paused: false,
+        before_start: &mut |_, _| Ok(()),
+        notice: &mut |_| (),
+    };
+    let domid = create(host, &mut request, &Cancel::new())?;
+    log(&format!("restarted as domain {domid}"));
+    Ok(Some(domid))
+}

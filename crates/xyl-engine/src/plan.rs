@@ -1,0 +1,450 @@
+//! From a configuration to a [`VmSpec`]: defaults filled in, and what Xyl cannot do refused by name
+//! and line, so that no configuration is half obeyed.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use uuid::Uuid;
+use xen_port::{CpuMap, GuestKind};
+use xl_cfg::types::{Action as CfgAction, Affinity, Passthrough, TimerMode, TscMode};
+use xl_cfg::{Config, DomainConfig, DomainType, SetKey, Source, Value};
+
+use crate::EngineError;
+use crate::spec::{Action, OnShutdown, VmSpec};
+
+/// KiB of a MiB.
+const KIB_PER_MIB: u64 = 1024;
+/// xl's timer mode for guests that say nothing: ticks are not delayed for missed ones.
+const DEFAULT_TIMER_MODE: u64 = 1;
+
+/// Settings that are obeyed.
+const OBEYED: &[&str] = &[
+    "name",
+    "type",
+    "builder",
+    "uuid",
+    "pool",
+    "on_poweroff",
+    "on_reboot",
+    "on_watchdog",
+    "on_crash",
+    "on_soft_reset",
+    "nomigrate",
+    "max_grant_frames",
+    "max_maptrack_frames",
+    "max_grant_version",
+    "max_event_channels",
+    "vcpus",
+    "maxvcpus",
+    "cpus",
+    "cpus_soft",
+    "cpu_weight",
+    "cap",
+    "nestedhvm",
+    "vmtrace_buf_kb",
+    "msr_relaxed",
+    "tsc_mode",
+    "timer_mode",
+    "localtime",
+    "rtc_timeoffset",
+    "memory",
+    "maxmem",
+    "hap",
+    "kernel",
+    "ramdisk",
+    "cmdline",
+    "root",
+    "extra",
+];
+
+/// Settings of a device model or a display: without effect where the guest has neither, in xl as here.
+const WITHOUT_EFFECT: &[&str] = &[
+    "device_model_version",
+    "device_model_override",
+    "device_model_stubdomain_override",
+    "device_model_stubdomain_seclabel",
+    "device_model_user",
+    "device_model_args",
+    "device_model_args_pv",
+    "device_model_args_hvm",
+    "dm_restrict",
+    "stubdomain_kernel",
+    "stubdomain_cmdline",
+    "stubdomain_ramdisk",
+    "stubdomain_memory",
+    "vnclisten",
+    "vncpasswd",
+    "vncdisplay",
+    "vncunused",
+    "keymap",
+    "opengl",
+    "display",
+    "xauthority",
+    "bootloader_args",
+    "bootloader_restrict",
+    "bootloader_user",
+    "pvshim_path",
+    "pvshim_cmdline",
+    "pvshim_extra",
+    "pci_msitranslate",
+    "pci_power_mgmt",
+    "pci_permissive",
+    "pci_seize",
+];
+
+/// What the host's own configuration says where a guest's says nothing (`/etc/xen/xl.conf`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostDefaults {
+    /// Grant-table frames.
+    pub max_grant_frames: Option<u32>,
+    /// Maptrack frames.
+    pub max_maptrack_frames: Option<u32>,
+    /// Highest grant-table version.
+    pub max_grant_version: Option<u32>,
+    /// Memory is not claimed before it is allocated.
+    pub no_claim: bool,
+}
+
+/// A VM that can be created, and the configuration that asked for it.
+#[derive(Debug)]
+pub struct Planned {
+    /// The VM.
+    pub spec: VmSpec,
+    /// Its configuration in full, for whoever restarts it: every setting, UUID and whole paths.
+    pub config_text: String,
+    /// The configuration, with its warnings.
+    pub config: Config,
+}
+
+/// Decides what a configuration asks for. `topology` tells the host's CPUs and the NUMA node of each;
+/// it is asked only where the configuration names CPUs.
+pub fn plan(
+    config: Config,
+    defaults: &HostDefaults,
+    topology: &mut dyn FnMut() -> Result<Vec<(u32, u32)>, EngineError>,
+) -> Result<Planned, EngineError> {
+    let config = config.refuse_keys(why_not).map_err(xl_cfg::Error::from)?;
+    let spec = spec(&config.domain, defaults, topology)?;
+    let config_text = config_text(&config.domain, &spec);
+    Ok(Planned {
+        spec,
+        config_text,
+        config,
+    })
+}
+
+/// Plans what a VM's record says.
+pub fn plan_record(
+    name: &str,
+    text: &str,
+    topology: &mut dyn FnMut() -> Result<Vec<(u32, u32)>, EngineError>,
+) -> Result<Planned, EngineError> {
+    let source = Source::from_bytes(name, text.as_bytes()).map_err(xl_cfg::Error::from)?;
+    let config = xl_cfg::parse::<&str>(source, &[])?;
+    plan(config, &HostDefaults::default(), topology)
+}
+
+/// Why a setting is refused; `None` where it is not.
+fn why_not(key: &SetKey<'_>, domain: &DomainConfig) -> Option<String> {
+    let info = key.info?;
+    let name = info.name;
+    if matches!(name, "type" | "builder") && domain.domain_type == DomainType::Hvm {
+        return Some(
+            "HVM guests are not supported by Xyl yet: use type=\"pvh\" or type=\"pv\"".to_owned(),
+        );
+    }
+    if !info.applies_to(domain.domain_type) || name != "builder" && info.is_deprecated() {
+        return None;
+    }
+    let value = key.value.to_value();
+    if let Some(reason) = unsupported_value(name, &value, domain) {
+        return Some(reason);
+    }
+    let harmless = OBEYED.contains(&name) || WITHOUT_EFFECT.contains(&name) || is_off(&value);
+    (!harmless && !is_default(name, &value, domain))
+        .then(|| format!("`{name}` is not supported by Xyl yet"))
+}
+
+fn unsupported_value(name: &str, value: &Value, domain: &DomainConfig) -> Option<String> {
+    let Value::Atom(word) = value else {
+        return None;
+    };
+    match name {
+        "on_poweroff" | "on_reboot" | "on_watchdog" | "on_crash" | "on_soft_reset" => {
+            matches!(word.as_str(), "coredump-destroy" | "coredump-restart" | "soft-reset").then(|| {
+                format!("`{word}` is not supported by Xyl yet: use destroy, restart, rename-restart or preserve")
+            })
+        }
+        "acpi" if domain.domain_type == DomainType::Pvh && domain.platform.acpi == Some(false) => {
+            Some("a PVH guest without ACPI tables is not supported by Xyl yet".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// Whether a value switches its setting off: nothing is asked for.
+fn is_off(value: &Value) -> bool {
+    match value {
+        Value::Atom(text) => text.is_empty() || text == "0",
+        Value::List(items) => items.is_empty(),
+    }
+}
+
+/// Whether a setting that is not obeyed says no more than the default.
+fn is_default(name: &str, value: &Value, domain: &DomainConfig) -> bool {
+    match name {
+        "passthrough" => matches!(
+            domain.platform.passthrough,
+            Some(Passthrough::Default | Passthrough::Disabled)
+        ),
+        "acpi" => true,
+        "oos" => domain.memory.out_of_sync == Some(true),
+        "altp2m" => *value == Value::Atom("disabled".to_owned()),
+        _ => false,
+    }
+}
+
+fn spec(
+    domain: &DomainConfig,
+    defaults: &HostDefaults,
+    topology: &mut dyn FnMut() -> Result<Vec<(u32, u32)>, EngineError>,
+) -> Result<VmSpec, EngineError> {
+    let (processors, memory, limits) = (&domain.processors, &domain.memory, &domain.limits);
+    let max_vcpus = processors.max_vcpus;
+    let mut affinity = |wanted: &Option<Affinity>| match wanted {
+        Some(affinity) => resolve(affinity, max_vcpus, &topology()?),
+        None => Ok(Vec::new()),
+    };
+    let percent = |value: Option<u32>| value.and_then(|value| u16::try_from(value).ok());
+    Ok(VmSpec {
+        name: domain.name.clone(),
+        uuid: domain.uuid.unwrap_or_else(Uuid::new_v4),
+        kind: match domain.domain_type {
+            DomainType::Pv => GuestKind::Pv,
+            DomainType::Pvh => GuestKind::Pvh,
+            DomainType::Hvm => GuestKind::Hvm,
+        },
+        target_kib: memory.target_mib * KIB_PER_MIB,
+        max_kib: memory.max_mib * KIB_PER_MIB,
+        vcpus: processors.vcpus,
+        max_vcpus,
+        hard_affinity: affinity(&processors.hard_affinity)?,
+        soft_affinity: affinity(&processors.soft_affinity)?,
+        cpu_weight: percent(processors.scheduling.weight),
+        cpu_cap: percent(processors.scheduling.cap_percent),
+        pool: domain.platform.pool.clone(),
+        kernel: whole_path(domain.boot.kernel.as_deref().unwrap_or("")),
+        ramdisk: domain
+            .boot
+            .ramdisk
+            .as_deref()
+            .filter(|path| !path.is_empty())
+            .map(whole_path),
+        cmdline: domain.boot.cmdline.clone(),
+        on: on_shutdown(domain),
+        hap: memory.hap,
+        nested_virt: processors.nested_hvm.unwrap_or(false),
+        vpmu: false,
+        tsc_mode: tsc_mode(domain.time.tsc_mode),
+        time_offset_s: time_offset_s(domain),
+        timer_mode: domain
+            .time
+            .timer_mode
+            .map_or(DEFAULT_TIMER_MODE, timer_mode),
+        nomigrate: domain.platform.no_migrate.unwrap_or(false),
+        msr_relaxed: processors.msr_relaxed.unwrap_or(false),
+        max_grant_frames: limits.max_grant_frames.or(defaults.max_grant_frames),
+        max_maptrack_frames: limits.max_maptrack_frames.or(defaults.max_maptrack_frames),
+        max_grant_version: limits.max_grant_version.or(defaults.max_grant_version),
+        max_event_channels: limits.max_event_channels,
+        vmtrace_size_bytes: processors.vmtrace_buf_kib.unwrap_or(0).saturating_mul(1024),
+        claim: !defaults.no_claim,
+    })
+}
+
+/// The CPUs of each vCPU, up to the last that has any of its own.
+fn resolve(
+    affinity: &Affinity,
+    max_vcpus: u32,
+    topology: &[(u32, u32)],
+) -> Result<Vec<CpuMap>, EngineError> {
+    let mut maps = Vec::new();
+    for vcpu in 0..max_vcpus {
+        let Some(list) = affinity.of_vcpu(vcpu) else {
+            break;
+        };
+        let cpus: CpuMap = list.resolve(topology).into_iter().collect();
+        if cpus.is_empty() {
+            return Err(EngineError::NoSuchCpus {
+                vcpu,
+                wanted: list.to_string(),
+            });
+        }
+        maps.push(cpus);
+    }
+    Ok(maps)
+}
+
+/// The same file from whatever folder the VM is restarted.
+fn whole_path(path: &str) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path))
+}
+
+fn on_shutdown(domain: &DomainConfig) -> OnShutdown {
+    let actions = &domain.actions;
+    OnShutdown {
+        poweroff: action(actions.on_poweroff),
+        reboot: action(actions.on_reboot),
+        watchdog: action(actions.on_watchdog),
+        crash: action(actions.on_crash),
+        soft_reset: action(actions.on_soft_reset),
+    }
+}
+
+/// `soft-reset` stands only where a configuration is silent (written out, it is refused); the
+/// domain ends then, as it does under xl where that cannot reset it.
+fn action(action: CfgAction) -> Action {
+    match action {
+        CfgAction::Destroy | CfgAction::CoredumpDestroy | CfgAction::SoftReset => Action::Destroy,
+        CfgAction::Restart | CfgAction::CoredumpRestart => Action::Restart,
+        CfgAction::RenameRestart => Action::RenameRestart,
+        CfgAction::Preserve => Action::Preserve,
+    }
+}
+
+/// Xen's numbers (`XEN_CPUID_TSC_MODE_*`).
+fn tsc_mode(mode: Option<TscMode>) -> u32 {
+    match mode {
+        None | Some(TscMode::Default | TscMode::NativeParavirt) => 0,
+        Some(TscMode::AlwaysEmulate) => 1,
+        Some(TscMode::Native) => 2,
+    }
+}
+
+/// Xen's numbers (`HVMPTM_*`).
+fn timer_mode(mode: TimerMode) -> u64 {
+    match mode {
+        TimerMode::DelayForMissedTicks => 0,
+        TimerMode::NoDelayForMissedTicks => 1,
+        TimerMode::NoMissedTicksPending => 2,
+        TimerMode::OneMissedTickPending => 3,
+    }
+}
+
+fn time_offset_s(domain: &DomainConfig) -> i64 {
+    let given = i64::from(domain.time.rtc_offset_s.unwrap_or(0));
+    if domain.time.localtime != Some(true) {
+        return given;
+    }
+    given + i64::from(jiff::Zoned::now().offset().seconds())
+}
+
+/// Every setting as it was given, and what was decided since: a restart does the same again.
+fn config_text(domain: &DomainConfig, spec: &VmSpec) -> String {
+    let mut settings = domain.raw.clone();
+    let mut set = |name: &str, value: String| settings.insert(name.to_owned(), Value::Atom(value));
+    set("uuid", spec.uuid_text());
+    if let Some(kernel) = spec.kernel.to_str() {
+        set("kernel", kernel.to_owned());
+    }
+    if let Some(ramdisk) = spec.ramdisk.as_deref().and_then(|path| path.to_str()) {
+        set("ramdisk", ramdisk.to_owned());
+    }
+    let mut text = String::new();
+    for (name, value) in &settings {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{name} = {value}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn try_plan(text: &str) -> Result<Planned, EngineError> {
+        plan_record("guest.cfg", text, &mut || {
+            Ok(vec![(0, 0), (1, 0), (2, 1), (3, 1)])
+        })
+    }
+
+    fn planned(text: &str) -> Planned {
+        try_plan(&format!("name = \"g\"\nkernel = \"/k\"\n{text}\n")).unwrap()
+    }
+
+    fn refused(text: &str) -> String {
+        try_plan(&format!("name = \"g\"\nkernel = \"/k\"\n{text}\n"))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn fills_in_what_xl_would() {
+        let spec = planned("memory = 64").spec;
+        assert_eq!(
+            (spec.kind, spec.target_kib, spec.max_kib),
+            (GuestKind::Pv, 65536, 65536)
+        );
+        assert_eq!(
+            (spec.vcpus, spec.max_vcpus, spec.max_event_channels),
+            (1, 1, 1023)
+        );
+        assert_eq!(spec.on.reboot, Action::Restart);
+        assert_eq!(spec.on.poweroff, Action::Destroy);
+        assert!(spec.claim && !spec.uuid.is_nil());
+    }
+
+    #[test]
+    fn refuses_by_name_and_line_what_it_cannot_do() {
+        let text = refused("disk = [ \"/dev/vg/x,raw,xvda,rw\" ]");
+        assert!(
+            text.contains("guest.cfg:3:1") && text.contains("`disk`"),
+            "{text}"
+        );
+        for line in [
+            "vif = [ \"bridge=br0\" ]",
+            "type = \"hvm\"",
+            "on_crash = \"coredump-destroy\"",
+            "on_soft_reset = \"soft-reset\"",
+            "pci = [ \"01:00.0\" ]",
+            "type = \"pvh\"\npvshim = 1",
+            "type = \"pvh\"\nacpi = 0",
+            "seclabel = \"system_u:system_r:domU_t\"",
+            "vnc = 1",
+            "passthrough = \"enabled\"",
+        ] {
+            assert!(refused(line).contains("not supported by Xyl yet"), "{line}");
+        }
+    }
+
+    #[test]
+    fn accepts_what_asks_for_nothing() {
+        for line in [
+            "disk = []",
+            "vif = []",
+            "vnc = 0",
+            "type = \"pvh\"\npvshim = 0",
+            "type = \"pvh\"\nacpi = 1",
+            "device_model_version = \"qemu-xen\"",
+            "passthrough = \"disabled\"",
+            "serial = \"pty\"",
+        ] {
+            planned(line);
+        }
+    }
+
+    #[test]
+    fn resolves_cpus_on_this_host() {
+        let spec = planned("vcpus = 2\ncpus = \"node:1\"").spec;
+        assert_eq!(spec.hard_affinity, vec![CpuMap::from_iter([2, 3]); 2]);
+        let text = refused("cpus = \"17\"");
+        assert!(text.contains("17"), "{text}");
+    }
+
+    #[test]
+    fn the_record_makes_the_same_vm_again() {
+        let first = planned("memory = 64\ncmdline = 'a \"b\" \\\\ c'\nextra = \"x\"");
+        let again = try_plan(&first.config_text).unwrap();
+        assert_eq!(again.spec, first.spec);
+    }
+}
