@@ -26,6 +26,10 @@ c_constants! {
     SET_POD_TARGET: u32 = 16, "XENMEM_set_pod_target";
     /// Gets it.
     GET_POD_TARGET: u32 = 17, "XENMEM_get_pod_target";
+    /// Pages that memory sharing has freed.
+    GET_SHARING_FREED_PAGES: u32 = 18, "XENMEM_get_sharing_freed_pages";
+    /// Pages that are shared.
+    GET_SHARING_SHARED_PAGES: u32 = 19, "XENMEM_get_sharing_shared_pages";
     /// Stakes or cancels a claim.
     CLAIM_PAGES: u32 = 24, "XENMEM_claim_pages";
     /// Frames of a resource such as a grant table.

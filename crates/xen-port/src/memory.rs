@@ -14,13 +14,23 @@ pub trait GuestMemory {
     fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<()>;
     /// Sets `len` bytes at `offset` to zero.
     fn zero(&mut self, offset: usize, len: usize) -> Result<()>;
-    /// Lets `fill` write straight into the bytes `offset .. offset + len`, without a copy between:
-    /// for file reads. Only for a domain that has never run.
+    /// Has `fill` make the bytes `offset .. offset + len`, in order, in pieces of at most 256 KiB: for
+    /// decompressors and generators, without a buffer of the whole length. The outer error is a range
+    /// that does not fit, the inner one is `fill`'s own; the bytes are then filled in part.
     fn fill_with(
         &mut self,
         offset: usize,
         len: usize,
         fill: &mut dyn FnMut(&mut [u8]) -> std::io::Result<()>,
+    ) -> Result<std::io::Result<()>>;
+    /// Reads `len` bytes of `file` from `file_offset` straight into `offset .. offset + len`, without a
+    /// copy between. A file that ends before is an `UnexpectedEof`.
+    fn fill_from_file(
+        &mut self,
+        offset: usize,
+        len: usize,
+        file: &std::fs::File,
+        file_offset: u64,
     ) -> Result<std::io::Result<()>>;
 }
 

@@ -1,1 +1,29 @@
 //! The real hypervisor: hypercalls, foreign mappings, event channels and grants through Linux's drivers.
+//!
+//! [`Xen`] implements [`Hypervisor`](xen_port::Hypervisor) over `/dev/xen/privcmd`. [`EventChannels`] and [`Grants`] are the two other
+//! drivers that a toolstack needs. Everything that is acquired is owned, and given back when it is dropped.
+//!
+//! This is the one crate that uses `unsafe`. Three rules keep it small:
+//! - hypercall arguments are copied into an arena that Xen can always reach, and answers are copied out of it; no reference into
+//!   the arena exists while Xen runs;
+//! - payloads that hold no address are made safe by a marker trait, so that only calls with lists need `unsafe`;
+//! - memory of other domains is reached by volatile copies or by the kernel, never by reference.
+
+mod arena;
+mod device;
+mod domain;
+mod events;
+mod grants;
+mod host;
+mod mapping;
+mod memory;
+mod port;
+mod privcmd;
+mod vcpu;
+mod xen;
+
+pub use events::{EventChannel, EventChannels};
+pub use grants::{GrantedMemory, Grants};
+pub use memory::ForeignMemory;
+pub use privcmd::Stats;
+pub use xen::Xen;

@@ -1,0 +1,666 @@
+//! vCPUs: affinity, policy, starting registers, scheduling, time.
+
+use xen_abi::domctl::{self, Bitmap, Domctl};
+use xen_abi::hvm;
+use xen_abi::vcpu;
+use xen_abi::xen::HYPERVISOR_DOMCTL;
+use xen_port::{
+    CpuMap, CpuPolicy, CpuidLeaf, DomId, Errno, HvmBootCpu, MsrEntry, PvBootCpu, Result,
+    SchedulerId, SchedulerParams, VcpuId, VcpuInfo, VcpuRunState,
+};
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::Xen;
+use crate::host::BITMAP_BYTES;
+use crate::privcmd::Site;
+use crate::xen::Failure;
+
+impl Xen {
+    pub(crate) fn make_vcpus(&self, domid: DomId, nr_vcpus: u32) -> Result<()> {
+        self.domctl(
+            "XEN_DOMCTL_max_vcpus",
+            domctl::MAX_VCPUS,
+            domid,
+            &domctl::MaxVcpus { max: nr_vcpus },
+        )
+        .map(drop)
+    }
+
+    pub(crate) fn read_vcpu_info(&self, domid: DomId, vcpu: VcpuId) -> Result<VcpuInfo> {
+        let request = domctl::VcpuInfo {
+            vcpu: vcpu.0,
+            ..domctl::VcpuInfo::new_zeroed()
+        };
+        let info: domctl::VcpuInfo = self
+            .domctl(
+                "XEN_DOMCTL_getvcpuinfo",
+                domctl::GET_VCPU_INFO,
+                domid,
+                &request,
+            )?
+            .payload();
+        let state = match (info.online != 0, info.blocked != 0, info.running != 0) {
+            (false, _, _) => VcpuRunState::Offline,
+            (true, _, true) => VcpuRunState::Running,
+            (true, true, false) => VcpuRunState::Blocked,
+            (true, false, false) => VcpuRunState::Runnable,
+        };
+        Ok(VcpuInfo {
+            state,
+            cpu_time_ns: info.cpu_time,
+            cpu: info.cpu,
+        })
+    }
+
+    pub(crate) fn read_affinity(&self, domid: DomId, vcpu: VcpuId) -> Result<(CpuMap, CpuMap)> {
+        let flags = domctl::VCPUAFFINITY_HARD | domctl::VCPUAFFINITY_SOFT;
+        self.affinity_call(
+            Site::domain("XEN_DOMCTL_getvcpuaffinity", domid),
+            domctl::GET_VCPU_AFFINITY,
+            domid,
+            vcpu,
+            flags,
+            [&CpuMap::new(), &CpuMap::new()],
+        )
+    }
+
+    pub(crate) fn write_affinity(
+        &self,
+        domid: DomId,
+        vcpu: VcpuId,
+        hard: Option<&CpuMap>,
+        soft: Option<&CpuMap>,
+        force: bool,
+    ) -> Result<(Option<CpuMap>, Option<CpuMap>)> {
+        let flag = |wanted: bool, flag: u32| if wanted { flag } else { 0 };
+        let flags = flag(hard.is_some(), domctl::VCPUAFFINITY_HARD)
+            | flag(soft.is_some(), domctl::VCPUAFFINITY_SOFT)
+            | flag(force, domctl::VCPUAFFINITY_FORCE);
+        let none = CpuMap::new();
+        let (made_hard, made_soft) = self.affinity_call(
+            Site::domain("XEN_DOMCTL_setvcpuaffinity", domid),
+            domctl::SET_VCPU_AFFINITY,
+            domid,
+            vcpu,
+            flags,
+            [hard.unwrap_or(&none), soft.unwrap_or(&none)],
+        )?;
+        Ok((hard.map(|_| made_hard), soft.map(|_| made_soft)))
+    }
+
+    fn affinity_call(
+        &self,
+        site: Site,
+        cmd: u32,
+        domid: DomId,
+        vcpu: VcpuId,
+        flags: u32,
+        maps: [&CpuMap; 2],
+    ) -> Result<(CpuMap, CpuMap)> {
+        self.with_release(site, |release| {
+            let mut call = self.privcmd.call(2 * BITMAP_BYTES)?;
+            let [hard, soft] = maps.map(|map| call.put_slice(&map.to_bytes(BITMAP_BYTES)));
+            let (hard, soft) = (hard?, soft?);
+            let bitmap = |address| Bitmap {
+                bitmap: address,
+                nr_bits: BITMAP_BYTES as u32 * 8,
+                pad: 0,
+            };
+            let request = domctl::VcpuAffinity {
+                vcpu: vcpu.0,
+                flags,
+                cpumap_hard: bitmap(hard.address()),
+                cpumap_soft: bitmap(soft.address()),
+            };
+            let op = call.put(&Domctl::new(
+                release.interface().domctl,
+                cmd,
+                domid.0,
+                &request,
+            ))?;
+            // SAFETY: `op` is one domctl, `hard` and `soft` have `nr_bits` bits.
+            unsafe { call.run(HYPERVISOR_DOMCTL, &[op.address()]) }?;
+            let map =
+                |slot| Ok::<_, Failure>(CpuMap::from_bytes(&call.get_slice(slot, BITMAP_BYTES)?));
+            Ok((map(&hard)?, map(&soft)?))
+        })
+    }
+
+    pub(crate) fn read_policy(&self, domid: DomId) -> Result<CpuPolicy> {
+        /// More than any Xen has: about 150 leaves and a few MSRs.
+        const LEAVES: usize = 1024;
+        const MSRS: usize = 256;
+        self.with_release(
+            Site::domain("XEN_DOMCTL_get_cpu_policy", domid),
+            |release| {
+                let array_bytes =
+                    LEAVES * size_of::<domctl::CpuidLeaf>() + MSRS * size_of::<domctl::MsrEntry>();
+                let mut call = self.privcmd.call(array_bytes)?;
+                let leaves = call.reserve::<domctl::CpuidLeaf>(LEAVES)?;
+                let msrs = call.reserve::<domctl::MsrEntry>(MSRS)?;
+                let request = domctl::CpuPolicy {
+                    nr_leaves: LEAVES as u32,
+                    nr_msrs: MSRS as u32,
+                    leaves: leaves.address(),
+                    msrs: msrs.address(),
+                    ..domctl::CpuPolicy::new_zeroed()
+                };
+                let version = release.interface().domctl;
+                let op = call.put(&Domctl::new(
+                    version,
+                    domctl::GET_CPU_POLICY,
+                    domid.0,
+                    &request,
+                ))?;
+                // SAFETY: `op` is one domctl, the arrays have `nr_leaves` and `nr_msrs` entries.
+                unsafe { call.run(HYPERVISOR_DOMCTL, &[op.address()]) }?;
+                let answer: domctl::CpuPolicy = call.get(&op)?.payload();
+                let leaves = call.get_slice(&leaves, answer.nr_leaves as usize)?;
+                let msrs = call.get_slice(&msrs, answer.nr_msrs as usize)?;
+                Ok(CpuPolicy {
+                    leaves: leaves.iter().map(leaf_from_xen).collect(),
+                    msrs: msrs
+                        .iter()
+                        .map(|msr| MsrEntry {
+                            index: msr.idx,
+                            flags: msr.flags,
+                            value: msr.val,
+                        })
+                        .collect(),
+                })
+            },
+        )
+    }
+
+    pub(crate) fn write_policy(&self, domid: DomId, policy: &CpuPolicy) -> Result<()> {
+        let site = Site::domain("XEN_DOMCTL_set_cpu_policy", domid);
+        let leaves: Vec<domctl::CpuidLeaf> = policy.leaves.iter().map(leaf_to_xen).collect();
+        let msrs: Vec<domctl::MsrEntry> = policy
+            .msrs
+            .iter()
+            .map(|msr| domctl::MsrEntry {
+                idx: msr.index,
+                flags: msr.flags,
+                val: msr.value,
+            })
+            .collect();
+        self.with_release(site, |release| {
+            let mut call = self
+                .privcmd
+                .call(leaves.as_bytes().len() + msrs.as_bytes().len())?;
+            let leaves_slot = call.put_slice(&leaves)?;
+            let msrs_slot = call.put_slice(&msrs)?;
+            let request = domctl::CpuPolicy {
+                nr_leaves: leaves.len() as u32,
+                nr_msrs: msrs.len() as u32,
+                leaves: leaves_slot.address(),
+                msrs: msrs_slot.address(),
+                err_leaf: u32::MAX,
+                err_subleaf: u32::MAX,
+                err_msr: u32::MAX,
+                pad: 0,
+            };
+            let version = release.interface().domctl;
+            let op = call.put(&Domctl::new(
+                version,
+                domctl::SET_CPU_POLICY,
+                domid.0,
+                &request,
+            ))?;
+            // SAFETY: `op` is one domctl, the arrays have `nr_leaves` and `nr_msrs` entries.
+            let outcome = unsafe { call.run(HYPERVISOR_DOMCTL, &[op.address()]) };
+            let answer: domctl::CpuPolicy = call.get(&op)?.payload();
+            match outcome {
+                Ok(_) => Ok(()),
+                // Another interface version: Xen has not looked at the policy.
+                Err(Errno::EACCES) => Err(Failure::Xen(Errno::EACCES)),
+                Err(errno) => Err(site.error_with(errno, policy_detail(&answer)).into()),
+            }
+        })
+    }
+
+    pub(crate) fn start_pv_vcpu(&self, domid: DomId, cpu: &PvBootCpu) -> Result<()> {
+        let context = pv_context(cpu);
+        self.with_release(
+            Site::domain("XEN_DOMCTL_setvcpucontext", domid),
+            |release| {
+                let mut call = self.privcmd.call(size_of::<vcpu::VcpuGuestContext>())?;
+                let registers = call.put(&context)?;
+                let request = domctl::VcpuContext {
+                    vcpu: 0,
+                    pad: 0,
+                    ctxt: registers.address(),
+                };
+                let version = release.interface().domctl;
+                let op = call.put(&Domctl::new(
+                    version,
+                    domctl::SET_VCPU_CONTEXT,
+                    domid.0,
+                    &request,
+                ))?;
+                // SAFETY: `op` is one domctl, `registers` the one context that Xen reads.
+                unsafe { call.run(HYPERVISOR_DOMCTL, &[op.address()]) }?;
+                Ok(())
+            },
+        )
+    }
+
+    pub(crate) fn start_hvm_vcpu(&self, domid: DomId, cpu: &HvmBootCpu) -> Result<()> {
+        let records = hvm_records(&self.read_hvm_context(domid)?, cpu)?;
+        self.with_release(Site::domain("XEN_DOMCTL_sethvmcontext", domid), |release| {
+            let mut call = self.privcmd.call(records.len())?;
+            let buffer = call.put_slice(&records)?;
+            let request = domctl::HvmContext {
+                size: records.len() as u32,
+                pad: 0,
+                buffer: buffer.address(),
+            };
+            let version = release.interface().domctl;
+            let op = call.put(&Domctl::new(
+                version,
+                domctl::SET_HVM_CONTEXT,
+                domid.0,
+                &request,
+            ))?;
+            // SAFETY: `op` is one domctl, `buffer` has `size` bytes.
+            unsafe { call.run(HYPERVISOR_DOMCTL, &[op.address()]) }?;
+            Ok(())
+        })
+    }
+
+    /// All save records of a domain. A buffer that holds those of a few vCPUs is tried first, which saves asking for the size.
+    fn read_hvm_context(&self, domid: DomId) -> Result<Vec<u8>> {
+        const FEW_VCPUS_BYTES: usize = 32 << 10;
+        const MOST_BYTES: usize = 16 << 20;
+        let site = Site::domain("XEN_DOMCTL_gethvmcontext", domid);
+        let mut size_bytes = FEW_VCPUS_BYTES;
+        loop {
+            match self.hvm_context_of(site, domid, size_bytes) {
+                Err(error) if error.is(Errno::ENOSPC) && size_bytes < MOST_BYTES => size_bytes *= 4,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn hvm_context_of(&self, site: Site, domid: DomId, size_bytes: usize) -> Result<Vec<u8>> {
+        self.with_release(site, |release| {
+            let mut call = self.privcmd.call(size_bytes)?;
+            let buffer = call.reserve::<u8>(size_bytes)?;
+            let request = domctl::HvmContext {
+                size: size_bytes as u32,
+                pad: 0,
+                buffer: buffer.address(),
+            };
+            let version = release.interface().domctl;
+            let op = call.put(&Domctl::new(
+                version,
+                domctl::GET_HVM_CONTEXT,
+                domid.0,
+                &request,
+            ))?;
+            // SAFETY: `op` is one domctl, `buffer` has `size` bytes.
+            unsafe { call.run(HYPERVISOR_DOMCTL, &[op.address()]) }?;
+            let answer: domctl::HvmContext = call.get(&op)?.payload();
+            Ok(call.get_slice(&buffer, answer.size as usize)?)
+        })
+    }
+
+    pub(crate) fn read_scheduler_params(
+        &self,
+        domid: DomId,
+        scheduler: SchedulerId,
+    ) -> Result<SchedulerParams> {
+        let site = Site::domain("XEN_DOMCTL_scheduler_op", domid);
+        let request = domctl::SchedulerOp {
+            sched_id: scheduler.number(),
+            cmd: domctl::SCHEDOP_GETINFO,
+            ..domctl::SchedulerOp::new_zeroed()
+        };
+        let answer: domctl::SchedulerOp = self
+            .domctl(site.op, domctl::SCHEDULER_OP, domid, &request)?
+            .payload();
+        let domctl::SchedCredit { weight, cap } = answer.credit;
+        match scheduler {
+            SchedulerId::Credit => Ok(SchedulerParams::Credit { weight, cap }),
+            SchedulerId::Credit2 => Ok(SchedulerParams::Credit2 { weight, cap }),
+            other => {
+                Err(site.error_with(Errno::EOPNOTSUPP, format!(": scheduler {}", other.name())))
+            }
+        }
+    }
+
+    pub(crate) fn write_scheduler_params(
+        &self,
+        domid: DomId,
+        params: &SchedulerParams,
+    ) -> Result<()> {
+        let (scheduler, weight, cap) = match *params {
+            SchedulerParams::Credit { weight, cap } => (SchedulerId::Credit, weight, cap),
+            SchedulerParams::Credit2 { weight, cap } => (SchedulerId::Credit2, weight, cap),
+        };
+        let request = domctl::SchedulerOp {
+            sched_id: scheduler.number(),
+            cmd: domctl::SCHEDOP_PUTINFO,
+            credit: domctl::SchedCredit { weight, cap },
+            rest: [0; 3],
+        };
+        self.domctl(
+            "XEN_DOMCTL_scheduler_op",
+            domctl::SCHEDULER_OP,
+            domid,
+            &request,
+        )
+        .map(drop)
+    }
+
+    pub(crate) fn write_tsc_mode(&self, domid: DomId, mode: u32) -> Result<()> {
+        let request = domctl::TscInfo {
+            tsc_mode: mode,
+            ..domctl::TscInfo::new_zeroed()
+        };
+        self.domctl(
+            "XEN_DOMCTL_settscinfo",
+            domctl::SET_TSC_INFO,
+            domid,
+            &request,
+        )
+        .map(drop)
+    }
+
+    pub(crate) fn write_time_offset(&self, domid: DomId, offset_s: i64) -> Result<()> {
+        let request = domctl::SetTimeOffset {
+            time_offset_seconds: offset_s,
+        };
+        self.domctl(
+            "XEN_DOMCTL_settimeoffset",
+            domctl::SET_TIME_OFFSET,
+            domid,
+            &request,
+        )
+        .map(drop)
+    }
+}
+
+fn leaf_from_xen(leaf: &domctl::CpuidLeaf) -> CpuidLeaf {
+    let domctl::CpuidLeaf {
+        leaf,
+        subleaf,
+        a,
+        b,
+        c,
+        d,
+    } = *leaf;
+    CpuidLeaf {
+        leaf,
+        subleaf,
+        a,
+        b,
+        c,
+        d,
+    }
+}
+
+fn leaf_to_xen(leaf: &CpuidLeaf) -> domctl::CpuidLeaf {
+    let CpuidLeaf {
+        leaf,
+        subleaf,
+        a,
+        b,
+        c,
+        d,
+    } = *leaf;
+    domctl::CpuidLeaf {
+        leaf,
+        subleaf,
+        a,
+        b,
+        c,
+        d,
+    }
+}
+
+/// Which leaf or MSR Xen objected to; empty where it says nothing.
+fn policy_detail(answer: &domctl::CpuPolicy) -> String {
+    match (answer.err_leaf, answer.err_subleaf, answer.err_msr) {
+        (u32::MAX, _, u32::MAX) => String::new(),
+        (u32::MAX, _, msr) => format!(": MSR {msr:#x}"),
+        (leaf, u32::MAX, _) => format!(": CPUID leaf {leaf:#x}"),
+        (leaf, subleaf, _) => format!(": CPUID leaf {leaf:#x}, subleaf {subleaf:#x}"),
+    }
+}
+
+/// Debug registers 6 and 7 after a reset.
+const DR6_RESET: u64 = 0xffff_0ff0;
+const DR7_RESET: u64 = 0x400;
+
+/// vCPU 0 of a 64-bit PV domain at its entry: kernel mode, flat segments, interrupts on.
+fn pv_context(cpu: &PvBootCpu) -> vcpu::VcpuGuestContext {
+    const INTERRUPTS_ON: u64 = 1 << 9;
+    let mut context = vcpu::VcpuGuestContext::new_zeroed();
+    context.flags = vcpu::VGCF_IN_KERNEL | vcpu::VGCF_ONLINE;
+    context.user_regs = vcpu::UserRegs {
+        rip: cpu.rip,
+        rsp: cpu.rsp,
+        rsi: cpu.rsi,
+        rflags: INTERRUPTS_ON,
+        cs: vcpu::FLAT_KERNEL_CS,
+        ds: vcpu::FLAT_KERNEL_DS,
+        es: vcpu::FLAT_KERNEL_DS,
+        fs: vcpu::FLAT_KERNEL_DS,
+        gs: vcpu::FLAT_KERNEL_DS,
+        ss: vcpu::FLAT_KERNEL_SS,
+        ..vcpu::UserRegs::new_zeroed()
+    };
+    context.kernel_ss = vcpu::FLAT_KERNEL_SS.into();
+    context.kernel_sp = cpu.rsp;
+    let [_, _, _, cr3, ..] = &mut context.ctrlreg;
+    *cr3 = cpu.cr3.0 << xen_port::PAGE_SHIFT;
+    let [.., dr6, dr7] = &mut context.debugreg;
+    (*dr6, *dr7) = (DR6_RESET, DR7_RESET);
+    context
+}
+
+/// The records that start vCPU 0: the header that Xen itself wrote, each vCPU's memory types with write-back as the default, the
+/// registers, the end.
+fn hvm_records(saved: &[u8], cpu: &HvmBootCpu) -> Result<Vec<u8>> {
+    const WRITE_BACK: u64 = 6;
+    const ENABLED: u64 = 1 << 11;
+    let mut records = Vec::new();
+    for (head, body) in records_of(saved)? {
+        match head.typecode {
+            hvm::SAVE_HEADER => push_record(&mut records, hvm::SAVE_HEADER, 0, body),
+            hvm::SAVE_MTRR => {
+                let mut mtrr = hvm::Mtrr::new_zeroed();
+                if body.len() != size_of::<hvm::Mtrr>() {
+                    return Err(malformed(format!(
+                        "a record of memory types has {} bytes",
+                        body.len()
+                    )));
+                }
+                mtrr.as_mut_bytes()
+                    .iter_mut()
+                    .zip(body)
+                    .for_each(|(to, from)| *to = *from);
+                mtrr.msr_mtrr_def_type = WRITE_BACK | ENABLED;
+                push_record(&mut records, hvm::SAVE_MTRR, head.instance, mtrr.as_bytes());
+            }
+            _ => {}
+        }
+    }
+    if records.is_empty() {
+        return Err(malformed("no header".to_owned()));
+    }
+    push_record(
+        &mut records,
+        hvm::SAVE_CPU,
+        0,
+        hvm_registers(cpu).as_bytes(),
+    );
+    push_record(&mut records, hvm::SAVE_END, 0, &[]);
+    Ok(records)
+}
+
+fn push_record(records: &mut Vec<u8>, typecode: u16, instance: u16, body: &[u8]) {
+    let head = hvm::SaveDescriptor {
+        typecode,
+        instance,
+        length: body.len() as u32,
+    };
+    records.extend_from_slice(head.as_bytes());
+    records.extend_from_slice(body);
+}
+
+/// Splits a save image into its records.
+fn records_of(mut saved: &[u8]) -> Result<Vec<(hvm::SaveDescriptor, &[u8])>> {
+    let mut records = Vec::new();
+    loop {
+        let mut head = hvm::SaveDescriptor::new_zeroed();
+        let (bytes, rest) = saved
+            .split_at_checked(size_of::<hvm::SaveDescriptor>())
+            .ok_or_else(|| malformed("it has no end record".to_owned()))?;
+        head.as_mut_bytes().copy_from_slice(bytes);
+        let (body, next) = rest.split_at_checked(head.length as usize).ok_or_else(|| {
+            malformed(format!("record {} is longer than the rest", head.typecode))
+        })?;
+        if head.typecode == hvm::SAVE_END {
+            return Ok(records);
+        }
+        records.push((head, body));
+        saved = next;
+    }
+}
+
+fn malformed(what: String) -> xen_port::HvError {
+    Site::host("XEN_DOMCTL_gethvmcontext").nonsense(format!("save image: {what}"))
+}
+
+/// vCPU 0 of a PVH domain at its entry (docs/misc/pvh.pandoc): 32-bit protected mode, flat segments, paging off.
+fn hvm_registers(cpu: &HvmBootCpu) -> hvm::Cpu {
+    const PROTECTED_MODE: u64 = 1;
+    const EXTENSION_TYPE: u64 = 1 << 4;
+    const CODE: u32 = 0xc9b;
+    const DATA: u32 = 0xc93;
+    const BUSY_TSS: u32 = 0x8b;
+    hvm::Cpu {
+        rip: cpu.eip.into(),
+        rbx: cpu.ebx.into(),
+        cr0: PROTECTED_MODE | EXTENSION_TYPE,
+        dr6: DR6_RESET,
+        dr7: DR7_RESET,
+        cs_limit: u32::MAX,
+        ds_limit: u32::MAX,
+        es_limit: u32::MAX,
+        ss_limit: u32::MAX,
+        tr_limit: 0x67,
+        cs_arbytes: CODE,
+        ds_arbytes: DATA,
+        es_arbytes: DATA,
+        ss_arbytes: DATA,
+        tr_arbytes: BUSY_TSS,
+        ..hvm::Cpu::new_zeroed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use xen_port::Mfn;
+
+    #[test]
+    fn a_pv_vcpu_starts_in_kernel_mode_on_its_page_table() {
+        let context = pv_context(&PvBootCpu {
+            rip: 0x1000,
+            rsp: 0x2000,
+            rsi: 0x3000,
+            cr3: Mfn(0x1234),
+        });
+        assert_eq!(context.ctrlreg[3], 0x123_4000);
+        assert_eq!(
+            (context.debugreg[6], context.debugreg[7]),
+            (0xffff_0ff0, 0x400)
+        );
+        assert_eq!(context.flags, 0b10_0100);
+        assert_eq!(
+            (context.user_regs.cs, context.user_regs.ss),
+            (0xe033, 0xe02b)
+        );
+        assert_eq!((context.kernel_ss, context.kernel_sp), (0xe02b, 0x2000));
+        assert_eq!(context.user_regs.rflags, 0x200);
+    }
+
+    fn image(records: &[(u16, u16, Vec<u8>)]) -> Vec<u8> {
+        let mut image = Vec::new();
+        records.iter().for_each(|(typecode, instance, body)| {
+            push_record(&mut image, *typecode, *instance, body)
+        });
+        image
+    }
+
+    #[test]
+    fn pvh_records_keep_the_header_and_turn_write_back_on_for_every_vcpu() {
+        let saved = image(&[
+            (hvm::SAVE_HEADER, 0, vec![7; 24]),
+            (hvm::SAVE_CPU, 0, vec![1; 1032]),
+            (hvm::SAVE_MTRR, 0, vec![2; 240]),
+            (hvm::SAVE_MTRR, 1, vec![3; 240]),
+            (hvm::SAVE_END, 0, vec![]),
+        ]);
+        let made = hvm_records(
+            &saved,
+            &HvmBootCpu {
+                eip: 0x10_0000,
+                ebx: 0x9000,
+            },
+        )
+        .unwrap();
+        assert_eq!(made[made.len() - 8..], [0; 8], "the end record");
+        let made = records_of(&made).unwrap();
+        let kinds: Vec<(u16, u16)> = made
+            .iter()
+            .map(|(head, _)| (head.typecode, head.instance))
+            .collect();
+        assert_eq!(kinds, [(1, 0), (14, 0), (14, 1), (2, 0)]);
+        assert_eq!(made[0].1, [7; 24]);
+        assert_eq!(made[2].1[..232], [3; 232]);
+        assert_eq!(made[2].1[232..], 0x806_u64.to_le_bytes());
+        assert_eq!(made[3].1[640..648], 0x10_0000_u64.to_le_bytes());
+    }
+
+    #[test]
+    fn a_save_image_that_lies_is_an_error() {
+        assert!(records_of(&[]).is_err());
+        assert!(
+            records_of(&image(&[(1, 0, vec![0; 24])])).is_err(),
+            "no end"
+        );
+        let mut long = image(&[(1, 0, vec![0; 24]), (0, 0, vec![])]);
+        long[4] = 200;
+        assert!(records_of(&long).is_err(), "a record beyond the end");
+        let short = image(&[(hvm::SAVE_MTRR, 0, vec![0; 100]), (0, 0, vec![])]);
+        assert!(hvm_records(&short, &HvmBootCpu { eip: 0, ebx: 0 }).is_err());
+        assert!(hvm_records(&image(&[(0, 0, vec![])]), &HvmBootCpu { eip: 0, ebx: 0 }).is_err());
+    }
+
+    #[test]
+    fn a_refused_policy_names_what_was_refused() {
+        let answer = |err_leaf, err_subleaf, err_msr| domctl::CpuPolicy {
+            err_leaf,
+            err_subleaf,
+            err_msr,
+            ..domctl::CpuPolicy::new_zeroed()
+        };
+        assert_eq!(policy_detail(&answer(u32::MAX, u32::MAX, u32::MAX)), "");
+        assert_eq!(
+            policy_detail(&answer(7, 0, u32::MAX)),
+            ": CPUID leaf 0x7, subleaf 0x0"
+        );
+        assert_eq!(
+            policy_detail(&answer(7, u32::MAX, u32::MAX)),
+            ": CPUID leaf 0x7"
+        );
+        assert_eq!(
+            policy_detail(&answer(u32::MAX, u32::MAX, 0x10a)),
+            ": MSR 0x10a"
+        );
+    }
+}
