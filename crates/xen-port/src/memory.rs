@@ -1,5 +1,7 @@
 //! A guest's memory as the toolstack handles it.
 
+use std::os::unix::fs::FileExt;
+
 use crate::Result;
 
 /// Pages of a guest mapped into this process, contiguous in the order they were asked for.
@@ -23,15 +25,22 @@ pub trait GuestMemory {
         len: usize,
         fill: &mut dyn FnMut(&mut [u8]) -> std::io::Result<()>,
     ) -> Result<std::io::Result<()>>;
-    /// Reads `len` bytes of `file` from `file_offset` straight into `offset .. offset + len`, without a
-    /// copy between. A file that ends before is an `UnexpectedEof`.
+    /// Reads `len` bytes of `file` from `file_offset` into `offset .. offset + len`; the real
+    /// hypervisor has the kernel put them there, without a copy between. A file that ends before is an
+    /// `UnexpectedEof`.
     fn fill_from_file(
         &mut self,
         offset: usize,
         len: usize,
         file: &std::fs::File,
-        file_offset: u64,
-    ) -> Result<std::io::Result<()>>;
+        mut file_offset: u64,
+    ) -> Result<std::io::Result<()>> {
+        self.fill_with(offset, len, &mut |piece| {
+            file.read_exact_at(piece, file_offset)?;
+            file_offset += piece.len() as u64;
+            Ok(())
+        })
+    }
 }
 
 /// How `populate_physmap` allocates.
