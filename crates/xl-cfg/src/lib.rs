@@ -21,9 +21,11 @@ mod settings;
 mod source;
 mod syntax;
 pub mod types;
+mod xl_conf;
 
 pub use config::{Config, DomainConfig, Error, Rejected, SetKey, parse, parse_value, read_file};
 pub use diag::{Code, Diagnostic, Located, LocatedNote, Note, Report, Severity};
 pub use keys::{DomainType, KeyClass, KeyInfo, all as all_keys, class_of, lookup as lookup_key};
 pub use source::{COMMAND_LINE, Location, Source, SourceError, Sources, Span};
 pub use syntax::{Node, NodeKind, Value};
+pub use xl_conf::{Autoballoon, DomidPolicy, OutputFormat, XlConf, parse_xl_conf};

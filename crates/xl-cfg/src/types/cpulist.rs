@@ -1,8 +1,11 @@
 //! Lists of host CPUs: `0-3,^1`, `all`, `nodes:0-1,^node:1`, and lists of such lists, one a vCPU.
 
 use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::diag::Code;
 use crate::number::parse_digits;
@@ -163,51 +166,83 @@ pub(crate) fn read_affinity(reader: &mut Reader<'_>, key: &str, nr_vcpus: u32) -
     Some(Affinity::PerVcpu(lists))
 }
 
-fn read_list(reader: &mut Reader<'_>, text: Text<'_>, key: &str) -> Option<CpuList> {
-    let steps: Vec<Text<'_>> = text
-        .split(',')
-        .map(|step| step.trim())
-        .filter(|step| !step.text.is_empty())
-        .collect();
-    if steps.len() > MAX_STEPS {
-        let message = format!(
-            "`{key}` has {} steps here, more than {MAX_STEPS}",
-            steps.len()
-        );
-        reader.error(
-            Code::OutOfRange,
-            text.span(),
-            message,
-            "write ranges, such as 0-7",
-        );
-        return None;
-    }
-    let steps = steps
-        .into_iter()
-        .map(|step| read_step(reader, step, key))
-        .collect::<Option<Vec<_>>>()?;
-    let list = CpuList(steps);
-    if list.is_surely_empty() {
-        let help = "`^` takes CPUs out of those named before it, as in `all,^7`";
-        reader.error(
-            Code::BadValue,
-            text.whole_if_all(),
-            format!("`{key}` leaves no CPU here"),
-            help,
-        );
-        return None;
-    }
-    Some(list)
+/// Reads a list that stands in some setting's text.
+pub(crate) fn read_list(reader: &mut Reader<'_>, text: Text<'_>, key: &str) -> Option<CpuList> {
+    let (at, why) = match parse_list(text.text) {
+        Ok(list) => return Some(list),
+        Err(Fault { at, why }) => (text.slice(at), why),
+    };
+    let help = match why {
+        CpuListError::NoCpus(_) => {
+            "write numbers such as `0-3,5`, `all`, or `nodes:0-1`, each with `^` before it to leave it out"
+        }
+        CpuListError::TooManySteps(_) => "write ranges, such as `0-7`",
+        CpuListError::Empty => "`^` takes CPUs out of those named before it, as in `all,^7`",
+    };
+    reader.error(
+        Code::BadValue,
+        at.whole_if_all(),
+        format!("`{key}`: {why}"),
+        help,
+    );
+    None
 }
 
-fn read_step(reader: &mut Reader<'_>, step: Text<'_>, key: &str) -> Option<CpuStep> {
-    let parsed = parse_step(step.text);
-    if parsed.is_none() {
-        let message = format!("`{}` names no CPUs for `{key}`", step.text);
-        let help = "write numbers such as `0-3,5`, `all`, or `nodes:0-1`, each with `^` before it to leave it out";
-        reader.error(Code::BadValue, step.span(), message, help);
+/// Why a text is no list of CPUs.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CpuListError {
+    /// A step of it names no CPUs.
+    #[error("`{0}` names no CPUs")]
+    NoCpus(String),
+    /// It has too many steps: how many.
+    #[error("there are {0} steps, more than {MAX_STEPS}")]
+    TooManySteps(usize),
+    /// No CPU is left at its end.
+    #[error("no CPU is left")]
+    Empty,
+}
+
+impl FromStr for CpuList {
+    type Err = CpuListError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse_list(text).map_err(|fault| fault.why)
     }
-    parsed
+}
+
+struct Fault {
+    at: Range<usize>,
+    why: CpuListError,
+}
+
+fn parse_list(text: &str) -> Result<CpuList, Fault> {
+    let whole = 0..text.len();
+    let mut steps = Vec::new();
+    let mut start = 0;
+    for piece in text.split(',') {
+        let at = start..start + piece.len();
+        start = at.end + 1;
+        let step = piece.trim();
+        if !step.is_empty() {
+            let why = || CpuListError::NoCpus(step.to_owned());
+            steps.push(parse_step(step).ok_or_else(|| Fault { at, why: why() })?);
+        }
+    }
+    if steps.len() > MAX_STEPS {
+        return Err(Fault {
+            at: whole,
+            why: CpuListError::TooManySteps(steps.len()),
+        });
+    }
+    let list = CpuList(steps);
+    if list.is_surely_empty() {
+        Err(Fault {
+            at: whole,
+            why: CpuListError::Empty,
+        })
+    } else {
+        Ok(list)
+    }
 }
 
 fn parse_step(text: &str) -> Option<CpuStep> {
@@ -249,13 +284,6 @@ pub(crate) fn parse_range(text: &str) -> Option<(u32, u32)> {
 mod tests {
     use super::*;
 
-    fn list(text: &str) -> Option<CpuList> {
-        text.split(',')
-            .map(parse_step)
-            .collect::<Option<Vec<_>>>()
-            .map(CpuList)
-    }
-
     /// Eight CPUs on four nodes.
     const HOST: [(u32, u32); 8] = [
         (0, 0),
@@ -280,7 +308,11 @@ mod tests {
             ("nodes:all", vec![0, 1, 2, 3, 4, 5, 6, 7]),
             ("9", vec![]),
         ] {
-            assert_eq!(list(text).unwrap().resolve(&HOST), expected, "{text}");
+            assert_eq!(
+                text.parse::<CpuList>().unwrap().resolve(&HOST),
+                expected,
+                "{text}"
+            );
         }
     }
 
@@ -300,7 +332,7 @@ mod tests {
             "99999",
             "0x1",
         ] {
-            assert_eq!(list(text), None, "{text}");
+            assert!(text.parse::<CpuList>().is_err(), "{text}");
         }
     }
 
@@ -314,14 +346,18 @@ mod tests {
             ("node:0,^1", false),
             ("1,^2", false),
         ] {
-            assert_eq!(list(text).unwrap().is_surely_empty(), empty, "{text}");
+            assert_eq!(
+                text.parse::<CpuList>() == Err(CpuListError::Empty),
+                empty,
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn prints_what_it_reads() {
         for text in ["all", "0-3,^1", "nodes:0-3,^node:2", "5"] {
-            assert_eq!(list(text).unwrap().to_string(), text);
+            assert_eq!(text.parse::<CpuList>().unwrap().to_string(), text);
         }
     }
 }

@@ -29,7 +29,7 @@ mod vnuma;
 pub use actions::{Action, Actions};
 pub use boot::{Boot, PvShim};
 pub use cpuid::{BitPolicy, Cpuid, CpuidFlag, CpuidLeaf};
-pub use cpulist::{Affinity, CpuList, CpuRange, CpuStep};
+pub use cpulist::{Affinity, CpuList, CpuListError, CpuRange, CpuStep};
 pub use device_model::{DeviceModel, DeviceModelVersion, Stubdomain};
 pub use disk::{Disk, DiskBackend, DiskColo, DiskFormat, DiskSpecification};
 pub use display::{Display, Sdl, Secret, Spice, Vnc};
@@ -53,6 +53,7 @@ pub use vdev::Vdev;
 pub use vif::{Mac, Vif, VifType};
 pub use vnuma::VirtualNode;
 
+pub(crate) use cpulist::read_list as read_cpu_list;
 pub(crate) use display::read_framebuffers;
 pub(crate) use identity::{read_name, read_type, read_uuid};
 pub(crate) use pci::read as read_pci;
