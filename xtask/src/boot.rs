@@ -22,13 +22,25 @@ pub struct Options {
     #[arg(long)]
     pub kvm: bool,
     /// Memory of the emulated machine in MiB; dom0 gets 1024 of it
-    #[arg(long, default_value_t = 6144)]
+    #[arg(long, default_value_t = DEFAULT_MEMORY_MIB)]
     pub memory_mib: u32,
     /// More options for Xen's command line
     #[arg(long, default_value = "")]
     pub xen_options: String,
 }
 
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            xen: Xen::V4_17,
+            kvm: false,
+            memory_mib: DEFAULT_MEMORY_MIB,
+            xen_options: String::new(),
+        }
+    }
+}
+
+const DEFAULT_MEMORY_MIB: u32 = 6144;
 /// From QEMU's start until dom0 says "ready"; generous, for machines that do other things too.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 /// From the script's time limit (which dom0 itself enforces) until the results are out.
@@ -36,9 +48,9 @@ const END_LIMIT: Duration = Duration::from_secs(60);
 /// The disk that takes the results. It is sparse.
 const RESULTS_SIZE_BYTES: u64 = 256 << 20;
 /// Lines shown of each log after a failure.
-const LOG_TAIL_LINES: usize = 80;
+const LOG_TAIL_LINES: usize = 50;
 
-/// What the boot's user does with it.
+/// Who listens to the boot.
 pub enum Talk<'a> {
     /// Bytes of the script's output, as they come.
     Script(&'a mut dyn FnMut(&[u8])),
@@ -185,7 +197,7 @@ impl Machine {
         talk: &Talk<'_>,
     ) -> Result<Self> {
         let input = dir.join("input.tar");
-        payload.pack(dir, &input)?;
+        payload.pack(options.xen, dir, &input)?;
         let results = dir.join("results.disk");
         File::create(&results)
             .and_then(|file| file.set_len(RESULTS_SIZE_BYTES))
@@ -223,11 +235,12 @@ impl Machine {
 
     /// Passes output on until dom0 says "exit" or the user leaves.
     fn run(mut self, payload: &Payload, talk: Talk<'_>) -> Result<End> {
-        let mut show: Box<dyn FnMut(&[u8])> = match talk {
-            Talk::Script(show) => Box::new(show),
+        let mut terminal = pass_on;
+        let show: &mut dyn FnMut(&[u8]) = match talk {
+            Talk::Script(show) => show,
             Talk::Terminal => {
                 crate::terminal::send_keys(self.to_dom0.take());
-                Box::new(show_on_terminal)
+                &mut terminal
             }
         };
         let mut ready_after = None;
@@ -249,14 +262,21 @@ impl Machine {
             }
             let exit_code = said_code(&said, "exit ");
             if exit_code.is_some() || crate::terminal::left() {
-                self.drain(&mut show);
+                self.drain(show);
                 return Ok(End {
                     exit_code: exit_code.or(said_code(&said, "script ")).unwrap_or(0),
                     ready_after: ready_after.unwrap_or_else(|| self.started.elapsed()),
                     with_results: exit_code.is_some(),
                 });
             }
-            self.check_alive(ready_after, payload.script_limit)?;
+            self.check_alive(
+                ready_after,
+                if payload.shell {
+                    None
+                } else {
+                    payload.script_limit
+                },
+            )?;
         }
     }
 
@@ -402,7 +422,8 @@ fn read_in_background(output: Option<ChildStdout>) -> Receiver<Vec<u8>> {
     receive
 }
 
-fn show_on_terminal(bytes: &[u8]) {
+/// Passes dom0's words on to our stdout, at once.
+pub fn pass_on(bytes: &[u8]) {
     let mut stdout = std::io::stdout();
     let _ = stdout.write_all(bytes);
     let _ = stdout.flush();

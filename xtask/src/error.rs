@@ -31,9 +31,6 @@ pub enum Error {
     /// What the user asked for does not exist.
     #[error("{0}")]
     Usage(String),
-    /// Checks ran and some failed; they have been shown already.
-    #[error("{0}")]
-    Failed(String),
 }
 
 /// The result of a task's step.

@@ -4,9 +4,8 @@ use crate::boot::{self, Options, Talk};
 use crate::error::{Result, at};
 use crate::payload::Payload;
 use crate::process::run_quietly;
-use crate::{root, setup, terminal};
+use crate::{artifacts, bench, lab_test, root, setup, soak, terminal};
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -44,6 +43,32 @@ pub enum Task {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Run lab/tests in one boot
+    Test {
+        /// Only tests with these words in their names
+        filter: Option<String>,
+        #[command(flatten)]
+        options: Options,
+        /// Take the programs and guests as they were built last
+        #[arg(long)]
+        no_build: bool,
+    },
+    /// Run lab/bench.sh in one boot and copy its results to docs
+    Bench {
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Boot many times in a row and say how long each took and which failed
+    Soak {
+        /// How many boots
+        #[arg(default_value_t = 30)]
+        boots: u32,
+        #[command(flatten)]
+        options: Options,
+        /// The script of each boot (default: lab/soak.sh, which starts guests of each type)
+        #[arg(long)]
+        script: Option<PathBuf>,
+    },
     /// Remove all that the lab keeps: roots and what killed runs have left
     Clean,
 }
@@ -66,6 +91,24 @@ pub fn run(task: Task) -> Result<u8> {
             payload.arguments = arguments;
             run_script(&options, &payload, out.as_deref(), !no_logs)
         }
+        Task::Test {
+            filter,
+            options,
+            no_build,
+        } => {
+            if !no_build {
+                artifacts::build()?;
+            }
+            let tally = lab_test::run(&options, filter.as_deref())?;
+            println!("{tally}");
+            Ok(u8::from(tally.failed > 0))
+        }
+        Task::Bench { options } => bench::run(&options),
+        Task::Soak {
+            boots,
+            options,
+            script,
+        } => soak::run(boots, &options, script),
         Task::Clean => root::clean().map(|()| 0),
     }
 }
@@ -88,12 +131,7 @@ fn up(options: &Options, files: Vec<PathBuf>) -> Result<u8> {
 fn run_script(options: &Options, payload: &Payload, out: Option<&Path>, logs: bool) -> Result<u8> {
     setup::ensure()?;
     let root = root::ensure(options.xen)?;
-    let mut stdout = std::io::stdout();
-    let mut show = |bytes: &[u8]| {
-        let _ = stdout.write_all(bytes);
-        let _ = stdout.flush();
-    };
-    let outcome = boot::boot(options, &root, payload, Talk::Script(&mut show))?;
+    let outcome = boot::boot(options, &root, payload, Talk::Script(&mut boot::pass_on))?;
     if let Some(out) = out {
         copy_folder(&outcome.results.out(), out)?;
     }

@@ -1,13 +1,19 @@
 //! The project's own tasks: the lab (real Xen under QEMU), the demo, the tests, the benchmark.
 
+mod artifacts;
+mod bench;
 mod boot;
+mod check;
+mod demo;
 mod error;
 mod lab;
+mod lab_test;
 mod payload;
 mod places;
 mod process;
 mod root;
 mod setup;
+mod soak;
 mod terminal;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +32,28 @@ struct Arguments {
 enum Task {
     /// Install what the lab needs, and build its roots
     Setup,
+    /// Boot real Xen, let xyl and xl run the same guests, show both times
+    Demo {
+        #[command(flatten)]
+        options: boot::Options,
+        /// Stay in that dom0 afterwards, in a shell
+        #[arg(long)]
+        shell: bool,
+    },
+    /// Everything that CI checks: format, lints, unit tests, documentation, and the lab's tests on each Xen
+    Test {
+        /// Only what needs no boot
+        #[arg(long)]
+        no_lab: bool,
+        /// Use hardware virtualisation for the boots
+        #[arg(long)]
+        kvm: bool,
+    },
+    /// Measure xyl and xl in one boot; the table goes to docs/performance.md
+    Bench {
+        #[command(flatten)]
+        options: boot::Options,
+    },
     /// Real Xen under QEMU
     #[command(subcommand)]
     Lab(lab::Task),
@@ -55,6 +83,9 @@ fn run(task: Task) -> Result<u8> {
             }
             Ok(0)
         }
+        Task::Demo { options, shell } => demo::run(&options, shell),
+        Task::Test { no_lab, kvm } => check::run(no_lab, kvm),
+        Task::Bench { options } => bench::run(&options),
         Task::Lab(task) => lab::run(task),
     }
 }

@@ -2,7 +2,10 @@
 
 use crate::error::{Error, Result, at};
 use crate::process::run_quietly;
+use crate::root::Xen;
 use crate::{places, terminal};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -35,19 +38,17 @@ impl Payload {
         }
     }
 
-    /// Writes the tar that dom0 unpacks. `scratch` is a folder for the way there.
-    pub fn pack(&self, scratch: &Path, tar: &Path) -> Result<()> {
+    /// Writes the tar that dom0 of this Xen unpacks. `scratch` is a folder for the way there.
+    pub fn pack(&self, xen: Xen, scratch: &Path, tar: &Path) -> Result<()> {
         let stage = scratch.join("stage");
         for folder in ["bin", "guests", "in", "out"] {
             let folder = stage.join(folder);
             fs::create_dir_all(&folder).map_err(at("make", folder))?;
         }
         link(&places::lab(), &stage.join("lab"))?;
-        for program in our_programs()? {
-            link_into(&program, &stage.join("bin"))?;
-        }
-        for kernel in our_guests() {
-            link_into(&kernel, &stage.join("guests"))?;
+        for file in our_executables()? {
+            let folder = if is_guest(&file) { "guests" } else { "bin" };
+            link_into(&file, &stage.join(folder))?;
         }
         for file in &self.files {
             link_into(file, &stage.join("in"))?;
@@ -57,7 +58,7 @@ impl Payload {
             link(script, &stage.join("script"))?;
         }
         let settings = stage.join("settings");
-        fs::write(&settings, self.settings()).map_err(at("write", &settings))?;
+        fs::write(&settings, self.settings(xen)).map_err(at("write", &settings))?;
         let mut command = Command::new("tar");
         command.args([
             "--create",
@@ -71,12 +72,13 @@ impl Payload {
     }
 
     /// Shell assignments that dom0's init reads.
-    fn settings(&self) -> String {
+    fn settings(&self, xen: Xen) -> String {
         let limit_s = self.script_limit.map_or(0, |limit| limit.as_secs());
         let (rows, columns) = terminal::size();
         let quoted: Vec<String> = self.arguments.iter().map(|word| quote(word)).collect();
         format!(
-            "script_limit_s={limit_s}\nshell={}\nrows={rows}\ncolumns={columns}\narguments={}\n",
+            "export LAB_XEN={}\nscript_limit_s={limit_s}\nshell={}\nrows={rows}\ncolumns={columns}\narguments={}\n",
+            xen.version(),
             u8::from(self.shell),
             quote(&quoted.join(" "))
         )
@@ -109,34 +111,35 @@ fn link(file: &Path, link: &Path) -> Result<()> {
     symlink(file, link).map_err(at("make", link))
 }
 
-/// The release programs of this clone, as far as they have been built.
-fn our_programs() -> Result<Vec<PathBuf>> {
+/// The release programs, the examples (tests use them as probes) and the test guest's kernels of this clone, as far as they have been built.
+fn our_executables() -> Result<Vec<PathBuf>> {
     let release = places::target()?.join("release");
-    Ok(executables(&release)
-        .into_iter()
-        .filter(|path| !path.ends_with("xtask"))
-        .collect())
+    let mut found = executables(&release);
+    found.extend(executables(&release.join("examples")));
+    found.extend(executables(
+        &places::workspace().join("guest/target/release"),
+    ));
+    found.retain(|path| !path.ends_with("xtask"));
+    // With one target folder for both workspaces, a file is found twice.
+    let mut names = BTreeSet::new();
+    found.retain(|path| names.insert(path.file_name().map(OsStr::to_owned)));
+    Ok(found)
 }
 
-/// The test guest's kernels, as far as they have been built.
-fn our_guests() -> Vec<PathBuf> {
-    let target = places::workspace().join("guest/target");
-    let mut kernels = executables(&target.join("release"));
-    for entry in fs::read_dir(&target).into_iter().flatten().flatten() {
-        kernels.extend(executables(&entry.path().join("release")));
-    }
-    kernels.retain(|path| {
-        path.file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"testguest"))
-    });
-    kernels
+fn is_guest(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"testguest"))
 }
 
+/// Programs by their plain names; cargo's second copies have a hash behind a dash, its libraries an extension.
 fn executables(folder: &Path) -> Vec<PathBuf> {
     let is_program = |path: &PathBuf| {
         path.metadata()
             .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o100 != 0)
             && path.extension().is_none()
+            && !path
+                .file_name()
+                .is_some_and(|name| name.as_encoded_bytes().contains(&b'-'))
     };
     let mut found: Vec<PathBuf> = fs::read_dir(folder)
         .into_iter()

@@ -2,7 +2,6 @@
 
 use crate::error::{Error, Result};
 use std::ffi::OsStr;
-use std::io::{IsTerminal, Write};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -142,7 +141,6 @@ pub fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         "[{name}] {verdict} in {:.1} s",
         started.elapsed().as_secs_f32()
     );
-    let _ = std::io::stderr().flush();
     result
 }
 
@@ -156,9 +154,4 @@ fn tick(name: &str, started: Instant, done: &AtomicBool) {
             next += period;
         }
     }
-}
-
-/// Whether a human sits at both ends.
-pub fn on_terminal() -> bool {
-    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }

@@ -1,0 +1,127 @@
+#!/bin/bash
+# Two toolstacks do the same steps with the same guests, one after the other, in one boot.
+#   demo.sh [FIRST] [SECOND]     (xyl and xl)
+# Prints each step with its time, a table at the end, and fails if any step failed.
+set -u
+first=${1:-xyl}
+second=${2:-xl}
+configs=/xyl-lab/lab/demo
+scratch=$(mktemp -d)
+failures=0
+declare -A took_ms
+
+now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
+
+# step ROLE GUEST NAME COMMAND...: does, times and shows one step. ROLE is the column of the table.
+step() {
+	local role=$1 guest=$2 name=$3 started code
+	shift 3
+	started=$(now_ms)
+	"$@" >"$scratch/output" 2>&1
+	code=$?
+	took_ms[$role,$guest,$name]=$(($(now_ms) - started))
+	if [ $code -eq 0 ]; then
+		printf '  %-9s %6d ms  %s\n' "$name" "${took_ms[$role,$guest,$name]}" "$(tail -n 1 "$scratch/shown" 2>/dev/null)"
+	else
+		printf '  %-9s FAILED (exit code %d): %s\n' "$name" "$code" "$*"
+		sed 's/^/      /' "$scratch/output"
+		took_ms[$role,$guest,$name]=failed
+		failures=$((failures + 1))
+	fi
+	rm -f "$scratch/shown"
+}
+
+# listed TOOL GUEST [STATE]: the guest's row is there, in this state.
+listed() {
+	local row
+	row=$("$1" list | awk -v name="$2" '$1 == name')
+	echo "$row" >"$scratch/shown"
+	[ -n "$row" ] || { echo "not listed"; return 1; }
+	[ $# -lt 3 ] || [[ $(awk '{ print $5 }' <<<"$row") == *$3* ]] || { echo "not in state $3: $row"; return 1; }
+}
+
+# says TOOL GUEST PATTERN: the guest's words reach us through the console command.
+says() {
+	local reader tries found=1
+	"$1" console "$2" <>"$scratch/keys" >"$scratch/console" 2>&1 &
+	reader=$!
+	for tries in $(seq 1200); do
+		if grep -a -m 1 -- "$3" "$scratch/console" >"$scratch/shown"; then
+			found=0
+			break
+		fi
+		kill -0 $reader 2>/dev/null || break
+		sleep 0.05
+	done
+	kill $reader 2>/dev/null
+	wait $reader 2>/dev/null
+	[ $found -eq 0 ] || { echo "never saw '$3' in:"; cat "$scratch/console"; }
+	return $found
+}
+
+paused() { "$1" pause "$2" && listed "$1" "$2" p; }
+unpaused() {
+	"$1" unpause "$2" && listed "$1" "$2" || return
+	[[ $(cat "$scratch/shown") != *--p---* ]] || { echo "still paused"; return 1; }
+}
+gone() {
+	local tries
+	for tries in $(seq 100); do
+		"$1" domid "$2" >/dev/null 2>&1 || return 0
+		sleep 0.1
+	done
+	echo "still there"
+	return 1
+}
+shut_down() { "$1" shutdown -w "$2" && gone "$1" "$2"; }
+
+# life ROLE TOOL GUEST PATTERN: everything that the demo does with one guest.
+life() {
+	local role=$1 tool=$2 guest=$3 pattern=$4 name=demo-$3
+	echo "$tool, $guest guest:"
+	step $role "$guest" create "$tool" create "$configs/$guest.cfg"
+	step $role "$guest" list listed "$tool" "$name"
+	step $role "$guest" console says "$tool" "$name" "$pattern"
+	step $role "$guest" pause paused "$tool" "$name"
+	step $role "$guest" unpause unpaused "$tool" "$name"
+	step $role "$guest" shutdown shut_down "$tool" "$name"
+	step $role "$guest" "create 2" "$tool" create "$configs/$guest.cfg"
+	step $role "$guest" destroy "$tool" destroy "$name"
+	step $role "$guest" gone gone "$tool" "$name"
+	# Whatever went wrong above, the next guest starts on clean ground.
+	xl destroy "$name" >/dev/null 2>&1
+}
+
+cell() {
+	case ${took_ms[$1]-} in
+	'' | failed) echo "${took_ms[$1]:--}" ;;
+	*) echo "${took_ms[$1]} ms" ;;
+	esac
+}
+
+summary() {
+	local guest name a b
+	printf '%-7s %-9s %12s %12s %9s\n' guest step "$first" "$second" faster
+	for guest in pv pvh linux; do
+		for name in create list console pause unpause shutdown "create 2" destroy; do
+			a=${took_ms[1,$guest,$name]-} b=${took_ms[2,$guest,$name]-}
+			printf '%-7s %-9s %12s %12s %9s\n' "$guest" "$name" "$(cell "1,$guest,$name")" "$(cell "2,$guest,$name")" \
+				"$(awk -v a="$a" -v b="$b" 'BEGIN { if (a + 0 > 0 && b + 0 > 0) printf "%.1f x", b / a }')"
+		done
+	done
+}
+
+mkfifo "$scratch/keys"
+echo "$(xl info | awk -F': *' '/^xen_version/ { print "Xen " $2 }'), dom0 $(uname -r)"
+for guest in "pv:testguest: heartbeat" "pvh:testguest: heartbeat" "linux:XYL-GUEST-UP"; do
+	life 1 "$first" "${guest%%:*}" "${guest#*:}"
+	life 2 "$second" "${guest%%:*}" "${guest#*:}"
+done
+echo
+summary
+rm -rf "$scratch"
+if [ $failures -gt 0 ]; then
+	echo "demo: $failures steps FAILED"
+	exit 1
+fi
+echo "demo: every step worked"

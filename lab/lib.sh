@@ -1,0 +1,90 @@
+# What the lab's tests share. A test is a bash script in lab/tests that begins with
+#   . /xyl-lab/lab/lib.sh
+# It passes by ending with 0. Words about what it does go to stdout; they are shown when it fails.
+# A line "# limit_s: N" in the test sets its time limit (120 s otherwise).
+
+set -uo pipefail
+
+guests=/xyl-lab/guests
+consoles=/var/log/xen/console
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# fail WORDS...: ends the test as failed.
+fail() {
+	local depth
+	echo "FAILED: $*"
+	for ((depth = 1; depth < ${#FUNCNAME[@]}; depth++)); do
+		echo "  at ${BASH_SOURCE[depth]##*/}:${BASH_LINENO[depth - 1]}"
+	done
+	exit 1
+}
+
+# skip WORDS...: ends the test as skipped; the words say why.
+skip() {
+	echo "$*" >"$LAB_SKIP_REASON"
+	exit 77
+}
+
+# ok COMMAND...: the command must succeed.
+ok() {
+	local code=0
+	"$@" || code=$?
+	[ $code -eq 0 ] || fail "exit code $code of: $*"
+}
+
+# refused PATTERN COMMAND...: the command must fail, and its output must match the extended regular expression.
+refused() {
+	local pattern=$1 output
+	shift
+	if output=$("$@" 2>&1); then
+		fail "succeeded, but should not: $*"
+	fi
+	matches "$pattern" "$output"
+}
+
+# equals EXPECTED ACTUAL
+equals() {
+	[ "$1" = "$2" ] || fail "expected '$1', got '$2'"
+}
+
+# matches PATTERN TEXT: the text must match the extended regular expression.
+matches() {
+	grep -aqE -- "$1" <<<"$2" || fail "no match for /$1/ in: $2"
+}
+
+# within LIMIT_S COMMAND...: tries until the command succeeds; fails after the limit.
+within() {
+	local limit_s=$1 deadline=$((SECONDS + $1))
+	shift
+	until "$@"; do
+		[ $SECONDS -lt $deadline ] || fail "not within $limit_s s: $*"
+		sleep 0.1
+	done
+}
+
+# console_says NAME PATTERN: whether the guest's console log has a matching line.
+console_says() {
+	grep -aqsE -- "$2" "$consoles/guest-$1.log"
+}
+
+# domain_gone NAME / domain_state NAME: by xl, whichever toolstack made it.
+domain_gone() {
+	! xl domid "$1" >/dev/null 2>&1
+}
+domain_state() {
+	xl list "$1" | awk 'NR == 2 { print $5 }'
+}
+
+# grub_cfg NAME TYPE: prints an xl.cfg of a GRUB that says XYL-GRUB-UP and stays; TYPE is pv or pvh.
+grub_cfg() {
+	local kernel=$guests/grub-pvh
+	[ "$2" = pv ] && kernel=$guests/grub-pv64
+	printf 'name = "%s"\ntype = "%s"\nkernel = "%s"\nmemory = 32\n' "$1" "$2" "$kernel"
+}
+
+# linux_cfg NAME TYPE: prints an xl.cfg of Debian's kernel with the lab's small initramfs.
+linux_cfg() {
+	printf 'name = "%s"\ntype = "%s"\nkernel = "%s"\nramdisk = "%s"\ncmdline = "console=hvc0 quiet"\nmemory = 256\n' \
+		"$1" "$2" "$guests/linux-vmlinuz" "$guests/linux-initrd"
+}

@@ -1,0 +1,45 @@
+//! Builds what the lab's boots take in: the release programs and the test guest.
+
+use crate::error::Result;
+use crate::places;
+use crate::process::{run, step};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Builds the programs and examples of the workspace, and the test guest.
+pub fn build() -> Result<()> {
+    step("build the programs", || {
+        run(cargo().args([
+            "build",
+            "--quiet",
+            "--release",
+            "--workspace",
+            "--exclude",
+            "xtask",
+            "--bins",
+            "--examples",
+        ]))
+    })?;
+    build_guest()
+}
+
+/// Builds the test guest, a workspace of its own.
+pub fn build_guest() -> Result<()> {
+    step("build the test guest", || {
+        run(cargo()
+            .args(["build", "--quiet", "--release", "--manifest-path"])
+            .arg(guest_manifest()))
+    })
+}
+
+/// The test guest's own workspace.
+pub fn guest_manifest() -> PathBuf {
+    places::workspace().join("guest/Cargo.toml")
+}
+
+/// Cargo, in the clone's top folder.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(places::workspace());
+    command
+}

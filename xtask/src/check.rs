@@ -1,0 +1,236 @@
+//! `cargo xtask test`: everything that CI checks, the cheap things first.
+
+use crate::artifacts::{self, cargo, guest_manifest};
+use crate::boot::Options;
+use crate::error::{Error, Result};
+use crate::lab_test::{self, Tally};
+use crate::process::{self, check_interrupt, step};
+use crate::root::Xen;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// Runs all checks, also after one has failed, and ends with the counts. Our exit code is 0 if all passed.
+pub fn run(no_lab: bool, kvm: bool) -> Result<u8> {
+    require_components()?;
+    let mut checks = Checks::default();
+    for workspace in [
+        Workspace {
+            name: "workspace",
+            manifest: None,
+        },
+        Workspace {
+            name: "guest",
+            manifest: Some(guest_manifest()),
+        },
+    ] {
+        checks.source(&workspace)?;
+    }
+    checks.one("build for the lab", artifacts::build)?;
+    if !no_lab {
+        for xen in [Xen::V4_17, Xen::V4_20] {
+            checks.lab(xen, kvm)?;
+        }
+    }
+    for name in &checks.failed {
+        println!("failed: {name}");
+    }
+    println!("{}", checks.tally);
+    Ok(u8::from(checks.tally.failed > 0))
+}
+
+/// A Cargo workspace of this repository.
+struct Workspace {
+    name: &'static str,
+    manifest: Option<PathBuf>,
+}
+
+impl Workspace {
+    /// cargo WORDS, in this workspace.
+    fn cargo(&self, words: &str) -> Command {
+        let mut command = cargo();
+        let mut words = words.split(' ');
+        command.args(words.next());
+        if let Some(manifest) = &self.manifest {
+            command.arg("--manifest-path").arg(manifest);
+        }
+        command.args(words);
+        command
+    }
+}
+
+#[derive(Default)]
+struct Checks {
+    tally: Tally,
+    failed: Vec<String>,
+}
+
+impl Checks {
+    /// What needs no boot: format, lints, tests, documentation.
+    fn source(&mut self, workspace: &Workspace) -> Result<()> {
+        let name = workspace.name;
+        self.one(&format!("{name}: format"), || {
+            process::run(&mut workspace.cargo("fmt --all -- --check"))
+        })?;
+        self.one(&format!("{name}: lints"), || {
+            process::run(
+                &mut workspace.cargo("clippy --quiet --workspace --all-targets -- -D warnings"),
+            )
+        })?;
+        self.one(&format!("{name}: documentation"), || {
+            process::run(
+                workspace
+                    .cargo("doc --quiet --workspace --no-deps")
+                    .env("RUSTDOCFLAGS", "-D warnings"),
+            )
+        })?;
+        self.tests(&format!("{name}: tests"), workspace)
+    }
+
+    /// One check: passes or fails as a whole.
+    fn one(&mut self, name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.counted(name, || {
+            work().map(|()| Tally {
+                passed: 1,
+                ..Tally::default()
+            })
+        })
+    }
+
+    fn tests(&mut self, name: &str, workspace: &Workspace) -> Result<()> {
+        self.counted(name, || {
+            cargo_test(&mut workspace.cargo("test --workspace --no-fail-fast"))
+        })
+    }
+
+    fn lab(&mut self, xen: Xen, kvm: bool) -> Result<()> {
+        let options = Options {
+            xen,
+            kvm,
+            ..Options::default()
+        };
+        self.counted(&format!("lab tests on Xen {}", xen.version()), || {
+            lab_test::run(&options, None)
+        })
+    }
+
+    /// Does the work as a step. An error counts as one failure, and does not keep the other checks from running.
+    fn counted(&mut self, name: &str, work: impl FnOnce() -> Result<Tally>) -> Result<()> {
+        check_interrupt()?;
+        let tally = match step(name, work) {
+            Ok(tally) => tally,
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) => {
+                eprintln!("{name}: {error}");
+                Tally {
+                    failed: 1,
+                    ..Tally::default()
+                }
+            }
+        };
+        if tally.failed > 0 {
+            self.failed.push(name.to_owned());
+        }
+        self.tally += tally;
+        Ok(())
+    }
+}
+
+/// Runs `cargo test`, passes its words on, and adds up what its harnesses report.
+fn cargo_test(command: &mut Command) -> Result<Tally> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|source| Error::Start {
+            program: "cargo".into(),
+            source,
+        })?;
+    let mut tally = Tally::default();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout)
+            .lines()
+            .map_while(std::io::Result::ok)
+        {
+            println!("{line}");
+            if let Some(counts) = harness_counts(&line) {
+                tally += counts;
+            }
+        }
+    }
+    let status = child.wait().map_err(|source| Error::Start {
+        program: "cargo".into(),
+        source,
+    })?;
+    check_interrupt()?;
+    // No test failed and yet cargo did: something did not compile, or a harness died.
+    if !status.success() && tally.failed == 0 {
+        tally.failed = 1;
+    }
+    Ok(tally)
+}
+
+/// Reads "test result: ok. 5 passed; 0 failed; 1 ignored; ..."; an ignored test counts as skipped.
+fn harness_counts(line: &str) -> Option<Tally> {
+    let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let count = |word: &str| {
+        counts
+            .split("; ")
+            .find_map(|part| part.strip_suffix(word)?.trim().parse().ok())
+    };
+    Some(Tally {
+        passed: count("passed")?,
+        failed: count("failed")?,
+        skipped: count("ignored")?,
+    })
+}
+
+fn require_components() -> Result<()> {
+    for (component, subcommand) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
+        let probe = cargo()
+            .args([subcommand, "--version"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        if !probe.is_ok_and(|status| status.success()) {
+            return Err(Error::Missing {
+                what: format!("`cargo {subcommand}` does not work here"),
+                remedy: format!(
+                    "get it with `rustup component add {component}`, or your distribution's package"
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_harness_line_is_read() {
+        let line = "test result: FAILED. 5 passed; 2 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.00s";
+        assert_eq!(
+            harness_counts(line),
+            Some(Tally {
+                passed: 5,
+                failed: 2,
+                skipped: 1
+            })
+        );
+    }
+
+    #[test]
+    fn other_lines_are_not() {
+        for line in [
+            "test result",
+            "test result: ok. no numbers",
+            "running 5 tests",
+            "5 passed; 2 failed; 1 ignored",
+        ] {
+            assert_eq!(harness_counts(line), None);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! `cargo xtask lab test`: the scripts of lab/tests, all in one boot.
+
+use crate::boot::{self, Options, Talk};
+use crate::error::{Error, Result, at};
+use crate::payload::Payload;
+use crate::{places, root, setup};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::io::Write;
+use std::ops::AddAssign;
+use std::time::Duration;
+
+/// All tests of one boot together; each has a limit of its own, which dom0 enforces.
+const ALL_TESTS_LIMIT: Duration = Duration::from_secs(3600);
+
+/// How many tests went which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Ended well.
+    pub passed: usize,
+    /// Failed, or never came to run.
+    pub failed: usize,
+    /// Said why they cannot run here.
+    pub skipped: usize,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{} passed, {} failed, {} skipped",
+            self.passed, self.failed, self.skipped
+        )
+    }
+}
+
+/// Runs the tests whose names contain `filter` on one Xen, with the programs and guests as they are built. Tests that a broken boot kept from running count as failed.
+pub fn run(options: &Options, filter: Option<&str>) -> Result<Tally> {
+    let names = select(filter)?;
+    setup::ensure()?;
+    let root = root::ensure(options.xen)?;
+    let mut payload = Payload::script(places::lab().join("run-tests"), ALL_TESTS_LIMIT);
+    payload.arguments = names.iter().cloned().collect();
+
+    println!(
+        "lab tests on Xen {}: {}",
+        options.xen.version(),
+        names.len()
+    );
+    let mut report = Report {
+        waiting: names,
+        ..Report::default()
+    };
+    let outcome = boot::boot(
+        options,
+        &root,
+        &payload,
+        Talk::Script(&mut |bytes| report.take(bytes)),
+    );
+    match outcome {
+        Err(Error::Interrupted) => return Err(Error::Interrupted),
+        Err(error) => println!("FAIL boot ({error})"),
+        Ok(outcome) if outcome.exit_code != 0 => outcome.results.show_logs(),
+        Ok(_) => {}
+    }
+    Ok(report.close())
+}
+
+/// The names (without .sh) of the tests that contain `filter`, sorted.
+fn select(filter: Option<&str>) -> Result<BTreeSet<String>> {
+    let folder = places::lab().join("tests");
+    let entries = fs::read_dir(&folder).map_err(at("read", &folder))?;
+    let names: BTreeSet<String> = entries
+        .flatten()
+        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".sh")?.to_owned()))
+        .filter(|name| name.contains(filter.unwrap_or_default()))
+        .collect();
+    if names.is_empty() {
+        let filter = filter.unwrap_or_default();
+        return Err(Error::Usage(format!(
+            "no test in {} has '{filter}' in its name",
+            folder.display()
+        )));
+    }
+    Ok(names)
+}
+
+/// Passes the runner's lines on and counts its verdicts.
+#[derive(Default)]
+struct Report {
+    line: Vec<u8>,
+    waiting: BTreeSet<String>,
+    tally: Tally,
+}
+
+impl Report {
+    fn take(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if byte == b'\n' {
+                let line = std::mem::take(&mut self.line);
+                self.take_line(&String::from_utf8_lossy(&line));
+            } else {
+                self.line.push(byte);
+            }
+        }
+        let _ = std::io::stdout().flush();
+    }
+
+    fn take_line(&mut self, line: &str) {
+        println!("{line}");
+        let mut words = line.split(' ');
+        let (verdict, name) = (
+            words.next().unwrap_or_default(),
+            words.next().unwrap_or_default(),
+        );
+        let count = match verdict {
+            "pass" => &mut self.tally.passed,
+            "FAIL" => &mut self.tally.failed,
+            "skip" => &mut self.tally.skipped,
+            _ => return,
+        };
+        if self.waiting.remove(name) {
+            *count += 1;
+        }
+    }
+
+    fn close(mut self) -> Tally {
+        for name in &self.waiting {
+            println!("FAIL {name} (did not come to its end)");
+        }
+        self.tally.failed += self.waiting.len();
+        self.tally
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(names: &[&str]) -> Report {
+        Report {
+            waiting: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn verdicts_are_counted_once_and_only_for_known_tests() {
+        let mut report = report(&["a", "b", "c"]);
+        report.take(b"pass a (1.0 s)\nFAIL b (2.0 s)\n    pass c (a test's own words)\npass a (again)\npass z (1 s)\nskip c (no)\n");
+        assert_eq!(
+            report.close(),
+            Tally {
+                passed: 1,
+                failed: 1,
+                skipped: 1
+            }
+        );
+    }
+
+    #[test]
+    fn a_test_without_a_verdict_has_failed() {
+        let mut report = report(&["a", "b"]);
+        report.take(b"pass a (1.0 s)\npass b (cut o");
+        assert_eq!(
+            report.close(),
+            Tally {
+                passed: 1,
+                failed: 1,
+                skipped: 0
+            }
+        );
+    }
+}
