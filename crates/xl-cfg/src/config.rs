@@ -252,8 +252,9 @@ fn build(settings: &Settings, diags: &mut Diags) -> Option<DomainConfig> {
     // What a wrong statement would have said is not known, so nothing is missed for sure.
     let complete = !diags.has_errors();
     let mut reader = Reader::new(settings, diags);
-    let domain_type = types::read_type(&mut reader);
-    keys::check(settings, domain_type, reader.diags);
+    let given_type = types::read_type(&mut reader);
+    keys::check(settings, given_type, reader.diags);
+    let domain_type = given_type.unwrap_or(DomainType::Pv);
     let name = types::read_name(&mut reader);
     let boot = Boot::read(&mut reader, domain_type);
     if complete {
@@ -263,7 +264,7 @@ fn build(settings: &Settings, diags: &mut Diags) -> Option<DomainConfig> {
     let vnuma = types::read_vnuma(&mut reader);
     let hvm =
         (domain_type == DomainType::Hvm).then(|| Hvm::read(&mut reader, boot.firmware.as_deref()));
-    let domain = DomainConfig {
+    let mut domain = DomainConfig {
         name: name.clone().unwrap_or_default(),
         uuid: types::read_uuid(&mut reader),
         domain_type,
@@ -291,7 +292,25 @@ fn build(settings: &Settings, diags: &mut Diags) -> Option<DomainConfig> {
             .map(|setting| (setting.key.clone(), setting.value.to_value()))
             .collect(),
     };
+    domain.fill_in_pv();
     name.map(|_| domain)
+}
+
+impl DomainConfig {
+    /// What xl makes of settings that have another meaning for PV guests.
+    fn fill_in_pv(&mut self) {
+        if self.domain_type != DomainType::Pv {
+            return;
+        }
+        // VNC settings outside of `vfb` stand for a framebuffer.
+        if self.framebuffers.is_empty() && self.display.vnc.enabled == Some(true) {
+            self.framebuffers.push(self.display.clone());
+        }
+        // A guest with passed-through devices has to know where the host's memory has holes.
+        if !self.pci.is_empty() {
+            self.platform.e820_host = Some(true);
+        }
+    }
 }
 
 fn check_name_given(settings: &Settings, diags: &mut Diags) {

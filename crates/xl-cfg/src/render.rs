@@ -95,7 +95,7 @@ fn snippet(
     let [before, inside, after] = sources.line_around(span);
     let (before, inside, after) = (
         shown(before),
-        shown(inside),
+        shown(inside.trim_end_matches('\r')),
         shown(after.trim_end_matches('\r')),
     );
     let (before, cut) = if width(&before) > MAX_SHOWN_COLUMNS - CONTEXT_COLUMNS {
@@ -137,7 +137,7 @@ fn shown(text: &str) -> String {
 fn clean(text: &str) -> String {
     text.chars()
         .map(|c| {
-            if c.is_control() || is_bidi_control(c) {
+            if c.is_control() || is_deceptive(c) {
                 char::REPLACEMENT_CHARACTER
             } else {
                 c
@@ -146,9 +146,10 @@ fn clean(text: &str) -> String {
         .collect()
 }
 
-/// Characters that turn the direction of text around, with which a line can look like another.
-fn is_bidi_control(c: char) -> bool {
-    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
+/// Characters that nobody sees and that make a line look like another: those that turn its direction around, and the
+/// byte order mark.
+fn is_deceptive(c: char) -> bool {
+    matches!(c, '\u{feff}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
 }
 
 fn width(text: &str) -> usize {

@@ -181,10 +181,11 @@ impl Source {
         self.starts_with_bom
     }
 
-    /// Whether a byte that is no UTF-8 lies in `range`.
-    pub(crate) fn has_bad_byte_in(&self, range: &Range<usize>) -> bool {
+    /// Where the first byte that is no UTF-8 lies in `range`.
+    pub(crate) fn bad_byte_in(&self, range: &Range<usize>) -> Option<Range<usize>> {
         let first = self.not_utf8.partition_point(|&at| at < range.start);
-        self.not_utf8.get(first).is_some_and(|&at| at < range.end)
+        let at = *self.not_utf8.get(first).filter(|&&at| at < range.end)?;
+        Some(at..at + char::REPLACEMENT_CHARACTER.len_utf8())
     }
 
     fn line_index(&self, offset: usize) -> usize {

@@ -125,8 +125,9 @@ pub fn class_of(name: &str) -> KeyClass {
     lookup(name).map_or(KeyClass::Unknown, |info| info.class)
 }
 
-/// Says what is to be said of the names alone: unknown, deprecated, without effect.
-pub(crate) fn check(settings: &Settings, domain_type: DomainType, diags: &mut Diags) {
+/// Says what is to be said of the names alone: unknown, deprecated, without effect. `domain_type` is `None` where it is
+/// not known.
+pub(crate) fn check(settings: &Settings, domain_type: Option<DomainType>, diags: &mut Diags) {
     for setting in settings.in_order() {
         if diags.is_full() {
             // The search for similar names costs time that nobody gains from any more.
@@ -139,23 +140,27 @@ pub(crate) fn check(settings: &Settings, domain_type: DomainType, diags: &mut Di
     }
 }
 
-fn check_known(info: &KeyInfo, setting: &Setting, domain_type: DomainType, diags: &mut Diags) {
+fn check_known(
+    info: &KeyInfo,
+    setting: &Setting,
+    domain_type: Option<DomainType>,
+    diags: &mut Diags,
+) {
     let name = info.name;
-    match info.standing {
-        Standing::Ignored(help) => {
-            let message = format!("`{name}` has no effect");
-            diags.push(Diagnostic::warning(Code::NoEffect, setting.key_span, message).help(help));
+    let warn = |code, message| Diagnostic::warning(code, setting.key_span, message);
+    match (info.standing, domain_type) {
+        (Standing::Ignored(help), _) => {
+            diags.push(warn(Code::NoEffect, format!("`{name}` has no effect")).help(help));
         }
-        _ if !info.applies_to(domain_type) => {
+        (_, Some(domain_type)) if !info.applies_to(domain_type) => {
             let message = format!("`{name}` has no effect: it is for {}", info.guests.name());
             let note = format!("this guest is of type `{domain_type}`");
-            diags.push(Diagnostic::warning(Code::NoEffect, setting.key_span, message).note(note));
+            diags.push(warn(Code::NoEffect, message).note(note));
         }
-        Standing::Deprecated(help) => {
-            let message = format!("`{name}` is deprecated");
-            diags.push(Diagnostic::warning(Code::Deprecated, setting.key_span, message).help(help));
+        (Standing::Deprecated(help), _) => {
+            diags.push(warn(Code::Deprecated, format!("`{name}` is deprecated")).help(help));
         }
-        Standing::Current => {}
+        (Standing::Current, _) => {}
     }
 }
 

@@ -158,10 +158,9 @@ impl<'a> Lexer<'a> {
         let word = rest.get(..length).unwrap_or(rest);
         let range = self.at..self.at + length;
         let span = self.span(range.clone());
-        let complaint = if self.source.has_bad_byte_in(&range) {
-            words::not_utf8(span)
-        } else {
-            words::explain(word, span)
+        let complaint = match self.source.bad_byte_in(&range) {
+            Some(bad) => words::not_utf8(self.span(bad)),
+            None => words::explain(word, span),
         };
         self.diags.push(complaint);
         self.push(Token::Bad, range);
@@ -176,10 +175,10 @@ impl<'a> Lexer<'a> {
         let inside = whole.start + 1..whole.end - 1;
         let raw = self.source.text().get(inside.clone()).unwrap_or("");
         let span = self.span(inside.clone());
-        if self.source.has_bad_byte_in(&inside) {
-            self.diags.push(words::not_utf8(span));
+        if let Some(bad) = self.source.bad_byte_in(&inside) {
+            self.diags.push(words::not_utf8(self.span(bad)));
         } else if let Some(at) = raw.find('\0') {
-            self.diags.push(words::explain("\0", span.part(at..at + 1)));
+            self.diags.push(words::nul(span.part(at..at + 1)));
         }
         let text = escape::resolve(raw, span, self.diags);
         let verbatim = text == raw;

@@ -9,6 +9,7 @@ pub(super) fn explain(word: &str, span: Span) -> Diagnostic {
     let shown: String = word.chars().take(40).collect();
     let first = word.chars().next().unwrap_or(' ');
     match word {
+        _ if word.contains('\0') => nul(span),
         "True" | "False" => {
             let digit = u8::from(word == "True");
             error(format!("`{word}` is Python; xl.cfg writes {digit}"))
@@ -31,17 +32,19 @@ pub(super) fn explain(word: &str, span: Span) -> Diagnostic {
             error(format!("`{first}` has no meaning in xl.cfg"))
                 .help("lists are written in brackets: [ \"a\", \"b\" ]")
         }
-        _ if first == '\0' => {
-            Diagnostic::error(Code::Encoding, span, "the file has a NUL byte here")
-                .help("is this a text file? one saved as UTF-16 has to be saved as UTF-8")
-        }
-        _ if first == char::REPLACEMENT_CHARACTER => not_utf8(span),
         _ if first == '\r' => {
             Diagnostic::error(Code::Encoding, span, "the file has a carriage return here")
         }
-        _ if first == '.' || first == '/' || first == '~' => {
+        _ if word.len() > 1 && (first == '.' || first == '/' || first == '~') => {
             error(format!("`{shown}` has to be quoted")).help(format!("write `\"{shown}\"`"))
         }
+        "+" | "-" | "*" | "/" | "%" => error(format!(
+            "`{word}` has no meaning in xl.cfg: values are not computed"
+        ))
+        .help("write the whole value"),
+        _ if first.is_ascii_lowercase() && word.contains(['(', ')']) => error(format!(
+            "`{shown}` looks like Python; xl.cfg has settings only"
+        )),
         _ if first.is_ascii_lowercase() => explain_name(word, &shown, span),
         _ if first.is_ascii_uppercase() => {
             let lower = word.to_ascii_lowercase();
@@ -54,6 +57,11 @@ pub(super) fn explain(word: &str, span: Span) -> Diagnostic {
         }
         _ => error(format!("unexpected `{shown}`")),
     }
+}
+
+pub(super) fn nul(span: Span) -> Diagnostic {
+    Diagnostic::error(Code::Encoding, span, "the file has a NUL byte here")
+        .help("is this a text file? one saved as UTF-16 has to be saved as UTF-8")
 }
 
 pub(super) fn not_utf8(span: Span) -> Diagnostic {

@@ -148,7 +148,7 @@ pub(crate) fn read_affinity(reader: &mut Reader<'_>, key: &str, nr_vcpus: u32) -
     };
     if items.len() > nr_vcpus as usize {
         let message = format!(
-            "`{key}` has {} items, but the guest has {nr_vcpus} vCPUs",
+            "`{key}` has {} items, more than the guest has vCPUs ({nr_vcpus})",
             items.len()
         );
         reader.warn(

@@ -100,8 +100,8 @@ pub(crate) fn parse_uuid(reader: &mut Reader<'_>, text: Text<'_>, name: &str) ->
     }
 }
 
-/// Reads `type` and its predecessor `builder`. The default on x86 is PV.
-pub(crate) fn read_type(reader: &mut Reader<'_>) -> DomainType {
+/// Reads `type` and its predecessor `builder`. The default on x86 is PV. `None` if something wrong is given.
+pub(crate) fn read_type(reader: &mut Reader<'_>) -> Option<DomainType> {
     let domain_type: Option<DomainType> = reader.keyword("type");
     let builder = read_builder(reader);
     if let (Some(domain_type), Some(builder)) = (domain_type, builder)
@@ -109,7 +109,10 @@ pub(crate) fn read_type(reader: &mut Reader<'_>) -> DomainType {
     {
         conflict(reader, domain_type, builder);
     }
-    domain_type.or(builder).unwrap_or(DomainType::Pv)
+    let is_given = reader.is_set("type") || reader.is_set("builder");
+    domain_type
+        .or(builder)
+        .or((!is_given).then_some(DomainType::Pv))
 }
 
 fn read_builder(reader: &mut Reader<'_>) -> Option<DomainType> {

@@ -36,7 +36,10 @@ impl Memory {
         check_order(reader, target_mib, max_mib);
         let nodes_mib = (!vnuma.is_empty()).then(|| vnuma.iter().map(|node| node.size_mib).sum());
         check_nodes(reader, nodes_mib, max_mib);
-        let max_mib = max_mib.or(nodes_mib).or(target_mib).unwrap_or(DEFAULT_MIB);
+        let max_mib = max_mib
+            .or(nodes_mib)
+            .or(target_mib)
+            .unwrap_or_else(|| default_mib(reader));
         Self {
             target_mib: target_mib.unwrap_or(max_mib),
             max_mib,
@@ -46,6 +49,18 @@ impl Memory {
             vnuma,
         }
     }
+}
+
+/// What a guest gets for which no memory is set; says so, since hardly anybody means that.
+fn default_mib(reader: &mut Reader<'_>) -> u64 {
+    if !reader.diags.has_errors() {
+        let message = format!("there is no `memory`: the guest gets {DEFAULT_MIB} MiB");
+        let warning = Diagnostic::warning(Code::Missing, None, message);
+        reader
+            .diags
+            .push(warning.help("write `memory = 512` for 512 MiB"));
+    }
+    DEFAULT_MIB
 }
 
 /// A size in MiB, at least 1.

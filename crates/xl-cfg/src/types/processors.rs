@@ -132,17 +132,18 @@ fn too_few(reader: &mut Reader<'_>, online: u32, max: u32) {
     let Some(vcpus_span) = reader.span("vcpus") else {
         return;
     };
-    let max_span = reader
-        .span("maxvcpus")
-        .or(reader.span("vnuma"))
-        .unwrap_or(vcpus_span);
+    let (span, who) = match (reader.span("maxvcpus"), reader.span("vnuma")) {
+        (Some(span), _) => (span, "`maxvcpus` is"),
+        (None, Some(span)) => (span, "the number of vCPUs in `vnuma` is"),
+        (None, None) => return,
+    };
     reader.diags.push(
         Diagnostic::error(
             Code::Conflict,
-            max_span,
-            format!("the guest can have {max} vCPUs, fewer than it starts with"),
+            span,
+            format!("{who} {max}, less than the {online} of `vcpus`"),
         )
-        .note_at(vcpus_span, format!("`vcpus` is {online}"))
+        .note_at(vcpus_span, "`vcpus` is set here")
         .help("`vcpus` is how many are online at the start, `maxvcpus` how many there can be"),
     );
 }
