@@ -166,6 +166,8 @@ pub fn xen_console(text: &str) {
 #[derive(Debug, Clone, Copy)]
 #[repr(u32)]
 pub enum HvmParam {
+    /// How events interrupt the guest.
+    CallbackIrq = 0,
     /// Frame of the xenstore ring.
     StorePfn = 1,
     /// Event channel of the xenstore ring.
@@ -176,25 +178,42 @@ pub enum HvmParam {
     ConsoleEvtchn = 18,
 }
 
+/// `xen_hvm_param`.
+#[repr(C)]
+struct HvmParamArgument {
+    domid: u16,
+    pad: u16,
+    index: u32,
+    value: u64,
+}
+
+impl HvmParamArgument {
+    fn new(param: HvmParam, value: u64) -> Self {
+        Self {
+            domid: DOMID_SELF,
+            pad: 0,
+            index: param as u32,
+            value,
+        }
+    }
+}
+
 /// Reads one of the domain's HVM parameters.
 pub fn hvm_param(param: HvmParam) -> Result<u64, Errno> {
     const HVMOP_GET_PARAM: u64 = 1;
-    #[repr(C)]
-    struct Argument {
-        domid: u16,
-        pad: u16,
-        index: u32,
-        value: u64,
-    }
-    let mut argument = Argument {
-        domid: DOMID_SELF,
-        pad: 0,
-        index: param as u32,
-        value: 0,
-    };
+    let mut argument = HvmParamArgument::new(param, 0);
     // SAFETY: the argument is an `xen_hvm_param`.
     unsafe { hypercall(HVM_OP, HVMOP_GET_PARAM, address(&mut argument), 0) }?;
     Ok(argument.value)
+}
+
+/// Sets one of the domain's HVM parameters.
+pub fn set_hvm_param(param: HvmParam, value: u64) -> Result<(), Errno> {
+    const HVMOP_SET_PARAM: u64 = 0;
+    let mut argument = HvmParamArgument::new(param, value);
+    // SAFETY: the argument is an `xen_hvm_param`.
+    unsafe { hypercall(HVM_OP, HVMOP_SET_PARAM, address(&mut argument), 0) }?;
+    Ok(())
 }
 
 /// Maps the shared info page at guest frame `gfn` (HVM kinds of guest).

@@ -271,11 +271,11 @@ impl Pv {
 
     fn check_page_tables(&self, checks: &mut Checks) {
         let (base, frames) = (field!(self, pt_base), field!(self, nr_pt_frames));
-        let root_pfn = self.m2p(root_address() / PAGE_SIZE);
+        let root_pfn = self.m2p(root_address() / PAGE_SIZE).unwrap_or(!0);
         checks.report(
             "page-table-root",
-            root_pfn == Some(base / PAGE_SIZE),
-            format_args!("cr3 has pfn {root_pfn:#x?}, pt_base {base:#x}, {frames} frames"),
+            root_pfn == base / PAGE_SIZE,
+            format_args!("cr3 has pfn {root_pfn:#x}, pt_base {base:#x}, {frames} frames"),
         );
 
         let windows = [

@@ -22,6 +22,9 @@ const MAPPED_END: u64 = 1 << 32;
 /// Where the shared info page goes: an address that holds no RAM in any PVH memory map.
 const SHARED_INFO_GFN: u64 = 0xfe700;
 
+/// HVM_PARAM_CALLBACK_IRQ: type 2 (a vector) in the top byte, the vector in the lowest.
+const CALLBACK_BY_VECTOR: u64 = (2 << 56) | 0xf3;
+
 const START_MAGIC: u32 = 0x336e_c578;
 const TYPE_RAM: u32 = 1;
 /// More entries than this in a list from the builder are garbage.
@@ -157,6 +160,9 @@ impl Pvh {
         hypercall::map_shared_info(SHARED_INFO_GFN)?;
         // SAFETY: the page has just been put there, and the identity map covers it.
         unsafe { events::attach((SHARED_INFO_GFN * PAGE_SIZE) as *mut _) };
+        // No event is ever delivered, but a toolstack tells by this parameter that the guest can
+        // be asked to suspend and understands how it was resumed.
+        hypercall::set_hvm_param(HvmParam::CallbackIrq, CALLBACK_BY_VECTOR)?;
         let (pfn, port) = ring(HvmParam::ConsolePfn, HvmParam::ConsoleEvtchn)?;
         if pfn != 0 {
             // SAFETY: the frame is the console ring, and the identity map covers it.
