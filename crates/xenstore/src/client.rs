@@ -127,7 +127,7 @@ impl Client {
         Self {
             transport,
             settings,
-            decoder: Decoder::new(),
+            decoder: Decoder::of_replies(),
             events: EventQueue::default(),
             next_request_id: 1,
             is_open: true,

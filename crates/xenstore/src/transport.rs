@@ -471,7 +471,7 @@ mod tests {
         let mut packet = Vec::new();
         wire::encode(MessageKind::Watch, 77, 0, b"/a\0t\0", &mut packet).unwrap();
         transport.refuse(&packet, Errno::NOSPC.into()).unwrap();
-        let mut decoder = wire::Decoder::new();
+        let mut decoder = wire::Decoder::of_replies();
         transport.receive(decoder.buffer(), Instant::now()).unwrap();
         let reply = decoder.next_packet().unwrap().unwrap();
         assert_eq!((reply.kind, reply.request_id), (MessageKind::Error, 77));

@@ -118,7 +118,7 @@ pub trait Tree {
         }
     }
 
-    /// Permissions of a node, or of a special path.
+    /// Permissions of a node, or of a special path (which the C daemon of Xen 4.17 refuses as malformed).
     ///
     /// # Errors
     /// See [`Tree`].

@@ -10,6 +10,13 @@ use std::fmt;
 /// Longest payload of a packet, in bytes. A longer one makes xenstored drop the connection.
 pub const PAYLOAD_MAX: usize = 4096;
 
+/// Longest payload of a reply that a client takes, in bytes.
+///
+/// The OCaml daemon does not keep to [`PAYLOAD_MAX`] in replies over its socket (`packet_of` in
+/// `tools/ocaml/xenstored/connection.ml`), and it cannot give long lists in pieces: the children of `/local/domain` come in
+/// one large reply. This has room for the names of all domains that there can be.
+pub const REPLY_PAYLOAD_MAX: usize = 256 * 1024;
+
 /// Size of the packet header, in bytes.
 pub const HEADER_SIZE: usize = 16;
 
@@ -229,10 +236,12 @@ impl fmt::Display for ErrorName {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
     /// A payload longer than the protocol allows.
-    #[error("a payload of {size_bytes} bytes, {PAYLOAD_MAX} are allowed")]
+    #[error("a payload of {size_bytes} bytes, {limit_bytes} are allowed")]
     PayloadTooLong {
         /// Length that the header announces.
         size_bytes: usize,
+        /// Longest that is taken.
+        limit_bytes: usize,
     },
     /// The connection ended within a packet.
     #[error("the connection ended in the middle of a packet, after {size_bytes} bytes of it")]
@@ -271,7 +280,7 @@ pub struct Packet {
     pub request_id: u32,
     /// Transaction that the request belongs to; 0 is none.
     pub transaction_id: u32,
-    /// At most [`PAYLOAD_MAX`] bytes.
+    /// At most [`PAYLOAD_MAX`] bytes; in replies [`REPLY_PAYLOAD_MAX`].
     pub payload: Vec<u8>,
 }
 
@@ -304,6 +313,7 @@ pub fn encode(
 ) -> Result<(), WireError> {
     let too_long = WireError::PayloadTooLong {
         size_bytes: payload.len(),
+        limit_bytes: PAYLOAD_MAX,
     };
     if payload.len() > PAYLOAD_MAX {
         return Err(too_long);
@@ -317,17 +327,31 @@ pub fn encode(
 }
 
 /// Cuts a stream of bytes into packets.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Decoder {
+    payload_max_bytes: usize,
     bytes: Vec<u8>,
     /// Bytes at the front that have been handed out already.
     consumed: usize,
 }
 
 impl Decoder {
-    /// An empty decoder.
-    pub fn new() -> Self {
-        Self::default()
+    /// A decoder of what a client sends.
+    pub fn of_requests() -> Self {
+        Self::with_limit(PAYLOAD_MAX)
+    }
+
+    /// A decoder of what xenstored sends.
+    pub fn of_replies() -> Self {
+        Self::with_limit(REPLY_PAYLOAD_MAX)
+    }
+
+    fn with_limit(payload_max_bytes: usize) -> Self {
+        Self {
+            payload_max_bytes,
+            bytes: Vec::new(),
+            consumed: 0,
+        }
     }
 
     /// Adds bytes that have arrived.
@@ -354,8 +378,11 @@ impl Decoder {
         };
         let [kind, request_id, transaction_id, length] = header_words(header);
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        if length > PAYLOAD_MAX {
-            return Err(WireError::PayloadTooLong { size_bytes: length });
+        if length > self.payload_max_bytes {
+            return Err(WireError::PayloadTooLong {
+                size_bytes: length,
+                limit_bytes: self.payload_max_bytes,
+            });
         }
         let Some(payload) = rest.get(..length) else {
             return Ok(None);
@@ -462,22 +489,31 @@ mod tests {
         let mut bytes = vec![1];
         let error =
             encode(MessageKind::Write, 1, 0, &[0; PAYLOAD_MAX + 1], &mut bytes).unwrap_err();
-        assert_eq!(error, WireError::PayloadTooLong { size_bytes: 4097 });
+        assert_eq!(
+            error,
+            WireError::PayloadTooLong {
+                size_bytes: 4097,
+                limit_bytes: 4096
+            }
+        );
         assert_eq!(bytes, [1]);
 
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::of_requests();
         for word in [2u32, 1, 0, 4097] {
             decoder.push(&word.to_ne_bytes());
         }
         assert_eq!(
             decoder.next_packet(),
-            Err(WireError::PayloadTooLong { size_bytes: 4097 })
+            Err(WireError::PayloadTooLong {
+                size_bytes: 4097,
+                limit_bytes: 4096
+            })
         );
     }
 
     #[test]
     fn largest_payload_passes() {
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::of_requests();
         encode(MessageKind::Read, 1, 0, &[7; PAYLOAD_MAX], decoder.buffer()).unwrap();
         assert_eq!(
             decoder.next_packet().unwrap().unwrap().payload.len(),
@@ -514,7 +550,7 @@ mod tests {
             for packet in &packets {
                 packet.encode_into(&mut stream).unwrap();
             }
-            let mut decoder = Decoder::new();
+            let mut decoder = Decoder::of_requests();
             let mut got = Vec::new();
             for bytes in stream.chunks(piece) {
                 decoder.push(bytes);
@@ -528,7 +564,7 @@ mod tests {
 
         #[test]
         fn any_bytes_decode_without_panic_and_within_bounds(stream in proptest::collection::vec(any::<u8>(), 0..9000)) {
-            let mut decoder = Decoder::new();
+            let mut decoder = Decoder::of_requests();
             decoder.push(&stream);
             while let Ok(Some(packet)) = decoder.next_packet() {
                 prop_assert!(packet.payload.len() <= PAYLOAD_MAX);

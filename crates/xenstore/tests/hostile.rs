@@ -62,7 +62,7 @@ fn served_by(serve: impl FnOnce(UnixStream) + Send + 'static) -> (Client, JoinHa
 
 /// Reads this many requests.
 fn read_requests(stream: &mut UnixStream, count: usize) -> Vec<Packet> {
-    let mut decoder = Decoder::new();
+    let mut decoder = Decoder::of_requests();
     let mut packets = Vec::new();
     let mut bytes = [0; 4096];
     while packets.len() < count {
@@ -292,7 +292,8 @@ fn an_oversized_length_is_refused_before_it_is_read() {
     assert_eq!(
         violation(result),
         WireError::PayloadTooLong {
-            size_bytes: u32::MAX as usize
+            size_bytes: u32::MAX as usize,
+            limit_bytes: 256 * 1024
         }
     );
 }
@@ -374,6 +375,23 @@ fn replies_in_another_order_are_matched() {
     let replies = client.run(&batch).unwrap();
     let values: Vec<_> = (0..3).map(|index| replies.value(index).unwrap()).collect();
     assert_eq!(values, [b"/a\0", b"/b\0", b"/c\0"]);
+    server.join().unwrap();
+}
+
+#[test]
+fn a_reply_longer_than_a_request_may_be_is_taken() {
+    let names: Vec<String> = (0..3000).map(|number| format!("name-{number}")).collect();
+    let list: Vec<u8> = names
+        .iter()
+        .flat_map(|name| [name.as_bytes(), b"\0"].concat())
+        .collect();
+    let (mut client, server) = served_by(move |mut stream| {
+        let request = read_requests(&mut stream, 1).remove(0);
+        let mut reply = packet(request.kind, request.request_id, b"");
+        reply[12..].copy_from_slice(&u32::try_from(list.len()).unwrap().to_ne_bytes());
+        stream.write_all(&[reply, list].concat()).unwrap();
+    });
+    assert_eq!(client.directory(&path("/a")).unwrap(), names);
     server.join().unwrap();
 }
 

@@ -91,7 +91,7 @@ impl Daemon {
         self.next_connection += 1;
         let connection = Connection {
             domid,
-            decoder: Decoder::new(),
+            decoder: Decoder::of_requests(),
             output: Vec::new(),
             signal,
             is_closed: false,
