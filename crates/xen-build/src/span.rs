@@ -33,13 +33,6 @@ impl PageSpan {
         PageSpan { first, count }
     }
 
-    /// The pages that `len` bytes from `address` on touch.
-    pub(crate) fn of_bytes(address: u64, len: u64) -> PageSpan {
-        let first = address >> PAGE_SHIFT;
-        let end = pages_for(address.saturating_add(len));
-        PageSpan { first, count: end.saturating_sub(first) }
-    }
-
     /// The page after the last.
     pub(crate) fn end(self) -> u64 {
         self.first + self.count
@@ -62,31 +55,7 @@ impl PageSpan {
         (self.first..self.end()).contains(&page)
     }
 
-    pub(crate) fn overlaps(self, other: PageSpan) -> bool {
-        !self.is_empty() && !other.is_empty() && self.first < other.end() && other.first < self.end()
-    }
-
     pub(crate) fn pages(self) -> std::ops::Range<u64> {
         self.first..self.end()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_span_holds_every_page_that_its_bytes_touch() {
-        assert_eq!(PageSpan::of_bytes(0x1fff, 2), PageSpan::new(1, 2));
-        assert_eq!(PageSpan::of_bytes(0x1000, 0x1000), PageSpan::new(1, 1));
-        assert!(PageSpan::of_bytes(0x1000, 0).is_empty());
-    }
-
-    #[test]
-    fn empty_spans_overlap_nothing() {
-        let span = PageSpan::new(4, 4);
-        assert!(span.overlaps(PageSpan::new(7, 1)));
-        assert!(!span.overlaps(PageSpan::new(8, 1)));
-        assert!(!span.overlaps(PageSpan::new(5, 0)));
     }
 }

@@ -1,0 +1,741 @@
+//! An in-memory hypervisor, as far as building a domain needs one: for tests.
+//!
+//! It allocates frames, keeps their bytes, checks what Xen checks (limits, ownership, claims), counts every call, and can be
+//! told to fail at any of them. Frames are handed out dirty: what is not written is garbage. It is a model of what this
+//! crate asks, and no proof of what Xen does; the lab is that.
+
+use std::cell::{Ref, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::rc::Rc;
+use std::time::Instant;
+
+use xen_port::{
+    CpuMap, CpuPolicy, CpuPool, CpuTopology, CreateDomain, DomId, DomainFlags, DomainInfo, E820Entry, Errno,
+    EvtchnPort, Gfn, GuestKind, GuestMemory, HvError, HvmBootCpu, HvmParam, Hypervisor, Mfn, NumaNode, PAGE_SIZE,
+    PageTableLevel, PhysCaps, PhysInfo, PopulateFlags, PvBootCpu, Result, SchedulerGlobals, SchedulerId,
+    SchedulerParams, ShutdownReason, Trigger, VcpuId, VcpuInfo, VersionInfo,
+};
+
+/// What a frame holds that nobody has written to.
+pub const DIRT: u8 = 0xdb;
+/// The first frame that is handed out.
+const FIRST_MFN: u64 = 0x1_0000;
+/// Frames between two allocations, so that what is a neighbour for the guest is none for the machine.
+const GAP: u64 = 3;
+
+/// One call, as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The method's name.
+    pub op: &'static str,
+    /// How many things it was about: extents, frames, entries, bytes; 1 where it is about one.
+    pub items: usize,
+}
+
+/// A domain of the model.
+#[derive(Clone, Debug)]
+pub struct ModelDomain {
+    /// PV, PVH or HVM.
+    pub kind: GuestKind,
+    /// Pages that it may have.
+    pub max_pages: u64,
+    /// Pages that it has.
+    pub tot_pages: u64,
+    /// Pages claimed and not yet allocated.
+    pub claimed_pages: u64,
+    /// First page (by the domain's own numbers), order, and first frame of what it has.
+    pub extents: BTreeMap<u64, (u32, Mfn)>,
+    /// First page and order of what is populated on demand.
+    pub on_demand: BTreeMap<u64, u32>,
+    /// Pages of the populate-on-demand cache.
+    pub pod_pages: u64,
+    /// The memory map that was set.
+    pub memory_map: Vec<E820Entry>,
+    /// HVM parameters by number.
+    pub params: BTreeMap<u32, u64>,
+    /// Tables that were pinned.
+    pub pinned: Vec<(PageTableLevel, Mfn)>,
+    /// The page that became the hypercall page.
+    pub hypercall_page: Option<Gfn>,
+    /// PV: vCPU 0.
+    pub pv_cpu: Option<PvBootCpu>,
+    /// PVH: vCPU 0.
+    pub hvm_cpu: Option<HvmBootCpu>,
+    /// The shared-info frame.
+    pub shared_info: Mfn,
+    /// The first frame of the grant table.
+    pub grant_table: Mfn,
+    /// The CPU policy.
+    pub policy: CpuPolicy,
+    /// Size of the paging pool in bytes.
+    pub paging_pool_bytes: u64,
+    /// vCPUs.
+    pub nr_vcpus: u32,
+    /// First frame and order of what it has.
+    by_frame: BTreeMap<u64, u32>,
+    next_port: u32,
+    pauses: u32,
+}
+
+impl ModelDomain {
+    /// The frame of one of the domain's pages.
+    pub fn frame(&self, page: u64) -> Option<Mfn> {
+        let (first, (order, frame)) = self.extents.range(..=page).next_back()?;
+        (page - first < 1 << order).then(|| Mfn(frame.0 + (page - first)))
+    }
+
+    fn is_on_demand(&self, page: u64) -> bool {
+        self.on_demand.range(..=page).next_back().is_some_and(|(first, order)| page - first < 1 << order)
+    }
+
+    fn owns(&self, frame: Mfn) -> bool {
+        let extent = self.by_frame.range(..=frame.0).next_back();
+        frame == self.shared_info || extent.is_some_and(|(first, order)| frame.0 - first < 1 << order)
+    }
+}
+
+#[derive(Default)]
+struct State {
+    free_pages: u64,
+    next_mfn: u64,
+    /// Extents left of an order; no entry: as many as there is memory.
+    extents_left: BTreeMap<u32, usize>,
+    frames: HashMap<u64, Vec<u8>>,
+    domains: BTreeMap<u16, ModelDomain>,
+    calls: Vec<Call>,
+    fail_at: Option<(usize, Errno)>,
+    live_mappings: usize,
+}
+
+/// The model. It is for one thread, as a build is.
+#[derive(Clone)]
+pub struct Model {
+    state: Rc<RefCell<State>>,
+}
+
+impl Model {
+    /// A host with `free_mib` MiB of free memory.
+    pub fn new(free_mib: u64) -> Model {
+        let state = State { free_pages: free_mib * 256, next_mfn: FIRST_MFN, ..State::default() };
+        Model { state: Rc::new(RefCell::new(state)) }
+    }
+
+    /// From now on there are only `count` extents of `2^order` pages.
+    pub fn limit_extents(&self, order: u32, count: usize) {
+        self.state.borrow_mut().extents_left.insert(order, count);
+    }
+
+    /// The call number `number`, counted from 0 from here on, fails with `errno`; others do not.
+    pub fn fail_at(&self, number: usize, errno: Errno) {
+        let mut state = self.state.borrow_mut();
+        state.calls.clear();
+        state.fail_at = Some((number, errno));
+    }
+
+    /// The calls so far, or since [`Model::fail_at`] or [`Model::forget_calls`].
+    pub fn calls(&self) -> Vec<Call> {
+        self.state.borrow().calls.clone()
+    }
+
+    /// Starts counting anew.
+    pub fn forget_calls(&self) {
+        self.state.borrow_mut().calls.clear();
+    }
+
+    /// The domain, if there is one.
+    pub fn domain(&self, domid: DomId) -> Option<Ref<'_, ModelDomain>> {
+        Ref::filter_map(self.state.borrow(), |state| state.domains.get(&domid.0)).ok()
+    }
+
+    /// Pages that the host has free.
+    pub fn free_pages(&self) -> u64 {
+        self.state.borrow().free_pages
+    }
+
+    /// Mappings that were made and not dropped.
+    pub fn live_mappings(&self) -> usize {
+        self.state.borrow().live_mappings
+    }
+
+    /// A frame's bytes.
+    pub fn frame(&self, frame: Mfn) -> Vec<u8> {
+        let state = self.state.borrow();
+        state.frames.get(&frame.0).cloned().unwrap_or_else(|| vec![DIRT; PAGE_SIZE])
+    }
+
+    /// Whether anybody wrote to a frame.
+    pub fn is_written(&self, frame: Mfn) -> bool {
+        self.state.borrow().frames.contains_key(&frame.0)
+    }
+
+    /// Bytes of a domain's memory, by its own addresses; garbage where it has none.
+    pub fn read(&self, domid: DomId, address: u64, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let at = address + bytes.len() as u64;
+            let start = (at % PAGE_SIZE as u64) as usize;
+            let count = (PAGE_SIZE - start).min(len - bytes.len());
+            let frame = self.domain(domid).and_then(|domain| domain.frame(at / PAGE_SIZE as u64));
+            let page = frame.map_or_else(|| vec![DIRT; PAGE_SIZE], |frame| self.frame(frame));
+            bytes.extend(page.iter().skip(start).take(count));
+        }
+        bytes
+    }
+
+    /// Counts a call, and fails it if it is to fail.
+    fn called(&self, op: &'static str, domid: Option<DomId>, items: usize) -> Result<()> {
+        let mut state = self.state.borrow_mut();
+        let number = state.calls.len();
+        state.calls.push(Call { op, items });
+        match state.fail_at {
+            Some((at, errno)) if at == number => Err(call_error(op, domid, errno)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts a call, and does something to a domain.
+    fn on_domain<T>(
+        &self,
+        op: &'static str,
+        domid: DomId,
+        items: usize,
+        act: impl FnOnce(&mut ModelDomain) -> std::result::Result<T, Errno>,
+    ) -> Result<T> {
+        self.called(op, Some(domid), items)?;
+        let mut state = self.state.borrow_mut();
+        let domain = state.domains.get_mut(&domid.0).ok_or(Errno::ESRCH);
+        domain.and_then(act).map_err(|errno| call_error(op, Some(domid), errno))
+    }
+
+    fn unsupported<T>(&self, op: &'static str) -> Result<T> {
+        Err(call_error(op, None, Errno::ENOSYS))
+    }
+
+    fn map_frames(&self, frames: Vec<Mfn>) -> Box<dyn GuestMemory> {
+        self.state.borrow_mut().live_mappings += 1;
+        Box::new(Mapping { model: self.clone(), frames })
+    }
+}
+
+fn call_error(op: &'static str, domid: Option<DomId>, errno: Errno) -> HvError {
+    HvError::Call { op, domid, errno, detail: String::new() }
+}
+
+impl State {
+    fn take_mfn(&mut self, order: u32) -> Mfn {
+        let first = (self.next_mfn + GAP).next_multiple_of(1 << order);
+        self.next_mfn = first + (1 << order);
+        Mfn(first)
+    }
+
+    /// Allocates one extent, if there is one left and the domain may have it.
+    fn allocate(&mut self, domid: DomId, order: u32, start: Gfn) -> Option<Mfn> {
+        let pages = 1_u64 << order;
+        let claimed: u64 = self.domains.iter().filter(|(id, _)| **id != domid.0).map(|(_, d)| d.claimed_pages).sum();
+        let domain = self.domains.get(&domid.0)?;
+        if domain.tot_pages + pages > domain.max_pages || pages + claimed > self.free_pages {
+            return None;
+        }
+        if let Some(left) = self.extents_left.get_mut(&order) {
+            *left = left.checked_sub(1)?;
+        }
+        let frame = self.take_mfn(order);
+        self.free_pages -= pages;
+        let domain = self.domains.get_mut(&domid.0)?;
+        domain.tot_pages += pages;
+        domain.claimed_pages = domain.claimed_pages.saturating_sub(pages);
+        domain.extents.insert(start.0, (order, frame));
+        domain.by_frame.insert(frame.0, order);
+        Some(frame)
+    }
+
+    /// The frame behind a name, as a tool maps it; what is populated on demand is populated.
+    fn mapped_frame(&mut self, domid: DomId, gfn: Gfn) -> std::result::Result<Mfn, Errno> {
+        let domain = self.domains.get_mut(&domid.0).ok_or(Errno::ESRCH)?;
+        if domain.kind == GuestKind::Pv {
+            let frame = Mfn(gfn.0);
+            return if domain.owns(frame) { Ok(frame) } else { Err(Errno::EINVAL) };
+        }
+        if let Some(frame) = domain.frame(gfn.0) {
+            return Ok(frame);
+        }
+        if !domain.is_on_demand(gfn.0) || domain.pod_pages == 0 {
+            return Err(Errno::ENOENT);
+        }
+        domain.pod_pages -= 1;
+        let frame = self.take_mfn(0);
+        let domain = self.domains.get_mut(&domid.0).ok_or(Errno::ESRCH)?;
+        domain.extents.insert(gfn.0, (0, frame));
+        domain.by_frame.insert(frame.0, 0);
+        Ok(frame)
+    }
+}
+
+/// Frames in a row, as if mapped.
+struct Mapping {
+    model: Model,
+    frames: Vec<Mfn>,
+}
+
+impl Mapping {
+    /// Calls `act` for each piece of the range that lies in one frame: the frame's bytes, and where in the range it is.
+    fn pieces(
+        &self,
+        op: &'static str,
+        offset: usize,
+        len: usize,
+        mut act: impl FnMut(&mut [u8], usize),
+    ) -> Result<()> {
+        let beyond = || HvError::Nonsense { op, what: format!("{len} bytes at {offset} are beyond the mapping") };
+        if offset.checked_add(len).is_none_or(|end| end > self.size_bytes()) {
+            return Err(beyond());
+        }
+        let mut state = self.model.state.borrow_mut();
+        let mut done = 0;
+        while done < len {
+            let at = offset + done;
+            let frame = self.frames.get(at / PAGE_SIZE).ok_or_else(beyond)?;
+            let bytes = state.frames.entry(frame.0).or_insert_with(|| vec![DIRT; PAGE_SIZE]);
+            let start = at % PAGE_SIZE;
+            let end = PAGE_SIZE.min(start + (len - done));
+            act(bytes.get_mut(start..end).ok_or_else(beyond)?, done);
+            done += end - start;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        self.model.state.borrow_mut().live_mappings -= 1;
+    }
+}
+
+impl GuestMemory for Mapping {
+    fn size_bytes(&self) -> usize {
+        self.frames.len() * PAGE_SIZE
+    }
+
+    fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<()> {
+        self.model.called("GuestMemory::write", None, bytes.len())?;
+        self.pieces("write", offset, bytes.len(), |piece, done| {
+            piece.iter_mut().zip(bytes.iter().skip(done)).for_each(|(to, from)| *to = *from);
+        })
+    }
+
+    fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        self.model.called("GuestMemory::read", None, bytes.len())?;
+        self.pieces("read", offset, bytes.len(), |piece, done| {
+            bytes.iter_mut().skip(done).zip(piece.iter()).for_each(|(to, from)| *to = *from);
+        })
+    }
+
+    fn zero(&mut self, offset: usize, len: usize) -> Result<()> {
+        self.model.called("GuestMemory::zero", None, len)?;
+        self.pieces("zero", offset, len, |piece, _| piece.fill(0))
+    }
+
+    fn fill_with(
+        &mut self,
+        offset: usize,
+        len: usize,
+        fill: &mut dyn FnMut(&mut [u8]) -> io::Result<()>,
+    ) -> Result<io::Result<()>> {
+        self.model.called("GuestMemory::fill_with", None, len)?;
+        let mut buffer = vec![DIRT; len];
+        let filled = fill(&mut buffer);
+        self.pieces("fill_with", offset, len, |piece, done| {
+            piece.iter_mut().zip(buffer.iter().skip(done)).for_each(|(to, from)| *to = *from);
+        })?;
+        Ok(filled)
+    }
+}
+
+impl Hypervisor for Model {
+    fn version(&self) -> Result<VersionInfo> {
+        self.unsupported("version")
+    }
+
+    fn phys_info(&self) -> Result<PhysInfo> {
+        self.called("phys_info", None, 1)?;
+        let state = self.state.borrow();
+        Ok(PhysInfo {
+            threads_per_core: 1,
+            cores_per_socket: 1,
+            nr_cpus: 1,
+            max_cpu_id: 0,
+            nr_nodes: 1,
+            max_node_id: 0,
+            cpu_khz: 1_000_000,
+            caps: PhysCaps { hvm: true, pv: true, hap: true, ..PhysCaps::default() },
+            total_pages: state.free_pages,
+            free_pages: state.free_pages,
+            scrub_pages: 0,
+            outstanding_pages: state.domains.values().map(|domain| domain.claimed_pages).sum(),
+            max_mfn: state.next_mfn,
+            hw_caps: [0; 8],
+        })
+    }
+
+    fn console_ring(&self, _clear: bool) -> Result<Vec<u8>> {
+        self.unsupported("console_ring")
+    }
+
+    fn scheduler_id(&self) -> Result<SchedulerId> {
+        self.unsupported("scheduler_id")
+    }
+
+    fn cpu_pools(&self) -> Result<Vec<CpuPool>> {
+        self.unsupported("cpu_pools")
+    }
+
+    fn cpu_topology(&self) -> Result<Vec<CpuTopology>> {
+        self.unsupported("cpu_topology")
+    }
+
+    fn numa_nodes(&self) -> Result<Vec<NumaNode>> {
+        self.unsupported("numa_nodes")
+    }
+
+    fn sharing_pages(&self) -> Result<(u64, u64)> {
+        Ok((0, 0))
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        vec![("calls", self.state.borrow().calls.len() as u64)]
+    }
+
+    fn scheduler_globals(&self, _pool: u32) -> Result<SchedulerGlobals> {
+        self.unsupported("scheduler_globals")
+    }
+
+    fn set_scheduler_globals(&self, _pool: u32, _globals: &SchedulerGlobals) -> Result<()> {
+        self.unsupported("set_scheduler_globals")
+    }
+
+    fn domain_info(&self, domid: DomId) -> Result<Option<DomainInfo>> {
+        self.called("domain_info", Some(domid), 1)?;
+        Ok(self.domain(domid).map(|domain| info(domid, &domain)))
+    }
+
+    fn domain_list(&self) -> Result<Vec<DomainInfo>> {
+        self.called("domain_list", None, 1)?;
+        let state = self.state.borrow();
+        Ok(state.domains.iter().map(|(domid, domain)| info(DomId(*domid), domain)).collect())
+    }
+
+    fn create_domain(&self, request: &CreateDomain) -> Result<DomId> {
+        self.called("create_domain", request.domid, 1)?;
+        let mut state = self.state.borrow_mut();
+        let free = (1..).find(|domid| !state.domains.contains_key(domid)).unwrap_or_default();
+        let domid = request.domid.map_or(free, |domid| domid.0);
+        if state.domains.contains_key(&domid) {
+            return Err(call_error("create_domain", request.domid, Errno::EEXIST));
+        }
+        let (shared_info, grant_table) = (state.take_mfn(0), state.take_mfn(0));
+        // Xen clears these two.
+        state.frames.insert(shared_info.0, vec![0; PAGE_SIZE]);
+        state.frames.insert(grant_table.0, vec![0; PAGE_SIZE]);
+        let domain = ModelDomain {
+            kind: request.kind,
+            max_pages: 0,
+            tot_pages: 0,
+            claimed_pages: 0,
+            extents: BTreeMap::new(),
+            on_demand: BTreeMap::new(),
+            pod_pages: 0,
+            memory_map: Vec::new(),
+            params: BTreeMap::new(),
+            pinned: Vec::new(),
+            hypercall_page: None,
+            pv_cpu: None,
+            hvm_cpu: None,
+            shared_info,
+            grant_table,
+            policy: CpuPolicy::default(),
+            paging_pool_bytes: 0,
+            nr_vcpus: 0,
+            by_frame: BTreeMap::new(),
+            next_port: 1,
+            pauses: 1,
+        };
+        state.domains.insert(domid, domain);
+        Ok(DomId(domid))
+    }
+
+    fn destroy_domain(&self, domid: DomId, _deadline: Instant) -> Result<()> {
+        self.called("destroy_domain", Some(domid), 1)?;
+        let mut state = self.state.borrow_mut();
+        let domain = state.domains.remove(&domid.0).ok_or_else(|| {
+            call_error("destroy_domain", Some(domid), Errno::ESRCH)
+        })?;
+        state.free_pages += domain.tot_pages;
+        Ok(())
+    }
+
+    fn pause_domain(&self, domid: DomId) -> Result<()> {
+        self.on_domain("pause_domain", domid, 1, |domain| {
+            domain.pauses += 1;
+            Ok(())
+        })
+    }
+
+    fn unpause_domain(&self, domid: DomId) -> Result<()> {
+        self.on_domain("unpause_domain", domid, 1, |domain| {
+            domain.pauses = domain.pauses.checked_sub(1).ok_or(Errno::EINVAL)?;
+            Ok(())
+        })
+    }
+
+    fn remote_shutdown(&self, _domid: DomId, _reason: ShutdownReason) -> Result<()> {
+        self.unsupported("remote_shutdown")
+    }
+
+    fn resume_domain(&self, _domid: DomId) -> Result<()> {
+        self.unsupported("resume_domain")
+    }
+
+    fn send_trigger(&self, _domid: DomId, _vcpu: VcpuId, _trigger: Trigger) -> Result<()> {
+        self.unsupported("send_trigger")
+    }
+
+    fn set_domain_handle(&self, _domid: DomId, _handle: [u8; 16]) -> Result<()> {
+        self.unsupported("set_domain_handle")
+    }
+
+    fn node_affinity(&self, _domid: DomId) -> Result<CpuMap> {
+        self.unsupported("node_affinity")
+    }
+
+    fn set_max_vcpus(&self, domid: DomId, nr_vcpus: u32) -> Result<()> {
+        self.on_domain("set_max_vcpus", domid, 1, |domain| {
+            domain.nr_vcpus = nr_vcpus;
+            Ok(())
+        })
+    }
+
+    fn vcpu_info(&self, _domid: DomId, _vcpu: VcpuId) -> Result<VcpuInfo> {
+        self.unsupported("vcpu_info")
+    }
+
+    fn vcpu_affinity(&self, _domid: DomId, _vcpu: VcpuId) -> Result<(CpuMap, CpuMap)> {
+        self.unsupported("vcpu_affinity")
+    }
+
+    fn set_vcpu_affinity(
+        &self,
+        _domid: DomId,
+        _vcpu: VcpuId,
+        _hard: Option<&CpuMap>,
+        _soft: Option<&CpuMap>,
+        _force: bool,
+    ) -> Result<(Option<CpuMap>, Option<CpuMap>)> {
+        self.unsupported("set_vcpu_affinity")
+    }
+
+    fn cpu_policy(&self, domid: DomId) -> Result<CpuPolicy> {
+        self.on_domain("cpu_policy", domid, 1, |domain| Ok(domain.policy.clone()))
+    }
+
+    fn set_cpu_policy(&self, domid: DomId, policy: &CpuPolicy) -> Result<()> {
+        self.on_domain("set_cpu_policy", domid, policy.leaves.len(), |domain| {
+            for new in &policy.leaves {
+                let same = |old: &&mut xen_port::CpuidLeaf| old.leaf == new.leaf && old.subleaf == new.subleaf;
+                *domain.policy.leaves.iter_mut().find(same).ok_or(Errno::EINVAL)? = *new;
+            }
+            Ok(())
+        })
+    }
+
+    fn set_pv_boot_cpu(&self, domid: DomId, cpu: &PvBootCpu) -> Result<()> {
+        self.on_domain("set_pv_boot_cpu", domid, 1, |domain| {
+            domain.pv_cpu = Some(*cpu);
+            Ok(())
+        })
+    }
+
+    fn set_hvm_boot_cpu(&self, domid: DomId, cpu: &HvmBootCpu) -> Result<()> {
+        self.on_domain("set_hvm_boot_cpu", domid, 1, |domain| {
+            domain.hvm_cpu = Some(*cpu);
+            Ok(())
+        })
+    }
+
+    fn scheduler_params(&self, _domid: DomId, _scheduler: SchedulerId) -> Result<SchedulerParams> {
+        self.unsupported("scheduler_params")
+    }
+
+    fn set_scheduler_params(&self, _domid: DomId, _params: &SchedulerParams) -> Result<()> {
+        self.unsupported("set_scheduler_params")
+    }
+
+    fn set_tsc_mode(&self, domid: DomId, _mode: u32) -> Result<()> {
+        self.on_domain("set_tsc_mode", domid, 1, |_| Ok(()))
+    }
+
+    fn set_time_offset(&self, domid: DomId, _offset_s: i64) -> Result<()> {
+        self.on_domain("set_time_offset", domid, 1, |_| Ok(()))
+    }
+
+    fn set_max_mem(&self, domid: DomId, max_kib: u64) -> Result<()> {
+        self.on_domain("set_max_mem", domid, 1, |domain| {
+            domain.max_pages = max_kib / 4;
+            Ok(())
+        })
+    }
+
+    fn set_paging_mempool(&self, domid: DomId, size_bytes: u64) -> Result<()> {
+        self.on_domain("set_paging_mempool", domid, 1, |domain| {
+            domain.paging_pool_bytes = size_bytes;
+            Ok(())
+        })
+    }
+
+    fn claim_pages(&self, domid: DomId, nr_pages: u64) -> Result<()> {
+        let free = self.free_pages();
+        self.on_domain("claim_pages", domid, 1, |domain| {
+            if nr_pages == 0 {
+                domain.claimed_pages = 0;
+                return Ok(());
+            }
+            if domain.claimed_pages > 0 || nr_pages <= domain.tot_pages || nr_pages > domain.max_pages {
+                return Err(Errno::EINVAL);
+            }
+            if nr_pages - domain.tot_pages > free {
+                return Err(Errno::ENOMEM);
+            }
+            domain.claimed_pages = nr_pages - domain.tot_pages;
+            Ok(())
+        })
+    }
+
+    fn populate_physmap(
+        &self,
+        domid: DomId,
+        order: u32,
+        flags: PopulateFlags,
+        start: &[Gfn],
+    ) -> Result<Vec<Mfn>> {
+        let pool = self.on_domain("populate_physmap", domid, start.len(), |domain| {
+            Ok((domain.kind, domain.paging_pool_bytes))
+        })?;
+        if matches!(pool, (GuestKind::Pvh | GuestKind::Hvm, 0)) {
+            return Err(call_error("populate_physmap", Some(domid), Errno::EINVAL));
+        }
+        let mut state = self.state.borrow_mut();
+        if flags.on_demand {
+            let domain = state.domains.get_mut(&domid.0);
+            let on_demand = domain.map(|domain| &mut domain.on_demand);
+            on_demand.into_iter().for_each(|map| map.extend(start.iter().map(|gfn| (gfn.0, order))));
+            return Ok(vec![Mfn(0); start.len()]);
+        }
+        Ok(start.iter().map_while(|gfn| state.allocate(domid, order, *gfn)).collect())
+    }
+
+    fn set_memory_map(&self, domid: DomId, map: &[E820Entry]) -> Result<()> {
+        self.on_domain("set_memory_map", domid, map.len(), |domain| {
+            domain.memory_map = map.to_vec();
+            Ok(())
+        })
+    }
+
+    fn pin_tables(&self, domid: DomId, tables: &[(PageTableLevel, Mfn)]) -> Result<()> {
+        let mapped = self.live_mappings();
+        self.on_domain("pin_tables", domid, tables.len(), |domain| {
+            // A page that somebody has mapped writable is no page table.
+            if mapped > 0 || !tables.iter().all(|(_, frame)| domain.owns(*frame)) {
+                return Err(Errno::EINVAL);
+            }
+            domain.pinned.extend(tables);
+            Ok(())
+        })
+    }
+
+    fn init_hypercall_page(&self, domid: DomId, gfn: Gfn) -> Result<()> {
+        self.on_domain("init_hypercall_page", domid, 1, |domain| {
+            domain.hypercall_page = Some(gfn);
+            Ok(())
+        })
+    }
+
+    fn set_pod_target(&self, domid: DomId, target_pages: u64) -> Result<()> {
+        let free = self.free_pages();
+        let taken = self.on_domain("set_pod_target", domid, 1, |domain| {
+            let wanted = target_pages.saturating_sub(domain.tot_pages);
+            if wanted > free || target_pages > domain.max_pages {
+                return Err(Errno::ENOMEM);
+            }
+            domain.pod_pages = wanted;
+            domain.tot_pages += wanted;
+            domain.claimed_pages = domain.claimed_pages.saturating_sub(wanted);
+            Ok(wanted)
+        })?;
+        self.state.borrow_mut().free_pages -= taken;
+        Ok(())
+    }
+
+    fn map_foreign(&self, domid: DomId, frames: &[Gfn]) -> Result<Box<dyn GuestMemory>> {
+        self.called("map_foreign", Some(domid), frames.len())?;
+        let mut state = self.state.borrow_mut();
+        let mapped: Result<Vec<Mfn>> = frames
+            .iter()
+            .map(|gfn| {
+                state.mapped_frame(domid, *gfn).map_err(|errno| HvError::Map { domid, gfn: *gfn, errno })
+            })
+            .collect();
+        drop(state);
+        Ok(self.map_frames(mapped?))
+    }
+
+    fn map_grant_frames(&self, domid: DomId, nr_frames: u32) -> Result<Box<dyn GuestMemory>> {
+        let table = self.on_domain("map_grant_frames", domid, nr_frames as usize, |domain| Ok(domain.grant_table))?;
+        Ok(self.map_frames(vec![table]))
+    }
+
+    fn hvm_param(&self, domid: DomId, param: HvmParam) -> Result<u64> {
+        self.on_domain("hvm_param", domid, 1, |domain| {
+            Ok(domain.params.get(&(param as u32)).copied().unwrap_or_default())
+        })
+    }
+
+    fn set_hvm_param(&self, domid: DomId, param: HvmParam, value: u64) -> Result<()> {
+        self.set_hvm_params(domid, &[(param, value)])
+    }
+
+    fn set_hvm_params(&self, domid: DomId, params: &[(HvmParam, u64)]) -> Result<()> {
+        self.on_domain("set_hvm_params", domid, params.len(), |domain| {
+            domain.params.extend(params.iter().map(|(param, value)| (*param as u32, *value)));
+            Ok(())
+        })
+    }
+
+    fn alloc_unbound(&self, domid: DomId, _remote: DomId) -> Result<EvtchnPort> {
+        self.on_domain("alloc_unbound", domid, 1, |domain| {
+            domain.next_port += 1;
+            Ok(EvtchnPort(domain.next_port - 1))
+        })
+    }
+}
+
+fn info(domid: DomId, domain: &ModelDomain) -> DomainInfo {
+    let hvm = domain.kind != GuestKind::Pv;
+    DomainInfo {
+        domid,
+        flags: DomainFlags { hvm, hap: hvm, paused: domain.pauses > 0, ..DomainFlags::default() },
+        shutdown_reason: None,
+        tot_pages: domain.tot_pages,
+        max_pages: domain.max_pages,
+        outstanding_pages: domain.claimed_pages,
+        shr_pages: 0,
+        paged_pages: 0,
+        shared_info_frame: Gfn(domain.shared_info.0),
+        cpu_time_ns: 0,
+        nr_online_vcpus: domain.nr_vcpus.min(1),
+        max_vcpu_id: domain.nr_vcpus.checked_sub(1),
+        ssidref: 0,
+        handle: [0; 16],
+        cpupool: 0,
+        emulation_flags: u32::from(domain.kind == GuestKind::Pvh),
+    }
+}
