@@ -269,7 +269,7 @@ fn build(settings: &Settings, diags: &mut Diags) -> Option<DomainConfig> {
         uuid: types::read_uuid(&mut reader),
         domain_type,
         platform: Platform::read(&mut reader),
-        processors: Processors::read(&mut reader, &vnuma),
+        processors: Processors::read(&mut reader, domain_type, &vnuma),
         memory: Memory::read(&mut reader, vnuma),
         boot,
         actions: Actions::read(&mut reader),

@@ -98,7 +98,7 @@ impl Diagnostic {
             severity,
             code,
             span,
-            message,
+            message: shorten(message),
             notes: Vec::new(),
             help: None,
         }
@@ -107,7 +107,7 @@ impl Diagnostic {
     /// Adds what to write instead.
     #[must_use]
     pub fn help(mut self, text: impl Into<String>) -> Self {
-        self.help = Some(text.into());
+        self.help = Some(shorten(text.into()));
         self
     }
 
@@ -130,6 +130,16 @@ impl Diagnostic {
         });
         self
     }
+}
+
+/// Cuts a text that quotes too much of the configuration.
+fn shorten(mut text: String) -> String {
+    const MAX_CHARS: usize = 400;
+    if let Some((at, _)) = text.char_indices().nth(MAX_CHARS) {
+        text.truncate(at);
+        text.push_str("...");
+    }
+    text
 }
 
 /// Collects diagnostics while a configuration is read. Keeps a bounded number.
@@ -211,10 +221,13 @@ impl Report {
         &self.sources
     }
 
-    /// Adds a finding of the caller's own.
+    /// Adds a finding of the caller's own, at its place among the others.
     pub fn push(&mut self, diagnostic: Diagnostic) {
         self.has_errors |= diagnostic.severity == Severity::Error;
-        self.diagnostics.push(diagnostic);
+        let at = self
+            .diagnostics
+            .partition_point(|other| other.span <= diagnostic.span);
+        self.diagnostics.insert(at, diagnostic);
     }
 
     /// The findings as text with source lines and carets, `color` with ANSI colours. Ends with a newline unless empty.

@@ -54,6 +54,19 @@ impl<'a> Reader<'a> {
             .push(Diagnostic::warning(code, span, message).help(help));
     }
 
+    /// The known name nearest to a wrong one. Not looked for when nobody would see it.
+    pub(crate) fn suggest<'k>(
+        &self,
+        name: &str,
+        known: impl Iterator<Item = &'k str>,
+    ) -> Option<&'k str> {
+        if self.diags.is_full() {
+            None
+        } else {
+            nearest(name, known)
+        }
+    }
+
     /// The setting's single value.
     pub(crate) fn text(&mut self, key: &str) -> Option<Text<'a>> {
         let setting = self.settings.get(key)?;
@@ -269,7 +282,7 @@ impl<'a> Reader<'a> {
     ) -> Option<T> {
         let found = find(text.text);
         if found.is_none() {
-            let help = match nearest(text.text, T::names()) {
+            let help = match self.suggest(text.text, T::names()) {
                 Some(near) => format!("did you mean `{near}`? known are {}", one_of(T::names())),
                 None => format!("known are {}", one_of(T::names())),
             };

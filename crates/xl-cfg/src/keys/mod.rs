@@ -106,6 +106,12 @@ impl KeyInfo {
     pub fn is_deprecated(&self) -> bool {
         self.standing != Standing::Current
     }
+
+    /// Whether the setting has no effect any more.
+    #[must_use]
+    pub fn is_ignored(&self) -> bool {
+        matches!(self.standing, Standing::Ignored(_))
+    }
 }
 
 /// What is known of the setting `name`; `None` if nothing is.

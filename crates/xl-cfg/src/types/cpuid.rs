@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::cpuid_features::{ALIASES, FEATURES, FIELDS};
 use super::params::{Param, split};
 use crate::diag::Code;
-use crate::keyword::{keywords, nearest};
+use crate::keyword::keywords;
 use crate::number;
 use crate::reader::Reader;
 use crate::syntax::{NodeKind, Text};
@@ -133,7 +133,7 @@ fn read_flag(reader: &mut Reader<'_>, param: &Param<'_>) -> Option<CpuidFlag> {
         });
     }
     if FEATURES.binary_search(&name).is_err() && !ALIASES.contains(&name) {
-        let help = match nearest(name, FEATURES.iter().chain(ALIASES).copied()) {
+        let help = match reader.suggest(name, FEATURES.iter().chain(ALIASES).copied()) {
             Some(near) => format!("did you mean `{near}`?"),
             None => {
                 "the names are those of Xen's public header, in lower case, `-` for `_`".to_owned()

@@ -1,11 +1,13 @@
 //! Virtual disks (xl-disk-configuration(5)).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::disk_lexer::{Piece, next};
 use super::vdev::Vdev;
 use crate::diag::{Code, Diagnostic};
-use crate::keyword::{Keyword, keywords, nearest, one_of};
+use crate::keyword::{Keyword, keywords, one_of};
 use crate::reader::Reader;
 use crate::source::Span;
 use crate::syntax::Text;
@@ -107,25 +109,23 @@ pub struct Disk {
 impl Disk {
     /// Reads `disk`.
     pub(crate) fn read_all(reader: &mut Reader<'_>) -> Vec<Self> {
-        let mut disks: Vec<(Self, Span)> = Vec::new();
+        let mut disks = Vec::new();
+        let mut places: BTreeMap<u32, Span> = BTreeMap::new();
         for text in reader.texts(KEY) {
             let Some(disk) = parse(reader, text) else {
                 continue;
             };
-            let same = disks
-                .iter()
-                .find(|(other, _)| other.vdev.number == disk.vdev.number);
-            if let Some((_, span)) = same {
+            if let Some(span) = places.insert(disk.vdev.number, text.whole()) {
                 let message = format!("two disks are `{}`", disk.vdev);
                 reader.diags.push(
                     Diagnostic::error(Code::Conflict, text.whole_if_all(), message)
-                        .note_at(*span, "the other one is here")
+                        .note_at(span, "the other one is here")
                         .help("give each disk a `vdev` of its own"),
                 );
             }
-            disks.push((disk, text.whole()));
+            disks.push(disk);
         }
-        disks.into_iter().map(|(disk, _)| disk).collect()
+        disks
     }
 }
 
@@ -249,7 +249,7 @@ impl<'a> Draft<'a> {
                 self.failed |= port.is_none();
             }
             other => {
-                let help = match nearest(other, NAMES.into_iter()) {
+                let help = match reader.suggest(other, NAMES.into_iter()) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => "a target with `=` in it goes last, as `target=...`".to_owned(),
                 };

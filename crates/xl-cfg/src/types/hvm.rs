@@ -6,7 +6,7 @@ use super::display::Spice;
 use super::memory::read_mib;
 use super::pci::Rdm;
 use crate::diag::Code;
-use crate::keyword::{Keyword, keywords, nearest, one_of};
+use crate::keyword::{Keyword, keywords, one_of};
 use crate::reader::Reader;
 use crate::syntax::NodeKind;
 
@@ -434,7 +434,7 @@ fn read_smbios(reader: &mut Reader<'_>) -> Vec<(SmbiosField, String)> {
         match SmbiosField::find_any_case(name.text) {
             Some(field) => fields.push((field, value.text.to_owned())),
             None => {
-                let help = match nearest(name.text, SmbiosField::names()) {
+                let help = match reader.suggest(name.text, SmbiosField::names()) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("known are {}", one_of(SmbiosField::names())),
                 };

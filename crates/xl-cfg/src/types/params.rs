@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use crate::diag::Code;
-use crate::keyword::{Keyword, nearest, one_of};
+use crate::keyword::{Keyword, one_of};
 use crate::reader::Reader;
 use crate::syntax::Text;
 
@@ -108,7 +108,7 @@ impl<'a> Param<'a> {
         key: &str,
         known: impl Iterator<Item = &'static str> + Clone,
     ) {
-        let (message, help) = self.unknown_texts(key, known);
+        let (message, help) = self.unknown_texts(reader, key, known);
         reader.error(Code::UnknownName, self.name.span(), message, help);
     }
 
@@ -119,7 +119,7 @@ impl<'a> Param<'a> {
         key: &str,
         known: impl Iterator<Item = &'static str> + Clone,
     ) {
-        let (message, help) = self.unknown_texts(key, known);
+        let (message, help) = self.unknown_texts(reader, key, known);
         reader.warn(
             Code::UnknownName,
             self.name.span(),
@@ -130,11 +130,12 @@ impl<'a> Param<'a> {
 
     fn unknown_texts(
         &self,
+        reader: &Reader<'_>,
         key: &str,
         known: impl Iterator<Item = &'static str> + Clone,
     ) -> (String, String) {
         let name: String = self.name.text.chars().take(40).collect();
-        let help = match nearest(&name, known.clone()) {
+        let help = match reader.suggest(&name, known.clone()) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("known are {}", one_of(known)),
         };

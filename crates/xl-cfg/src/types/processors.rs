@@ -6,6 +6,7 @@ use super::cpuid::Cpuid;
 use super::cpulist::{Affinity, read_affinity};
 use super::vnuma::VirtualNode;
 use crate::diag::{Code, Diagnostic};
+use crate::keys::DomainType;
 use crate::keyword::keywords;
 use crate::reader::Reader;
 
@@ -69,7 +70,11 @@ pub struct Scheduling {
 }
 
 impl Processors {
-    pub(crate) fn read(reader: &mut Reader<'_>, vnuma: &[VirtualNode]) -> Self {
+    pub(crate) fn read(
+        reader: &mut Reader<'_>,
+        domain_type: DomainType,
+        vnuma: &[VirtualNode],
+    ) -> Self {
         let (vcpus, max_vcpus) = read_counts(reader, vnuma);
         Self {
             vcpus,
@@ -79,7 +84,7 @@ impl Processors {
             scheduling: Scheduling::read(reader),
             cpuid: Cpuid::read(reader),
             nested_hvm: reader.flag("nestedhvm"),
-            altp2m: read_altp2m(reader),
+            altp2m: read_altp2m(reader, domain_type),
             altp2m_count: reader.u32("altp2m_count", "a number of views", 0..=u32::from(u16::MAX)),
             msr_relaxed: reader.flag("msr_relaxed"),
             vmtrace_buf_kib: read_vmtrace(reader),
@@ -149,12 +154,12 @@ fn too_few(reader: &mut Reader<'_>, online: u32, max: u32) {
 }
 
 /// `altp2m` is a word, or a number from 0 to 3.
-fn read_altp2m(reader: &mut Reader<'_>) -> Option<Altp2m> {
+fn read_altp2m(reader: &mut Reader<'_>, domain_type: DomainType) -> Option<Altp2m> {
     if let Some(mode) = numbered(reader, "altp2m", "altp2m") {
         return mode;
     }
     let named = reader.keyword_any_case("altp2m");
-    if named.is_some() {
+    if named.is_some() || domain_type != DomainType::Hvm {
         return named;
     }
     // The deprecated boolean; that it is deprecated has been said.

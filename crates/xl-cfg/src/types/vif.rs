@@ -114,23 +114,20 @@ pub struct Vif {
 impl Vif {
     /// Reads `vif`.
     pub(crate) fn read_all(reader: &mut Reader<'_>) -> Vec<Self> {
-        let mut macs: Vec<(Mac, Span)> = Vec::new();
+        let mut places: BTreeMap<[u8; 6], Span> = BTreeMap::new();
         let mut vifs = Vec::new();
         for text in reader.texts(KEY) {
             let vif = parse(reader, text);
-            if let Some(mac) = vif.mac {
-                match macs.iter().find(|(other, _)| *other == mac) {
-                    Some((_, span)) => reader.diags.push(
-                        Diagnostic::warning(
-                            Code::Conflict,
-                            text.whole_if_all(),
-                            format!("two interfaces have the address {mac}"),
-                        )
-                        .note_at(*span, "the other one is here")
+            let other = vif
+                .mac
+                .and_then(|mac| Some((mac, places.insert(mac.0, text.whole())?)));
+            if let Some((mac, span)) = other {
+                let message = format!("two interfaces have the address {mac}");
+                reader.diags.push(
+                    Diagnostic::warning(Code::Conflict, text.whole_if_all(), message)
+                        .note_at(span, "the other one is here")
                         .help("give each interface an address of its own"),
-                    ),
-                    None => macs.push((mac, text.whole())),
-                }
+                );
             }
             vifs.push(vif);
         }
@@ -160,7 +157,7 @@ const NAMES: [&str; 16] = [
 fn parse(reader: &mut Reader<'_>, text: Text<'_>) -> Vif {
     let mut vif = Vif::default();
     for param in split(text) {
-        apply(&mut vif, reader, &param);
+        apply(&mut vif, reader, &param.trimmed());
     }
     vif
 }
