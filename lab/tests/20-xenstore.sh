@@ -10,6 +10,11 @@ refused 'no xenstored' xs_probe 1000 "$scratch/absent"
 touch "$scratch/file"
 refused 'neither a socket nor a device' xs_probe 1000 "$scratch/file"
 
+# Without permission it says so.
+for place in /run/xenstored/socket /dev/xen/xenbus; do
+	refused 'not permitted to connect.*as root' setpriv --reuid=65534 --clear-groups "$(command -v xs_probe)" 1000 $place
+done
+
 # Not answering: a stopped xenstored is told of within the time limit, and served again when it goes on.
 kill -STOP "$(pgrep -x xenstored)"
 refused 'no answer within 300 ms' xs_probe 300 /run/xenstored/socket

@@ -437,8 +437,7 @@ impl Client {
         let mut replies: Vec<Option<Answer>> = vec![None; requests.len()];
         let mut missing = requests.len();
         while missing > 0 {
-            let received = self.receive_reply(first_id, requests, &mut replies, deadline);
-            match received {
+            match self.receive_reply(first_id, requests, &mut replies, deadline) {
                 Ok(count) => missing -= count,
                 Err(loss) => {
                     let index = replies.iter().position(Option::is_none).unwrap_or_default();
@@ -485,6 +484,8 @@ impl Client {
         let packet = self.receive_packet(deadline)?;
         if packet.kind == MessageKind::WatchEvent {
             self.queue_event(&packet)?;
+            // A stream of events must not keep a missing reply from being noticed.
+            in_time(deadline)?;
             return Ok(0);
         }
         let unexpected = WireError::UnexpectedReply {
@@ -603,6 +604,14 @@ impl fmt::Debug for Client {
 /// The instant after which a wait that begins now has failed. A year stands for all longer times, which might overflow.
 fn deadline_in(duration: Duration) -> Instant {
     Instant::now() + duration.min(Duration::from_secs(365 * 24 * 3600))
+}
+
+/// Fails once the deadline has passed.
+fn in_time(deadline: Instant) -> Result<(), Loss> {
+    if Instant::now() > deadline {
+        return Err(io::Error::from(ErrorKind::TimedOut).into());
+    }
+    Ok(())
 }
 
 /// Operation and object of a request, for error texts.

@@ -18,8 +18,8 @@ const SHOWN_MAX: usize = 80;
 
 /// A path that xenstored will take.
 ///
-/// Absolute (`/local/domain/5/name`), relative to the home of the domain that asks (`device/vbd`; xenstored takes these for
-/// domain 0's home when they come over the socket), or special (`@releaseDomain`, only for watches and permissions).
+/// Absolute (`/local/domain/5/name`), relative to the home of the domain that asks (`device/vbd`), or special
+/// (`@releaseDomain`, only for watches and permissions).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Path(Box<str>);
 

@@ -85,13 +85,16 @@ pub fn open_first(candidates: &[PathBuf], deadline: Instant) -> Result<Box<dyn T
             }),
         }
     }
-    if tried
-        .iter()
-        .any(|attempt| attempt.source.kind() == ErrorKind::PermissionDenied)
-    {
-        return Err(Error::NotPermittedToConnect { tried });
+    Err(no_way(tried))
+}
+
+/// The error for the failure of all attempts. That a daemon is there and may not be used says more than that another is not.
+fn no_way(tried: Vec<Attempt>) -> Error {
+    let is_refused = |attempt: &Attempt| attempt.source.kind() == ErrorKind::PermissionDenied;
+    if tried.iter().any(is_refused) {
+        return Error::NotPermittedToConnect { tried };
     }
-    Err(Error::NoDaemon { tried })
+    Error::NoDaemon { tried }
 }
 
 /// Sockets and devices in the order in which they are tried; `environment` looks a variable up.
@@ -255,6 +258,7 @@ impl AsFd for SocketTransport {
 /// - one write is one message, and the whole message with its header must fit in 4096 bytes;
 /// - the message stays in the buffer of the open file until the kernel has passed it on, and the next write overwrites it:
 ///   so one request at a time;
+/// - a write does not wait for the reply, so that the deadline holds;
 /// - watches are registered by the kernel; xenstored's refusal of one comes back as the error of the write.
 #[derive(Debug)]
 pub struct DeviceTransport {
@@ -450,6 +454,26 @@ mod tests {
         assert_eq!(
             candidates(environment(&both)),
             [PathBuf::from("/some/socket")]
+        );
+    }
+
+    #[test]
+    fn a_socket_without_permission_is_told_apart_from_no_daemon() {
+        let attempt = |errno: Errno| Attempt {
+            path: "/run/xenstored/socket".into(),
+            source: errno.into(),
+        };
+        let absent = || attempt(Errno::NOENT);
+        assert!(matches!(
+            no_way(vec![absent(), absent()]),
+            Error::NoDaemon { .. }
+        ));
+        let error = no_way(vec![attempt(Errno::ACCESS), absent()]);
+        assert!(matches!(error, Error::NotPermittedToConnect { .. }));
+        let text = error.to_string();
+        assert!(
+            text.contains("/run/xenstored/socket") && text.contains("as root"),
+            "{text}"
         );
     }
 

@@ -257,6 +257,25 @@ fn both_sides_sending_at_once_do_not_wait_for_each_other() {
 }
 
 #[test]
+fn a_flood_of_events_does_not_hide_that_there_is_no_reply() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let mut client = Client::new(
+        Box::new(SocketTransport::from_stream(ours, "test")),
+        settings(50),
+    );
+    let server = std::thread::spawn(move || {
+        let flood = packet(MessageKind::WatchEvent, 0, b"/w\0token\0").repeat(100);
+        while theirs.write_all(&flood).is_ok() {}
+    });
+    assert!(matches!(
+        client.read(&path("/a")),
+        Err(Error::NotAnswering { .. })
+    ));
+    drop(client);
+    server.join().unwrap();
+}
+
+#[test]
 fn a_daemon_that_goes_away_is_told() {
     let (mut client, server) = served_by(|mut stream| drop(read_requests(&mut stream, 1)));
     assert!(matches!(
