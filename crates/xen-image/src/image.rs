@@ -150,6 +150,9 @@ pub enum Unfit {
         /// What it is.
         kind: KernelKind,
     },
+    /// PVH was wanted, it has no PVH entry, and it is no PV kernel either.
+    #[error("its Xen notes have no PHYS32_ENTRY, so it is not a PVH kernel")]
+    NoPvhEntry,
     /// Its notes name neither the generic loader nor Linux, which is what a PV kernel has to.
     #[error(
         "it is made for the loader `{loader}` and the system `{guest_os}`; PV needs the loader `generic`, or Linux"
@@ -503,8 +506,11 @@ impl Image {
     fn pvh_kernel(&self) -> Result<PvhKernel, Unfit> {
         let notes = self.notes.as_ref().ok_or(Unfit::NoXenNotes)?;
         let Some(entry) = notes.phys32_entry else {
-            let kind = self.pv_kernel().map(|kernel| kernel.width.into());
-            return Err(kind.map_or_else(|reason| reason, |kind| Unfit::PvOnly { kind }));
+            let pv = self.pv_kernel().ok();
+            let pv_only = |kernel: PvKernel| Unfit::PvOnly {
+                kind: kernel.width.into(),
+            };
+            return Err(pv.map_or(Unfit::NoPvhEntry, pv_only));
         };
         check_domu(notes)?;
         if self.paddr.end > FOUR_GIB {
