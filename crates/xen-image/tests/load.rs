@@ -196,7 +196,7 @@ fn a_pipe_is_not_waited_for() {
 fn a_file_that_may_not_be_read_is_told_as_such() {
     let files = Files::new();
     let path = files.with("secret", &linux());
-    fs::set_permissions(&path, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o000)).unwrap();
     match Loader::default().load(&path) {
         Err(error) => assert!(matches!(error, Error::Denied { .. }), "{error}"),
         Ok(_) => assert!(is_root()),
