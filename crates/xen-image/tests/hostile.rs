@@ -126,8 +126,10 @@ proptest! {
     }
 }
 
-/// A kernel in each compression, alone and in a bzImage.
-static PACKED: LazyLock<Vec<(Compression, Vec<u8>, Vec<u8>)>> = LazyLock::new(|| {
+/// A kernel in one compression, alone and in a bzImage.
+type Packed = (Compression, Vec<u8>, Vec<u8>);
+
+static PACKED: LazyLock<Vec<Packed>> = LazyLock::new(|| {
     ALL.into_iter()
         .map(|format| (format, pack(format, &linux()), bzimage(format, &linux())))
         .collect()
