@@ -111,10 +111,9 @@ pub trait Hypervisor {
     /// Starting registers of a PV domain's vCPU 0 (`XEN_DOMCTL_setvcpucontext`).
     fn set_pv_boot_cpu(&self, domid: DomId, cpu: &PvBootCpu) -> Result<()>;
     /// Starting registers of a PVH or HVM domain's vCPU 0: 32-bit protected mode, flat segments,
-    /// paging off (`XEN_DOMCTL_gethvmcontext` for the header, `XEN_DOMCTL_sethvmcontext`). A PVH
-    /// domain's boot contract also wants the MTRRs of every vCPU on with write-back as the default
-    /// type (`docs/misc/pvh.pandoc`, MTRR): each vCPU's MTRR record of the answer, with
-    /// `msr_mtrr_def_type` set to `6 | 1 << 11`, goes into the same call, before the CPU record.
+    /// paging off (`XEN_DOMCTL_sethvmcontext`). The same call turns the MTRRs of the vCPUs on, with
+    /// write-back as the default type, as a PVH domain's boot contract wants it
+    /// (`docs/misc/pvh.pandoc`).
     fn set_hvm_boot_cpu(&self, domid: DomId, cpu: &HvmBootCpu) -> Result<()>;
     /// Scheduler parameters of a domain, for the scheduler of its pool.
     fn scheduler_params(&self, domid: DomId, scheduler: SchedulerId) -> Result<SchedulerParams>;

@@ -268,6 +268,9 @@ pub struct HvmBootCpu {
     pub eip: u32,
     /// Address of `hvm_start_info`, a physical address below 4 GiB.
     pub ebx: u32,
+    /// How many vCPUs the domain has: each of them starts with memory cached (MTRRs on, write-back
+    /// by default). 0 leaves that to the firmware, as HVM domains want it.
+    pub nr_vcpus: u32,
 }
 
 /// HVM parameters (`hvm/params.h`) by their numbers.

@@ -62,8 +62,8 @@ impl<T> Slot<T> {
     }
 }
 
-/// Pages of a new arena: enough for every call that takes no array.
-const FIRST_PAGES: usize = 4;
+/// Pages of a new arena: enough for every call but those with long lists. Each page costs time when a process starts and ends.
+const FIRST_PAGES: usize = 2;
 /// Each value starts at a multiple of this.
 const ALIGNMENT: usize = 16;
 

@@ -20,7 +20,9 @@ use crate::Xen;
 use crate::host::BITMAP_BYTES;
 use crate::privcmd::Site;
 
-/// Domains that are asked for in one call.
+/// Domains that are asked for in the first call; most hosts have fewer, and they fit the memory that is there.
+const FIRST_BATCH: u32 = 64;
+/// Domains that are asked for in each further call.
 const LIST_BATCH: u32 = 1024;
 
 impl Xen {
@@ -37,30 +39,31 @@ impl Xen {
 
     pub(crate) fn list_domains(&self) -> Result<Vec<DomainInfo>> {
         let mut domains: Vec<DomainInfo> = Vec::new();
-        let mut first = 0;
+        let (mut first, mut batch_size) = (0, FIRST_BATCH);
         while first < DOMID_FIRST_RESERVED {
-            let batch = self.list_domains_from(first)?;
+            let batch = self.list_domains_from(first, batch_size)?;
             domains.extend(batch.iter().map(domain_info));
             match batch.last() {
-                Some(last) if batch.len() == LIST_BATCH as usize => {
+                Some(last) if batch.len() == batch_size as usize => {
                     first = last.domain.saturating_add(1)
                 }
                 _ => break,
             }
+            batch_size = LIST_BATCH;
         }
         Ok(domains)
     }
 
-    fn list_domains_from(&self, first: u16) -> Result<Vec<domctl::DomainInfo>> {
+    fn list_domains_from(&self, first: u16, batch_size: u32) -> Result<Vec<domctl::DomainInfo>> {
         self.with_sysctl_version(Site::host("XEN_SYSCTL_getdomaininfolist"), |version| {
             let mut call = self
                 .privcmd
-                .call(LIST_BATCH as usize * size_of::<domctl::DomainInfo>())?;
-            let buffer = call.reserve::<domctl::DomainInfo>(LIST_BATCH as usize)?;
+                .call(batch_size as usize * size_of::<domctl::DomainInfo>())?;
+            let buffer = call.reserve::<domctl::DomainInfo>(batch_size as usize)?;
             let request = sysctl::GetDomainInfoList {
                 first_domain: first,
                 pad: 0,
-                max_domains: LIST_BATCH,
+                max_domains: batch_size,
                 buffer: buffer.address(),
                 num_domains: 0,
                 tail: 0,

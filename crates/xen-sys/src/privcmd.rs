@@ -115,8 +115,8 @@ impl Privcmd {
 
     /// A hypercall to be filled in, with room for `array_bytes` of arrays besides its structures.
     pub(crate) fn call(&self, array_bytes: usize) -> Result<Call<'_>> {
-        // Structures and alignment take less than a page.
-        const STRUCTURES: usize = 4096;
+        // The call's structure, and alignment.
+        const STRUCTURES: usize = 512;
         // A panic while it was held leaves the arena usable: every call clears it first.
         let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
         arena.clear(array_bytes + STRUCTURES)?;

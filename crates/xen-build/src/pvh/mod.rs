@@ -173,7 +173,7 @@ impl<'a> Plan<'a> {
 
     fn boot_cpu(&self) -> HvmBootCpu {
         // The layout has it below the hole, so below 4 GiB.
-        HvmBootCpu { eip: self.kernel.entry, ebx: self.layout.start_info.address() as u32 }
+        HvmBootCpu { eip: self.kernel.entry, ebx: self.layout.start_info.address() as u32, nr_vcpus: self.request.max_vcpus }
     }
 }
 
