@@ -609,26 +609,7 @@ fn write_records(draft: &mut Draft<'_>) -> Result<(), EngineError> {
     let uuid = spec.uuid_text();
     record::write(&draft.host.dirs, &uuid, draft.config_text)?;
     let shadow_bytes = paging_size_bytes(spec, &draft.physical);
-    let userdata = userdata::Record {
-        kind: spec.kind_text(),
-        name: &spec.name,
-        uuid: &uuid,
-        max_vcpus: spec.max_vcpus,
-        vcpus: spec.vcpus,
-        max_kib: spec.max_kib,
-        target_kib: spec.target_kib,
-        shadow_kib: shadow_bytes / KIB,
-        kernel: spec.kernel.to_str().unwrap_or(""),
-        ramdisk: spec.ramdisk.as_deref().and_then(|path| path.to_str()),
-        cmdline: spec.cmdline.as_deref(),
-        on: [
-            ("on_poweroff", spec.on.poweroff.word()),
-            ("on_reboot", spec.on.reboot.word()),
-            ("on_watchdog", spec.on.watchdog.word()),
-            ("on_crash", spec.on.crash.word()),
-            ("on_soft_reset", spec.on.soft_reset.word()),
-        ],
-    };
+    let userdata = userdata::Record::of(spec, &uuid, shadow_bytes / KIB);
     userdata::write(&draft.host.dirs.xen_lib, draft.domid()?, &userdata)
 }
 

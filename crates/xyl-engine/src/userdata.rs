@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use xen_port::DomId;
 
 use crate::EngineError;
+use crate::spec::VmSpec;
 
 /// What the record says.
 #[derive(Clone, Debug)]
@@ -42,6 +43,32 @@ pub struct Record<'a> {
     pub cmdline: Option<&'a str>,
     /// The actions on poweroff, reboot, watchdog, crash and soft reset, in xl's words.
     pub on: [(&'static str, &'static str); 5],
+}
+
+impl<'a> Record<'a> {
+    /// The record of a VM to be; `uuid` is its UUID in text.
+    pub fn of(spec: &'a VmSpec, uuid: &'a str, shadow_kib: u64) -> Record<'a> {
+        Record {
+            kind: spec.kind_text(),
+            name: &spec.name,
+            uuid,
+            max_vcpus: spec.max_vcpus,
+            vcpus: spec.vcpus,
+            max_kib: spec.max_kib,
+            target_kib: spec.target_kib,
+            shadow_kib,
+            kernel: spec.kernel.to_str().unwrap_or(""),
+            ramdisk: spec.ramdisk.as_deref().and_then(|path| path.to_str()),
+            cmdline: spec.cmdline.as_deref(),
+            on: [
+                ("on_poweroff", spec.on.poweroff.word()),
+                ("on_reboot", spec.on.reboot.word()),
+                ("on_watchdog", spec.on.watchdog.word()),
+                ("on_crash", spec.on.crash.word()),
+                ("on_soft_reset", spec.on.soft_reset.word()),
+            ],
+        }
+    }
 }
 
 /// The record as libxl's JSON.

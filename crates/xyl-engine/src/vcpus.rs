@@ -2,11 +2,11 @@
 
 use xen_port::{CpuMap, DomId, DomainInfo, GuestKind, HvError, Hypervisor, VcpuId, VcpuInfo};
 use xenstore::{Batch, Client, Tree};
-use xl_cfg::CpuList;
+use xl_cfg::types::CpuList;
 
-use crate::EngineError;
 use crate::control_error::ControlError;
 use crate::domains::home;
+use crate::{EngineError, topology};
 
 /// One vCPU.
 #[derive(Clone, Debug)]
@@ -103,10 +103,5 @@ pub fn chosen(info: &DomainInfo, only: Option<VcpuId>) -> Result<Vec<VcpuId>, En
 
 /// The CPUs that a list means on this host.
 pub fn resolve(hv: &dyn Hypervisor, list: &CpuList) -> Result<CpuMap, EngineError> {
-    let topology = hv.cpu_topology()?;
-    let online: Vec<(u32, u32)> = (0..)
-        .zip(&topology)
-        .filter_map(|(cpu, place)| place.location.map(|(_, _, node)| (cpu, node)))
-        .collect();
-    Ok(list.resolve(&online).into_iter().collect())
+    Ok(list.resolve(&topology::of(hv)?).into_iter().collect())
 }

@@ -1,3 +1,7 @@
 //! The `xyl` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    xyl::run(std::env::args_os())
+}

@@ -1,0 +1,123 @@
+//! The command line as clap parses it: global options and the commands.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands;
+
+const ABOUT: &str = "Create, watch and destroy virtual machines on Xen";
+
+const LONG_ABOUT: &str = "Create, watch and destroy virtual machines on Xen.
+
+Commands and options are those of xl, and so is the output where scripts read it. A command may be \
+shortened to what is unique among xl's commands (`xyl cr` is `xyl create`). A DOMAIN is a domain's \
+number, its name, or `uuid=...`; digits alone are always a number.";
+
+const AFTER_HELP: &str = "Examples:
+  xyl create web.cfg           create and start the domain that web.cfg describes
+  xyl create -c web.cfg        the same, and show its console from the first byte on
+  xyl list                     show all domains
+  xyl list --json              the same for programs
+  xyl shutdown -w web          ask it to shut down, and wait until it has
+  xyl -N destroy web           say what would be done, and do nothing
+
+Exit codes:
+  0  done
+  1  failed; standard error says at which step, why, and what to do
+  2  wrong usage: an unknown command or option, a missing or malformed argument
+  4  a command of xl that Xyl does not have yet
+
+Environment:
+  XYL_VERBOSE=N         as N times -v
+  XYL_DRY_RUN=1         as -N
+  XYL_JSON=1            as --json
+  XYL_TIMESTAMPS=1      as -T
+  XYL_XL_CONF=FILE      read FILE in place of /etc/xen/xl.conf
+  XYL_STORE_TIMEOUT=S   seconds to wait for an answer of xenstored, 5 if not set
+  XENSTORED_PATH=FILE   xenstored's socket
+
+With --json an error is a JSON object on standard error:
+  {\"error\": {\"message\": TEXT, \"exit_code\": NUMBER}}";
+
+/// Everything that was typed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "xyl",
+    version,
+    about = ABOUT,
+    long_about = LONG_ABOUT,
+    after_help = AFTER_HELP,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = false,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// Options before the command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that stand before the command; `--json` may stand after it too.
+#[derive(Args, Clone, Debug, Default)]
+pub struct GlobalArgs {
+    /// Say more on standard error, and count the requests made; repeat for yet more
+    #[arg(short, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Dry run: say what would be done, and do nothing
+    #[arg(short = 'N', env = "XYL_DRY_RUN", hide_env = true, value_parser = clap::builder::FalseyValueParser::new(), num_args = 0)]
+    pub dry_run: bool,
+    /// Accepted for xl's sake; Xyl has nothing to force
+    #[arg(short = 'f')]
+    pub force: bool,
+    /// Show progress in place, with carriage returns, even if standard error is no terminal
+    #[arg(short = 't')]
+    pub progress_in_place: bool,
+    /// Begin each message with the time and the process's number
+    #[arg(short = 'T', env = "XYL_TIMESTAMPS", hide_env = true, value_parser = clap::builder::FalseyValueParser::new(), num_args = 0)]
+    pub timestamps: bool,
+    /// Print JSON where the command prints something, and errors as JSON
+    #[arg(long, global = true, env = "XYL_JSON", hide_env = true, value_parser = clap::builder::FalseyValueParser::new(), num_args = 0)]
+    pub json: bool,
+}
+
+/// The commands. Each has a file of its own under `commands`.
+#[derive(Debug, Subcommand)]
+#[allow(missing_docs)]
+pub enum Command {
+    Claims(commands::claims::Args),
+    #[command(hide = true)]
+    Completion(commands::completion::Args),
+    Console(commands::console::Args),
+    Create(commands::create::Args),
+    Destroy(commands::destroy::Args),
+    Dmesg(commands::dmesg::Args),
+    Domid(commands::domid::Args),
+    Domname(commands::domname::Args),
+    Info(commands::info::Args),
+    List(commands::list::Args),
+    #[command(hide = true)]
+    Man(commands::man::Args),
+    MemMax(commands::mem::MaxArgs),
+    MemSet(commands::mem::SetArgs),
+    #[command(hide = true)]
+    Monitor(commands::monitor::Args),
+    Pause(commands::pause::PauseArgs),
+    Reboot(commands::shutdown::RebootArgs),
+    Rename(commands::rename::Args),
+    SchedCredit(commands::sched::CreditArgs),
+    #[command(name = "sched-credit2")]
+    SchedCredit2(commands::sched::Credit2Args),
+    Shutdown(commands::shutdown::ShutdownArgs),
+    Sysrq(commands::sysrq::Args),
+    Top(commands::top::Args),
+    Trigger(commands::trigger::Args),
+    Unpause(commands::pause::UnpauseArgs),
+    Uptime(commands::uptime::Args),
+    VcpuList(commands::vcpu_list::Args),
+    VcpuPin(commands::vcpu_pin::Args),
+    VcpuSet(commands::vcpu_set::Args),
+    VmList(commands::vm_list::Args),
+}

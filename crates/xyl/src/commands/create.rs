@@ -1,0 +1,316 @@
+//! `xyl create`: a domain from its configuration.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde_json::json;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use xen_port::{CpuMap, DomId};
+use xl_cfg::{Config, Report, Source};
+use xyl_engine::create::{CreateRequest, Notice, create};
+use xyl_engine::monitor::{self, Vm};
+use xyl_engine::plan::{self, Planned};
+use xyl_engine::spec::VmSpec;
+use xyl_engine::{Cancel, EngineError, Host, topology, userdata, vcpus};
+
+use crate::commands::console::outcome;
+use crate::commands::monitor::start_in_background;
+use crate::console::{Console, ConsoleError, Options};
+use crate::context::Context;
+use crate::error::{Failure, Outcome};
+use crate::output::stderr_is_terminal;
+use crate::xlconf;
+
+/// Create a domain from a configuration file
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "key=value arguments are read after the file, and override what it says; one may hold several
+settings, with `;` between. /dev/null as the file takes all settings from the command line.
+
+Examples:
+  xyl create web.cfg
+  xyl create -c web.cfg                        with its console, from the first byte on
+  xyl create -p web.cfg memory=512             paused, with other memory
+  xyl create /dev/null 'name=\"t\"; kernel=\"/boot/k\"; memory=64'
+  xyl create -n web.cfg                        only check it, and print what was understood
+
+JSON: {domid, name, uuid}"
+)]
+pub struct Args {
+    /// Leave it paused
+    #[arg(short)]
+    paused: bool,
+    /// Attach to its console before it starts
+    #[arg(short, conflicts_with = "foreground")]
+    console: bool,
+    /// Stay in the foreground until it has ended, doing what its configuration says about that
+    #[arg(short = 'F')]
+    foreground: bool,
+    /// Only check the configuration, and print it as JSON
+    #[arg(short = 'n', long = "dryrun")]
+    dry_run: bool,
+    /// Say nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+    /// Print the configuration as JSON on standard error first
+    #[arg(short)]
+    debug: bool,
+    /// Leave nobody to watch over it: a reboot or crash of the guest is not handled
+    #[arg(short = 'e', conflicts_with = "foreground")]
+    no_monitor: bool,
+    /// The configuration file
+    #[arg(short = 'f', long = "defconfig", value_name = "FILE")]
+    defconfig: Option<PathBuf>,
+    /// Connect a VNC viewer: for HVM guests, not there yet
+    #[arg(short = 'V', long = "vncviewer")]
+    vncviewer: bool,
+    /// Give the viewer its password: for HVM guests, not there yet
+    #[arg(short = 'A', long = "vncviewer-autopass")]
+    vncviewer_autopass: bool,
+    /// Do not apply the masks of xl.conf to its vCPUs
+    #[arg(long)]
+    ignore_global_affinity_masks: bool,
+    /// The configuration file, and settings that override it
+    #[arg(value_name = "FILE|KEY=VALUE")]
+    words: Vec<String>,
+}
+
+/// Runs `xyl create`.
+pub fn run(args: &Args, context: &Context) -> Outcome {
+    if args.vncviewer || args.vncviewer_autopass {
+        return Err(Failure::not_there_yet(
+            "-V and -A connect a VNC viewer to an HVM guest's display, which is not there yet: leave them out",
+        ));
+    }
+    let (file, overrides) = split(args)?;
+    let planned = plan(args, context, read(&file, &overrides)?)?;
+    if !args.quiet {
+        show_warnings(planned.config.report());
+    }
+    if args.dry_run || context.dry_run() {
+        return print_plan(context, &planned);
+    }
+    if args.debug {
+        eprintln!("{:#}", libxl_json(&planned.spec));
+    }
+    let mut host = context.open_host()?;
+    let (domid, console) = create_now(args, context, &planned, &mut host)?;
+    let vm = Vm {
+        domid,
+        uuid: planned.spec.uuid,
+    };
+    let outcome = follow(args, context, &planned, vm, console, &mut host);
+    context.count(&host);
+    outcome
+}
+
+/// A console that was to be opened before the start.
+type Attached = Option<Result<Console, ConsoleError>>;
+
+/// Creates the domain. A signal meanwhile takes back what was made.
+fn create_now(
+    args: &Args,
+    context: &Context,
+    planned: &Planned,
+    host: &mut Host,
+) -> Result<(DomId, Attached), Failure> {
+    let cancel = Cancel::new();
+    let _signals = CancelOnSignal::catch(&cancel.flag())?;
+    let mut console = None;
+    let mut before_start = |host: &mut Host, domid: DomId| {
+        if args.console {
+            console = open_console(host, domid)?;
+        }
+        Ok(())
+    };
+    let mut notice = |notice: Notice<'_>| match notice {
+        Notice::Step(step) => context.note(1, || format!("create {}: {step}", planned.spec.name)),
+        Notice::Warning(text) if !args.quiet => context.say(format!("warning: {text}")),
+        Notice::Warning(_) => {}
+    };
+    let mut request = CreateRequest {
+        spec: &planned.spec,
+        config_text: &planned.config_text,
+        paused: args.paused,
+        before_start: &mut before_start,
+        notice: &mut notice,
+    };
+    let domid = create(host, &mut request, &cancel)?;
+    Ok((domid, console))
+}
+
+/// A console that cannot be had is no reason to take the domain back: it is told of afterwards.
+fn open_console(host: &mut Host, domid: DomId) -> Result<Attached, EngineError> {
+    let info = host.hv.domain_info(domid)?;
+    Ok(info.map(|info| Console::open(&mut host.store, &info, &Options::default())))
+}
+
+/// What follows the start: somebody to watch over the domain, and its console.
+fn follow(
+    args: &Args,
+    context: &Context,
+    planned: &Planned,
+    vm: Vm,
+    console: Attached,
+    host: &mut Host,
+) -> Outcome {
+    if context.json() {
+        let uuid = planned.spec.uuid_text();
+        context
+            .out
+            .json(&json!({"domid": vm.domid.0, "name": planned.spec.name, "uuid": uuid}))?;
+        context.out.flush()?;
+    }
+    if args.foreground {
+        return Ok(monitor::watch(host, vm, &mut |line| context.say(line))?);
+    }
+    if !args.no_monitor {
+        start_in_background(context, &planned.spec.name, vm)?;
+    }
+    match console {
+        None => Ok(()),
+        Some(Ok(console)) => outcome(console.run(host.hv.as_ref(), &mut host.store)?),
+        Some(Err(error)) => Err(Failure::refused(format!(
+            "domain {} was created and runs, but its console cannot be shown: {error}",
+            vm.domid
+        ))),
+    }
+}
+
+/// While it lives, signals ask for the create to be taken back instead of ending the process.
+struct CancelOnSignal(Vec<signal_hook::SigId>);
+
+impl CancelOnSignal {
+    fn catch(flag: &Arc<AtomicBool>) -> Result<CancelOnSignal, Failure> {
+        let handlers = [SIGHUP, SIGINT, SIGTERM]
+            .into_iter()
+            .map(|signal| signal_hook::flag::register(signal, Arc::clone(flag)))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|source| Failure::io("catch signals", source))?;
+        Ok(CancelOnSignal(handlers))
+    }
+}
+
+impl Drop for CancelOnSignal {
+    fn drop(&mut self) {
+        for handler in self.0.drain(..) {
+            signal_hook::low_level::unregister(handler);
+        }
+    }
+}
+
+/// Decides what the configuration asks for, under this host's masks.
+fn plan(args: &Args, context: &Context, config: Config) -> Result<Planned, Failure> {
+    let defaults = xlconf::defaults(context.xl_conf()?);
+    let only_checking = args.dry_run || context.dry_run();
+    let mut topology = || match context.hv() {
+        Ok(hv) => topology::of(hv),
+        // A configuration can be checked where there is no Xen: then every CPU counts as there.
+        Err(_) if only_checking => Ok((0..MANY_CPUS).map(|cpu| (cpu, 0)).collect()),
+        Err(failure) => Err(failure.into_engine_error()),
+    };
+    let mut planned = plan::plan(config, &defaults, &mut topology)?;
+    if !args.ignore_global_affinity_masks && !only_checking {
+        apply_masks(context, &mut planned.spec)?;
+    }
+    Ok(planned)
+}
+
+/// More CPUs than any host that Xen runs on has.
+const MANY_CPUS: u32 = 16_384;
+
+/// Keeps the vCPUs within the masks of xl.conf.
+fn apply_masks(context: &Context, spec: &mut VmSpec) -> Outcome {
+    let masks: Vec<_> = xlconf::cpu_masks(context.xl_conf()?, spec.kind).collect();
+    if masks.is_empty() {
+        return Ok(());
+    }
+    let mut allowed: CpuMap = topology::of(context.hv()?)?
+        .into_iter()
+        .map(|(cpu, _)| cpu)
+        .collect();
+    for mask in masks {
+        let mask = vcpus::resolve(context.hv()?, mask)?;
+        allowed = common(&allowed, &mask);
+    }
+    let all = allowed.clone();
+    spec.hard_affinity.resize(spec.max_vcpus as usize, all);
+    for map in &mut spec.hard_affinity {
+        *map = common(map, &allowed);
+        if map.is_empty() {
+            return Err(Failure::refused(
+                "the masks of xl.conf (vm.cpumask, vm.hvm.cpumask, vm.pv.cpumask) leave a vCPU no CPU: \
+                 change `cpus`, or repeat with --ignore-global-affinity-masks",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn common(one: &CpuMap, other: &CpuMap) -> CpuMap {
+    one.iter().filter(|cpu| other.contains(*cpu)).collect()
+}
+
+/// What a dry run prints: libxl's form of the configuration as xl does, or with --json Xyl's own.
+fn print_plan(context: &Context, planned: &Planned) -> Outcome {
+    if context.json() {
+        let config = serde_json::to_value(&planned.config.domain).map_err(|error| {
+            Failure::refused(format!(
+                "the configuration cannot be written as JSON: {error}"
+            ))
+        })?;
+        return Ok(context.out.json(&config)?);
+    }
+    Ok(context.out.json(&libxl_json(&planned.spec))?)
+}
+
+fn libxl_json(spec: &VmSpec) -> serde_json::Value {
+    userdata::to_json(&userdata::Record::of(spec, &spec.uuid_text(), 0))
+}
+
+/// The file, and the settings of the command line.
+fn split(args: &Args) -> Result<(PathBuf, Vec<&str>), Failure> {
+    let (overrides, mut files): (Vec<&str>, Vec<&str>) = args
+        .words
+        .iter()
+        .map(String::as_str)
+        .partition(|word| word.contains('='));
+    if let Some(file) = &args.defconfig {
+        files.insert(0, "");
+        return match files.as_slice() {
+            [_] => Ok((file.clone(), overrides)),
+            _ => Err(too_many(&files)),
+        };
+    }
+    match files.as_slice() {
+        [file] => Ok((PathBuf::from(file), overrides)),
+        [] => Err(Failure::usage(
+            "which configuration? give a FILE, or /dev/null and settings as KEY=VALUE",
+        )),
+        _ => Err(too_many(&files)),
+    }
+}
+
+fn too_many(files: &[&str]) -> Failure {
+    Failure::usage(format!(
+        "one configuration file is wanted, not also {}",
+        files.last().unwrap_or(&"")
+    ))
+}
+
+fn read(file: &Path, overrides: &[&str]) -> Result<Config, Failure> {
+    if file == Path::new("/dev/null") {
+        return Ok(xl_cfg::parse(
+            Source::from_bytes("/dev/null", b"")?,
+            overrides,
+        )?);
+    }
+    Ok(xl_cfg::read_file(file, overrides)?)
+}
+
+fn show_warnings(report: &Report) {
+    if !report.is_empty() {
+        eprintln!("{}", report.render(stderr_is_terminal()).trim_end());
+    }
+}

@@ -1,0 +1,31 @@
+//! `xyl destroy`: the end of a domain, at once.
+
+use xyl_engine::destroy;
+
+use crate::context::Context;
+use crate::error::Outcome;
+
+/// End a domain at once, as if its power failed
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  xyl destroy web
+  xyl destroy 3")]
+pub struct Args {
+    /// Destroy it even if it has devices that Xyl cannot take down: their backends are left behind
+    #[arg(short, long)]
+    force: bool,
+    /// The domain: its number, its name, or uuid=...
+    domain: String,
+}
+
+/// Runs `xyl destroy`.
+pub fn run(args: &Args, context: &Context) -> Outcome {
+    let domain = context.find(&args.domain)?;
+    if context.would(format!("destroy domain {}", domain.info.domid))? {
+        return Ok(());
+    }
+    let mut host = context.open_host()?;
+    let outcome = destroy::destroy(&mut host, domain.info.domid, args.force);
+    context.count(&host);
+    Ok(outcome?)
+}

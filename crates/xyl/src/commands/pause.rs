@@ -1,0 +1,44 @@
+//! `xyl pause` and `xyl unpause`.
+
+use xyl_engine::power;
+
+use crate::context::Context;
+use crate::error::Outcome;
+
+/// Stop a domain's vCPUs; its memory and devices stay
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  xyl pause web
+  xyl unpause web")]
+pub struct PauseArgs {
+    /// The domain: its number, its name, or uuid=...
+    domain: String,
+}
+
+/// Let a paused domain run on
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  xyl create -p web.cfg
+  xyl unpause web")]
+pub struct UnpauseArgs {
+    /// The domain: its number, its name, or uuid=...
+    domain: String,
+}
+
+/// Runs `xyl pause`.
+pub fn run_pause(args: &PauseArgs, context: &Context) -> Outcome {
+    let domain = context.find(&args.domain)?;
+    if context.would(format!("pause domain {}", domain.info.domid))? {
+        return Ok(());
+    }
+    Ok(power::pause(context.hv()?, domain.info.domid)?)
+}
+
+/// Runs `xyl unpause`.
+pub fn run_unpause(args: &UnpauseArgs, context: &Context) -> Outcome {
+    let domain = context.find(&args.domain)?;
+    if context.would(format!("unpause domain {}", domain.info.domid))? {
+        return Ok(());
+    }
+    Ok(power::unpause(context.hv()?, domain.info.domid)?)
+}

@@ -1,0 +1,191 @@
+//! `xyl shutdown` and `xyl reboot`: asking guests to stop, and waiting for them.
+
+use std::time::Duration;
+
+use xen_port::{DomId, DomainInfo};
+use xyl_engine::domains;
+use xyl_engine::power::{self, Asked, End, PowerRequest, Until};
+
+use crate::commands::list::reason_name;
+use crate::context::Context;
+use crate::error::{Failure, Outcome};
+
+/// Ask a domain to shut down
+#[derive(Debug, clap::Args)]
+#[command(after_help = SHUTDOWN_HELP)]
+pub struct ShutdownArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+const SHUTDOWN_HELP: &str = "The guest is asked through xenstore, and must take the request within 60 s. Whoever watches over
+the domain then does what its configuration says (on_poweroff).
+
+Examples:
+  xyl shutdown web
+  xyl shutdown -w web          wait until it has shut down
+  xyl shutdown -ww web         wait until it is gone
+  xyl shutdown -a -w --timeout 300";
+
+/// Ask a domain to reboot
+#[derive(Debug, clap::Args)]
+#[command(after_help = REBOOT_HELP)]
+pub struct RebootArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+const REBOOT_HELP: &str = "The guest is asked through xenstore, and must take the request within 60 s. Whoever watches over
+the domain then starts it anew, under another number (on_reboot).
+
+Examples:
+  xyl reboot web
+  xyl reboot -w web            wait until it has shut down for the reboot";
+
+#[derive(Debug, clap::Args)]
+struct CommonArgs {
+    /// All domains but domain 0
+    #[arg(short, long, conflicts_with = "domain")]
+    all: bool,
+    /// Wait until it has shut down; twice, until it is gone
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    wait: u8,
+    /// Press the ACPI button of an HVM guest without PV drivers
+    #[arg(short = 'F')]
+    fallback: bool,
+    /// With -w, wait no longer than this
+    #[arg(long, value_name = "SECONDS", requires = "wait")]
+    timeout: Option<u64>,
+    /// The domain: its number, its name, or uuid=...
+    #[arg(required_unless_present = "all")]
+    domain: Option<String>,
+}
+
+/// How long a guest may take to acknowledge a request, as in libxl.
+const ACKNOWLEDGE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs `xyl shutdown`.
+pub fn run_shutdown(args: &ShutdownArgs, context: &Context) -> Outcome {
+    run(&args.common, PowerRequest::Poweroff, context)
+}
+
+/// Runs `xyl reboot`.
+pub fn run_reboot(args: &RebootArgs, context: &Context) -> Outcome {
+    run(&args.common, PowerRequest::Reboot, context)
+}
+
+fn run(args: &CommonArgs, request: PowerRequest, context: &Context) -> Outcome {
+    let chosen = chosen(args, context)?;
+    let mut asked = Vec::new();
+    let mut first_failure = None;
+    for info in chosen {
+        match ask(args, request, context, &info) {
+            Ok(Some(how)) => asked.push((info, how)),
+            Ok(None) => {}
+            // With -a the others are asked all the same.
+            Err(failure) if args.all => {
+                context.warn(&failure);
+                first_failure.get_or_insert(failure);
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    wait_until_taken(context, &asked)?;
+    if args.wait > 0 {
+        wait_until_ended(
+            args,
+            context,
+            asked.into_iter().map(|(info, _)| info).collect(),
+        )?;
+    }
+    match first_failure {
+        Some(_) => Err(Failure::refused(
+            "some domains could not be asked; see above",
+        )),
+        None => Ok(()),
+    }
+}
+
+fn chosen(args: &CommonArgs, context: &Context) -> Result<Vec<DomainInfo>, Failure> {
+    match &args.domain {
+        Some(asked) => Ok(vec![context.find(asked)?.info]),
+        None => {
+            let infos = domains::list(context.hv()?)?;
+            let is_guest = |info: &DomainInfo| info.domid != DomId::ZERO && !info.flags.xs_domain;
+            Ok(infos.into_iter().filter(is_guest).collect())
+        }
+    }
+}
+
+fn ask(
+    args: &CommonArgs,
+    request: PowerRequest,
+    context: &Context,
+    info: &DomainInfo,
+) -> Result<Option<Asked>, Failure> {
+    let verb = match request {
+        PowerRequest::Poweroff => "shut down",
+        PowerRequest::Reboot => "reboot",
+    };
+    if context.would(format!("ask domain {} to {verb}", info.domid))? {
+        return Ok(None);
+    }
+    context.say(format!("asking domain {} to {verb}", info.domid));
+    let mut store = context.store()?;
+    Ok(Some(power::ask(
+        context.hv()?,
+        &mut *store,
+        info,
+        request,
+        args.fallback,
+    )?))
+}
+
+/// Waits until those that were asked through xenstore have taken the request.
+fn wait_until_taken(context: &Context, asked: &[(DomainInfo, Asked)]) -> Outcome {
+    for (info, how) in asked {
+        if *how == Asked::ByXenstore {
+            let waiting = context.waiting(format!("for domain {} to take the request", info.domid));
+            let mut store = context.store()?;
+            power::wait_for_acknowledgement(
+                &mut store,
+                info.domid,
+                ACKNOWLEDGE_LIMIT,
+                &mut waiting.tick(),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn wait_until_ended(args: &CommonArgs, context: &Context, infos: Vec<DomainInfo>) -> Outcome {
+    let until = if args.wait == 1 {
+        Until::ShutDown
+    } else {
+        Until::Gone
+    };
+    let limit = args.timeout.map(Duration::from_secs);
+    let waiting = context.waiting(match infos.as_slice() {
+        [one] => format!("for domain {} to end", one.domid),
+        many => format!("for {} domains to end", many.len()),
+    });
+    let mut ended = |domid: DomId, end: End| {
+        waiting.pause();
+        context.say(match end {
+            End::ShutDown(reason) => {
+                format!("domain {domid} has shut down ({})", reason_name(reason))
+            }
+            End::Gone => format!("domain {domid} is gone"),
+        });
+    };
+    let mut store = context.store()?;
+    Ok(power::wait_for_end(
+        context.hv()?,
+        &mut store,
+        &infos,
+        until,
+        limit,
+        &mut waiting.tick(),
+        &mut ended,
+    )?)
+}

@@ -1,0 +1,81 @@
+//! One look at the host and its domains.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use xen_port::{DomainInfo, PhysInfo};
+use xyl_engine::domains;
+
+use crate::context::Context;
+use crate::error::Failure;
+
+/// A domain at one moment.
+#[derive(Clone, Debug)]
+pub struct Domain {
+    /// What Xen knows of it.
+    pub info: DomainInfo,
+    /// Its name.
+    pub name: Option<String>,
+}
+
+/// The host at one moment.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// When, for differences.
+    pub taken: Instant,
+    /// When, in seconds since 1970.
+    pub time_s: u64,
+    /// CPUs and memory.
+    pub phys: PhysInfo,
+    /// The domains, in the order of their numbers.
+    pub domains: Vec<Domain>,
+    /// Why they have no names, if they have none.
+    pub nameless: Option<String>,
+}
+
+impl Sample {
+    /// Looks now: two hypercalls and one batch of xenstore reads.
+    pub fn take(context: &Context) -> Result<Sample, Failure> {
+        let infos = domains::list(context.hv()?)?;
+        let taken = Instant::now();
+        let (names, nameless) = match context.names(&infos) {
+            Ok(names) => (names, None),
+            Err(failure) => (vec![None; infos.len()], Some(failure.to_string())),
+        };
+        Ok(Sample {
+            nameless,
+            taken,
+            time_s: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs(),
+            phys: context.hv()?.phys_info()?,
+            domains: infos
+                .into_iter()
+                .zip(names)
+                .map(|(info, name)| Domain { info, name })
+                .collect(),
+        })
+    }
+
+    /// CPU time that a domain has used since the sample before, in per cent of one CPU. 0 where
+    /// there is none to compare with.
+    pub fn cpu_percent(&self, domain: &Domain, before: Option<&Sample>) -> f64 {
+        let Some(before) = before else { return 0.0 };
+        let same = |old: &&Domain| {
+            old.info.domid == domain.info.domid && old.info.handle == domain.info.handle
+        };
+        let elapsed_s = self.taken.duration_since(before.taken).as_secs_f64();
+        match before.domains.iter().find(same) {
+            Some(old) if elapsed_s > 0.0 => {
+                let used_ns = domain.info.cpu_time_ns.saturating_sub(old.info.cpu_time_ns);
+                used_ns as f64 / 1e9 / elapsed_s * 100.0
+            }
+            _ => 0.0,
+        }
+    }
+
+    /// Pages in per cent of the host's memory.
+    pub fn memory_percent(&self, pages: u64) -> f64 {
+        pages as f64 / self.phys.total_pages.max(1) as f64 * 100.0
+    }
+}

@@ -1,0 +1,63 @@
+//! `xyl trigger`: an NMI, a button and their like.
+
+use xen_port::{Trigger, VcpuId};
+use xyl_engine::power;
+
+use crate::context::Context;
+use crate::error::{Failure, Outcome};
+
+/// Send a trigger to a domain
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  xyl trigger web nmi          make Linux print backtraces, or dump
+  xyl trigger web nmi 1        only on vCPU 1
+  xyl trigger win power        press an HVM guest's power button")]
+pub struct Args {
+    /// The domain: its number, its name, or uuid=...
+    domain: String,
+    /// What to send
+    #[arg(value_name = "TRIGGER")]
+    name: Name,
+    /// The vCPU
+    #[arg(default_value_t = 0)]
+    vcpu: u32,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Name {
+    Nmi,
+    Reset,
+    Init,
+    Power,
+    Sleep,
+    S3resume,
+}
+
+/// Runs `xyl trigger`.
+pub fn run(args: &Args, context: &Context) -> Outcome {
+    let trigger = match args.name {
+        Name::Nmi => Trigger::Nmi,
+        Name::Reset => Trigger::Reset,
+        Name::Init => Trigger::Init,
+        Name::Power => Trigger::Power,
+        Name::Sleep => Trigger::Sleep,
+        Name::S3resume => {
+            return Err(Failure::not_there_yet(
+                "the trigger s3resume is for HVM guests, which this version of Xyl does not run",
+            ));
+        }
+    };
+    let domain = context.find(&args.domain)?;
+    if context.would(format!(
+        "send {trigger:?} to vCPU {} of domain {}",
+        args.vcpu, domain.info.domid
+    ))? {
+        return Ok(());
+    }
+    Ok(power::send_trigger(
+        context.hv()?,
+        domain.info.domid,
+        VcpuId(args.vcpu),
+        trigger,
+    )?)
+}

@@ -1,0 +1,121 @@
+//! `xyl vcpu-list`: the vCPUs of domains.
+
+use serde_json::{Value, json};
+use xen_port::{DomainInfo, VcpuRunState};
+use xyl_engine::domains;
+use xyl_engine::vcpus::{self, Vcpu};
+
+use crate::context::Context;
+use crate::error::{Failure, Outcome};
+use crate::output::{left, printable, right, seconds};
+
+/// List the vCPUs of all or some domains
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  xyl vcpu-list
+  xyl vcpu-list web db
+
+JSON: an array of {domid, name, vcpu, online, cpu, state (running, blocked, runnable,
+offline), cpu_time_ns, hard_affinity, soft_affinity}; affinities are arrays of CPUs")]
+pub struct Args {
+    /// Only these domains
+    #[arg(value_name = "DOMAIN")]
+    domains: Vec<String>,
+}
+
+/// Runs `xyl vcpu-list`.
+pub fn run(args: &Args, context: &Context) -> Outcome {
+    let infos = chosen(args, context)?;
+    let names = context.names_or_warning(&infos);
+    let nr_cpus = context.hv()?.phys_info()?.max_cpu_id + 1;
+    if context.json() {
+        return print_json(context, &infos, &names, nr_cpus);
+    }
+    context.out.line(format!(
+        "{} {:>5} {:>5} {:>5} {:>5} {:>9} {}",
+        left("Name", 32),
+        "ID",
+        "VCPU",
+        "CPU",
+        "State",
+        "Time(s)",
+        "Affinity (Hard / Soft)"
+    ))?;
+    for (info, name) in infos.iter().zip(&names) {
+        for vcpu in vcpus::list(context.hv()?, info)? {
+            context
+                .out
+                .line(row(info, name.as_deref(), &vcpu, nr_cpus))?;
+        }
+    }
+    Ok(())
+}
+
+fn chosen(args: &Args, context: &Context) -> Result<Vec<DomainInfo>, Failure> {
+    if args.domains.is_empty() {
+        return Ok(domains::list(context.hv()?)?);
+    }
+    args.domains
+        .iter()
+        .map(|asked| Ok(context.find(asked)?.info))
+        .collect()
+}
+
+fn row(info: &DomainInfo, name: Option<&str>, vcpu: &Vcpu, nr_cpus: u32) -> String {
+    let place = match vcpu.info.state {
+        VcpuRunState::Offline => "    -   --p ".to_owned(),
+        state => format!("{:5}   {}- ", vcpu.info.cpu, run_letters(state)),
+    };
+    format!(
+        "{} {:5} {:5} {place}{}  {} / {}",
+        left(&printable(name.unwrap_or(domains::NO_NAME)), 32),
+        info.domid.0,
+        vcpu.id.0,
+        right(&seconds(vcpu.info.cpu_time_ns), 9),
+        vcpu.hard.display(nr_cpus),
+        vcpu.soft.display(nr_cpus),
+    )
+}
+
+fn run_letters(state: VcpuRunState) -> &'static str {
+    match state {
+        VcpuRunState::Running => "r-",
+        VcpuRunState::Blocked => "-b",
+        VcpuRunState::Runnable | VcpuRunState::Offline => "--",
+    }
+}
+
+fn state_name(state: VcpuRunState) -> &'static str {
+    match state {
+        VcpuRunState::Running => "running",
+        VcpuRunState::Blocked => "blocked",
+        VcpuRunState::Runnable => "runnable",
+        VcpuRunState::Offline => "offline",
+    }
+}
+
+fn print_json(
+    context: &Context,
+    infos: &[DomainInfo],
+    names: &[Option<String>],
+    nr_cpus: u32,
+) -> Outcome {
+    let mut array = Vec::new();
+    for (info, name) in infos.iter().zip(names) {
+        for vcpu in vcpus::list(context.hv()?, info)? {
+            let state = vcpu.info.state;
+            array.push(json!({
+                "domid": info.domid.0,
+                "name": name,
+                "vcpu": vcpu.id.0,
+                "online": state != VcpuRunState::Offline,
+                "cpu": vcpu.info.cpu,
+                "state": state_name(state),
+                "cpu_time_ns": vcpu.info.cpu_time_ns,
+                "hard_affinity": vcpu.hard.iter().take_while(|cpu| *cpu < nr_cpus).collect::<Vec<_>>(),
+                "soft_affinity": vcpu.soft.iter().take_while(|cpu| *cpu < nr_cpus).collect::<Vec<_>>(),
+            }));
+        }
+    }
+    Ok(context.out.json(&Value::Array(array))?)
+}

@@ -1,0 +1,161 @@
+//! The log that xenconsoled may keep of a guest's console.
+//!
+//! When a domain ends, xenconsoled closes its pty, and what had arrived there and was not yet read
+//! is lost. The log has those bytes: xenconsoled writes them there first. So after the end of a
+//! session what the log has beyond the last bytes shown is shown too.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+/// xenconsoled's folder, unless its administrator chose another.
+const FOLDER: &str = "/var/log/xen/console";
+
+/// How many of the last bytes shown are remembered.
+const SHOWN_MAX: usize = 4096;
+
+/// How much of the log's end is looked at.
+const LOG_TAIL_MAX: u64 = 256 * 1024;
+
+/// A guest's log, and the last bytes that the session has shown.
+#[derive(Debug, Default)]
+pub struct Log {
+    path: Option<PathBuf>,
+    /// Its length when the session began.
+    length_at_start: u64,
+    shown: Vec<u8>,
+}
+
+impl Log {
+    /// The log of a guest; none where its name is not known or no file name.
+    pub fn of_guest(name: Option<&str>) -> Log {
+        let path = name
+            .filter(|name| !name.is_empty() && !name.contains('/'))
+            .map(|name| Path::new(FOLDER).join(format!("guest-{name}.log")));
+        Log::at(path)
+    }
+
+    fn at(path: Option<PathBuf>) -> Log {
+        let length_at_start = path
+            .as_ref()
+            .and_then(|path| std::fs::metadata(path).ok())
+            .map_or(0, |metadata| metadata.len());
+        Log {
+            path,
+            length_at_start,
+            shown: Vec::new(),
+        }
+    }
+
+    /// A sentence that names the log, where there is one.
+    pub fn hint(&self) -> String {
+        match self.path.as_ref().filter(|path| path.exists()) {
+            Some(path) => format!("; what the guest has printed is in {}", path.display()),
+            None => String::new(),
+        }
+    }
+
+    /// Remembers bytes that were shown.
+    pub fn note_shown(&mut self, bytes: &[u8]) {
+        self.shown.extend_from_slice(bytes);
+        let surplus = self.shown.len().saturating_sub(SHOWN_MAX);
+        self.shown.drain(..surplus);
+    }
+
+    /// What the log has beyond the bytes shown. Empty where there is no log, or where it does not
+    /// hold the bytes as they were shown: with time stamps, for instance.
+    pub fn unseen(&self) -> Vec<u8> {
+        let Some(tail) = self.path.as_ref().and_then(|path| self.read_tail(path)) else {
+            return Vec::new();
+        };
+        if self.shown.is_empty() {
+            return tail;
+        }
+        match last_position(&tail, &self.shown) {
+            Some(start) => tail
+                .get(start + self.shown.len()..)
+                .unwrap_or_default()
+                .to_vec(),
+            None => Vec::new(),
+        }
+    }
+
+    /// The end of the log: what was written since the session began, and as much before it as may
+    /// have been in the pty then.
+    fn read_tail(&self, path: &Path) -> Option<Vec<u8>> {
+        let mut file = File::open(path).ok()?;
+        let length = file.metadata().ok()?.len();
+        let back = if self.shown.is_empty() {
+            0
+        } else {
+            SHOWN_MAX as u64
+        };
+        let start = self.length_at_start.min(length).saturating_sub(back);
+        let start = start.max(length.saturating_sub(LOG_TAIL_MAX));
+        file.seek(SeekFrom::Start(start)).ok()?;
+        let mut tail = Vec::new();
+        file.take(LOG_TAIL_MAX).read_to_end(&mut tail).ok()?;
+        Some(tail)
+    }
+}
+
+fn last_position(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack
+        .windows(needle.len())
+        .rposition(|window| window == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log_with(before: &[u8]) -> (tempfile::TempDir, Log, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("guest-g.log");
+        std::fs::write(&path, before).unwrap();
+        let log = Log::at(Some(path.clone()));
+        (folder, log, path)
+    }
+
+    #[test]
+    fn what_the_pty_lost_is_found_in_the_log() {
+        let (_folder, mut log, path) = log_with(b"earlier boot\n");
+        log.note_shown(b"line 1\n");
+        std::fs::write(&path, b"earlier boot\nline 1\nline 2\nbye\n").unwrap();
+        assert_eq!(log.unseen(), b"line 2\nbye\n");
+        log.note_shown(b"line 2\nbye\n");
+        assert_eq!(log.unseen(), b"");
+    }
+
+    #[test]
+    fn a_session_that_saw_nothing_gets_what_came_since_its_start() {
+        let (_folder, log, path) = log_with(b"earlier boot\n");
+        std::fs::write(&path, b"earlier boot\nonly line\n").unwrap();
+        assert_eq!(log.unseen(), b"only line\n");
+    }
+
+    #[test]
+    fn bytes_from_before_the_session_are_known_too() {
+        let (_folder, mut log, path) = log_with(b"in the pty already\n");
+        log.note_shown(b"in the pty already\nmore\n");
+        std::fs::write(&path, b"in the pty already\nmore\nlast\n").unwrap();
+        assert_eq!(log.unseen(), b"last\n");
+    }
+
+    #[test]
+    fn a_log_of_another_form_adds_nothing() {
+        let (_folder, mut log, path) = log_with(b"");
+        log.note_shown(b"line 1\n");
+        std::fs::write(&path, b"[2026-01-01] line 1\r\n[2026-01-01] line 2\n").unwrap();
+        assert_eq!(log.unseen(), b"");
+        assert_eq!(Log::of_guest(Some("../../etc/x")).unseen(), b"");
+        assert_eq!(Log::of_guest(None).hint(), "");
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut log = Log::default();
+        log.note_shown(&vec![b'x'; 100_000]);
+        assert_eq!(log.shown.len(), SHOWN_MAX);
+    }
+}

@@ -1,0 +1,251 @@
+//! A domain's console: finding its tty, and a session on it.
+//!
+//! xenconsoled keeps a pty for each domain and names it in xenstore. [`Console::open`] waits for
+//! the name and opens the pty, [`Console::run`] carries bytes between it and this process's
+//! standard input and output until the domain ends or the user leaves. Opened before a domain is
+//! unpaused, a console misses nothing.
+
+mod input;
+mod lock;
+mod log;
+mod session;
+mod terminal;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::termios::{self, OptionalActions};
+use xen_port::{DomId, DomainInfo, Hypervisor, ShutdownReason};
+use xenstore::{Client, Path, Tree};
+
+pub use input::Escape;
+use lock::Lock;
+use log::Log;
+
+/// How long xenconsoled may take to make the tty of a domain that is there, as xl waits.
+const TTY_LIMIT: Duration = Duration::from_secs(5);
+
+/// Longest name of a tty that is believed.
+const TTY_NAME_MAX: usize = 256;
+
+/// The token of this module's watches.
+const TOKEN: &str = "xyl-console";
+
+/// Which console of a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The PV console.
+    Pv,
+    /// An emulated serial line.
+    Serial,
+    /// The virtual UART of Arm guests.
+    Vuart,
+}
+
+/// What a user may choose about a console.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Which; `None` takes an HVM guest's serial line if it has one, else the PV console.
+    pub kind: Option<Kind>,
+    /// Its number.
+    pub number: u32,
+    /// What ends the session.
+    pub escape: Escape,
+}
+
+/// Why there is no console, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsoleError {
+    /// Domain 0's console is the host's.
+    #[error(
+        "domain 0 has no console of its own: it is the one that you are on, or the host's serial line"
+    )]
+    ControlDomain,
+    /// xenconsoled has made no tty.
+    #[error(
+        "no tty for the console of {domain} within {limit_s} s: is xenconsoled running (`systemctl status xenconsoled`)?{log}"
+    )]
+    NoTty {
+        /// The domain.
+        domain: String,
+        /// How long was waited.
+        limit_s: u64,
+        /// Where its output may be read.
+        log: String,
+    },
+    /// What xenstore names is no tty.
+    #[error("{path}, which xenstore names as the console of {domain}, is {what}{log}")]
+    BadTty {
+        /// What xenstore says.
+        path: String,
+        /// The domain.
+        domain: String,
+        /// What is wrong.
+        what: String,
+        /// Where its output may be read.
+        log: String,
+    },
+    /// Another session has it.
+    #[error(
+        "another session is on the console of {domain} ({path} is locked): two would take bytes from each other"
+    )]
+    Locked {
+        /// The domain.
+        domain: String,
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// Xenstore failed.
+    #[error(transparent)]
+    Store(#[from] xenstore::Error),
+    /// Xen failed.
+    #[error(transparent)]
+    Hypervisor(#[from] xen_port::HvError),
+    /// The system failed.
+    #[error("{op}: {source}")]
+    Io {
+        /// What was tried.
+        op: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The user left.
+    Left,
+    /// The domain has shut down and is still there.
+    ShutDown(ShutdownReason),
+    /// The domain is gone.
+    Gone,
+    /// Nobody reads the output any more.
+    OutputClosed,
+    /// A signal asked for the end.
+    Signal(i32),
+}
+
+/// A console that is open.
+pub struct Console {
+    domid: DomId,
+    handle: [u8; 16],
+    domain: String,
+    node: Path,
+    tty: Option<OwnedFd>,
+    log: Log,
+    escape: Escape,
+    _lock: Option<Lock>,
+}
+
+impl Console {
+    /// Opens a domain's console, waiting for xenconsoled to make its tty.
+    pub fn open(
+        store: &mut Client,
+        info: &DomainInfo,
+        options: &Options,
+    ) -> Result<Console, ConsoleError> {
+        if info.domid == DomId::ZERO {
+            return Err(ConsoleError::ControlDomain);
+        }
+        let name = store.read_opt(&home(info.domid, "name")?)?;
+        let name = name.map(|name| String::from_utf8_lossy(&name).into_owned());
+        let domain = match &name {
+            Some(name) => format!("domain {} ({name})", info.domid),
+            None => format!("domain {}", info.domid),
+        };
+        let lock = Lock::take(info.domid, &domain)?;
+        let node = node(store, info, options)?;
+        let log = Log::of_guest(name.as_deref());
+        store.watch(&node, TOKEN)?;
+        let tty = wait_for_tty(store, &node, &domain, &log)?;
+        Ok(Console {
+            domid: info.domid,
+            handle: info.handle,
+            domain,
+            node,
+            tty: Some(tty),
+            log,
+            escape: options.escape,
+            _lock: lock,
+        })
+    }
+
+    /// Carries bytes until the session ends.
+    pub fn run(self, hv: &dyn Hypervisor, store: &mut Client) -> Result<Ending, ConsoleError> {
+        session::run(self, hv, store)
+    }
+}
+
+fn home(domid: DomId, relative: &str) -> Result<Path, ConsoleError> {
+    Ok(Path::domain(domid.0)
+        .join(relative)
+        .map_err(xenstore::Error::from)?)
+}
+
+/// The node that names the tty (`tools/console/client/main.c`).
+fn node(store: &mut Client, info: &DomainInfo, options: &Options) -> Result<Path, ConsoleError> {
+    let number = options.number;
+    let serial = home(info.domid, &format!("serial/{number}/tty"))?;
+    let kind = match options.kind {
+        Some(kind) => kind,
+        None if info.flags.hvm && store.exists(&serial)? => Kind::Serial,
+        None => Kind::Pv,
+    };
+    match (kind, number) {
+        (Kind::Serial, _) => Ok(serial),
+        (Kind::Vuart, _) => home(info.domid, "vuart/0/tty"),
+        (Kind::Pv, 0) => home(info.domid, "console/tty"),
+        (Kind::Pv, _) => home(info.domid, &format!("device/console/{number}/tty")),
+    }
+}
+
+fn wait_for_tty(
+    store: &mut Client,
+    node: &Path,
+    domain: &str,
+    log: &Log,
+) -> Result<OwnedFd, ConsoleError> {
+    let deadline = Instant::now() + TTY_LIMIT;
+    loop {
+        if let Some(path) = tty_path(store, node)? {
+            return open_tty(&path).map_err(|what| ConsoleError::BadTty {
+                path,
+                domain: domain.to_owned(),
+                what,
+                log: log.hint(),
+            });
+        }
+        if Instant::now() >= deadline {
+            return Err(ConsoleError::NoTty {
+                domain: domain.to_owned(),
+                limit_s: TTY_LIMIT.as_secs(),
+                log: log.hint(),
+            });
+        }
+        store.next_event(deadline)?;
+    }
+}
+
+/// What the node says, if it says something.
+fn tty_path(store: &mut Client, node: &Path) -> Result<Option<String>, ConsoleError> {
+    let value = store.read_opt(node)?.unwrap_or_default();
+    Ok(Some(String::from_utf8_lossy(&value).into_owned()).filter(|path| !path.is_empty()))
+}
+
+/// Opens the tty and makes it raw; the error says what is wrong with it.
+fn open_tty(path: &str) -> Result<OwnedFd, String> {
+    if path.len() > TTY_NAME_MAX || !path.starts_with("/dev/") || path.contains("/../") {
+        return Err("not the name of a tty".to_owned());
+    }
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let tty = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|errno| format!("gone or cannot be opened ({errno})"))?;
+    let mut modes = termios::tcgetattr(&tty).map_err(|_| "no tty".to_owned())?;
+    modes.make_raw();
+    // As in xenconsole a tty that keeps its modes is used as it is.
+    let _ = termios::tcsetattr(&tty, OptionalActions::Now, &modes);
+    Ok(tty)
+}

@@ -1,0 +1,417 @@
+//! The loop of a session: one poll over everything that can happen.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::termios;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use xen_port::{Hypervisor, ShutdownReason};
+use xenstore::{Client, Path};
+
+use super::input::Pending;
+use super::terminal::RawTerminal;
+use super::{Console, ConsoleError, Ending, TOKEN, open_tty, tty_path};
+
+/// How long the console of a domain that has shut down, and is kept, must be silent to count as
+/// ended: xenconsoled may still be on its way with the last bytes.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// Signals that end a session.
+const SIGNALS: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
+
+/// Bytes read in one go.
+const CHUNK: usize = 4096;
+
+/// Runs a session on standard input and output, and afterwards shows what only the log still has.
+pub fn run(
+    console: Console,
+    hv: &dyn Hypervisor,
+    store: &mut Client,
+) -> Result<Ending, ConsoleError> {
+    let signals = Signals::catch()?;
+    let terminal = RawTerminal::enter();
+    let (stdin, stdout) = (io::stdin(), io::stdout());
+    let streams = Streams {
+        // Without a terminal on both sides a terminal's keys are not for the guest, as in xl.
+        input: (terminal.is_some() || !termios::isatty(&stdin)).then(|| stdin.as_fd()),
+        output: stdout.as_fd(),
+        interactive: terminal.is_some(),
+    };
+    let domain = console.domain.clone();
+    let outcome = Session::new(console, streams).run(hv, store, &signals);
+    drop(terminal);
+    if let (true, Ok(ending)) = (streams.interactive, &outcome) {
+        part(&domain, *ending);
+    }
+    outcome
+}
+
+/// Tells a person why the session has ended.
+fn part(domain: &str, ending: Ending) {
+    match ending {
+        Ending::Left => eprintln!("\nxyl: left the console of {domain}"),
+        Ending::ShutDown(_) => eprintln!("\nxyl: {domain} has shut down"),
+        Ending::Gone => eprintln!("\nxyl: {domain} has ended"),
+        Ending::OutputClosed | Ending::Signal(_) => {}
+    }
+}
+
+/// The signals that end a session, as something that poll sees. Dropping it takes the handlers back.
+struct Signals {
+    socket: UnixStream,
+    received: Arc<AtomicUsize>,
+    handlers: Vec<signal_hook::SigId>,
+}
+
+impl Signals {
+    fn catch() -> Result<Signals, ConsoleError> {
+        Signals::try_catch().map_err(|source| ConsoleError::Io {
+            op: "catch signals",
+            source,
+        })
+    }
+
+    fn try_catch() -> io::Result<Signals> {
+        let (socket, write) = UnixStream::pair()?;
+        let mut signals = Signals {
+            socket,
+            received: Arc::default(),
+            handlers: Vec::new(),
+        };
+        for signal in SIGNALS {
+            let number = usize::try_from(signal).unwrap_or_default();
+            let flag = Arc::clone(&signals.received);
+            signals
+                .handlers
+                .push(signal_hook::flag::register_usize(signal, flag, number)?);
+            let write = write.try_clone()?;
+            signals
+                .handlers
+                .push(signal_hook::low_level::pipe::register(signal, write)?);
+        }
+        Ok(signals)
+    }
+
+    fn received(&self) -> i32 {
+        i32::try_from(self.received.load(Ordering::Relaxed)).unwrap_or(SIGTERM)
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        for handler in self.handlers.drain(..) {
+            signal_hook::low_level::unregister(handler);
+        }
+    }
+}
+
+/// What a session reads from and writes to.
+#[derive(Clone, Copy)]
+struct Streams<'a> {
+    /// None where nothing is for the guest.
+    input: Option<BorrowedFd<'a>>,
+    output: BorrowedFd<'a>,
+    /// Whether a person types: then there is an escape, and greetings.
+    interactive: bool,
+}
+
+struct Session<'a> {
+    console: Console,
+    /// Its input goes when it has come to its end.
+    streams: Streams<'a>,
+    pending: Pending,
+    /// Set when the domain has shut down and is kept.
+    shut_down: Option<ShutdownReason>,
+    last_output: Instant,
+}
+
+/// What poll found ready.
+#[derive(Default)]
+struct Ready {
+    input: bool,
+    output_closed: bool,
+    tty_readable: bool,
+    tty_writable: bool,
+    signal: bool,
+}
+
+impl<'a> Session<'a> {
+    fn new(console: Console, streams: Streams<'a>) -> Session<'a> {
+        Session {
+            console,
+            streams,
+            pending: Pending::default(),
+            shut_down: None,
+            last_output: Instant::now(),
+        }
+    }
+
+    fn run(
+        mut self,
+        hv: &dyn Hypervisor,
+        store: &mut Client,
+        signals: &Signals,
+    ) -> Result<Ending, ConsoleError> {
+        store.watch(&Path::release_domain(), TOKEN)?;
+        self.greet();
+        let ending = self.serve(hv, store, signals)?;
+        if matches!(ending, Ending::Gone | Ending::ShutDown(_)) {
+            let unseen = self.console.log.unseen();
+            self.show(&unseen)?;
+        }
+        Ok(ending)
+    }
+
+    /// Tells a person how to leave.
+    fn greet(&self) {
+        if self.streams.interactive {
+            let Console { domain, escape, .. } = &self.console;
+            eprint!("xyl: on the console of {domain}; {escape} leaves it\r\n");
+        }
+    }
+
+    fn serve(
+        &mut self,
+        hv: &dyn Hypervisor,
+        store: &mut Client,
+        signals: &Signals,
+    ) -> Result<Ending, ConsoleError> {
+        loop {
+            if let Some(ending) = self.handle_events(hv, store)? {
+                return Ok(ending);
+            }
+            let ready = self.wait(store.as_fd(), signals.socket.as_fd())?;
+            if ready.signal {
+                return Ok(Ending::Signal(signals.received()));
+            }
+            if ready.output_closed {
+                return Ok(Ending::OutputClosed);
+            }
+            if ready.tty_readable
+                && let Some(ending) = self.carry_output(hv)?
+            {
+                return Ok(ending);
+            }
+            if ready.input && self.read_input()? {
+                self.write_input();
+                return Ok(Ending::Left);
+            }
+            if ready.tty_writable {
+                self.write_input();
+            }
+            if let Some(reason) = self
+                .shut_down
+                .filter(|_| self.last_output.elapsed() >= QUIET)
+            {
+                return Ok(Ending::ShutDown(reason));
+            }
+        }
+    }
+
+    /// Waits for something to happen.
+    fn wait(&self, store: BorrowedFd, signals: BorrowedFd) -> Result<Ready, ConsoleError> {
+        let input = self.streams.input.filter(|_| self.pending.has_room());
+        let output = if self.pending.bytes().is_empty() {
+            PollFlags::empty()
+        } else {
+            PollFlags::OUT
+        };
+        let mut fds = vec![
+            PollFd::from_borrowed_fd(signals, PollFlags::IN),
+            PollFd::from_borrowed_fd(store, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.streams.output, PollFlags::empty()),
+        ];
+        let input_at =
+            input.map(|input| push(&mut fds, PollFd::from_borrowed_fd(input, PollFlags::IN)));
+        let tty = self.console.tty.as_ref();
+        let tty_at = tty.map(|tty| push(&mut fds, PollFd::new(tty, PollFlags::IN | output)));
+        let patience = self
+            .shut_down
+            .map(|_| QUIET.saturating_sub(self.last_output.elapsed()));
+        let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
+        match poll(&mut fds, patience.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(failed("wait for the console", errno)),
+        }
+        let found = |at: usize| fds.get(at).map_or(PollFlags::empty(), PollFd::revents);
+        let broken = PollFlags::HUP | PollFlags::ERR;
+        let tty_found = tty_at.map_or(PollFlags::empty(), found);
+        Ok(Ready {
+            signal: !found(0).is_empty(),
+            output_closed: found(2).intersects(PollFlags::ERR | PollFlags::NVAL),
+            input: input_at.is_some_and(|at| !found(at).is_empty()),
+            tty_readable: tty_found.intersects(PollFlags::IN | broken),
+            tty_writable: tty_found.contains(PollFlags::OUT),
+        })
+    }
+
+    /// Acts on what xenstore has told. The session ends when the tty's node is gone, or the domain.
+    fn handle_events(
+        &mut self,
+        hv: &dyn Hypervisor,
+        store: &mut Client,
+    ) -> Result<Option<Ending>, ConsoleError> {
+        while let Some(event) = store.try_next_event()? {
+            let ending = if event.path.is_special() {
+                self.look_at_domain(hv)?
+            } else {
+                self.look_at_node(hv, store)?
+            };
+            if ending.is_some() {
+                self.drain()?;
+                return Ok(ending);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The node may name another tty, after xenconsoled was started anew, or be gone with the domain.
+    fn look_at_node(
+        &mut self,
+        hv: &dyn Hypervisor,
+        store: &mut Client,
+    ) -> Result<Option<Ending>, ConsoleError> {
+        let Some(path) = tty_path(store, &self.console.node)? else {
+            return Ok(Some(self.look_at_domain(hv)?.unwrap_or(Ending::Gone)));
+        };
+        if self.console.tty.is_none() {
+            self.console.tty = open_tty(&path).ok();
+        }
+        Ok(None)
+    }
+
+    /// Whether the domain has ended. One that has shut down for good and is kept gets time for its
+    /// last bytes.
+    fn look_at_domain(&mut self, hv: &dyn Hypervisor) -> Result<Option<Ending>, ConsoleError> {
+        let info = hv.domain_info(self.console.domid)?;
+        let Some(info) =
+            info.filter(|info| info.handle == self.console.handle && !info.flags.dying)
+        else {
+            return Ok(Some(Ending::Gone));
+        };
+        let reason = info.shutdown_reason.filter(|_| info.flags.shutdown);
+        let goes_on = matches!(
+            reason,
+            Some(ShutdownReason::Suspend | ShutdownReason::SoftReset)
+        );
+        if self.shut_down.is_none() && !goes_on && reason.is_some() {
+            self.last_output = Instant::now();
+        }
+        self.shut_down = reason.filter(|_| !goes_on);
+        Ok(None)
+    }
+
+    /// Shows what the tty has. When it has been closed, the domain is looked at: it may have ended,
+    /// or xenconsoled may be on its way back.
+    fn carry_output(&mut self, hv: &dyn Hypervisor) -> Result<Option<Ending>, ConsoleError> {
+        match self.read_tty()? {
+            Some(bytes) => {
+                self.last_output = Instant::now();
+                if !self.show(&bytes)? {
+                    return Ok(Some(Ending::OutputClosed));
+                }
+                Ok(None)
+            }
+            None => {
+                self.console.tty = None;
+                self.look_at_domain(hv)
+            }
+        }
+    }
+
+    /// Bytes that the tty has now, maybe none; `None` when it has been closed.
+    fn read_tty(&mut self) -> Result<Option<Vec<u8>>, ConsoleError> {
+        let Some(tty) = &self.console.tty else {
+            return Ok(None);
+        };
+        let mut bytes = vec![0; CHUNK];
+        match rustix::io::read(tty, &mut bytes) {
+            Ok(0) | Err(Errno::IO) => Ok(None),
+            Ok(nr_bytes) => {
+                bytes.truncate(nr_bytes);
+                Ok(Some(bytes))
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(Some(Vec::new())),
+            Err(errno) => Err(failed("read the console", errno)),
+        }
+    }
+
+    /// Shows all that the tty still has.
+    fn drain(&mut self) -> Result<(), ConsoleError> {
+        while let Some(bytes) = self.read_tty()?.filter(|bytes| !bytes.is_empty()) {
+            self.show(&bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Writes to standard output; false when nobody reads it any more.
+    fn show(&mut self, bytes: &[u8]) -> Result<bool, ConsoleError> {
+        self.console.log.note_shown(bytes);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match rustix::io::write(self.streams.output, rest) {
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => wait_writable(self.streams.output),
+                Err(Errno::PIPE) => return Ok(false),
+                Err(errno) => return Err(failed("write to standard output", errno)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads what was typed; true when it asks for the end.
+    fn read_input(&mut self) -> Result<bool, ConsoleError> {
+        let Some(input) = self.streams.input else {
+            return Ok(false);
+        };
+        let mut bytes = [0; CHUNK];
+        match rustix::io::read(input, &mut bytes) {
+            // The end of a pipe is no wish to end: the guest's answer is still to come.
+            Ok(0) => {
+                self.streams.input = None;
+                Ok(self.streams.interactive)
+            }
+            Ok(nr_bytes) => {
+                let escape = self.streams.interactive.then_some(self.console.escape);
+                Ok(self
+                    .pending
+                    .push(bytes.get(..nr_bytes).unwrap_or_default(), escape))
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+            Err(errno) => Err(failed("read standard input", errno)),
+        }
+    }
+
+    /// Passes on as much as the tty takes now. Without a tty it waits for the next one.
+    fn write_input(&mut self) {
+        let Some(tty) = &self.console.tty else { return };
+        // Why a tty refuses is told by the next read of it.
+        if let Ok(written) = rustix::io::write(tty, self.pending.bytes()) {
+            self.pending.taken(written);
+        }
+    }
+}
+
+fn push<'a>(fds: &mut Vec<PollFd<'a>>, fd: PollFd<'a>) -> usize {
+    fds.push(fd);
+    fds.len() - 1
+}
+
+fn wait_writable(fd: BorrowedFd) {
+    // Whether it is, the next write tells.
+    let _ = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::OUT)], None);
+}
+
+fn failed(op: &'static str, errno: Errno) -> ConsoleError {
+    ConsoleError::Io {
+        op,
+        source: errno.into(),
+    }
+}

@@ -1,0 +1,376 @@
+//! What every command works with: the options, the output, and Xen and xenstore, opened when they
+//! are first needed.
+
+use std::cell::{Cell, OnceCell, RefCell, RefMut};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use xen_port::{DomainInfo, Hypervisor};
+use xenstore::{Batch, Client, Path, Settings, Tree};
+use xl_cfg::XlConf;
+use xyl_engine::domains::{self, Domain, DomainRef};
+use xyl_engine::{Dirs, Host};
+
+use crate::cli::GlobalArgs;
+use crate::error::{Failure, Outcome, indented};
+use crate::output::{Out, stderr_is_terminal};
+use crate::words::is_on;
+use crate::xlconf;
+
+/// What every command works with.
+pub struct Context {
+    options: Options,
+    /// Standard output.
+    pub out: Out,
+    /// Folders.
+    pub dirs: Dirs,
+    hv: OnceCell<Box<dyn Hypervisor>>,
+    store: RefCell<Option<Client>>,
+    xl_conf: OnceCell<XlConf>,
+    counts: RefCell<BTreeMap<&'static str, u64>>,
+}
+
+/// Global options, those from the environment included.
+#[derive(Clone, Debug)]
+struct Options {
+    verbose: u8,
+    dry_run: bool,
+    json: bool,
+    timestamps: bool,
+    progress_in_place: bool,
+    store_timeout: Duration,
+}
+
+impl Options {
+    fn new(args: &GlobalArgs) -> Options {
+        Options {
+            verbose: args.verbose.max(number_from("XYL_VERBOSE").unwrap_or(0)),
+            dry_run: args.dry_run,
+            json: args.json,
+            timestamps: args.timestamps,
+            progress_in_place: args.progress_in_place,
+            store_timeout: Duration::from_secs(u64::from(
+                number_from("XYL_STORE_TIMEOUT").unwrap_or(5),
+            )),
+        }
+    }
+}
+
+/// A small number in an environment variable; a word that is none but switches on counts as 1.
+fn number_from(variable: &str) -> Option<u8> {
+    let value = std::env::var(variable).ok()?;
+    Some(value.parse().unwrap_or(u8::from(is_on(&value))))
+}
+
+impl Context {
+    /// A context for these options. Nothing is opened yet.
+    pub fn new(args: &GlobalArgs) -> Context {
+        Context {
+            options: Options::new(args),
+            out: Out::stdout(),
+            dirs: Dirs::system(),
+            hv: OnceCell::new(),
+            store: RefCell::new(None),
+            xl_conf: OnceCell::new(),
+            counts: RefCell::default(),
+        }
+    }
+
+    /// Whether output is to be JSON.
+    pub fn json(&self) -> bool {
+        self.options.json
+    }
+
+    /// Whether nothing is to be done.
+    pub fn dry_run(&self) -> bool {
+        self.options.dry_run
+    }
+
+    /// How often -v was given.
+    pub fn verbose(&self) -> u8 {
+        self.options.verbose
+    }
+
+    /// Whether this is a dry run; then it says what would be done.
+    pub fn would(&self, what: String) -> Result<bool, Failure> {
+        if self.options.dry_run {
+            self.out.line(format!("would {what}"))?;
+        }
+        Ok(self.options.dry_run)
+    }
+
+    /// The hypervisor.
+    pub fn hv(&self) -> Result<&dyn Hypervisor, Failure> {
+        if self.hv.get().is_none() {
+            let _ = self.hv.set(Box::new(xen_sys::Xen::open()?));
+        }
+        match self.hv.get() {
+            Some(hv) => Ok(hv.as_ref()),
+            None => Err(Failure::refused("the hypervisor could not be kept open")),
+        }
+    }
+
+    /// The connection to xenstored.
+    pub fn store(&self) -> Result<RefMut<'_, Client>, Failure> {
+        let mut store = self.store.borrow_mut();
+        if store.is_none() {
+            *store = Some(self.connect()?);
+        }
+        RefMut::filter_map(store, Option::as_mut)
+            .map_err(|_| Failure::refused("the connection to xenstored could not be kept open"))
+    }
+
+    fn connect(&self) -> Result<Client, Failure> {
+        let settings = Settings {
+            request_timeout: self.options.store_timeout,
+            ..Settings::default()
+        };
+        Ok(Client::connect_with(settings)?)
+    }
+
+    /// A host of its own for the engine's longer operations. Its counts go to [`Context::count`].
+    pub fn open_host(&self) -> Result<Host, Failure> {
+        Ok(Host {
+            hv: Box::new(xen_sys::Xen::open()?),
+            store: self.connect()?,
+            dirs: self.dirs.clone(),
+        })
+    }
+
+    /// What xl.conf says.
+    pub fn xl_conf(&self) -> Result<&XlConf, Failure> {
+        if self.xl_conf.get().is_none() {
+            let _ = self.xl_conf.set(xlconf::read()?);
+        }
+        self.xl_conf
+            .get()
+            .ok_or_else(|| Failure::refused("xl.conf could not be kept"))
+    }
+
+    /// The domain that was asked for: digits are its number.
+    pub fn find(&self, asked: &str) -> Result<Domain, Failure> {
+        match DomainRef::parse(asked) {
+            DomainRef::Number(number) => Ok(domains::find_number(self.hv()?, number)?),
+            DomainRef::Uuid(handle) => Ok(domains::find_uuid(self.hv()?, handle)?),
+            DomainRef::Name(name) => self.find_by_name(&name),
+        }
+    }
+
+    /// The domain with a name, even if that is all digits; `uuid=...` works too.
+    pub fn find_by_name(&self, asked: &str) -> Result<Domain, Failure> {
+        match DomainRef::parse(asked) {
+            DomainRef::Uuid(handle) => Ok(domains::find_uuid(self.hv()?, handle)?),
+            _ => Ok(domains::find_name(self.hv()?, &mut *self.store()?, asked)?),
+        }
+    }
+
+    /// A domain's name, asked for where the look-up did not bring it.
+    pub fn name_of(&self, domain: &Domain) -> Result<Option<String>, Failure> {
+        match &domain.name {
+            Some(name) => Ok(Some(name.clone())),
+            None => {
+                let infos = std::slice::from_ref(&domain.info);
+                Ok(domains::names(&mut *self.store()?, infos)?.pop().flatten())
+            }
+        }
+    }
+
+    /// The names of domains. Where xenstored does not answer there are none, and a warning: a list
+    /// must not depend on it.
+    pub fn names_or_warning(&self, infos: &[DomainInfo]) -> Vec<Option<String>> {
+        self.names(infos).unwrap_or_else(|failure| {
+            self.warn(&failure);
+            vec![None; infos.len()]
+        })
+    }
+
+    /// The names of domains. After a failure the next look-up connects anew.
+    pub fn names(&self, infos: &[DomainInfo]) -> Result<Vec<Option<String>>, Failure> {
+        let names = self
+            .store()
+            .and_then(|mut store| Ok(domains::names(&mut *store, infos)?));
+        if names.is_err() {
+            *self.store.borrow_mut() = None;
+        }
+        names
+    }
+
+    /// The names of the CPU pools.
+    pub fn pool_names(&self) -> Result<PoolNames, Failure> {
+        let mut batch = Batch::new();
+        let mut ids = Vec::new();
+        for pool in self.hv()?.cpu_pools()? {
+            let path = format!("/local/pool/{}/name", pool.id);
+            batch.read_opt(&Path::new(&path).map_err(xenstore::Error::from)?);
+            ids.push(pool.id);
+        }
+        let replies = self.store()?.run(&batch)?;
+        let name = |(at, id): (usize, &u32)| {
+            let name = replies
+                .value(at)
+                .map(|name| String::from_utf8_lossy(name).into_owned());
+            (*id, name)
+        };
+        Ok(PoolNames(ids.iter().enumerate().map(name).collect()))
+    }
+
+    /// Says something on standard error: what the command is about to do.
+    pub fn say(&self, text: impl AsRef<str>) {
+        self.message("", text.as_ref());
+    }
+
+    /// Says something on standard error with -v, or with as many as `level`.
+    pub fn note(&self, level: u8, text: impl FnOnce() -> String) {
+        if self.options.verbose >= level {
+            self.message("", &text());
+        }
+    }
+
+    /// Tells standard error about what went wrong and does not end the command.
+    pub fn warn(&self, failure: &Failure) {
+        self.message("warning: ", &failure.to_string());
+    }
+
+    fn message(&self, kind: &str, text: &str) {
+        let stamp = if self.options.timestamps {
+            timestamp()
+        } else {
+            String::new()
+        };
+        eprintln!("{stamp}xyl: {kind}{}", indented(text));
+    }
+
+    /// A wait that names itself on a terminal when it takes longer than a second.
+    pub fn waiting(&self, what: String) -> Waiting {
+        let in_place = self.options.progress_in_place || stderr_is_terminal();
+        let shows = in_place || self.options.verbose > 0;
+        Waiting {
+            what,
+            in_place,
+            shows,
+            line_open: Cell::new(false),
+        }
+    }
+
+    /// Adds what an operation of the engine has cost.
+    pub fn count(&self, host: &Host) {
+        self.add_counts(host.hv.counters());
+        self.add_counts(store_counts(&host.store));
+    }
+
+    fn add_counts(&self, counts: Vec<(&'static str, u64)>) {
+        let mut sums = self.counts.borrow_mut();
+        for (name, number) in counts {
+            *sums.entry(name).or_default() += number;
+        }
+    }
+
+    /// Ends the command's output.
+    pub fn finish(&self) -> Outcome {
+        Ok(self.out.flush()?)
+    }
+
+    /// With -v, says what the command has cost.
+    pub fn report_counts(&self) {
+        if self.options.verbose == 0 {
+            return;
+        }
+        if let Some(hv) = self.hv.get() {
+            self.add_counts(hv.counters());
+        }
+        if let Some(store) = self.store.borrow().as_ref() {
+            self.add_counts(store_counts(store));
+        }
+        let counts = self.counts.borrow();
+        if !counts.is_empty() {
+            let parts: Vec<String> = counts
+                .iter()
+                .map(|(name, number)| format!("{name} {number}"))
+                .collect();
+            self.message("", &format!("cost: {}", parts.join(", ")));
+        }
+    }
+}
+
+fn store_counts(store: &Client) -> Vec<(&'static str, u64)> {
+    let stats = store.stats();
+    vec![
+        ("xenstore requests", stats.requests),
+        ("xenstore round trips", stats.round_trips),
+        ("xenstore bytes out", stats.bytes_out),
+        ("xenstore bytes in", stats.bytes_in),
+    ]
+}
+
+/// The time and this process's number, as xl's -T puts them before a message.
+fn timestamp() -> String {
+    let now = jiff::Zoned::now()
+        .strftime("%Y-%m-%d %H:%M:%S %Z")
+        .to_string();
+    format!("{now} [{}] ", std::process::id())
+}
+
+/// CPU pools and their names.
+#[derive(Clone, Debug)]
+pub struct PoolNames(Vec<(u32, Option<String>)>);
+
+impl PoolNames {
+    /// The name of a pool.
+    pub fn name(&self, id: u32) -> String {
+        let found = self.0.iter().find(|(known, _)| *known == id);
+        found
+            .and_then(|(_, name)| name.clone())
+            .unwrap_or_else(|| domains::NO_NAME.to_owned())
+    }
+
+    /// The pool with a number or a name.
+    pub fn find(&self, asked: &str) -> Option<u32> {
+        let number: Option<u32> = asked.parse().ok();
+        let is_it = |(id, name): &&(u32, Option<String>)| match number {
+            Some(number) => *id == number,
+            None => name.as_deref() == Some(asked),
+        };
+        self.0.iter().find(is_it).map(|(id, _)| *id)
+    }
+
+    /// All names with commas between.
+    pub fn listed(&self) -> String {
+        let names: Vec<String> = self.0.iter().map(|(id, _)| self.name(*id)).collect();
+        names.join(", ")
+    }
+}
+
+/// A wait under way.
+pub struct Waiting {
+    what: String,
+    in_place: bool,
+    shows: bool,
+    line_open: Cell<bool>,
+}
+
+impl Waiting {
+    /// What a wait calls once a second.
+    pub fn tick(&self) -> impl FnMut(Duration) + '_ {
+        move |spent| {
+            if self.in_place {
+                eprint!("\rxyl: waiting {} ({} s) ", self.what, spent.as_secs());
+                self.line_open.set(true);
+            } else if self.shows && spent.as_secs() % 10 == 1 {
+                eprintln!("xyl: waiting {} ({} s)", self.what, spent.as_secs());
+            }
+        }
+    }
+
+    /// Clears the line for another message.
+    pub fn pause(&self) {
+        if self.line_open.replace(false) {
+            eprint!("\r{}\r", " ".repeat(self.what.len() + 32));
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.pause();
+    }
+}

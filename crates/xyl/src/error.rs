@@ -1,0 +1,226 @@
+//! Why a command failed, and what the shell is told.
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::json;
+use xen_port::HvError;
+use xyl_engine::EngineError;
+
+use crate::console::ConsoleError;
+use crate::output::stderr_is_terminal;
+use crate::words::WordError;
+
+/// Outcome of a command.
+pub type Outcome = Result<(), Failure>;
+
+/// Exit codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done,
+    /// Failed.
+    Failed,
+    /// Wrong usage.
+    Usage,
+    /// A command or feature of xl that Xyl does not have yet.
+    NotThereYet,
+    /// Ended by a signal: 128 and its number, as a shell reports it.
+    Signal(i32),
+}
+
+impl Exit {
+    /// The number.
+    pub fn number(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::NotThereYet => 4,
+            Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(1),
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit.number())
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The command word.
+    #[error(transparent)]
+    Word(#[from] WordError),
+    /// A wrong argument that clap could not see.
+    #[error("{0}")]
+    Usage(String),
+    /// Something of xl that is not there yet.
+    #[error("{0}")]
+    NotThereYet(String),
+    /// No Xen.
+    #[error(
+        "this is not a Xen host: {path} is not there\nboot this machine into Xen, and in domain 0 load the driver (`modprobe xen-privcmd`); `xyl -N create FILE` checks a configuration anywhere"
+    )]
+    NotXen {
+        /// The device that is missing.
+        path: String,
+    },
+    /// The engine's errors, and through it those of Xen and xenstore.
+    #[error("{0}")]
+    Engine(EngineError),
+    /// The console's.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// What was asked cannot be.
+    #[error("{0}")]
+    Refused(String),
+    /// A file or stream.
+    #[error("cannot {op}: {source}")]
+    Io {
+        /// What was tried.
+        op: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Nobody reads the output any more: no failure, and nothing to say.
+    #[error("the output was closed")]
+    BrokenPipe,
+    /// A signal ended the command: nothing to say.
+    #[error("ended by signal {0}")]
+    Signal(i32),
+    /// The configuration has errors; the text shows them with file, line and column.
+    #[error("{0}")]
+    Configuration(String),
+}
+
+impl Failure {
+    /// A wrong argument.
+    pub fn usage(message: impl Into<String>) -> Failure {
+        Failure::Usage(message.into())
+    }
+
+    /// Something that cannot be.
+    pub fn refused(message: impl Into<String>) -> Failure {
+        Failure::Refused(message.into())
+    }
+
+    /// Something that Xyl does not have yet.
+    pub fn not_there_yet(message: impl Into<String>) -> Failure {
+        Failure::NotThereYet(message.into())
+    }
+
+    /// A failure of the system.
+    pub fn io(op: impl Into<String>, source: io::Error) -> Failure {
+        Failure::Io {
+            op: op.into(),
+            source,
+        }
+    }
+
+    /// The failure as the engine's callbacks pass errors on.
+    pub fn into_engine_error(self) -> EngineError {
+        match self {
+            Failure::Engine(error) => error,
+            Failure::NotXen { path } => HvError::NotXen { path: path.into() }.into(),
+            other => EngineError::Record {
+                path: "xyl".into(),
+                what: other.to_string(),
+            },
+        }
+    }
+
+    /// The exit code.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Failure::Word(WordError::NotThereYet { .. }) | Failure::NotThereYet(_) => {
+                Exit::NotThereYet
+            }
+            Failure::Word(_) | Failure::Usage(_) => Exit::Usage,
+            Failure::BrokenPipe => Exit::Done,
+            Failure::Signal(signal) => Exit::Signal(*signal),
+            _ => Exit::Failed,
+        }
+    }
+
+    fn is_silent(&self) -> bool {
+        matches!(self, Failure::BrokenPipe | Failure::Signal(_))
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Failure {
+        match error {
+            EngineError::Hypervisor(HvError::NotXen { path }) => not_xen(&path),
+            EngineError::Config(error) => Failure::from(error),
+            other => Failure::Engine(other),
+        }
+    }
+}
+
+impl From<HvError> for Failure {
+    fn from(error: HvError) -> Failure {
+        Failure::from(EngineError::from(error))
+    }
+}
+
+impl From<xenstore::Error> for Failure {
+    fn from(error: xenstore::Error) -> Failure {
+        Failure::Engine(EngineError::from(error))
+    }
+}
+
+fn not_xen(path: &Path) -> Failure {
+    Failure::NotXen {
+        path: path.display().to_string(),
+    }
+}
+
+impl From<xl_cfg::SourceError> for Failure {
+    fn from(error: xl_cfg::SourceError) -> Failure {
+        Failure::Configuration(error.to_string())
+    }
+}
+
+impl From<xl_cfg::Error> for Failure {
+    fn from(error: xl_cfg::Error) -> Failure {
+        match error.report() {
+            Some(report) => Failure::Configuration(report.render(stderr_is_terminal())),
+            None => Failure::Configuration(error.to_string()),
+        }
+    }
+}
+
+/// Errors of the command's own output.
+impl From<io::Error> for Failure {
+    fn from(source: io::Error) -> Failure {
+        if source.kind() == io::ErrorKind::BrokenPipe {
+            Failure::BrokenPipe
+        } else {
+            Failure::io("write the output", source)
+        }
+    }
+}
+
+/// Tells standard error about a failure; answers with the exit code.
+pub fn report(failure: &Failure, as_json: bool) -> ExitCode {
+    let exit = failure.exit();
+    if !failure.is_silent() {
+        let text = if as_json {
+            json!({"error": {"message": failure.to_string(), "exit_code": exit.number()}})
+                .to_string()
+        } else {
+            format!("xyl: error: {}", indented(&failure.to_string()))
+        };
+        eprintln!("{text}");
+    }
+    exit.into()
+}
+
+/// Lines after the first stand in from the margin.
+pub fn indented(text: &str) -> String {
+    text.replace('\n', "\n  ")
+}

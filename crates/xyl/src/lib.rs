@@ -1,0 +1,70 @@
+//! The `xyl` command: parses what was typed, runs one command, reports the outcome.
+//!
+//! The arguments are read in three steps: [`words`] finds the command word and completes a unique
+//! prefix, [`cli`] lets clap parse the rest, and each file under `commands` does one command with
+//! the [`context::Context`] that opens Xen and xenstore when they are first needed.
+
+pub mod cli;
+pub mod commands;
+pub mod console;
+pub mod context;
+pub mod error;
+pub mod output;
+pub mod words;
+pub mod xlconf;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use crate::cli::Cli;
+use crate::context::Context;
+use crate::error::Failure;
+
+/// Runs the command that `args` (the program's name first) ask for; returns the exit code of
+/// [`error::Exit`].
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    clap_complete::CompleteEnv::with_factory(Cli::command).complete();
+    let args: Vec<OsString> = args.into_iter().collect();
+    let as_json = words::asks_for_json(&args);
+    let completed = match words::complete_command(&args) {
+        Ok(completed) => completed,
+        Err(error) => return error::report(&Failure::from(error), as_json),
+    };
+    let parsed = Cli::command()
+        .try_get_matches_from(completed)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    match parsed {
+        Ok(cli) => run_parsed(&cli),
+        Err(error) => refuse(&error, as_json),
+    }
+}
+
+fn run_parsed(cli: &Cli) -> ExitCode {
+    let context = Context::new(&cli.global);
+    let outcome = commands::run(&cli.command, &context).and_then(|()| context.finish());
+    context.report_counts();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => error::report(&failure, cli.global.json),
+    }
+}
+
+/// Prints clap's own message: help and version are answers, the rest is a usage error.
+fn refuse(error: &clap::Error, as_json: bool) -> ExitCode {
+    if error.use_stderr() && as_json {
+        let text = error.render().to_string();
+        return error::report(
+            &Failure::usage(text.trim_end().trim_start_matches("error: ")),
+            true,
+        );
+    }
+    // A message that cannot be shown is lost; the exit code still tells.
+    let _ = error.print();
+    if error.use_stderr() {
+        error::Exit::Usage.into()
+    } else {
+        ExitCode::SUCCESS
+    }
+}

@@ -1,0 +1,107 @@
+//! What the command prints: one buffered writer, and the columns of xl's tables.
+
+use std::cell::RefCell;
+use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+
+use serde_json::Value;
+
+/// Standard output, buffered. A reader that has gone away ends the command quietly: see
+/// [`crate::error::Failure::BrokenPipe`].
+pub struct Out(RefCell<BufWriter<Stdout>>);
+
+impl Out {
+    /// Standard output.
+    pub fn stdout() -> Out {
+        Out(RefCell::new(BufWriter::with_capacity(
+            64 * 1024,
+            io::stdout(),
+        )))
+    }
+
+    /// Writes text and a newline.
+    pub fn line(&self, text: impl std::fmt::Display) -> io::Result<()> {
+        writeln!(self.0.borrow_mut(), "{text}")
+    }
+
+    /// Writes bytes as they are.
+    pub fn bytes(&self, bytes: &[u8]) -> io::Result<()> {
+        self.0.borrow_mut().write_all(bytes)
+    }
+
+    /// Writes a JSON value, indented.
+    pub fn json(&self, value: &Value) -> io::Result<()> {
+        writeln!(self.0.borrow_mut(), "{value:#}")
+    }
+
+    /// Hands what is buffered to the system.
+    pub fn flush(&self) -> io::Result<()> {
+        self.0.borrow_mut().flush()
+    }
+}
+
+/// Whether a person looks at the error output.
+pub fn stderr_is_terminal() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Text padded with spaces on the right to `width` bytes, as C's `%-*s` pads.
+pub fn left(text: &str, width: usize) -> String {
+    format!("{text}{}", spaces(text, width))
+}
+
+/// Text padded with spaces on the left to `width` bytes, as C's `%*s` pads.
+pub fn right(text: &str, width: usize) -> String {
+    format!("{}{text}", spaces(text, width))
+}
+
+fn spaces(text: &str, width: usize) -> String {
+    " ".repeat(width.saturating_sub(text.len()))
+}
+
+/// A name as it goes to a terminal: control characters, which could move the cursor, become `?`.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}
+
+/// Nanoseconds as seconds with one digit after the point.
+pub fn seconds(ns: u64) -> String {
+    format!("{:.1}", ns as f64 / 1e9)
+}
+
+/// A UUID's 16 bytes in the usual form.
+pub fn uuid(handle: &[u8; 16]) -> String {
+    handle
+        .iter()
+        .enumerate()
+        .map(|(i, byte)| {
+            let dash = if matches!(i, 4 | 6 | 8 | 10) { "-" } else { "" };
+            format!("{dash}{byte:02x}")
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pads_by_bytes_as_c_does() {
+        assert_eq!(left("ab", 4), "ab  ");
+        assert_eq!(right("ab", 4), "  ab");
+        assert_eq!(left("é", 3), "é ");
+        assert_eq!(left("abcdef", 3), "abcdef");
+    }
+
+    #[test]
+    fn uuids_have_four_dashes() {
+        let handle: [u8; 16] = std::array::from_fn(|i| i as u8);
+        assert_eq!(uuid(&handle), "00010203-0405-0607-0809-0a0b0c0d0e0f");
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(printable("a\x1b[2Jb\n"), "a?[2Jb?");
+    }
+}

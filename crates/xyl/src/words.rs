@@ -1,0 +1,229 @@
+//! The command word: unique prefixes, and words that are no command.
+//!
+//! A prefix is looked up among all commands of xl, also those that Xyl does not have yet: so what
+//! is unique here is unique for xl, and stays unique when Xyl learns more.
+
+use std::ffi::OsString;
+
+use crate::commands::{HERE, later};
+
+/// Why the command word could not be resolved.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WordError {
+    /// More than one command starts so.
+    #[error("`{word}` is ambiguous: {}", .candidates.join(", "))]
+    Ambiguous {
+        /// What was typed.
+        word: String,
+        /// The commands that start so.
+        candidates: Vec<&'static str>,
+    },
+    /// No command starts so.
+    #[error("unknown command `{word}`{hint}; `xyl help` lists them", hint = hint(.similar))]
+    Unknown {
+        /// What was typed.
+        word: String,
+        /// Commands that look like it.
+        similar: Vec<&'static str>,
+    },
+    /// A command of xl that Xyl does not have yet.
+    #[error("`{name}` is not there yet in this version of Xyl; {instead}")]
+    NotThereYet {
+        /// The command.
+        name: &'static str,
+        /// What to use meanwhile.
+        instead: &'static str,
+    },
+}
+
+fn hint(similar: &[&str]) -> String {
+    if similar.is_empty() {
+        String::new()
+    } else {
+        format!(" (did you mean {}?)", similar.join(" or "))
+    }
+}
+
+/// Whether the arguments hold `--json` as an option of the program or of its command.
+pub fn asks_for_json(args: &[OsString]) -> bool {
+    args.iter()
+        .take_while(|arg| *arg != "--")
+        .any(|arg| arg == "--json")
+        || std::env::var_os("XYL_JSON").is_some_and(|value| is_on(&value.to_string_lossy()))
+}
+
+/// Whether an environment variable's value switches something on.
+pub fn is_on(value: &str) -> bool {
+    !matches!(
+        value.to_ascii_lowercase().as_str(),
+        "" | "0" | "n" | "no" | "f" | "false" | "off"
+    )
+}
+
+/// The arguments with the command word written out in full, also the one after `help`.
+pub fn complete_command(args: &[OsString]) -> Result<Vec<OsString>, WordError> {
+    let mut completed = args.to_vec();
+    let Some(at) = command_word(args, 1) else {
+        return Ok(completed);
+    };
+    let word = resolve(&text(args, at))?;
+    if word == "help"
+        && let Some(topic_at) = command_word(args, at + 1)
+    {
+        replace(&mut completed, topic_at, resolve(&text(args, topic_at))?);
+    }
+    replace(&mut completed, at, word);
+    Ok(completed)
+}
+
+fn text(args: &[OsString], at: usize) -> String {
+    args.get(at)
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+fn replace(args: &mut [OsString], at: usize, word: &str) {
+    if let Some(arg) = args.get_mut(at) {
+        *arg = word.into();
+    }
+}
+
+/// Index of the first argument from `start` on that is no option. None of the options that may
+/// stand before the command takes a value.
+fn command_word(args: &[OsString], start: usize) -> Option<usize> {
+    let index = args
+        .iter()
+        .skip(start)
+        .position(|arg| !arg.as_encoded_bytes().starts_with(b"-"))?;
+    Some(start + index)
+}
+
+fn resolve(word: &str) -> Result<&'static str, WordError> {
+    let exact = all_names().find(|name| *name == word);
+    let hidden = crate::commands::HIDDEN
+        .iter()
+        .copied()
+        .find(|name| *name == word);
+    let name = match exact.or(hidden) {
+        Some(name) => name,
+        None => complete(word)?,
+    };
+    match later::instead(name) {
+        Some(instead) => Err(WordError::NotThereYet { name, instead }),
+        None => Ok(name),
+    }
+}
+
+fn complete(word: &str) -> Result<&'static str, WordError> {
+    let candidates: Vec<&'static str> = all_names().filter(|name| name.starts_with(word)).collect();
+    match candidates.as_slice() {
+        [name] => Ok(name),
+        [] => Err(WordError::Unknown {
+            word: word.to_owned(),
+            similar: similar(word),
+        }),
+        _ => Err(WordError::Ambiguous {
+            word: word.to_owned(),
+            candidates,
+        }),
+    }
+}
+
+fn all_names() -> impl Iterator<Item = &'static str> {
+    HERE.iter()
+        .copied()
+        .chain(later::COMMANDS.iter().map(|(name, _)| *name))
+}
+
+/// Up to three commands within an edit or three of the word, the nearest first.
+fn similar(word: &str) -> Vec<&'static str> {
+    let mut near: Vec<(usize, &'static str)> = all_names()
+        .map(|name| (distance(word, name), name))
+        .filter(|(distance, name)| *distance <= 1 + name.len().min(word.len()) / 3)
+        .collect();
+    near.sort();
+    near.into_iter().take(3).map(|(_, name)| name).collect()
+}
+
+/// Levenshtein distance, transpositions counted as two.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(row.first_mut().unwrap_or(&mut 0), i + 1);
+        let mut left = i + 1;
+        for (cell, to) in row.iter_mut().skip(1).zip(b.chars()) {
+            let substituted = diagonal + usize::from(from != to);
+            diagonal = *cell;
+            left = substituted.min(left + 1).min(*cell + 1);
+            *cell = left;
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(words: &[&str]) -> Vec<OsString> {
+        words.iter().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn unique_prefixes_are_written_out() {
+        assert_eq!(
+            complete_command(&args(&["xyl", "-v", "cr", "x.cfg"])),
+            Ok(args(&["xyl", "-v", "create", "x.cfg"]))
+        );
+        assert_eq!(
+            complete_command(&args(&["xyl", "help", "unp"])),
+            Ok(args(&["xyl", "help", "unpause"]))
+        );
+        assert_eq!(complete_command(&args(&["xyl"])), Ok(args(&["xyl"])));
+    }
+
+    #[test]
+    fn an_exact_name_wins_over_longer_ones() {
+        assert_eq!(resolve("sched-credit"), Ok("sched-credit"));
+    }
+
+    #[test]
+    fn ambiguous_prefixes_are_listed() {
+        let Err(WordError::Ambiguous { candidates, .. }) = resolve("vcpu") else {
+            panic!("expected an ambiguity")
+        };
+        assert_eq!(candidates, ["vcpu-list", "vcpu-pin", "vcpu-set"]);
+        assert!(
+            matches!(resolve("con"), Err(WordError::Ambiguous { .. })),
+            "console, config-update"
+        );
+    }
+
+    #[test]
+    fn unknown_words_get_suggestions() {
+        let Err(WordError::Unknown { similar, .. }) = resolve("lits") else {
+            panic!("expected an unknown command")
+        };
+        assert_eq!(similar, ["list"]);
+    }
+
+    #[test]
+    fn commands_of_xl_to_come_are_known_by_name() {
+        assert!(matches!(
+            resolve("save"),
+            Err(WordError::NotThereYet { name: "save", .. })
+        ));
+        assert!(matches!(
+            resolve("migrate-r"),
+            Err(WordError::NotThereYet { .. })
+        ));
+    }
+
+    #[test]
+    fn distances() {
+        assert_eq!(distance("list", "list"), 0);
+        assert_eq!(distance("lst", "list"), 1);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+}

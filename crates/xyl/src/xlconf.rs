@@ -1,0 +1,95 @@
+//! `/etc/xen/xl.conf`: what this host's administrator has set for all domains.
+//!
+//! Xyl honours what bears on what it can do, and passes the rest over in silence: the file is xl's.
+
+use std::path::{Path, PathBuf};
+
+use xen_port::GuestKind;
+use xl_cfg::types::CpuList;
+use xl_cfg::{Source, XlConf, parse_xl_conf};
+use xyl_engine::plan::HostDefaults;
+
+use crate::error::Failure;
+use crate::output::stderr_is_terminal;
+
+/// Where xl has it.
+const PATH: &str = "/etc/xen/xl.conf";
+
+/// Reads the file of this host, or the one that `XYL_XL_CONF` names. A host without one has the
+/// defaults.
+pub fn read() -> Result<XlConf, Failure> {
+    let chosen = std::env::var_os("XYL_XL_CONF").map(PathBuf::from);
+    let path = chosen.as_deref().unwrap_or(Path::new(PATH));
+    if chosen.is_none() && !path.exists() {
+        return Ok(XlConf::default());
+    }
+    parse(Source::read_file(path)?)
+}
+
+fn parse(source: Source) -> Result<XlConf, Failure> {
+    let (conf, report) = parse_xl_conf(source);
+    if report.has_errors() {
+        return Err(Failure::Configuration(report.render(stderr_is_terminal())));
+    }
+    Ok(conf)
+}
+
+/// What it says about domains that do not say it themselves.
+pub fn defaults(conf: &XlConf) -> HostDefaults {
+    HostDefaults {
+        max_grant_frames: conf.max_grant_frames,
+        max_maptrack_frames: conf.max_maptrack_frames,
+        max_grant_version: conf.max_grant_version,
+        no_claim: !conf.claim_mode,
+    }
+}
+
+/// The masks on where a guest of this kind may run.
+pub fn cpu_masks(conf: &XlConf, kind: GuestKind) -> impl Iterator<Item = &CpuList> {
+    let of_kind = if kind == GuestKind::Pv {
+        &conf.vm_pv_cpumask
+    } else {
+        &conf.vm_hvm_cpumask
+    };
+    conf.vm_cpumask.iter().chain(of_kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_text(text: &str) -> Result<XlConf, Failure> {
+        parse(Source::from_bytes("xl.conf", text.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn debians_file_changes_nothing() {
+        let text =
+            "# Global XL config file #\n#autoballoon=\"auto\"\n\n# vif.default.bridge=\"xenbr0\"\n";
+        assert_eq!(read_text(text).unwrap(), XlConf::default());
+        assert_eq!(defaults(&XlConf::default()), HostDefaults::default());
+    }
+
+    #[test]
+    fn what_bears_on_domains_is_taken() {
+        let conf = read_text(
+            "max_grant_frames = 64\nclaim_mode=0\nvm.cpumask=\"0-3\"\nvm.pv.cpumask=\"all,^1\"\n",
+        )
+        .unwrap();
+        assert_eq!(defaults(&conf).max_grant_frames, Some(64));
+        assert!(defaults(&conf).no_claim);
+        assert_eq!(cpu_masks(&conf, GuestKind::Pv).count(), 2);
+        assert_eq!(cpu_masks(&conf, GuestKind::Pvh).count(), 1);
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_line() {
+        let error = read_text("\nmax_grant_frames=\"many\"\n")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("xl.conf:2") && error.contains("max_grant_frames"),
+            "{error}"
+        );
+    }
+}
