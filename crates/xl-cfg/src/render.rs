@@ -93,11 +93,16 @@ fn snippet(
     paint: &Paint,
 ) -> usize {
     let [before, inside, after] = sources.line_around(span);
-    let (before, inside, after) = (
-        shown(before),
-        shown(inside.trim_end_matches('\r')),
-        shown(after.trim_end_matches('\r')),
-    );
+    // A line can be a mebibyte long; look at what may be shown only.
+    let before = shown(last_chars(before, MAX_SHOWN_COLUMNS));
+    let inside = shown(first_chars(
+        inside.trim_end_matches('\r'),
+        MAX_SHOWN_COLUMNS + 1,
+    ));
+    let after = shown(first_chars(
+        after.trim_end_matches('\r'),
+        MAX_SHOWN_COLUMNS + 1,
+    ));
     let (before, cut) = if width(&before) > MAX_SHOWN_COLUMNS - CONTEXT_COLUMNS {
         (last_columns(&before, CONTEXT_COLUMNS), "...")
     } else {
@@ -150,6 +155,20 @@ fn clean(text: &str) -> String {
 /// byte order mark.
 fn is_deceptive(c: char) -> bool {
     matches!(c, '\u{feff}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
+}
+
+fn first_chars(text: &str, nr_chars: usize) -> &str {
+    text.char_indices()
+        .nth(nr_chars)
+        .and_then(|(end, _)| text.get(..end))
+        .unwrap_or(text)
+}
+
+fn last_chars(text: &str, nr_chars: usize) -> &str {
+    text.char_indices()
+        .nth_back(nr_chars - 1)
+        .and_then(|(start, _)| text.get(start..))
+        .unwrap_or(text)
 }
 
 fn width(text: &str) -> usize {

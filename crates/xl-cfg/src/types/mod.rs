@@ -7,10 +7,12 @@ mod cpuid_features;
 mod cpulist;
 mod device_model;
 mod disk;
+mod disk_draft;
 mod disk_lexer;
 mod display;
 mod hardware;
 mod hvm;
+mod hvm_words;
 mod identity;
 mod limits;
 mod memory;
@@ -34,9 +36,9 @@ pub use device_model::{DeviceModel, DeviceModelVersion, Stubdomain};
 pub use disk::{Disk, DiskBackend, DiskColo, DiskFormat, DiskSpecification};
 pub use display::{Display, Sdl, Secret, Spice, Vnc};
 pub use hardware::{Hardware, MemoryRange, PortRange};
-pub use hvm::{
-    Bios, DiskController, GraphicsPassthrough, Hvm, HvmSwitches, SmbiosField, VendorDevice, Vga,
-    Viridian, ViridianSet,
+pub use hvm::{Hvm, HvmSwitches, ViridianSet};
+pub use hvm_words::{
+    Bios, DiskController, GraphicsPassthrough, SmbiosField, VendorDevice, Vga, Viridian,
 };
 pub use limits::Limits;
 pub use memory::Memory;
