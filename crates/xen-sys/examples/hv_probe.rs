@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use xen_abi::Release;
 use xen_port::{
     CpuMap, CreateDomain, DomId, E820Entry, E820Kind, Errno, EvtchnPort, Gfn, GuestKind,
     GuestMemory, HvError, HvmBootCpu, HvmParam, Hypervisor, Mfn, PAGE_SIZE, PageTableLevel,
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     probe.run("open costs one hypercall", || {
         same(xen.stats().hypercalls, 1)
     });
+    versions(&mut probe, &xen);
     host(&mut probe, &xen);
     pv_domain(&mut probe, &xen);
     pvh_domain(&mut probe, &xen);
@@ -89,6 +91,34 @@ fn costs(xen: &Xen, hypercalls: u64, check: impl FnOnce() -> Outcome) -> Outcome
     let before = xen.stats().hypercalls;
     check()?;
     same(xen.stats().hypercalls - before, hypercalls)
+}
+
+/// Whatever release is expected, the first calls find the one that is there.
+fn versions(probe: &mut Probe, xen: &Xen) {
+    for expected in Release::ALL {
+        probe.run(
+            &format!("the interface is found where {expected} is expected"),
+            || {
+                let other = Xen::open_expecting(expected)?;
+                let created = other.create_domain(&request(GuestKind::Pv))?;
+                let domctls = other.stats().hypercalls;
+                let domains = other.domain_list()?;
+                println!(
+                    "        {domctls} hypercalls to create, {} to list",
+                    other.stats().hypercalls - domctls
+                );
+                other.destroy_domain(created, in_a_minute())?;
+                that(
+                    domains.iter().any(|domain| domain.domid == created),
+                    domains,
+                )?;
+                same(
+                    other.release().interface().domctl,
+                    xen.release().interface().domctl,
+                )
+            },
+        );
+    }
 }
 
 fn host(probe: &mut Probe, xen: &Xen) {
@@ -752,9 +782,15 @@ fn times(xen: &Xen) -> Outcome {
     let domid = xen.create_domain(&request(GuestKind::Pvh))?;
     let outcome = times_of(xen, domid);
     xen.destroy_domain(domid, in_a_minute())?;
-    time("create_domain, destroy_domain", || {
-        let domid = xen.create_domain(&request(GuestKind::Pv))?;
-        Ok(xen.destroy_domain(domid, in_a_minute())?)
+    let mut made = Vec::new();
+    time("create_domain", || {
+        made.push(xen.create_domain(&request(GuestKind::Pv))?);
+        Ok(())
+    })?;
+    time("destroy_domain", || {
+        Ok(made
+            .pop()
+            .map_or(Ok(()), |domid| xen.destroy_domain(domid, in_a_minute()))?)
     })?;
     outcome
 }

@@ -67,19 +67,34 @@ impl Xen {
     pub fn open() -> Result<Self> {
         let privcmd = Privcmd::open()?;
         let number = xen_version(&privcmd)?;
-        let expected = Release::from_version(number.0, number.1).ok();
+        let expected = Release::from_version(number.0, number.1);
         // An unknown release may still speak a known interface: the newest one is the best guess.
-        let guess = expected.unwrap_or(Release::V4_22);
-        let xen = Self {
-            privcmd,
-            number,
-            release: AtomicU8::new(guess as u8),
-            sysctl_version: AtomicU32::new(guess.interface().sysctl),
-        };
-        if expected.is_none() {
+        let xen = Self::new(privcmd, number, expected.unwrap_or(Release::V4_22));
+        if expected.is_err() {
             xen.settle_domctl()?;
         }
         Ok(xen)
+    }
+
+    /// As [`open`](Self::open), but expects the interface versions of `release`, whatever Xen says that it is. For tests of how the
+    /// right versions are found.
+    ///
+    /// # Errors
+    /// As of [`open`](Self::open).
+    #[doc(hidden)]
+    pub fn open_expecting(release: Release) -> Result<Self> {
+        let privcmd = Privcmd::open()?;
+        let number = xen_version(&privcmd)?;
+        Ok(Self::new(privcmd, number, release))
+    }
+
+    fn new(privcmd: Privcmd, number: (u16, u16), expected: Release) -> Self {
+        Self {
+            privcmd,
+            number,
+            release: AtomicU8::new(expected as u8),
+            sysctl_version: AtomicU32::new(expected.interface().sysctl),
+        }
     }
 
     /// The release whose layouts Xen takes.
@@ -298,6 +313,14 @@ plain!(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_handle_can_be_shared_between_threads() {
+        fn shared<T: Send + Sync>() {}
+        shared::<Xen>();
+        shared::<crate::ForeignMemory>();
+        shared::<crate::EventChannels>();
+    }
 
     #[test]
     fn each_interface_version_is_tried_once_the_expected_first() {
