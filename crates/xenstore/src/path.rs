@@ -55,7 +55,7 @@ pub enum PathError {
         /// Longest length for a path of its kind.
         limit_bytes: usize,
     },
-    /// An absolute or special path where a relative one is needed.
+    /// An absolute path where a relative one is needed.
     #[error("{path:?} cannot be appended to a xenstore path; give a relative one")]
     NotRelative {
         /// The path, shortened if it is long.
@@ -100,7 +100,7 @@ impl Path {
     /// # Errors
     /// [`PathError`] when `relative` is not a valid relative path or the whole is too long.
     pub fn join(&self, relative: &str) -> Result<Self, PathError> {
-        if relative.starts_with(['/', '@']) {
+        if relative.starts_with('/') {
             return Err(PathError::NotRelative {
                 path: shown(relative),
             });
@@ -311,11 +311,13 @@ mod tests {
         );
         assert_eq!(Path::root().join("vm").unwrap().as_str(), "/vm");
         assert_eq!(Path::new("/vm").unwrap().parent(), Some(Path::root()));
+        // No special path: xenstored takes the character anywhere.
+        assert_eq!(home.join("@a").unwrap().as_str(), "/local/domain/5/@a");
         assert_eq!(Path::root().parent(), None);
         assert_eq!(Path::release_domain().parent(), None);
         assert_eq!(Path::new("a").unwrap().parent(), None);
         assert_eq!(home.parts().collect::<Vec<_>>(), ["local", "domain", "5"]);
-        for bad in ["", "/a", "@a", "a/", "a//b", "a b"] {
+        for bad in ["", "/a", "a/", "a//b", "a b"] {
             assert!(home.join(bad).is_err(), "{bad}");
         }
     }
@@ -348,7 +350,7 @@ mod tests {
         }
 
         #[test]
-        fn joining_a_name_and_going_up_again_ends_where_it_began(base in "(/[a-z0-9]{1,5}){1,4}", name in "[a-zA-Z0-9_-]{1,9}") {
+        fn joining_a_name_and_going_up_again_ends_where_it_began(base in "(/[a-z0-9]{1,5}){1,4}", name in "[a-zA-Z0-9_@-]{1,9}") {
             let base = Path::new(&base).unwrap();
             let child = base.join(&name).unwrap();
             prop_assert_eq!(child.name(), name);
