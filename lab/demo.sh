@@ -12,32 +12,41 @@ declare -A took_ms
 
 now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
 
-# step ROLE GUEST NAME COMMAND...: does, times and shows one step. ROLE is the column of the table.
+# step ROLE GUEST NAME CHECK COMMAND...: does, times, checks and shows one step. ROLE is the column of the table.
+# CHECK, one word that is a shell command, sees afterwards whether it worked, and takes no part in the time.
 step() {
-	local role=$1 guest=$2 name=$3 started code
-	shift 3
+	local role=$1 guest=$2 name=$3 check=$4 started ms code
+	shift 4
+	rm -f "$scratch/shown"
 	started=$(now_ms)
 	"$@" >"$scratch/output" 2>&1
 	code=$?
-	took_ms[$role,$guest,$name]=$(($(now_ms) - started))
-	if [ $code -eq 0 ]; then
-		printf '  %-9s %6d ms  %s\n' "$name" "${took_ms[$role,$guest,$name]}" "$(tail -n 1 "$scratch/shown" 2>/dev/null)"
-	else
-		printf '  %-9s FAILED (exit code %d): %s\n' "$name" "$code" "$*"
-		sed 's/^/      /' "$scratch/output"
-		took_ms[$role,$guest,$name]=failed
-		failures=$((failures + 1))
+	ms=$(($(now_ms) - started))
+	if [ $code -eq 0 ] && eval "$check" >>"$scratch/output" 2>&1; then
+		took_ms[$role,$guest,$name]=$ms
+		printf '  %-9s %6d ms  %s\n' "$name" "$ms" "$(tail -n 1 "$scratch/shown" 2>/dev/null)"
+		return
 	fi
-	rm -f "$scratch/shown"
+	took_ms[$role,$guest,$name]=failed
+	failures=$((failures + 1))
+	printf '  %-9s FAILED (exit code %d): %s\n' "$name" "$code" "$*"
+	sed 's/^/      /' "$scratch/output"
 }
 
-# listed TOOL GUEST [STATE]: the guest's row is there, in this state.
-listed() {
-	local row
-	row=$("$1" list | awk -v name="$2" '$1 == name')
-	echo "$row" >"$scratch/shown"
-	[ -n "$row" ] || { echo "not listed"; return 1; }
-	[ $# -lt 3 ] || [[ $(awk '{ print $5 }' <<<"$row") == *$3* ]] || { echo "not in state $3: $row"; return 1; }
+# row TOOL GUEST: the guest's row of the list, kept to be shown.
+row() { "$1" list | awk -v name="$2" '$1 == name' | tee "$scratch/shown" | grep .; }
+state() { row "$1" "$2" | awk '{ print $5 }'; }
+listed() { [ -n "$(row "$1" "$2")" ] || { echo "not listed"; return 1; }; }
+paused() { [[ $(state "$1" "$2") == *p* ]] || { echo "not paused"; return 1; }; }
+unpaused() { [[ $(state "$1" "$2") =~ ^[rb-]+$ ]] || { echo "not running"; return 1; }; }
+gone() {
+	local tries
+	for tries in $(seq 100); do
+		"$1" domid "$2" >/dev/null 2>&1 || return 0
+		sleep 0.1
+	done
+	echo "still there"
+	return 1
 }
 
 # says TOOL GUEST PATTERN: the guest's words reach us through the console command.
@@ -59,35 +68,19 @@ says() {
 	return $found
 }
 
-paused() { "$1" pause "$2" && listed "$1" "$2" p; }
-unpaused() {
-	"$1" unpause "$2" && listed "$1" "$2" || return
-	[[ $(cat "$scratch/shown") != *--p---* ]] || { echo "still paused"; return 1; }
-}
-gone() {
-	local tries
-	for tries in $(seq 100); do
-		"$1" domid "$2" >/dev/null 2>&1 || return 0
-		sleep 0.1
-	done
-	echo "still there"
-	return 1
-}
-shut_down() { "$1" shutdown -w "$2" && gone "$1" "$2"; }
-
 # life ROLE TOOL GUEST PATTERN: everything that the demo does with one guest.
 life() {
 	local role=$1 tool=$2 guest=$3 pattern=$4 name=demo-$3
 	echo "$tool, $guest guest:"
-	step $role "$guest" create "$tool" create "$configs/$guest.cfg"
-	step $role "$guest" list listed "$tool" "$name"
-	step $role "$guest" console says "$tool" "$name" "$pattern"
-	step $role "$guest" pause paused "$tool" "$name"
-	step $role "$guest" unpause unpaused "$tool" "$name"
-	step $role "$guest" shutdown shut_down "$tool" "$name"
-	step $role "$guest" "create 2" "$tool" create "$configs/$guest.cfg"
-	step $role "$guest" destroy "$tool" destroy "$name"
-	step $role "$guest" gone gone "$tool" "$name"
+	local config=$configs/$guest.cfg
+	step "$role" "$guest" create : "$tool" create "$config"
+	step "$role" "$guest" list : listed "$tool" "$name"
+	step "$role" "$guest" console : says "$tool" "$name" "$pattern"
+	step "$role" "$guest" pause "paused $tool $name" "$tool" pause "$name"
+	step "$role" "$guest" unpause "unpaused $tool $name" "$tool" unpause "$name"
+	step "$role" "$guest" shutdown "gone $tool $name" "$tool" shutdown -w "$name"
+	step "$role" "$guest" "create 2" "unpaused $tool $name" "$tool" create "$config"
+	step "$role" "$guest" destroy "gone $tool $name" "$tool" destroy "$name"
 	# Whatever went wrong above, the next guest starts on clean ground.
 	xl destroy "$name" >/dev/null 2>&1
 }

@@ -370,7 +370,7 @@ fn software(command: &mut Command, options: &Options, root: &Root) {
     // bootscrub=0: memory of a new QEMU is zero already.
     command.arg("-kernel").arg(root.xen()).arg("-append").arg(format!(
         "dom0_mem=1G,max:1G com1=115200,8n1 console=com1 noreboot spec-ctrl=eager-fpu bootscrub=0 \
-         loglvl=all guest_loglvl=all {}",
+         loglvl=all guest_loglvl=warning {}",
         options.xen_options
     ));
     let mut modules = root.vmlinux().into_os_string();

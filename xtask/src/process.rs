@@ -1,9 +1,11 @@
 //! Running programs: as ourselves or as root, ended with us, with their time shown.
 
 use crate::error::{Error, Result};
+use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -77,50 +79,67 @@ pub fn is_installed(program: &str) -> bool {
 
 /// Runs to the end with our stdout and stderr; an exit code other than 0 is an error.
 pub fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .stdin(Stdio::null())
-        .status()
-        .map_err(start_error(command))?;
-    check_interrupt()?;
-    if status.success() {
+    let output = run_to_end(command)?;
+    if output.status.success() {
         Ok(())
     } else {
-        Err(Error::Command {
-            command: shown(command),
-            status: status.to_string(),
-        })
+        Err(command_error(command, &output))
     }
 }
 
 /// Runs to the end in silence; the output is shown only if it fails. Returns what it printed on stdout.
 pub fn run_quietly(command: &mut Command) -> Result<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(start_error(command))?;
-    check_interrupt()?;
+    let output = run_to_end(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     eprint!("{}", String::from_utf8_lossy(&output.stdout));
     eprint!("{}", String::from_utf8_lossy(&output.stderr));
-    Err(Error::Command {
-        command: shown(command),
+    Err(command_error(command, &output))
+}
+
+/// Waits for the program's end. If we are asked to end, it is asked too, and waited for: it may have to tidy up.
+fn run_to_end(command: &mut Command) -> Result<Output> {
+    let child = command
+        .stdin(Stdio::null())
+        .spawn()
+        .map_err(start_error(command))?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let (send, ended) = mpsc::channel();
+    std::thread::spawn(move || send.send(child.wait_with_output()));
+    let mut asked = false;
+    loop {
+        match ended.recv_timeout(Duration::from_millis(100)) {
+            Ok(output) => {
+                check_interrupt()?;
+                return output.map_err(start_error(command));
+            }
+            Err(_) if interrupted() && !asked => {
+                asked = true;
+                if let Some(pid) = pid {
+                    // It may have ended, or be root's (under sudo): then the terminal's own signal must do.
+                    let _ = kill_process(pid, Signal::TERM);
+                }
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn command_error(command: &Command, output: &Output) -> Error {
+    let words: Vec<_> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy())
+        .collect();
+    Error::Command {
+        command: words.join(" "),
         status: output.status.to_string(),
-    })
+    }
 }
 
 fn start_error(command: &Command) -> impl FnOnce(std::io::Error) -> Error + use<> {
     let program = command.get_program().to_string_lossy().into_owned();
     move |source| Error::Start { program, source }
-}
-
-fn shown(command: &Command) -> String {
-    std::iter::once(command.get_program())
-        .chain(command.get_args())
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
 }
 
 /// Does a long step with a line before and, when it is done, its time. A step that takes long says so every 30 s.
