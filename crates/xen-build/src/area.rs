@@ -32,17 +32,28 @@ impl Area {
         gfn_of: impl Fn(u64) -> Gfn,
     ) -> Result<Area> {
         let spans = joined(spans);
-        let frames: Vec<Gfn> = spans.iter().flat_map(|span| span.pages()).map(gfn_of).collect();
+        let frames: Vec<Gfn> = spans
+            .iter()
+            .flat_map(|span| span.pages())
+            .map(gfn_of)
+            .collect();
         let memory = hv.map_foreign(domid, &frames).during(domid, Step::Map)?;
         let parts = spans
             .iter()
             .scan(0, |offset, span| {
-                let part = Part { span: *span, offset: *offset };
+                let part = Part {
+                    span: *span,
+                    offset: *offset,
+                };
                 *offset += span.size_bytes();
                 Some(part)
             })
             .collect();
-        Ok(Area { domid, memory, parts })
+        Ok(Area {
+            domid,
+            memory,
+            parts,
+        })
     }
 
     /// Copies `bytes` to `address`.
@@ -58,25 +69,31 @@ impl Area {
         self.memory.zero(offset, len).during(self.domid, step)
     }
 
-    /// Lets `fill` read `len` bytes of an image straight into the memory at `address`.
+    /// Has `fill` put `len` bytes of an image into the memory at `address`, piece by piece: it is given each piece, and where
+    /// in the `len` bytes it starts.
     pub(crate) fn fill(
         &mut self,
         step: Step,
         address: u64,
         len: u64,
-        mut fill: impl FnMut(&mut [u8]) -> std::result::Result<(), ImageError>,
+        mut fill: impl FnMut(u64, &mut [u8]) -> std::result::Result<(), ImageError>,
     ) -> Result<()> {
         let len = self.len(step, len)?;
         let offset = self.offset(step, address, len)?;
+        let mut done = 0;
         let mut failure = None;
-        let mut fill_and_keep_failure = |bytes: &mut [u8]| {
-            fill(bytes).map_err(|error| {
+        let mut fill_and_keep_failure = |piece: &mut [u8]| {
+            let filled = fill(done, piece);
+            done += piece.len() as u64;
+            filled.map_err(|error| {
                 failure = Some(error);
                 std::io::ErrorKind::Other.into()
             })
         };
-        let filled =
-            self.memory.fill_with(offset, len, &mut fill_and_keep_failure).during(self.domid, step)?;
+        let filled = self
+            .memory
+            .fill_with(offset, len, &mut fill_and_keep_failure)
+            .during(self.domid, step)?;
         match (filled, failure) {
             (Ok(()), _) => Ok(()),
             (Err(_), Some(error)) => Err(error.into()),
@@ -89,29 +106,48 @@ impl Area {
         let inside = |part: &&Part| {
             let from_start = address.checked_sub(part.span.address());
             from_start.is_some_and(|start| {
-                start.checked_add(len as u64).is_some_and(|end| end <= part.span.size_bytes())
+                start
+                    .checked_add(len as u64)
+                    .is_some_and(|end| end <= part.span.size_bytes())
             })
         };
         let part = self.parts.iter().find(inside);
         let offset = part.map(|part| part.offset + (address - part.span.address()));
         offset
             .and_then(|offset| usize::try_from(offset).ok())
-            .ok_or_else(|| self.nonsense(step, format!("{len} bytes at {address:#x} are not in the mapping")))
+            .ok_or_else(|| {
+                self.nonsense(
+                    step,
+                    format!("{len} bytes at {address:#x} are not in the mapping"),
+                )
+            })
     }
 
     fn len(&self, step: Step, len: u64) -> Result<usize> {
-        usize::try_from(len).map_err(|_| self.nonsense(step, format!("{len} bytes are too many to map")))
+        usize::try_from(len)
+            .map_err(|_| self.nonsense(step, format!("{len} bytes are too many to map")))
     }
 
     fn nonsense(&self, step: Step, what: String) -> BuildError {
-        let source = HvError::Nonsense { op: "GuestMemory", what };
-        BuildError::Hypervisor { domid: self.domid, step, source }
+        let source = HvError::Nonsense {
+            op: "GuestMemory",
+            what,
+        };
+        BuildError::Hypervisor {
+            domid: self.domid,
+            step,
+            source,
+        }
     }
 }
 
 /// The same pages in rising order, neighbours joined.
 fn joined(spans: &[PageSpan]) -> Vec<PageSpan> {
-    let mut sorted: Vec<PageSpan> = spans.iter().copied().filter(|span| !span.is_empty()).collect();
+    let mut sorted: Vec<PageSpan> = spans
+        .iter()
+        .copied()
+        .filter(|span| !span.is_empty())
+        .collect();
     sorted.sort();
     let mut joined: Vec<PageSpan> = Vec::new();
     for span in sorted {
@@ -129,7 +165,12 @@ mod tests {
 
     #[test]
     fn neighbours_are_joined_and_empty_spans_left_out() {
-        let spans = [PageSpan::new(8, 2), PageSpan::new(0, 0), PageSpan::new(4, 4), PageSpan::new(20, 1)];
+        let spans = [
+            PageSpan::new(8, 2),
+            PageSpan::new(0, 0),
+            PageSpan::new(4, 4),
+            PageSpan::new(20, 1),
+        ];
         assert_eq!(joined(&spans), [PageSpan::new(4, 6), PageSpan::new(20, 1)]);
     }
 }

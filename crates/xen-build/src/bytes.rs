@@ -72,8 +72,20 @@ mod tests {
 
     #[test]
     fn fields_stand_where_they_were_put() {
-        let bytes = Writer::new().u8(1).align(4).u32(0x0403_0201).text("ab", 3).pad_to(16).u64(7).finish();
-        assert_eq!(bytes, [1, 0, 0, 0, 1, 2, 3, 4, b'a', b'b', 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
+        let bytes = Writer::new()
+            .u8(1)
+            .align(4)
+            .u32(0x0403_0201)
+            .text("ab", 3)
+            .pad_to(16)
+            .u64(7)
+            .finish();
+        assert_eq!(
+            bytes,
+            [
+                1, 0, 0, 0, 1, 2, 3, 4, b'a', b'b', 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0
+            ]
+        );
         assert_eq!(Writer::new().text("abcdef", 3).finish(), b"abc");
     }
 }

@@ -62,12 +62,20 @@ pub fn apply_default_policy(
     if leaves.is_empty() {
         return Ok(());
     }
-    let changes = CpuPolicy { leaves, msrs: Vec::new() };
-    hv.set_cpu_policy(domid, &changes).during(domid, Step::SetCpuPolicy)
+    let changes = CpuPolicy {
+        leaves,
+        msrs: Vec::new(),
+    };
+    hv.set_cpu_policy(domid, &changes)
+        .during(domid, Step::SetCpuPolicy)
 }
 
 /// The leaves that are to be other than they are.
-fn changed_leaves(default: &[CpuidLeaf], kind: GuestKind, options: CpuPolicyOptions) -> Vec<CpuidLeaf> {
+fn changed_leaves(
+    default: &[CpuidLeaf],
+    kind: GuestKind,
+    options: CpuPolicyOptions,
+) -> Vec<CpuidLeaf> {
     let vendor = Vendor::of(default);
     let wanted = default.iter().map(|leaf| {
         let mut leaf = *leaf;
@@ -80,7 +88,12 @@ fn changed_leaves(default: &[CpuidLeaf], kind: GuestKind, options: CpuPolicyOpti
         }
         leaf
     });
-    default.iter().zip(wanted).filter(|(was, is)| *was != is).map(|(_, is)| is).collect()
+    default
+        .iter()
+        .zip(wanted)
+        .filter(|(was, is)| *was != is)
+        .map(|(_, is)| is)
+        .collect()
 }
 
 fn set_nested_virt(leaf: &mut CpuidLeaf, nested_virt: bool) {
@@ -96,7 +109,12 @@ fn set_topology(leaf: &mut CpuidLeaf, vendor: Vendor) {
     match (leaf.leaf, vendor) {
         (FEATURES, _) => {
             leaf.d |= HTT;
-            leaf.b = with_field(leaf.b, 16, 8, doubled_logical_processors(field(leaf.b, 16, 8)));
+            leaf.b = with_field(
+                leaf.b,
+                16,
+                8,
+                doubled_logical_processors(field(leaf.b, 16, 8)),
+            );
         }
         (EXTENDED_FEATURES, _) => leaf.c &= !CMP_LEGACY,
         (CACHE, Vendor::Intel) if field(leaf.a, 0, 5) != 0 => {
@@ -125,7 +143,11 @@ fn doubled_amd_cores(ecx: u32) -> u32 {
     if cores >= 0x7f {
         return ecx;
     }
-    let width = if (1..7).contains(&width) { width + 1 } else { width };
+    let width = if (1..7).contains(&width) {
+        width + 1
+    } else {
+        width
+    };
     with_field(with_field(ecx, 0, 8, cores << 1 | 1), 12, 4, width)
 }
 
@@ -141,7 +163,9 @@ enum Vendor {
 impl Vendor {
     /// By leaf 0: EBX, EDX, ECX spell a name.
     fn of(leaves: &[CpuidLeaf]) -> Vendor {
-        let Some(leaf) = leaves.iter().find(|leaf| leaf.leaf == BASIC) else { return Vendor::Other };
+        let Some(leaf) = leaves.iter().find(|leaf| leaf.leaf == BASIC) else {
+            return Vendor::Other;
+        };
         let name = [leaf.b, leaf.d, leaf.c].map(u32::to_le_bytes);
         match name.as_flattened() {
             b"GenuineIntel" => Vendor::Intel,
@@ -170,7 +194,14 @@ mod tests {
     use super::*;
 
     fn leaf(leaf: u32, [a, b, c, d]: [u32; 4]) -> CpuidLeaf {
-        CpuidLeaf { leaf, subleaf: 0, a, b, c, d }
+        CpuidLeaf {
+            leaf,
+            subleaf: 0,
+            a,
+            b,
+            c,
+            d,
+        }
     }
 
     fn vendor(name: &[u8; 12]) -> CpuidLeaf {
@@ -224,8 +255,14 @@ mod tests {
 
     #[test]
     fn pv_sees_the_host_but_for_the_tsc() {
-        let leaves = [leaf(FEATURES, [0, 0, VMX, 0]), leaf(EXTENDED_POWER, [0, 0, 0, 0])];
-        let options = CpuPolicyOptions { invariant_tsc: true, nested_virt: true };
+        let leaves = [
+            leaf(FEATURES, [0, 0, VMX, 0]),
+            leaf(EXTENDED_POWER, [0, 0, 0, 0]),
+        ];
+        let options = CpuPolicyOptions {
+            invariant_tsc: true,
+            nested_virt: true,
+        };
         assert_eq!(
             changed_leaves(&leaves, GuestKind::Pv, options),
             [leaf(EXTENDED_POWER, [0, 0, 0, ITSC])]

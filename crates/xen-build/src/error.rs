@@ -24,6 +24,8 @@ pub enum Step {
     SetPodTarget,
     /// Allocating memory.
     Populate,
+    /// PV: the empty pages of the kernel.
+    ClearPages,
     /// Mapping the memory that is to be filled.
     Map,
     /// The kernel's segments.
@@ -66,6 +68,7 @@ impl fmt::Display for Step {
             Step::Claim => "claiming memory",
             Step::SetPodTarget => "reserving memory to populate on demand",
             Step::Populate => "populating memory",
+            Step::ClearPages => "clearing the kernel's empty pages",
             Step::Map => "mapping the memory to fill",
             Step::PlaceKernel => "placing the kernel",
             Step::PlaceModule => "placing a module",
@@ -233,6 +236,10 @@ pub(crate) trait During<T> {
 
 impl<T> During<T> for xen_port::Result<T> {
     fn during(self, domid: DomId, step: Step) -> Result<T> {
-        self.map_err(|source| BuildError::Hypervisor { domid, step, source })
+        self.map_err(|source| BuildError::Hypervisor {
+            domid,
+            step,
+            source,
+        })
     }
 }

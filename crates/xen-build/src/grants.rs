@@ -23,8 +23,12 @@ pub(crate) fn seed(
     let entries = Writer::new();
     let entries = entry(entries, domid, request.console.backend, console)?;
     let entries = entry(entries, domid, request.store.backend, store)?;
-    let mut table = hv.map_grant_frames(domid, 1).during(domid, Step::SeedGrants)?;
-    table.write(0, &entries.finish()).during(domid, Step::SeedGrants)
+    let mut table = hv
+        .map_grant_frames(domid, 1)
+        .during(domid, Step::SeedGrants)?;
+    table
+        .write(0, &entries.finish())
+        .during(domid, Step::SeedGrants)
 }
 
 /// One entry; an empty one where the domain serves itself, as a xenstore domain does.

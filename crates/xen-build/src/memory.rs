@@ -27,7 +27,13 @@ mod tests {
     fn sizes_are_those_of_libxl() {
         assert_eq!(max_mem_kib(65536), 66560);
         assert_eq!(paging_mempool_size_bytes(65536, 1, true), (256 + 64) * 4096);
-        assert_eq!(paging_mempool_size_bytes(1 << 20, 2, true), (512 + 1024) * 4096);
-        assert_eq!(paging_mempool_size_bytes(1 << 20, 2, false), (512 + 2048) * 4096);
+        assert_eq!(
+            paging_mempool_size_bytes(1 << 20, 2, true),
+            (512 + 1024) * 4096
+        );
+        assert_eq!(
+            paging_mempool_size_bytes(1 << 20, 2, false),
+            (512 + 2048) * 4096
+        );
     }
 }

@@ -11,10 +11,11 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use xen_port::{
-    CpuMap, CpuPolicy, CpuPool, CpuTopology, CreateDomain, DomId, DomainFlags, DomainInfo, E820Entry, Errno,
-    EvtchnPort, Gfn, GuestKind, GuestMemory, HvError, HvmBootCpu, HvmParam, Hypervisor, Mfn, NumaNode, PAGE_SIZE,
-    PageTableLevel, PhysCaps, PhysInfo, PopulateFlags, PvBootCpu, Result, SchedulerGlobals, SchedulerId,
-    SchedulerParams, ShutdownReason, Trigger, VcpuId, VcpuInfo, VersionInfo,
+    CpuMap, CpuPolicy, CpuPool, CpuTopology, CreateDomain, DomId, DomainFlags, DomainInfo,
+    E820Entry, Errno, EvtchnPort, Gfn, GuestKind, GuestMemory, HvError, HvmBootCpu, HvmParam,
+    Hypervisor, Mfn, NumaNode, PAGE_SIZE, PageTableLevel, PhysCaps, PhysInfo, PopulateFlags,
+    PvBootCpu, Result, SchedulerGlobals, SchedulerId, SchedulerParams, ShutdownReason, Trigger,
+    VcpuId, VcpuInfo, VersionInfo,
 };
 
 /// What a frame holds that nobody has written to.
@@ -23,6 +24,9 @@ pub const DIRT: u8 = 0xdb;
 const FIRST_MFN: u64 = 0x1_0000;
 /// Frames between two allocations, so that what is a neighbour for the guest is none for the machine.
 const GAP: u64 = 3;
+
+/// Pieces that `fill_with` asks for: small and odd, so that who forgets where a piece belongs is found out.
+const FILL_PIECE_BYTES: usize = 3333;
 
 /// One call, as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,12 +90,16 @@ impl ModelDomain {
     }
 
     fn is_on_demand(&self, page: u64) -> bool {
-        self.on_demand.range(..=page).next_back().is_some_and(|(first, order)| page - first < 1 << order)
+        self.on_demand
+            .range(..=page)
+            .next_back()
+            .is_some_and(|(first, order)| page - first < 1 << order)
     }
 
     fn owns(&self, frame: Mfn) -> bool {
         let extent = self.by_frame.range(..=frame.0).next_back();
-        frame == self.shared_info || extent.is_some_and(|(first, order)| frame.0 - first < 1 << order)
+        frame == self.shared_info
+            || extent.is_some_and(|(first, order)| frame.0 - first < 1 << order)
     }
 }
 
@@ -106,6 +114,7 @@ struct State {
     calls: Vec<Call>,
     fail_at: Option<(usize, Errno)>,
     live_mappings: usize,
+    cannot_clear: bool,
 }
 
 /// The model. It is for one thread, as a build is.
@@ -117,13 +126,24 @@ pub struct Model {
 impl Model {
     /// A host with `free_mib` MiB of free memory.
     pub fn new(free_mib: u64) -> Model {
-        let state = State { free_pages: free_mib * 256, next_mfn: FIRST_MFN, ..State::default() };
-        Model { state: Rc::new(RefCell::new(state)) }
+        let state = State {
+            free_pages: free_mib * 256,
+            next_mfn: FIRST_MFN,
+            ..State::default()
+        };
+        Model {
+            state: Rc::new(RefCell::new(state)),
+        }
     }
 
     /// From now on there are only `count` extents of `2^order` pages.
     pub fn limit_extents(&self, order: u32, count: usize) {
         self.state.borrow_mut().extents_left.insert(order, count);
+    }
+
+    /// From now on Xen does not clear pages, as if the caller were no PV domain.
+    pub fn refuse_to_clear(&self) {
+        self.state.borrow_mut().cannot_clear = true;
     }
 
     /// The call number `number`, counted from 0 from here on, fails with `errno`; others do not.
@@ -161,7 +181,11 @@ impl Model {
     /// A frame's bytes.
     pub fn frame(&self, frame: Mfn) -> Vec<u8> {
         let state = self.state.borrow();
-        state.frames.get(&frame.0).cloned().unwrap_or_else(|| vec![DIRT; PAGE_SIZE])
+        state
+            .frames
+            .get(&frame.0)
+            .cloned()
+            .unwrap_or_else(|| vec![DIRT; PAGE_SIZE])
     }
 
     /// Whether anybody wrote to a frame.
@@ -176,7 +200,9 @@ impl Model {
             let at = address + bytes.len() as u64;
             let start = (at % PAGE_SIZE as u64) as usize;
             let count = (PAGE_SIZE - start).min(len - bytes.len());
-            let frame = self.domain(domid).and_then(|domain| domain.frame(at / PAGE_SIZE as u64));
+            let frame = self
+                .domain(domid)
+                .and_then(|domain| domain.frame(at / PAGE_SIZE as u64));
             let page = frame.map_or_else(|| vec![DIRT; PAGE_SIZE], |frame| self.frame(frame));
             bytes.extend(page.iter().skip(start).take(count));
         }
@@ -205,7 +231,9 @@ impl Model {
         self.called(op, Some(domid), items)?;
         let mut state = self.state.borrow_mut();
         let domain = state.domains.get_mut(&domid.0).ok_or(Errno::ESRCH);
-        domain.and_then(act).map_err(|errno| call_error(op, Some(domid), errno))
+        domain
+            .and_then(act)
+            .map_err(|errno| call_error(op, Some(domid), errno))
     }
 
     fn unsupported<T>(&self, op: &'static str) -> Result<T> {
@@ -214,12 +242,20 @@ impl Model {
 
     fn map_frames(&self, frames: Vec<Mfn>) -> Box<dyn GuestMemory> {
         self.state.borrow_mut().live_mappings += 1;
-        Box::new(Mapping { model: self.clone(), frames })
+        Box::new(Mapping {
+            model: self.clone(),
+            frames,
+        })
     }
 }
 
 fn call_error(op: &'static str, domid: Option<DomId>, errno: Errno) -> HvError {
-    HvError::Call { op, domid, errno, detail: String::new() }
+    HvError::Call {
+        op,
+        domid,
+        errno,
+        detail: String::new(),
+    }
 }
 
 impl State {
@@ -232,7 +268,12 @@ impl State {
     /// Allocates one extent, if there is one left and the domain may have it.
     fn allocate(&mut self, domid: DomId, order: u32, start: Gfn) -> Option<Mfn> {
         let pages = 1_u64 << order;
-        let claimed: u64 = self.domains.iter().filter(|(id, _)| **id != domid.0).map(|(_, d)| d.claimed_pages).sum();
+        let claimed: u64 = self
+            .domains
+            .iter()
+            .filter(|(id, _)| **id != domid.0)
+            .map(|(_, d)| d.claimed_pages)
+            .sum();
         let domain = self.domains.get(&domid.0)?;
         if domain.tot_pages + pages > domain.max_pages || pages + claimed > self.free_pages {
             return None;
@@ -255,7 +296,11 @@ impl State {
         let domain = self.domains.get_mut(&domid.0).ok_or(Errno::ESRCH)?;
         if domain.kind == GuestKind::Pv {
             let frame = Mfn(gfn.0);
-            return if domain.owns(frame) { Ok(frame) } else { Err(Errno::EINVAL) };
+            return if domain.owns(frame) {
+                Ok(frame)
+            } else {
+                Err(Errno::EINVAL)
+            };
         }
         if let Some(frame) = domain.frame(gfn.0) {
             return Ok(frame);
@@ -287,8 +332,14 @@ impl Mapping {
         len: usize,
         mut act: impl FnMut(&mut [u8], usize),
     ) -> Result<()> {
-        let beyond = || HvError::Nonsense { op, what: format!("{len} bytes at {offset} are beyond the mapping") };
-        if offset.checked_add(len).is_none_or(|end| end > self.size_bytes()) {
+        let beyond = || HvError::Nonsense {
+            op,
+            what: format!("{len} bytes at {offset} are beyond the mapping"),
+        };
+        if offset
+            .checked_add(len)
+            .is_none_or(|end| end > self.size_bytes())
+        {
             return Err(beyond());
         }
         let mut state = self.model.state.borrow_mut();
@@ -296,7 +347,10 @@ impl Mapping {
         while done < len {
             let at = offset + done;
             let frame = self.frames.get(at / PAGE_SIZE).ok_or_else(beyond)?;
-            let bytes = state.frames.entry(frame.0).or_insert_with(|| vec![DIRT; PAGE_SIZE]);
+            let bytes = state
+                .frames
+                .entry(frame.0)
+                .or_insert_with(|| vec![DIRT; PAGE_SIZE]);
             let start = at % PAGE_SIZE;
             let end = PAGE_SIZE.min(start + (len - done));
             act(bytes.get_mut(start..end).ok_or_else(beyond)?, done);
@@ -320,14 +374,21 @@ impl GuestMemory for Mapping {
     fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<()> {
         self.model.called("GuestMemory::write", None, bytes.len())?;
         self.pieces("write", offset, bytes.len(), |piece, done| {
-            piece.iter_mut().zip(bytes.iter().skip(done)).for_each(|(to, from)| *to = *from);
+            piece
+                .iter_mut()
+                .zip(bytes.iter().skip(done))
+                .for_each(|(to, from)| *to = *from);
         })
     }
 
     fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
         self.model.called("GuestMemory::read", None, bytes.len())?;
         self.pieces("read", offset, bytes.len(), |piece, done| {
-            bytes.iter_mut().skip(done).zip(piece.iter()).for_each(|(to, from)| *to = *from);
+            bytes
+                .iter_mut()
+                .skip(done)
+                .zip(piece.iter())
+                .for_each(|(to, from)| *to = *from);
         })
     }
 
@@ -343,12 +404,20 @@ impl GuestMemory for Mapping {
         fill: &mut dyn FnMut(&mut [u8]) -> io::Result<()>,
     ) -> Result<io::Result<()>> {
         self.model.called("GuestMemory::fill_with", None, len)?;
-        let mut buffer = vec![DIRT; len];
-        let filled = fill(&mut buffer);
-        self.pieces("fill_with", offset, len, |piece, done| {
-            piece.iter_mut().zip(buffer.iter().skip(done)).for_each(|(to, from)| *to = *from);
-        })?;
-        Ok(filled)
+        let mut buffer = vec![DIRT; FILL_PIECE_BYTES];
+        for start in (0..len).step_by(FILL_PIECE_BYTES) {
+            buffer.resize(FILL_PIECE_BYTES.min(len - start), DIRT);
+            if let Err(error) = fill(&mut buffer) {
+                return Ok(Err(error));
+            }
+            self.pieces("fill_with", offset + start, buffer.len(), |piece, done| {
+                piece
+                    .iter_mut()
+                    .zip(buffer.iter().skip(done))
+                    .for_each(|(to, from)| *to = *from);
+            })?;
+        }
+        Ok(Ok(()))
     }
 }
 
@@ -368,11 +437,20 @@ impl Hypervisor for Model {
             nr_nodes: 1,
             max_node_id: 0,
             cpu_khz: 1_000_000,
-            caps: PhysCaps { hvm: true, pv: true, hap: true, ..PhysCaps::default() },
+            caps: PhysCaps {
+                hvm: true,
+                pv: true,
+                hap: true,
+                ..PhysCaps::default()
+            },
             total_pages: state.free_pages,
             free_pages: state.free_pages,
             scrub_pages: 0,
-            outstanding_pages: state.domains.values().map(|domain| domain.claimed_pages).sum(),
+            outstanding_pages: state
+                .domains
+                .values()
+                .map(|domain| domain.claimed_pages)
+                .sum(),
             max_mfn: state.next_mfn,
             hw_caps: [0; 8],
         })
@@ -422,13 +500,19 @@ impl Hypervisor for Model {
     fn domain_list(&self) -> Result<Vec<DomainInfo>> {
         self.called("domain_list", None, 1)?;
         let state = self.state.borrow();
-        Ok(state.domains.iter().map(|(domid, domain)| info(DomId(*domid), domain)).collect())
+        Ok(state
+            .domains
+            .iter()
+            .map(|(domid, domain)| info(DomId(*domid), domain))
+            .collect())
     }
 
     fn create_domain(&self, request: &CreateDomain) -> Result<DomId> {
         self.called("create_domain", request.domid, 1)?;
         let mut state = self.state.borrow_mut();
-        let free = (1..).find(|domid| !state.domains.contains_key(domid)).unwrap_or_default();
+        let free = (1..)
+            .find(|domid| !state.domains.contains_key(domid))
+            .unwrap_or_default();
         let domid = request.domid.map_or(free, |domid| domid.0);
         if state.domains.contains_key(&domid) {
             return Err(call_error("create_domain", request.domid, Errno::EEXIST));
@@ -467,9 +551,10 @@ impl Hypervisor for Model {
     fn destroy_domain(&self, domid: DomId, _deadline: Instant) -> Result<()> {
         self.called("destroy_domain", Some(domid), 1)?;
         let mut state = self.state.borrow_mut();
-        let domain = state.domains.remove(&domid.0).ok_or_else(|| {
-            call_error("destroy_domain", Some(domid), Errno::ESRCH)
-        })?;
+        let domain = state
+            .domains
+            .remove(&domid.0)
+            .ok_or_else(|| call_error("destroy_domain", Some(domid), Errno::ESRCH))?;
         state.free_pages += domain.tot_pages;
         Ok(())
     }
@@ -541,8 +626,15 @@ impl Hypervisor for Model {
     fn set_cpu_policy(&self, domid: DomId, policy: &CpuPolicy) -> Result<()> {
         self.on_domain("set_cpu_policy", domid, policy.leaves.len(), |domain| {
             for new in &policy.leaves {
-                let same = |old: &&mut xen_port::CpuidLeaf| old.leaf == new.leaf && old.subleaf == new.subleaf;
-                *domain.policy.leaves.iter_mut().find(same).ok_or(Errno::EINVAL)? = *new;
+                let same = |old: &&mut xen_port::CpuidLeaf| {
+                    old.leaf == new.leaf && old.subleaf == new.subleaf
+                };
+                *domain
+                    .policy
+                    .leaves
+                    .iter_mut()
+                    .find(same)
+                    .ok_or(Errno::EINVAL)? = *new;
             }
             Ok(())
         })
@@ -599,7 +691,10 @@ impl Hypervisor for Model {
                 domain.claimed_pages = 0;
                 return Ok(());
             }
-            if domain.claimed_pages > 0 || nr_pages <= domain.tot_pages || nr_pages > domain.max_pages {
+            if domain.claimed_pages > 0
+                || nr_pages <= domain.tot_pages
+                || nr_pages > domain.max_pages
+            {
                 return Err(Errno::EINVAL);
             }
             if nr_pages - domain.tot_pages > free {
@@ -627,10 +722,15 @@ impl Hypervisor for Model {
         if flags.on_demand {
             let domain = state.domains.get_mut(&domid.0);
             let on_demand = domain.map(|domain| &mut domain.on_demand);
-            on_demand.into_iter().for_each(|map| map.extend(start.iter().map(|gfn| (gfn.0, order))));
+            on_demand
+                .into_iter()
+                .for_each(|map| map.extend(start.iter().map(|gfn| (gfn.0, order))));
             return Ok(vec![Mfn(0); start.len()]);
         }
-        Ok(start.iter().map_while(|gfn| state.allocate(domid, order, *gfn)).collect())
+        Ok(start
+            .iter()
+            .map_while(|gfn| state.allocate(domid, order, *gfn))
+            .collect())
     }
 
     fn set_memory_map(&self, domid: DomId, map: &[E820Entry]) -> Result<()> {
@@ -650,6 +750,23 @@ impl Hypervisor for Model {
             domain.pinned.extend(tables);
             Ok(())
         })
+    }
+
+    fn clear_pages(&self, domid: DomId, pages: &[Gfn]) -> Result<()> {
+        let supported = !self.state.borrow().cannot_clear;
+        self.on_domain("clear_pages", domid, pages.len(), |domain| {
+            let owned = pages.iter().all(|gfn| domain.owns(Mfn(gfn.0)));
+            match (supported, domain.kind) {
+                (false, _) => Err(Errno::EOPNOTSUPP),
+                (true, GuestKind::Pv) if owned => Ok(()),
+                _ => Err(Errno::EINVAL),
+            }
+        })?;
+        let mut state = self.state.borrow_mut();
+        state
+            .frames
+            .extend(pages.iter().map(|gfn| (gfn.0, vec![0; PAGE_SIZE])));
+        Ok(())
     }
 
     fn init_hypercall_page(&self, domid: DomId, gfn: Gfn) -> Result<()> {
@@ -681,7 +798,13 @@ impl Hypervisor for Model {
         let mapped: Result<Vec<Mfn>> = frames
             .iter()
             .map(|gfn| {
-                state.mapped_frame(domid, *gfn).map_err(|errno| HvError::Map { domid, gfn: *gfn, errno })
+                state
+                    .mapped_frame(domid, *gfn)
+                    .map_err(|errno| HvError::Map {
+                        domid,
+                        gfn: *gfn,
+                        errno,
+                    })
             })
             .collect();
         drop(state);
@@ -689,13 +812,19 @@ impl Hypervisor for Model {
     }
 
     fn map_grant_frames(&self, domid: DomId, nr_frames: u32) -> Result<Box<dyn GuestMemory>> {
-        let table = self.on_domain("map_grant_frames", domid, nr_frames as usize, |domain| Ok(domain.grant_table))?;
+        let table = self.on_domain("map_grant_frames", domid, nr_frames as usize, |domain| {
+            Ok(domain.grant_table)
+        })?;
         Ok(self.map_frames(vec![table]))
     }
 
     fn hvm_param(&self, domid: DomId, param: HvmParam) -> Result<u64> {
         self.on_domain("hvm_param", domid, 1, |domain| {
-            Ok(domain.params.get(&(param as u32)).copied().unwrap_or_default())
+            Ok(domain
+                .params
+                .get(&(param as u32))
+                .copied()
+                .unwrap_or_default())
         })
     }
 
@@ -705,7 +834,9 @@ impl Hypervisor for Model {
 
     fn set_hvm_params(&self, domid: DomId, params: &[(HvmParam, u64)]) -> Result<()> {
         self.on_domain("set_hvm_params", domid, params.len(), |domain| {
-            domain.params.extend(params.iter().map(|(param, value)| (*param as u32, *value)));
+            domain
+                .params
+                .extend(params.iter().map(|(param, value)| (*param as u32, *value)));
             Ok(())
         })
     }
@@ -722,7 +853,12 @@ fn info(domid: DomId, domain: &ModelDomain) -> DomainInfo {
     let hvm = domain.kind != GuestKind::Pv;
     DomainInfo {
         domid,
-        flags: DomainFlags { hvm, hap: hvm, paused: domain.pauses > 0, ..DomainFlags::default() },
+        flags: DomainFlags {
+            hvm,
+            hap: hvm,
+            paused: domain.pauses > 0,
+            ..DomainFlags::default()
+        },
         shutdown_reason: None,
         tot_pages: domain.tot_pages,
         max_pages: domain.max_pages,

@@ -11,32 +11,179 @@ use xen_image::{Image, Module, Segment};
 
 use crate::area::Area;
 use crate::error::{Result, Step};
-use crate::span::PageSpan;
+use crate::span::{PAGE_BYTES, PageSpan, pages_for};
 
-/// Fills the pages of `span` with the kernel; `address_of` says where a segment goes.
-pub(crate) fn place_kernel(
-    area: &mut Area,
-    image: &Image,
+/// A kernel at its place.
+pub(crate) struct Placed<'a> {
+    image: &'a Image,
+    /// The pages that it lies in.
     span: PageSpan,
-    address_of: impl Fn(&Segment) -> u64,
-) -> Result<()> {
-    let mut segments: Vec<(u64, &Segment)> = image.segments().iter().map(|s| (address_of(s), s)).collect();
-    segments.sort_by_key(|(address, _)| *address);
-    let mut filled_to = span.address();
-    for (address, segment) in segments {
-        area.zero(Step::PlaceKernel, filled_to, address.saturating_sub(filled_to))?;
-        area.fill(Step::PlaceKernel, address, segment.mem_size, |bytes| {
-            image.read_segment_into(segment, 0, bytes)
-        })?;
-        filled_to = address + segment.mem_size;
+    /// Its segments and their addresses, in rising order. They do not overlap.
+    segments: Vec<(u64, &'a Segment)>,
+}
+
+impl<'a> Placed<'a> {
+    /// A kernel that lies in `span`; `address_of` says where a segment goes.
+    pub(crate) fn new(
+        image: &'a Image,
+        span: PageSpan,
+        address_of: impl Fn(&Segment) -> u64,
+    ) -> Placed<'a> {
+        let mut segments: Vec<_> = image
+            .segments()
+            .iter()
+            .map(|s| (address_of(s), s))
+            .collect();
+        segments.sort_by_key(|(address, _)| *address);
+        Placed {
+            image,
+            span,
+            segments,
+        }
     }
-    let end = span.address() + span.size_bytes();
-    area.zero(Step::PlaceKernel, filled_to, end.saturating_sub(filled_to))
+
+    /// The pages of `span` that hold no byte of the image: they are all zero.
+    pub(crate) fn empty_pages(&self) -> Vec<PageSpan> {
+        let mut empty = Vec::new();
+        let mut next = self.span.first;
+        let with_bytes = self
+            .segments
+            .iter()
+            .filter(|(_, segment)| segment.file_size > 0);
+        for (address, segment) in with_bytes {
+            let first = address / PAGE_BYTES;
+            empty.push(PageSpan::new(next, first.saturating_sub(next)));
+            next = next.max(pages_for(address + segment.file_size));
+        }
+        empty.push(PageSpan::new(next, self.span.end().saturating_sub(next)));
+        empty.retain(|span| !span.is_empty());
+        empty
+    }
+
+    /// The pages of `span` but those of `empty`, in rising order.
+    pub(crate) fn pages_but(&self, empty: &[PageSpan]) -> Vec<PageSpan> {
+        let mut others = Vec::new();
+        let mut next = self.span.first;
+        for span in empty {
+            others.push(PageSpan::new(next, span.first - next));
+            next = span.end();
+        }
+        others.push(PageSpan::new(next, self.span.end() - next));
+        others.retain(|span| !span.is_empty());
+        others
+    }
+
+    /// Fills the pages `filled`, which hold all bytes of the image: those bytes, and zeros around them.
+    pub(crate) fn fill(&self, area: &mut Area, filled: &[PageSpan]) -> Result<()> {
+        for span in filled {
+            let end = span.address() + span.size_bytes();
+            let mut done = span.address();
+            for (address, segment) in &self.segments {
+                if segment.file_size == 0 || *address < span.address() || *address >= end {
+                    continue;
+                }
+                area.zero(Step::PlaceKernel, done, address - done)?;
+                area.fill(
+                    Step::PlaceKernel,
+                    *address,
+                    segment.file_size,
+                    |offset, piece| self.image.read_segment_into(segment, offset, piece),
+                )?;
+                done = address + segment.file_size;
+            }
+            area.zero(Step::PlaceKernel, done, end - done)?;
+        }
+        Ok(())
+    }
 }
 
 /// Fills the pages of `span` with a module, then zeros.
 pub(crate) fn place_module(area: &mut Area, module: &Module, span: PageSpan) -> Result<()> {
     let len = module.size_bytes();
-    area.fill(Step::PlaceModule, span.address(), len, |bytes| module.read_into(0, bytes))?;
-    area.zero(Step::PlaceModule, span.address() + len, span.size_bytes().saturating_sub(len))
+    area.fill(Step::PlaceModule, span.address(), len, |offset, piece| {
+        module.read_into(offset, piece)
+    })?;
+    area.zero(
+        Step::PlaceModule,
+        span.address() + len,
+        span.size_bytes().saturating_sub(len),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(file_size: u64, mem_size: u64) -> Segment {
+        Segment {
+            index: 0,
+            paddr: 0,
+            vaddr: 0,
+            mem_size,
+            file_offset: 0,
+            file_size,
+            flags: 7,
+            align: 1,
+        }
+    }
+
+    fn with_segments<T>(segments: &[(u64, Segment)], check: impl FnOnce(&Placed<'_>) -> T) -> T {
+        // A kernel that is as small as one can be: only its place matters here.
+        let image = tiny_image();
+        let segments = segments
+            .iter()
+            .map(|(address, segment)| (*address, segment))
+            .collect();
+        check(&Placed {
+            image: &image,
+            span: PageSpan::new(1, 9),
+            segments,
+        })
+    }
+
+    fn tiny_image() -> Image {
+        let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
+        elf.extend([0_u64, 64, 0].map(u64::to_le_bytes).as_flattened());
+        elf.extend(
+            [0, 0, 64_u16, 56, 1, 64, 0, 0]
+                .map(u16::to_le_bytes)
+                .as_flattened(),
+        );
+        elf.extend([1_u32, 7].map(u32::to_le_bytes).as_flattened());
+        elf.extend([0_u64, 0, 0, 1, 1, 1].map(u64::to_le_bytes).as_flattened());
+        Image::parse("tiny", elf, &xen_image::Limits::default()).unwrap()
+    }
+
+    #[test]
+    fn whole_pages_of_bss_and_of_gaps_are_empty() {
+        let segments = [
+            (0x1800, segment(0x900, 0x900)),
+            (0x2200, segment(0, 0x100)),
+            (0x5010, segment(1, 0x4000)),
+        ];
+        with_segments(&segments, |placed| {
+            let empty = [PageSpan::new(3, 2), PageSpan::new(6, 4)];
+            assert_eq!(placed.empty_pages(), empty);
+            assert_eq!(
+                placed.pages_but(&empty),
+                [PageSpan::new(1, 2), PageSpan::new(5, 1)]
+            );
+            assert_eq!(placed.pages_but(&[]), [PageSpan::new(1, 9)]);
+        });
+    }
+
+    #[test]
+    fn segments_that_share_a_page_leave_no_hole() {
+        let segments = [
+            (0x1000, segment(0x1800, 0x1800)),
+            (0x2800, segment(0x2000, 0x2000)),
+        ];
+        with_segments(&segments, |placed| {
+            assert_eq!(placed.empty_pages(), [PageSpan::new(5, 5)]);
+            assert_eq!(
+                placed.pages_but(&placed.empty_pages()),
+                [PageSpan::new(1, 4)]
+            );
+        });
+    }
 }

@@ -44,14 +44,26 @@ impl Populate<'_> {
             }
             *count_of(&mut counts, order) += frames.len() as u64;
             left = rest;
-            left.extend(starts.iter().skip(frames.len()).map(|gfn| PageSpan::new(gfn.0, 1 << order)));
+            left.extend(
+                starts
+                    .iter()
+                    .skip(frames.len())
+                    .map(|gfn| PageSpan::new(gfn.0, 1 << order)),
+            );
         }
-        if left.is_empty() { Ok(counts) } else { Err(self.out_of_memory(Step::Populate)) }
+        if left.is_empty() {
+            Ok(counts)
+        } else {
+            Err(self.out_of_memory(Step::Populate))
+        }
     }
 
     /// Allocates extents; fewer where Xen has no more of that order. A short answer at order 0 is out of memory.
     fn extents(&self, order: u32, starts: &[Gfn]) -> Result<Vec<Mfn>> {
-        match self.hv.populate_physmap(self.domid, order, self.flags, starts) {
+        match self
+            .hv
+            .populate_physmap(self.domid, order, self.flags, starts)
+        {
             Ok(frames) => Ok(frames),
             Err(error) if error.is(Errno::ENOMEM) => Ok(Vec::new()),
             Err(error) => Err(error).during(self.domid, Step::Populate),
@@ -60,7 +72,11 @@ impl Populate<'_> {
 
     fn out_of_memory(&self, step: Step) -> BuildError {
         // Only here, where it explains a failure, is the host asked what it has.
-        let free_mib = self.hv.phys_info().ok().map(|host| host.free_pages.saturating_sub(host.outstanding_pages));
+        let free_mib = self
+            .hv
+            .phys_info()
+            .ok()
+            .map(|host| host.free_pages.saturating_sub(host.outstanding_pages));
         BuildError::OutOfMemory {
             domid: self.domid,
             wanted_mib: mib_for(self.wanted_pages),
@@ -74,7 +90,11 @@ impl Populate<'_> {
         if error.is(Errno::ENOMEM) {
             self.out_of_memory(step)
         } else {
-            BuildError::Hypervisor { domid: self.domid, step, source: error }
+            BuildError::Hypervisor {
+                domid: self.domid,
+                step,
+                source: error,
+            }
         }
     }
 }
@@ -118,9 +138,15 @@ impl<'a> Claim<'a> {
     /// Stakes a claim for `nr_pages` if `wanted`.
     pub(crate) fn stake(how: &Populate<'a>, nr_pages: u64, wanted: bool) -> Result<Claim<'a>> {
         if wanted {
-            how.hv.claim_pages(how.domid, nr_pages).map_err(|error| how.explain(Step::Claim, error))?;
+            how.hv
+                .claim_pages(how.domid, nr_pages)
+                .map_err(|error| how.explain(Step::Claim, error))?;
         }
-        Ok(Claim { hv: how.hv, domid: how.domid, outstanding: wanted })
+        Ok(Claim {
+            hv: how.hv,
+            domid: how.domid,
+            outstanding: wanted,
+        })
     }
 
     /// All that was claimed has been allocated. Xen takes each page that a domain gets off its claim
@@ -145,9 +171,19 @@ mod tests {
 
     #[test]
     fn extents_are_aligned_and_nothing_is_lost() {
-        let (starts, rest) = split_extents(&[PageSpan::new(5, 2048), PageSpan::new(4096, 100)], ORDER_2MIB);
+        let (starts, rest) = split_extents(
+            &[PageSpan::new(5, 2048), PageSpan::new(4096, 100)],
+            ORDER_2MIB,
+        );
         assert_eq!(starts, [Gfn(512), Gfn(1024), Gfn(1536)]);
-        assert_eq!(rest, [PageSpan::new(5, 507), PageSpan::new(2048, 5), PageSpan::new(4096, 100)]);
+        assert_eq!(
+            rest,
+            [
+                PageSpan::new(5, 507),
+                PageSpan::new(2048, 5),
+                PageSpan::new(4096, 100)
+            ]
+        );
     }
 
     #[test]

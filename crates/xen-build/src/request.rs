@@ -1,7 +1,7 @@
 //! What is to be built, and what came of it.
 
 use xen_image::{Image, Module};
-use xen_port::{DomId, EvtchnPort, GuestKind, Gfn, HvmParam};
+use xen_port::{DomId, EvtchnPort, Gfn, GuestKind, HvmParam};
 
 use crate::error::{BuildError, Result};
 
@@ -105,11 +105,19 @@ impl BuildRequest<'_> {
         check_memory("memory", self.target_kib)?;
         check_memory("maxmem", self.max_kib)?;
         if !(1..=limits.vcpus).contains(&self.max_vcpus) {
-            return Err(BuildError::Vcpus { given: self.max_vcpus, max: limits.vcpus, kind: limits.name });
+            return Err(BuildError::Vcpus {
+                given: self.max_vcpus,
+                max: limits.vcpus,
+                kind: limits.name,
+            });
         }
         if self.modules.len() > limits.modules {
             let given = self.modules.len();
-            return Err(BuildError::TooManyModules { given, max: limits.modules, kind: limits.name });
+            return Err(BuildError::TooManyModules {
+                given,
+                max: limits.modules,
+                kind: limits.name,
+            });
         }
         limits.check_cmdline("the kernel".to_owned(), self.cmdline)?;
         for (index, module) in self.modules.iter().enumerate() {
@@ -121,7 +129,11 @@ impl BuildRequest<'_> {
 
 fn check_memory(what: &'static str, given_kib: u64) -> Result<()> {
     if given_kib > MEMORY_MAX_KIB {
-        return Err(BuildError::TooMuchMemory { what, given_kib, max_kib: MEMORY_MAX_KIB });
+        return Err(BuildError::TooMuchMemory {
+            what,
+            given_kib,
+            max_kib: MEMORY_MAX_KIB,
+        });
     }
     Ok(())
 }
@@ -159,7 +171,12 @@ impl Limits {
     }
 
     fn check_module_cmdline(&self, index: usize, cmdline: &str) -> Result<()> {
-        check_text(format!("module {index}"), cmdline, self.module_cmdline, self.name)
+        check_text(
+            format!("module {index}"),
+            cmdline,
+            self.module_cmdline,
+            self.name,
+        )
     }
 }
 
@@ -168,7 +185,12 @@ fn check_text(what: String, cmdline: &str, max: usize, kind: &'static str) -> Re
         return Err(BuildError::CommandLineZero { what, position });
     }
     if cmdline.len() > max {
-        return Err(BuildError::CommandLineTooLong { what, len: cmdline.len(), max, kind });
+        return Err(BuildError::CommandLineTooLong {
+            what,
+            len: cmdline.len(),
+            max,
+            kind,
+        });
     }
     Ok(())
 }

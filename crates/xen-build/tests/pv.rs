@@ -1,6 +1,12 @@
 //! 64-bit PV domains, built on the model and looked at as their kernels would.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs
+)]
 
 mod common;
 
@@ -22,21 +28,43 @@ const HYPERCALL_OFFSET: u64 = 0x1000;
 struct Wishes {
     virt_base: u64,
     paddr: u64,
+    bss_pages: u64,
     separate_p2m: bool,
     unmapped_ramdisk: bool,
 }
 
 /// Like Linux, but small.
-const LINUX: Wishes =
-    Wishes { virt_base: VIRT_BASE, paddr: MIB, separate_p2m: true, unmapped_ramdisk: true };
+const LINUX: Wishes = Wishes {
+    virt_base: VIRT_BASE,
+    paddr: MIB,
+    bss_pages: 20,
+    separate_p2m: true,
+    unmapped_ramdisk: true,
+};
 /// Like a small system without any notes that it need not have.
-const PLAIN: Wishes = Wishes { virt_base: 0, paddr: 0, separate_p2m: false, unmapped_ramdisk: false };
+const PLAIN: Wishes = Wishes {
+    virt_base: 0,
+    paddr: 0,
+    bss_pages: 2,
+    separate_p2m: false,
+    unmapped_ramdisk: false,
+};
 
 fn kernel(wishes: Wishes) -> Kernel {
-    let Wishes { virt_base, paddr, separate_p2m, unmapped_ramdisk } = wishes;
+    let Wishes {
+        virt_base,
+        paddr,
+        bss_pages,
+        separate_p2m,
+        unmapped_ramdisk,
+    } = wishes;
     let mut kernel = Kernel::default()
         .part(paddr, pattern(3 * PAGE, 1), 0)
-        .part(paddr + 3 * PAGE + 0x800, pattern(0x123, 2), 2 * PAGE)
+        .part(
+            paddr + 3 * PAGE + 0x800,
+            pattern(0x123, 2),
+            bss_pages * PAGE,
+        )
         .text(types::GUEST_OS, "tests")
         .text(types::LOADER, "generic")
         .text(types::XEN_VERSION, "xen-3.0")
@@ -71,13 +99,21 @@ struct Guest<'a> {
 impl<'a> Guest<'a> {
     fn new(model: &'a Model, domid: DomId) -> Guest<'a> {
         let top = model.domain(domid).unwrap().pv_cpu.unwrap().cr3;
-        let mut guest = Guest { model, domid, leaves: BTreeMap::new(), tables: BTreeSet::new() };
+        let mut guest = Guest {
+            model,
+            domid,
+            leaves: BTreeMap::new(),
+            tables: BTreeSet::new(),
+        };
         guest.walk(top.0, 4, 0, true);
         guest
     }
 
     fn walk(&mut self, frame: u64, level: u32, virt: u64, writable: bool) {
-        assert!(self.tables.insert(frame), "frame {frame:#x} is one table only");
+        assert!(
+            self.tables.insert(frame),
+            "frame {frame:#x} is one table only"
+        );
         let table = self.model.frame(Mfn(frame));
         for index in 0..512_u64 {
             let entry = u64_at(&table, index as usize * 8);
@@ -94,8 +130,18 @@ impl<'a> Guest<'a> {
                 self.walk(target, level - 1, virt, writable);
             } else {
                 assert_eq!(entry & 0xffd, 0x21);
-                let virt = if virt >> 47 == 1 { virt | 0xffff << 48 } else { virt };
-                self.leaves.insert(virt, Leaf { frame: target, writable });
+                let virt = if virt >> 47 == 1 {
+                    virt | 0xffff << 48
+                } else {
+                    virt
+                };
+                self.leaves.insert(
+                    virt,
+                    Leaf {
+                        frame: target,
+                        writable,
+                    },
+                );
             }
         }
     }
@@ -104,7 +150,10 @@ impl<'a> Guest<'a> {
         let mut bytes = Vec::new();
         while bytes.len() < len {
             let at = virt + bytes.len() as u64;
-            let leaf = self.leaves.get(&(at & !0xfff)).unwrap_or_else(|| panic!("{at:#x} is not mapped"));
+            let leaf = self
+                .leaves
+                .get(&(at & !0xfff))
+                .unwrap_or_else(|| panic!("{at:#x} is not mapped"));
             let page = self.model.frame(Mfn(leaf.frame));
             let start = (at & 0xfff) as usize;
             let count = (4096 - start).min(len - bytes.len());
@@ -114,12 +163,23 @@ impl<'a> Guest<'a> {
     }
 
     fn frame_of(&self, page: u64) -> u64 {
-        self.model.domain(self.domid).unwrap().frame(page).unwrap().0
+        self.model
+            .domain(self.domid)
+            .unwrap()
+            .frame(page)
+            .unwrap()
+            .0
     }
 }
 
 /// Looks at everything that the boot contract promises.
-fn check(model: &Model, wishes: Wishes, request: &BuildRequest<'_>, ramdisk: Option<&Ramdisk>, built: &Built) {
+fn check(
+    model: &Model,
+    wishes: Wishes,
+    request: &BuildRequest<'_>,
+    ramdisk: Option<&Ramdisk>,
+    built: &Built,
+) {
     let guest = Guest::new(model, request.domid);
     let cpu = model.domain(request.domid).unwrap().pv_cpu.unwrap();
     assert_eq!(cpu.rip, wishes.virt_base + wishes.paddr + 0x40);
@@ -132,19 +192,38 @@ fn check(model: &Model, wishes: Wishes, request: &BuildRequest<'_>, ramdisk: Opt
     check_aftermath(model, request.domid, built.store_gfn.0, built.console_gfn.0);
     let domain = model.domain(request.domid).unwrap();
     assert_eq!(domain.pinned, [(PageTableLevel::L4, cpu.cr3)]);
-    assert_eq!(domain.hypercall_page.unwrap().0, guest.frame_of((wishes.paddr + HYPERCALL_OFFSET) / PAGE));
+    assert_eq!(
+        domain.hypercall_page.unwrap().0,
+        guest.frame_of((wishes.paddr + HYPERCALL_OFFSET) / PAGE)
+    );
     assert_eq!(domain.tot_pages, request.target_kib / 4);
     let limit = request.max_kib.max(request.target_kib) / 4 * PAGE;
-    assert_eq!(domain.memory_map, [E820Entry { start: 0, size_bytes: limit, kind: E820Kind::Ram }]);
+    assert_eq!(
+        domain.memory_map,
+        [E820Entry {
+            start: 0,
+            size_bytes: limit,
+            kind: E820Kind::Ram
+        }]
+    );
     for ring in [built.store_gfn, built.console_gfn] {
         assert!(model.frame(Mfn(ring.0)).iter().all(|byte| *byte == 0));
     }
     let shared = model.frame(domain.shared_info);
     let masked: Vec<usize> = (0..4096).filter(|offset| shared[*offset] != 0).collect();
-    assert_eq!(masked, (0..32).map(|vcpu| vcpu * 64 + 1).collect::<Vec<_>>());
+    assert_eq!(
+        masked,
+        (0..32).map(|vcpu| vcpu * 64 + 1).collect::<Vec<_>>()
+    );
 }
 
-fn check_start_info(guest: &Guest<'_>, wishes: Wishes, request: &BuildRequest<'_>, built: &Built, info: &[u8]) {
+fn check_start_info(
+    guest: &Guest<'_>,
+    wishes: Wishes,
+    request: &BuildRequest<'_>,
+    built: &Built,
+    info: &[u8],
+) {
     let domain = guest.model.domain(request.domid).unwrap();
     assert!(info.starts_with(b"xen-3.0-x86_64\0"));
     assert_eq!(u64_at(info, 32), request.target_kib / 4, "nr_pages");
@@ -155,9 +234,16 @@ fn check_start_info(guest: &Guest<'_>, wishes: Wishes, request: &BuildRequest<'_
     assert_eq!(u32_at(info, 80), CONSOLE_PORT);
     let cmdline = &info[128..1152];
     assert!(cmdline.starts_with(request.cmdline.as_bytes()));
-    assert!(cmdline[request.cmdline.len()..].iter().all(|byte| *byte == 0));
+    assert!(
+        cmdline[request.cmdline.len()..]
+            .iter()
+            .all(|byte| *byte == 0)
+    );
     let page = guest.read(domain.pv_cpu.unwrap().rsi, 4096);
-    assert!(page[1168..].iter().all(|byte| *byte == 0), "nothing behind start_info");
+    assert!(
+        page[1168..].iter().all(|byte| *byte == 0),
+        "nothing behind start_info"
+    );
     // The order: start_info, xenstore, console, page tables, stack.
     let cpu = domain.pv_cpu.unwrap();
     let pages = [cpu.rsi + PAGE, cpu.rsi + 2 * PAGE].map(|virt| guest.leaves[&virt].frame);
@@ -172,17 +258,32 @@ fn check_start_info(guest: &Guest<'_>, wishes: Wishes, request: &BuildRequest<'_
 fn check_tables(guest: &Guest<'_>, wishes: Wishes, info: &[u8]) {
     let (pt_base, nr_tables) = (u64_at(info, 88), u64_at(info, 96));
     let cpu = guest.model.domain(guest.domid).unwrap().pv_cpu.unwrap();
-    let row: Vec<u64> =
-        guest.leaves.keys().copied().filter(|virt| *virt >= wishes.virt_base).collect();
+    let row: Vec<u64> = guest
+        .leaves
+        .keys()
+        .copied()
+        .filter(|virt| *virt >= wishes.virt_base)
+        .collect();
     let end = wishes.virt_base + row.len() as u64 * PAGE;
     assert_eq!(row.last().unwrap() + PAGE, end, "no hole in the mapping");
     assert_eq!(end % (4 * MIB), 0, "the mapping ends at 4 MiB");
     assert!(end - cpu.rsp >= 512 << 10, "512 KiB of padding");
-    assert!(end - cpu.rsp < (512 << 10) + 4 * MIB + PAGE, "and not much more");
+    assert!(
+        end - cpu.rsp < (512 << 10) + 4 * MIB + PAGE,
+        "and not much more"
+    );
     let mut seen = BTreeSet::new();
     for (virt, leaf) in &guest.leaves {
-        assert!(seen.insert(leaf.frame), "frame {:#x} is mapped twice", leaf.frame);
-        assert_eq!(leaf.writable, !guest.tables.contains(&leaf.frame), "{virt:#x}");
+        assert!(
+            seen.insert(leaf.frame),
+            "frame {:#x} is mapped twice",
+            leaf.frame
+        );
+        assert_eq!(
+            leaf.writable,
+            !guest.tables.contains(&leaf.frame),
+            "{virt:#x}"
+        );
         if *virt >= wishes.virt_base {
             assert_eq!(leaf.frame, guest.frame_of((virt - wishes.virt_base) / PAGE));
         }
@@ -193,7 +294,11 @@ fn check_tables(guest: &Guest<'_>, wishes: Wishes, info: &[u8]) {
     }
     let separate = u64_at(info, 1160).saturating_sub((u64_at(info, 32) * 8).div_ceil(PAGE));
     let others = if wishes.separate_p2m { separate } else { 0 };
-    assert_eq!(guest.tables.len() as u64, nr_tables + others, "no other tables");
+    assert_eq!(
+        guest.tables.len() as u64,
+        nr_tables + others,
+        "no other tables"
+    );
 }
 
 fn check_p2m(guest: &Guest<'_>, wishes: Wishes, request: &BuildRequest<'_>, info: &[u8]) {
@@ -203,23 +308,37 @@ fn check_p2m(guest: &Guest<'_>, wishes: Wishes, request: &BuildRequest<'_>, info
     let whole = len.next_multiple_of(4096);
     let bytes = guest.read(list, whole);
     for page in (0..nr_pages).step_by(97).chain([nr_pages - 1]) {
-        assert_eq!(u64_at(&bytes, page as usize * 8), guest.frame_of(page), "page {page}");
+        assert_eq!(
+            u64_at(&bytes, page as usize * 8),
+            guest.frame_of(page),
+            "page {page}"
+        );
     }
     assert!(bytes[len..].iter().all(|byte| *byte == 0));
     if wishes.separate_p2m {
         assert_eq!(list, P2M_BASE);
         let first = u64_at(info, 1152);
         assert_eq!(guest.leaves[&P2M_BASE].frame, guest.frame_of(first));
-        let mapped = guest.leaves.keys().filter(|virt| **virt < wishes.virt_base).count();
+        let mapped = guest
+            .leaves
+            .keys()
+            .filter(|virt| **virt < wishes.virt_base)
+            .count();
         assert_eq!(mapped, whole / 4096, "the list and nothing else");
     }
 }
 
 fn check_kernel(guest: &Guest<'_>, wishes: Wishes) {
     for part in kernel(wishes).parts {
-        let bytes = guest.read(wishes.virt_base + part.paddr, part.content.len() + part.bss as usize);
+        let bytes = guest.read(
+            wishes.virt_base + part.paddr,
+            part.content.len() + part.bss as usize,
+        );
         assert!(bytes.starts_with(&part.content));
-        assert!(bytes[part.content.len()..].iter().all(|byte| *byte == 0), "bss");
+        assert!(
+            bytes[part.content.len()..].iter().all(|byte| *byte == 0),
+            "bss"
+        );
     }
     let gap = guest.read(wishes.virt_base + wishes.paddr + 3 * PAGE, 0x800);
     assert!(gap.iter().all(|byte| *byte == 0), "gaps between segments");
@@ -241,11 +360,19 @@ fn check_ramdisk(guest: &Guest<'_>, wishes: Wishes, info: &[u8], ramdisk: Option
         guest.read(start, whole)
     };
     assert!(bytes.starts_with(&ramdisk.bytes));
-    assert!(bytes[ramdisk.bytes.len()..].iter().all(|byte| *byte == 0), "the last page's end");
+    assert!(
+        bytes[ramdisk.bytes.len()..].iter().all(|byte| *byte == 0),
+        "the last page's end"
+    );
 }
 
 /// Builds a domain on a fresh host and looks at it.
-fn build_and_check(wishes: Wishes, target_kib: u64, ramdisk_len: Option<u64>, prepare: impl Fn(&Model)) -> Built {
+fn build_and_check(
+    wishes: Wishes,
+    target_kib: u64,
+    ramdisk_len: Option<u64>,
+    prepare: impl Fn(&Model),
+) -> Built {
     let model = Model::new(16384);
     prepare(&model);
     let image = kernel(wishes).build();
@@ -253,7 +380,10 @@ fn build_and_check(wishes: Wishes, target_kib: u64, ramdisk_len: Option<u64>, pr
     let ramdisk = ramdisk_len.map(ramdisk);
     let ramdisks: Vec<&Ramdisk> = ramdisk.iter().collect();
     let modules = boot_modules(&ramdisks, "");
-    let request = BuildRequest { modules: &modules, ..request(domid, &image, target_kib) };
+    let request = BuildRequest {
+        modules: &modules,
+        ..request(domid, &image, target_kib)
+    };
     let built = build_pv(&model, &request).unwrap();
     check(&model, wishes, &request, ramdisk.as_ref(), &built);
     built
@@ -262,7 +392,14 @@ fn build_and_check(wishes: Wishes, target_kib: u64, ramdisk_len: Option<u64>, pr
 #[test]
 fn a_linux_like_kernel_finds_what_it_asked_for() {
     let built = build_and_check(LINUX, 64 << 10, Some(MIB + 123), |_| ());
-    assert_eq!(built.extents, ExtentCounts { nr_1gib: 0, nr_2mib: 32, nr_4kib: 0 });
+    assert_eq!(
+        built.extents,
+        ExtentCounts {
+            nr_1gib: 0,
+            nr_2mib: 32,
+            nr_4kib: 0
+        }
+    );
 }
 
 #[test]
@@ -272,9 +409,21 @@ fn a_plain_kernel_finds_everything_in_a_row() {
 }
 
 #[test]
+fn bss_is_zero_where_xen_does_not_clear_pages_too() {
+    build_and_check(LINUX, 64 << 10, None, |model| model.refuse_to_clear());
+}
+
+#[test]
 fn memory_comes_in_pages_where_xen_has_no_superpages() {
     let built = build_and_check(LINUX, 20 << 10, None, |model| model.limit_extents(9, 3));
-    assert_eq!(built.extents, ExtentCounts { nr_1gib: 0, nr_2mib: 3, nr_4kib: 7 * 512 });
+    assert_eq!(
+        built.extents,
+        ExtentCounts {
+            nr_1gib: 0,
+            nr_2mib: 3,
+            nr_4kib: 7 * 512
+        }
+    );
 }
 
 #[test]
@@ -284,7 +433,11 @@ fn the_requests_of_a_64_mib_domain() {
     let domid = new_domain(&model, GuestKind::Pv, 64 << 10);
     model.forget_calls();
     build_pv(&model, &request(domid, &image, 64 << 10)).unwrap();
-    let calls: Vec<_> = model.calls().into_iter().filter(|call| !call.op.starts_with("GuestMemory")).collect();
+    let calls: Vec<_> = model
+        .calls()
+        .into_iter()
+        .filter(|call| !call.op.starts_with("GuestMemory"))
+        .collect();
     let names: Vec<&str> = calls.iter().map(|call| call.op).collect();
     assert_eq!(
         names,
@@ -293,6 +446,7 @@ fn the_requests_of_a_64_mib_domain() {
             "set_memory_map",
             "claim_pages",
             "populate_physmap",
+            "clear_pages",
             "map_foreign",
             "init_hypercall_page",
             "pin_tables",
@@ -300,9 +454,13 @@ fn the_requests_of_a_64_mib_domain() {
             "map_grant_frames",
         ]
     );
-    let mapped = calls.iter().find(|call| call.op == "map_foreign").unwrap().items;
-    // Kernel 6, list 32 and its 3 tables, start_info, rings, 5 tables, shared info.
-    assert_eq!(mapped, 6 + 32 + 3 + 3 + 5 + 1);
+    let mapped = calls
+        .iter()
+        .find(|call| call.op == "map_foreign")
+        .unwrap()
+        .items;
+    // Kernel 4 of 24, list 32 and its 3 tables, start_info, rings, 5 tables, shared info.
+    assert_eq!(mapped, 4 + 32 + 3 + 3 + 5 + 1);
 }
 
 #[test]
@@ -327,7 +485,10 @@ fn a_failure_anywhere_leaves_no_claim_and_no_mapping() {
         model.limit_extents(9, 5);
         let domid = new_domain(&model, GuestKind::Pv, 20 << 10);
         model.fail_at(number, Errno::EINVAL);
-        let request = BuildRequest { modules: &modules, ..request(domid, &image, 20 << 10) };
+        let request = BuildRequest {
+            modules: &modules,
+            ..request(domid, &image, 20 << 10)
+        };
         let built = build_pv(&model, &request);
         if built.is_ok() {
             assert!(number > 20, "{number} calls were tried");
@@ -335,7 +496,11 @@ fn a_failure_anywhere_leaves_no_claim_and_no_mapping() {
         }
         let text = built.unwrap_err().to_string();
         assert!(text.contains("of domain 1: "), "{text}");
-        assert_eq!(model.domain(domid).unwrap().claimed_pages, 0, "after call {number}");
+        assert_eq!(
+            model.domain(domid).unwrap().claimed_pages,
+            0,
+            "after call {number}"
+        );
         assert_eq!(model.live_mappings(), 0, "after call {number}");
     }
 }
@@ -346,12 +511,28 @@ fn a_lack_of_memory_is_told_in_figures() {
         let model = Model::new(48);
         let image = kernel(LINUX).build();
         let domid = new_domain(&model, GuestKind::Pv, 64 << 10);
-        let request = BuildRequest { claim, ..request(domid, &image, 64 << 10) };
+        let request = BuildRequest {
+            claim,
+            ..request(domid, &image, 64 << 10)
+        };
         let error = build_pv(&model, &request).unwrap_err();
-        let BuildError::OutOfMemory { wanted_mib: 64, free_mib: Some(free), step, .. } = error else {
+        let BuildError::OutOfMemory {
+            wanted_mib: 64,
+            free_mib: Some(free),
+            step,
+            ..
+        } = error
+        else {
             panic!("{error}");
         };
-        assert_eq!((free, step), if claim { (48, Step::Claim) } else { (0, Step::Populate) });
+        assert_eq!(
+            (free, step),
+            if claim {
+                (48, Step::Claim)
+            } else {
+                (0, Step::Populate)
+            }
+        );
         assert_eq!(model.domain(domid).unwrap().claimed_pages, 0);
     }
 }
@@ -361,7 +542,16 @@ fn a_domain_that_is_gone_is_named() {
     let model = Model::new(64);
     let image = kernel(LINUX).build();
     let error = build_pv(&model, &request(DomId(7), &image, 64 << 10)).unwrap_err();
-    assert!(matches!(error, BuildError::NoDomain { domid: DomId(7), step: Step::ReadDomain }), "{error}");
+    assert!(
+        matches!(
+            error,
+            BuildError::NoDomain {
+                domid: DomId(7),
+                step: Step::ReadDomain
+            }
+        ),
+        "{error}"
+    );
 }
 
 fn refusal(image: &xen_image::Image, change: impl FnOnce(&mut BuildRequest<'_>)) -> BuildError {
@@ -370,7 +560,10 @@ fn refusal(image: &xen_image::Image, change: impl FnOnce(&mut BuildRequest<'_>))
     let error = check_pv(&request).unwrap_err();
     // What is refused is refused before the first request.
     let model = Model::new(128);
-    assert_eq!(build_pv(&model, &request).unwrap_err().to_string(), error.to_string());
+    assert_eq!(
+        build_pv(&model, &request).unwrap_err().to_string(),
+        error.to_string()
+    );
     assert!(model.calls().is_empty());
     error
 }
@@ -379,10 +572,20 @@ fn refusal(image: &xen_image::Image, change: impl FnOnce(&mut BuildRequest<'_>))
 fn too_little_memory_says_how_much_would_do() {
     let image = kernel(LINUX).build();
     let error = refusal(&image, |request| request.target_kib = 2048);
-    let BuildError::TooLittleMemory { given_mib: 2, needed_mib } = error else { panic!("{error}") };
+    let BuildError::TooLittleMemory {
+        given_mib: 2,
+        needed_mib,
+    } = error
+    else {
+        panic!("{error}")
+    };
     check_pv(&request(DomId(1), &image, needed_mib << 10)).unwrap();
-    let error = refusal(&image, |request| request.target_kib = (needed_mib - 1) << 10);
-    assert!(matches!(error, BuildError::TooLittleMemory { needed_mib: again, .. } if again == needed_mib));
+    let error = refusal(&image, |request| {
+        request.target_kib = (needed_mib - 1) << 10
+    });
+    assert!(
+        matches!(error, BuildError::TooLittleMemory { needed_mib: again, .. } if again == needed_mib)
+    );
 }
 
 #[test]
@@ -392,8 +595,13 @@ fn a_ramdisk_larger_than_memory_says_how_much_would_do() {
     let modules = boot_modules(&ramdisks, "");
     for wishes in [LINUX, PLAIN] {
         let image = kernel(wishes).build();
-        let with = |mib: u64| BuildRequest { modules: &modules, ..request(DomId(1), &image, mib << 10) };
-        let BuildError::TooLittleMemory { needed_mib, .. } = check_pv(&with(8)).unwrap_err() else { panic!() };
+        let with = |mib: u64| BuildRequest {
+            modules: &modules,
+            ..request(DomId(1), &image, mib << 10)
+        };
+        let BuildError::TooLittleMemory { needed_mib, .. } = check_pv(&with(8)).unwrap_err() else {
+            panic!()
+        };
         check_pv(&with(needed_mib)).unwrap();
         check_pv(&with(needed_mib - 1)).unwrap_err();
     }
@@ -404,31 +612,81 @@ fn requests_that_cannot_be_are_refused_by_name() {
     let image = kernel(LINUX).build();
     let long = "x".repeat(1024);
     let fits = "x".repeat(1023);
-    check_pv(&BuildRequest { cmdline: &fits, ..request(DomId(1), &image, 64 << 10) }).unwrap();
+    check_pv(&BuildRequest {
+        cmdline: &fits,
+        ..request(DomId(1), &image, 64 << 10)
+    })
+    .unwrap();
     let mut too_long = request(DomId(1), &image, 64 << 10);
     too_long.cmdline = &long;
     let error = check_pv(&too_long).unwrap_err();
-    assert!(matches!(error, BuildError::CommandLineTooLong { len: 1024, max: 1023, .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            BuildError::CommandLineTooLong {
+                len: 1024,
+                max: 1023,
+                ..
+            }
+        ),
+        "{error}"
+    );
     let error = refusal(&image, |request| request.cmdline = "a\0b");
-    assert!(matches!(error, BuildError::CommandLineZero { position: 1, .. }), "{error}");
+    assert!(
+        matches!(error, BuildError::CommandLineZero { position: 1, .. }),
+        "{error}"
+    );
     let error = refusal(&image, |request| request.max_vcpus = 0);
-    assert!(matches!(error, BuildError::Vcpus { given: 0, .. }), "{error}");
+    assert!(
+        matches!(error, BuildError::Vcpus { given: 0, .. }),
+        "{error}"
+    );
     let error = refusal(&image, |request| request.target_kib = u64::MAX);
-    assert!(matches!(error, BuildError::TooMuchMemory { what: "memory", .. }), "{error}");
+    assert!(
+        matches!(error, BuildError::TooMuchMemory { what: "memory", .. }),
+        "{error}"
+    );
     let (one, two) = (ramdisk(1), ramdisk(1));
     let ramdisks = [&one, &two];
     let modules = boot_modules(&ramdisks, "");
-    let both = BuildRequest { modules: &modules, ..request(DomId(1), &image, 64 << 10) };
+    let both = BuildRequest {
+        modules: &modules,
+        ..request(DomId(1), &image, 64 << 10)
+    };
     let error = check_pv(&both).unwrap_err();
-    assert!(matches!(error, BuildError::TooManyModules { given: 2, max: 1, .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            BuildError::TooManyModules {
+                given: 2,
+                max: 1,
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[test]
 fn kernels_that_cannot_be_are_refused() {
-    let translated = kernel(LINUX).text(types::FEATURES, "!auto_translated_physmap").build();
+    let translated = kernel(LINUX)
+        .text(types::FEATURES, "!auto_translated_physmap")
+        .build();
     let error = refusal(&translated, |_| ());
-    assert!(matches!(error, BuildError::RequiredFeature { feature: "auto_translated_physmap", .. }), "{error}");
-    let pvh_only = Kernel::default().part(MIB, pattern(64, 0), 0).note(types::PHYS32_ENTRY, &[0, 0, 16, 0]).build();
+    assert!(
+        matches!(
+            error,
+            BuildError::RequiredFeature {
+                feature: "auto_translated_physmap",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let pvh_only = Kernel::default()
+        .part(MIB, pattern(64, 0), 0)
+        .note(types::PHYS32_ENTRY, &[0, 0, 16, 0])
+        .build();
     let error = refusal(&pvh_only, |_| ());
     assert!(error.to_string().contains("PVH-only"), "{error}");
 }
@@ -436,14 +694,20 @@ fn kernels_that_cannot_be_are_refused() {
 #[test]
 fn a_kernel_that_wants_to_be_absurdly_high_is_refused_at_once() {
     for paddr in [1 << 40, 1 << 46, 1 << 62] {
-        let image = kernel(Wishes { virt_base: 0, paddr, ..PLAIN });
+        let image = kernel(Wishes {
+            virt_base: 0,
+            paddr,
+            ..PLAIN
+        });
         let image = xen_image_of(&image);
         let Some(image) = image else { continue };
         let error = refusal(&image, |_| ());
         assert!(
             matches!(
                 error,
-                BuildError::TooLittleMemory { .. } | BuildError::Layout { .. } | BuildError::Image(_)
+                BuildError::TooLittleMemory { .. }
+                    | BuildError::Layout { .. }
+                    | BuildError::Image(_)
             ),
             "{error}"
         );

@@ -1,6 +1,12 @@
 //! PVH domains, built on the model and looked at as their kernels would.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs
+)]
 
 mod common;
 
@@ -52,7 +58,10 @@ fn text(model: &Model, domid: DomId, address: u64) -> String {
 fn start_info(model: &Model, domid: DomId) -> StartInfo {
     let base = u64::from(model.domain(domid).unwrap().hvm_cpu.unwrap().ebx);
     let info = model.read(domid, base, 56);
-    assert_eq!((u32_at(&info, 0), u32_at(&info, 4), u32_at(&info, 8)), (0x336e_c578, 1, 0));
+    assert_eq!(
+        (u32_at(&info, 0), u32_at(&info, 4), u32_at(&info, 8)),
+        (0x336e_c578, 1, 0)
+    );
     let module = |index: u64| {
         let entry = model.read(domid, u64_at(&info, 16) + index * 32, 32);
         let cmdline = match u64_at(&entry, 16) {
@@ -93,23 +102,40 @@ fn table(model: &Model, domid: DomId, address: u64, signature: &[u8; 4]) -> Vec<
 /// Reads the tables as ACPI says they hang together.
 fn check_acpi(model: &Model, domid: DomId, rsdp_address: u64, max_vcpus: u32, online: u32) {
     let rsdp = model.read(domid, rsdp_address, 36);
-    assert_eq!((&rsdp[..8], sum(&rsdp[..20]), sum(&rsdp), rsdp[15]), (&b"RSD PTR "[..], 0, 0, 2));
+    assert_eq!(
+        (&rsdp[..8], sum(&rsdp[..20]), sum(&rsdp), rsdp[15]),
+        (&b"RSD PTR "[..], 0, 0, 2)
+    );
     let xsdt = table(model, domid, u64_at(&rsdp, 24), b"XSDT");
     assert_eq!(xsdt.len(), 36 + 16);
     let fadt = table(model, domid, u64_at(&xsdt, 36), b"FACP");
     assert_eq!((fadt.len(), fadt[8]), (268, 5));
     assert_eq!(u64_at(&fadt, 140), u64::from(u32_at(&fadt, 40)), "X_DSDT");
-    assert_eq!(u64_at(&fadt, 132), u64::from(u32_at(&fadt, 36)), "X_FIRMWARE_CTRL");
+    assert_eq!(
+        u64_at(&fadt, 132),
+        u64::from(u32_at(&fadt, 36)),
+        "X_FIRMWARE_CTRL"
+    );
     assert_eq!(u16_at(&fadt, 109), 0x24, "no VGA, no CMOS clock");
     assert_eq!(u32_at(&fadt, 112), 0x8175, "flags");
     assert_eq!(u64_at(&fadt, 148 + 4), 0xb000, "X_PM1a_EVT_BLK");
     assert_eq!(u64_at(&fadt, 172 + 4), 0xb004, "X_PM1a_CNT_BLK");
-    assert_eq!((u32_at(&fadt, 56), u32_at(&fadt, 64), u32_at(&fadt, 76)), (0xb000, 0xb004, 0), "no PM timer");
+    assert_eq!(
+        (u32_at(&fadt, 56), u32_at(&fadt, 64), u32_at(&fadt, 76)),
+        (0xb000, 0xb004, 0),
+        "no PM timer"
+    );
     assert_eq!(u64_at(&fadt, 116 + 4), 0xcf9, "reset register");
     let facs = model.read(domid, u32_at(&fadt, 36).into(), 64);
-    assert_eq!((&facs[..4], u32_at(&facs, 4), u32_at(&fadt, 36) % 64), (&b"FACS"[..], 64, 0));
+    assert_eq!(
+        (&facs[..4], u32_at(&facs, 4), u32_at(&fadt, 36) % 64),
+        (&b"FACS"[..], 64, 0)
+    );
     let dsdt = table(model, domid, u32_at(&fadt, 40).into(), b"DSDT");
-    let devices = dsdt.windows(8).filter(|window| window == b"ACPI0007").count();
+    let devices = dsdt
+        .windows(8)
+        .filter(|window| window == b"ACPI0007")
+        .count();
     assert_eq!(devices, max_vcpus as usize);
     let madt = table(model, domid, u64_at(&xsdt, 44), b"APIC");
     assert_eq!(u32_at(&madt, 36), 0xfee0_0000);
@@ -129,30 +155,60 @@ fn check_map(map: &[(u64, u64, u32)]) -> u64 {
         assert!([1, 2, 4].contains(kind));
         end = start + len;
     }
-    map.iter().filter(|(_, _, kind)| *kind == 1).map(|(_, len, _)| len).sum()
+    map.iter()
+        .filter(|(_, _, kind)| *kind == 1)
+        .map(|(_, len, _)| len)
+        .sum()
 }
 
 fn in_one_range(map: &[(u64, u64, u32)], start: u64, len: u64, kind: u32) -> bool {
-    map.iter().any(|(first, size, k)| *k == kind && start >= *first && start + len <= first + size)
+    map.iter()
+        .any(|(first, size, k)| *k == kind && start >= *first && start + len <= first + size)
 }
 
 /// Looks at everything that the boot contract promises.
-fn check(model: &Model, image: &Kernel, request: &BuildRequest<'_>, ramdisks: &[&Ramdisk], built: &Built) {
+fn check(
+    model: &Model,
+    image: &Kernel,
+    request: &BuildRequest<'_>,
+    ramdisks: &[&Ramdisk],
+    built: &Built,
+) {
     let domid = request.domid;
     let info = start_info(model, domid);
     assert_eq!(info.cmdline, request.cmdline);
     let ram = check_map(&info.map);
-    let low_rsdp = info.map.iter().any(|range| *range == (0xff000, PAGE, 4));
+    let low_rsdp = info.map.contains(&(0xff000, PAGE, 4));
     let max_kib = request.max_kib.max(request.target_kib);
     assert_eq!(ram + u64::from(low_rsdp) * PAGE, max_kib / 4 * PAGE);
     check_map_given_to_xen(model, domid, &info.map);
     check_kernel(model, image, domid);
     check_modules(model, request, ramdisks, &info);
-    check_acpi(model, domid, info.rsdp, request.max_vcpus, request.online_vcpus);
-    assert!(in_one_range(&info.map, info.rsdp, 36, 4), "the tables are kept by the map");
+    check_acpi(
+        model,
+        domid,
+        info.rsdp,
+        request.max_vcpus,
+        request.online_vcpus,
+    );
+    assert!(
+        in_one_range(&info.map, info.rsdp, 36, 4),
+        "the tables are kept by the map"
+    );
     if low_rsdp {
-        check_acpi(model, domid, 0xfffc0, request.max_vcpus, request.online_vcpus);
-        assert!(model.read(domid, 0xff000, 4096 - 64).iter().all(|byte| *byte == 0));
+        check_acpi(
+            model,
+            domid,
+            0xfffc0,
+            request.max_vcpus,
+            request.online_vcpus,
+        );
+        assert!(
+            model
+                .read(domid, 0xff000, 4096 - 64)
+                .iter()
+                .all(|byte| *byte == 0)
+        );
     }
     check_special(model, domid, &info.map, built);
     check_aftermath(model, domid, built.store_gfn.0, built.console_gfn.0);
@@ -165,7 +221,13 @@ fn check_map_given_to_xen(model: &Model, domid: DomId, map: &[(u64, u64, u32)]) 
     let given = model.domain(domid).unwrap().memory_map.clone();
     let given: Vec<_> = given
         .into_iter()
-        .map(|E820Entry { start, size_bytes, kind }| (start, size_bytes, kind.number()))
+        .map(
+            |E820Entry {
+                 start,
+                 size_bytes,
+                 kind,
+             }| (start, size_bytes, kind.number()),
+        )
         .collect();
     assert_eq!(given, map);
     assert_eq!(E820Kind::Nvs.number(), 4);
@@ -175,41 +237,85 @@ fn check_kernel(model: &Model, image: &Kernel, domid: DomId) {
     for part in &image.parts {
         let bytes = model.read(domid, part.paddr, part.content.len() + part.bss as usize);
         assert!(bytes.starts_with(&part.content));
-        assert!(bytes[part.content.len()..].iter().all(|byte| *byte == 0), "bss");
+        assert!(
+            bytes[part.content.len()..].iter().all(|byte| *byte == 0),
+            "bss"
+        );
     }
 }
 
-fn check_modules(model: &Model, request: &BuildRequest<'_>, ramdisks: &[&Ramdisk], info: &StartInfo) {
+fn check_modules(
+    model: &Model,
+    request: &BuildRequest<'_>,
+    ramdisks: &[&Ramdisk],
+    info: &StartInfo,
+) {
     assert_eq!(info.modules.len(), ramdisks.len());
-    for ((address, len, cmdline), (ramdisk, module)) in
-        info.modules.iter().zip(ramdisks.iter().zip(request.modules))
+    for ((address, len, cmdline), (ramdisk, module)) in info
+        .modules
+        .iter()
+        .zip(ramdisks.iter().zip(request.modules))
     {
-        assert_eq!((*len, cmdline.as_str()), (ramdisk.bytes.len() as u64, module.cmdline));
+        assert_eq!(
+            (*len, cmdline.as_str()),
+            (ramdisk.bytes.len() as u64, module.cmdline)
+        );
         assert_eq!(address % PAGE, 0);
         assert!(in_one_range(&info.map, *address, *len, 1));
         let bytes = model.read(request.domid, *address, len.next_multiple_of(PAGE) as usize);
         assert!(bytes.starts_with(&ramdisk.bytes));
-        assert!(bytes[ramdisk.bytes.len()..].iter().all(|byte| *byte == 0), "the last page's end");
+        assert!(
+            bytes[ramdisk.bytes.len()..].iter().all(|byte| *byte == 0),
+            "the last page's end"
+        );
     }
-    let mut taken: Vec<(u64, u64)> = info.modules.iter().map(|(address, len, _)| (*address, *len)).collect();
-    taken.push((u64::from(model.domain(request.domid).unwrap().hvm_cpu.unwrap().ebx), 56));
+    let mut taken: Vec<(u64, u64)> = info
+        .modules
+        .iter()
+        .map(|(address, len, _)| (*address, *len))
+        .collect();
+    taken.push((
+        u64::from(model.domain(request.domid).unwrap().hvm_cpu.unwrap().ebx),
+        56,
+    ));
     taken.sort();
-    assert!(taken.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0), "no overlaps");
+    assert!(
+        taken
+            .windows(2)
+            .all(|pair| pair[0].0 + pair[0].1 <= pair[1].0),
+        "no overlaps"
+    );
 }
 
 fn check_special(model: &Model, domid: DomId, map: &[(u64, u64, u32)], built: &Built) {
     assert_eq!((built.store_gfn.0, built.console_gfn.0), (STORE, CONSOLE));
     let domain = model.domain(domid).unwrap().clone();
     let param = |param: HvmParam| domain.params[&(param as u32)];
-    assert_eq!((param(HvmParam::StorePfn), param(HvmParam::StoreEvtchn)), (STORE, STORE_PORT.into()));
-    assert_eq!((param(HvmParam::ConsolePfn), param(HvmParam::ConsoleEvtchn)), (CONSOLE, CONSOLE_PORT.into()));
+    assert_eq!(
+        (param(HvmParam::StorePfn), param(HvmParam::StoreEvtchn)),
+        (STORE, STORE_PORT.into())
+    );
+    assert_eq!(
+        (param(HvmParam::ConsolePfn), param(HvmParam::ConsoleEvtchn)),
+        (CONSOLE, CONSOLE_PORT.into())
+    );
     assert_eq!(param(HvmParam::IdentPt), IDENT_PT << 12);
-    assert!(in_one_range(map, param(HvmParam::MonitorRingPfn) << 12, PAGE, 2));
+    assert!(in_one_range(
+        map,
+        param(HvmParam::MonitorRingPfn) << 12,
+        PAGE,
+        2
+    ));
     for page in [STORE, CONSOLE, IDENT_PT] {
         assert!(in_one_range(map, page << 12, PAGE, 2));
     }
     for ring in [STORE, CONSOLE] {
-        assert!(model.read(domid, ring << 12, 4096).iter().all(|byte| *byte == 0));
+        assert!(
+            model
+                .read(domid, ring << 12, 4096)
+                .iter()
+                .all(|byte| *byte == 0)
+        );
     }
     let directory = model.read(domid, IDENT_PT << 12, 4096);
     for index in 0..1024 {
@@ -221,7 +327,10 @@ fn build_and_check(kernel: &Kernel, target_kib: u64, max_kib: u64) -> (Model, Bu
     let model = Model::new(16384);
     let image = kernel.build();
     let domid = new_domain(&model, GuestKind::Pvh, max_kib);
-    let request = BuildRequest { max_kib, ..request(domid, &image, target_kib) };
+    let request = BuildRequest {
+        max_kib,
+        ..request(domid, &image, target_kib)
+    };
     let built = build_pvh(&model, &request).unwrap();
     check(&model, kernel, &request, &[], &built);
     (model, built)
@@ -229,7 +338,11 @@ fn build_and_check(kernel: &Kernel, target_kib: u64, max_kib: u64) -> (Model, Bu
 
 #[test]
 fn memory_comes_in_the_largest_extents_that_fit() {
-    let extents = |nr_1gib, nr_2mib, nr_4kib| ExtentCounts { nr_1gib, nr_2mib, nr_4kib };
+    let extents = |nr_1gib, nr_2mib, nr_4kib| ExtentCounts {
+        nr_1gib,
+        nr_2mib,
+        nr_4kib,
+    };
     let mib = |mib: u64| build_and_check(&kernel(), mib << 10, mib << 10).1.extents;
     // One page of tables and three special ones, in the hole.
     assert_eq!(mib(64), extents(0, 32, 4));
@@ -258,7 +371,10 @@ fn memory_that_the_hole_displaces_is_above_4_gib() {
 fn an_old_linux_finds_the_rsdp_below_1_mib() {
     let (model, _) = build_and_check(&old_linux(), 64 << 10, 64 << 10);
     let map = start_info(&model, DomId(1)).map;
-    assert_eq!(map[..3], [(0, 0xff000, 1), (0xff000, PAGE, 4), (MIB, 63 * MIB, 1)]);
+    assert_eq!(
+        map[..3],
+        [(0, 0xff000, 1), (0xff000, PAGE, 4), (MIB, 63 * MIB, 1)]
+    );
     let (model, _) = build_and_check(&new_linux(), 64 << 10, 64 << 10);
     assert_eq!(start_info(&model, DomId(1)).map[0], (0, 64 * MIB, 1));
 }
@@ -276,11 +392,28 @@ fn a_kernel_that_lies_where_the_rsdp_would_be_keeps_its_place() {
 #[test]
 fn memory_up_to_maxmem_is_populated_on_demand() {
     let (model, built) = build_and_check(&kernel(), 64 << 10, 256 << 10);
-    assert_eq!(built.extents, ExtentCounts { nr_1gib: 0, nr_2mib: 0, nr_4kib: 4 });
+    assert_eq!(
+        built.extents,
+        ExtentCounts {
+            nr_1gib: 0,
+            nr_2mib: 0,
+            nr_4kib: 4
+        }
+    );
     let domain = model.domain(DomId(1)).unwrap();
-    assert_eq!(domain.on_demand.values().map(|order| 1_u64 << order).sum::<u64>(), 65536);
+    assert_eq!(
+        domain
+            .on_demand
+            .values()
+            .map(|order| 1_u64 << order)
+            .sum::<u64>(),
+        65536
+    );
     assert_eq!(domain.tot_pages, 16384 + 4);
-    assert!(domain.pod_pages < 16384, "what was filled came from the cache");
+    assert!(
+        domain.pod_pages < 16384,
+        "what was filled came from the cache"
+    );
 }
 
 #[test]
@@ -292,7 +425,10 @@ fn modules_come_in_order_with_their_command_lines() {
     let model = Model::new(128);
     let (kernel, domid) = (kernel(), new_domain(&model, GuestKind::Pvh, 64 << 10));
     let image = kernel.build();
-    let request = BuildRequest { modules: &modules, ..request(domid, &image, 64 << 10) };
+    let request = BuildRequest {
+        modules: &modules,
+        ..request(domid, &image, 64 << 10)
+    };
     let built = build_pvh(&model, &request).unwrap();
     check(&model, &kernel, &request, &ramdisks, &built);
 }
@@ -303,7 +439,11 @@ fn every_vcpu_up_to_128_is_in_the_tables() {
         let model = Model::new(128);
         let (kernel, domid) = (kernel(), new_domain(&model, GuestKind::Pvh, 64 << 10));
         let image = kernel.build();
-        let request = BuildRequest { max_vcpus, online_vcpus, ..request(domid, &image, 64 << 10) };
+        let request = BuildRequest {
+            max_vcpus,
+            online_vcpus,
+            ..request(domid, &image, 64 << 10)
+        };
         let built = build_pvh(&model, &request).unwrap();
         check(&model, &kernel, &request, &[], &built);
     }
@@ -316,7 +456,10 @@ fn the_requests_of_a_64_mib_domain() {
     let domid = new_domain(&model, GuestKind::Pvh, 64 << 10);
     model.forget_calls();
     let further = [(HvmParam::TimerMode, 1)];
-    let request = BuildRequest { hvm_params: &further, ..request(domid, &image, 64 << 10) };
+    let request = BuildRequest {
+        hvm_params: &further,
+        ..request(domid, &image, 64 << 10)
+    };
     build_pvh(&model, &request).unwrap();
     let calls = model.calls();
     let calls: Vec<_> = calls
@@ -338,7 +481,11 @@ fn the_requests_of_a_64_mib_domain() {
             ("map_grant_frames", 1),
         ]
     );
-    assert_eq!(model.read(domid, 0, 4096), vec![DIRT; 4096], "what is not filled is not touched");
+    assert_eq!(
+        model.read(domid, 0, 4096),
+        vec![DIRT; 4096],
+        "what is not filled is not touched"
+    );
 }
 
 #[test]
@@ -354,9 +501,17 @@ fn a_failure_anywhere_leaves_no_claim_and_no_mapping() {
             model.limit_extents(9, 5);
             let domid = new_domain(&model, GuestKind::Pvh, max_kib);
             model.fail_at(number, Errno::EINVAL);
-            let request = BuildRequest { modules: &modules, max_kib, ..request(domid, &image, 20 << 10) };
+            let request = BuildRequest {
+                modules: &modules,
+                max_kib,
+                ..request(domid, &image, 20 << 10)
+            };
             let built = build_pvh(&model, &request);
-            assert_eq!(model.domain(domid).unwrap().claimed_pages, 0, "after call {number}");
+            assert_eq!(
+                model.domain(domid).unwrap().claimed_pages,
+                0,
+                "after call {number}"
+            );
             assert_eq!(model.live_mappings(), 0, "after call {number}");
             if built.is_ok() {
                 break;
@@ -373,9 +528,23 @@ fn a_lack_of_memory_is_told_in_figures() {
         let model = Model::new(48);
         let image = kernel().build();
         let domid = new_domain(&model, GuestKind::Pvh, max_kib);
-        let request = BuildRequest { claim, max_kib, ..request(domid, &image, 64 << 10) };
+        let request = BuildRequest {
+            claim,
+            max_kib,
+            ..request(domid, &image, 64 << 10)
+        };
         let error = build_pvh(&model, &request).unwrap_err();
-        assert!(matches!(error, BuildError::OutOfMemory { wanted_mib: 65, free_mib: Some(_), .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                BuildError::OutOfMemory {
+                    wanted_mib: 65,
+                    free_mib: Some(_),
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 }
 
@@ -385,7 +554,10 @@ fn refusal(image: &Image, change: impl FnOnce(&mut BuildRequest<'_>)) -> BuildEr
     let error = check_pvh(&request).unwrap_err();
     // What is refused is refused before the first request.
     let model = Model::new(128);
-    assert_eq!(build_pvh(&model, &request).unwrap_err().to_string(), error.to_string());
+    assert_eq!(
+        build_pvh(&model, &request).unwrap_err().to_string(),
+        error.to_string()
+    );
     assert!(model.calls().is_empty());
     error
 }
@@ -394,10 +566,31 @@ fn refusal(image: &Image, change: impl FnOnce(&mut BuildRequest<'_>)) -> BuildEr
 fn requests_that_cannot_be_are_refused_by_name() {
     let image = kernel().build();
     let error = refusal(&image, |request| request.max_vcpus = 129);
-    assert!(matches!(error, BuildError::Vcpus { given: 129, max: 128, .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            BuildError::Vcpus {
+                given: 129,
+                max: 128,
+                ..
+            }
+        ),
+        "{error}"
+    );
     let error = refusal(&image, |request| request.target_kib = 1024);
-    assert!(matches!(error, BuildError::TooLittleMemory { given_mib: 1, needed_mib: 2 }), "{error}");
-    let high = Kernel::default().part(0xfbff_f000, pattern(64, 0), 0).note(types::PHYS32_ENTRY, &0xfbff_f000_u32.to_le_bytes());
+    assert!(
+        matches!(
+            error,
+            BuildError::TooLittleMemory {
+                given_mib: 1,
+                needed_mib: 2
+            }
+        ),
+        "{error}"
+    );
+    let high = Kernel::default()
+        .part(0xfbff_f000, pattern(64, 0), 0)
+        .note(types::PHYS32_ENTRY, &0xfbff_f000_u32.to_le_bytes());
     let error = refusal(&high.build(), |request| request.target_kib = 8 << 20);
     assert!(matches!(error, BuildError::Layout { .. }), "{error}");
     let no_notes = Kernel::default().part(MIB, pattern(64, 0), 0).build();
@@ -417,7 +610,9 @@ fn a_boot_larger_than_what_is_there_at_the_start_is_refused() {
         ..request(DomId(1), &image, mib << 10)
     };
     let error = check_pvh(&with(8)).unwrap_err();
-    let BuildError::TooLittleMemory { needed_mib, .. } = error else { panic!("{error}") };
+    let BuildError::TooLittleMemory { needed_mib, .. } = error else {
+        panic!("{error}")
+    };
     check_pvh(&with(needed_mib)).unwrap();
     check_pvh(&with(needed_mib - 1)).unwrap_err();
 }
@@ -432,8 +627,23 @@ fn the_cpu_policy_costs_two_requests_and_none_for_pv() {
     assert!(model.calls().is_empty());
     apply_default_policy(&model, pvh, GuestKind::Pvh, CpuPolicyOptions::default()).unwrap();
     assert!(model.calls().len() <= 2);
-    let error = apply_default_policy(&model, DomId(9), GuestKind::Pvh, CpuPolicyOptions::default()).unwrap_err();
-    assert!(matches!(error, BuildError::Hypervisor { step: Step::ReadCpuPolicy, .. }), "{error}");
+    let error = apply_default_policy(
+        &model,
+        DomId(9),
+        GuestKind::Pvh,
+        CpuPolicyOptions::default(),
+    )
+    .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            BuildError::Hypervisor {
+                step: Step::ReadCpuPolicy,
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
 
 proptest! {

@@ -57,7 +57,11 @@ impl Layout {
     /// Lays out a domain of `nr_pages` pages with a ramdisk of `ramdisk_len` bytes.
     ///
     /// Errors say how much memory would do, where there is too little.
-    pub(crate) fn new(kernel: &PvKernel, nr_pages: u64, ramdisk_len: Option<u64>) -> Result<Layout> {
+    pub(crate) fn new(
+        kernel: &PvKernel,
+        nr_pages: u64,
+        ramdisk_len: Option<u64>,
+    ) -> Result<Layout> {
         if kernel.width != PvWidth::Bits64 {
             return Err(BuildError::Pv32);
         }
@@ -79,7 +83,11 @@ impl Layout {
         let ramdisk_mapped = !kernel.unmapped_ramdisk;
         let mut ramdisk = None;
         if let Some(len) = ramdisk_len.filter(|_| ramdisk_mapped) {
-            ramdisk = Some(Ramdisk { span: row.take(pages_for(len)), len, mapped: true });
+            ramdisk = Some(Ramdisk {
+                span: row.take(pages_for(len)),
+                len,
+                mapped: true,
+            });
         }
         let p2m_pages = pages_for(nr_pages * P2M_ENTRY_BYTES);
         let p2m_virt = separate_p2m(kernel);
@@ -95,7 +103,11 @@ impl Layout {
         let stack = row.take(1).first;
         row.next = mapped_end;
         if let Some(len) = ramdisk_len.filter(|_| !ramdisk_mapped) {
-            ramdisk = Some(Ramdisk { span: row.take(pages_for(len)), len, mapped: false });
+            ramdisk = Some(Ramdisk {
+                span: row.take(pages_for(len)),
+                len,
+                mapped: false,
+            });
         }
         let mut p2m_tables = None;
         if let Some(virt) = p2m_virt {
@@ -130,13 +142,16 @@ impl Layout {
 
     /// The pages of all page tables, which have to be mapped read-only.
     pub(crate) fn table_spans(&self) -> Vec<PageSpan> {
-        std::iter::once(&self.tables).chain(&self.p2m_tables).map(Tables::span).collect()
+        std::iter::once(&self.tables)
+            .chain(&self.p2m_tables)
+            .map(Tables::span)
+            .collect()
     }
 
-    /// The pages that the builder fills.
-    pub(crate) fn filled(&self) -> Vec<PageSpan> {
+    /// The pages that the builder fills, but for the kernel's.
+    pub(crate) fn filled_besides_kernel(&self) -> Vec<PageSpan> {
         let pages = [self.start_info, self.store, self.console].map(|page| PageSpan::new(page, 1));
-        let mut spans = vec![self.kernel, self.p2m];
+        let mut spans = vec![self.p2m];
         spans.extend(pages);
         spans.extend(self.table_spans());
         spans.extend(self.ramdisk.map(|ramdisk| ramdisk.span));
@@ -159,7 +174,9 @@ impl Row {
 
 /// The address of INIT_P2M, where it is one that libxc would go by too: below the kernel, on a page boundary.
 fn separate_p2m(kernel: &PvKernel) -> Option<u64> {
-    kernel.init_p2m.filter(|virt| *virt < kernel.virt_base && virt.is_multiple_of(PAGE_BYTES))
+    kernel
+        .init_p2m
+        .filter(|virt| *virt < kernel.virt_base && virt.is_multiple_of(PAGE_BYTES))
 }
 
 /// The page tables for pages 0 up to the mapping's end, themselves among them from page `first` on; and that end.
@@ -186,12 +203,16 @@ fn mapping_end(virt_base: u64, least: u64) -> Result<u64> {
         .checked_mul(PAGE_BYTES)
         .and_then(|len| virt_base.checked_add(len))
         .and_then(|end| end.checked_next_multiple_of(MAPPING_ALIGN_BYTES));
-    end.map(|end| (end - virt_base) >> PAGE_SHIFT).ok_or_else(|| beyond(virt_base, least))
+    end.map(|end| (end - virt_base) >> PAGE_SHIFT)
+        .ok_or_else(|| beyond(virt_base, least))
 }
 
 /// A mapping of `pages` at `virt`, if a guest can have one there.
 fn guest_mapping(virt: u64, pages: PageSpan) -> Result<Mapping> {
-    let last = pages.count.checked_mul(PAGE_BYTES).and_then(|len| virt.checked_add(len.saturating_sub(1)));
+    let last = pages
+        .count
+        .checked_mul(PAGE_BYTES)
+        .and_then(|len| virt.checked_add(len.saturating_sub(1)));
     match last {
         Some(last) if virt > last || last < NO_GUEST_VIRT.start || virt >= NO_GUEST_VIRT.end => {
             Ok(Mapping { virt, pages })
@@ -202,7 +223,9 @@ fn guest_mapping(virt: u64, pages: PageSpan) -> Result<Mapping> {
 
 fn beyond(virt: u64, nr_pages: u64) -> BuildError {
     let mib = mib_for(nr_pages);
-    BuildError::Layout { what: format!("{mib} MiB mapped at {virt:#x} reach where a guest has no addresses") }
+    BuildError::Layout {
+        what: format!("{mib} MiB mapped at {virt:#x} reach where a guest has no addresses"),
+    }
 }
 
 /// The least memory, in MiB, whose layout fits into it. More memory has a larger table of machine frames.

@@ -10,6 +10,7 @@
 //! | `set_memory_map`: how far the domain may balloon | 1 |
 //! | `claim_pages`, if asked for | 1 |
 //! | `populate_physmap`: 32 extents of 2 MiB | 1 |
+//! | `clear_pages`: the pages of the kernel's bss, where there are 16 or more | 1 |
 //! | `map_foreign`, everything that is filled, then unmapped | 1 mapping |
 //! | `init_hypercall_page` | 1 |
 //! | `pin_tables` | 1 |
@@ -20,19 +21,22 @@
 //! `XEN_DOMCTL_set_address_size` is not needed: 64 bits are what a new PV domain has (`switch_native` does nothing then).
 
 mod layout;
+mod p2m;
 mod page_tables;
 mod start_info;
 
-use xen_image::{Feature, PvKernel};
+use xen_image::{Feature, PvKernel, Segment};
 use xen_port::{
-    DomainInfo, E820Entry, E820Kind, Gfn, GuestKind, Hypervisor, Mfn, PageTableLevel, PopulateFlags, PvBootCpu,
+    DomainInfo, E820Entry, E820Kind, Errno, Gfn, GuestKind, Hypervisor, Mfn, PageTableLevel,
+    PopulateFlags, PvBootCpu,
 };
 
 use self::layout::{Layout, stack_top};
+use self::p2m::P2m;
 use self::page_tables::TableSet;
 use crate::area::Area;
 use crate::error::{BuildError, During, Result, Step};
-use crate::place::{place_kernel, place_module};
+use crate::place::{Placed, place_module};
 use crate::populate::{Claim, ORDER_2MIB, Populate};
 use crate::request::{BuildRequest, Built, ExtentCounts};
 use crate::span::{PAGE_BYTES, PageSpan};
@@ -63,21 +67,35 @@ pub fn build_pv(hv: &dyn Hypervisor, request: &BuildRequest<'_>) -> Result<Built
     let (kernel, layout) = plan(request)?;
     let domid = request.domid;
     let shared_info = domain_info(hv, request)?.shared_info_frame;
-    hv.set_memory_map(domid, &[balloon_limit(request)]).during(domid, Step::SetMemoryMap)?;
+    hv.set_memory_map(domid, &[balloon_limit(request)])
+        .during(domid, Step::SetMemoryMap)?;
     let (p2m, extents) = populate(hv, request)?;
-    let filler = Filler { request, kernel: &kernel, layout: &layout, p2m: &p2m, shared_info };
+    let filler = Filler {
+        request,
+        kernel: &kernel,
+        layout: &layout,
+        p2m: &p2m,
+        shared_info,
+    };
     // Xen takes a page as a page table only while nobody has it mapped writable: what is mapped here is unmapped when
     // `fill` returns, and only then handed over.
     filler.fill(hv)?;
     if let Some(page) = kernel.hypercall_page.and_then(|virt| kernel.pfn_of(virt)) {
-        hv.init_hypercall_page(domid, p2m.gfn(page)).during(domid, Step::HypercallPage)?;
+        hv.init_hypercall_page(domid, p2m.gfn(page))
+            .during(domid, Step::HypercallPage)?;
     }
     let top = p2m.mfn(layout.tables.span().first);
-    hv.pin_tables(domid, &[(PageTableLevel::L4, top)]).during(domid, Step::PinPageTables)?;
-    hv.set_pv_boot_cpu(domid, &boot_cpu(&kernel, &layout, top)).during(domid, Step::SetBootCpu)?;
+    hv.pin_tables(domid, &[(PageTableLevel::L4, top)])
+        .during(domid, Step::PinPageTables)?;
+    hv.set_pv_boot_cpu(domid, &boot_cpu(&kernel, &layout, top))
+        .during(domid, Step::SetBootCpu)?;
     let (store, console) = (p2m.gfn(layout.store), p2m.gfn(layout.console));
     grants::seed(hv, request, console, store)?;
-    Ok(Built { store_gfn: store, console_gfn: console, extents })
+    Ok(Built {
+        store_gfn: store,
+        console_gfn: console,
+        extents,
+    })
 }
 
 fn plan(request: &BuildRequest<'_>) -> Result<(PvKernel, Layout)> {
@@ -85,10 +103,16 @@ fn plan(request: &BuildRequest<'_>) -> Result<(PvKernel, Layout)> {
     let kernel = request.kernel.pv()?;
     for (feature, name) in NOT_IN_PV {
         if kernel.features.required.contains(feature) {
-            return Err(BuildError::RequiredFeature { feature: name, kind: "PV" });
+            return Err(BuildError::RequiredFeature {
+                feature: name,
+                kind: "PV",
+            });
         }
     }
-    let ramdisk_len = request.modules.first().map(|ramdisk| ramdisk.module.size_bytes());
+    let ramdisk_len = request
+        .modules
+        .first()
+        .map(|ramdisk| ramdisk.module.size_bytes());
     let layout = Layout::new(&kernel, request.target_pages(), ramdisk_len)?;
     Ok((kernel, layout))
 }
@@ -96,33 +120,18 @@ fn plan(request: &BuildRequest<'_>) -> Result<(PvKernel, Layout)> {
 fn domain_info(hv: &dyn Hypervisor, request: &BuildRequest<'_>) -> Result<DomainInfo> {
     let domid = request.domid;
     let info = hv.domain_info(domid).during(domid, Step::ReadDomain)?;
-    info.ok_or(BuildError::NoDomain { domid, step: Step::ReadDomain })
+    info.ok_or(BuildError::NoDomain {
+        domid,
+        step: Step::ReadDomain,
+    })
 }
 
 /// A PV domain's map is one range: what it may balloon up to.
 fn balloon_limit(request: &BuildRequest<'_>) -> E820Entry {
-    E820Entry { start: 0, size_bytes: request.max_pages() * PAGE_BYTES, kind: E820Kind::Ram }
-}
-
-/// The machine frame of each of the domain's pages.
-struct P2m {
-    frames: Vec<Mfn>,
-}
-
-impl P2m {
-    /// No page is asked for that the layout does not have, and the layout fits into the memory.
-    fn mfn(&self, page: u64) -> Mfn {
-        let frame = usize::try_from(page).ok().and_then(|index| self.frames.get(index));
-        frame.copied().unwrap_or(Mfn(u64::MAX >> xen_port::PAGE_SHIFT))
-    }
-
-    fn gfn(&self, page: u64) -> Gfn {
-        Gfn(self.mfn(page).0)
-    }
-
-    fn set_extent(&mut self, first: u64, order: u32, frame: Mfn) {
-        let slots = self.frames.iter_mut().skip(first as usize).take(1 << order);
-        slots.zip(frame.0..).for_each(|(slot, mfn)| *slot = Mfn(mfn));
+    E820Entry {
+        start: 0,
+        size_bytes: request.max_pages() * PAGE_BYTES,
+        kind: E820Kind::Ram,
     }
 }
 
@@ -137,16 +146,23 @@ fn populate(hv: &dyn Hypervisor, request: &BuildRequest<'_>) -> Result<(P2m, Ext
         wanted_pages: nr_pages,
     };
     let claim = Claim::stake(&how, nr_pages, request.claim)?;
-    let mut p2m = P2m { frames: vec![Mfn::default(); nr_pages as usize] };
-    let extents = how.spans(&[PageSpan::new(0, nr_pages)], |first, order, frame| {
-        p2m.set_extent(first, order, frame);
+    let mut p2m = P2m::default();
+    let pages = PageSpan::new(0, nr_pages);
+    let extents = how.spans(&[pages], |first, order, frame| {
+        p2m.add_extent(first, order, frame)
     })?;
+    p2m.sort();
     claim.fulfilled();
     Ok((p2m, extents))
 }
 
 fn boot_cpu(kernel: &PvKernel, layout: &Layout, top: Mfn) -> PvBootCpu {
-    PvBootCpu { rip: kernel.entry, rsp: stack_top(layout), rsi: layout.virt(layout.start_info), cr3: top }
+    PvBootCpu {
+        rip: kernel.entry,
+        rsp: stack_top(layout),
+        rsi: layout.virt(layout.start_info),
+        cr3: top,
+    }
 }
 
 /// All that is written into the domain's memory.
@@ -161,16 +177,47 @@ struct Filler<'a> {
 impl Filler<'_> {
     fn fill(&self, hv: &dyn Hypervisor) -> Result<()> {
         let layout = self.layout;
-        let mut area = self.map(hv)?;
-        place_kernel(&mut area, self.request.kernel, layout.kernel, |s| self.kernel.segment_paddr(s))?;
+        let address_of = |segment: &Segment| self.kernel.segment_paddr(segment);
+        let kernel = Placed::new(self.request.kernel, layout.kernel, address_of);
+        let kernel_pages = kernel.pages_but(&self.clear(hv, kernel.empty_pages())?);
+        let mut area = self.map(hv, &kernel_pages)?;
+        kernel.fill(&mut area, &kernel_pages)?;
         if let (Some(ramdisk), Some(module)) = (layout.ramdisk, self.request.modules.first()) {
             place_module(&mut area, module.module, ramdisk.span)?;
         }
-        self.write_p2m(&mut area)?;
+        self.p2m.write(&mut area, layout.p2m)?;
         self.write_tables(&mut area)?;
         rings::clear(&mut area, layout.store, layout.console)?;
-        self.write_page(&mut area, Step::WriteStartInfo, layout.start_info, &self.start_info())?;
-        self.write_page(&mut area, Step::WriteSharedInfo, self.shared_info_page(), &start_info::shared_info())
+        self.write_page(
+            &mut area,
+            Step::WriteStartInfo,
+            layout.start_info,
+            &self.start_info(),
+        )?;
+        self.write_page(
+            &mut area,
+            Step::WriteSharedInfo,
+            self.shared_info_page(),
+            &start_info::shared_info(),
+        )
+    }
+
+    /// Has Xen make pages zero, and says which it did: all, or none. Few are cheaper mapped, with the others.
+    fn clear(&self, hv: &dyn Hypervisor, pages: Vec<PageSpan>) -> Result<Vec<PageSpan>> {
+        const FEW: usize = 16;
+        let frames: Vec<Gfn> = pages
+            .iter()
+            .flat_map(|span| span.pages())
+            .map(|page| self.p2m.gfn(page))
+            .collect();
+        if frames.len() < FEW {
+            return Ok(Vec::new());
+        }
+        match hv.clear_pages(self.request.domid, &frames) {
+            Ok(()) => Ok(pages),
+            Err(error) if error.is(Errno::EOPNOTSUPP) => Ok(Vec::new()),
+            Err(error) => Err(error).during(self.request.domid, Step::ClearPages),
+        }
     }
 
     /// The shared-info page belongs to the domain, but is none of its numbered pages. In the mapping it goes by the first
@@ -179,24 +226,23 @@ impl Filler<'_> {
         self.layout.nr_pages
     }
 
-    fn map(&self, hv: &dyn Hypervisor) -> Result<Area> {
-        let mut spans = self.layout.filled();
+    fn map(&self, hv: &dyn Hypervisor, kernel_pages: &[PageSpan]) -> Result<Area> {
+        let mut spans = self.layout.filled_besides_kernel();
+        spans.extend(kernel_pages);
         spans.push(PageSpan::new(self.shared_info_page(), 1));
         Area::map(hv, self.request.domid, &spans, |page| {
-            if page == self.shared_info_page() { self.shared_info } else { self.p2m.gfn(page) }
+            if page == self.shared_info_page() {
+                self.shared_info
+            } else {
+                self.p2m.gfn(page)
+            }
         })
     }
 
-    fn write_p2m(&self, area: &mut Area) -> Result<()> {
-        let span = self.layout.p2m;
-        let bytes: Vec<u8> = self.p2m.frames.iter().flat_map(|frame| frame.0.to_le_bytes()).collect();
-        area.write(Step::WriteP2m, span.address(), &bytes)?;
-        let len = bytes.len() as u64;
-        area.zero(Step::WriteP2m, span.address() + len, span.size_bytes().saturating_sub(len))
-    }
-
     fn write_tables(&self, area: &mut Area) -> Result<()> {
-        let groups = std::iter::once(&self.layout.tables).chain(&self.layout.p2m_tables).collect();
+        let groups = std::iter::once(&self.layout.tables)
+            .chain(&self.layout.p2m_tables)
+            .collect();
         let tables = TableSet { groups };
         for (page, bytes) in tables.filled(|page| self.p2m.mfn(page)) {
             area.write(Step::WritePageTables, page * PAGE_BYTES, &bytes)?;
@@ -205,7 +251,9 @@ impl Filler<'_> {
     }
 
     fn start_info(&self) -> Vec<u8> {
-        start_info::start_info(self.layout, self.request, self.shared_info, |page| self.p2m.mfn(page))
+        start_info::start_info(self.layout, self.request, self.shared_info, |page| {
+            self.p2m.mfn(page)
+        })
     }
 
     /// A page that starts with `bytes` and is zero otherwise.

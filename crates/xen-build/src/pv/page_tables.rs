@@ -62,7 +62,10 @@ impl Place {
 
     /// The table that entry `index` is for.
     fn child(self, index: u64) -> Place {
-        Place { level: self.level - 1, prefix: self.prefix << ENTRIES_SHIFT | index }
+        Place {
+            level: self.level - 1,
+            prefix: self.prefix << ENTRIES_SHIFT | index,
+        }
     }
 
     /// The virtual page number that entry `index` maps, in a level-1 table.
@@ -86,7 +89,11 @@ impl Tables {
     /// All tables that `mapping` needs, from page `first` on.
     pub(crate) fn new(mapping: Mapping, first: u64) -> Tables {
         let runs = LEVELS.map(|level| (level, Place::prefixes(level, mapping)));
-        Tables { mapping, first, runs: runs.to_vec() }
+        Tables {
+            mapping,
+            first,
+            runs: runs.to_vec(),
+        }
     }
 
     /// Those that it needs besides the ones of `others`, which map other addresses.
@@ -99,16 +106,28 @@ impl Tables {
             runs.push((level, wanted.start.max(taken.end)..wanted.end));
         }
         runs.retain(|(_, run)| !run.is_empty());
-        Tables { mapping, first, runs }
+        Tables {
+            mapping,
+            first,
+            runs,
+        }
     }
 
     /// The pages that the tables lie in.
     pub(crate) fn span(&self) -> PageSpan {
-        PageSpan::new(self.first, self.runs.iter().map(|(_, run)| run.end - run.start).sum())
+        PageSpan::new(
+            self.first,
+            self.runs.iter().map(|(_, run)| run.end - run.start).sum(),
+        )
     }
 
     fn places(&self) -> impl Iterator<Item = Place> {
-        self.runs.iter().flat_map(|(level, run)| run.clone().map(|prefix| Place { level: *level, prefix }))
+        self.runs.iter().flat_map(|(level, run)| {
+            run.clone().map(|prefix| Place {
+                level: *level,
+                prefix,
+            })
+        })
     }
 
     /// The page that a table lies in, if it is one of these.
@@ -137,8 +156,14 @@ pub(crate) struct TableSet<'a> {
 
 impl TableSet<'_> {
     /// Each table: the page that it lies in, and the page's bytes. `frame_of` names the machine frame of a page.
-    pub(crate) fn filled(&self, frame_of: impl Fn(u64) -> Mfn) -> impl Iterator<Item = (u64, Vec<u8>)> {
-        let places = self.groups.iter().flat_map(|group| group.places().zip(group.span().pages()));
+    pub(crate) fn filled(
+        &self,
+        frame_of: impl Fn(u64) -> Mfn,
+    ) -> impl Iterator<Item = (u64, Vec<u8>)> {
+        let places = self
+            .groups
+            .iter()
+            .flat_map(|group| group.places().zip(group.span().pages()));
         places.map(move |(place, page)| {
             let entries = (0..ENTRIES).map(|index| self.entry(place, index, &frame_of));
             (page, entries.flat_map(u64::to_le_bytes).collect())
@@ -147,10 +172,16 @@ impl TableSet<'_> {
 
     fn entry(&self, place: Place, index: u64, frame_of: &impl Fn(u64) -> Mfn) -> u64 {
         let target = if place.level == 1 {
-            let page = self.groups.iter().find_map(|group| group.mapped_page(place.virt_page(index)));
+            let page = self
+                .groups
+                .iter()
+                .find_map(|group| group.mapped_page(place.virt_page(index)));
             page.map(|page| (page, self.page_flags(page)))
         } else {
-            let table = self.groups.iter().find_map(|group| group.page_of(place.child(index)));
+            let table = self
+                .groups
+                .iter()
+                .find_map(|group| group.page_of(place.child(index)));
             table.map(|page| (page, TABLE_FLAGS))
         };
         target.map_or(0, |(page, flags)| frame_of(page).0 << PAGE_SHIFT | flags)
@@ -158,7 +189,11 @@ impl TableSet<'_> {
 
     fn page_flags(&self, page: u64) -> u64 {
         let is_table = self.groups.iter().any(|group| group.span().contains(page));
-        if is_table { PAGE_FLAGS & !WRITABLE } else { PAGE_FLAGS }
+        if is_table {
+            PAGE_FLAGS & !WRITABLE
+        } else {
+            PAGE_FLAGS
+        }
     }
 }
 
@@ -188,24 +223,54 @@ mod tests {
 
     #[test]
     fn a_linux_like_mapping_takes_one_table_of_each_upper_level() {
-        let mapping = Mapping { virt: 0xffff_ffff_8000_0000, pages: PageSpan::new(0, 2048) };
+        let mapping = Mapping {
+            virt: 0xffff_ffff_8000_0000,
+            pages: PageSpan::new(0, 2048),
+        };
         let tables = Tables::new(mapping, 1000);
         assert_eq!(tables.span(), PageSpan::new(1000, 3 + 4));
-        let filled = TableSet { groups: vec![&tables] }.filled(Mfn).collect();
+        let filled = TableSet {
+            groups: vec![&tables],
+        }
+        .filled(Mfn)
+        .collect();
         assert_eq!(walk(&filled, 1000, 0xffff_ffff_8000_0000), Some((0, true)));
-        assert_eq!(walk(&filled, 1000, 0xffff_ffff_807f_ffff), Some((2047, true)));
+        assert_eq!(
+            walk(&filled, 1000, 0xffff_ffff_807f_ffff),
+            Some((2047, true))
+        );
         assert_eq!(walk(&filled, 1000, 0xffff_ffff_8080_0000), None);
         for page in tables.span().pages() {
-            assert_eq!(walk(&filled, 1000, 0xffff_ffff_8000_0000 + (page << 12)), Some((page, false)));
+            assert_eq!(
+                walk(&filled, 1000, 0xffff_ffff_8000_0000 + (page << 12)),
+                Some((page, false))
+            );
         }
     }
 
     #[test]
     fn mappings_beside_each_other_share_what_covers_both() {
-        let kernel = Tables::new(Mapping { virt: 0x10_0000, pages: PageSpan::new(0, 512) }, 100);
-        let near = Tables::beside(&kernel, Mapping { virt: 0x4000_0000, pages: PageSpan::new(600, 3) }, 603);
+        let kernel = Tables::new(
+            Mapping {
+                virt: 0x10_0000,
+                pages: PageSpan::new(0, 512),
+            },
+            100,
+        );
+        let near = Tables::beside(
+            &kernel,
+            Mapping {
+                virt: 0x4000_0000,
+                pages: PageSpan::new(600, 3),
+            },
+            603,
+        );
         assert_eq!(near.span().count, 2, "one of level 2, one of level 1");
-        let filled = TableSet { groups: vec![&kernel, &near] }.filled(Mfn).collect();
+        let filled = TableSet {
+            groups: vec![&kernel, &near],
+        }
+        .filled(Mfn)
+        .collect();
         assert_eq!(walk(&filled, 100, 0x10_0000), Some((0, true)));
         assert_eq!(walk(&filled, 100, 0x2f_f000), Some((511, true)));
         assert_eq!(walk(&filled, 100, 0x4000_2000), Some((602, true)));

@@ -30,7 +30,9 @@ pub(crate) fn start_info(
     let (flags, ramdisk_start, ramdisk_len) = ramdisk_fields(layout);
     // The range that holds a table outside of the boot mapping, with its page tables.
     let p2m_tables = layout.p2m_tables.as_ref().map(|tables| tables.span());
-    let separate_p2m = p2m_tables.map_or((0, 0), |tables| (layout.p2m.first, layout.p2m.count + tables.count));
+    let separate_p2m = p2m_tables.map_or((0, 0), |tables| {
+        (layout.p2m.first, layout.p2m.count + tables.count)
+    });
     Writer::new()
         .text(MAGIC, MAGIC_BYTES)
         .u64(layout.nr_pages)
@@ -58,15 +60,27 @@ pub(crate) fn start_info(
 fn ramdisk_fields(layout: &Layout) -> (u32, u64, u64) {
     match layout.ramdisk {
         None => (0, 0, 0),
-        Some(Ramdisk { span, len, mapped: true }) => (0, layout.virt(span.first), len),
-        Some(Ramdisk { span, len, mapped: false }) => (FLAG_RAMDISK_BY_PAGE, span.first, len),
+        Some(Ramdisk {
+            span,
+            len,
+            mapped: true,
+        }) => (0, layout.virt(span.first), len),
+        Some(Ramdisk {
+            span,
+            len,
+            mapped: false,
+        }) => (FLAG_RAMDISK_BY_PAGE, span.first, len),
     }
 }
 
 /// The shared-info page at the start: all zero, but each vCPU's event upcalls are masked until the guest is ready.
 pub(crate) fn shared_info() -> Vec<u8> {
     let mut page = vec![0; PAGE_SIZE];
-    let masks = page.iter_mut().skip(UPCALL_MASK_OFFSET).step_by(VCPU_INFO_BYTES).take(VCPU_INFOS);
+    let masks = page
+        .iter_mut()
+        .skip(UPCALL_MASK_OFFSET)
+        .step_by(VCPU_INFO_BYTES)
+        .take(VCPU_INFOS);
     masks.for_each(|mask| *mask = 1);
     page
 }

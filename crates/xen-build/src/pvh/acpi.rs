@@ -40,14 +40,21 @@ impl Acpi {
     /// Tables for `base`, a multiple of 64 below 4 GiB, and `max_vcpus` vCPUs of which the first `online` are there at the
     /// start.
     pub(crate) fn new(base: u32, max_vcpus: u8, online: u8) -> Acpi {
-        let mut tables = Row { base: base.into(), bytes: vec![0; RSDP_BYTES] };
+        let mut tables = Row {
+            base: base.into(),
+            bytes: vec![0; RSDP_BYTES],
+        };
         let facs = tables.add(FACS_ALIGN, facs());
         let dsdt = tables.add(TABLE_ALIGN, dsdt(max_vcpus, online));
         let fadt = tables.add(TABLE_ALIGN, fadt(facs as u32, dsdt as u32));
         let madt = tables.add(TABLE_ALIGN, madt(max_vcpus, online));
         let xsdt = tables.add(TABLE_ALIGN, xsdt(&[fadt, madt]));
         let rsdp = rsdp(xsdt);
-        let bytes = rsdp.iter().chain(tables.bytes.iter().skip(RSDP_BYTES)).copied().collect();
+        let bytes = rsdp
+            .iter()
+            .chain(tables.bytes.iter().skip(RSDP_BYTES))
+            .copied()
+            .collect();
         Acpi { bytes, rsdp }
     }
 }
@@ -84,12 +91,24 @@ fn rsdp(xsdt: u64) -> Vec<u8> {
 }
 
 fn xsdt(tables: &[u64]) -> Vec<u8> {
-    table(b"XSDT", 1, tables.iter().fold(Writer::new(), |body, address| body.u64(*address)))
+    table(
+        b"XSDT",
+        1,
+        tables
+            .iter()
+            .fold(Writer::new(), |body, address| body.u64(*address)),
+    )
 }
 
 /// No more than a signature: nothing here wakes a guest or shares a lock with firmware.
 fn facs() -> Vec<u8> {
-    Writer::new().bytes(b"FACS").u32(64).zeros(24).u8(1).pad_to(64).finish()
+    Writer::new()
+        .bytes(b"FACS")
+        .u32(64)
+        .zeros(24)
+        .u8(1)
+        .pad_to(64)
+        .finish()
 }
 
 fn fadt(facs: u32, dsdt: u32) -> Vec<u8> {
@@ -144,7 +163,11 @@ fn madt(max_vcpus: u8, online: u8) -> Vec<u8> {
     let body = Writer::new().u32(LAPIC_ADDRESS).u32(PCAT_COMPAT);
     let body = (0..max_vcpus).fold(body, |body, vcpu| {
         // A vCPU that is not enabled may come later: so kernels read a FADT of a revision below 6.3.
-        body.u8(LOCAL_APIC).u8(8).u8(vcpu).u8(apic_id(vcpu)).u32(is_online(vcpu, online).into())
+        body.u8(LOCAL_APIC)
+            .u8(8)
+            .u8(vcpu)
+            .u8(apic_id(vcpu))
+            .u32(is_online(vcpu, online).into())
     });
     table(b"APIC", 2, body)
 }
@@ -162,18 +185,35 @@ fn is_online(vcpu: u8, online: u8) -> bool {
 fn dsdt(max_vcpus: u8, online: u8) -> Vec<u8> {
     const PRESENT_AND_WORKING: u8 = 0xf;
     let device = |vcpu: u8| {
-        let state = if is_online(vcpu, online) { PRESENT_AND_WORKING } else { 0 };
+        let state = if is_online(vcpu, online) {
+            PRESENT_AND_WORKING
+        } else {
+            0
+        };
         let hid = aml::name_string(b"_HID", "ACPI0007");
         let uid = aml::name_byte(b"_UID", vcpu);
-        aml::device(&cpu_name(vcpu), &[hid, uid, aml::name_byte(b"_STA", state)].concat())
+        aml::device(
+            &cpu_name(vcpu),
+            &[hid, uid, aml::name_byte(b"_STA", state)].concat(),
+        )
     };
     let devices: Vec<u8> = (0..max_vcpus).flat_map(device).collect();
-    table(b"DSDT", 2, Writer::new().bytes(&aml::root_scope(b"_SB_", &devices)))
+    table(
+        b"DSDT",
+        2,
+        Writer::new().bytes(&aml::root_scope(b"_SB_", &devices)),
+    )
 }
 
 /// `CP00` to `CPFF`.
 fn cpu_name(vcpu: u8) -> [u8; 4] {
-    let digit = |value: u8| if value < 10 { b'0' + value } else { b'A' + value - 10 };
+    let digit = |value: u8| {
+        if value < 10 {
+            b'0' + value
+        } else {
+            b'A' + value - 10
+        }
+    };
     [b'C', b'P', digit(vcpu >> 4), digit(vcpu & 0xf)]
 }
 
@@ -199,7 +239,10 @@ fn table(signature: &[u8; 4], revision: u8, body: Writer) -> Vec<u8> {
 
 /// Sets the byte at `offset`, zero so far, so that the first `len` bytes add up to zero.
 fn with_checksum(mut bytes: Vec<u8>, len: usize, offset: usize) -> Vec<u8> {
-    let sum = bytes.iter().take(len).fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+    let sum = bytes
+        .iter()
+        .take(len)
+        .fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
     if let Some(byte) = bytes.get_mut(offset) {
         *byte = sum.wrapping_neg();
     }

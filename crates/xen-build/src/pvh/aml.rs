@@ -40,7 +40,11 @@ fn package_length(contents_len: usize) -> Vec<u8> {
     if contents_len < ONE_BYTE_MAX {
         return vec![contents_len as u8 + 1];
     }
-    let following = if contents_len + 2 <= TWO_BYTES_MAX { 1 } else { 2 };
+    let following = if contents_len + 2 <= TWO_BYTES_MAX {
+        1
+    } else {
+        2
+    };
     let len = contents_len + 1 + following;
     let lead = (following as u8) << 6 | (len & 0xf) as u8;
     let rest = (0..following).map(|i| (len >> (4 + 8 * i)) as u8);

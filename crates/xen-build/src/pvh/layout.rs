@@ -15,7 +15,10 @@ pub(crate) const HOLE_FIRST: u64 = 0xf_c000;
 /// First page above 4 GiB.
 const HIGH_FIRST: u64 = 0x10_0000;
 /// The special pages (`X86_HVM_NR_SPECIAL_PAGES` up to `X86_HVM_END_SPECIAL_REGION`).
-const SPECIAL: PageSpan = PageSpan { first: 0xf_eff8, count: 8 };
+const SPECIAL: PageSpan = PageSpan {
+    first: 0xf_eff8,
+    count: 8,
+};
 /// The special pages that are used, by libxc's order.
 const SPECIAL_MONITOR_RING: u64 = SPECIAL.first + 1;
 const SPECIAL_STORE: u64 = SPECIAL.first + 4;
@@ -95,7 +98,9 @@ impl Layout {
     }
 
     fn is_taken(&self, page: u64) -> bool {
-        std::iter::once(&self.kernel).chain(&self.modules).any(|span| span.contains(page))
+        std::iter::once(&self.kernel)
+            .chain(&self.modules)
+            .any(|span| span.contains(page))
     }
 
     /// RAM that the domain may have.
@@ -129,7 +134,10 @@ impl Layout {
                 let after = page + 1;
                 map.push((PageSpan::new(0, page), E820Kind::Ram));
                 map.push((PageSpan::new(page, 1), E820Kind::Nvs));
-                map.push((PageSpan::new(after, self.low_ram.end() - after), E820Kind::Ram));
+                map.push((
+                    PageSpan::new(after, self.low_ram.end() - after),
+                    E820Kind::Ram,
+                ));
             }
             None => map.push((self.low_ram, E820Kind::Ram)),
         }
@@ -137,12 +145,18 @@ impl Layout {
         map.push((SPECIAL, E820Kind::Reserved));
         map.push((self.high_ram, E820Kind::Ram));
         map.retain(|(span, _)| !span.is_empty());
-        map.into_iter().map(|(span, kind)| entry(span, kind)).collect()
+        map.into_iter()
+            .map(|(span, kind)| entry(span, kind))
+            .collect()
     }
 }
 
 fn entry(span: PageSpan, kind: E820Kind) -> E820Entry {
-    E820Entry { start: span.address(), size_bytes: span.size_bytes(), kind }
+    E820Entry {
+        start: span.address(),
+        size_bytes: span.size_bytes(),
+        kind,
+    }
 }
 
 /// All that the domain starts with lies in a row, and has to be in memory that it has, below the hole.
@@ -150,12 +164,17 @@ fn check_end(end: u64, available: u64) -> Result<()> {
     if end > HOLE_FIRST {
         let mib = mib_for(end);
         return Err(BuildError::Layout {
-            what: format!("with its modules it reaches up to {mib} MiB, and a PVH domain has 4032 MiB below its hole"),
+            what: format!(
+                "with its modules it reaches up to {mib} MiB, and a PVH domain has 4032 MiB below its hole"
+            ),
         });
     }
     if end > available {
         let given_mib = available / PAGES_PER_MIB;
-        return Err(BuildError::TooLittleMemory { given_mib, needed_mib: mib_for(end) });
+        return Err(BuildError::TooLittleMemory {
+            given_mib,
+            needed_mib: mib_for(end),
+        });
     }
     Ok(())
 }

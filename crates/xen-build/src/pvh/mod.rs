@@ -37,7 +37,7 @@ use self::acpi::Acpi;
 use self::layout::{CONSOLE, HOLE_FIRST, IDENT_PT, Layout, MONITOR_RING, STORE, Sizes};
 use crate::area::Area;
 use crate::error::{During, Result, Step};
-use crate::place::{place_kernel, place_module};
+use crate::place::{Placed, place_module};
 use crate::populate::{Claim, ORDER_1GIB, Populate};
 use crate::request::{BuildRequest, Built, ExtentCounts};
 use crate::span::{PAGE_BYTES, PageSpan};
@@ -60,14 +60,21 @@ pub fn check_pvh(request: &BuildRequest<'_>) -> Result<()> {
 pub fn build_pvh(hv: &dyn Hypervisor, request: &BuildRequest<'_>) -> Result<Built> {
     let plan = Plan::new(request)?;
     let domid = request.domid;
-    hv.set_memory_map(domid, &plan.layout.memory_map()).during(domid, Step::SetMemoryMap)?;
+    hv.set_memory_map(domid, &plan.layout.memory_map())
+        .during(domid, Step::SetMemoryMap)?;
     let extents = plan.populate(hv)?;
     plan.fill(hv)?;
-    hv.set_hvm_params(domid, &plan.hvm_params()).during(domid, Step::SetHvmParams)?;
-    hv.set_hvm_boot_cpu(domid, &plan.boot_cpu()).during(domid, Step::SetBootCpu)?;
+    hv.set_hvm_params(domid, &plan.hvm_params())
+        .during(domid, Step::SetHvmParams)?;
+    hv.set_hvm_boot_cpu(domid, &plan.boot_cpu())
+        .during(domid, Step::SetBootCpu)?;
     let (store, console) = (Gfn(STORE), Gfn(CONSOLE));
     grants::seed(hv, request, console, store)?;
-    Ok(Built { store_gfn: store, console_gfn: console, extents })
+    Ok(Built {
+        store_gfn: store,
+        console_gfn: console,
+        extents,
+    })
 }
 
 /// All that is decided before the first request.
@@ -83,7 +90,11 @@ impl<'a> Plan<'a> {
         request.check(GuestKind::Pvh)?;
         let kernel = request.kernel.pvh()?;
         let acpi = tables(request);
-        let module_lens: Vec<u64> = request.modules.iter().map(|module| module.module.size_bytes()).collect();
+        let module_lens: Vec<u64> = request
+            .modules
+            .iter()
+            .map(|module| module.module.size_bytes())
+            .collect();
         let sizes = Sizes {
             target_pages: request.target_pages(),
             max_pages: request.max_pages(),
@@ -91,8 +102,15 @@ impl<'a> Plan<'a> {
             acpi_len: acpi.bytes.len() as u64,
             wants_low_rsdp: wants_low_rsdp(request.kernel, &kernel),
         };
-        let layout = Layout::new(&kernel, &sizes, |map_entries| start_info::len(request, map_entries))?;
-        Ok(Plan { request, kernel, layout, acpi })
+        let layout = Layout::new(&kernel, &sizes, |map_entries| {
+            start_info::len(request, map_entries)
+        })?;
+        Ok(Plan {
+            request,
+            kernel,
+            layout,
+            acpi,
+        })
     }
 
     fn populate(&self, hv: &dyn Hypervisor) -> Result<ExtentCounts> {
@@ -122,7 +140,10 @@ impl<'a> Plan<'a> {
         how.hv
             .set_pod_target(domid, self.request.target_pages())
             .map_err(|error| how.explain(Step::SetPodTarget, error))?;
-        let flags = PopulateFlags { on_demand: true, ..how.flags };
+        let flags = PopulateFlags {
+            on_demand: true,
+            ..how.flags
+        };
         let on_demand = Populate { flags, ..*how };
         on_demand.spans(&self.layout.ram(), |_, _, _| ())?;
         how.spans(extra, |_, _, _| ())
@@ -131,34 +152,63 @@ impl<'a> Plan<'a> {
     fn fill(&self, hv: &dyn Hypervisor) -> Result<()> {
         let layout = &self.layout;
         let mut area = Area::map(hv, self.request.domid, &layout.filled(), Gfn)?;
-        place_kernel(&mut area, self.request.kernel, layout.kernel, |segment| segment.paddr)?;
+        let kernel = Placed::new(self.request.kernel, layout.kernel, |segment| segment.paddr);
+        kernel.fill(&mut area, &[layout.kernel])?;
         for (module, span) in self.request.modules.iter().zip(&layout.modules) {
             place_module(&mut area, module.module, *span)?;
         }
-        write_span(&mut area, Step::WriteStartInfo, layout.start_info, &self.start_info())?;
+        write_span(
+            &mut area,
+            Step::WriteStartInfo,
+            layout.start_info,
+            &self.start_info(),
+        )?;
         write_span(&mut area, Step::WriteAcpi, layout.acpi, &self.acpi.bytes)?;
         self.write_low_rsdp(&mut area)?;
         rings::clear(&mut area, STORE, CONSOLE)?;
-        write_span(&mut area, Step::WriteIdentPt, PageSpan::new(IDENT_PT, 1), &identity_directory())
+        write_span(
+            &mut area,
+            Step::WriteIdentPt,
+            PageSpan::new(IDENT_PT, 1),
+            &identity_directory(),
+        )
     }
 
     fn start_info(&self) -> Vec<u8> {
-        let Layout { start_info, modules, acpi, .. } = &self.layout;
+        let Layout {
+            start_info,
+            modules,
+            acpi,
+            ..
+        } = &self.layout;
         let map = self.layout.memory_map();
-        start_info::start_info(self.request, start_info.address(), modules, &map, acpi.address())
+        start_info::start_info(
+            self.request,
+            start_info.address(),
+            modules,
+            &map,
+            acpi.address(),
+        )
     }
 
     /// A second RSDP 64 bytes below 1 MiB, where a search of the BIOS area finds it.
     fn write_low_rsdp(&self, area: &mut Area) -> Result<()> {
         const BYTES_BELOW_END: usize = 64;
-        let Some(page) = self.layout.low_rsdp else { return Ok(()) };
+        let Some(page) = self.layout.low_rsdp else {
+            return Ok(());
+        };
         let mut bytes = vec![0; PAGE_BYTES as usize - BYTES_BELOW_END];
         bytes.extend(&self.acpi.rsdp);
         write_span(area, Step::WriteAcpi, PageSpan::new(page, 1), &bytes)
     }
 
     fn hvm_params(&self) -> Vec<(HvmParam, u64)> {
-        let BuildRequest { store, console, hvm_params, .. } = self.request;
+        let BuildRequest {
+            store,
+            console,
+            hvm_params,
+            ..
+        } = self.request;
         let mut params = vec![
             (HvmParam::StorePfn, STORE),
             (HvmParam::StoreEvtchn, store.port.0.into()),
@@ -173,7 +223,11 @@ impl<'a> Plan<'a> {
 
     fn boot_cpu(&self) -> HvmBootCpu {
         // The layout has it below the hole, so below 4 GiB.
-        HvmBootCpu { eip: self.kernel.entry, ebx: self.layout.start_info.address() as u32, nr_vcpus: self.request.max_vcpus }
+        HvmBootCpu {
+            eip: self.kernel.entry,
+            ebx: self.layout.start_info.address() as u32,
+            nr_vcpus: self.request.max_vcpus,
+        }
     }
 }
 
@@ -187,19 +241,29 @@ fn tables(request: &BuildRequest<'_>) -> Acpi {
 /// Linux before 5.0 looks for the RSDP in the BIOS area alone; later ones say that they need not.
 fn wants_low_rsdp(image: &Image, kernel: &PvhKernel) -> bool {
     let is_linux = image.notes().and_then(|notes| notes.guest_os.as_deref()) == Some("linux");
-    is_linux && !kernel.features.supported.contains(Feature::LinuxRsdpUnrestricted)
+    is_linux
+        && !kernel
+            .features
+            .supported
+            .contains(Feature::LinuxRsdpUnrestricted)
 }
 
 /// Pages that start with `bytes` and are zero otherwise.
 fn write_span(area: &mut Area, step: Step, span: PageSpan, bytes: &[u8]) -> Result<()> {
     area.write(step, span.address(), bytes)?;
     let len = bytes.len() as u64;
-    area.zero(step, span.address() + len, span.size_bytes().saturating_sub(len))
+    area.zero(
+        step,
+        span.address() + len,
+        span.size_bytes().saturating_sub(len),
+    )
 }
 
 /// A 32-bit page directory of 4 MiB pages that maps every address to itself.
 fn identity_directory() -> Vec<u8> {
     // Present, writable, for users, accessed, dirty, large.
     const FLAGS: u32 = 1 | 1 << 1 | 1 << 2 | 1 << 5 | 1 << 6 | 1 << 7;
-    (0..1024_u32).flat_map(|index| (index << 22 | FLAGS).to_le_bytes()).collect()
+    (0..1024_u32)
+        .flat_map(|index| (index << 22 | FLAGS).to_le_bytes())
+        .collect()
 }

@@ -29,7 +29,12 @@ impl Offsets {
         let memory_map = modules + MODULE_BYTES * request.modules.len() as u64;
         let cmdline = memory_map + MEMORY_MAP_ENTRY_BYTES * map_entries as u64;
         let module_cmdlines = cmdline + with_end(request.cmdline);
-        Offsets { modules, memory_map, cmdline, module_cmdlines }
+        Offsets {
+            modules,
+            memory_map,
+            cmdline,
+            module_cmdlines,
+        }
     }
 }
 
@@ -40,7 +45,11 @@ fn with_end(cmdline: &str) -> u64 {
 
 /// How many bytes it all takes, with a memory map of `map_entries` entries.
 pub(crate) fn len(request: &BuildRequest<'_>, map_entries: usize) -> u64 {
-    let module_cmdlines: u64 = request.modules.iter().map(|module| with_end(module.cmdline)).sum();
+    let module_cmdlines: u64 = request
+        .modules
+        .iter()
+        .map(|module| with_end(module.cmdline))
+        .sum();
     Offsets::new(request, map_entries).module_cmdlines + module_cmdlines
 }
 
@@ -53,7 +62,11 @@ pub(crate) fn start_info(
     rsdp_address: u64,
 ) -> Vec<u8> {
     let offsets = Offsets::new(request, map.len());
-    let module_list = if modules.is_empty() { 0 } else { base + offsets.modules };
+    let module_list = if modules.is_empty() {
+        0
+    } else {
+        base + offsets.modules
+    };
     let start_info = Writer::new()
         .u32(MAGIC)
         .u32(VERSION)
@@ -67,17 +80,43 @@ pub(crate) fn start_info(
         .u32(0);
     let bytes = module_entries(start_info, request, modules, base + offsets.module_cmdlines);
     let bytes = map.iter().fold(bytes, |bytes, entry| {
-        bytes.u64(entry.start).u64(entry.size_bytes).u32(entry.kind.number()).u32(0)
+        bytes
+            .u64(entry.start)
+            .u64(entry.size_bytes)
+            .u32(entry.kind.number())
+            .u32(0)
     });
-    let cmdlines = std::iter::once(request.cmdline).chain(request.modules.iter().map(|module| module.cmdline));
-    cmdlines.fold(bytes, |bytes, cmdline| bytes.bytes(cmdline.as_bytes()).u8(0)).finish()
+    let cmdlines =
+        std::iter::once(request.cmdline).chain(request.modules.iter().map(|module| module.cmdline));
+    cmdlines
+        .fold(bytes, |bytes, cmdline| {
+            bytes.bytes(cmdline.as_bytes()).u8(0)
+        })
+        .finish()
 }
 
-fn module_entries(bytes: Writer, request: &BuildRequest<'_>, places: &[PageSpan], cmdlines: u64) -> Writer {
+fn module_entries(
+    bytes: Writer,
+    request: &BuildRequest<'_>,
+    places: &[PageSpan],
+    cmdlines: u64,
+) -> Writer {
     let mut next_cmdline = cmdlines;
-    request.modules.iter().zip(places).fold(bytes, |bytes, (module, place)| {
-        let cmdline = if module.cmdline.is_empty() { 0 } else { next_cmdline };
-        next_cmdline += with_end(module.cmdline);
-        bytes.u64(place.address()).u64(module.module.size_bytes()).u64(cmdline).u64(0)
-    })
+    request
+        .modules
+        .iter()
+        .zip(places)
+        .fold(bytes, |bytes, (module, place)| {
+            let cmdline = if module.cmdline.is_empty() {
+                0
+            } else {
+                next_cmdline
+            };
+            next_cmdline += with_end(module.cmdline);
+            bytes
+                .u64(place.address())
+                .u64(module.module.size_bytes())
+                .u64(cmdline)
+                .u64(0)
+        })
 }

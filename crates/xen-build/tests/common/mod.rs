@@ -32,7 +32,11 @@ pub struct Kernel {
 
 impl Kernel {
     pub fn part(mut self, paddr: u64, content: Vec<u8>, bss: u64) -> Kernel {
-        self.parts.push(Part { paddr, content, bss });
+        self.parts.push(Part {
+            paddr,
+            content,
+            bss,
+        });
         self
     }
 
@@ -47,6 +51,7 @@ impl Kernel {
         self
     }
 
+    #[allow(dead_code, reason = "a PV kernel's notes alone are that wide")]
     pub fn number(self, number: u32, value: u64) -> Kernel {
         self.note(number, &value.to_le_bytes())
     }
@@ -74,7 +79,18 @@ impl Kernel {
         for part in &self.parts {
             let offset = blob(&part.content);
             let file_size = part.content.len() as u64;
-            headers.push((1_u32, 7_u32, [offset, part.paddr, part.paddr, file_size, file_size + part.bss, 1]));
+            headers.push((
+                1_u32,
+                7_u32,
+                [
+                    offset,
+                    part.paddr,
+                    part.paddr,
+                    file_size,
+                    file_size + part.bss,
+                    1,
+                ],
+            ));
         }
         let offset = blob(&self.notes);
         let size = self.notes.len() as u64;
@@ -84,9 +100,24 @@ impl Kernel {
         elf.extend(2_u16.to_le_bytes());
         elf.extend(62_u16.to_le_bytes());
         elf.extend(1_u32.to_le_bytes());
-        elf.extend([entry, HEADER as u64, 0].iter().flat_map(|word| word.to_le_bytes()));
+        elf.extend(
+            [entry, HEADER as u64, 0]
+                .iter()
+                .flat_map(|word| word.to_le_bytes()),
+        );
         elf.extend(0_u32.to_le_bytes());
-        elf.extend([HEADER as u16, PROGRAM_HEADER as u16, nr_headers as u16, 64, 0, 0].map(u16::to_le_bytes).as_flattened());
+        elf.extend(
+            [
+                HEADER as u16,
+                PROGRAM_HEADER as u16,
+                nr_headers as u16,
+                64,
+                0,
+                0,
+            ]
+            .map(u16::to_le_bytes)
+            .as_flattened(),
+        );
         for (kind, flags, words) in headers {
             elf.extend(kind.to_le_bytes());
             elf.extend(flags.to_le_bytes());
@@ -100,7 +131,9 @@ impl Kernel {
 
 /// Bytes that are nowhere zero, and differ from place to place.
 pub fn pattern(len: u64, seed: u64) -> Vec<u8> {
-    (0..len).map(|i| ((i * 7 + i / 251 + seed) % 255) as u8 + 1).collect()
+    (0..len)
+        .map(|i| ((i * 7 + i / 251 + seed) % 255) as u8 + 1)
+        .collect()
 }
 
 /// A file with bytes in it, and what the builder makes of it.
@@ -115,7 +148,11 @@ pub fn ramdisk(len: u64) -> Ramdisk {
     let mut file = NamedTempFile::new().unwrap();
     file.write_all(&bytes).unwrap();
     let module = Module::open(Path::new(file.path()), 1 << 40).unwrap();
-    Ramdisk { bytes, module, _file: file }
+    Ramdisk {
+        bytes,
+        module,
+        _file: file,
+    }
 }
 
 pub fn request<'a>(domid: DomId, kernel: &'a Image, target_kib: u64) -> BuildRequest<'a> {
@@ -128,15 +165,27 @@ pub fn request<'a>(domid: DomId, kernel: &'a Image, target_kib: u64) -> BuildReq
         max_kib: target_kib,
         max_vcpus: 2,
         online_vcpus: 1,
-        store: Channel { port: EvtchnPort(STORE_PORT), backend: DomId(0) },
-        console: Channel { port: EvtchnPort(CONSOLE_PORT), backend: DomId(0) },
+        store: Channel {
+            port: EvtchnPort(STORE_PORT),
+            backend: DomId(0),
+        },
+        console: Channel {
+            port: EvtchnPort(CONSOLE_PORT),
+            backend: DomId(0),
+        },
         claim: true,
         hvm_params: &[],
     }
 }
 
 pub fn boot_modules<'a>(ramdisks: &'a [&'a Ramdisk], cmdline: &'a str) -> Vec<BootModule<'a>> {
-    ramdisks.iter().map(|ramdisk| BootModule { module: &ramdisk.module, cmdline }).collect()
+    ramdisks
+        .iter()
+        .map(|ramdisk| BootModule {
+            module: &ramdisk.module,
+            cmdline,
+        })
+        .collect()
 }
 
 /// A domain as the builder wants to find it.
@@ -163,9 +212,16 @@ pub fn new_domain(model: &Model, kind: GuestKind, target_kib: u64) -> DomId {
         })
         .unwrap();
     model.set_max_vcpus(domid, 2).unwrap();
-    model.set_max_mem(domid, memory::max_mem_kib(target_kib)).unwrap();
+    model
+        .set_max_mem(domid, memory::max_mem_kib(target_kib))
+        .unwrap();
     if kind != GuestKind::Pv {
-        model.set_paging_mempool(domid, memory::paging_mempool_size_bytes(target_kib, 2, true)).unwrap();
+        model
+            .set_paging_mempool(
+                domid,
+                memory::paging_mempool_size_bytes(target_kib, 2, true),
+            )
+            .unwrap();
     }
     domid
 }

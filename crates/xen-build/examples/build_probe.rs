@@ -1,0 +1,311 @@
+//! Builds and starts one domain on real Xen, prints its console, and destroys it. Run it in dom0 as root.
+//!
+//!     build_probe pv|pvh KERNEL [OPTIONS]
+//!
+//! Options: `--memory MIB`, `--maxmem MIB`, `--vcpus N`, `--online N`, `--cmdline TEXT`, `--ramdisk FILE`, `--seconds N` (how
+//! long to listen), `--until TEXT` (listen until the console says that; exit code 1 if it never does), `--stay` (leave the
+//! domain paused and alive). The console's ring is read directly, so xenconsoled is not needed.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use xen_build::cpu_policy::{CpuPolicyOptions, apply_default_policy};
+use xen_build::{BootModule, BuildRequest, Built, Channel, build_pv, build_pvh, memory};
+use xen_image::{Image, Loader, Module};
+use xen_port::{CreateDomain, DomId, GuestKind, GuestMemory, HvmParam, Hypervisor};
+use xen_sys::Xen;
+use xenstore::{Access, Client, Perms, Tree};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+fn main() -> ExitCode {
+    match Options::parse().and_then(|options| probe(&options)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("build_probe: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Options {
+    kind: GuestKind,
+    kernel: PathBuf,
+    memory_mib: u64,
+    maxmem_mib: u64,
+    vcpus: u32,
+    online: u32,
+    cmdline: String,
+    ramdisk: Option<PathBuf>,
+    seconds: u64,
+    until: Option<String>,
+    stay: bool,
+}
+
+impl Options {
+    fn parse() -> Outcome<Options> {
+        let mut words = std::env::args().skip(1);
+        let kind = match words.next().as_deref() {
+            Some("pv") => GuestKind::Pv,
+            Some("pvh") => GuestKind::Pvh,
+            _ => return Err("usage: build_probe pv|pvh KERNEL [OPTIONS]".into()),
+        };
+        let kernel = words.next().ok_or("which kernel?")?.into();
+        let mut options = Options {
+            kind,
+            kernel,
+            memory_mib: 64,
+            maxmem_mib: 0,
+            vcpus: 1,
+            online: 1,
+            cmdline: String::new(),
+            ramdisk: None,
+            seconds: 10,
+            until: None,
+            stay: false,
+        };
+        while let Some(word) = words.next() {
+            if word == "--stay" {
+                options.stay = true;
+                continue;
+            }
+            let value = words
+                .next()
+                .ok_or_else(|| format!("{word} wants a value"))?;
+            match word.as_str() {
+                "--memory" => options.memory_mib = number(&value)?,
+                "--maxmem" => options.maxmem_mib = number(&value)?,
+                "--vcpus" => options.vcpus = number(&value)?,
+                "--online" => options.online = number(&value)?,
+                "--cmdline" => options.cmdline = value,
+                "--ramdisk" => options.ramdisk = Some(value.into()),
+                "--seconds" => options.seconds = number(&value)?,
+                "--until" => options.until = Some(value),
+                _ => return Err(format!("unknown option {word}").into()),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn number<T: FromStr>(word: &str) -> Outcome<T> {
+    word.parse()
+        .map_err(|_| format!("{word} is no number").into())
+}
+
+/// Makes the domain, watches it, destroys it. Whether its console said what was waited for.
+fn probe(options: &Options) -> Outcome<bool> {
+    let kernel = Loader::default().load(&options.kernel)?;
+    let ramdisk = options
+        .ramdisk
+        .as_deref()
+        .map(|path| Module::open(path, 1 << 32))
+        .transpose()?;
+    let xen = Xen::open()?;
+    let domid = create(&xen, options)?;
+    let result = run(&xen, domid, options, &kernel, ramdisk.as_ref());
+    if !options.stay {
+        xen.destroy_domain(domid, Instant::now() + Duration::from_secs(20))?;
+        if let Ok(mut store) = Client::connect() {
+            store.rm(&xenstore::Path::domain(domid.0))?;
+        }
+    }
+    result
+}
+
+fn create(xen: &Xen, options: &Options) -> Outcome<DomId> {
+    let domid = xen.create_domain(&CreateDomain {
+        domid: None,
+        kind: options.kind,
+        handle: *b"build_probe.....",
+        ssidref: 0,
+        hap: options.kind != GuestKind::Pv,
+        oos_off: false,
+        nested_virt: false,
+        vpmu: false,
+        iommu: false,
+        max_vcpus: options.vcpus,
+        max_evtchn_port: 1023,
+        max_grant_frames: None,
+        max_maptrack_frames: None,
+        max_grant_version: 1,
+        cpupool: 0,
+        msr_relaxed: false,
+        vmtrace_size_bytes: 0,
+    })?;
+    Ok(domid)
+}
+
+fn run(
+    xen: &Xen,
+    domid: DomId,
+    options: &Options,
+    kernel: &Image,
+    ramdisk: Option<&Module>,
+) -> Outcome<bool> {
+    let (store, console) = prepare(xen, domid, options)?;
+    let modules: Vec<BootModule<'_>> = ramdisk
+        .iter()
+        .map(|module| BootModule {
+            module,
+            cmdline: "",
+        })
+        .collect();
+    let request = BuildRequest {
+        domid,
+        kernel,
+        cmdline: &options.cmdline,
+        modules: &modules,
+        target_kib: options.memory_mib << 10,
+        max_kib: options.maxmem_mib << 10,
+        max_vcpus: options.vcpus,
+        online_vcpus: options.online,
+        store,
+        console,
+        claim: true,
+        hvm_params: if options.kind == GuestKind::Pv {
+            &[]
+        } else {
+            &[(HvmParam::TimerMode, 1)]
+        },
+    };
+    let before = xen.stats();
+    let started = Instant::now();
+    let built = match options.kind {
+        GuestKind::Pv => build_pv(xen, &request)?,
+        _ => build_pvh(xen, &request)?,
+    };
+    let took = started.elapsed();
+    let after = xen.stats();
+    println!(
+        "built domain {domid} in {took:?}: {} hypercalls, {} mappings of {} frames; {:?}",
+        after.hypercalls - before.hypercalls,
+        after.map_calls - before.map_calls,
+        after.mapped_frames - before.mapped_frames,
+        built.extents
+    );
+    introduce(domid, &built, &store)?;
+    if options.stay {
+        return Ok(true);
+    }
+    let ring = xen.map_foreign(domid, &[built.console_gfn])?;
+    xen.unpause_domain(domid)?;
+    watch(xen, domid, options, Console::new(ring))
+}
+
+/// What the caller of the builder does before.
+fn prepare(xen: &Xen, domid: DomId, options: &Options) -> Outcome<(Channel, Channel)> {
+    let max_kib = options.memory_mib.max(options.maxmem_mib) << 10;
+    xen.set_max_vcpus(domid, options.vcpus)?;
+    xen.set_max_mem(domid, memory::max_mem_kib(options.memory_mib << 10))?;
+    let store = Channel {
+        port: xen.alloc_unbound(domid, DomId::ZERO)?,
+        backend: DomId::ZERO,
+    };
+    let console = Channel {
+        port: xen.alloc_unbound(domid, DomId::ZERO)?,
+        backend: DomId::ZERO,
+    };
+    if options.kind != GuestKind::Pv {
+        let pool = memory::paging_mempool_size_bytes(max_kib, options.vcpus, true);
+        xen.set_paging_mempool(domid, pool)?;
+    }
+    apply_default_policy(xen, domid, options.kind, CpuPolicyOptions::default())?;
+    Ok((store, console))
+}
+
+/// Tells xenstored of the domain, and gives it the nodes that a guest writes to.
+fn introduce(domid: DomId, built: &Built, store: &Channel) -> Outcome<()> {
+    let mut client = Client::connect()?;
+    let home = xenstore::Path::domain(domid.0);
+    let readable = Perms::owned_by(0).with(domid.0, Access::Read);
+    client.mkdir(&home)?;
+    client.set_perms(&home, &readable)?;
+    client.write(&home.join("name")?, b"build_probe")?;
+    client.write(&home.join("domid")?, domid.to_string().as_bytes())?;
+    for name in ["device", "control", "cpu", "memory"] {
+        client.mkdir(&home.join(name)?)?;
+        client.set_perms(&home.join(name)?, &readable)?;
+    }
+    for name in [
+        "data",
+        "drivers",
+        "feature",
+        "attr",
+        "error",
+        "control/shutdown",
+    ] {
+        client.mkdir(&home.join(name)?)?;
+        client.set_perms(&home.join(name)?, &Perms::owned_by(domid.0))?;
+    }
+    client.introduce(domid.0, built.store_gfn.0, store.port.0)?;
+    Ok(())
+}
+
+/// Prints the console until the text comes, the time is up or the domain ends.
+fn watch(xen: &Xen, domid: DomId, options: &Options, mut console: Console) -> Outcome<bool> {
+    let started = Instant::now();
+    let deadline = started + Duration::from_secs(options.seconds);
+    let mut said = String::new();
+    let found = |said: &str| {
+        options
+            .until
+            .as_ref()
+            .is_some_and(|text| said.contains(text.as_str()))
+    };
+    while Instant::now() < deadline && !found(&said) {
+        let bytes = console.read()?;
+        let text = String::from_utf8_lossy(&bytes);
+        print!("{text}");
+        said.push_str(&text);
+        let info = xen.domain_info(domid)?.ok_or("the domain is gone")?;
+        if info.flags.shutdown && bytes.is_empty() {
+            println!("\nthe domain has shut down: {:?}", info.shutdown_reason);
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    println!("\nlistened for {:?}", started.elapsed());
+    Ok(options.until.is_none() || found(&said))
+}
+
+/// The backend's end of a console ring (`xen/include/public/io/console.h`).
+struct Console {
+    ring: Box<dyn GuestMemory>,
+}
+
+impl Console {
+    const OUT: usize = 1024;
+    const OUT_BYTES: u32 = 2048;
+    const OUT_CONS: usize = 3080;
+    const OUT_PROD: usize = 3084;
+
+    fn new(ring: Box<dyn GuestMemory>) -> Console {
+        Console { ring }
+    }
+
+    fn index(&self, offset: usize) -> Outcome<u32> {
+        let mut bytes = [0; 4];
+        self.ring.read(offset, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// What the guest has written since the last time.
+    fn read(&mut self) -> Outcome<Vec<u8>> {
+        let (consumed, produced) = (self.index(Self::OUT_CONS)?, self.index(Self::OUT_PROD)?);
+        let count = produced.wrapping_sub(consumed).min(Self::OUT_BYTES);
+        let mut bytes = Vec::new();
+        for number in 0..count {
+            let at = consumed.wrapping_add(number) % Self::OUT_BYTES;
+            let mut byte = [0];
+            self.ring.read(Self::OUT + at as usize, &mut byte)?;
+            bytes.extend(byte);
+        }
+        self.ring.write(Self::OUT_CONS, &produced.to_le_bytes())?;
+        Ok(bytes)
+    }
+}
