@@ -144,7 +144,14 @@ fn make_pvh(hv: &dyn Hypervisor, domid: DomId) -> Outcome<Gfn> {
     hv.set_hvm_params(domid, &params)?;
     let policy = hv.cpu_policy(domid)?;
     hv.set_cpu_policy(domid, &policy)?;
-    hv.set_hvm_boot_cpu(domid, &HvmBootCpu { eip: 0, ebx: 0, nr_vcpus: 1 })?;
+    hv.set_hvm_boot_cpu(
+        domid,
+        &HvmBootCpu {
+            eip: 0,
+            ebx: 0,
+            nr_vcpus: 1,
+        },
+    )?;
     Ok(Gfn(2))
 }
 
