@@ -33,6 +33,8 @@ pub fn count(arguments: &[String], xenstored_path: &Path, folder: &Path) -> Outc
         .args([
             "-f",
             "-q",
+            // Unless told so, strace is deaf to signals while it runs a program.
+            "-I1",
             "-e",
             "trace=ioctl,clone,clone3,fork,vfork,read,pread64,readv",
             "-o",

@@ -12,6 +12,11 @@ use crate::{Dirs, EngineError, Host, record, tree, userdata};
 /// How long Xen may take to give all of a domain's memory back.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
+/// How long xenconsoled may take to serve a new domain; one that does not run takes for ever.
+const CONSOLE_DEADLINE: Duration = Duration::from_secs(2);
+/// Token of the watch on a console's tty.
+const CONSOLE_TOKEN: &str = "xyl-tty";
+
 /// Destroys a domain and all that the toolstack made for it.
 ///
 /// A domain with devices that Xyl cannot take down is refused, unless `force` says to leave their
@@ -47,6 +52,7 @@ pub fn end_domain(host: &mut Host, domid: DomId, deadline: Instant) -> Result<()
 
 /// Removes a domain's xenstore nodes; those that are not there are fine.
 pub fn remove_nodes(host: &mut Host, domid: DomId, uuid: &str) -> Result<(), EngineError> {
+    await_console(host, domid)?;
     let mut batch = Batch::new();
     for root in tree::roots(domid, uuid) {
         batch.rm(&Path::new(&root).map_err(xenstore::Error::from)?);
@@ -54,6 +60,31 @@ pub fn remove_nodes(host: &mut Host, domid: DomId, uuid: &str) -> Result<(), Eng
     host.store
         .transaction(|transaction| transaction.run(&batch).map(drop))?;
     Ok(())
+}
+
+/// Waits for xenconsoled to have served a domain that was introduced just now. It writes the
+/// console's tty when it comes round to it, and would bring nodes back that were removed before.
+fn await_console(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
+    let tty = Path::domain(domid.0)
+        .join("console/tty")
+        .map_err(xenstore::Error::from)?;
+    if !is_empty(host, &tty)? || !host.store.is_introduced(domid.0)? {
+        return Ok(());
+    }
+    let deadline = Instant::now() + CONSOLE_DEADLINE;
+    host.store.watch(&tty, CONSOLE_TOKEN)?;
+    while is_empty(host, &tty)? && Instant::now() < deadline {
+        host.store.next_event(deadline)?;
+    }
+    Ok(host.store.unwatch(&tty, CONSOLE_TOKEN)?)
+}
+
+/// Whether a node is there and has no value.
+fn is_empty(host: &mut Host, path: &Path) -> Result<bool, EngineError> {
+    Ok(host
+        .store
+        .read_opt(path)?
+        .is_some_and(|value| value.is_empty()))
 }
 
 /// Removes a domain's files.

@@ -232,7 +232,10 @@ pub fn configuration(
     if let Some(name) = live.name {
         c_info["name"] = name.into();
     }
-    c_info["uuid"] = uuid.into();
+    // libxl leaves out what is at its default, such as domain 0's UUID of zeros.
+    if info.handle != [0; 16] {
+        c_info["uuid"] = uuid.into();
+    }
     let b_info = object(&mut config, "b_info");
     if let Some(target_kib) = live.target_kib {
         b_info["target_memkb"] = (target_kib + live.videoram_kib).into();
@@ -272,7 +275,9 @@ fn read_record(path: &FilePath) -> Result<Value, EngineError> {
             "longer than {RECORD_MAX} bytes: not a record of libxl"
         )));
     }
-    serde_json::from_slice(&text).map_err(|error| bad(format!("not JSON: {error}")))
+    // libxl ends the text with the NUL of a C string.
+    let text = text.strip_suffix(b"\0").unwrap_or(&text);
+    serde_json::from_slice(text).map_err(|error| bad(format!("not JSON: {error}")))
 }
 
 /// What changes while a domain runs.

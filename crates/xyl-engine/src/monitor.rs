@@ -35,7 +35,8 @@ pub fn watch(host: &mut Host, mut vm: Vm, log: &mut dyn FnMut(&str)) -> Result<(
         let info = wait_for_end(host, vm)?;
         let Some(reason) = info.as_ref().and_then(|info| info.shutdown_reason) else {
             log(&format!("domain {} is gone", vm.domid));
-            return Ok(());
+            // Whoever destroyed it, xl perhaps, does not know of our record.
+            return record::remove(&host.dirs, &vm.uuid.hyphenated().to_string());
         };
         let planned = planned(host, vm.uuid)?;
         // `wait_for_end` does not return for a suspended domain, so there is an action.

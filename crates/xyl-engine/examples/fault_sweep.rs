@@ -1,0 +1,442 @@
+//! Fails every call of a create, one after the other, on real Xen, and checks that nothing is left.
+//!
+//! `fault_sweep pv|pvh KERNEL`: creates a domain with the n-th hypercall failing, for n from 1 until a
+//! create gets through; then the same with the n-th xenstore request; then with a cancel at each step.
+//! After each, the domains, the claimed and free memory, the xenstore tree and the files must be what
+//! they were. Needs root in a dom0.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path as FilePath;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use xen_port::*;
+use xenstore::transport::{Limits, Transport};
+use xenstore::{Client, Path, Settings, Tree};
+use xyl_engine::create::{CreateRequest, Notice, create};
+use xyl_engine::{Cancel, Dirs, EngineError, Host, destroy, plan};
+
+/// No failure.
+const NEVER: u64 = u64::MAX;
+
+/// The hypervisor, failing its n-th call once.
+struct FaultyXen {
+    inner: xen_sys::Xen,
+    left: Rc<Cell<u64>>,
+}
+
+impl FaultyXen {
+    fn tick(&self, op: &'static str) -> Result<()> {
+        match self.left.get() {
+            NEVER => Ok(()),
+            0 => {
+                self.left.set(NEVER);
+                Err(HvError::Call {
+                    op,
+                    domid: None,
+                    errno: Errno::ENOMEM,
+                    detail: " (injected)".to_owned(),
+                })
+            }
+            n => {
+                self.left.set(n - 1);
+                Ok(())
+            }
+        }
+    }
+}
+
+macro_rules! delegate {
+    ($($name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)*) => {
+        $(fn $name(&self, $($arg: $ty),*) -> Result<$ret> {
+            self.tick(stringify!($name))?;
+            self.inner.$name($($arg),*)
+        })*
+    };
+}
+
+type Affinities = (Option<CpuMap>, Option<CpuMap>);
+
+impl Hypervisor for FaultyXen {
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.inner.counters()
+    }
+
+    delegate! {
+        version() -> VersionInfo;
+        phys_info() -> PhysInfo;
+        console_ring(clear: bool) -> Vec<u8>;
+        scheduler_id() -> SchedulerId;
+        cpu_pools() -> Vec<CpuPool>;
+        cpu_topology() -> Vec<CpuTopology>;
+        numa_nodes() -> Vec<NumaNode>;
+        sharing_pages() -> (u64, u64);
+        scheduler_globals(pool: u32) -> SchedulerGlobals;
+        set_scheduler_globals(pool: u32, globals: &SchedulerGlobals) -> ();
+        domain_info(domid: DomId) -> Option<DomainInfo>;
+        domain_list() -> Vec<DomainInfo>;
+        create_domain(request: &CreateDomain) -> DomId;
+        destroy_domain(domid: DomId, deadline: Instant) -> ();
+        pause_domain(domid: DomId) -> ();
+        unpause_domain(domid: DomId) -> ();
+        remote_shutdown(domid: DomId, reason: ShutdownReason) -> ();
+        resume_domain(domid: DomId) -> ();
+        send_trigger(domid: DomId, vcpu: VcpuId, trigger: Trigger) -> ();
+        set_domain_handle(domid: DomId, handle: [u8; 16]) -> ();
+        node_affinity(domid: DomId) -> CpuMap;
+        set_max_vcpus(domid: DomId, nr_vcpus: u32) -> ();
+        vcpu_info(domid: DomId, vcpu: VcpuId) -> VcpuInfo;
+        vcpu_affinity(domid: DomId, vcpu: VcpuId) -> (CpuMap, CpuMap);
+        set_vcpu_affinity(domid: DomId, vcpu: VcpuId, hard: Option<&CpuMap>, soft: Option<&CpuMap>, force: bool) -> Affinities;
+        cpu_policy(domid: DomId) -> CpuPolicy;
+        set_cpu_policy(domid: DomId, policy: &CpuPolicy) -> ();
+        set_pv_boot_cpu(domid: DomId, cpu: &PvBootCpu) -> ();
+        set_hvm_boot_cpu(domid: DomId, cpu: &HvmBootCpu) -> ();
+        scheduler_params(domid: DomId, scheduler: SchedulerId) -> SchedulerParams;
+        set_scheduler_params(domid: DomId, params: &SchedulerParams) -> ();
+        set_tsc_mode(domid: DomId, mode: u32) -> ();
+        set_time_offset(domid: DomId, offset_s: i64) -> ();
+        set_max_mem(domid: DomId, max_kib: u64) -> ();
+        set_paging_mempool(domid: DomId, size_bytes: u64) -> ();
+        claim_pages(domid: DomId, nr_pages: u64) -> ();
+        populate_physmap(domid: DomId, order: u32, flags: PopulateFlags, start: &[Gfn]) -> Vec<Mfn>;
+        set_memory_map(domid: DomId, map: &[E820Entry]) -> ();
+        pin_tables(domid: DomId, tables: &[(PageTableLevel, Mfn)]) -> ();
+        clear_pages(domid: DomId, pages: &[Gfn]) -> ();
+        init_hypercall_page(domid: DomId, gfn: Gfn) -> ();
+        set_pod_target(domid: DomId, target_pages: u64) -> ();
+        map_foreign(domid: DomId, frames: &[Gfn]) -> Box<dyn GuestMemory>;
+        map_grant_frames(domid: DomId, nr_frames: u32) -> Box<dyn GuestMemory>;
+        hvm_param(domid: DomId, param: HvmParam) -> u64;
+        set_hvm_param(domid: DomId, param: HvmParam, value: u64) -> ();
+        set_hvm_params(domid: DomId, params: &[(HvmParam, u64)]) -> ();
+        alloc_unbound(domid: DomId, remote: DomId) -> EvtchnPort;
+    }
+}
+
+/// Size of a xenstore message's header: type, request, transaction and length, 32 bits each.
+const HEADER_BYTES: usize = 16;
+
+/// A way to xenstored that refuses the n-th request once: the daemon gets a request it must refuse
+/// in its place, one of an unknown type.
+struct FaultyTransport {
+    inner: Box<dyn Transport>,
+    left: Arc<AtomicU64>,
+}
+
+impl AsFd for FaultyTransport {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
+    }
+}
+
+impl Transport for FaultyTransport {
+    fn send(&mut self, packets: &[u8], deadline: Instant) -> io::Result<()> {
+        let mut packets = packets.to_vec();
+        let mut at = 0;
+        while let Some(header) = packets.get(at..at + HEADER_BYTES) {
+            let length = u32::from_le_bytes(header.get(12..16).unwrap().try_into().unwrap());
+            if self.spoil() {
+                let kind = packets.get_mut(at..at + 4).unwrap();
+                kind.copy_from_slice(&0xfffe_u32.to_le_bytes());
+            }
+            at += HEADER_BYTES + length as usize;
+        }
+        self.inner.send(&packets, deadline)
+    }
+
+    fn receive(&mut self, into: &mut Vec<u8>, deadline: Instant) -> io::Result<usize> {
+        self.inner.receive(into, deadline)
+    }
+
+    fn limits(&self) -> Limits {
+        self.inner.limits()
+    }
+
+    fn describe(&self) -> String {
+        format!("{} (faulty)", self.inner.describe())
+    }
+}
+
+impl FaultyTransport {
+    fn spoil(&self) -> bool {
+        match self.left.load(Ordering::SeqCst) {
+            NEVER => false,
+            0 => {
+                self.left.store(NEVER, Ordering::SeqCst);
+                true
+            }
+            n => {
+                self.left.store(n - 1, Ordering::SeqCst);
+                false
+            }
+        }
+    }
+}
+
+/// What must be the same before and after.
+#[derive(Debug, PartialEq, Eq)]
+struct World {
+    domains: Vec<u16>,
+    claimed_pages: u64,
+    unscrubbed_and_free_pages: u64,
+    nodes: BTreeMap<String, Vec<u8>>,
+    files: Vec<String>,
+}
+
+impl World {
+    /// Memory that Xen was still taking back when `before` was seen may be free by now.
+    fn is_as_before(&self, before: &World) -> bool {
+        let memory_is_back = self.unscrubbed_and_free_pages >= before.unscrubbed_and_free_pages;
+        let unscrubbed_and_free_pages = before.unscrubbed_and_free_pages;
+        let domains = self.domains.clone();
+        let (nodes, files) = (self.nodes.clone(), self.files.clone());
+        let claimed_pages = self.claimed_pages;
+        let same = World {
+            domains,
+            claimed_pages,
+            unscrubbed_and_free_pages,
+            nodes,
+            files,
+        };
+        memory_is_back && same == *before
+    }
+}
+
+/// How long Xen may take to free what a destroyed domain leaves to its next idle moment.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+
+struct Sweep {
+    host: Host,
+    hypercalls_left: Rc<Cell<u64>>,
+    requests_left: Arc<AtomicU64>,
+    /// A way to look at the world that no fault touches.
+    clean: (xen_sys::Xen, Client),
+}
+
+impl Sweep {
+    fn open() -> Sweep {
+        let hypercalls_left = Rc::new(Cell::new(NEVER));
+        let requests_left = Arc::new(AtomicU64::new(NEVER));
+        let xen = FaultyXen {
+            inner: xen_sys::Xen::open().unwrap(),
+            left: Rc::clone(&hypercalls_left),
+        };
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let transport = FaultyTransport {
+            inner: xenstore::transport::open(deadline).unwrap(),
+            left: Arc::clone(&requests_left),
+        };
+        let store = Client::new(Box::new(transport), Settings::default());
+        let clean = (xen_sys::Xen::open().unwrap(), Client::connect().unwrap());
+        let host = Host {
+            hv: Box::new(xen),
+            store,
+            dirs: Dirs::system(),
+        };
+        Sweep {
+            host,
+            hypercalls_left,
+            requests_left,
+            clean,
+        }
+    }
+
+    fn look(&mut self) -> World {
+        let (xen, store) = &mut self.clean;
+        let physical = xen.phys_info().unwrap();
+        let mut nodes = BTreeMap::new();
+        for root in ["/local/domain", "/vm", "/libxl"] {
+            collect(store, &Path::new(root).unwrap(), &mut nodes);
+        }
+        let dirs = &self.host.dirs;
+        let mut files = Vec::new();
+        for folder in [&dirs.lib, &dirs.run, &dirs.xen_lib] {
+            list_files(folder, &mut files);
+        }
+        files.sort();
+        World {
+            domains: xen
+                .domain_list()
+                .unwrap()
+                .iter()
+                .map(|domain| domain.domid.0)
+                .collect(),
+            claimed_pages: physical.outstanding_pages,
+            unscrubbed_and_free_pages: physical.free_pages + physical.scrub_pages,
+            nodes,
+            files,
+        }
+    }
+
+    /// The world once it is as before, or after a while in any case.
+    fn settled(&mut self, before: &World) -> World {
+        let deadline = Instant::now() + SETTLE_MAX;
+        loop {
+            let now = self.look();
+            if now.is_as_before(before) || Instant::now() > deadline {
+                return now;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// One create; `arm` sets the fault just before it. Whether it got through, and the error if not.
+    fn attempt(
+        &mut self,
+        config: &str,
+        cancel: &Cancel,
+        at_step: usize,
+    ) -> std::result::Result<DomId, EngineError> {
+        let planned = plan::plan_record("sweep", config, &mut || Ok(vec![(0, 0)]))?;
+        let mut steps = 0;
+        let mut request = CreateRequest {
+            spec: &planned.spec,
+            config_text: &planned.config_text,
+            paused: false,
+            before_start: &mut |_, _| Ok(()),
+            notice: &mut |notice| {
+                if matches!(notice, Notice::Step(_)) {
+                    steps += 1;
+                    if steps == at_step {
+                        cancel.request();
+                    }
+                }
+            },
+        };
+        create(&mut self.host, &mut request, cancel)
+    }
+
+    fn disarm(&self) {
+        self.hypercalls_left.set(NEVER);
+        self.requests_left.store(NEVER, Ordering::SeqCst);
+    }
+}
+
+fn collect(store: &mut Client, path: &Path, nodes: &mut BTreeMap<String, Vec<u8>>) {
+    let Ok(children) = store.directory(path) else {
+        return;
+    };
+    for child in children {
+        let below = path.join(&child).unwrap();
+        if let Ok(Some(value)) = store.read_opt(&below) {
+            nodes.insert(below.to_string(), value);
+            collect(store, &below, nodes);
+        }
+    }
+}
+
+fn list_files(folder: &FilePath, files: &mut Vec<String>) {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if entry.path().is_dir() {
+            list_files(&entry.path(), files);
+        } else {
+            files.push(entry.path().display().to_string());
+        }
+    }
+}
+
+/// Runs one kind of fault over its whole range; how many places failed and were undone.
+fn sweep(
+    sweep: &mut Sweep,
+    what: &str,
+    config: &str,
+    mut arm: impl FnMut(&Sweep, u64) -> (Cancel, usize),
+) -> std::result::Result<u64, String> {
+    for n in 0.. {
+        let before = sweep.look();
+        let (cancel, at_step) = arm(sweep, n);
+        let outcome = sweep.attempt(config, &cancel, at_step);
+        sweep.disarm();
+        match outcome {
+            Ok(domid) => {
+                destroy::destroy(&mut sweep.host, domid, false)
+                    .map_err(|error| error.to_string())?;
+                return Ok(n);
+            }
+            Err(error) => {
+                println!("{what} {n}: {}", error.to_string().replace('\n', " / "));
+                let after = sweep.settled(&before);
+                if !after.is_as_before(&before) {
+                    return Err(format!(
+                        "{what} {n} left something: {}",
+                        difference(&before, &after)
+                    ));
+                }
+            }
+        }
+    }
+    Ok(0)
+}
+
+fn difference(before: &World, after: &World) -> String {
+    let nodes: Vec<_> = after
+        .nodes
+        .keys()
+        .filter(|node| !before.nodes.contains_key(*node))
+        .collect();
+    let files: Vec<_> = after
+        .files
+        .iter()
+        .filter(|file| !before.files.contains(file))
+        .collect();
+    format!(
+        "domains {:?} -> {:?}, claimed {} -> {}, free {} -> {}, new nodes {nodes:?}, new files {files:?}",
+        before.domains,
+        after.domains,
+        before.claimed_pages,
+        after.claimed_pages,
+        before.unscrubbed_and_free_pages,
+        after.unscrubbed_and_free_pages,
+    )
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, kind, kernel] = arguments.as_slice() else {
+        eprintln!("fault_sweep pv|pvh KERNEL");
+        return ExitCode::from(2);
+    };
+    let config =
+        format!("name = \"sweep\"\ntype = \"{kind}\"\nmemory = 16\nkernel = \"{kernel}\"\n");
+    let mut world = Sweep::open();
+    let hypercalls = sweep(&mut world, "hypercall", &config, |world, n| {
+        world.hypercalls_left.set(n);
+        (Cancel::new(), 0)
+    });
+    let requests = sweep(&mut world, "xenstore request", &config, |world, n| {
+        world.requests_left.store(n, Ordering::SeqCst);
+        (Cancel::new(), 0)
+    });
+    let cancels = sweep(&mut world, "cancel at step", &config, |_, n| {
+        (Cancel::new(), n as usize + 1)
+    });
+    match (hypercalls, requests, cancels) {
+        (Ok(hypercalls), Ok(requests), Ok(cancels)) => {
+            println!(
+                "{kind}: {hypercalls} hypercalls, {requests} xenstore requests and {cancels} cancels failed, and left nothing"
+            );
+            ExitCode::SUCCESS
+        }
+        (hypercalls, requests, cancels) => {
+            for error in [hypercalls.err(), requests.err(), cancels.err()]
+                .into_iter()
+                .flatten()
+            {
+                eprintln!("{error}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
