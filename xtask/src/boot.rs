@@ -45,6 +45,8 @@ const DEFAULT_MEMORY_MIB: u32 = 6144;
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 /// From the script's time limit (which dom0 itself enforces) until the results are out.
 const END_LIMIT: Duration = Duration::from_secs(60);
+/// How often to look at what dom0 said besides the script's output.
+const LOOK_PERIOD: Duration = Duration::from_millis(50);
 /// The disk that takes the results. It is sparse.
 const RESULTS_SIZE_BYTES: u64 = 256 << 20;
 /// Lines shown of each log after a failure.
@@ -244,17 +246,17 @@ impl Machine {
             }
         };
         let mut ready_after = None;
+        let mut looked = Instant::now();
         loop {
-            match self.from_dom0.recv_timeout(Duration::from_millis(50)) {
-                Ok(bytes) => {
-                    show(&bytes);
-                    continue;
-                }
+            match self.from_dom0.recv_timeout(LOOK_PERIOD) {
+                Ok(bytes) => show(&bytes),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    std::thread::sleep(Duration::from_millis(50))
-                }
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK_PERIOD),
             }
+            if looked.elapsed() < LOOK_PERIOD {
+                continue;
+            }
+            looked = Instant::now();
             check_interrupt()?;
             let said = fs::read_to_string(&self.control).unwrap_or_default();
             if ready_after.is_none() && said.contains("ready ") {
@@ -435,7 +437,7 @@ struct TemporaryDir(PathBuf);
 impl TemporaryDir {
     /// Makes it in the cache, not in /tmp, which may be small. Clears away what killed runs have left.
     fn new() -> Result<Self> {
-        let runs = places::cache()?.join("runs");
+        let runs = places::runs()?;
         fs::create_dir_all(&runs).map_err(at("make", &runs))?;
         remove_dead_runs(&runs);
         let pid = std::process::id();
@@ -458,7 +460,7 @@ impl Drop for TemporaryDir {
 }
 
 /// Removes the folders of runs whose process is gone (killed before it could tidy up).
-fn remove_dead_runs(runs: &Path) {
+pub fn remove_dead_runs(runs: &Path) {
     let Ok(entries) = fs::read_dir(runs) else {
         return;
     };

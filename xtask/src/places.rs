@@ -40,3 +40,13 @@ pub fn cache() -> Result<PathBuf> {
         }),
     }
 }
+
+/// Where boots have their temporary folders.
+pub fn runs() -> Result<PathBuf> {
+    Ok(cache()?.join("runs"))
+}
+
+/// Where the roots lie.
+pub fn roots() -> Result<PathBuf> {
+    Ok(cache()?.join("roots"))
+}

@@ -6,12 +6,13 @@
 
 use crate::error::{Result, at};
 use crate::process::{as_root, check_interrupt, run_quietly, step};
-use crate::{places, setup};
+use crate::{boot, places, setup};
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// The Xen releases that the lab knows, each in the Debian suite that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -70,7 +71,7 @@ impl Root {
 
 /// Finds the root for this Xen, or builds it (about two minutes, the packages come from the machine's Debian mirror).
 pub fn ensure(xen: Xen) -> Result<Root> {
-    let roots = places::cache()?.join("roots");
+    let roots = places::roots()?;
     fs::create_dir_all(&roots).map_err(at("make", &roots))?;
     let name = format!("{}-{}", xen.suite(), inputs_hash(xen)?);
     let dir = roots.join(&name);
@@ -78,21 +79,22 @@ pub fn ensure(xen: Xen) -> Result<Root> {
         return Ok(Root { dir });
     }
 
-    let _lock = lock(&roots, &name)?;
-    remove_leftovers(&roots, &name)?;
+    let _lock = lock(&roots)?;
     if !dir.exists() {
         build(xen, &roots, &name)?;
     }
     Ok(Root { dir })
 }
 
-/// Removes all roots.
+/// Removes all roots, and what killed runs have left. Boots under way are not disturbed: they have their files open.
 pub fn clean() -> Result<()> {
-    let cache = places::cache()?;
-    if cache.exists() {
-        remove_tree(&cache)?;
-        println!("removed {}", cache.display());
+    let roots = places::roots()?;
+    if roots.exists() {
+        let _lock = lock(&roots)?;
+        remove_tree(&roots)?;
     }
+    boot::remove_dead_runs(&places::runs()?);
+    println!("removed {}", roots.display());
     Ok(())
 }
 
@@ -137,36 +139,35 @@ fn inputs_hash(xen: Xen) -> Result<String> {
         .collect())
 }
 
-/// Held by whoever builds the root `name`; another process waits here.
-fn lock(roots: &Path, name: &str) -> Result<File> {
-    let path = roots.join(format!("{name}.lock"));
+/// Held by whoever builds or removes roots; another process waits here.
+fn lock(roots: &Path) -> Result<File> {
+    let path = roots.with_extension("lock");
     let file = File::create(&path).map_err(at("make", &path))?;
+    let mut told = false;
     loop {
-        match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(file),
-            Err(rustix::io::Errno::INTR) => check_interrupt()?,
+            // Polled, so that a signal ends the wait.
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                if !told {
+                    eprintln!(
+                        "waiting for another clone that builds a root ({})",
+                        path.display()
+                    );
+                    told = true;
+                }
+                std::thread::sleep(Duration::from_millis(200));
+            }
             Err(errno) => return Err(at("lock", &path)(errno.into())),
         }
+        check_interrupt()?;
     }
 }
 
-fn building_dir(roots: &Path, name: &str) -> PathBuf {
-    roots.join(format!("building-{name}"))
-}
-
-/// A build that was killed leaves its folder. We hold the lock, so it is nobody's.
-fn remove_leftovers(roots: &Path, name: &str) -> Result<()> {
-    let building = building_dir(roots, name);
-    if building.exists() {
-        remove_tree(&building)
-    } else {
-        Ok(())
-    }
-}
-
+/// Builds the root while we hold the lock, so that anything half-built is nobody's.
 fn build(xen: Xen, roots: &Path, name: &str) -> Result<()> {
     setup::ensure()?;
-    let building = building_dir(roots, name);
+    let building = roots.join("building");
     let made = step(
         &format!(
             "build the root for Xen {} from Debian {}",
@@ -174,6 +175,7 @@ fn build(xen: Xen, roots: &Path, name: &str) -> Result<()> {
             xen.suite()
         ),
         || {
+            remove_tree(&building)?;
             fs::create_dir_all(building.join("out")).map_err(at("make", building.join("out")))?;
             bootstrap(xen, &building)?;
             finish(&building)?;
