@@ -81,6 +81,7 @@ impl Guest {
     fn start(&mut self) {
         if let Err(error) = self.platform.attach() {
             say!("cannot attach to Xen's interfaces: {error}");
+            hypercall::end(Reason::Crash);
         }
         let cmdline = self.platform.cmdline();
         self.options = Options::parse(cmdline.as_str());

@@ -116,21 +116,24 @@ pub fn write_values(store: &mut Store, offset: usize) -> Result<Tally, Error> {
     Ok(tally)
 }
 
-/// Creates up to `nodes` nodes under `data/flood`, in place of those of an earlier flood; stops at
-/// the first refusal.
+/// Creates up to `nodes` nodes under `data/flood`, in place of those of an earlier flood. At the
+/// first refusal it stops and removes the last node again, to leave room for the answer.
 pub fn flood(store: &mut Store, nodes: u32) -> Result<Tally, Error> {
     match store.remove("data/flood") {
         Err(error) if !error.is("ENOENT") => return Err(error),
         _ => {}
     }
     let mut tally = Tally::default();
+    let mut last = Text::<32>::new();
     for i in 0..nodes {
         let mut path = Text::<32>::new();
         let _ = write!(path, "data/flood/{i}");
         tally.count(store.write(path.as_str(), b"x"))?;
         if tally.refused > 0 {
+            let _ = store.remove(last.as_str());
             break;
         }
+        last = path;
     }
     Ok(tally)
 }

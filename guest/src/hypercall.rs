@@ -243,16 +243,19 @@ pub fn map_shared_info(gfn: u64) -> Result<(), Errno> {
 /// How many pages the domain has now.
 pub fn current_pages() -> Result<u64, Errno> {
     const XENMEM_CURRENT_RESERVATION: u64 = 3;
+    pages_of_self(XENMEM_CURRENT_RESERVATION)
+}
+
+/// How many pages the domain may have.
+pub fn maximum_pages() -> Result<u64, Errno> {
+    const XENMEM_MAXIMUM_RESERVATION: u64 = 4;
+    pages_of_self(XENMEM_MAXIMUM_RESERVATION)
+}
+
+fn pages_of_self(operation: u64) -> Result<u64, Errno> {
     let mut domid = DOMID_SELF;
-    // SAFETY: the argument is a `domid_t`.
-    unsafe {
-        hypercall(
-            MEMORY_OP,
-            XENMEM_CURRENT_RESERVATION,
-            address(&mut domid),
-            0,
-        )
-    }
+    // SAFETY: both operations take a `domid_t`.
+    unsafe { hypercall(MEMORY_OP, operation, address(&mut domid), 0) }
 }
 
 /// The machine's highest page of memory: the last one that has an entry in the M2P.

@@ -100,18 +100,10 @@ impl Pv {
         Text::from_bytes(bytes.get(..end).unwrap_or_default())
     }
 
-    /// Maps the shared info page, registers exceptions, and attaches console and xenstore.
+    /// Attaches console and xenstore, registers exceptions, and maps the shared info page. The
+    /// console comes first: it can tell if something else fails.
     pub fn attach(&mut self) -> Result<(), Errno> {
         self.max_mfn = hypercall::maximum_ram_page()?;
-        let window = &raw mut SHARED_INFO_WINDOW;
-        let frame = field!(self, shared_info) / PAGE_SIZE;
-        // SAFETY: Rust code never touches the window but through the pointer given here.
-        unsafe {
-            hypercall::update_va_mapping(window as u64, page_entry(frame))?;
-            events::attach(window.cast::<SharedInfo>());
-        }
-        self.publish_p2m();
-        traps::install_pv()?;
         if let Some(page) = self.ring_page(field!(self, console_mfn)) {
             let port = field!(self, console_evtchn);
             // SAFETY: the page is the console ring in the bootstrap mapping.
@@ -122,6 +114,15 @@ impl Pv {
             // SAFETY: the page is the xenstore ring in the bootstrap mapping.
             unsafe { store::attach(page as *mut _, port) };
         }
+        traps::install_pv()?;
+        let window = &raw mut SHARED_INFO_WINDOW;
+        let frame = field!(self, shared_info) / PAGE_SIZE;
+        // SAFETY: Rust code never touches the window but through the pointer given here.
+        unsafe {
+            hypercall::update_va_mapping(window as u64, page_entry(frame))?;
+            events::attach(window.cast::<SharedInfo>());
+        }
+        self.publish_p2m();
         Ok(())
     }
 

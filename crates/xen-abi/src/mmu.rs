@@ -13,6 +13,8 @@ c_constants! {
     PIN_L4_TABLE: u32 = 3, "MMUEXT_PIN_L4_TABLE";
     /// Takes a pin away.
     UNPIN_TABLE: u32 = 4, "MMUEXT_UNPIN_TABLE";
+    /// Makes a page zero.
+    CLEAR_PAGE: u32 = 16, "MMUEXT_CLEAR_PAGE";
     /// Update: an entry of the machine-to-physical table.
     MACHPHYS_UPDATE: u64 = 1, "MMU_MACHPHYS_UPDATE";
 }

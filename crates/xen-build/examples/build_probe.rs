@@ -1,6 +1,9 @@
 //! Builds and starts one domain on real Xen, prints its console, and destroys it. Run it in dom0 as root.
 //!
 //!     build_probe pv|pvh KERNEL [OPTIONS]
+//!     build_probe show DOMID
+//!
+//! `show` prints what Xen knows of a domain, line by line, so that two domains can be compared: one of xl's, say.
 //!
 //! Options: `--memory MIB`, `--maxmem MIB`, `--vcpus N`, `--online N`, `--cmdline TEXT`, `--ramdisk FILE`, `--seconds N` (how
 //! long to listen), `--until TEXT` (listen until the console says that; exit code 1 if it never does), `--stay` (leave the
@@ -15,14 +18,21 @@ use std::time::{Duration, Instant};
 use xen_build::cpu_policy::{CpuPolicyOptions, apply_default_policy};
 use xen_build::{BootModule, BuildRequest, Built, Channel, build_pv, build_pvh, memory};
 use xen_image::{Image, Loader, Module};
-use xen_port::{CreateDomain, DomId, GuestKind, GuestMemory, HvmParam, Hypervisor};
+use xen_port::{
+    CpuidLeaf, CreateDomain, DomId, GuestKind, GuestMemory, HvmParam, Hypervisor, MsrEntry,
+};
 use xen_sys::Xen;
 use xenstore::{Access, Client, Perms, Tree};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
-    match Options::parse().and_then(|options| probe(&options)) {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match words.as_slice() {
+        [command, domid] if command == "show" => number(domid).and_then(|domid| show(DomId(domid))),
+        words => Options::parse(words).and_then(|options| probe(&options)),
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -47,12 +57,12 @@ struct Options {
 }
 
 impl Options {
-    fn parse() -> Outcome<Options> {
-        let mut words = std::env::args().skip(1);
+    fn parse(words: &[String]) -> Outcome<Options> {
+        let mut words = words.iter().cloned();
         let kind = match words.next().as_deref() {
             Some("pv") => GuestKind::Pv,
             Some("pvh") => GuestKind::Pvh,
-            _ => return Err("usage: build_probe pv|pvh KERNEL [OPTIONS]".into()),
+            _ => return Err("usage: build_probe pv|pvh KERNEL [OPTIONS] | show DOMID".into()),
         };
         let kernel = words.next().ok_or("which kernel?")?.into();
         let mut options = Options {
@@ -96,6 +106,54 @@ fn number<T: FromStr>(word: &str) -> Outcome<T> {
     word.parse()
         .map_err(|_| format!("{word} is no number").into())
 }
+
+/// Prints a domain's memory, HVM parameters and CPU policy.
+fn show(domid: DomId) -> Outcome<bool> {
+    let xen = Xen::open()?;
+    let info = xen.domain_info(domid)?.ok_or("there is no such domain")?;
+    println!(
+        "kind {:?}, {} of {} pages",
+        info.kind(),
+        info.tot_pages,
+        info.max_pages
+    );
+    if info.kind() != GuestKind::Pv {
+        for param in PARAMS {
+            println!("{param:?} = {:x?}", xen.hvm_param(domid, param).ok());
+        }
+    }
+    let policy = xen.cpu_policy(domid)?;
+    for CpuidLeaf {
+        leaf,
+        subleaf,
+        a,
+        b,
+        c,
+        d,
+    } in policy.leaves
+    {
+        println!("cpuid {leaf:#010x} {subleaf:#010x}: {a:08x} {b:08x} {c:08x} {d:08x}");
+    }
+    for MsrEntry { index, value, .. } in policy.msrs {
+        println!("msr {index:#010x}: {value:#x}");
+    }
+    Ok(true)
+}
+
+const PARAMS: [HvmParam; 12] = [
+    HvmParam::StorePfn,
+    HvmParam::StoreEvtchn,
+    HvmParam::ConsolePfn,
+    HvmParam::ConsoleEvtchn,
+    HvmParam::IdentPt,
+    HvmParam::Vm86Tss,
+    HvmParam::TimerMode,
+    HvmParam::IoreqPfn,
+    HvmParam::BufIoreqPfn,
+    HvmParam::MonitorRingPfn,
+    HvmParam::SharingRingPfn,
+    HvmParam::Viridian,
+];
 
 /// Makes the domain, watches it, destroys it. Whether its console said what was waited for.
 fn probe(options: &Options) -> Outcome<bool> {

@@ -503,6 +503,22 @@ fn pv_domain(probe: &mut Probe, xen: &Xen) {
             let twice = xen.pin_tables(domid, &[(PageTableLevel::L1, table)]);
             that(twice.is_err(), twice)
         });
+        probe.run("Pv: clear_pages", || {
+            let pages = [Gfn(stubs.0), Gfn(shared.0)];
+            xen.map_foreign(domid, &pages)?
+                .write(0, &[1; 2 * PAGE_SIZE])?;
+            costs(xen, 1, || Ok(xen.clear_pages(domid, &pages)?))?;
+            let mut bytes = [1; 2 * PAGE_SIZE];
+            xen.map_foreign(domid, &pages)?.read(0, &mut bytes)?;
+            that(bytes == [0; 2 * PAGE_SIZE], "not zero")?;
+            let table = xen.clear_pages(domid, &[Gfn(shared.0), Gfn(table.0)]);
+            that(
+                table
+                    .as_ref()
+                    .is_err_and(|error| error.to_string().contains("1 of 2 done")),
+                table,
+            )
+        });
         probe.run("Pv: init_hypercall_page", || {
             xen.init_hypercall_page(domid, Gfn(stubs.0))?;
             let mut stub = [0; 32];

@@ -36,13 +36,10 @@ impl Xen {
             compile_by: text(&info.compile_by),
             compile_domain: text(&info.compile_domain),
             compile_date: text(&info.compile_date),
-            capabilities: self
-                .version_text::<version::Capabilities>(
-                    "XENVER_capabilities",
-                    version::CAPABILITIES,
-                )?
-                .trim_end()
-                .to_owned(),
+            capabilities: self.version_text::<version::Capabilities>(
+                "XENVER_capabilities",
+                version::CAPABILITIES,
+            )?,
             changeset: self
                 .version_text::<version::ChangeSet>("XENVER_changeset", version::CHANGE_SET)?,
             command_line: self.version_text::<version::CommandLine>(

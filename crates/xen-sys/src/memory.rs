@@ -142,8 +142,24 @@ impl Xen {
 
     pub(crate) fn pin(&self, domid: DomId, tables: &[(PageTableLevel, Mfn)]) -> Result<()> {
         let ops: Vec<mmu::ExtOp> = tables.iter().map(pin_op).collect();
-        let mut call = self.privcmd.call(size_of_val(ops.as_slice()))?;
-        let list = call.put_slice(&ops)?;
+        self.mmuext(Site::domain("MMUEXT_PIN_TABLE", domid), domid, &ops)
+    }
+
+    pub(crate) fn clear(&self, domid: DomId, pages: &[Gfn]) -> Result<()> {
+        let op = |page: &Gfn| mmu::ExtOp {
+            cmd: mmu::CLEAR_PAGE,
+            pad: 0,
+            mfn: page.0,
+            arg2: 0,
+        };
+        let ops: Vec<mmu::ExtOp> = pages.iter().map(op).collect();
+        self.mmuext(Site::domain("MMUEXT_CLEAR_PAGE", domid), domid, &ops)
+    }
+
+    /// Operations on frames of a PV domain, in order; an error says how many were done.
+    fn mmuext(&self, site: Site, domid: DomId, ops: &[mmu::ExtOp]) -> Result<()> {
+        let mut call = self.privcmd.call(size_of_val(ops))?;
+        let list = call.put_slice(ops)?;
         let done = call.reserve::<u32>(1)?;
         let arguments = [
             list.address(),
@@ -151,10 +167,11 @@ impl Xen {
             done.address(),
             domid.0.into(),
         ];
-        // SAFETY: `list` has as many operations as Xen is told of, `done` is the one count that Xen writes.
+        // SAFETY: `list` has as many operations as Xen is told of, none of which holds an address; `done` is the one count that Xen
+        // writes.
         if let Err(errno) = unsafe { call.run(HYPERVISOR_MMUEXT_OP, &arguments) } {
-            let detail = format!(": table {} of {}", call.get(&done)?, ops.len());
-            return Err(Site::domain("MMUEXT_PIN_TABLE", domid).error_with(errno, detail));
+            let detail = format!(": {} of {} done", call.get(&done)?, ops.len());
+            return Err(site.error_with(errno, detail));
         }
         Ok(())
     }

@@ -192,6 +192,10 @@ impl Hypervisor for Xen {
         self.pin(domid, tables)
     }
 
+    fn clear_pages(&self, domid: DomId, pages: &[Gfn]) -> Result<()> {
+        self.clear(domid, pages)
+    }
+
     fn init_hypercall_page(&self, domid: DomId, gfn: Gfn) -> Result<()> {
         self.fill_hypercall_page(domid, gfn)
     }

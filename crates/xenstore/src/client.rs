@@ -33,10 +33,14 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// 5 s for each round trip, and the default retries.
+    /// 20 s for each round trip, and the default retries.
+    ///
+    /// A working xenstored answers within milliseconds. But it does one thing at a time, removing a large tree takes it long
+    /// (each removal of a child writes the list of children anew), and a host can be very busy: an error that is not
+    /// true does more harm than one that comes late.
     fn default() -> Self {
         Self {
-            request_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(20),
             retry: RetryPolicy::default(),
         }
     }

@@ -20,6 +20,8 @@ const PAGES_PER_EXTENT: u64 = 512;
 const EXTENT_ORDER: u32 = 9;
 /// Pages that a builder maps of a small guest: kernel, tables, special pages.
 const MAPPED_PAGES: u64 = 128;
+/// Where xenstored looks for its ring's grant: the second entry of the table, in bytes.
+const XENSTORE_GRANT_OFFSET: usize = 8;
 /// Nodes that a guest and the toolstack cannot do without.
 const LEAST_NODES: [&str; 12] = [
     "name",
@@ -98,11 +100,20 @@ fn make(
         GuestKind::Pv => make_pv(hv, domid, first)?,
         _ => make_pvh(hv, domid)?,
     };
-    drop(hv.map_grant_frames(domid, 1)?);
+    hv.map_grant_frames(domid, 1)?
+        .write(XENSTORE_GRANT_OFFSET, &grant(store_gfn)?)?;
     write_nodes(store, domid)?;
     store.introduce(domid.0, store_gfn.0, store_port.0)?;
     hv.unpause_domain(domid)?;
     Ok(())
+}
+
+/// A version 1 entry (`grant_table.h`): access for domain 0 to one frame.
+fn grant(gfn: Gfn) -> Outcome<[u8; 8]> {
+    const PERMIT_ACCESS: u16 = 1;
+    let [a, b, c, d] = u32::try_from(gfn.0)?.to_le_bytes();
+    let [e, f] = PERMIT_ACCESS.to_le_bytes();
+    Ok([e, f, 0, 0, a, b, c, d])
 }
 
 fn whole(memory_mib: u64) -> E820Entry {

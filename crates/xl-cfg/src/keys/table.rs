@@ -159,6 +159,7 @@ pub(super) static KEYS: &[KeyInfo] = &[
     key("display", Niche, Any),
     key("xauthority", Niche, Any),
     key("keymap", Common, Any),
+    ignored("vncconsole", "use the option -V of the create command"),
     ignored("vncviewer", "use the option -V of the create command"),
     key("vga", Common, Hvm),
     deprecated(
@@ -283,6 +284,7 @@ pub(super) static KEYS: &[KeyInfo] = &[
     xend("on_xend_start"),
     xend("on_xend_stop"),
     xend("access_control"),
+    xend("cpuid_check"),
     xend("vscsi"),
     xend("vusb"),
     xend("features"),

@@ -53,8 +53,9 @@ struct CommonArgs {
     /// Press the ACPI button of an HVM guest without PV drivers
     #[arg(short = 'F')]
     fallback: bool,
-    /// With -w, wait no longer than this
-    #[arg(long, value_name = "SECONDS", requires = "wait")]
+    /// Wait no longer than this: for the guest to take the request (60 if not given), and with -w
+    /// for its end (for ever if not given)
+    #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
     /// The domain: its number, its name, or uuid=...
     #[arg(required_unless_present = "all")]
@@ -90,7 +91,7 @@ fn run(args: &CommonArgs, request: PowerRequest, context: &Context) -> Outcome {
             Err(failure) => return Err(failure),
         }
     }
-    wait_until_taken(context, &asked)?;
+    wait_until_taken(args, context, &asked)?;
     if args.wait > 0 {
         wait_until_ended(
             args,
@@ -142,7 +143,12 @@ fn ask(
 }
 
 /// Waits until those that were asked through xenstore have taken the request.
-fn wait_until_taken(context: &Context, asked: &[(DomainInfo, Asked)]) -> Outcome {
+fn wait_until_taken(
+    args: &CommonArgs,
+    context: &Context,
+    asked: &[(DomainInfo, Asked)],
+) -> Outcome {
+    let limit = args.timeout.map_or(ACKNOWLEDGE_LIMIT, Duration::from_secs);
     for (info, how) in asked {
         if *how == Asked::ByXenstore {
             let waiting = context.waiting(format!("for domain {} to take the request", info.domid));
@@ -150,7 +156,7 @@ fn wait_until_taken(context: &Context, asked: &[(DomainInfo, Asked)]) -> Outcome
             power::wait_for_acknowledgement(
                 &mut store,
                 info.domid,
-                ACKNOWLEDGE_LIMIT,
+                limit,
                 &mut waiting.tick(),
             )?;
         }
