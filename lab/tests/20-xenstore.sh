@@ -16,6 +16,7 @@ for place in /run/xenstored/socket /dev/xen/xenbus; do
 done
 
 # Not answering: a stopped xenstored is told of within the time limit, and served again when it goes on.
+trap 'pkill -CONT -x xenstored; rm -rf "$scratch"' EXIT
 kill -STOP "$(pgrep -x xenstored)"
 refused 'no answer within 300 ms' xs_probe 300 /run/xenstored/socket
 refused 'no answer within 300 ms' xs_probe 300 /dev/xen/xenbus
