@@ -32,6 +32,8 @@ struct Arguments {
 enum Task {
     /// Install what the lab needs, and build its roots
     Setup,
+    /// Build the programs as they are installed: static, in target/x86_64-unknown-linux-gnu/release
+    Build,
     /// Boot real Xen, let xyl and xl run the same guests, show both times
     Demo {
         #[command(flatten)]
@@ -76,6 +78,10 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<u8> {
     match task {
+        Task::Build => {
+            artifacts::build()?;
+            Ok(0)
+        }
         Task::Setup => {
             setup::ensure()?;
             for xen in [root::Xen::V4_17, root::Xen::V4_20] {

@@ -3,7 +3,8 @@
 use crate::error::{Error, Result, at};
 use crate::process::run_quietly;
 use crate::root::Xen;
-use crate::{places, terminal};
+use crate::{artifacts, places, terminal};
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
@@ -113,14 +114,21 @@ fn link(file: &Path, link: &Path) -> Result<()> {
 
 /// The release programs, the examples (tests use them as probes) and the test guest's kernels of this clone, as far as they have been built.
 fn our_executables() -> Result<Vec<PathBuf>> {
-    let release = places::target()?.join("release");
-    let mut found = executables(&release);
-    found.extend(executables(&release.join("examples")));
-    found.extend(executables(
-        &places::workspace().join("guest/target/release"),
-    ));
-    found.retain(|path| !path.ends_with("xtask"));
-    // With one target folder for both workspaces, a file is found twice.
+    let target = places::target()?;
+    let guest = places::workspace().join("guest/target/release");
+    let releases = [
+        target.join(artifacts::TRIPLE).join("release"),
+        target.join("release"),
+        guest,
+    ];
+    let mut found: Vec<PathBuf> = releases
+        .iter()
+        .flat_map(|release| [executables(release), executables(&release.join("examples"))])
+        .flatten()
+        .filter(|path| !path.ends_with("xtask"))
+        .collect();
+    // A program that was built in more than one way is taken as it was built last.
+    found.sort_by_key(|path| Reverse(path.metadata().and_then(|meta| meta.modified()).ok()));
     let mut names = BTreeSet::new();
     found.retain(|path| names.insert(path.file_name().map(OsStr::to_owned)));
     Ok(found)
@@ -131,15 +139,21 @@ fn is_guest(path: &Path) -> bool {
         .is_some_and(|name| name.as_encoded_bytes().starts_with(b"testguest"))
 }
 
+/// Whether a name ends in a dash and 16 hexadecimal digits, as cargo's second copies do.
+fn has_hash(path: &Path) -> bool {
+    let name = path.to_string_lossy();
+    name.rsplit_once('-').is_some_and(|(_, hash)| {
+        hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
 /// Programs by their plain names; cargo's second copies have a hash behind a dash, its libraries an extension.
 fn executables(folder: &Path) -> Vec<PathBuf> {
     let is_program = |path: &PathBuf| {
         path.metadata()
             .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o100 != 0)
             && path.extension().is_none()
-            && !path
-                .file_name()
-                .is_some_and(|name| name.as_encoded_bytes().contains(&b'-'))
+            && !has_hash(path)
     };
     let mut found: Vec<PathBuf> = fs::read_dir(folder)
         .into_iter()

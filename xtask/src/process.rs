@@ -1,8 +1,10 @@
 //! Running programs: as ourselves or as root, ended with us, with their time shown.
 
 use crate::error::{Error, Result};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsStr;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -98,8 +100,14 @@ pub fn run_quietly(command: &mut Command) -> Result<String> {
     Err(command_error(command, &output))
 }
 
-/// Waits for the program's end. If we are asked to end, it is asked too, and waited for: it may have to tidy up.
+/// Waits for the program's end. If we are asked to end, it and all it has started are asked too, and waited for: they
+/// may have to tidy up.
 fn run_to_end(command: &mut Command) -> Result<Output> {
+    // sudo may ask for a password, which only the terminal's own process group can do.
+    let grouped = command.get_program() != "sudo";
+    if grouped {
+        command.process_group(0);
+    }
     let child = command
         .stdin(Stdio::null())
         .spawn()
@@ -116,14 +124,31 @@ fn run_to_end(command: &mut Command) -> Result<Output> {
             }
             Err(_) if interrupted() && !asked => {
                 asked = true;
-                if let Some(pid) = pid {
-                    // It may have ended, or be root's (under sudo): then the terminal's own signal must do.
-                    let _ = kill_process(pid, Signal::TERM);
+                if let (Some(pid), true) = (pid, grouped) {
+                    // An error means that it has just ended.
+                    let _ = kill_process_group(pid, Signal::TERM);
                 }
             }
             Err(_) => {}
         }
     }
+}
+
+/// Removes a folder that root may own, also after we were asked to end.
+pub fn remove_tree(dir: &Path) -> Result<()> {
+    let mut command = as_root("rm")?;
+    command.args(["-rf", "--one-file-system", "--"]).arg(dir);
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .map_err(start_error(&command))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::Command {
+        command: format!("rm -rf {}", dir.display()),
+        status: status.to_string(),
+    })
 }
 
 fn command_error(command: &Command, output: &Output) -> Error {

@@ -5,7 +5,7 @@
 //! folder of its own and renamed when it is whole, so nobody ever sees half of one.
 
 use crate::error::{Result, at};
-use crate::process::{as_root, check_interrupt, run_quietly, step};
+use crate::process::{as_root, check_interrupt, remove_tree, run_quietly, step};
 use crate::{boot, places, setup};
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
@@ -229,15 +229,6 @@ fn finish(building: &Path) -> Result<()> {
     command.arg(places::lab().join("root/finish.sh"));
     command.arg(building.join("tree")).arg(building.join("out"));
     run_quietly(&mut command).map(drop)
-}
-
-fn remove_tree(dir: &Path) -> Result<()> {
-    run_quietly(
-        as_root("rm")?
-            .args(["-rf", "--one-file-system", "--"])
-            .arg(dir),
-    )
-    .map(drop)
 }
 
 /// The suite and its updates, from the mirrors that this machine uses, signed by Debian's keys.
