@@ -720,7 +720,7 @@ fn xen_image_of(kernel: &Kernel) -> Option<xen_image::Image> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
     fn any_size_gives_a_domain_that_holds_or_a_figure_that_would(

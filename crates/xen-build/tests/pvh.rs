@@ -538,7 +538,7 @@ fn a_lack_of_memory_is_told_in_figures() {
             matches!(
                 error,
                 BuildError::OutOfMemory {
-                    wanted_mib: 65,
+                    wanted_mib: 64,
                     free_mib: Some(_),
                     ..
                 }
@@ -647,7 +647,7 @@ fn the_cpu_policy_costs_two_requests_and_none_for_pv() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn any_size_gives_a_domain_that_holds_or_a_figure_that_would(

@@ -115,15 +115,15 @@ impl<'a> Plan<'a> {
 
     fn populate(&self, hv: &dyn Hypervisor) -> Result<ExtentCounts> {
         let (target_pages, extra) = (self.request.target_pages(), self.layout.extra());
-        let wanted_pages = target_pages + extra.iter().map(|span| span.count).sum::<u64>();
         let how = Populate {
             hv,
             domid: self.request.domid,
             max_order: ORDER_1GIB,
             flags: PopulateFlags::default(),
-            wanted_pages,
+            wanted_pages: target_pages,
         };
-        let claim = Claim::stake(&how, wanted_pages, self.request.claim)?;
+        let extra_pages: u64 = extra.iter().map(|span| span.count).sum();
+        let claim = Claim::stake(&how, target_pages + extra_pages, self.request.claim)?;
         let counts = if target_pages < self.request.max_pages() {
             self.populate_on_demand(&how, &extra)?
         } else {
