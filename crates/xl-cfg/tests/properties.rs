@@ -124,7 +124,7 @@ fn value(depth: u32) -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn no_bytes_panic(text in vec(any::<u8>(), 0..2000)) {

@@ -146,16 +146,20 @@ impl Hvm {
     }
 
     fn check_usb(&self, reader: &mut Reader<'_>) {
-        let old_way = self.switches.usb == Some(true) || !self.usb_devices.is_empty();
-        if let (true, Some(_), Some(span)) = (old_way, self.usb_version, reader.span("usbversion"))
-        {
-            let help = "take `usbversion` out, or `usb` and `usbdevice`";
-            reader.error(
-                Code::Conflict,
-                span,
-                "`usbversion` does not go with `usb` and `usbdevice`",
-                help,
-            );
+        if self.switches.usb != Some(true) && self.usb_devices.is_empty() {
+            return;
+        }
+        let redirects =
+            self.spice.enabled == Some(true) && self.spice.usb_redirection.is_some_and(|nr| nr > 0);
+        for (key, is_on) in [
+            ("usbversion", self.usb_version.is_some()),
+            ("spiceusbredirection", redirects),
+        ] {
+            if let (true, Some(span)) = (is_on, reader.span(key)) {
+                let help = format!("take `{key}` out, or `usb` and `usbdevice`");
+                let message = format!("`{key}` does not go with `usb` and `usbdevice`");
+                reader.error(Code::Conflict, span, message, help);
+            }
         }
     }
 

@@ -97,7 +97,7 @@ impl Scheduling {
     fn read(reader: &mut Reader<'_>) -> Self {
         Self {
             weight: reader.u32("cpu_weight", "a weight", 1..=65535),
-            cap_percent: reader.u32("cap", "percent of one processor", 0..=MAX_VCPUS * 100),
+            cap_percent: reader.u32("cap", "percent of one processor", 0..=u32::from(u16::MAX)),
             period_us: reader.u32(
                 "period",
                 "a number of microseconds",
