@@ -242,73 +242,61 @@ impl Drop for Mapping {
     }
 }
 
-/// What is copied at a time: with half of it, large copies take twice as long.
-type Word = std::arch::x86_64::__m128i;
-const WORD_BYTES: usize = size_of::<Word>();
-
-/// Copies `bytes` to `to` with volatile stores, a word at a time where `to` is aligned.
+/// Copies `bytes` to `to` with volatile stores, eight bytes at a time where `to` is aligned: as fast as memcpy under emulation, and
+/// half as fast on real CPUs, where wider stores would cost twice as much under emulation.
 ///
 /// # Safety
 /// `to` is valid for writes of `bytes.len()` bytes.
 unsafe fn store(to: NonNull<u8>, bytes: &[u8]) {
-    let (head, word_bytes) = split(to, bytes.len());
+    let (head, words, tail) = split(to, bytes.len());
     let (first, rest) = bytes.split_at(head);
-    let (middle, last) = rest.split_at(word_bytes);
+    let (middle, last) = rest.split_at(words * 8);
     for (index, byte) in first.iter().enumerate() {
         // SAFETY: index < head <= len.
         unsafe { to.add(index).write_volatile(*byte) };
     }
-    for (index, bytes) in middle.as_chunks::<WORD_BYTES>().0.iter().enumerate() {
-        let word: Word = zerocopy::transmute!(*bytes);
-        // SAFETY: the word ends within head + word_bytes <= len, and `split` made its address a multiple of its size.
+    for (index, word) in middle.as_chunks::<8>().0.iter().enumerate() {
+        // SAFETY: head + 8 * index + 8 <= len, and `split` made that address a multiple of eight.
         unsafe {
-            to.add(head + index * WORD_BYTES)
-                .cast::<Word>()
-                .write_volatile(word)
+            to.add(head + index * 8)
+                .cast::<u64>()
+                .write_volatile(u64::from_ne_bytes(*word))
         };
     }
+    debug_assert_eq!(last.len(), tail);
     for (index, byte) in last.iter().enumerate() {
-        // SAFETY: head + word_bytes + index < len.
-        unsafe { to.add(head + word_bytes + index).write_volatile(*byte) };
+        // SAFETY: head + 8 * words + index < len.
+        unsafe { to.add(head + words * 8 + index).write_volatile(*byte) };
     }
 }
 
-/// Copies from `from` to `bytes` with volatile loads, a word at a time where `from` is aligned.
+/// Copies from `from` to `bytes` with volatile loads, eight bytes at a time where `from` is aligned.
 ///
 /// # Safety
 /// `from` is valid for reads of `bytes.len()` bytes.
 unsafe fn load(from: NonNull<u8>, bytes: &mut [u8]) {
-    let (head, word_bytes) = split(from, bytes.len());
+    let (head, words, _) = split(from, bytes.len());
     let (first, rest) = bytes.split_at_mut(head);
-    let (middle, last) = rest.split_at_mut(word_bytes);
+    let (middle, last) = rest.split_at_mut(words * 8);
     for (index, byte) in first.iter_mut().enumerate() {
         // SAFETY: index < head <= len.
         *byte = unsafe { from.add(index).read_volatile() };
     }
-    for (index, bytes) in middle
-        .as_chunks_mut::<WORD_BYTES>()
-        .0
-        .iter_mut()
-        .enumerate()
-    {
-        // SAFETY: the word ends within head + word_bytes <= len, and `split` made its address a multiple of its size.
-        let word = unsafe {
-            from.add(head + index * WORD_BYTES)
-                .cast::<Word>()
-                .read_volatile()
-        };
-        *bytes = zerocopy::transmute!(word);
+    for (index, word) in middle.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        // SAFETY: head + 8 * index + 8 <= len, and `split` made that address a multiple of eight.
+        *word = unsafe { from.add(head + index * 8).cast::<u64>().read_volatile() }.to_ne_bytes();
     }
     for (index, byte) in last.iter_mut().enumerate() {
-        // SAFETY: head + word_bytes + index < len.
-        *byte = unsafe { from.add(head + word_bytes + index).read_volatile() };
+        // SAFETY: head + 8 * words + index < len.
+        *byte = unsafe { from.add(head + words * 8 + index).read_volatile() };
     }
 }
 
-/// How many of `len` bytes come before the first aligned word at `start`, and how many are whole words from there.
-fn split(start: NonNull<u8>, len: usize) -> (usize, usize) {
-    let head = start.as_ptr().align_offset(WORD_BYTES).min(len);
-    (head, (len - head) / WORD_BYTES * WORD_BYTES)
+/// How many bytes come before the first aligned word at `start`, how many words follow, and how many bytes are left.
+fn split(start: NonNull<u8>, len: usize) -> (usize, usize, usize) {
+    let head = start.as_ptr().align_offset(8).min(len);
+    let words = (len - head) / 8;
+    (head, words, len - head - words * 8)
 }
 
 #[cfg(test)]
@@ -328,13 +316,13 @@ mod tests {
 
     #[test]
     fn every_alignment_and_length_is_copied_whole_and_nothing_beside_it() {
-        for offset in 0..33 {
-            for len in 0..70 {
+        for offset in 0..17 {
+            for len in 0..40 {
                 let mut mapping = memory();
-                mapping.write(0, &[0xee; 128]).unwrap();
+                mapping.write(0, &[0xee; 64]).unwrap();
                 let bytes: Vec<u8> = (1..=len as u8).collect();
                 mapping.write(offset, &bytes).unwrap();
-                let mut all = [0; 128];
+                let mut all = [0; 64];
                 mapping.read(0, &mut all).unwrap();
                 assert_eq!(all[offset..offset + len], bytes);
                 assert!(
