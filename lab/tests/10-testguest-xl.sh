@@ -1,5 +1,5 @@
 # xl runs our own test guest as PV and as PVH: what it checks, says and obeys. Tests of xyl rely on all of it.
-# limit_s: 400
+# limit_s: 900
 . /xyl-lab/lab/lib.sh
 
 # The guest that the test is at. Its domid is looked up once: each call of xl takes a good part of a second here.
