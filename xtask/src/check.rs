@@ -10,6 +10,10 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+/// Compares the structures with the C headers of every libxen-dev that Debian's suites offer.
+const HEADER_CHECK: &str = "run --quiet --package xen-abi --example header_check -- \
+     --suite bookworm --suite trixie --suite sid";
+
 /// Runs all checks, also after one has failed, and ends with the counts. Our exit code is 0 if all passed.
 pub fn run(no_lab: bool, kvm: bool) -> Result<u8> {
     require_components()?;
@@ -26,6 +30,9 @@ pub fn run(no_lab: bool, kvm: bool) -> Result<u8> {
     ] {
         checks.source(&workspace)?;
     }
+    checks.one("layouts as in the headers of Debian's Xen packages", || {
+        process::run(cargo().args(HEADER_CHECK.split(' ')))
+    })?;
     checks.one("build for the lab", artifacts::build)?;
     if !no_lab {
         for xen in [Xen::V4_17, Xen::V4_20] {

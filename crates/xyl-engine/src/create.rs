@@ -17,7 +17,7 @@ use crate::domid_history::DomidHistory;
 use crate::filelock::FileLock;
 use crate::spec::VmSpec;
 use crate::steps::{self, Cancel, Step, nothing_to_undo};
-use crate::tree::{self, Access, Change, DomainTree, ImageNodes};
+use crate::tree::{self, Access, Change, DomainTree};
 use crate::{EngineError, Host, destroy, names, record, userdata};
 
 /// How long an undo may take to destroy a half-made domain.
@@ -519,7 +519,7 @@ fn set_scheduling(draft: &mut Draft<'_>) -> Result<(), EngineError> {
 fn write_nodes(draft: &mut Draft<'_>) -> Result<(), EngineError> {
     let uuid = draft.spec.uuid_text();
     let domid = draft.domid()?;
-    let mut batch = removal_of(&tree::roots(domid, &uuid))?;
+    let mut batch = removal_of(&[tree::domain_path(domid), tree::libxl_path(domid)])?;
     for change in tree::changes(&domain_tree(draft, &uuid)?) {
         add(&mut batch, &change)?;
     }
@@ -533,12 +533,6 @@ fn write_nodes(draft: &mut Draft<'_>) -> Result<(), EngineError> {
 fn domain_tree<'t>(draft: &'t Draft<'_>, uuid: &'t str) -> Result<DomainTree<'t>, EngineError> {
     let spec = draft.spec;
     let built = draft.built()?;
-    // What is no text stays out of xenstore, where a path is only shown.
-    let image = (spec.kind == GuestKind::Pv).then(|| ImageNodes {
-        kernel: spec.kernel.to_str().unwrap_or(""),
-        ramdisk: spec.ramdisk.as_deref().and_then(|path| path.to_str()),
-        cmdline: spec.cmdline.as_deref(),
-    });
     Ok(DomainTree {
         domid: draft.domid()?,
         uuid,
@@ -551,7 +545,6 @@ fn domain_tree<'t>(draft: &'t Draft<'_>, uuid: &'t str) -> Result<DomainTree<'t>
         store_port: draft.store_port,
         console_gfn: built.console_gfn,
         console_port: draft.console_port,
-        image,
         start_time: start_time(),
     })
 }
@@ -574,13 +567,12 @@ fn add(batch: &mut Batch, change: &Change) -> Result<(), EngineError> {
 
 fn perms(access: Access) -> Perms {
     match access {
-        Access::Toolstack => Perms::owned_by(0),
         Access::GuestReads(domid) => Perms::owned_by(0).with(domid.0, StoreAccess::Read),
         Access::GuestOwns(domid) => Perms::owned_by(domid.0),
     }
 }
 
-/// Removes what an earlier domain of this number or UUID may have left.
+/// Removes what an earlier domain of this number may have left.
 fn removal_of(roots: &[String]) -> Result<Batch, EngineError> {
     let mut batch = Batch::new();
     for root in roots {

@@ -1,9 +1,12 @@
 //! A domain's xenstore nodes: what a create writes, with the permissions that xl, the backends and
 //! the guest expect.
 //!
-//! Facts: Xen's `docs/misc/xenstore-paths.pandoc`, and the trees that xl makes. A node that is
-//! created below another inherits its permissions, so only the nodes that differ from their parent
-//! need a request of their own.
+//! Facts: Xen's `docs/misc/xenstore-paths.pandoc`, and the trees that xl makes. xenstored takes longer
+//! for each request than Xen for a hypercall, so there are as few as will do. A node inherits the
+//! permissions of its parent when it is created: what is the guest's own is made first, while its
+//! parents are the guest's too, and then the parents become the toolstack's. All of it is one
+//! transaction, so nobody sees the steps between. Left out, compared with xl, is what nothing reads:
+//! `memory/videoram`, `/vm/UUID/image`, and the copies of the console backend's nodes below `/libxl`.
 
 use xen_port::{DomId, EvtchnPort, Gfn};
 
@@ -19,8 +22,6 @@ pub enum Change {
 /// Who may do what with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Domain 0 alone: `n0`.
-    Toolstack,
     /// Domain 0's, readable by the guest: `n0,rD`.
     GuestReads(DomId),
     /// The guest's own: `nD`.
@@ -52,21 +53,8 @@ pub struct DomainTree<'a> {
     pub console_gfn: Gfn,
     /// The console's event channel.
     pub console_port: EvtchnPort,
-    /// Kernel, ramdisk and command line, kept under `/vm` for a PV guest.
-    pub image: Option<ImageNodes<'a>>,
     /// When it was created, in seconds and hundredths since 1970, as text.
     pub start_time: String,
-}
-
-/// What `/vm/UUID/image` says.
-#[derive(Clone, Debug)]
-pub struct ImageNodes<'a> {
-    /// The kernel's path.
-    pub kernel: &'a str,
-    /// The ramdisk's path.
-    pub ramdisk: Option<&'a str>,
-    /// The command line.
-    pub cmdline: Option<&'a str>,
 }
 
 /// Limit of the console's log that xenconsoled keeps for a guest, in bytes.
@@ -104,20 +92,36 @@ pub fn roots(domid: DomId, uuid: &str) -> [String; 4] {
     ]
 }
 
-/// All changes that make the tree, parents before their children.
+/// All changes that make the tree, in order.
 pub fn changes(tree: &DomainTree<'_>) -> Vec<Change> {
     let mut plan = Plan {
-        changes: Vec::with_capacity(96),
+        changes: Vec::with_capacity(64),
         domid: tree.domid,
     };
+    plan.guest_owned();
     plan.local(tree);
-    plan.control();
-    plan.guest_owned_folders();
     plan.vm(tree);
-    plan.libxl(tree);
     plan.console(tree);
+    plan.libxl(tree);
     plan.changes
 }
+
+/// What a guest may write, below its own folder.
+const GUEST_OWNED: [&str; 11] = [
+    "control/shutdown",
+    "control/feature-poweroff",
+    "control/feature-reboot",
+    "control/feature-suspend",
+    "control/sysrq",
+    "device/suspend/event-channel",
+    "data",
+    "drivers",
+    "feature",
+    "attr",
+    "error",
+];
+/// The folders of those that the guest may only read.
+const GUEST_READ: [&str; 3] = ["control", "device", "device/suspend"];
 
 struct Plan {
     changes: Vec<Change>,
@@ -129,92 +133,58 @@ impl Plan {
         self.changes.push(Change::Write(path, value.into()));
     }
 
-    /// An empty node with permissions of its own.
-    fn node(&mut self, path: String, access: Access) {
-        self.write(path.clone(), "");
+    fn perms(&mut self, path: String, access: Access) {
         self.changes.push(Change::Perms(path, access));
     }
 
+    fn guest_owned(&mut self) {
+        let home = domain_path(self.domid);
+        self.write(home.clone(), "");
+        self.perms(home.clone(), Access::GuestOwns(self.domid));
+        for node in GUEST_OWNED {
+            self.write(format!("{home}/{node}"), "");
+        }
+        for folder in GUEST_READ {
+            self.perms(format!("{home}/{folder}"), Access::GuestReads(self.domid));
+        }
+        self.perms(home, Access::GuestReads(self.domid));
+    }
+
     fn local(&mut self, tree: &DomainTree<'_>) {
-        let path = domain_path(self.domid);
-        self.node(path.clone(), Access::GuestReads(self.domid));
-        self.write(format!("{path}/vm"), vm_path(tree.uuid));
-        self.write(format!("{path}/name"), tree.name);
-        self.write(format!("{path}/domid"), self.domid.to_string());
+        let home = domain_path(self.domid);
+        self.write(format!("{home}/vm"), vm_path(tree.uuid));
+        self.write(format!("{home}/name"), tree.name);
+        self.write(format!("{home}/domid"), self.domid.to_string());
         self.write(
-            format!("{path}/memory/static-max"),
+            format!("{home}/memory/static-max"),
             tree.max_kib.to_string(),
         );
-        self.write(format!("{path}/memory/target"), tree.target_kib.to_string());
-        self.write(format!("{path}/memory/videoram"), "0");
-        self.write(format!("{path}/store/port"), tree.store_port.to_string());
-        self.write(format!("{path}/store/ring-ref"), tree.store_gfn.to_string());
+        self.write(format!("{home}/memory/target"), tree.target_kib.to_string());
+        self.write(format!("{home}/store/port"), tree.store_port.to_string());
+        self.write(format!("{home}/store/ring-ref"), tree.store_gfn.to_string());
         for (vcpu, online) in tree.vcpus_online.iter().enumerate() {
             let state = if *online { "online" } else { "offline" };
-            self.write(format!("{path}/cpu/{vcpu}/availability"), state);
+            self.write(format!("{home}/cpu/{vcpu}/availability"), state);
         }
-        self.write(format!("{path}/device"), "");
-        self.node(
-            format!("{path}/device/suspend/event-channel"),
-            Access::GuestOwns(self.domid),
-        );
-    }
-
-    fn control(&mut self) {
-        let path = format!("{}/control", domain_path(self.domid));
-        for name in [
-            "shutdown",
-            "feature-poweroff",
-            "feature-reboot",
-            "feature-suspend",
-            "sysrq",
-        ] {
-            self.node(format!("{path}/{name}"), Access::GuestOwns(self.domid));
-        }
-        self.write(
-            format!("{path}/platform-feature-multiprocessor-suspend"),
-            "1",
-        );
-        self.write(format!("{path}/platform-feature-xs_reset_watches"), "1");
-    }
-
-    fn guest_owned_folders(&mut self) {
-        let path = domain_path(self.domid);
-        for name in ["data", "drivers", "feature", "attr", "error"] {
-            self.node(format!("{path}/{name}"), Access::GuestOwns(self.domid));
+        for feature in ["multiprocessor-suspend", "xs_reset_watches"] {
+            self.write(format!("{home}/control/platform-feature-{feature}"), "1");
         }
     }
 
     fn vm(&mut self, tree: &DomainTree<'_>) {
         let path = vm_path(tree.uuid);
-        self.node(path.clone(), Access::GuestReads(self.domid));
+        self.write(path.clone(), "");
+        self.perms(path.clone(), Access::GuestReads(self.domid));
         self.write(format!("{path}/uuid"), tree.uuid);
         self.write(format!("{path}/name"), tree.name);
         self.write(format!("{path}/start_time"), tree.start_time.as_str());
-        let Some(image) = &tree.image else { return };
-        self.write(format!("{path}/image/ostype"), "linux");
-        self.write(format!("{path}/image/kernel"), image.kernel);
-        if let Some(ramdisk) = image.ramdisk {
-            self.write(format!("{path}/image/ramdisk"), ramdisk);
-        }
-        if let Some(cmdline) = image.cmdline {
-            self.write(format!("{path}/image/cmdline"), cmdline);
-        }
-    }
-
-    fn libxl(&mut self, tree: &DomainTree<'_>) {
-        let path = libxl_path(self.domid);
-        self.node(path.clone(), Access::Toolstack);
-        self.write(format!("{path}/device"), "");
-        self.write(format!("{path}/type"), tree.kind);
     }
 
     /// Console 0 knows no handshake of states: xenconsoled takes ring and port from the frontend's
     /// folder, which belongs to the toolstack so that the guest cannot redirect it.
     fn console(&mut self, tree: &DomainTree<'_>) {
-        let domid = self.domid;
-        let frontend = format!("{}/console", domain_path(domid));
-        let backend = format!("{}/0", console_backend_path(domid));
+        let frontend = console_frontend_path(self.domid);
+        let backend = console_backend(self.domid);
         self.write(format!("{frontend}/backend"), backend.as_str());
         self.write(format!("{frontend}/backend-id"), "0");
         self.write(format!("{frontend}/limit"), CONSOLE_LIMIT_BYTES);
@@ -223,20 +193,30 @@ impl Plan {
         self.write(format!("{frontend}/tty"), "");
         self.write(format!("{frontend}/port"), tree.console_port.to_string());
         self.write(format!("{frontend}/ring-ref"), tree.console_gfn.to_string());
-        self.node(console_backend_path(domid), Access::GuestReads(domid));
-        self.backend_nodes(&backend, &frontend);
-        let trusted = format!("{}/device/console/0", libxl_path(domid));
-        self.write(format!("{trusted}/backend"), backend.as_str());
-        self.backend_nodes(&trusted, &frontend);
+        self.write(format!("{backend}/frontend"), frontend.as_str());
+        self.write(format!("{backend}/frontend-id"), self.domid.to_string());
+        self.write(format!("{backend}/state"), INITIALISING);
     }
 
-    fn backend_nodes(&mut self, path: &str, frontend: &str) {
-        self.write(format!("{path}/frontend"), frontend);
-        self.write(format!("{path}/frontend-id"), self.domid.to_string());
-        self.write(format!("{path}/online"), "1");
-        self.write(format!("{path}/state"), INITIALISING);
-        self.write(format!("{path}/protocol"), "vt100");
+    /// The toolstack's own record; everything below `/libxl` is domain 0's alone.
+    fn libxl(&mut self, tree: &DomainTree<'_>) {
+        let path = libxl_path(self.domid);
+        let console = format!("{path}/device/console/0");
+        self.write(format!("{path}/type"), tree.kind);
+        self.write(format!("{console}/backend"), console_backend(self.domid));
+        self.write(
+            format!("{console}/frontend"),
+            console_frontend_path(self.domid),
+        );
     }
+}
+
+fn console_frontend_path(domid: DomId) -> String {
+    format!("{}/console", domain_path(domid))
+}
+
+fn console_backend(domid: DomId) -> String {
+    format!("{}/0", console_backend_path(domid))
 }
 
 #[cfg(test)]
@@ -256,11 +236,6 @@ mod tests {
             store_port: EvtchnPort(1),
             console_gfn: Gfn(0x1235),
             console_port: EvtchnPort(2),
-            image: Some(ImageNodes {
-                kernel: "/boot/k",
-                ramdisk: None,
-                cmdline: Some("quiet"),
-            }),
             start_time: "1700000000.42".to_owned(),
         }
     }
@@ -304,13 +279,48 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_guest_owns_nothing_of_the_toolstack() {
-        for change in changes(&tree()) {
-            if let Change::Perms(path, Access::GuestOwns(_)) = change {
-                assert!(path.starts_with("/local/domain/7/"), "{path}");
-                assert!(!path.contains("/console"), "{path}");
+    /// Carries the changes out as xenstored does: a new node has its parent's permissions.
+    fn carried_out(changes: &[Change]) -> std::collections::BTreeMap<String, Option<Access>> {
+        let mut nodes = std::collections::BTreeMap::from([(String::new(), None)]);
+        for change in changes {
+            match change {
+                Change::Write(path, _) => make(&mut nodes, path),
+                Change::Perms(path, access) => {
+                    assert!(nodes.contains_key(path), "{path} is not there yet");
+                    nodes.insert(path.clone(), Some(*access));
+                }
             }
         }
+        nodes
+    }
+
+    fn make(nodes: &mut std::collections::BTreeMap<String, Option<Access>>, path: &str) {
+        if !nodes.contains_key(path) {
+            let (parent, _) = path.rsplit_once('/').unwrap();
+            make(nodes, parent);
+            nodes.insert(path.to_owned(), nodes[parent]);
+        }
+    }
+
+    #[test]
+    fn the_guest_owns_what_it_must_write_and_nothing_else() {
+        let domid = DomId(7);
+        for (path, access) in carried_out(&changes(&tree())) {
+            let own = path
+                .strip_prefix("/local/domain/7/")
+                .is_some_and(|p| GUEST_OWNED.contains(&p));
+            let readable = path.starts_with("/local/domain/7") || path.starts_with("/vm/6a1d");
+            let expected = match (own, readable) {
+                (true, _) => Some(Access::GuestOwns(domid)),
+                (false, true) => Some(Access::GuestReads(domid)),
+                (false, false) => None,
+            };
+            assert_eq!(access, expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn takes_no_more_requests_than_it_should() {
+        assert_eq!(changes(&tree()).len(), 47);
     }
 }

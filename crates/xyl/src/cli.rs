@@ -1,6 +1,6 @@
 //! The command line as clap parses it: global options and the commands.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::commands;
 
@@ -83,41 +83,89 @@ pub struct GlobalArgs {
     pub json: bool,
 }
 
-/// The commands. Each has a file of its own under `commands`.
-#[derive(Debug, Subcommand)]
-#[allow(missing_docs)]
-pub enum Command {
-    Claims(commands::claims::Args),
+macro_rules! commands {
+    ($($(#[$attribute:meta])* $variant:ident = $name:literal: $arguments:ty,)*) => {
+        /// The commands. Each has a file of its own under `commands`.
+        #[derive(Debug, Subcommand)]
+        #[allow(missing_docs)]
+        pub enum Command {
+            $($(#[$attribute])* #[command(name = $name)] $variant($arguments),)*
+        }
+
+        /// One command as clap parses it.
+        fn one_command(name: &str) -> Option<clap::Command> {
+            match name {
+                $($name => Some(<$arguments as Args>::augment_args(clap::Command::new($name))),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+commands! {
+    Claims = "claims": commands::claims::Args,
     #[command(hide = true)]
-    Completion(commands::completion::Args),
-    Console(commands::console::Args),
-    Create(commands::create::Args),
-    Destroy(commands::destroy::Args),
-    Dmesg(commands::dmesg::Args),
-    Domid(commands::domid::Args),
-    Domname(commands::domname::Args),
-    Info(commands::info::Args),
-    List(commands::list::Args),
+    Completion = "completion": commands::completion::Args,
+    Console = "console": commands::console::Args,
+    Create = "create": commands::create::Args,
+    Destroy = "destroy": commands::destroy::Args,
+    Dmesg = "dmesg": commands::dmesg::Args,
+    Domid = "domid": commands::domid::Args,
+    Domname = "domname": commands::domname::Args,
+    Info = "info": commands::info::Args,
+    List = "list": commands::list::Args,
     #[command(hide = true)]
-    Man(commands::man::Args),
-    MemMax(commands::mem::MaxArgs),
-    MemSet(commands::mem::SetArgs),
+    Man = "man": commands::man::Args,
+    MemMax = "mem-max": commands::mem::MaxArgs,
+    MemSet = "mem-set": commands::mem::SetArgs,
     #[command(hide = true)]
-    Monitor(commands::monitor::Args),
-    Pause(commands::pause::PauseArgs),
-    Reboot(commands::shutdown::RebootArgs),
-    Rename(commands::rename::Args),
-    SchedCredit(commands::sched::CreditArgs),
-    #[command(name = "sched-credit2")]
-    SchedCredit2(commands::sched::Credit2Args),
-    Shutdown(commands::shutdown::ShutdownArgs),
-    Sysrq(commands::sysrq::Args),
-    Top(commands::top::Args),
-    Trigger(commands::trigger::Args),
-    Unpause(commands::pause::UnpauseArgs),
-    Uptime(commands::uptime::Args),
-    VcpuList(commands::vcpu_list::Args),
-    VcpuPin(commands::vcpu_pin::Args),
-    VcpuSet(commands::vcpu_set::Args),
-    VmList(commands::vm_list::Args),
+    Monitor = "monitor": commands::monitor::Args,
+    Pause = "pause": commands::pause::PauseArgs,
+    Reboot = "reboot": commands::shutdown::RebootArgs,
+    Rename = "rename": commands::rename::Args,
+    SchedCredit = "sched-credit": commands::sched::CreditArgs,
+    SchedCredit2 = "sched-credit2": commands::sched::Credit2Args,
+    Shutdown = "shutdown": commands::shutdown::ShutdownArgs,
+    Sysrq = "sysrq": commands::sysrq::Args,
+    Top = "top": commands::top::Args,
+    Trigger = "trigger": commands::trigger::Args,
+    Unpause = "unpause": commands::pause::UnpauseArgs,
+    Uptime = "uptime": commands::uptime::Args,
+    VcpuList = "vcpu-list": commands::vcpu_list::Args,
+    VcpuPin = "vcpu-pin": commands::vcpu_pin::Args,
+    VcpuSet = "vcpu-set": commands::vcpu_set::Args,
+    VmList = "vm-list": commands::vm_list::Args,
+}
+
+/// The parser for a command line that runs the command `name`, or the whole one where no command, or
+/// help on them all, is asked for. Describing all commands takes longer than most of them run.
+pub fn parser_for(name: Option<&str>) -> clap::Command {
+    match name.and_then(one_command) {
+        Some(command) => GlobalArgs::augment_args(clap::Command::new("xyl"))
+            .max_term_width(100)
+            .subcommand_required(true)
+            .subcommand(command),
+        None => Cli::command(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_command_alone_says_the_same_as_among_all() {
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            let mut alone = parser_for(Some(name));
+            let mut among_all = Cli::command();
+            let help = |parser: &mut clap::Command| {
+                parser.build();
+                parser
+                    .find_subcommand_mut(name)
+                    .map(|found| found.render_long_help().to_string())
+            };
+            assert_eq!(help(&mut alone), help(&mut among_all), "{name}");
+        }
+    }
 }

@@ -32,7 +32,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(completed) => completed,
         Err(error) => return error::report(&Failure::from(error), as_json),
     };
-    let parsed = Cli::command()
+    let parsed = cli::parser_for(words::plain_command(&completed))
         .try_get_matches_from(completed)
         .and_then(|matches| Cli::from_arg_matches(&matches));
     match parsed {

@@ -98,6 +98,25 @@ fn command_word(args: &[OsString], start: usize) -> Option<usize> {
     Some(start + index)
 }
 
+/// The command word, unless help or the version is asked for before it.
+pub fn plain_command(args: &[OsString]) -> Option<&str> {
+    let at = command_word(args, 1)?;
+    let asks_for_all = |arg: &OsString| {
+        matches!(arg.to_str(), Some("--help" | "--version"))
+            || !arg.as_encoded_bytes().starts_with(b"--")
+                && arg
+                    .as_encoded_bytes()
+                    .iter()
+                    .any(|byte| b"hV".contains(byte))
+    };
+    let mut before = args.iter().take(at).skip(1);
+    if before.any(asks_for_all) {
+        None
+    } else {
+        args.get(at)?.to_str()
+    }
+}
+
 fn resolve(word: &str) -> Result<&'static str, WordError> {
     let exact = all_names().find(|name| *name == word);
     let hidden = crate::commands::HIDDEN
