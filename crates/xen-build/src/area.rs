@@ -3,7 +3,8 @@
 //! Mapping is the dearest part of a build after populating: each mapping is a system call, and each page in it costs the
 //! kernel a page-table update (by hypercall, in a PV dom0). So there is one, and in it only what is written.
 
-use xen_image::Error as ImageError;
+use std::fs::File;
+
 use xen_port::{DomId, Gfn, GuestMemory, HvError, Hypervisor};
 
 use crate::error::{BuildError, During, Result, Step};
@@ -69,36 +70,20 @@ impl Area {
         self.memory.zero(offset, len).during(self.domid, step)
     }
 
-    /// Has `fill` put `len` bytes of an image into the memory at `address`, piece by piece: it is given each piece, and where
-    /// in the `len` bytes it starts.
-    pub(crate) fn fill(
+    /// Has `len` bytes of `file`, from `file_offset` on, read straight into the memory at `address`. The inner error is
+    /// that of reading.
+    pub(crate) fn read_file(
         &mut self,
         step: Step,
         address: u64,
         len: u64,
-        mut fill: impl FnMut(u64, &mut [u8]) -> std::result::Result<(), ImageError>,
-    ) -> Result<()> {
+        (file, file_offset): (&File, u64),
+    ) -> Result<std::io::Result<()>> {
         let len = self.len(step, len)?;
         let offset = self.offset(step, address, len)?;
-        let mut done = 0;
-        let mut failure = None;
-        let mut fill_and_keep_failure = |piece: &mut [u8]| {
-            let filled = fill(done, piece);
-            done += piece.len() as u64;
-            filled.map_err(|error| {
-                failure = Some(error);
-                std::io::ErrorKind::Other.into()
-            })
-        };
-        let filled = self
-            .memory
-            .fill_with(offset, len, &mut fill_and_keep_failure)
-            .during(self.domid, step)?;
-        match (filled, failure) {
-            (Ok(()), _) => Ok(()),
-            (Err(_), Some(error)) => Err(error.into()),
-            (Err(error), None) => Err(self.nonsense(step, error.to_string())),
-        }
+        self.memory
+            .fill_from_file(offset, len, file, file_offset)
+            .during(self.domid, step)
     }
 
     /// Where `len` bytes at `address` are in the mapping; they have to be in one part of it.

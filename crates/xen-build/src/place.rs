@@ -7,10 +7,12 @@
 //! scrubbing is not zero. That holds from 4.17 to 4.22. Memory outside of the boot structures is left as it came; no boot
 //! contract promises more.
 
-use xen_image::{Image, Module, Segment};
+use std::path::Path;
+
+use xen_image::{Image, Module, Segment, SegmentBytes};
 
 use crate::area::Area;
-use crate::error::{Result, Step};
+use crate::error::{BuildError, Result, Step};
 use crate::span::{PAGE_BYTES, PageSpan, pages_for};
 
 /// A kernel at its place.
@@ -83,31 +85,51 @@ impl<'a> Placed<'a> {
                     continue;
                 }
                 area.zero(Step::PlaceKernel, done, address - done)?;
-                area.fill(
-                    Step::PlaceKernel,
-                    *address,
-                    segment.file_size,
-                    |offset, piece| self.image.read_segment_into(segment, offset, piece),
-                )?;
+                self.fill_segment(area, *address, segment)?;
                 done = address + segment.file_size;
             }
             area.zero(Step::PlaceKernel, done, end - done)?;
         }
         Ok(())
     }
+
+    /// The bytes of a segment that come from the image.
+    fn fill_segment(&self, area: &mut Area, address: u64, segment: &Segment) -> Result<()> {
+        match self.image.segment_bytes(segment) {
+            SegmentBytes::Memory(bytes) => area.write(Step::PlaceKernel, address, bytes),
+            SegmentBytes::File { file, offset } => {
+                let read = area.read_file(
+                    Step::PlaceKernel,
+                    address,
+                    segment.file_size,
+                    (file, offset),
+                )?;
+                read.map_err(|source| read_error(self.image.path(), offset, source))
+            }
+        }
+    }
 }
 
 /// Fills the pages of `span` with a module, then zeros.
 pub(crate) fn place_module(area: &mut Area, module: &Module, span: PageSpan) -> Result<()> {
     let len = module.size_bytes();
-    area.fill(Step::PlaceModule, span.address(), len, |offset, piece| {
-        module.read_into(offset, piece)
-    })?;
+    let read = area.read_file(Step::PlaceModule, span.address(), len, (module.file(), 0))?;
+    read.map_err(|source| read_error(module.path(), 0, source))?;
+    let end = span.address() + span.size_bytes();
     area.zero(
         Step::PlaceModule,
         span.address() + len,
-        span.size_bytes().saturating_sub(len),
+        end - span.address() - len,
     )
+}
+
+fn read_error(path: &Path, offset: u64, source: std::io::Error) -> BuildError {
+    let path = path.to_owned();
+    BuildError::Image(xen_image::Error::Read {
+        path,
+        offset,
+        source,
+    })
 }
 
 #[cfg(test)]

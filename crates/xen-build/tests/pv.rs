@@ -16,8 +16,9 @@ use common::*;
 use proptest::prelude::*;
 use xen_build::model::{DIRT, Model};
 use xen_build::{BuildError, BuildRequest, Built, ExtentCounts, Step, build_pv, check_pv};
+use xen_image::Loader;
 use xen_image::elfnote::types;
-use xen_port::{DomId, E820Entry, E820Kind, Errno, GuestKind, Mfn, PageTableLevel};
+use xen_port::{DomId, E820Entry, E820Kind, Errno, GuestKind, Hypervisor, Mfn, PageTableLevel};
 
 const VIRT_BASE: u64 = 0xffff_ffff_8000_0000;
 const P2M_BASE: u64 = 0x0000_0080_0000_0000;
@@ -409,6 +410,40 @@ fn a_plain_kernel_finds_everything_in_a_row() {
 }
 
 #[test]
+fn a_kernel_that_stays_in_its_file_is_read_from_there() {
+    let (model, file) = (Model::new(128), file(&kernel(LINUX).elf()));
+    let image = Loader::default().load(file.path()).unwrap();
+    let domid = new_domain(&model, GuestKind::Pv, 64 << 10);
+    let request = request(domid, &image, 64 << 10);
+    let built = build_pv(&model, &request).unwrap();
+    check(&model, LINUX, &request, None, &built);
+}
+
+#[test]
+fn a_file_that_shrank_is_named() {
+    let (model, ramdisk) = (Model::new(128), ramdisk(5000));
+    let ramdisks = [&ramdisk];
+    let modules = boot_modules(&ramdisks, "");
+    let kernel_file = file(&kernel(LINUX).elf());
+    let image = Loader::default().load(kernel_file.path()).unwrap();
+    let domid = new_domain(&model, GuestKind::Pv, 64 << 10);
+    let request = BuildRequest {
+        modules: &modules,
+        ..request(domid, &image, 64 << 10)
+    };
+    for shrunk in [&ramdisk.file, &kernel_file] {
+        shrunk.as_file().set_len(100).unwrap();
+        let error = build_pv(&model, &request).unwrap_err().to_string();
+        assert!(error.contains(shrunk.path().to_str().unwrap()), "{error}");
+        assert_eq!(model.live_mappings(), 0);
+        model
+            .destroy_domain(domid, std::time::Instant::now())
+            .unwrap();
+        assert_eq!(new_domain(&model, GuestKind::Pv, 64 << 10), domid);
+    }
+}
+
+#[test]
 fn bss_is_zero_where_xen_does_not_clear_pages_too() {
     build_and_check(LINUX, 64 << 10, None, |model| model.refuse_to_clear());
 }
@@ -720,7 +755,7 @@ fn xen_image_of(kernel: &Kernel) -> Option<xen_image::Image> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn any_size_gives_a_domain_that_holds_or_a_figure_that_would(

@@ -647,7 +647,7 @@ fn the_cpu_policy_costs_two_requests_and_none_for_pv() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
     fn any_size_gives_a_domain_that_holds_or_a_figure_that_would(

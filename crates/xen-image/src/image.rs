@@ -1,6 +1,7 @@
 //! A parsed kernel: what to load, and where it wants to be as a guest of each type.
 
 use std::fmt;
+use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -280,6 +281,20 @@ fn frames(bytes: &Range<u64>) -> Range<u64> {
     bytes.start / PAGE_BYTES..bytes.end.div_ceil(PAGE_BYTES)
 }
 
+/// Where a segment's bytes are.
+#[derive(Debug, Clone, Copy)]
+pub enum SegmentBytes<'a> {
+    /// In memory: all of them.
+    Memory(&'a [u8]),
+    /// In a file, from this offset on.
+    File {
+        /// The open file.
+        file: &'a File,
+        /// Where they start in it.
+        offset: u64,
+    },
+}
+
 /// A kernel image that was parsed, and whose bytes can be read.
 #[derive(Debug)]
 pub struct Image {
@@ -432,6 +447,27 @@ impl Image {
         self.source
             .read_at(segment.file_offset.saturating_add(offset), bytes)
             .map_err(failed)
+    }
+
+    /// Where the bytes of `segment` are that come from the image: its first `file_size` bytes.
+    ///
+    /// For a builder that has the kernel read a file straight into the guest's memory. A file that has shrunk since it
+    /// was opened gives fewer.
+    #[must_use]
+    pub fn segment_bytes(&self, segment: &Segment) -> SegmentBytes<'_> {
+        match &self.source {
+            Source::Memory(bytes) => {
+                let start = usize::try_from(segment.file_offset).ok();
+                let len = usize::try_from(segment.file_size).ok();
+                let from_start = start.and_then(|start| bytes.get(start..));
+                let found = from_start.zip(len).and_then(|(from_start, len)| from_start.get(..len));
+                SegmentBytes::Memory(found.unwrap_or_default())
+            }
+            Source::File { file, start, .. } => SegmentBytes::File {
+                file,
+                offset: start.saturating_add(segment.file_offset),
+            },
+        }
     }
 
     /// The guest types that it can be started as; empty if none.

@@ -42,6 +42,12 @@ impl Module {
         self.size_bytes
     }
 
+    /// The open file, for a builder that has the kernel read it straight into the guest's memory.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Fills `buffer` with the module's bytes from `offset` on; all of them have to be inside its size.
     ///
     /// # Errors

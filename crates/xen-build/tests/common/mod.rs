@@ -1,5 +1,7 @@
 //! Kernels made to measure, and a host to start them on.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use std::io::Write;
 use std::path::Path;
 
@@ -51,7 +53,6 @@ impl Kernel {
         self
     }
 
-    #[allow(dead_code, reason = "a PV kernel's notes alone are that wide")]
     pub fn number(self, number: u32, value: u64) -> Kernel {
         self.note(number, &value.to_le_bytes())
     }
@@ -64,7 +65,7 @@ impl Kernel {
         Image::parse("test-kernel", self.elf(), &Limits::default()).unwrap()
     }
 
-    fn elf(&self) -> Vec<u8> {
+    pub fn elf(&self) -> Vec<u8> {
         const HEADER: usize = 64;
         const PROGRAM_HEADER: usize = 56;
         let nr_headers = self.parts.len() + 1;
@@ -136,22 +137,28 @@ pub fn pattern(len: u64, seed: u64) -> Vec<u8> {
         .collect()
 }
 
+/// A file with bytes in it.
+pub fn file(bytes: &[u8]) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
 /// A file with bytes in it, and what the builder makes of it.
 pub struct Ramdisk {
     pub bytes: Vec<u8>,
     pub module: Module,
-    _file: NamedTempFile,
+    pub file: NamedTempFile,
 }
 
 pub fn ramdisk(len: u64) -> Ramdisk {
     let bytes = pattern(len, 99);
-    let mut file = NamedTempFile::new().unwrap();
-    file.write_all(&bytes).unwrap();
+    let file = file(&bytes);
     let module = Module::open(Path::new(file.path()), 1 << 40).unwrap();
     Ramdisk {
         bytes,
         module,
-        _file: file,
+        file,
     }
 }
 
