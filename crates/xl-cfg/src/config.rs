@@ -203,7 +203,7 @@ impl Error {
 /// file's text, one a line, and each may hold several settings separated by `;`.
 ///
 /// # Errors
-/// [`Error`]: the file cannot be had, or the configuration is refused.
+/// [`enum@Error`]: the file cannot be had, or the configuration is refused.
 pub fn read_file<S: AsRef<str>>(path: &std::path::Path, overrides: &[S]) -> Result<Config, Error> {
     parse(Source::read_file(path)?, overrides)
 }
@@ -236,7 +236,7 @@ pub fn parse<S: AsRef<str>>(source: Source, overrides: &[S]) -> Result<Config, E
 /// Parses a text as one value. For tests and tools; a configuration is parsed with [`parse`].
 ///
 /// # Errors
-/// [`Error`] as for [`parse`].
+/// [`enum@Error`] as for [`parse`].
 pub fn parse_value(text: &str) -> Result<Value, Error> {
     let source = Source::from_bytes("<value>", format!("value={text}").as_bytes())?;
     let mut diags = Diags::default();

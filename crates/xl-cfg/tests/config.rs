@@ -243,11 +243,11 @@ fn disks_in_all_notations_are_the_same() {
     assert_eq!(plain.len(), 6);
     assert!(plain.iter().all(|disk| *disk == plain[0]), "{plain:#?}");
     let cdroms = disks(&[
-        "/root/image.iso,,hdc,cdrom",
-        "/root/image.iso,,hdc,,cdrom",
-        "/root/image.iso,raw,hdc,devtype=cdrom",
-        "format=raw, vdev=hdc, access=ro, devtype=cdrom, target=/root/image.iso",
-        "raw:/root/image.iso,hdc:cdrom,ro",
+        "/srv/image.iso,,hdc,cdrom",
+        "/srv/image.iso,,hdc,,cdrom",
+        "/srv/image.iso,raw,hdc,devtype=cdrom",
+        "format=raw, vdev=hdc, access=ro, devtype=cdrom, target=/srv/image.iso",
+        "raw:/srv/image.iso,hdc:cdrom,ro",
     ]);
     assert!(cdroms.iter().all(|disk| *disk == cdroms[0]), "{cdroms:#?}");
     let empty = disks(&[
