@@ -1,0 +1,63 @@
+# A domain made by xyl: in order for xl, and when it ends its monitor does what its configuration says.
+# limit_s: 240
+. /xyl-lab/lab/lib.sh
+command -v xyl >/dev/null || skip 'no xyl here'
+
+# start NAME TYPE LINE...: a test guest made by xyl, ready.
+start() {
+	local name=$1 type=$2
+	shift 2
+	printf '%s\n' "name = \"$name\"" "type = \"$type\"" "kernel = \"$guests/testguest\"" 'memory = 32' \
+		'cmdline = "heartbeat_ms=0"' "$@" >"$scratch/$name.cfg"
+	ok xyl create -q "$scratch/$name.cfg"
+	within 20 readies "$name" 1
+}
+readies() {
+	[ "$(grep -ac 'testguest: ready' "$consoles/guest-$1.log")" -ge "$2" ]
+}
+tell() {
+	ok xenstore-write "/local/domain/$(xl domid "$1")/data/command" "$2"
+}
+other_domid() {
+	local now
+	now=$(xl domid "$1" 2>/dev/null) && [ "$now" != "$2" ]
+}
+
+for type in pv pvh; do
+	# xl finds it in order.
+	start seen-$type $type
+	matches "^seen-$type +[0-9]+ +32 +1" "$(xl list "seen-$type")"
+	matches '"name": "seen-'$type'"' "$(xl list -l "seen-$type")"
+	matches "/local/domain/[0-9]+/name = \"seen-$type\"" "$(xenstore-ls -f)"
+	uuid=$(xl vm-list | awk -v name="seen-$type" '$3 == name { print $1 }')
+	[ -f "/var/lib/xyl/vm/$uuid/config.cfg" ] || fail "no record of seen-$type"
+	ok xl destroy "seen-$type"
+	within 20 test ! -e "/var/lib/xyl/vm/$uuid"
+
+	# Power-off destroys; a reboot restarts, with the same UUID.
+	start ends-$type $type
+	tell ends-$type 'shutdown poweroff'
+	within 20 domain_gone ends-$type
+	start again-$type $type
+	first=$(xl domid again-$type)
+	uuid=$(xl vm-list | awk -v name="again-$type" '$3 == name { print $1 }')
+	tell again-$type 'shutdown reboot'
+	within 30 other_domid again-$type "$first"
+	within 20 readies again-$type 2
+	equals "$uuid" "$(xl vm-list | awk -v name="again-$type" '$3 == name { print $1 }')"
+	ok xyl destroy again-$type
+
+	# A crash is preserved, or renamed and restarted, as configured.
+	start kept-$type $type 'on_crash = "preserve"'
+	tell kept-$type 'shutdown crash'
+	within 20 eval "[[ \$(domain_state kept-$type) == *c* ]]"
+	ok xyl destroy kept-$type
+	start twice-$type $type 'on_crash = "rename-restart"'
+	first=$(xl domid twice-$type)
+	tell twice-$type 'shutdown crash'
+	within 30 other_domid twice-$type "$first"
+	matches "^twice-$type-[0-9]{8}T[0-9]{4}Z +$first " "$(xl list)"
+	ok xyl destroy "$first"
+	ok xyl destroy twice-$type
+done
+within 20 test -z "$(ls /var/lib/xyl/vm)"
