@@ -5,6 +5,7 @@ use crate::payload::Payload;
 use crate::process::{check_interrupt, interrupted, run_quietly, tied_to_us};
 use crate::root::{Root, Xen};
 use crate::{places, setup};
+use rustix::fs::FlockOperation;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -78,16 +79,16 @@ pub struct Results {
 impl Results {
     /// What the script left in /xyl-lab/out.
     pub fn out(&self) -> PathBuf {
-        self.dir.0.join("out")
+        self.dir.path.join("out")
     }
 
     /// Prints Xen's log, dom0's log and the guests' consoles on stderr, each under a heading.
     pub fn show_logs(&self) {
-        let logs = self.dir.0.join("logs");
+        let logs = self.dir.path.join("logs");
         if !logs.exists() {
             show_log(
                 "serial line: Xen's log and dom0's log",
-                &self.dir.0.join("serial.log"),
+                &self.dir.path.join("serial.log"),
             );
             return;
         }
@@ -129,12 +130,12 @@ fn show_log(title: &str, path: &Path) {
 pub fn boot(options: &Options, root: &Root, payload: &Payload, talk: Talk<'_>) -> Result<Outcome> {
     let dir = TemporaryDir::new()?;
     let results = Results { dir };
-    let machine = Machine::start(options, root, payload, &results.dir.0, &talk)?;
+    let machine = Machine::start(options, root, payload, &results.dir.path, &talk)?;
     let started = machine.started;
     match machine.run(payload, talk) {
         Ok(end) => {
             if end.with_results {
-                unpack_results(&results.dir.0)?;
+                unpack_results(&results.dir.path)?;
             }
             Ok(Outcome {
                 exit_code: end.exit_code,
@@ -271,14 +272,9 @@ impl Machine {
                     with_results: exit_code.is_some(),
                 });
             }
-            self.check_alive(
-                ready_after,
-                if payload.shell {
-                    None
-                } else {
-                    payload.script_limit
-                },
-            )?;
+            // A shell after the script may last as long as its user likes.
+            let limit = payload.script_limit.filter(|_| !payload.shell);
+            self.check_alive(ready_after, limit)?;
         }
     }
 
@@ -431,8 +427,11 @@ pub fn pass_on(bytes: &[u8]) {
     let _ = stdout.flush();
 }
 
-/// A folder that goes away with its owner.
-struct TemporaryDir(PathBuf);
+/// A folder that goes away with its owner. While the owner lives, it holds a lock on it.
+struct TemporaryDir {
+    path: PathBuf,
+    _lock: File,
+}
 
 impl TemporaryDir {
     /// Makes it in the cache, not in /tmp, which may be small. Clears away what killed runs have left.
@@ -442,11 +441,17 @@ impl TemporaryDir {
         remove_dead_runs(&runs);
         let pid = std::process::id();
         for number in 0u32.. {
-            let dir = runs.join(format!("{pid}-{number}"));
-            match fs::create_dir(&dir) {
-                Ok(()) => return Ok(Self(dir)),
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(at("make", dir)(error)),
+            let path = runs.join(format!("{pid}-{number}"));
+            match fs::create_dir(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(at("make", path)(error)),
+            }
+            // Another run may have taken the new folder for a dead one: then the next number it is.
+            if let Some(lock) = lock_run(&path)
+                && path.exists()
+            {
+                return Ok(Self { path, _lock: lock });
             }
         }
         Err(Error::Usage(format!("{} is full of runs", runs.display())))
@@ -455,20 +460,21 @@ impl TemporaryDir {
 
 impl Drop for TemporaryDir {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.path);
     }
 }
 
-/// Removes the folders of runs whose process is gone (killed before it could tidy up).
+/// The lock on a run's folder, if no living run holds it.
+fn lock_run(path: &Path) -> Option<File> {
+    let folder = File::open(path).ok()?;
+    rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).ok()?;
+    Some(folder)
+}
+
+/// Removes the folders of runs that were killed before they could tidy up.
 pub fn remove_dead_runs(runs: &Path) {
-    let Ok(entries) = fs::read_dir(runs) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let pid = name.split('-').next().unwrap_or_default();
-        if !Path::new("/proc").join(pid).exists() {
+    for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
+        if let Some(_lock) = lock_run(&entry.path()) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
