@@ -17,7 +17,7 @@
 //! | `set_pv_boot_cpu` | 1 |
 //! | `map_grant_frames` | 1 mapping |
 //!
-//! Memory that is no multiple of 2 MiB, and memory that Xen has no superpages for, costs one `populate_physmap` more.
+//! That is 8 hypercalls and 2 mappings. Memory that is no multiple of 2 MiB, and memory that Xen has no superpages for, costs one `populate_physmap` more.
 //! `XEN_DOMCTL_set_address_size` is not needed: 64 bits are what a new PV domain has (`switch_native` does nothing then).
 
 mod layout;

@@ -10,10 +10,11 @@
 //! | `claim_pages`, if asked for | 1 |
 //! | `populate_physmap`: 32 extents of 2 MiB, then the pages in the hole | 2 |
 //! | `map_foreign`, everything that is filled, then unmapped | 1 mapping |
-//! | `set_hvm_params`: six of them, and the caller's | 6, or 1 as a multicall |
-//! | `set_hvm_boot_cpu`: read, change, write | 3 |
+//! | `set_hvm_params`: six of them, and the caller's | 1 multicall |
+//! | `set_hvm_boot_cpu` | 1 |
 //! | `map_grant_frames` | 1 mapping |
 //!
+//! That is 6 hypercalls and 2 mappings.
 //! A domain of 1 GiB or more takes one `populate_physmap` more; one that is populated on demand, one more and a
 //! `set_pod_target`.
 //!
@@ -22,8 +23,9 @@
 //! `STORE_*` and `CONSOLE_*` tell the guest its rings. `IDENT_PT` is read by Xen on Intel processors without unrestricted
 //! guest mode alone, to run a guest with paging off, and ignored elsewhere; 4.17 and 4.22 agree. `MONITOR_RING_PFN` is no
 //! concern of the guest's: an introspection tool takes the frame that it names for its own, so that it must not stay 0.
-//! Not set: `VM86_TSS` (real mode, which a PVH guest never enters; libxc does not set it either), `PAE_ENABLED` (refused
-//! by all these versions), and the frames of I/O request servers, which have no business with a domain without emulated devices.
+//! Not set: `VM86_TSS` (for real mode on those processors, which Xen emulates without it; libxc does not set it for PVH
+//! either), `PAE_ENABLED` (refused by all these versions), and the frames of I/O request servers, which have no business
+//! with a domain without emulated devices.
 
 mod acpi;
 mod aml;
