@@ -14,7 +14,7 @@ cfg() {
 refused 'nosuch.*(no such file|not there|not found|No such file)' xyl create -q "$(cfg 'kernel = "/nosuch/kernel"')"
 head -c 20000 "$guests/testguest" >short
 refused 'short' xyl create -q "$(cfg "kernel = \"$scratch/short\"")"
-refused 'empty' xyl create -q "$(cfg 'kernel = "/dev/null"')" || true
+refused "character device" xyl create -q "$(cfg 'kernel = "/dev/null"')"
 : >nothing
 refused 'nothing' xyl create -q "$(cfg "kernel = \"$scratch/nothing\"")"
 head -c 8000 "$guests/linux-vmlinuz" >torn

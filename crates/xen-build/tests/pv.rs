@@ -410,6 +410,13 @@ fn a_plain_kernel_finds_everything_in_a_row() {
 }
 
 #[test]
+fn the_padding_is_there_wherever_the_row_ends() {
+    for pages in (1..1100).step_by(61) {
+        build_and_check(PLAIN, 16 << 10, Some(pages * PAGE), |_| ());
+    }
+}
+
+#[test]
 fn a_kernel_that_stays_in_its_file_is_read_from_there() {
     let (model, file) = (Model::new(128), file(&kernel(LINUX).elf()));
     let image = Loader::default().load(file.path()).unwrap();

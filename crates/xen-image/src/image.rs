@@ -460,7 +460,9 @@ impl Image {
                 let start = usize::try_from(segment.file_offset).ok();
                 let len = usize::try_from(segment.file_size).ok();
                 let from_start = start.and_then(|start| bytes.get(start..));
-                let found = from_start.zip(len).and_then(|(from_start, len)| from_start.get(..len));
+                let found = from_start
+                    .zip(len)
+                    .and_then(|(from_start, len)| from_start.get(..len));
                 SegmentBytes::Memory(found.unwrap_or_default())
             }
             Source::File { file, start, .. } => SegmentBytes::File {

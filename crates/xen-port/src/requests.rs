@@ -123,7 +123,7 @@ pub struct DomainFlags {
 }
 
 /// What Xen knows of a domain (`xen_domctl_getdomaininfo`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DomainInfo {
     /// Its number.
     pub domid: DomId,

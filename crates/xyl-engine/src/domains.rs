@@ -69,6 +69,19 @@ pub fn list(hv: &dyn Hypervisor) -> Result<Vec<DomainInfo>, EngineError> {
     Ok(hv.domain_list()?)
 }
 
+/// Finds a domain.
+pub fn find(
+    hv: &dyn Hypervisor,
+    store: &mut impl Tree,
+    asked: &DomainRef,
+) -> Result<Domain, EngineError> {
+    match asked {
+        DomainRef::Number(number) => find_number(hv, *number),
+        DomainRef::Uuid(handle) => find_uuid(hv, *handle),
+        DomainRef::Name(name) => find_name(hv, store, name),
+    }
+}
+
 /// Finds the domain with a number.
 pub fn find_number(hv: &dyn Hypervisor, number: u64) -> Result<Domain, EngineError> {
     let info = match u16::try_from(number) {
@@ -325,4 +338,180 @@ fn share(hv: &dyn Hypervisor, info: &DomainInfo) -> Result<Option<Value>, Engine
         }
         Err(_) => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use xen_build::model::Model;
+    use xen_port::{CreateDomain, GuestKind};
+    use xenstore::mem::MemStore;
+
+    use super::*;
+
+    fn request(handle: [u8; 16]) -> CreateDomain {
+        CreateDomain {
+            domid: None,
+            kind: GuestKind::Pv,
+            handle,
+            ssidref: 0,
+            hap: false,
+            oos_off: false,
+            nested_virt: false,
+            vpmu: false,
+            iommu: false,
+            max_vcpus: 1,
+            max_evtchn_port: 1023,
+            max_grant_frames: None,
+            max_maptrack_frames: None,
+            max_grant_version: 2,
+            cpupool: 0,
+            msr_relaxed: false,
+            vmtrace_size_bytes: 0,
+        }
+    }
+
+    /// A host with two domains, `web` and one without a name.
+    fn host() -> (Model, MemStore, DomId, DomId) {
+        let hv = Model::new(64);
+        let web = hv.create_domain(&request([1; 16])).unwrap();
+        let nameless = hv.create_domain(&request([2; 16])).unwrap();
+        let store = MemStore::new();
+        store
+            .client(0)
+            .unwrap()
+            .write(&home(web, "name").unwrap(), b"web")
+            .unwrap();
+        (hv, store, web, nameless)
+    }
+
+    #[test]
+    fn digits_are_a_number_and_uuids_are_told() {
+        assert_eq!(DomainRef::parse("12"), DomainRef::Number(12));
+        assert_eq!(DomainRef::parse("12a"), DomainRef::Name("12a".to_owned()));
+        assert_eq!(DomainRef::parse(""), DomainRef::Name(String::new()));
+        let uuid = uuid_text(&[1; 16]);
+        assert_eq!(
+            DomainRef::parse(&format!("uuid={uuid}")),
+            DomainRef::Uuid([1; 16])
+        );
+        assert_eq!(
+            DomainRef::parse("uuid=no"),
+            DomainRef::Name("uuid=no".to_owned())
+        );
+        assert_eq!(
+            DomainRef::parse("99999999999999999999999"),
+            DomainRef::Number(u64::MAX)
+        );
+    }
+
+    #[test]
+    fn domains_are_found_by_name_number_and_uuid() {
+        let (hv, store, web, nameless) = host();
+        let mut client = store.client(0).unwrap();
+        let mut find = |text: &str| {
+            super::find(&hv, &mut client, &DomainRef::parse(text)).map(|domain| domain.info.domid)
+        };
+        assert_eq!(find("web").unwrap(), web);
+        assert_eq!(find(&web.to_string()).unwrap(), web);
+        assert_eq!(
+            find(&format!("uuid={}", uuid_text(&[2; 16]))).unwrap(),
+            nameless
+        );
+        for absent in [
+            "nobody",
+            "77",
+            "65535",
+            "99999999999",
+            "uuid=00000000000000000000000000000000",
+        ] {
+            assert!(
+                matches!(find(absent), Err(EngineError::NoSuchDomain(_))),
+                "{absent}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_cost_one_round_trip() {
+        let (hv, store, _, _) = host();
+        let mut client = store.client(0).unwrap();
+        let names = names(&mut client, &list(&hv).unwrap()).unwrap();
+        assert_eq!(names, [Some("web".to_owned()), None]);
+        assert_eq!(client.stats().round_trips, 1);
+    }
+
+    #[test]
+    fn a_name_that_is_taken_or_empty_is_refused() {
+        let (hv, store, web, nameless) = host();
+        let mut client = store.client(0).unwrap();
+        let info = hv.domain_info(nameless).unwrap().unwrap();
+        let taken = rename(&hv, &mut client, &info, "web").unwrap_err();
+        assert!(matches!(taken, EngineError::NameTaken { domid, .. } if domid == web));
+        assert!(rename(&hv, &mut client, &info, "").is_err());
+        assert!(rename(&hv, &mut client, &info, "a\nb").is_err());
+        rename(&hv, &mut client, &info, "db").unwrap();
+        assert_eq!(
+            client.read_text(&home(nameless, "name").unwrap()).unwrap(),
+            "db"
+        );
+        assert_eq!(
+            client.read_text(&vm_path(&info, "name").unwrap()).unwrap(),
+            "db"
+        );
+        let same = hv.domain_info(web).unwrap().unwrap();
+        rename(&hv, &mut client, &same, "web").unwrap();
+    }
+
+    #[test]
+    fn starts_and_stub_domains_are_read_where_they_are_recorded() {
+        let (hv, store, web, nameless) = host();
+        let mut client = store.client(0).unwrap();
+        let vm = format!("/vm/{}", uuid_text(&[1; 16]));
+        client
+            .write(&home(web, "vm").unwrap(), vm.as_bytes())
+            .unwrap();
+        client
+            .write(
+                &Path::new(&format!("{vm}/start_time")).unwrap(),
+                b"1700000000.25",
+            )
+            .unwrap();
+        client
+            .write(&home(nameless, "vm").unwrap(), b"no path!")
+            .unwrap();
+        client
+            .write(&home(nameless, "target").unwrap(), b"1")
+            .unwrap();
+        let infos = list(&hv).unwrap();
+        assert_eq!(
+            start_times(&mut client, &infos).unwrap(),
+            [Some(1_700_000_000), None]
+        );
+        assert_eq!(
+            stub_domains(&mut client, &infos).unwrap(),
+            [nameless].into()
+        );
+    }
+
+    #[test]
+    fn a_record_that_is_none_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("record");
+        std::fs::write(&path, b"{\"c_info\": {}}\0").unwrap();
+        assert_eq!(read_record(&path).unwrap(), json!({"c_info": {}}));
+        std::fs::write(&path, b"not json").unwrap();
+        assert!(
+            read_record(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("not JSON")
+        );
+        std::fs::write(&path, vec![b' '; RECORD_MAX as usize + 1]).unwrap();
+        assert!(
+            read_record(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("longer than")
+        );
+    }
 }

@@ -129,3 +129,115 @@ fn limits(store: &mut Client, info: &DomainInfo) -> Result<Limits, EngineError> 
         videoram_kib: number(videoram).unwrap_or(0),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use xen_build::model::Model;
+    use xenstore::mem::MemStore;
+
+    use super::*;
+    use crate::EngineError;
+
+    /// A PV domain of 64 MiB whose limit is 128 MiB.
+    fn guest() -> (Model, MemStore, DomainInfo) {
+        let hv = Model::new(256);
+        let request = xen_port::CreateDomain {
+            domid: None,
+            kind: GuestKind::Pv,
+            handle: [1; 16],
+            ssidref: 0,
+            hap: false,
+            oos_off: false,
+            nested_virt: false,
+            vpmu: false,
+            iommu: false,
+            max_vcpus: 1,
+            max_evtchn_port: 1023,
+            max_grant_frames: None,
+            max_maptrack_frames: None,
+            max_grant_version: 2,
+            cpupool: 0,
+            msr_relaxed: false,
+            vmtrace_size_bytes: 0,
+        };
+        let domid = hv.create_domain(&request).unwrap();
+        let info = hv.domain_info(domid).unwrap().unwrap();
+        let store = MemStore::new();
+        let mut client = store.client(0).unwrap();
+        client
+            .write(&home(domid, "memory/target").unwrap(), b"65536")
+            .unwrap();
+        client
+            .write(&home(domid, "memory/static-max").unwrap(), b"131072")
+            .unwrap();
+        (hv, store, info)
+    }
+
+    #[test]
+    fn a_target_goes_to_xen_and_to_xenstore() {
+        let (hv, store, info) = guest();
+        let mut client = store.client(0).unwrap();
+        set_target(&hv, &mut client, &info, 98_304).unwrap();
+        assert_eq!(
+            client
+                .read(&home(info.domid, "memory/target").unwrap())
+                .unwrap(),
+            b"98304"
+        );
+        assert_eq!(
+            client.read(&vm_path(&info, "memory").unwrap()).unwrap(),
+            b"96"
+        );
+        assert_eq!(
+            hv.domain(info.domid).unwrap().max_pages,
+            (98_304 + EXTRA_KIB) / 4
+        );
+    }
+
+    #[test]
+    fn limits_hold() {
+        let (hv, store, info) = guest();
+        let mut client = store.client(0).unwrap();
+        let mut refused =
+            |outcome: fn(&Model, &mut Client, &DomainInfo) -> Result<(), EngineError>| {
+                outcome(&hv, &mut client, &info).unwrap_err().to_string()
+            };
+        assert!(
+            refused(|hv, store, info| set_target(hv, store, info, 131_073)).contains("mem-max")
+        );
+        assert!(refused(|hv, store, info| set_target(hv, store, info, 0)).contains("at least"));
+        assert!(
+            refused(|hv, store, info| set_maximum(hv, store, info, 65_535)).contains("mem-set")
+        );
+        assert_eq!(
+            client
+                .read(&home(info.domid, "memory/target").unwrap())
+                .unwrap(),
+            b"65536"
+        );
+    }
+
+    #[test]
+    fn a_maximum_may_grow() {
+        let (hv, store, info) = guest();
+        let mut client = store.client(0).unwrap();
+        set_maximum(&hv, &mut client, &info, 200_000).unwrap();
+        assert_eq!(
+            client
+                .read(&home(info.domid, "memory/static-max").unwrap())
+                .unwrap(),
+            b"200000"
+        );
+    }
+
+    #[test]
+    fn a_domain_without_limits_is_named() {
+        let (hv, store, info) = guest();
+        let mut client = store.client(0).unwrap();
+        client.rm(&home(info.domid, "memory").unwrap()).unwrap();
+        let error = set_target(&hv, &mut client, &info, 1024)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("memory/target"), "{error}");
+    }
+}

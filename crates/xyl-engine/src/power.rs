@@ -247,3 +247,91 @@ fn wait_on_watch<T>(
     store.unwatch(path, TOKEN)?;
     Ok(answer)
 }
+
+#[cfg(test)]
+mod tests {
+
+    use xenstore::mem::MemStore;
+
+    use super::*;
+
+    fn info(domid: u16) -> DomainInfo {
+        DomainInfo {
+            domid: DomId(domid),
+            nr_online_vcpus: 1,
+            max_vcpu_id: Some(0),
+            handle: [domid as u8; 16],
+            ..DomainInfo::default()
+        }
+    }
+
+    #[test]
+    fn a_taken_request_ends_the_wait() {
+        let store = MemStore::new();
+        let mut client = store.client(0).unwrap();
+        let path = shutdown_path(DomId(5)).unwrap();
+        client.write(&path, b"").unwrap();
+        wait_for_acknowledgement(&mut client, DomId(5), Duration::ZERO, &mut |_| ()).unwrap();
+    }
+
+    #[test]
+    fn a_request_that_nobody_takes_is_told_of() {
+        let store = MemStore::new();
+        let mut client = store.client(0).unwrap();
+        client
+            .write(&shutdown_path(DomId(5)).unwrap(), b"poweroff")
+            .unwrap();
+        let outcome = wait_for_acknowledgement(&mut client, DomId(5), Duration::ZERO, &mut |_| ());
+        let error = outcome.unwrap_err().to_string();
+        assert!(
+            error.contains("domain 5 has not taken the request"),
+            "{error}"
+        );
+        // The watch is gone: the same wait can be set up again.
+        client.rm(&shutdown_path(DomId(5)).unwrap()).unwrap();
+        wait_for_acknowledgement(&mut client, DomId(5), Duration::ZERO, &mut |_| ()).unwrap();
+    }
+
+    #[test]
+    fn the_end_of_a_domain_is_seen_in_each_of_its_forms() {
+        let domain = info(5);
+        assert_eq!(end_of(&[], &domain, Until::Gone), Some(End::Gone));
+        assert_eq!(
+            end_of(std::slice::from_ref(&domain), &domain, Until::ShutDown),
+            None
+        );
+        let mut dead = domain.clone();
+        dead.flags.shutdown = true;
+        dead.shutdown_reason = Some(ShutdownReason::Crash);
+        let crashed = End::ShutDown(ShutdownReason::Crash);
+        assert_eq!(
+            end_of(&[dead.clone()], &domain, Until::ShutDown),
+            Some(crashed)
+        );
+        assert_eq!(end_of(&[dead.clone()], &domain, Until::Gone), None);
+        dead.flags.dying = true;
+        assert_eq!(
+            end_of(&[dead.clone()], &domain, Until::ShutDown),
+            Some(End::Gone)
+        );
+        assert_eq!(end_of(&[dead], &domain, Until::Gone), None);
+        let mut reused = info(5);
+        reused.handle = [9; 16];
+        assert_eq!(end_of(&[reused], &domain, Until::Gone), Some(End::Gone));
+    }
+
+    #[test]
+    fn odd_sysrq_keys_are_refused() {
+        let store = MemStore::new();
+        let mut client = store.client(0).unwrap();
+        assert!(send_sysrq(&mut client, DomId(5), '\n').is_err());
+        assert!(send_sysrq(&mut client, DomId(5), 'é').is_err());
+        send_sysrq(&mut client, DomId(5), 'h').unwrap();
+        assert_eq!(
+            client
+                .read(&home(DomId(5), "control/sysrq").unwrap())
+                .unwrap(),
+            b"h"
+        );
+    }
+}

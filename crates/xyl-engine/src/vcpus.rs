@@ -105,3 +105,46 @@ pub fn chosen(info: &DomainInfo, only: Option<VcpuId>) -> Result<Vec<VcpuId>, En
 pub fn resolve(hv: &dyn Hypervisor, list: &CpuList) -> Result<CpuMap, EngineError> {
     Ok(list.resolve(&topology::of(hv)?).into_iter().collect())
 }
+
+#[cfg(test)]
+mod tests {
+
+    use xenstore::mem::MemStore;
+
+    use super::*;
+
+    fn info(max_vcpu_id: Option<u32>) -> DomainInfo {
+        DomainInfo {
+            domid: DomId(5),
+            nr_online_vcpus: 1,
+            max_vcpu_id,
+            handle: [5; 16],
+            ..DomainInfo::default()
+        }
+    }
+
+    #[test]
+    fn the_first_vcpus_are_asked_for() {
+        let store = MemStore::new();
+        let mut client = store.client(0).unwrap();
+        set_online(&mut client, &info(Some(2)), 2).unwrap();
+        for (vcpu, state) in [(0, "online"), (1, "online"), (2, "offline")] {
+            let path = home(DomId(5), &format!("cpu/{vcpu}/availability")).unwrap();
+            assert_eq!(client.read_text(&path).unwrap(), state, "{vcpu}");
+        }
+    }
+
+    #[test]
+    fn none_and_too_many_are_refused() {
+        let store = MemStore::new();
+        let mut client = store.client(0).unwrap();
+        assert!(set_online(&mut client, &info(Some(2)), 0).is_err());
+        assert!(set_online(&mut client, &info(Some(2)), 4).is_err());
+        assert!(set_online(&mut client, &info(None), 1).is_err());
+        assert!(chosen(&info(Some(2)), Some(VcpuId(3))).is_err());
+        assert_eq!(
+            chosen(&info(Some(1)), None).unwrap(),
+            [VcpuId(0), VcpuId(1)]
+        );
+    }
+}

@@ -1,6 +1,7 @@
 //! `xyl destroy`: the end of a domain, at once.
 
 use xyl_engine::destroy;
+use xyl_engine::domains::{self, DomainRef};
 
 use crate::context::Context;
 use crate::error::Outcome;
@@ -20,12 +21,15 @@ pub struct Args {
 
 /// Runs `xyl destroy`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
-    let domain = context.find(&args.domain)?;
-    if context.would(format!("destroy domain {}", domain.info.domid))? {
+    let mut host = context.open_host()?;
+    let asked = DomainRef::parse(&args.domain);
+    let domid = domains::find(host.hv.as_ref(), &mut host.store, &asked)?
+        .info
+        .domid;
+    if context.would(format!("destroy domain {domid}"))? {
         return Ok(());
     }
-    let mut host = context.open_host()?;
-    let outcome = destroy::destroy(&mut host, domain.info.domid, args.force);
+    let outcome = destroy::destroy(&mut host, domid, args.force);
     context.count(&host);
     Ok(outcome?)
 }

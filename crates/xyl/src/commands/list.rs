@@ -289,32 +289,23 @@ fn print_configurations(context: &Context, infos: &[DomainInfo]) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use xen_port::{DomId, DomainFlags, Gfn};
+    use xen_port::DomainFlags;
 
     use super::*;
 
     /// Dom0 as `xl list` showed it on Xen 4.17: 2 GiB, one vCPU, running.
     fn dom0() -> DomainInfo {
         DomainInfo {
-            domid: DomId(0),
             flags: DomainFlags {
                 running: true,
                 ..DomainFlags::default()
             },
-            shutdown_reason: None,
             tot_pages: 524_288,
             max_pages: 524_288,
-            outstanding_pages: 0,
-            shr_pages: 0,
-            paged_pages: 0,
-            shared_info_frame: Gfn(0),
             cpu_time_ns: 12_345_678_901,
             nr_online_vcpus: 1,
             max_vcpu_id: Some(0),
-            ssidref: 0,
-            handle: [0; 16],
-            cpupool: 0,
-            emulation_flags: 0,
+            ..DomainInfo::default()
         }
     }
 

@@ -153,12 +153,7 @@ fn wait_until_taken(
         if *how == Asked::ByXenstore {
             let waiting = context.waiting(format!("for domain {} to take the request", info.domid));
             let mut store = context.store()?;
-            power::wait_for_acknowledgement(
-                &mut store,
-                info.domid,
-                limit,
-                &mut waiting.tick(),
-            )?;
+            power::wait_for_acknowledgement(&mut store, info.domid, limit, &mut waiting.tick())?;
         }
     }
     Ok(())

@@ -43,7 +43,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         Name::Sleep => Trigger::Sleep,
         Name::S3resume => {
             return Err(Failure::not_there_yet(
-                "the trigger s3resume is for HVM guests, which this version of Xyl does not run",
+                "the trigger s3resume is not there yet: it wakes HVM guests; use `xl trigger DOMAIN s3resume`",
             ));
         }
     };

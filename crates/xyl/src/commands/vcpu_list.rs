@@ -67,7 +67,7 @@ fn row(info: &DomainInfo, name: Option<&str>, vcpu: &Vcpu, nr_cpus: u32) -> Stri
         state => format!("{:5}   {}- ", vcpu.info.cpu, run_letters(state)),
     };
     format!(
-        "{} {:5} {:5} {place}{}  {} / {}",
+        "{} {:5} {:5}{place}{}  {} / {}",
         left(&printable(name.unwrap_or(domains::NO_NAME)), 32),
         info.domid.0,
         vcpu.id.0,
@@ -118,4 +118,65 @@ fn print_json(
         }
     }
     Ok(context.out.json(&Value::Array(array))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use xen_port::{CpuMap, DomId, VcpuId, VcpuInfo};
+
+    use super::*;
+
+    fn info(domid: u16) -> DomainInfo {
+        DomainInfo {
+            domid: DomId(domid),
+            nr_online_vcpus: 1,
+            max_vcpu_id: Some(1),
+            ..DomainInfo::default()
+        }
+    }
+
+    fn vcpu(id: u32, state: VcpuRunState, cpu_time_ns: u64) -> Vcpu {
+        Vcpu {
+            id: VcpuId(id),
+            info: VcpuInfo {
+                state,
+                cpu_time_ns,
+                cpu: 0,
+            },
+            hard: CpuMap::all(4096),
+            soft: CpuMap::all(4096),
+        }
+    }
+
+    /// Lines that `xl vcpu-list` printed on Xen 4.17.
+    #[test]
+    fn rows_are_those_of_xl() {
+        assert_eq!(
+            row(
+                &info(0),
+                Some("Domain-0"),
+                &vcpu(0, VcpuRunState::Running, 17_500_000_000),
+                1
+            ),
+            "Domain-0                             0     0    0   r--      17.5  all / all"
+        );
+        assert_eq!(
+            row(
+                &info(1),
+                Some("quiet"),
+                &vcpu(0, VcpuRunState::Runnable, 0),
+                1
+            ),
+            "quiet                                1     0    0   ---       0.0  all / all"
+        );
+        assert_eq!(
+            row(
+                &info(2),
+                Some("quiet"),
+                &vcpu(1, VcpuRunState::Offline, 0),
+                1
+            ),
+            "quiet                                2     1    -   --p       0.0  all / all"
+        );
+    }
 }

@@ -157,8 +157,19 @@ impl Console {
             None => format!("domain {}", info.domid),
         };
         let lock = Lock::take(info.domid, &domain)?;
-        let node = node(store, info, options)?;
         let log = Log::of_guest(name.as_deref());
+        Console::attach(store, info, options, domain, log, lock)
+    }
+
+    fn attach(
+        store: &mut Client,
+        info: &DomainInfo,
+        options: &Options,
+        domain: String,
+        log: Log,
+        lock: Option<Lock>,
+    ) -> Result<Console, ConsoleError> {
+        let node = node(store, info, options)?;
         store.watch(&node, TOKEN)?;
         let tty = wait_for_tty(store, &node, &domain, &log)?;
         Ok(Console {
@@ -248,4 +259,47 @@ fn open_tty(path: &str) -> Result<OwnedFd, String> {
     // As in xenconsole a tty that keeps its modes is used as it is.
     let _ = termios::tcsetattr(&tty, OptionalActions::Now, &modes);
     Ok(tty)
+}
+
+#[cfg(test)]
+mod tests {
+    use xenstore::mem::MemStore;
+
+    use super::*;
+
+    fn write(store: &MemStore, path: &str, value: &str) {
+        let mut client = store.client(0).unwrap();
+        client
+            .write(&Path::new(path).unwrap(), value.as_bytes())
+            .unwrap();
+    }
+
+    #[test]
+    fn only_ttys_are_opened() {
+        for path in [
+            "/etc/passwd",
+            "/dev/null",
+            "/dev/../etc/passwd",
+            "pts/3",
+            "/dev/no-such-tty",
+        ] {
+            assert!(open_tty(path).is_err(), "{path}");
+        }
+        assert!(open_tty(&format!("/dev/{}", "x".repeat(300))).is_err());
+    }
+
+    #[test]
+    fn an_empty_node_is_no_tty_yet() {
+        let store = MemStore::new();
+        let mut client = store.client(0).unwrap();
+        let node = Path::new("/local/domain/3/console/tty").unwrap();
+        assert_eq!(tty_path(&mut client, &node).unwrap(), None);
+        write(&store, node.as_str(), "");
+        assert_eq!(tty_path(&mut client, &node).unwrap(), None);
+        write(&store, node.as_str(), "/dev/pts/3");
+        assert_eq!(
+            tty_path(&mut client, &node).unwrap(),
+            Some("/dev/pts/3".to_owned())
+        );
+    }
 }

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::termios;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-use xen_port::{Hypervisor, ShutdownReason};
+use xen_port::{DomainInfo, HvError, Hypervisor, ShutdownReason};
 use xenstore::{Client, Path};
 
 use super::input::Pending;
@@ -44,7 +44,9 @@ pub fn run(
         interactive: terminal.is_some(),
     };
     let domain = console.domain.clone();
-    let outcome = Session::new(console, streams).run(hv, store, &signals);
+    let domid = console.domid;
+    let look = || hv.domain_info(domid);
+    let outcome = Session::new(console, streams, &look).run(store, &signals);
     drop(terminal);
     if let (true, Ok(ending)) = (streams.interactive, &outcome) {
         part(&domain, *ending);
@@ -121,8 +123,12 @@ struct Streams<'a> {
     interactive: bool,
 }
 
+/// Asks Xen about the domain.
+type Look<'a> = &'a dyn Fn() -> Result<Option<DomainInfo>, HvError>;
+
 struct Session<'a> {
     console: Console,
+    look: Look<'a>,
     /// Its input goes when it has come to its end.
     streams: Streams<'a>,
     pending: Pending,
@@ -142,9 +148,10 @@ struct Ready {
 }
 
 impl<'a> Session<'a> {
-    fn new(console: Console, streams: Streams<'a>) -> Session<'a> {
+    fn new(console: Console, streams: Streams<'a>, look: Look<'a>) -> Session<'a> {
         Session {
             console,
+            look,
             streams,
             pending: Pending::default(),
             shut_down: None,
@@ -152,15 +159,10 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn run(
-        mut self,
-        hv: &dyn Hypervisor,
-        store: &mut Client,
-        signals: &Signals,
-    ) -> Result<Ending, ConsoleError> {
+    fn run(mut self, store: &mut Client, signals: &Signals) -> Result<Ending, ConsoleError> {
         store.watch(&Path::release_domain(), TOKEN)?;
         self.greet();
-        let ending = self.serve(hv, store, signals)?;
+        let ending = self.serve(store, signals)?;
         if matches!(ending, Ending::Gone | Ending::ShutDown(_)) {
             let unseen = self.console.log.unseen();
             self.show(&unseen)?;
@@ -176,14 +178,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn serve(
-        &mut self,
-        hv: &dyn Hypervisor,
-        store: &mut Client,
-        signals: &Signals,
-    ) -> Result<Ending, ConsoleError> {
+    fn serve(&mut self, store: &mut Client, signals: &Signals) -> Result<Ending, ConsoleError> {
         loop {
-            if let Some(ending) = self.handle_events(hv, store)? {
+            if let Some(ending) = self.handle_events(store)? {
                 return Ok(ending);
             }
             let ready = self.wait(store.as_fd(), signals.socket.as_fd())?;
@@ -194,7 +191,7 @@ impl<'a> Session<'a> {
                 return Ok(Ending::OutputClosed);
             }
             if ready.tty_readable
-                && let Some(ending) = self.carry_output(hv)?
+                && let Some(ending) = self.carry_output()?
             {
                 return Ok(ending);
             }
@@ -252,16 +249,12 @@ impl<'a> Session<'a> {
     }
 
     /// Acts on what xenstore has told. The session ends when the tty's node is gone, or the domain.
-    fn handle_events(
-        &mut self,
-        hv: &dyn Hypervisor,
-        store: &mut Client,
-    ) -> Result<Option<Ending>, ConsoleError> {
+    fn handle_events(&mut self, store: &mut Client) -> Result<Option<Ending>, ConsoleError> {
         while let Some(event) = store.try_next_event()? {
             let ending = if event.path.is_special() {
-                self.look_at_domain(hv)?
+                self.look_at_domain()?
             } else {
-                self.look_at_node(hv, store)?
+                self.look_at_node(store)?
             };
             if ending.is_some() {
                 self.drain()?;
@@ -272,13 +265,9 @@ impl<'a> Session<'a> {
     }
 
     /// The node may name another tty, after xenconsoled was started anew, or be gone with the domain.
-    fn look_at_node(
-        &mut self,
-        hv: &dyn Hypervisor,
-        store: &mut Client,
-    ) -> Result<Option<Ending>, ConsoleError> {
+    fn look_at_node(&mut self, store: &mut Client) -> Result<Option<Ending>, ConsoleError> {
         let Some(path) = tty_path(store, &self.console.node)? else {
-            return Ok(Some(self.look_at_domain(hv)?.unwrap_or(Ending::Gone)));
+            return Ok(Some(self.look_at_domain()?.unwrap_or(Ending::Gone)));
         };
         if self.console.tty.is_none() {
             self.console.tty = open_tty(&path).ok();
@@ -288,8 +277,8 @@ impl<'a> Session<'a> {
 
     /// Whether the domain has ended. One that has shut down for good and is kept gets time for its
     /// last bytes.
-    fn look_at_domain(&mut self, hv: &dyn Hypervisor) -> Result<Option<Ending>, ConsoleError> {
-        let info = hv.domain_info(self.console.domid)?;
+    fn look_at_domain(&mut self) -> Result<Option<Ending>, ConsoleError> {
+        let info = (self.look)()?;
         let Some(info) =
             info.filter(|info| info.handle == self.console.handle && !info.flags.dying)
         else {
@@ -309,7 +298,7 @@ impl<'a> Session<'a> {
 
     /// Shows what the tty has. When it has been closed, the domain is looked at: it may have ended,
     /// or xenconsoled may be on its way back.
-    fn carry_output(&mut self, hv: &dyn Hypervisor) -> Result<Option<Ending>, ConsoleError> {
+    fn carry_output(&mut self) -> Result<Option<Ending>, ConsoleError> {
         match self.read_tty()? {
             Some(bytes) => {
                 self.last_output = Instant::now();
@@ -320,7 +309,7 @@ impl<'a> Session<'a> {
             }
             None => {
                 self.console.tty = None;
-                self.look_at_domain(hv)
+                self.look_at_domain()
             }
         }
     }
@@ -413,5 +402,186 @@ fn failed(op: &'static str, errno: Errno) -> ConsoleError {
     ConsoleError::Io {
         op,
         source: errno.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::io::{Read, Write};
+    use std::os::fd::OwnedFd;
+    use std::rc::Rc;
+
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use xen_port::DomId;
+    use xenstore::Tree;
+    use xenstore::mem::MemStore;
+
+    use super::*;
+    use crate::console::{Log, Options};
+
+    /// xenconsoled's part: a pty, named in xenstore.
+    struct World {
+        store: MemStore,
+        daemon: OwnedFd,
+        info: Rc<RefCell<Option<DomainInfo>>>,
+    }
+
+    const NODE: &str = "/local/domain/7/console/tty";
+
+    fn domain() -> DomainInfo {
+        DomainInfo {
+            domid: DomId(7),
+            nr_online_vcpus: 1,
+            max_vcpu_id: Some(0),
+            handle: [7; 16],
+            ..DomainInfo::default()
+        }
+    }
+
+    /// The console, without the host's lock and log folders.
+    fn attach(client: &mut Client) -> Console {
+        let (options, log) = (Options::default(), Log::default());
+        Console::attach(
+            client,
+            &domain(),
+            &options,
+            "domain 7".to_owned(),
+            log,
+            None,
+        )
+        .unwrap()
+    }
+
+    fn new_pty() -> (OwnedFd, String) {
+        let daemon = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&daemon).unwrap();
+        unlockpt(&daemon).unwrap();
+        let name = ptsname(&daemon, Vec::new()).unwrap().into_string().unwrap();
+        (daemon, name)
+    }
+
+    impl World {
+        fn new() -> World {
+            let (daemon, name) = new_pty();
+            let store = MemStore::new();
+            let mut client = store.client(0).unwrap();
+            client
+                .write(&Path::new(NODE).unwrap(), name.as_bytes())
+                .unwrap();
+            World {
+                store,
+                daemon,
+                info: Rc::new(RefCell::new(Some(domain()))),
+            }
+        }
+
+        /// Runs a session with this input, in which `script` has its part after the start.
+        fn session(
+            self,
+            input: Option<&[u8]>,
+            interactive: bool,
+            script: impl FnOnce(&World) + Send,
+        ) -> (Ending, Vec<u8>) {
+            let mut client = self.store.client(0).unwrap();
+            let console = attach(&mut client);
+            let (stdin, mut typed) = UnixStream::pair().unwrap();
+            let (stdout, mut seen) = UnixStream::pair().unwrap();
+            typed.write_all(input.unwrap_or_default()).unwrap();
+            script(&self);
+            let ending = {
+                let look = || Ok(self.info.borrow().clone());
+                let streams = Streams {
+                    input: input.map(|_| stdin.as_fd()),
+                    output: stdout.as_fd(),
+                    interactive,
+                };
+                let signals = Signals::try_catch().unwrap();
+                Session::new(console, streams, &look)
+                    .run(&mut client, &signals)
+                    .unwrap()
+            };
+            drop(stdout);
+            let mut output = Vec::new();
+            seen.read_to_end(&mut output).unwrap();
+            (ending, output)
+        }
+
+        fn print(&self, text: &[u8]) {
+            rustix::io::write(&self.daemon, text).unwrap();
+        }
+
+        fn remove_node(&self) {
+            self.store
+                .client(0)
+                .unwrap()
+                .rm(&Path::new("/local/domain/7").unwrap())
+                .unwrap();
+        }
+    }
+
+    #[test]
+    fn what_the_pty_holds_is_shown_before_the_end() {
+        let (ending, output) = World::new().session(None, false, |world| {
+            world.print(b"booting\r\nbye\r\n");
+            world.remove_node();
+        });
+        assert_eq!(ending, Ending::Gone);
+        assert_eq!(output, b"booting\r\nbye\r\n");
+    }
+
+    #[test]
+    fn a_domain_that_shut_down_and_is_kept_ends_the_session_after_its_last_bytes() {
+        let (ending, output) = World::new().session(None, false, |world| {
+            world.print(b"powering off\r\n");
+            let mut info = domain();
+            info.flags.shutdown = true;
+            info.shutdown_reason = Some(ShutdownReason::Crash);
+            *world.info.borrow_mut() = Some(info);
+        });
+        assert_eq!(ending, Ending::ShutDown(ShutdownReason::Crash));
+        assert_eq!(output, b"powering off\r\n");
+    }
+
+    #[test]
+    fn another_domain_under_the_same_number_is_not_ours() {
+        let (ending, _) = World::new().session(None, false, |world| {
+            let mut other = domain();
+            other.handle = [8; 16];
+            *world.info.borrow_mut() = Some(other);
+        });
+        assert_eq!(ending, Ending::Gone);
+    }
+
+    #[test]
+    fn typed_bytes_reach_the_guest_and_the_escape_ends_the_session() {
+        let world = World::new();
+        let daemon = world.daemon.try_clone().unwrap();
+        let (ending, _) = world.session(Some(b"ls\r\x1d"), true, |_| {});
+        assert_eq!(ending, Ending::Left);
+        let mut bytes = [0; 16];
+        let nr_bytes = rustix::io::read(&daemon, &mut bytes).unwrap();
+        assert_eq!(&bytes[..nr_bytes], b"ls\r");
+    }
+
+    #[test]
+    fn a_closed_output_ends_the_session() {
+        let world = World::new();
+        let mut client = world.store.client(0).unwrap();
+        let console = attach(&mut client);
+        let (stdout, reader) = UnixStream::pair().unwrap();
+        drop(reader);
+        world.print(b"nobody listens");
+        let look = || Ok(Some(domain()));
+        let streams = Streams {
+            input: None,
+            output: stdout.as_fd(),
+            interactive: false,
+        };
+        let signals = Signals::try_catch().unwrap();
+        let ending = Session::new(console, streams, &look)
+            .run(&mut client, &signals)
+            .unwrap();
+        assert_eq!(ending, Ending::OutputClosed);
     }
 }

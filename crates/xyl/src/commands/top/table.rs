@@ -176,7 +176,7 @@ pub fn max_kib(info: &DomainInfo) -> Option<u64> {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use xen_port::{DomId, DomainFlags, Gfn, PhysCaps, PhysInfo};
+    use xen_port::{DomId, DomainFlags, PhysCaps, PhysInfo};
 
     use super::*;
 
@@ -188,20 +188,13 @@ mod tests {
                     blocked: true,
                     ..DomainFlags::default()
                 },
-                shutdown_reason: None,
                 tot_pages: pages,
                 max_pages: pages,
-                outstanding_pages: 0,
-                shr_pages: 0,
-                paged_pages: 0,
-                shared_info_frame: Gfn(0),
                 cpu_time_ns,
                 nr_online_vcpus: 1,
                 max_vcpu_id: Some(0),
-                ssidref: 0,
                 handle: [domid as u8; 16],
-                cpupool: 0,
-                emulation_flags: 0,
+                ..DomainInfo::default()
             },
             name: Some(name.to_owned()),
         }

@@ -1,0 +1,88 @@
+# What xyl asks of a running guest, the guest sees: shutdown, reboot, pause, keys, memory, vCPUs.
+# limit_s: 240
+. /xyl-lab/lab/lib.sh
+command -v xyl >/dev/null || skip 'no xyl here'
+
+# start NAME TYPE LINE...: a test guest made by xl, ready.
+start() {
+	local name=$1
+	printf 'name = "%s"\ntype = "%s"\nkernel = "%s"\nmemory = 16\n' "$1" "$2" "$guests/testguest" >"$scratch/$1.cfg"
+	[ "$2" = pv ] || echo 'shadow_memory = 2' >>"$scratch/$1.cfg"
+	shift 2
+	printf '%s\n' "$@" >>"$scratch/$name.cfg"
+	rm -f "$consoles/guest-$name.log"
+	pkill -HUP -x xenconsoled
+	ok xl create -q "$scratch/$name.cfg"
+	within 20 console_says "$name" 'testguest: ready'
+}
+tell() {
+	ok xenstore-write "/local/domain/$(xl domid "$1")/data/command" "$2"
+}
+beats() {
+	xenstore-read "/local/domain/$(xl domid "$1")/data/heartbeat" 2>/dev/null || echo 0
+}
+beats_beyond() {
+	[ "$(beats "$1")" -gt "$2" ]
+}
+readies() {
+	[ "$(grep -ac 'testguest: ready' "$consoles/guest-$1.log")" -ge "$2" ]
+}
+
+for type in pv pvh; do
+	name=power-$type
+	start $name $type 'vcpus = 2' 'cmdline = "heartbeat_ms=50"'
+
+	ok xyl pause $name
+	matches p "$(domain_state $name)"
+	before=$(beats $name)
+	sleep 0.3
+	equals "$before" "$(beats $name)"
+	ok xyl unpause $name
+	within 10 beats_beyond $name "$before"
+
+	ok xyl sysrq $name h
+	within 10 console_says $name 'testguest: sysrq h'
+	ok xyl mem-set $name 12
+	within 10 console_says $name 'testguest: memory target [0-9]+ KiB'
+	ok xyl vcpu-set $name 1
+	within 10 console_says $name 'testguest: vcpu 1 availability offline'
+
+	# A dry run does nothing.
+	matches 'would ask domain [0-9]+ to shut down' "$(xyl -N shutdown -w $name)"
+	matches 'would pause domain' "$(xyl -N pause $name)"
+	[[ $(domain_state $name) == *p* ]] && fail 'a dry run paused it'
+
+	# A guest that does not listen is named, within the time given.
+	tell $name 'ignore-shutdown on'
+	refused 'domain [0-9]+ has not taken the request.*not within 2 s' xyl shutdown --timeout 2 $name
+	tell $name 'ignore-shutdown off'
+	within 20 domain_gone $name
+
+	start $name $type
+	domid=$(xl domid $name)
+	ok xyl reboot -w $name
+	within 20 readies $name 2
+	[ "$(xl domid $name)" -gt "$domid" ] || fail 'the same domain after a reboot'
+	ok xyl shutdown -ww $name
+	ok domain_gone $name
+
+	start $name $type 'on_poweroff = "preserve"'
+	ok xyl shutdown -w --timeout 30 $name
+	matches s "$(domain_state $name)"
+	ok xyl destroy $name
+	ok domain_gone $name
+
+	start $name $type
+	start other-$type $type
+	ok xyl shutdown -a -w --timeout 60
+	within 20 domain_gone $name
+	within 20 domain_gone other-$type
+done
+
+start nmi pv
+ok xyl trigger nmi nmi
+refused 'invalid value' xyl trigger nmi dance
+refused 'for HVM guests' xyl trigger nmi s3resume
+ok xyl destroy nmi
+refused 'domain 0 is the control domain' xyl pause 0
+refused 'domain 0 is the control domain' xyl shutdown 0
