@@ -106,7 +106,7 @@ ok xl mem-set quiet 24
 equals "$(xenstore-read "/local/domain/$(xl domid quiet)/memory/target")" "$xyl_target"
 refused 'are more than domain [0-9]+ may have' xyl mem-set quiet 1g
 refused 'are less than domain [0-9]+ is to have now' xyl mem-max quiet 8
-ok xyl vcpu-set "$long" 2
+ok xyl vcpu-set -i "$long" 2
 equals offline "$(xenstore-read "/local/domain/$long/cpu/2/availability")"
 refused 'cannot use 9 vCPUs: it has 3' xyl vcpu-set -i "$long" 9
 
