@@ -82,7 +82,7 @@ done
 start nmi pv
 ok xyl trigger nmi nmi
 refused 'invalid value' xyl trigger nmi dance
-refused 'for HVM guests' xyl trigger nmi s3resume
+refused 'not there yet' xyl trigger nmi s3resume
 ok xyl destroy nmi
 refused 'domain 0 is the control domain' xyl pause 0
 refused 'domain 0 is the control domain' xyl shutdown 0
