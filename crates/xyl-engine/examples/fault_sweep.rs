@@ -268,6 +268,8 @@ impl Sweep {
                 .domain_list()
                 .unwrap()
                 .iter()
+                // Xen frees the last of a destroyed domain a moment later.
+                .filter(|domain| !domain.flags.dying)
                 .map(|domain| domain.domid.0)
                 .collect(),
             claimed_pages: physical.outstanding_pages,

@@ -223,7 +223,9 @@ fn reserve_name(host: &Host, spec: &VmSpec) -> Result<FileLock, EngineError> {
 }
 
 fn check_identity(host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
-    let domains = host.hv.domain_list()?;
+    let mut domains = host.hv.domain_list()?;
+    // One that has been destroyed lingers until Xen has freed the last of it; its name and UUID are free.
+    domains.retain(|domain| !domain.flags.dying);
     if let Some(other) = domains
         .iter()
         .find(|domain| &domain.handle == spec.uuid.as_bytes())
