@@ -42,6 +42,8 @@ pub struct Call {
 pub struct ModelDomain {
     /// PV, PVH or HVM.
     pub kind: GuestKind,
+    /// Its handle: its UUID's bytes.
+    pub handle: [u8; 16],
     /// Pages that it may have.
     pub max_pages: u64,
     /// Pages that it has.
@@ -523,6 +525,7 @@ impl Hypervisor for Model {
         state.frames.insert(grant_table.0, vec![0; PAGE_SIZE]);
         let domain = ModelDomain {
             kind: request.kind,
+            handle: request.handle,
             max_pages: 0,
             tot_pages: 0,
             claimed_pages: 0,
@@ -870,7 +873,7 @@ fn info(domid: DomId, domain: &ModelDomain) -> DomainInfo {
         nr_online_vcpus: domain.nr_vcpus.min(1),
         max_vcpu_id: domain.nr_vcpus.checked_sub(1),
         ssidref: 0,
-        handle: [0; 16],
+        handle: domain.handle,
         cpupool: 0,
         emulation_flags: u32::from(domain.kind == GuestKind::Pvh),
     }

@@ -10,6 +10,7 @@
 
 use expect_test::expect_file;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use xl_cfg::{DomainConfig, Source, parse};
 
 fn check(name: &str) {
@@ -38,9 +39,9 @@ fn without_empty(json: Value) -> Value {
         Value::Object(fields) => {
             let kept = fields.into_iter().filter(|(name, _)| name != "raw");
             let kept = kept.map(|(name, value)| (name, without_empty(value)));
-            kept.filter(|(_, value)| !is_empty(value))
-                .collect::<Map<_, _>>()
-                .into()
+            // In order of their names, whether or not serde_json keeps them in that of the fields.
+            let sorted: BTreeMap<_, _> = kept.filter(|(_, value)| !is_empty(value)).collect();
+            sorted.into_iter().collect::<Map<_, _>>().into()
         }
         Value::Array(items) => items.into_iter().map(without_empty).collect(),
         other => other,
