@@ -80,9 +80,11 @@ for type in pv pvh; do
 done
 
 start nmi pv
-ok xyl trigger nmi nmi
 refused 'invalid value' xyl trigger nmi dance
 refused 'not there yet' xyl trigger nmi s3resume
-ok xyl destroy nmi
+ok xyl trigger nmi nmi
+# The guest has no handler for it, so it may have ended by itself.
+xyl destroy nmi || true
+within 20 domain_gone nmi
 refused 'domain 0 is the control domain' xyl pause 0
 refused 'domain 0 is the control domain' xyl shutdown 0
