@@ -19,10 +19,20 @@ pub(crate) fn seed(
     console: Gfn,
     store: Gfn,
 ) -> Result<()> {
-    let domid = request.domid;
-    let entries = Writer::new();
-    let entries = entry(entries, domid, request.console.backend, console)?;
-    let entries = entry(entries, domid, request.store.backend, store)?;
+    let console = (request.console.backend, console);
+    seed_grants(hv, request.domid, console, (request.store.backend, store))
+}
+
+/// Grants a domain's rings again to those that serve them, as a build does: to a domain of grant tables version 1 that
+/// may have spoilt its own. Each ring is told by who serves it and its page.
+pub fn seed_grants(
+    hv: &dyn Hypervisor,
+    domid: DomId,
+    console: (DomId, Gfn),
+    store: (DomId, Gfn),
+) -> Result<()> {
+    let entries = entry(Writer::new(), domid, console.0, console.1)?;
+    let entries = entry(entries, domid, store.0, store.1)?;
     let mut table = hv
         .map_grant_frames(domid, 1)
         .during(domid, Step::SeedGrants)?;

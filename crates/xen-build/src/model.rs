@@ -80,8 +80,14 @@ pub struct ModelDomain {
     pub nr_vcpus: u32,
     /// First frame and order of what it has.
     by_frame: BTreeMap<u64, u32>,
-    next_port: u32,
-    pauses: u32,
+    /// Event channels: the port, and the domain that may bind it.
+    pub ports: BTreeMap<u32, DomId>,
+    /// How often tools have paused it.
+    pub pauses: u32,
+    /// Why it shut down, if it has.
+    pub shutdown: Option<ShutdownReason>,
+    /// How often it was soft-reset.
+    pub soft_resets: u32,
 }
 
 impl ModelDomain {
@@ -96,6 +102,14 @@ impl ModelDomain {
             .range(..=page)
             .next_back()
             .is_some_and(|(first, order)| page - first < 1 << order)
+    }
+
+    fn open_port(&mut self, remote: DomId) -> EvtchnPort {
+        let free = (1..)
+            .find(|port| !self.ports.contains_key(port))
+            .unwrap_or_default();
+        self.ports.insert(free, remote);
+        EvtchnPort(free)
     }
 
     fn owns(&self, frame: Mfn) -> bool {
@@ -117,6 +131,8 @@ struct State {
     fail_at: Option<(usize, Errno)>,
     live_mappings: usize,
     cannot_clear: bool,
+    /// Soft resets that are still to be refused, and how.
+    refused_resets: Option<(usize, Errno)>,
 }
 
 /// The model. It is for one thread, as a build is.
@@ -146,6 +162,25 @@ impl Model {
     /// From now on Xen does not clear pages, as if the caller were no PV domain.
     pub fn refuse_to_clear(&self) {
         self.state.borrow_mut().cannot_clear = true;
+    }
+
+    /// A guest shuts itself down, as by `SCHEDOP_shutdown`.
+    pub fn shut_down(&self, domid: DomId, reason: ShutdownReason) {
+        if let Some(domain) = self.state.borrow_mut().domains.get_mut(&domid.0) {
+            domain.shutdown = domain.shutdown.or(Some(reason));
+        }
+    }
+
+    /// A running guest opens an event channel.
+    pub fn open_port(&self, domid: DomId, remote: DomId) {
+        if let Some(domain) = self.state.borrow_mut().domains.get_mut(&domid.0) {
+            domain.open_port(remote);
+        }
+    }
+
+    /// The next `count` soft resets are refused with `errno`.
+    pub fn refuse_resets(&self, count: usize, errno: Errno) {
+        self.state.borrow_mut().refused_resets = Some((count, errno));
     }
 
     /// The call number `number`, counted from 0 from here on, fails with `errno`; others do not.
@@ -544,8 +579,10 @@ impl Hypervisor for Model {
             paging_pool_bytes: 0,
             nr_vcpus: 0,
             by_frame: BTreeMap::new(),
-            next_port: 1,
+            ports: BTreeMap::new(),
             pauses: 1,
+            shutdown: None,
+            soft_resets: 0,
         };
         state.domains.insert(domid, domain);
         Ok(DomId(domid))
@@ -576,8 +613,34 @@ impl Hypervisor for Model {
         })
     }
 
-    fn remote_shutdown(&self, _domid: DomId, _reason: ShutdownReason) -> Result<()> {
-        self.unsupported("remote_shutdown")
+    fn remote_shutdown(&self, domid: DomId, reason: ShutdownReason) -> Result<()> {
+        self.on_domain("remote_shutdown", domid, 1, |domain| {
+            domain.shutdown = domain.shutdown.or(Some(reason));
+            Ok(())
+        })
+    }
+
+    fn soft_reset(&self, domid: DomId) -> Result<()> {
+        let refusal = match &mut self.state.borrow_mut().refused_resets {
+            Some((count, errno)) if *count > 0 => {
+                *count -= 1;
+                Some(*errno)
+            }
+            _ => None,
+        };
+        self.on_domain("soft_reset", domid, 1, |domain| {
+            let may = domain.kind != GuestKind::Pv && domain.pauses > 0;
+            match (refusal, domain.shutdown) {
+                (Some(errno), _) => Err(errno),
+                (None, Some(_)) if may => {
+                    domain.ports.clear();
+                    domain.shutdown = None;
+                    domain.soft_resets += 1;
+                    Ok(())
+                }
+                _ => Err(Errno::EINVAL),
+            }
+        })
     }
 
     fn resume_domain(&self, _domid: DomId) -> Result<()> {
@@ -844,10 +907,19 @@ impl Hypervisor for Model {
         })
     }
 
-    fn alloc_unbound(&self, domid: DomId, _remote: DomId) -> Result<EvtchnPort> {
+    fn alloc_unbound(&self, domid: DomId, remote: DomId) -> Result<EvtchnPort> {
         self.on_domain("alloc_unbound", domid, 1, |domain| {
-            domain.next_port += 1;
-            Ok(EvtchnPort(domain.next_port - 1))
+            Ok(domain.open_port(remote))
+        })
+    }
+
+    fn close_event_channels(&self, domid: DomId) -> Result<()> {
+        self.on_domain("close_event_channels", domid, 1, |domain| {
+            if domain.pauses == 0 {
+                return Err(Errno::EINVAL);
+            }
+            domain.ports.clear();
+            Ok(())
         })
     }
 }
@@ -860,9 +932,10 @@ fn info(domid: DomId, domain: &ModelDomain) -> DomainInfo {
             hvm,
             hap: hvm,
             paused: domain.pauses > 0,
+            shutdown: domain.shutdown.is_some(),
             ..DomainFlags::default()
         },
-        shutdown_reason: None,
+        shutdown_reason: domain.shutdown,
         tot_pages: domain.tot_pages,
         max_pages: domain.max_pages,
         outstanding_pages: domain.claimed_pages,

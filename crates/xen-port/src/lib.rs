@@ -76,6 +76,13 @@ pub trait Hypervisor {
     fn unpause_domain(&self, domid: DomId) -> Result<()>;
     /// Shuts a domain down from outside with a reason (`SCHEDOP_remote_shutdown`).
     fn remote_shutdown(&self, domid: DomId, reason: ShutdownReason) -> Result<()>;
+    /// Prepares a PVH or HVM domain that has shut down for a new start in its own memory, and resumes it: its
+    /// event channels are closed, what it registered with Xen is forgotten (`XEN_DOMCTL_soft_reset`). Its memory,
+    /// registers, grants and HVM parameters stay. Tools must hold it paused (`Errno::EINVAL` otherwise, and for a PV
+    /// domain). `Errno::EBUSY` and `Errno::EAGAIN` pass: another reset is under way, or a channel was opened meanwhile.
+    fn soft_reset(&self, domid: DomId) -> Result<()> {
+        Err(unsupported("XEN_DOMCTL_soft_reset", domid))
+    }
     /// Resumes a domain that has shut down (`XEN_DOMCTL_resumedomain`).
     fn resume_domain(&self, domid: DomId) -> Result<()>;
     /// Sends a trigger (NMI, power button, sleep button, S3 resume ...).
@@ -154,13 +161,7 @@ pub trait Hypervisor {
     /// where it is not implemented, the answer is `Errno::EOPNOTSUPP`.
     fn clear_pages(&self, domid: DomId, pages: &[Gfn]) -> Result<()> {
         let _ = pages;
-        let detail = String::new();
-        Err(HvError::Call {
-            op: "MMUEXT_CLEAR_PAGE",
-            domid: Some(domid),
-            errno: Errno::EOPNOTSUPP,
-            detail,
-        })
+        Err(unsupported("MMUEXT_CLEAR_PAGE", domid))
     }
     /// Fills one page with the hypercall stubs (`XEN_DOMCTL_hypercall_init`).
     fn init_hypercall_page(&self, domid: DomId, gfn: Gfn) -> Result<()>;
@@ -188,4 +189,18 @@ pub trait Hypervisor {
 
     /// Allocates a port in `domid` for `remote` to bind (`EVTCHNOP_alloc_unbound`).
     fn alloc_unbound(&self, domid: DomId, remote: DomId) -> Result<EvtchnPort>;
+    /// Closes all event channels of a domain that tools hold paused (`EVTCHNOP_reset`).
+    fn close_event_channels(&self, domid: DomId) -> Result<()> {
+        Err(unsupported("EVTCHNOP_reset", domid))
+    }
+}
+
+/// The answer of a hypervisor that does not know a call.
+fn unsupported(op: &'static str, domid: DomId) -> HvError {
+    HvError::Call {
+        op,
+        domid: Some(domid),
+        errno: Errno::EOPNOTSUPP,
+        detail: String::new(),
+    }
 }

@@ -215,6 +215,20 @@ impl Xen {
         .map_err(|errno| Site::domain("EVTCHNOP_alloc_unbound", domid).error(errno))?;
         Ok(EvtchnPort(call.get(&argument)?.port))
     }
+
+    pub(crate) fn close_ports(&self, domid: DomId) -> Result<()> {
+        let mut call = self.privcmd.call(0)?;
+        let argument = call.put(&event_channel::Reset { dom: domid.0 })?;
+        // SAFETY: `argument` is the one structure that this sub-operation reads.
+        unsafe {
+            call.run(
+                HYPERVISOR_EVENT_CHANNEL_OP,
+                &[event_channel::RESET.into(), argument.address()],
+            )
+        }
+        .map_err(|errno| Site::domain("EVTCHNOP_reset", domid).error(errno))?;
+        Ok(())
+    }
 }
 
 fn encode(request: &CreateDomain) -> domctl::CreateDomain {

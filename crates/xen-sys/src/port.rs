@@ -91,6 +91,10 @@ impl Hypervisor for Xen {
         self.shut_domain_down(domid, reason)
     }
 
+    fn soft_reset(&self, domid: DomId) -> Result<()> {
+        self.tell_domain("XEN_DOMCTL_soft_reset", domctl::SOFT_RESET, domid)
+    }
+
     fn resume_domain(&self, domid: DomId) -> Result<()> {
         self.tell_domain("XEN_DOMCTL_resumedomain", domctl::RESUME_DOMAIN, domid)
     }
@@ -226,5 +230,9 @@ impl Hypervisor for Xen {
 
     fn alloc_unbound(&self, domid: DomId, remote: DomId) -> Result<EvtchnPort> {
         self.allocate_unbound(domid, remote)
+    }
+
+    fn close_event_channels(&self, domid: DomId) -> Result<()> {
+        self.close_ports(domid)
     }
 }
