@@ -237,11 +237,7 @@ impl Sweep {
         };
         let store = Client::new(Box::new(transport), Settings::default());
         let clean = (xen_sys::Xen::open().unwrap(), Client::connect().unwrap());
-        let host = Host {
-            hv: Box::new(xen),
-            store,
-            dirs: Dirs::system(),
-        };
+        let host = Host::new(Box::new(xen), store, Dirs::system());
         Sweep {
             host,
             hypercalls_left,

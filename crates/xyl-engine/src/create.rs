@@ -4,8 +4,9 @@
 //! [`steps`] make it, and the failure of any leaves nothing behind: no domain, no claim, no xenstore
 //! node, no file.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+use os_port::Lock;
 use xen_build::{BootModule, BuildRequest, Built, Channel, cpu_policy, memory};
 use xen_image::{Cache, CacheOptions, Image, KernelKind, Limits, Loader, Module};
 use xen_port::{
@@ -14,7 +15,6 @@ use xen_port::{
 use xenstore::{Access as StoreAccess, Batch, Path, Perms, Tree};
 
 use crate::domid_history::DomidHistory;
-use crate::filelock::FileLock;
 use crate::spec::VmSpec;
 use crate::steps::{self, Cancel, Step, nothing_to_undo};
 use crate::tree::{self, Access, Change, DomainTree};
@@ -215,11 +215,14 @@ fn check_guest_type(spec: &VmSpec, physical: &PhysInfo) -> Result<(), EngineErro
 }
 
 /// Keeps other creates off the name until this one has written it to xenstore.
-fn reserve_name(host: &Host, spec: &VmSpec) -> Result<FileLock, EngineError> {
+fn reserve_name(host: &Host, spec: &VmSpec) -> Result<Box<dyn Lock>, EngineError> {
     let path = host.dirs.run.join(format!("name-{}.lock", spec.name));
-    FileLock::try_acquire(&path)?.ok_or_else(|| EngineError::NameBusy {
-        name: spec.name.clone(),
-    })
+    host.files
+        .lock(&path, None)
+        .map_err(|source| EngineError::io("lock", &path, source))?
+        .ok_or_else(|| EngineError::NameBusy {
+            name: spec.name.clone(),
+        })
 }
 
 fn check_identity(host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
@@ -373,11 +376,10 @@ fn refuse_pv32(draft: &Draft<'_>) -> Result<(), EngineError> {
 
 fn make_domain(draft: &mut Draft<'_>) -> Result<(), EngineError> {
     let request = domain_request(draft)?;
-    let history = DomidHistory::new(&draft.host.dirs.xen_run);
     for _ in 0..DOMID_TRIES {
         let domid = draft.host.hv.create_domain(&request)?;
         draft.domid = Some(domid);
-        if !history.is_recent(domid) {
+        if !DomidHistory::of(draft.host).is_recent(domid) {
             return Ok(());
         }
         // Xen goes on from the last number it gave, so the next try gets another one.
@@ -433,7 +435,8 @@ fn unmake_domain(draft: &mut Draft<'_>) -> Result<(), EngineError> {
     let Some(domid) = draft.domid.take() else {
         return Ok(());
     };
-    destroy::end_domain(draft.host, domid, Instant::now() + UNDO_DEADLINE)
+    let deadline = draft.host.clock.now() + UNDO_DEADLINE;
+    destroy::end_domain(draft.host, domid, deadline)
 }
 
 fn set_limits(draft: &mut Draft<'_>) -> Result<(), EngineError> {
@@ -547,13 +550,13 @@ fn domain_tree<'t>(draft: &'t Draft<'_>, uuid: &'t str) -> Result<DomainTree<'t>
         store_port: draft.store_port,
         console_gfn: built.console_gfn,
         console_port: draft.console_port,
-        start_time: start_time(),
+        start_time: start_time(draft.host.clock.calendar()),
     })
 }
 
 /// Now, as xl writes it: seconds and hundredths.
-fn start_time() -> String {
-    let now = SystemTime::now()
+fn start_time(now: SystemTime) -> String {
+    let now = now
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     format!("{}.{:02}", now.as_secs(), now.subsec_millis() / 10)
@@ -601,17 +604,18 @@ fn introduce(draft: &mut Draft<'_>) -> Result<(), EngineError> {
 fn write_records(draft: &mut Draft<'_>) -> Result<(), EngineError> {
     let spec = draft.spec;
     let uuid = spec.uuid_text();
-    record::write(&draft.host.dirs, &uuid, draft.config_text)?;
+    let host = &*draft.host;
+    record::write(&*host.files, &host.dirs, &uuid, draft.config_text)?;
     let shadow_bytes = paging_size_bytes(spec, &draft.physical);
     let userdata = userdata::Record::of(spec, &uuid, shadow_bytes / KIB);
-    userdata::write(&draft.host.dirs.xen_lib, draft.domid()?, &userdata)
+    userdata::write(&*host.files, &host.dirs.xen_lib, draft.domid()?, &userdata)
 }
 
 fn remove_records(draft: &mut Draft<'_>) -> Result<(), EngineError> {
     let Some(domid) = draft.domid else {
         return Ok(());
     };
-    destroy::remove_records(&draft.host.dirs, domid, &draft.spec.uuid_text())
+    destroy::remove_records(draft.host, domid, &draft.spec.uuid_text())
 }
 
 fn start(draft: &mut Draft<'_>) -> Result<(), EngineError> {

@@ -7,7 +7,7 @@ use xen_port::{DomId, DomainInfo, Errno, GuestKind};
 use xenstore::{Batch, Path, Tree};
 
 use crate::domid_history::DomidHistory;
-use crate::{Dirs, EngineError, Host, record, tree, userdata};
+use crate::{EngineError, Host, record, tree, userdata};
 
 /// How long Xen may take to give all of a domain's memory back.
 pub const DEADLINE: Duration = Duration::from_secs(120);
@@ -36,9 +36,10 @@ pub fn destroy(host: &mut Host, domid: DomId, force: bool) -> Result<(), EngineE
     // From here on the guest does not run, so it cannot write to what is being removed.
     ignore_absence(host.hv.pause_domain(domid).map_err(EngineError::from))?;
     remove_nodes(host, domid, &uuid)?;
-    remove_records(&host.dirs, domid, &uuid)?;
-    DomidHistory::new(&host.dirs.xen_run).mark(domid)?;
-    end_domain(host, domid, Instant::now() + DEADLINE)
+    remove_records(host, domid, &uuid)?;
+    DomidHistory::of(host).mark(domid)?;
+    let deadline = host.clock.now() + DEADLINE;
+    end_domain(host, domid, deadline)
 }
 
 /// Ends the domain in the hypervisor; one that is gone already is fine.
@@ -71,10 +72,10 @@ fn await_console(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
     if !is_empty(host, &tty)? || !host.store.is_introduced(domid.0)? {
         return Ok(());
     }
-    let deadline = Instant::now() + CONSOLE_DEADLINE;
+    let deadline = host.clock.now() + CONSOLE_DEADLINE;
     host.store.watch(&tty, CONSOLE_TOKEN)?;
-    while is_empty(host, &tty)? && Instant::now() < deadline {
-        host.store.next_event(deadline)?;
+    while is_empty(host, &tty)? && host.clock.now() < deadline {
+        host.wait_for_event(deadline.saturating_duration_since(host.clock.now()))?;
     }
     Ok(host.store.unwatch(&tty, CONSOLE_TOKEN)?)
 }
@@ -88,9 +89,9 @@ fn is_empty(host: &mut Host, path: &Path) -> Result<bool, EngineError> {
 }
 
 /// Removes a domain's files.
-pub fn remove_records(dirs: &Dirs, domid: DomId, uuid: &str) -> Result<(), EngineError> {
-    userdata::remove_all(&dirs.xen_lib, domid, uuid)?;
-    record::remove(dirs, uuid)
+pub fn remove_records(host: &Host, domid: DomId, uuid: &str) -> Result<(), EngineError> {
+    userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, uuid)?;
+    record::remove(&*host.files, &host.dirs, uuid)
 }
 
 fn ignore_absence(outcome: Result<(), EngineError>) -> Result<(), EngineError> {

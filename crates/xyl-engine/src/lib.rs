@@ -1,7 +1,7 @@
 //! A VM's life: create, destroy and all between, in named steps with their undo.
 //!
-//! The engine talks to Xen through the port [`xen_port::Hypervisor`], and to xenstored through
-//! [`xenstore::Client`]. It prints nothing: whoever calls it is told of its progress.
+//! The engine talks to Xen through the port [`xen_port::Hypervisor`], to xenstored through
+//! [`xenstore::Client`], and to the operating system through the ports of [`os_port`]. It prints nothing: whoever calls it is told of its progress.
 
 pub mod control_error;
 pub mod create;
@@ -10,7 +10,6 @@ pub mod dirs;
 pub mod domains;
 pub mod domid_history;
 pub mod error;
-pub mod filelock;
 pub mod host;
 pub mod memory;
 pub mod monitor;
@@ -27,8 +26,11 @@ pub mod tree;
 pub mod userdata;
 pub mod vcpus;
 
+use std::time::Duration;
+
+use os_port::{Clock, Files, Process, SystemClock, SystemFiles, SystemProcess};
 use xen_port::Hypervisor;
-use xenstore::Client;
+use xenstore::{Client, WatchEvent};
 
 pub use control_error::ControlError;
 pub use dirs::Dirs;
@@ -43,15 +45,40 @@ pub struct Host {
     pub store: Client,
     /// Folders.
     pub dirs: Dirs,
+    /// Files.
+    pub files: Box<dyn Files>,
+    /// Clocks.
+    pub clock: Box<dyn Clock>,
+    /// The process that works on it.
+    pub process: Box<dyn Process>,
 }
 
 impl Host {
+    /// A host of these, on the operating system that this program runs on.
+    pub fn new(hv: Box<dyn Hypervisor>, store: Client, dirs: Dirs) -> Host {
+        Host {
+            hv,
+            store,
+            dirs,
+            files: Box::new(SystemFiles),
+            clock: Box::new(SystemClock),
+            process: Box::new(SystemProcess),
+        }
+    }
+
+    /// Waits for an event of a watch, but not longer than `limit`.
+    pub fn wait_for_event(&mut self, limit: Duration) -> Result<Option<WatchEvent>, EngineError> {
+        let deadline = self.clock.now() + limit;
+        let event = self.store.next_event(deadline)?;
+        if event.is_none() {
+            self.clock.wait_until(deadline);
+        }
+        Ok(event)
+    }
+
     /// The host that this program runs on: `/dev/xen/privcmd`, xenstored, the system's folders.
     pub fn open() -> Result<Host, EngineError> {
-        Ok(Host {
-            hv: Box::new(xen_sys::Xen::open()?),
-            store: Client::connect()?,
-            dirs: Dirs::system(),
-        })
+        let hv = Box::new(xen_sys::Xen::open()?);
+        Ok(Host::new(hv, Client::connect()?, Dirs::system()))
     }
 }

@@ -3,7 +3,7 @@
 //! One process per VM runs [`watch`]. It holds nothing that is not in Xen, xenstore or the VM's
 //! record on disk, and it sleeps until xenstored says that some domain has ended.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, ShutdownReason};
@@ -36,7 +36,7 @@ pub fn watch(host: &mut Host, mut vm: Vm, log: &mut dyn FnMut(&str)) -> Result<(
         let Some(reason) = info.as_ref().and_then(|info| info.shutdown_reason) else {
             log(&format!("domain {} is gone", vm.domid));
             // Whoever destroyed it, xl perhaps, does not know of our record.
-            return record::remove(&host.dirs, &vm.uuid.hyphenated().to_string());
+            return record::remove(&*host.files, &host.dirs, &vm.uuid.hyphenated().to_string());
         };
         let planned = planned(host, vm.uuid)?;
         // `wait_for_end` does not return for a suspended domain, so there is an action.
@@ -78,14 +78,14 @@ fn wait_for_end(host: &mut Host, vm: Vm) -> Result<Option<DomainInfo>, EngineErr
         {
             return Ok(Some(info));
         }
-        host.store.next_event(Instant::now() + RECHECK_EVERY)?;
+        host.wait_for_event(RECHECK_EVERY)?;
     }
 }
 
 /// The VM as its record describes it.
 fn planned(host: &Host, uuid: Uuid) -> Result<Planned, EngineError> {
     let uuid = uuid.hyphenated().to_string();
-    let text = record::read(&host.dirs, &uuid)?;
+    let text = record::read(&*host.files, &host.dirs, &uuid)?;
     let path = record::path(&host.dirs, &uuid);
     plan::plan_record(&path.display().to_string(), &text, &mut || {
         topology::of(&*host.hv)

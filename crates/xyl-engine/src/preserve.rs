@@ -16,12 +16,12 @@ pub fn preserve(host: &mut Host, domid: DomId, name: &str) -> Result<(), EngineE
         .domain_info(domid)?
         .ok_or_else(|| EngineError::NoSuchDomain(domid.to_string()))?;
     let old = Uuid::from_bytes(info.handle).hyphenated().to_string();
-    let new = Uuid::new_v4();
-    let new_name = format!("{name}-{}", timestamp(SystemTime::now()));
+    let new = Uuid::from_bytes(host.process.new_uuid());
+    let new_name = format!("{name}-{}", timestamp(host.clock.calendar()));
     host.hv.set_domain_handle(domid, *new.as_bytes())?;
     move_nodes(host, domid, &old, &new.hyphenated().to_string(), &new_name)?;
     // libxl's record names the old UUID in its path; xl manages without it, and so do we.
-    userdata::remove_all(&host.dirs.xen_lib, domid, &old)
+    userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, &old)
 }
 
 fn move_nodes(

@@ -3,10 +3,9 @@
 //! `/var/lib/xyl/vm/UUID/config.cfg` is plain xl.cfg, with what the command line and Xyl itself
 //! added at its end. Whoever restarts the VM reads it.
 
-use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path as FilePath, PathBuf};
+
+use os_port::{Files, remove_folder_if_there};
 
 use crate::{Dirs, EngineError};
 
@@ -19,60 +18,68 @@ pub fn path(dirs: &Dirs, uuid: &str) -> PathBuf {
 }
 
 /// Writes the record, whole or not at all.
-pub fn write(dirs: &Dirs, uuid: &str, text: &str) -> Result<(), EngineError> {
+pub fn write(files: &dyn Files, dirs: &Dirs, uuid: &str, text: &str) -> Result<(), EngineError> {
     let folder = dirs.vm(uuid);
-    fs::create_dir_all(&folder)
+    files
+        .create_folder(&folder)
         .map_err(|source| EngineError::io("create folder", &folder, source))?;
-    let new = folder.join("config.new");
-    let path = path(dirs, uuid);
-    let mut file = fs::OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&new)
-        .map_err(|source| EngineError::io("create", &new, source))?;
-    file.write_all(text.as_bytes())
-        .map_err(|source| EngineError::io("write", &new, source))?;
-    fs::rename(&new, &path).map_err(|source| EngineError::io("rename", &path, source))
+    write_whole(
+        files,
+        &folder.join("config.new"),
+        &path(dirs, uuid),
+        text.as_bytes(),
+    )
+}
+
+/// Writes a file, whole or not at all, by way of another one.
+pub(crate) fn write_whole(
+    files: &dyn Files,
+    new: &FilePath,
+    path: &FilePath,
+    bytes: &[u8],
+) -> Result<(), EngineError> {
+    files
+        .write(new, bytes)
+        .map_err(|source| EngineError::io("write", new, source))?;
+    files
+        .rename(new, path)
+        .map_err(|source| EngineError::io("rename", path, source))
 }
 
 /// Reads the record.
-pub fn read(dirs: &Dirs, uuid: &str) -> Result<String, EngineError> {
+pub fn read(files: &dyn Files, dirs: &Dirs, uuid: &str) -> Result<String, EngineError> {
     let path = path(dirs, uuid);
-    let size = fs::metadata(&path)
-        .map_err(|source| EngineError::io("read", &path, source))?
-        .len();
-    if size > RECORD_MAX_BYTES {
-        let what = format!("{size} bytes: too large for a configuration");
-        return Err(EngineError::Record { path, what });
-    }
-    fs::read_to_string(&path).map_err(|source| EngineError::io("read", &path, source))
+    let bytes = files
+        .read(&path, RECORD_MAX_BYTES)
+        .map_err(|source| EngineError::io("read", &path, source))?;
+    String::from_utf8(bytes).map_err(|_| EngineError::Record {
+        path,
+        what: "not UTF-8: no configuration".to_owned(),
+    })
 }
 
 /// Removes the VM's folder; one that is not there is fine.
-pub fn remove(dirs: &Dirs, uuid: &str) -> Result<(), EngineError> {
+pub fn remove(files: &dyn Files, dirs: &Dirs, uuid: &str) -> Result<(), EngineError> {
     let folder = dirs.vm(uuid);
-    match fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(EngineError::io("remove", &folder, error))
-        }
-        _ => Ok(()),
-    }
+    remove_folder_if_there(files, &folder)
+        .map_err(|source| EngineError::io("remove", &folder, source))
 }
 
 #[cfg(test)]
 mod tests {
+    use os_port::SystemFiles;
+
     use super::*;
 
     #[test]
     fn is_read_back_and_removed() {
         let root = tempfile::tempdir().unwrap();
         let dirs = Dirs::below(root.path());
-        write(&dirs, "u-1", "name = \"g\"\n").unwrap();
-        assert_eq!(read(&dirs, "u-1").unwrap(), "name = \"g\"\n");
-        remove(&dirs, "u-1").unwrap();
-        remove(&dirs, "u-1").unwrap();
-        assert!(read(&dirs, "u-1").is_err());
+        let files = &SystemFiles;
+        write(files, &dirs, "u-1", "name = \"g\"\n").unwrap();
+        assert_eq!(read(files, &dirs, "u-1").unwrap(), "name = \"g\"\n");
+        remove(files, &dirs, "u-1").unwrap();
+        remove(files, &dirs, "u-1").unwrap();
+        assert!(read(files, &dirs, "u-1").is_err());
     }
 }

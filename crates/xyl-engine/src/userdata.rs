@@ -5,15 +5,14 @@
 //! for one of its own. Only what libxl cannot default is written. Facts: libxl's `libxl_types.idl`
 //! and the files that xl 4.17 and 4.20 write.
 
-use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use os_port::{Files, list_if_there, remove_if_there};
 use serde_json::{Map, Value, json};
 use xen_port::DomId;
 
 use crate::EngineError;
+use crate::record::write_whole;
 use crate::spec::VmSpec;
 
 /// What the record says.
@@ -113,53 +112,46 @@ pub fn path(xen_lib: &Path, domid: DomId, uuid: &str) -> PathBuf {
 }
 
 /// Writes the record, whole or not at all.
-pub fn write(xen_lib: &Path, domid: DomId, record: &Record<'_>) -> Result<(), EngineError> {
+pub fn write(
+    files: &dyn Files,
+    xen_lib: &Path,
+    domid: DomId,
+    record: &Record<'_>,
+) -> Result<(), EngineError> {
     let path = path(xen_lib, domid, record.uuid);
     let new = xen_lib.join(format!("userdata-n.{domid}.{}.libxl-json", record.uuid));
-    fs::create_dir_all(xen_lib)
+    files
+        .create_folder(xen_lib)
         .map_err(|source| EngineError::io("create folder", xen_lib, source))?;
-    let mut file = fs::OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&new)
-        .map_err(|source| EngineError::io("create", &new, source))?;
-    file.write_all(to_json(record).to_string().as_bytes())
-        .map_err(|source| EngineError::io("write", &new, source))?;
-    fs::rename(&new, &path).map_err(|source| EngineError::io("rename", &path, source))
+    write_whole(files, &new, &path, to_json(record).to_string().as_bytes())
 }
 
 /// Removes every userdata file of the domain, ours and those that xl added.
-pub fn remove_all(xen_lib: &Path, domid: DomId, uuid: &str) -> Result<(), EngineError> {
+pub fn remove_all(
+    files: &dyn Files,
+    xen_lib: &Path,
+    domid: DomId,
+    uuid: &str,
+) -> Result<(), EngineError> {
     let middle = format!(".{domid}.{uuid}.");
-    let entries = match fs::read_dir(xen_lib) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(EngineError::io("list", xen_lib, source)),
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
+    let names =
+        list_if_there(files, xen_lib).map_err(|source| EngineError::io("list", xen_lib, source))?;
+    for name in names {
         if name.starts_with("userdata-") && name.contains(&middle) {
-            remove_file(&entry.path())?;
+            let path = xen_lib.join(name);
+            remove_if_there(files, &path)
+                .map_err(|source| EngineError::io("remove", &path, source))?;
         }
     }
     Ok(())
 }
 
-/// Removes a file; one that is not there is fine.
-pub fn remove_file(path: &Path) -> Result<(), EngineError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(EngineError::io("remove", path, error))
-        }
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use os_port::SystemFiles;
+
     use super::*;
 
     fn record() -> Record<'static> {
@@ -188,7 +180,7 @@ mod tests {
     #[test]
     fn is_written_whole_and_removed_with_its_kin() {
         let folder = tempfile::tempdir().unwrap();
-        write(folder.path(), DomId(3), &record()).unwrap();
+        write(&SystemFiles, folder.path(), DomId(3), &record()).unwrap();
         let file = path(folder.path(), DomId(3), "u-1");
         let value: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         assert_eq!(value["b_info"]["cmdline"], "quiet \"x\"");
@@ -198,7 +190,7 @@ mod tests {
         let other = folder.path().join("userdata-d.33.u-1.xl");
         fs::write(&kin, "").unwrap();
         fs::write(&other, "").unwrap();
-        remove_all(folder.path(), DomId(3), "u-1").unwrap();
+        remove_all(&SystemFiles, folder.path(), DomId(3), "u-1").unwrap();
         assert!(!file.exists() && !kin.exists() && other.exists());
     }
 }

@@ -130,11 +130,11 @@ impl Context {
 
     /// A host of its own for the engine's longer operations. Its counts go to [`Context::count`].
     pub fn open_host(&self) -> Result<Host, Failure> {
-        Ok(Host {
-            hv: Box::new(xen_sys::Xen::open()?),
-            store: self.connect()?,
-            dirs: self.dirs.clone(),
-        })
+        Ok(Host::new(
+            Box::new(xen_sys::Xen::open()?),
+            self.connect()?,
+            self.dirs.clone(),
+        ))
     }
 
     /// What xl.conf says.

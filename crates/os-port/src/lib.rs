@@ -1,0 +1,103 @@
+//! What the toolstack asks of the operating system: files, locks, clocks, its own process.
+//!
+//! [`Files`], [`Clock`] and [`Process`] are ports, as `xen_port::Hypervisor` is one: behind them
+//! stands the real system ([`SystemFiles`], [`SystemClock`], [`SystemProcess`]), or one in memory
+//! (feature `mem`) in which every call can be watched, failed, or be the last of its process.
+
+mod system;
+
+#[cfg(feature = "mem")]
+pub mod mem;
+
+pub use system::{SystemClock, SystemFiles, SystemProcess};
+
+use std::io;
+use std::path::Path;
+use std::time::{Instant, SystemTime};
+
+/// The files that the toolstack keeps. What it makes is for root alone: files of mode 0600.
+pub trait Files {
+    /// A file's contents. A file of more than `max_bytes` is refused with
+    /// [`io::ErrorKind::FileTooLarge`].
+    fn read(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>>;
+    /// Makes a file with these contents, or replaces what it held. A reader may see a part of it:
+    /// whoever minds writes another file and renames that.
+    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Opens a file to add to its end; makes it if need be.
+    fn append_to(&self, path: &Path) -> io::Result<Box<dyn Append>>;
+    /// Gives a file another name, replacing what had it; nobody sees a state between.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes a folder with all that is in it.
+    fn remove_folder(&self, path: &Path) -> io::Result<()>;
+    /// Makes a folder and those above it; one that is there is fine.
+    fn create_folder(&self, path: &Path) -> io::Result<()>;
+    /// The names in a folder, in no order.
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
+    /// Takes the lock that a file stands for, making file and folders if need be. Waits until
+    /// `deadline` for whoever holds it, or not at all without one; `None` if it is held still.
+    ///
+    /// The file is there as long as the lock is held, and is left over by a holder that died:
+    /// then the lock is free.
+    fn lock(&self, path: &Path, deadline: Option<Instant>) -> io::Result<Option<Box<dyn Lock>>>;
+}
+
+/// A file that is added to.
+pub trait Append {
+    /// Adds to the end, in one `write` call.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+}
+
+/// A lock that is held. Dropping it removes its file and frees it.
+pub trait Lock {
+    /// Frees the lock and leaves its file where it is, as the death of its holder would.
+    fn leave(self: Box<Self>);
+}
+
+/// The clocks.
+pub trait Clock {
+    /// The clock that deadlines are set by.
+    fn now(&self) -> Instant;
+    /// The calendar's.
+    fn calendar(&self) -> SystemTime;
+    /// Seconds since the host was started (`CLOCK_MONOTONIC`), the same for all processes.
+    fn since_boot_s(&self) -> u64;
+    /// Returns when `deadline` has passed. For whoever waited in vain for something else until then.
+    fn wait_until(&self, deadline: Instant);
+}
+
+/// The process that this program runs in.
+pub trait Process {
+    /// Its number.
+    fn id(&self) -> u32;
+    /// Whether a process of that number runs.
+    fn is_running(&self, id: u32) -> bool;
+    /// A new UUID, made by chance.
+    fn new_uuid(&self) -> [u8; 16];
+}
+
+/// Removes a file; one that is not there is fine.
+pub fn remove_if_there(files: &dyn Files, path: &Path) -> io::Result<()> {
+    fine_if_absent(files.remove(path))
+}
+
+/// Removes a folder with all that is in it; one that is not there is fine.
+pub fn remove_folder_if_there(files: &dyn Files, path: &Path) -> io::Result<()> {
+    fine_if_absent(files.remove_folder(path))
+}
+
+/// The names in a folder; none where there is no such folder.
+pub fn list_if_there(files: &dyn Files, folder: &Path) -> io::Result<Vec<String>> {
+    match files.list(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+fn fine_if_absent(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,350 @@
+//! Files in memory, a clock that moves only when it is told to, and processes that can be killed.
+//!
+//! ```
+//! use os_port::mem::{Life, MemFiles};
+//! use os_port::Files;
+//! use std::path::Path;
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let disk = MemFiles::new();
+//! let life = Life::new(1);
+//! let lock = disk.of(&life).lock(Path::new("/run/lock"), None)?;
+//! life.end();
+//! drop(lock);
+//! // The dead free their locks, and cannot remove the files.
+//! assert_eq!(disk.paths(), [Path::new("/run/lock")]);
+//! assert!(disk.of(&Life::new(2)).lock(Path::new("/run/lock"), None)?.is_some());
+//! # Ok(())
+//! # }
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::{Append, Clock, Files, Lock, Process};
+
+/// Whether a process lives.
+#[derive(Clone, Debug)]
+pub struct Life {
+    id: u32,
+    lives: Rc<Cell<bool>>,
+}
+
+impl Life {
+    /// A new process with this number.
+    pub fn new(id: u32) -> Life {
+        Life {
+            id,
+            lives: Rc::new(Cell::new(true)),
+        }
+    }
+
+    /// Ends it: nothing that it does has an effect any more.
+    pub fn end(&self) {
+        self.lives.set(false);
+    }
+
+    /// Whether it lives.
+    pub fn lives(&self) -> bool {
+        self.lives.get()
+    }
+
+    fn refuse_the_dead(&self) -> io::Result<()> {
+        match self.lives() {
+            true => Ok(()),
+            false => Err(ErrorKind::Interrupted.into()),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Disk {
+    files: BTreeMap<PathBuf, Vec<u8>>,
+    folders: BTreeSet<PathBuf>,
+    locked: BTreeSet<PathBuf>,
+}
+
+/// A disk in memory; clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub struct MemFiles {
+    disk: Rc<RefCell<Disk>>,
+}
+
+impl MemFiles {
+    /// An empty disk.
+    pub fn new() -> MemFiles {
+        MemFiles::default()
+    }
+
+    /// The disk as one process sees it.
+    pub fn of(&self, life: &Life) -> ProcessFiles {
+        ProcessFiles {
+            disk: Rc::clone(&self.disk),
+            life: life.clone(),
+        }
+    }
+
+    /// All files, by path.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.disk.borrow().files.keys().cloned().collect()
+    }
+
+    /// All folders, by path.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        self.disk.borrow().folders.iter().cloned().collect()
+    }
+
+    /// A file's contents.
+    pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
+        self.disk.borrow().files.get(path).cloned()
+    }
+
+    /// Puts a file there, whoever's it is.
+    pub fn put(&self, path: &Path, bytes: &[u8]) {
+        let mut disk = self.disk.borrow_mut();
+        disk.make_folder(path.parent().unwrap_or(Path::new("/")));
+        disk.files.insert(path.to_owned(), bytes.to_vec());
+    }
+}
+
+impl Disk {
+    fn make_folder(&mut self, path: &Path) {
+        self.folders.extend(path.ancestors().map(Path::to_owned));
+    }
+
+    fn needs_folder_of(&self, path: &Path) -> io::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        let is_there = folder == Path::new("/") || self.folders.contains(folder);
+        is_there.then_some(()).ok_or(ErrorKind::NotFound.into())
+    }
+}
+
+/// A disk as one process sees it.
+#[derive(Clone, Debug)]
+pub struct ProcessFiles {
+    disk: Rc<RefCell<Disk>>,
+    life: Life,
+}
+
+impl ProcessFiles {
+    fn disk(&self) -> io::Result<std::cell::RefMut<'_, Disk>> {
+        self.life.refuse_the_dead()?;
+        Ok(self.disk.borrow_mut())
+    }
+}
+
+impl Files for ProcessFiles {
+    fn read(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
+        let disk = self.disk()?;
+        let bytes = disk.files.get(path).ok_or(ErrorKind::NotFound)?;
+        if bytes.len() as u64 > max_bytes {
+            return Err(ErrorKind::FileTooLarge.into());
+        }
+        Ok(bytes.clone())
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut disk = self.disk()?;
+        disk.needs_folder_of(path)?;
+        disk.files.insert(path.to_owned(), bytes.to_vec());
+        Ok(())
+    }
+
+    fn append_to(&self, path: &Path) -> io::Result<Box<dyn Append>> {
+        let mut disk = self.disk()?;
+        disk.needs_folder_of(path)?;
+        disk.files.entry(path.to_owned()).or_default();
+        Ok(Box::new(MemAppend {
+            files: self.clone(),
+            path: path.to_owned(),
+        }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut disk = self.disk()?;
+        disk.needs_folder_of(to)?;
+        let bytes = disk.files.remove(from).ok_or(ErrorKind::NotFound)?;
+        disk.files.insert(to.to_owned(), bytes);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let removed = self.disk()?.files.remove(path);
+        removed.map(drop).ok_or(ErrorKind::NotFound.into())
+    }
+
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.disk()?;
+        if !disk.folders.contains(path) {
+            return Err(ErrorKind::NotFound.into());
+        }
+        disk.files.retain(|file, _| !file.starts_with(path));
+        disk.folders.retain(|folder| !folder.starts_with(path));
+        Ok(())
+    }
+
+    fn create_folder(&self, path: &Path) -> io::Result<()> {
+        self.disk()?.make_folder(path);
+        Ok(())
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+        let disk = self.disk()?;
+        if !disk.folders.contains(folder) {
+            return Err(ErrorKind::NotFound.into());
+        }
+        let inside = disk.files.keys().chain(&disk.folders);
+        Ok(inside
+            .filter(|path| path.parent() == Some(folder))
+            .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+            .collect())
+    }
+
+    /// One process runs at a time, so whoever holds the lock does not free it while another waits.
+    fn lock(&self, path: &Path, _deadline: Option<Instant>) -> io::Result<Option<Box<dyn Lock>>> {
+        let mut disk = self.disk()?;
+        disk.make_folder(path.parent().unwrap_or(Path::new("/")));
+        if !disk.locked.insert(path.to_owned()) {
+            return Ok(None);
+        }
+        disk.files.entry(path.to_owned()).or_default();
+        Ok(Some(Box::new(MemLock {
+            files: self.clone(),
+            path: path.to_owned(),
+            is_left: false,
+        })))
+    }
+}
+
+struct MemAppend {
+    files: ProcessFiles,
+    path: PathBuf,
+}
+
+impl Append for MemAppend {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut disk = self.files.disk()?;
+        // A file that was removed meanwhile takes what is written, and nobody sees it.
+        if let Some(file) = disk.files.get_mut(&self.path) {
+            file.extend_from_slice(bytes);
+        }
+        Ok(())
+    }
+}
+
+struct MemLock {
+    files: ProcessFiles,
+    path: PathBuf,
+    is_left: bool,
+}
+
+impl Lock for MemLock {
+    fn leave(mut self: Box<Self>) {
+        self.is_left = true;
+    }
+}
+
+impl Drop for MemLock {
+    fn drop(&mut self) {
+        let mut disk = self.files.disk.borrow_mut();
+        disk.locked.remove(&self.path);
+        if self.files.life.lives() && !self.is_left {
+            disk.files.remove(&self.path);
+        }
+    }
+}
+
+/// A clock that moves only when it is told to; clones are the same one.
+#[derive(Clone, Debug)]
+pub struct VirtualClock {
+    start: Instant,
+    passed: Rc<Cell<Duration>>,
+}
+
+/// What the calendar shows when a virtual clock starts: the 1st of January 2026.
+const CALENDAR_START_S: u64 = 1_767_225_600;
+/// How long the host has been up when a virtual clock starts.
+const UPTIME_START_S: u64 = 1000;
+
+impl Default for VirtualClock {
+    fn default() -> Self {
+        VirtualClock {
+            start: Instant::now(),
+            passed: Rc::default(),
+        }
+    }
+}
+
+impl VirtualClock {
+    /// A clock that stands at its start.
+    pub fn new() -> VirtualClock {
+        VirtualClock::default()
+    }
+
+    /// Lets time pass.
+    pub fn advance(&self, duration: Duration) {
+        self.passed.set(self.passed.get() + duration);
+    }
+
+    /// How much time has passed.
+    pub fn passed(&self) -> Duration {
+        self.passed.get()
+    }
+}
+
+impl Clock for VirtualClock {
+    fn now(&self) -> Instant {
+        self.start + self.passed.get()
+    }
+
+    fn calendar(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(CALENDAR_START_S) + self.passed.get()
+    }
+
+    fn since_boot_s(&self) -> u64 {
+        UPTIME_START_S + self.passed.get().as_secs()
+    }
+
+    fn wait_until(&self, deadline: Instant) {
+        self.advance(deadline.saturating_duration_since(self.now()));
+    }
+}
+
+/// A process of the simulated world, with UUIDs that are the same in every run.
+#[derive(Debug)]
+pub struct MemProcess {
+    life: Life,
+    uuids: Cell<u64>,
+}
+
+impl MemProcess {
+    /// The process whose life this is.
+    pub fn new(life: &Life) -> MemProcess {
+        MemProcess {
+            life: life.clone(),
+            uuids: Cell::new(0),
+        }
+    }
+}
+
+impl Process for MemProcess {
+    fn id(&self) -> u32 {
+        self.life.id
+    }
+
+    fn is_running(&self, id: u32) -> bool {
+        id == self.life.id && self.life.lives()
+    }
+
+    fn new_uuid(&self) -> [u8; 16] {
+        let number = self.uuids.replace(self.uuids.get() + 1);
+        let unique = (u128::from(self.life.id) << 64) | u128::from(number);
+        uuid::Builder::from_random_bytes(unique.to_be_bytes())
+            .into_uuid()
+            .into_bytes()
+    }
+}

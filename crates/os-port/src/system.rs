@@ -1,0 +1,267 @@
+//! The real system.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::{Append, Clock, Files, Lock, Process};
+
+/// Mode of files: for root alone.
+const FILE_MODE: u32 = 0o600;
+/// Mode of folders that are made on the way.
+const FOLDER_MODE: u32 = 0o755;
+
+/// The file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemFiles;
+
+impl Files for SystemFiles {
+    fn read(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let limit = max_bytes.saturating_add(1);
+        File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > max_bytes {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        Ok(bytes)
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(true).write(true);
+        options.mode(FILE_MODE).open(path)?.write_all(bytes)
+    }
+
+    fn append_to(&self, path: &Path) -> io::Result<Box<dyn Append>> {
+        let mut options = OpenOptions::new();
+        options.create(true).append(true).mode(FILE_MODE);
+        Ok(Box::new(Appended(options.open(path)?)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir_all(path)
+    }
+
+    fn create_folder(&self, path: &Path) -> io::Result<()> {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(FOLDER_MODE).create(path)
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+        let names = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name()));
+        let names: io::Result<Vec<_>> = names.collect();
+        // Names that are no text are none of the toolstack's.
+        Ok(names?
+            .into_iter()
+            .flat_map(|name| name.into_string())
+            .collect())
+    }
+
+    fn lock(&self, path: &Path, deadline: Option<Instant>) -> io::Result<Option<Box<dyn Lock>>> {
+        loop {
+            let file = open_lock(path)?;
+            let Some(file) = lock_by(file, deadline)? else {
+                return Ok(None);
+            };
+            if let Some(lock) = SystemLock::if_current(path, file) {
+                return Ok(Some(Box::new(lock)));
+            }
+        }
+    }
+}
+
+struct Appended(File);
+
+impl Append for Appended {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
+    }
+}
+
+/// An advisory lock file that vanishes when it is released.
+///
+/// The holder removes the file before it closes it, so whoever gets the lock must check that the
+/// file it has locked is still the one at the path (libxl's `libxl__lock_file` follows the same
+/// protocol, which makes these locks work between both toolstacks).
+struct SystemLock {
+    path: PathBuf,
+    is_left: bool,
+    _file: File,
+}
+
+impl SystemLock {
+    /// `None` where the file was removed by the holder before.
+    fn if_current(path: &Path, file: File) -> Option<SystemLock> {
+        let ours = file.metadata().ok()?;
+        let there = fs::metadata(path).ok()?;
+        let same = ours.dev() == there.dev() && ours.ino() == there.ino();
+        same.then(|| SystemLock {
+            path: path.to_owned(),
+            is_left: false,
+            _file: file,
+        })
+    }
+}
+
+impl Lock for SystemLock {
+    fn leave(mut self: Box<Self>) {
+        self.is_left = true;
+    }
+}
+
+impl Drop for SystemLock {
+    fn drop(&mut self) {
+        if !self.is_left {
+            // Nothing is lost where the file cannot be removed: the lock itself ends with the file's closing.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true);
+    options.mode(FILE_MODE);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let folder = path.parent().unwrap_or(Path::new("/"));
+            SystemFiles.create_folder(folder)?;
+            options.open(path)
+        }
+        other => other,
+    }
+}
+
+/// The file, locked; `None` if it is held by another beyond the deadline.
+fn lock_by(file: File, deadline: Option<Instant>) -> io::Result<Option<File>> {
+    match (file.try_lock(), deadline) {
+        (Ok(()), _) => Ok(Some(file)),
+        (Err(TryLockError::Error(error)), _) => Err(error),
+        (Err(TryLockError::WouldBlock), None) => Ok(None),
+        (Err(TryLockError::WouldBlock), Some(deadline)) => wait_for_lock(file, deadline),
+    }
+}
+
+/// The kernel's wait for a lock knows no deadline, so a thread waits. One that gets the lock when
+/// nobody wants it any more closes the file, which frees it.
+fn wait_for_lock(file: File, deadline: Instant) -> io::Result<Option<File>> {
+    let (send, receive) = mpsc::sync_channel(0);
+    std::thread::Builder::new()
+        .name("lock".to_owned())
+        .spawn(move || send.send(file.lock().map(|()| file)))?;
+    match receive.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        Ok(locked) => locked.map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
+/// The system's clocks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn calendar(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn since_boot_s(&self) -> u64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        u64::try_from(now.tv_sec).unwrap_or(0)
+    }
+
+    fn wait_until(&self, deadline: Instant) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left > Duration::ZERO {
+            std::thread::sleep(left);
+        }
+    }
+}
+
+/// This process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemProcess;
+
+impl Process for SystemProcess {
+    fn id(&self) -> u32 {
+        std::process::id()
+    }
+
+    fn is_running(&self, id: u32) -> bool {
+        Path::new(&format!("/proc/{id}")).exists()
+    }
+
+    fn new_uuid(&self) -> [u8; 16] {
+        uuid::Uuid::new_v4().into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holder_at_a_time_and_no_file_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/lock");
+        let held = SystemFiles.lock(&path, None).unwrap();
+        assert!(held.is_some());
+        assert!(SystemFiles.lock(&path, None).unwrap().is_none());
+        let soon = Instant::now() + Duration::from_millis(5);
+        assert!(SystemFiles.lock(&path, Some(soon)).unwrap().is_none());
+        drop(held);
+        assert!(!path.exists());
+        assert!(SystemFiles.lock(&path, None).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_that_is_left_is_free_and_its_file_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        SystemFiles.lock(&path, None).unwrap().unwrap().leave();
+        assert!(path.exists());
+        assert!(SystemFiles.lock(&path, None).unwrap().is_some());
+    }
+
+    #[test]
+    fn who_waits_gets_the_lock_when_it_is_freed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let held = SystemFiles.lock(&path, None).unwrap();
+        let (path_there, limit) = (path.clone(), Instant::now() + Duration::from_secs(60));
+        let waiter = std::thread::spawn(move || {
+            SystemFiles
+                .lock(&path_there, Some(limit))
+                .unwrap()
+                .is_some()
+        });
+        drop(held);
+        assert!(waiter.join().unwrap());
+    }
+
+    #[test]
+    fn files_are_read_with_a_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        SystemFiles.write(&path, b"12345").unwrap();
+        assert_eq!(SystemFiles.read(&path, 5).unwrap(), b"12345");
+        let error = SystemFiles.read(&path, 4).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+        SystemFiles.append_to(&path).unwrap().append(b"6").unwrap();
+        assert_eq!(SystemFiles.read(&path, 9).unwrap(), b"123456");
+    }
+}
