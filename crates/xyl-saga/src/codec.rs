@@ -1,0 +1,282 @@
+//! The journal's text.
+//!
+//! ```text
+//! xyl-journal 1
+//! 5d41402a 1 1767225600000 {"begin":{"id":"6a1d0c4e-1","kind":"create",...}}
+//! ```
+//! The first line names the format and its version. Each other line is a record: the CRC-32 (IEEE) of all that
+//! follows it on the line, its number, the time in milliseconds since 1970, what happened as JSON.
+
+use crate::record::{Entry, Record};
+use crate::state::{self, State};
+
+/// Longest file that is read, in bytes.
+pub const FILE_MAX_BYTES: u64 = 1 << 20;
+/// Longest line, in bytes.
+pub const LINE_MAX_BYTES: usize = 64 << 10;
+/// What the first line begins with.
+const FORMAT: &str = "xyl-journal ";
+/// The version that this build writes and reads.
+const VERSION: u32 = 1;
+/// Digits of a checksum.
+const CHECKSUM_DIGITS: usize = 8;
+
+/// What a journal holds, as far as it can be trusted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Contents {
+    /// The records before the first damage.
+    pub entries: Vec<Entry>,
+    /// Size of the file in bytes.
+    pub size_bytes: usize,
+    /// The last line is incomplete: its writer died while it wrote.
+    pub is_torn: bool,
+    /// The first line that is not as it was written.
+    pub damage: Option<Damage>,
+}
+
+/// A line that is not as it was written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {what}")]
+pub struct Damage {
+    /// Its number, from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// Why a text is no journal of ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Foreign {
+    #[error("version {0} of the format, of which this xyl knows version {VERSION} alone")]
+    Version(String),
+    #[error("no journal: it does not begin with `{FORMAT}`")]
+    Format,
+}
+
+/// The line that a journal begins with.
+pub(crate) fn first_line() -> String {
+    format!("{FORMAT}{VERSION}\n")
+}
+
+/// A record's line.
+pub(crate) fn line(entry: &Entry) -> String {
+    let record = serde_json::to_string(&entry.record).unwrap_or_default();
+    let rest = format!("{} {} {record}", entry.sequence, entry.time_ms);
+    format!("{:08x} {rest}\n", crc32fast::hash(rest.as_bytes()))
+}
+
+/// Reads a journal's text: everything up to the first damage, which is named.
+///
+/// # Errors
+/// A text whose first line is another's, or of another version: in words.
+pub fn parse(bytes: &[u8]) -> Result<Contents, String> {
+    parse_known(bytes).map_err(|foreign| foreign.to_string())
+}
+
+pub(crate) fn parse_known(bytes: &[u8]) -> Result<Contents, Foreign> {
+    let mut contents = Contents {
+        size_bytes: bytes.len(),
+        ..Contents::default()
+    };
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n');
+    let (whole, rest) = bytes.split_at(whole.map_or(0, |at| at + 1));
+    contents.is_torn = !rest.is_empty();
+    let mut lines = whole.split(|byte| *byte == b'\n');
+    match lines.next() {
+        // The writer died before the end of the first line.
+        Some(b"") | None if whole.is_empty() => return Ok(contents),
+        first => check_first(first.unwrap_or_default())?,
+    }
+    let mut state = State::Idle;
+    for (index, line) in lines.enumerate() {
+        let is_end = line.is_empty() && whole.ends_with(b"\n") && index + 1 == count(whole);
+        if is_end {
+            break;
+        }
+        match read_line(line, contents.entries.last(), state) {
+            Ok((entry, next)) => {
+                contents.entries.push(entry);
+                state = next;
+            }
+            Err(what) => {
+                contents.damage = Some(Damage {
+                    line: index + 2,
+                    what,
+                });
+                break;
+            }
+        }
+    }
+    Ok(contents)
+}
+
+/// Lines that end.
+fn count(whole: &[u8]) -> usize {
+    whole.iter().filter(|byte| **byte == b'\n').count()
+}
+
+fn check_first(line: &[u8]) -> Result<(), Foreign> {
+    let text = std::str::from_utf8(line).map_err(|_| Foreign::Format)?;
+    let version = text.strip_prefix(FORMAT).ok_or(Foreign::Format)?;
+    if version == VERSION.to_string() {
+        return Ok(());
+    }
+    Err(Foreign::Version(version.chars().take(20).collect()))
+}
+
+/// One record, which must follow the one before in number, and be possible after it.
+fn read_line(line: &[u8], before: Option<&Entry>, state: State) -> Result<(Entry, State), String> {
+    if line.len() > LINE_MAX_BYTES {
+        return Err(format!("{} bytes: longer than any record", line.len()));
+    }
+    let text = std::str::from_utf8(line).map_err(|_| "not UTF-8".to_owned())?;
+    let (checksum, rest) = text.split_once(' ').ok_or("no record")?;
+    let actual = format!("{:08x}", crc32fast::hash(rest.as_bytes()));
+    if checksum.len() != CHECKSUM_DIGITS || checksum != actual {
+        return Err("its checksum is wrong".to_owned());
+    }
+    let (sequence, rest) = rest.split_once(' ').ok_or("no number")?;
+    let (time_ms, record) = rest.split_once(' ').ok_or("no time")?;
+    let sequence: u64 = sequence.parse().map_err(|_| "no number")?;
+    if before.is_some_and(|before| before.sequence.checked_add(1) != Some(sequence)) {
+        return Err(format!("record {sequence} does not follow the one before"));
+    }
+    let record: Record =
+        serde_json::from_str(record).map_err(|error| format!("an unknown record: {error}"))?;
+    let next = state::next(state, record.event()).map_err(|error| error.to_string())?;
+    let time_ms = time_ms.parse().map_err(|_| "no time")?;
+    let entry = Entry {
+        sequence,
+        time_ms,
+        record,
+    };
+    Ok((entry, next))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::record::{Begin, Facts, Outcome};
+
+    fn begin() -> Record {
+        let args = json!({"domid": 7, "paused": false});
+        Record::Begin(Begin {
+            id: "6a1d0c4e-1".to_owned(),
+            kind: "create".to_owned(),
+            uuid: "6a1d0c4e-0000-0000-0000-000000000001".to_owned(),
+            name: "web\n\u{1}".to_owned(),
+            pid: 12,
+            args: args.as_object().cloned().unwrap(),
+        })
+    }
+
+    fn text(records: &[Record]) -> String {
+        let lines = records.iter().zip(1..).map(|(record, sequence)| {
+            line(&Entry {
+                sequence,
+                time_ms: 1_767_225_600_000 + sequence,
+                record: record.clone(),
+            })
+        });
+        first_line() + &lines.collect::<String>()
+    }
+
+    fn records() -> Vec<Record> {
+        let name = || "make it".to_owned();
+        let mut made = Facts::new();
+        made.insert("domid".to_owned(), 7.into());
+        let cause = "no\nmemory".to_owned();
+        let undo = "build it".to_owned();
+        vec![
+            begin(),
+            Record::Step { name: name() },
+            Record::Done { name: name(), made },
+            Record::Cancel {},
+            Record::Step { name: undo.clone() },
+            Record::TakenOver { pid: 13 },
+            Record::Step { name: undo.clone() },
+            Record::Failed {
+                name: undo.clone(),
+                cause,
+            },
+            Record::Undo { name: undo.clone() },
+            Record::Undone { name: undo.clone() },
+            Record::Undo { name: name() },
+            Record::UndoFailed {
+                name: name(),
+                cause: "busy".to_owned(),
+            },
+            Record::Ended {
+                outcome: Outcome::Undone,
+            },
+        ]
+    }
+
+    #[test]
+    fn every_record_is_read_back_and_a_line_each() {
+        let text = text(&records());
+        let contents = parse(text.as_bytes()).unwrap();
+        let read: Vec<Record> = contents.entries.iter().map(|e| e.record.clone()).collect();
+        assert_eq!(read, records());
+        assert_eq!(text.lines().count(), records().len() + 1);
+        assert!(!contents.is_torn && contents.damage.is_none());
+    }
+
+    #[test]
+    fn another_version_and_other_files_are_refused_by_name() {
+        assert!(parse(b"xyl-journal 2\n").unwrap_err().contains("version 2"));
+        assert!(parse(b"hello\n").unwrap_err().contains("no journal"));
+        assert_eq!(parse(b"").unwrap(), Contents::default());
+        assert!(parse(b"xyl-jou").unwrap().is_torn);
+        assert!(parse(b"\n").is_err());
+    }
+
+    #[test]
+    fn what_cannot_follow_is_damage() {
+        let done = Record::Ended {
+            outcome: Outcome::Done,
+        };
+        let contents = parse(text(&[begin(), done.clone(), done]).as_bytes()).unwrap();
+        assert_eq!(contents.entries.len(), 2);
+        let damage = contents.damage.unwrap();
+        assert_eq!(damage.line, 4);
+        assert!(damage.what.contains("cannot follow"), "{damage}");
+        let empty_line = text(&[begin()]) + "\n";
+        assert!(parse(empty_line.as_bytes()).unwrap().damage.is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = parse(&bytes);
+            let _ = parse(&[first_line().as_bytes(), &bytes].concat());
+        }
+
+        #[test]
+        fn a_torn_journal_gives_what_was_whole(cut in 0_usize..2000) {
+            let text = text(&records());
+            let cut = cut.min(text.len());
+            let contents = parse(&text.as_bytes()[..cut]).unwrap();
+            let whole = text[..cut].lines().count() - usize::from(!text[..cut].ends_with('\n') && cut > 0);
+            prop_assert_eq!(contents.entries.len(), whole.saturating_sub(1));
+            prop_assert_eq!(contents.is_torn, cut > 0 && !text[..cut].ends_with('\n'));
+            prop_assert!(contents.damage.is_none());
+        }
+
+        #[test]
+        fn a_byte_that_changed_is_found(at in 14_usize..900, to in any::<u8>()) {
+            let text = text(&records());
+            let mut bytes = text.clone().into_bytes();
+            prop_assume!(at < bytes.len() && bytes[at] != to);
+            bytes[at] = to;
+            let contents = parse(&bytes).unwrap();
+            let is_whole = contents.damage.is_none() && !contents.is_torn;
+            prop_assert!(!is_whole, "unnoticed");
+            let entries = parse(text.as_bytes()).unwrap().entries;
+            prop_assert!(entries.starts_with(&contents.entries));
+        }
+    }
+}

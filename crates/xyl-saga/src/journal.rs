@@ -1,0 +1,169 @@
+//! The journal's file.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use os_port::{Append, Clock, Files};
+
+use crate::codec::{self, Contents, Foreign};
+use crate::past::Past;
+use crate::record::{Entry, Record};
+
+/// From this size on a journal is rewritten with its latest operations alone, in bytes.
+const COMPACT_FROM_BYTES: usize = 16 << 10;
+/// Operations that such a journal keeps.
+const OPERATIONS_KEPT: usize = 4;
+
+/// Why a journal could not be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// The system's refusal.
+    #[error("{op} the journal {path}: {source}", path = path.display())]
+    Io {
+        /// What was tried.
+        op: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file that this build must not touch, such as one of a newer version.
+    #[error("the journal {path} is {what}: use the xyl that wrote it, or move the file away if nothing is under way", path = path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+    },
+}
+
+impl JournalError {
+    fn io(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError {
+        let path = path.to_owned();
+        move |source| JournalError::Io { op, path, source }
+    }
+}
+
+/// Reads a journal; an empty one where there is no file.
+pub fn load(files: &dyn Files, path: &Path) -> Result<Contents, JournalError> {
+    let bytes = match files.read(path, codec::FILE_MAX_BYTES) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::default()),
+        other => other.map_err(JournalError::io("read", path))?,
+    };
+    codec::parse_known(&bytes).map_err(|foreign: Foreign| JournalError::Foreign {
+        path: path.to_owned(),
+        what: foreign.to_string(),
+    })
+}
+
+/// A journal that is written to. Only whoever holds the VM's lock may have one.
+pub struct Journal {
+    path: PathBuf,
+    file: Box<dyn Append>,
+    next_sequence: u64,
+    /// Lines that are still to be written.
+    pending: String,
+    writes: u64,
+}
+
+impl Journal {
+    /// Goes on with a journal of these contents, or starts one, folder and all. What was torn,
+    /// damaged or is of long ago goes away.
+    pub fn open(
+        files: &dyn Files,
+        path: &Path,
+        contents: &Contents,
+    ) -> Result<Journal, JournalError> {
+        let is_new = contents.size_bytes == 0;
+        if is_new {
+            let folder = path.parent().unwrap_or(Path::new("/"));
+            files
+                .create_folder(folder)
+                .map_err(JournalError::io("make the folder of", path))?;
+        } else if needs_rewrite(contents) {
+            rewrite(files, path, contents)?;
+        }
+        let file = files
+            .append_to(path)
+            .map_err(JournalError::io("open", path))?;
+        let last = contents.entries.last();
+        Ok(Journal {
+            path: path.to_owned(),
+            file,
+            next_sequence: last.map_or(1, |entry| entry.sequence.saturating_add(1)),
+            pending: if is_new {
+                codec::first_line()
+            } else {
+                String::new()
+            },
+            writes: 0,
+        })
+    }
+
+    /// The number of the next record.
+    pub fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
+    /// How many `write` calls it has taken so far.
+    pub fn writes(&self) -> u64 {
+        self.writes
+    }
+
+    /// Adds a record, to be written with the next [`Journal::flush`].
+    pub fn note(&mut self, clock: &dyn Clock, record: Record) {
+        let since_1970 = clock.calendar().duration_since(SystemTime::UNIX_EPOCH);
+        let time_ms = u64::try_from(since_1970.unwrap_or_default().as_millis()).unwrap_or(0);
+        self.pending.push_str(&codec::line(&Entry {
+            sequence: self.next_sequence,
+            time_ms,
+            record,
+        }));
+        self.next_sequence = self.next_sequence.saturating_add(1);
+    }
+
+    /// Writes what was added, in one call.
+    pub fn flush(&mut self) -> Result<(), JournalError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        self.writes += 1;
+        self.file
+            .append(self.pending.as_bytes())
+            .map_err(JournalError::io("write", &self.path))?;
+        self.pending.clear();
+        Ok(())
+    }
+}
+
+fn needs_rewrite(contents: &Contents) -> bool {
+    contents.is_torn || contents.damage.is_some() || contents.size_bytes > COMPACT_FROM_BYTES
+}
+
+/// Writes what is worth keeping to another file, and puts that in the journal's place.
+fn rewrite(files: &dyn Files, path: &Path, contents: &Contents) -> Result<(), JournalError> {
+    let mut text = codec::first_line();
+    for entry in worth_keeping(contents) {
+        text.push_str(&codec::line(entry));
+    }
+    let new = path.with_extension("new");
+    files
+        .write(&new, text.as_bytes())
+        .and_then(|()| files.rename(&new, path))
+        .map_err(JournalError::io("rewrite", path))
+}
+
+fn worth_keeping(contents: &Contents) -> &[Entry] {
+    let past = Past::of(contents);
+    let count = past.operations.len();
+    let from = match count.checked_sub(OPERATIONS_KEPT) {
+        Some(older) if contents.size_bytes > COMPACT_FROM_BYTES => past
+            .operations
+            .get(older)
+            .map_or(0, |operation| operation.first_entry),
+        _ => 0,
+    };
+    contents.entries.get(from..).unwrap_or_default()
+}
