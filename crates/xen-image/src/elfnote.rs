@@ -5,7 +5,8 @@
 //!
 //! Where an image is ambiguous, this is stricter than Xen's own parser (which lets the last note win, and reads a number
 //! of an odd length as zero): two notes that differ, a number of a length other than 1, 2, 4 or 8, and a note that runs
-//! over its region's end are errors. The one exception are features, which are joined.
+//! over its region's end are errors. There are two exceptions: features are joined, and a string that ends within the
+//! region is taken, however long its note claims to be.
 
 mod legacy;
 mod walk;
@@ -43,6 +44,14 @@ pub mod types {
     pub const PHYS32_RELOC: u32 = 19;
     /// The name in the header of each Xen note, without the zero byte that ends it.
     pub const NAME: &[u8] = b"Xen";
+
+    /// Whether the content of such a note is a string, and not numbers.
+    pub(super) fn is_text(kind: u32) -> bool {
+        matches!(
+            kind,
+            XEN_VERSION | GUEST_OS | GUEST_VERSION | LOADER | PAE_MODE | FEATURES | BSD_SYMTAB
+        )
+    }
 }
 
 /// The most bytes that all regions with notes may have together. Real kernels have less than one kilobyte.

@@ -359,7 +359,7 @@ fn notes_that_overrun_are_refused() {
         (u32::MAX, 0),
         (0, u32::MAX),
         (u32::MAX, u32::MAX),
-        (4, 13),
+        (12, 13),
         (0x8000_0000, 0x8000_0000),
     ] {
         let mut notes = whole.clone();
@@ -379,6 +379,66 @@ fn notes_that_overrun_are_refused() {
     ));
     assert!(XenNotes::parse_region(&[0; 8]).unwrap().is_none());
     assert!(XenNotes::parse_region(&[]).unwrap().is_none());
+}
+
+/// The notes of `grub-mkimage -O i386-xen`, byte for byte: the last one claims 12 bytes, and 4 are left.
+fn grub_notes() -> Vec<u8> {
+    let mut notes = Notes::default()
+        .text(types::GUEST_OS, "GRUB")
+        .text(types::LOADER, "generic")
+        .text(types::XEN_VERSION, "xen-3.0")
+        .long(types::ENTRY, 0)
+        .long(types::VIRT_BASE, 0)
+        .text(types::PAE_MODE, "yes")
+        .0;
+    let claimed_at = notes.len() - 16;
+    assert_eq!(notes[claimed_at..][..4], 4u32.to_le_bytes());
+    notes[claimed_at] = 12;
+    notes
+}
+
+#[test]
+fn grub_for_32_bit_pv_is_named_as_a_32_bit_kernel() {
+    let notes = grub_notes();
+    assert_eq!(notes.len(), 0x84);
+    let image = parse(
+        &Elf::new(Bits::B32)
+            .load(0, 0, b"code", 0x1000)
+            .note_segment(&notes),
+    );
+    assert_eq!(
+        image.kinds(),
+        [KernelKind::Pv32 {
+            pae: PaeMode::ExtendedCr3
+        }]
+    );
+}
+
+#[test]
+fn only_a_string_that_ends_in_time_may_claim_too_much() {
+    let notes = grub_notes();
+    assert_eq!(
+        XenNotes::parse_region(&notes).unwrap().unwrap().pae_mode,
+        Some(PaeMode::ExtendedCr3)
+    );
+    // Its zero byte is gone.
+    assert!(XenNotes::parse_region(&notes[..notes.len() - 1]).is_err());
+    // A number, and a note of somebody else.
+    for claimed in [
+        Notes::default().quad(types::ENTRY, 1).0,
+        note(b"GNU\0", 1, b"id\0\0\0\0\0\0"),
+    ] {
+        let mut notes = claimed;
+        assert!(XenNotes::parse_region(&notes).is_ok());
+        notes[4] = 12;
+        assert!(matches!(
+            region_error(&notes),
+            Malformed::NoteOverrun {
+                part: "content",
+                ..
+            }
+        ));
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! A note is a header of three 32-bit numbers (length of the name, length of the content, type), then the name, then the
 //! content, each padded to four bytes.
 
+use super::types;
 use crate::bytes::u32_at;
 use crate::error::Malformed;
 
@@ -37,14 +38,26 @@ impl<'a> Notes<'a> {
         let name_at = start + HEADER_BYTES;
         let name = self.part("name", name_at, name_len)?;
         let content_at = padded_end(name_at, name);
-        let content = self.part("content", content_at, content_len)?;
-        self.offset = padded_end(content_at, content);
         let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        let content = match self.part("content", content_at, content_len) {
+            Err(overrun) if name == types::NAME && types::is_text(kind) => {
+                self.last_text(content_at).ok_or(overrun)?
+            }
+            content => content?,
+        };
+        self.offset = padded_end(content_at, content);
         Ok(Note {
             kind,
             name,
             content,
         })
+    }
+
+    /// The string of a note that claims to be longer than its region, if the string ends within the region. GRUB's PV
+    /// images for 32 bits have such a note as their last one, and Xen reads it up to its zero byte.
+    fn last_text(&self, offset: usize) -> Option<&'a [u8]> {
+        let rest = self.region.get(offset..)?;
+        rest.contains(&0).then_some(rest)
     }
 
     fn part(&self, part: &'static str, offset: usize, len: u32) -> Result<&'a [u8], Malformed> {
