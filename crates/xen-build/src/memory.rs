@@ -11,6 +11,9 @@ pub fn max_mem_kib(target_kib: u64) -> u64 {
 
 /// The size to give to `set_paging_mempool` for a PVH or HVM domain, in bytes: 1 MiB for each vCPU; a page for each MiB of
 /// memory, for the table that maps it; and as much again without hardware-assisted paging, for shadows.
+///
+/// The MiB for each vCPU is what the smallest guests live on. libxl 4.17 leaves it out for PVH, and then Xen refuses guests
+/// below about 24 MiB.
 pub fn paging_mempool_size_bytes(max_kib: u64, max_vcpus: u32, hap: bool) -> u64 {
     const PAGE_BYTES: u64 = 4096;
     const PAGES_PER_VCPU: u64 = 256;
@@ -27,6 +30,8 @@ mod tests {
     fn sizes_are_those_of_libxl() {
         assert_eq!(max_mem_kib(65536), 66560);
         assert_eq!(paging_mempool_size_bytes(65536, 1, true), (256 + 64) * 4096);
+        // No guest is too small to have room for Xen's own tables.
+        assert_eq!(paging_mempool_size_bytes(1024, 1, true), (256 + 1) * 4096);
         assert_eq!(
             paging_mempool_size_bytes(1 << 20, 2, true),
             (512 + 1024) * 4096
