@@ -1,5 +1,6 @@
 //! `xyl console`: a domain's console on this terminal.
 
+use crate::complete::domain_names;
 use crate::console::{Console, Ending, Escape, Kind, Options};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
@@ -26,6 +27,7 @@ pub struct Args {
     #[arg(short = 'e', value_name = "ESCAPE", default_value = "^]")]
     escape: Escape,
     /// The domain: its number, its name, or uuid=...
+    #[arg(add = domain_names())]
     domain: String,
 }
 

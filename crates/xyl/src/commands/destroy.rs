@@ -3,6 +3,7 @@
 use xyl_engine::destroy;
 use xyl_engine::domains::{self, DomainRef};
 
+use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::Outcome;
 
@@ -16,6 +17,7 @@ pub struct Args {
     #[arg(short, long)]
     force: bool,
     /// The domain: its number, its name, or uuid=...
+    #[arg(add = domain_names())]
     domain: String,
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::Outcome;
 
@@ -13,6 +14,7 @@ use crate::error::Outcome;
 JSON: {domid, name}")]
 pub struct Args {
     /// The domain's name, or `uuid=...`
+    #[arg(add = domain_names())]
     name: String,
 }
 

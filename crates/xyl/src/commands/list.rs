@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use xen_port::{DomainInfo, GuestKind, ShutdownReason};
 use xyl_engine::domains;
 
+use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 use crate::output::{left, printable, right, seconds, uuid};
@@ -46,6 +47,7 @@ pub struct Args {
     #[arg(short, long)]
     numa: bool,
     /// Only this domain
+    #[arg(add = domain_names())]
     domain: Option<String>,
 }
 

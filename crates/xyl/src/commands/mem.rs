@@ -2,6 +2,7 @@
 
 use xyl_engine::memory;
 
+use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 
@@ -16,6 +17,7 @@ Examples:
 )]
 pub struct SetArgs {
     /// The domain: its number, its name, or uuid=...
+    #[arg(add = domain_names())]
     domain: String,
     /// MiB, or with a unit: b, k, m, g, t
     size: String,
@@ -32,6 +34,7 @@ Examples:
 )]
 pub struct MaxArgs {
     /// The domain: its number, its name, or uuid=...
+    #[arg(add = domain_names())]
     domain: String,
     /// MiB, or with a unit: b, k, m, g, t
     size: String,

@@ -2,6 +2,7 @@
 
 use xyl_engine::power;
 
+use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::Outcome;
 
@@ -12,6 +13,7 @@ use crate::error::Outcome;
   xyl unpause web")]
 pub struct PauseArgs {
     /// The domain: its number, its name, or uuid=...
+    #[arg(add = domain_names())]
     domain: String,
 }
 
@@ -22,6 +24,7 @@ pub struct PauseArgs {
   xyl unpause web")]
 pub struct UnpauseArgs {
     /// The domain: its number, its name, or uuid=...
+    #[arg(add = domain_names())]
     domain: String,
 }
 

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use xen_port::{DomainInfo, SchedulerGlobals, SchedulerId};
 use xyl_engine::{domains, sched};
 
+use crate::complete::domain_names;
 use crate::context::{Context, PoolNames};
 use crate::error::{Failure, Outcome};
 use crate::output::{left, printable};
@@ -13,7 +14,7 @@ use crate::output::{left, printable};
 #[command(after_help = CREDIT2_HELP)]
 pub struct Credit2Args {
     /// The domain to show or change
-    #[arg(short, long)]
+    #[arg(short, long, add = domain_names())]
     domain: Option<String>,
     /// Its weight against the others, 1 to 65535 (256 is usual)
     #[arg(short, long)]
@@ -45,7 +46,7 @@ JSON: an array of pools {pool, ratelimit_us, domains [{domid, name, weight, cap}
 #[command(after_help = CREDIT_HELP)]
 pub struct CreditArgs {
     /// The domain to show or change
-    #[arg(short, long)]
+    #[arg(short, long, add = domain_names())]
     domain: Option<String>,
     /// Its weight against the others, 1 to 65535 (256 is usual)
     #[arg(short, long)]

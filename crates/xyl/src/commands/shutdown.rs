@@ -7,6 +7,7 @@ use xyl_engine::domains;
 use xyl_engine::power::{self, Asked, End, PowerRequest, Until};
 
 use crate::commands::list::reason_name;
+use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 
@@ -58,7 +59,7 @@ struct CommonArgs {
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
     /// The domain: its number, its name, or uuid=...
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present = "all", add = domain_names())]
     domain: Option<String>,
 }
 

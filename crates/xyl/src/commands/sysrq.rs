@@ -2,6 +2,7 @@
 
 use xyl_engine::power;
 
+use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::Outcome;
 
@@ -16,6 +17,7 @@ Examples:
 )]
 pub struct Args {
     /// The domain: its number, its name, or uuid=...
+    #[arg(add = domain_names())]
     domain: String,
     /// One letter or digit
     #[arg(value_name = "LETTER")]

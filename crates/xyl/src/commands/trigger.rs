@@ -3,6 +3,7 @@
 use xen_port::{Trigger, VcpuId};
 use xyl_engine::power;
 
+use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 
@@ -14,6 +15,7 @@ use crate::error::{Failure, Outcome};
   xyl trigger win power        press an HVM guest's power button")]
 pub struct Args {
     /// The domain: its number, its name, or uuid=...
+    #[arg(add = domain_names())]
     domain: String,
     /// What to send
     #[arg(value_name = "TRIGGER")]

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use xen_port::{DomId, DomainInfo};
 use xyl_engine::domains;
 
+use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 use crate::output::{left, printable};
@@ -22,7 +23,7 @@ pub struct Args {
     #[arg(short)]
     short: bool,
     /// Only these domains
-    #[arg(value_name = "DOMAIN")]
+    #[arg(value_name = "DOMAIN", add = domain_names())]
     domains: Vec<String>,
 }
 

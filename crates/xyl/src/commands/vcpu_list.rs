@@ -5,6 +5,7 @@ use xen_port::{DomainInfo, VcpuRunState};
 use xyl_engine::domains;
 use xyl_engine::vcpus::{self, Vcpu};
 
+use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 use crate::output::{left, printable, right, seconds};
@@ -19,7 +20,7 @@ JSON: an array of {domid, name, vcpu, online, cpu, state (running, blocked, runn
 offline), cpu_time_ns, hard_affinity, soft_affinity}; affinities are arrays of CPUs")]
 pub struct Args {
     /// Only these domains
-    #[arg(value_name = "DOMAIN")]
+    #[arg(value_name = "DOMAIN", add = domain_names())]
     domains: Vec<String>,
 }
 

@@ -4,6 +4,7 @@ use xen_port::{CpuMap, GuestKind, VcpuId};
 use xl_cfg::types::CpuList;
 use xyl_engine::vcpus;
 
+use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 use crate::xlconf;
@@ -26,6 +27,7 @@ pub struct Args {
     #[arg(short, long)]
     ignore_global_affinity_masks: bool,
     /// The domain: its number, its name, or uuid=...
+    #[arg(add = domain_names())]
     domain: String,
     /// The vCPU's number, or all
     vcpu: String,

@@ -2,6 +2,7 @@
 
 use xyl_engine::vcpus;
 
+use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 
@@ -18,6 +19,7 @@ pub struct Args {
     #[arg(short, long)]
     ignore_host: bool,
     /// The domain: its number, its name, or uuid=...
+    #[arg(add = domain_names())]
     domain: String,
     /// Number of vCPUs, from 1 to the configuration's maxvcpus
     #[arg(value_name = "VCPUS")]

@@ -1,0 +1,373 @@
+//! The command as a user meets it, on a machine without Xen.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs
+)]
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// The commands that `xyl help` names, `help` itself left out.
+const COMMANDS: [&str; 26] = [
+    "claims",
+    "console",
+    "create",
+    "destroy",
+    "dmesg",
+    "domid",
+    "domname",
+    "info",
+    "list",
+    "mem-max",
+    "mem-set",
+    "pause",
+    "reboot",
+    "rename",
+    "sched-credit",
+    "sched-credit2",
+    "shutdown",
+    "sysrq",
+    "top",
+    "trigger",
+    "unpause",
+    "uptime",
+    "vcpu-list",
+    "vcpu-pin",
+    "vcpu-set",
+    "vm-list",
+];
+
+fn xyl(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xyl"));
+    command.args(arguments).stdin(Stdio::null());
+    for variable in [
+        "XYL_JSON",
+        "XYL_VERBOSE",
+        "XYL_DRY_RUN",
+        "XYL_TIMESTAMPS",
+        "XYL_XL_CONF",
+    ] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    xyl(arguments).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+/// Whether this machine is a Xen host: then what is said without Xen cannot be tested.
+fn is_xen_host() -> bool {
+    Path::new("/dev/xen/privcmd").exists() || Path::new("/proc/xen/privcmd").exists()
+}
+
+#[test]
+fn every_command_has_help_with_examples() {
+    for command in COMMANDS {
+        for arguments in [
+            &[command, "--help"][..],
+            &[command, "-h"],
+            &["help", command],
+        ] {
+            let output = run(arguments);
+            assert_eq!(code(&output), 0, "{arguments:?}: {}", stderr(&output));
+            let text = stdout(&output);
+            assert!(text.contains("Usage: xyl"), "{arguments:?}: {text}");
+            assert!(text.contains("Examples:"), "{arguments:?}: {text}");
+        }
+    }
+}
+
+#[test]
+fn help_lists_every_command_and_the_exit_codes() {
+    let text = stdout(&run(&["--help"]));
+    for command in COMMANDS {
+        assert!(text.contains(&format!("\n  {command} ")), "{command}");
+    }
+    for word in ["Exit codes:", "XYL_VERBOSE", "XENSTORED_PATH"] {
+        assert!(text.contains(word), "{word}");
+    }
+    assert!(!text.contains("completion"), "hidden commands stay hidden");
+}
+
+#[test]
+fn unique_prefixes_are_commands() {
+    let text = stdout(&run(&["cr", "--help"]));
+    assert!(text.contains("Usage: xyl create"), "{text}");
+    let ambiguous = run(&["vcpu"]);
+    assert_eq!(code(&ambiguous), 2);
+    assert!(stderr(&ambiguous).contains("vcpu-list, vcpu-pin, vcpu-set"));
+}
+
+#[test]
+fn what_is_no_command_gets_a_suggestion() {
+    let output = run(&["destory", "x"]);
+    assert_eq!(code(&output), 2);
+    assert!(
+        stderr(&output).starts_with("xyl: error: unknown command `destory` (did you mean destroy")
+    );
+}
+
+#[test]
+fn commands_to_come_say_so() {
+    for command in [
+        "save",
+        "migrate",
+        "block-attach",
+        "network-list",
+        "pci-attach",
+        "cpupool-list",
+    ] {
+        let output = run(&[command, "x"]);
+        assert_eq!(code(&output), 4, "{command}");
+        assert!(
+            stderr(&output).contains("not there yet"),
+            "{command}: {}",
+            stderr(&output)
+        );
+    }
+    let viewer = run(&["create", "-V", "x.cfg"]);
+    assert_eq!(code(&viewer), 4);
+    assert!(stderr(&viewer).contains("-V and -A"));
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    for arguments in [
+        &["list", "--no-such-option"][..],
+        &["rename", "only-one"],
+        &["mem-set", "d", "12parsecs"],
+        &["sched-credit2", "-w", "5"],
+        &["shutdown"],
+        &["vcpu-pin", "d", "x", "0"],
+        &["create"],
+        &["create", "one.cfg", "two.cfg"],
+        &["trigger", "d", "dance"],
+    ] {
+        let output = run(arguments);
+        assert_eq!(code(&output), 2, "{arguments:?}: {}", stderr(&output));
+        assert_eq!(stdout(&output), "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn errors_are_json_when_asked_for() {
+    for arguments in [
+        &["--json", "lits"][..],
+        &["mem-set", "--json", "d", "x"],
+        &["list", "--json", "--no-such-option"],
+    ] {
+        let output = run(arguments);
+        let value: Value = serde_json::from_str(&stderr(&output)).unwrap();
+        assert_eq!(value["error"]["exit_code"], 2, "{arguments:?}");
+        assert!(value["error"]["message"].is_string());
+    }
+    let by_environment = xyl(&["lits"]).env("XYL_JSON", "1").output().unwrap();
+    assert!(serde_json::from_str::<Value>(&stderr(&by_environment)).is_ok());
+    let switched_off = xyl(&["lits"]).env("XYL_JSON", "0").output().unwrap();
+    assert!(stderr(&switched_off).starts_with("xyl: error:"));
+}
+
+#[test]
+fn without_xen_every_command_says_what_to_do() {
+    if is_xen_host() {
+        return;
+    }
+    for arguments in [
+        &["list"][..],
+        &["info"],
+        &["destroy", "d"],
+        &["console", "d"],
+        &["shutdown", "-w", "d"],
+        &["top", "-b", "-i", "1"],
+    ] {
+        let output = run(arguments);
+        assert_eq!(code(&output), 1, "{arguments:?}");
+        let text = stderr(&output);
+        assert!(
+            text.contains("this is not a Xen host") && text.contains("modprobe"),
+            "{arguments:?}: {text}"
+        );
+    }
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+const GOOD: &str =
+    "name = \"web\"\ntype = \"pvh\"\nkernel = \"/boot/vmlinuz\"\nmemory = 64\nvcpus = 2\n";
+
+#[test]
+fn a_dry_run_prints_the_configuration_as_xl_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "good.cfg", GOOD);
+    for arguments in [
+        &["create", "-n", &file][..],
+        &["-N", "create", &file],
+        &["create", "-n", "-f", &file],
+    ] {
+        let output = run(arguments);
+        assert_eq!(code(&output), 0, "{arguments:?}: {}", stderr(&output));
+        let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(value["c_info"]["name"], "web");
+        assert_eq!(value["b_info"]["max_memkb"], 65_536);
+        assert_eq!(value["b_info"]["max_vcpus"], 2);
+        assert_eq!(stderr(&output), "");
+    }
+}
+
+#[test]
+fn settings_of_the_command_line_override_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "good.cfg", GOOD);
+    let output = run(&["create", "-n", &file, "memory=128; vcpus=1", "name='other'"]);
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(value["b_info"]["max_memkb"], 131_072);
+    assert_eq!(value["b_info"]["max_vcpus"], 1);
+    assert_eq!(value["c_info"]["name"], "other");
+    let from_nothing = run(&[
+        "create",
+        "-n",
+        "/dev/null",
+        "name='n'; kernel='/k'; memory=16; type='pv'",
+    ]);
+    assert_eq!(code(&from_nothing), 0, "{}", stderr(&from_nothing));
+}
+
+#[test]
+fn a_bad_configuration_is_shown_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(
+        folder.path(),
+        "bad.cfg",
+        "name = \"web\"\nmemory = \"lots\nkernel = 1\n",
+    );
+    let output = run(&["create", "-n", &file]);
+    assert_eq!(code(&output), 1);
+    let text = stderr(&output);
+    assert!(text.contains("bad.cfg:2"), "{text}");
+    assert!(text.contains('^'), "{text}");
+}
+
+#[test]
+fn what_cannot_be_done_yet_is_refused_by_name_and_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(
+        folder.path(),
+        "disk.cfg",
+        &format!("{GOOD}disk = [ \"/dev/vg/web,raw,xvda,rw\" ]\n"),
+    );
+    let output = run(&["create", "-n", &file]);
+    assert_eq!(code(&output), 1);
+    let text = stderr(&output);
+    assert!(
+        text.contains("`disk` is not supported by Xyl yet"),
+        "{text}"
+    );
+    assert!(text.contains("disk.cfg:6"), "{text}");
+}
+
+#[test]
+fn unknown_settings_are_warned_of_and_obey_q() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "typo.cfg", &format!("{GOOD}memroy = 5\n"));
+    let output = run(&["create", "-n", &file]);
+    assert_eq!(code(&output), 0);
+    assert!(stderr(&output).contains("memroy"), "{}", stderr(&output));
+    assert_eq!(stderr(&run(&["create", "-n", "-q", &file])), "");
+}
+
+#[test]
+fn a_missing_configuration_is_named() {
+    let output = run(&["create", "/nowhere/x.cfg"]);
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("/nowhere/x.cfg"));
+}
+
+#[test]
+fn a_wrong_xl_conf_is_named_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "good.cfg", GOOD);
+    let conf = write(folder.path(), "xl.conf", "\nmax_grant_frames = \"many\"\n");
+    let output = xyl(&["create", "-n", &file])
+        .env("XYL_XL_CONF", &conf)
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("xl.conf:2"), "{}", stderr(&output));
+}
+
+#[test]
+fn completion_completes_commands_options_and_nothing_else() {
+    let complete = |words: &[&str]| {
+        let mut command = xyl(&["--", "xyl"]);
+        command
+            .args(words)
+            .env("COMPLETE", "bash")
+            .env("_CLAP_COMPLETE_INDEX", words.len().to_string());
+        command.env("_CLAP_IFS", "\n");
+        stdout(&command.output().unwrap())
+    };
+    assert_eq!(complete(&["cr"]).trim(), "create");
+    assert!(complete(&["list", "--cpu"]).contains("--cpupool"));
+    assert!(complete(&["trigger", "d", "nm"]).contains("nmi"));
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(&["completion", shell]);
+        assert_eq!(code(&output), 0);
+        assert!(stdout(&output).contains("xyl"), "{shell}");
+    }
+    assert_eq!(code(&run(&["completion", "tcsh"])), 2);
+}
+
+#[test]
+fn manual_pages_are_made_for_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(&["man", folder.path().to_str().unwrap()]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(folder.path().join("xyl.1").exists());
+    for command in COMMANDS {
+        let page = std::fs::read_to_string(folder.path().join(format!("xyl-{command}.1"))).unwrap();
+        assert!(
+            page.contains(".SH SYNOPSIS") && page.contains("Examples"),
+            "{command}"
+        );
+    }
+    assert!(
+        !folder.path().join("xyl-man.1").exists(),
+        "hidden commands have no page"
+    );
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "good.cfg", GOOD);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = xyl(&["create", "-n", &file])
+        .stdout(writer)
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 0);
+    assert_eq!(stderr(&output), "");
+}
