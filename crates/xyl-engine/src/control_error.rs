@@ -7,8 +7,13 @@ use xen_port::DomId;
 #[non_exhaustive]
 pub enum ControlError {
     /// A name that no domain may have.
-    #[error("`{0}` cannot be a domain's name: it must not be empty or hold control characters")]
-    BadName(String),
+    #[error("{why}: {help}")]
+    BadName {
+        /// What is wrong with it.
+        why: String,
+        /// What to do about it.
+        help: &'static str,
+    },
     /// A key that is no SysRq.
     #[error("`{0}` is no SysRq key: give one letter or digit, such as h for help")]
     BadSysrq(char),

@@ -6,7 +6,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use os_port::Lock;
 use xen_build::{BootModule, BuildRequest, Built, Channel, cpu_policy, memory};
 use xen_image::{Cache, CacheOptions, Image, KernelKind, Limits, Loader, Module};
 use xen_port::{
@@ -18,7 +17,7 @@ use crate::domid_history::DomidHistory;
 use crate::spec::VmSpec;
 use crate::steps::{self, Cancel, Step, nothing_to_undo};
 use crate::tree::{self, Access, Change, DomainTree};
-use crate::{EngineError, Host, destroy, names, record, userdata};
+use crate::{EngineError, Host, destroy, domains, names, record, userdata};
 
 /// How long an undo may take to destroy a half-made domain.
 const UNDO_DEADLINE: Duration = Duration::from_secs(60);
@@ -63,7 +62,7 @@ pub fn create(
     let spec = request.spec;
     let physical = host.hv.phys_info()?;
     check_guest_type(spec, &physical)?;
-    let _name = reserve_name(host, spec)?;
+    let _name = domains::reserve_name(host, &spec.name)?;
     check_identity(host, spec)?;
     check_memory(spec, &physical)?;
     let images = Images::load(host, spec, request.notice)?;
@@ -214,22 +213,11 @@ fn check_guest_type(spec: &VmSpec, physical: &PhysInfo) -> Result<(), EngineErro
     }
 }
 
-/// Keeps other creates off the name until this one has written it to xenstore.
-fn reserve_name(host: &Host, spec: &VmSpec) -> Result<Box<dyn Lock>, EngineError> {
-    let path = host.dirs.run.join(format!("name-{}.lock", spec.name));
-    host.files
-        .lock(&path, None)
-        .map_err(|source| EngineError::io("lock", &path, source))?
-        .ok_or_else(|| EngineError::NameBusy {
-            name: spec.name.clone(),
-        })
-}
-
 fn check_identity(host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
-    let mut domains = host.hv.domain_list()?;
+    let mut others = host.hv.domain_list()?;
     // One that has been destroyed lingers until Xen has freed the last of it; its name and UUID are free.
-    domains.retain(|domain| !domain.flags.dying);
-    if let Some(other) = domains
+    others.retain(|domain| !domain.flags.dying);
+    if let Some(other) = others
         .iter()
         .find(|domain| &domain.handle == spec.uuid.as_bytes())
     {
@@ -238,7 +226,7 @@ fn check_identity(host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
             domid: other.domid,
         });
     }
-    let domids: Vec<DomId> = domains.iter().map(|domain| domain.domid).collect();
+    let domids: Vec<DomId> = others.iter().map(|domain| domain.domid).collect();
     match names::find(&mut host.store, &domids, &spec.name)? {
         Some(domid) => Err(EngineError::NameTaken {
             name: spec.name.clone(),

@@ -9,13 +9,15 @@ use std::io::Read;
 use std::path::Path as FilePath;
 use std::str::FromStr;
 
+use os_port::Lock;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, Hypervisor, SchedulerParams};
-use xenstore::{Batch, Client, Path, Tree};
+use xenstore::{Batch, Path, Tree};
+use xl_cfg::types::{BadName, check_name};
 
 use crate::control_error::ControlError;
-use crate::{EngineError, userdata};
+use crate::{EngineError, Host, userdata};
 
 /// What stands in a table for the name of a domain that xenstore does not know, as in xl's.
 pub const NO_NAME: &str = "(null)";
@@ -200,18 +202,26 @@ pub(crate) fn vm_path(info: &DomainInfo, relative: &str) -> Result<Path, EngineE
     Ok(Path::new(&text).map_err(xenstore::Error::from)?)
 }
 
+/// Keeps others off a name until its new owner is known by it in xenstore.
+pub(crate) fn reserve_name(host: &Host, name: &str) -> Result<Box<dyn Lock>, EngineError> {
+    let path = host.dirs.run.join(format!("name-{name}.lock"));
+    let lock = host
+        .files
+        .lock(&path, None)
+        .map_err(|source| EngineError::io("lock", &path, source))?;
+    lock.ok_or_else(|| EngineError::NameBusy {
+        name: name.to_owned(),
+    })
+}
+
 /// Gives a domain another name, unless another domain has it.
-pub fn rename(
-    hv: &dyn Hypervisor,
-    store: &mut Client,
-    info: &DomainInfo,
-    new_name: &str,
-) -> Result<(), EngineError> {
-    if new_name.is_empty() || new_name.chars().any(char::is_control) {
-        return Err(ControlError::BadName(new_name.to_owned()).into());
+pub fn rename(host: &mut Host, info: &DomainInfo, new_name: &str) -> Result<(), EngineError> {
+    if let Err(BadName { why, help }) = check_name(new_name) {
+        return Err(ControlError::BadName { why, help }.into());
     }
-    let infos = list(hv)?;
-    store.try_transaction(|transaction| {
+    let _name = reserve_name(host, new_name)?;
+    let infos = list(&*host.hv)?;
+    host.store.try_transaction(|transaction| {
         let names = names(transaction, &infos)?;
         let taken = |(other, name): &(&DomainInfo, Option<String>)| {
             other.domid != info.domid && name.as_deref() == Some(new_name)
@@ -441,25 +451,36 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_taken_or_empty_is_refused() {
+    fn a_name_that_is_taken_or_unfit_is_refused() {
         let (hv, store, web, nameless) = host();
-        let mut client = store.client(0).unwrap();
-        let info = hv.domain_info(nameless).unwrap().unwrap();
-        let taken = rename(&hv, &mut client, &info, "web").unwrap_err();
+        let info = |domid| hv.domain_info(domid).unwrap().unwrap();
+        let (of_web, of_nameless) = (info(web), info(nameless));
+        let folder = tempfile::tempdir().unwrap();
+        let dirs = crate::Dirs::below(folder.path());
+        let mut host = Host::new(Box::new(hv), store.client(0).unwrap(), dirs);
+        let mut rename = |info: &DomainInfo, name: &str| super::rename(&mut host, info, name);
+
+        let taken = rename(&of_nameless, "web").unwrap_err();
         assert!(matches!(taken, EngineError::NameTaken { domid, .. } if domid == web));
-        assert!(rename(&hv, &mut client, &info, "").is_err());
-        assert!(rename(&hv, &mut client, &info, "a\nb").is_err());
-        rename(&hv, &mut client, &info, "db").unwrap();
-        assert_eq!(
-            client.read_text(&home(nameless, "name").unwrap()).unwrap(),
-            "db"
-        );
-        assert_eq!(
-            client.read_text(&vm_path(&info, "name").unwrap()).unwrap(),
-            "db"
-        );
-        let same = hv.domain_info(web).unwrap().unwrap();
-        rename(&hv, &mut client, &same, "web").unwrap();
+        for unfit in ["", "a\nb", "a/b", "..", &"x".repeat(201)] {
+            let error = rename(&of_nameless, unfit).unwrap_err();
+            assert!(
+                matches!(error, EngineError::Control(ControlError::BadName { .. })),
+                "{unfit:?}: {error}"
+            );
+        }
+        rename(&of_nameless, "db").unwrap();
+        rename(&of_web, "web").unwrap();
+
+        let reserved = reserve_name(&host, "new").unwrap();
+        let busy = super::rename(&mut host, &of_web, "new").unwrap_err();
+        assert!(matches!(busy, EngineError::NameBusy { .. }));
+        drop(reserved);
+        let mut client = store.client(0).unwrap();
+        let mut read = |path: Path| client.read_text(&path).unwrap();
+        assert_eq!(read(home(nameless, "name").unwrap()), "db");
+        assert_eq!(read(vm_path(&of_nameless, "name").unwrap()), "db");
+        assert_eq!(read(home(web, "name").unwrap()), "web");
     }
 
     #[test]

@@ -47,8 +47,8 @@ pub enum EngineError {
         /// Who has it.
         domid: DomId,
     },
-    /// Another process is creating a domain of that name.
-    #[error("a domain named `{name}` is being created by another process just now")]
+    /// Another process is giving a domain that name.
+    #[error("the name `{name}` is being given to a domain by another process just now")]
     NameBusy {
         /// The name.
         name: String,

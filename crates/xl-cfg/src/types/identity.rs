@@ -14,8 +14,8 @@ pub(crate) const MAX_NAME_BYTES: usize = 200;
 /// Reads `name`. `None` if it is absent or wrong.
 pub(crate) fn read_name(reader: &mut Reader<'_>) -> Option<String> {
     let text = reader.text("name")?;
-    if let Err((why, help)) = check_name(text.text) {
-        reader.error(Code::BadValue, text.whole_if_all(), why, help);
+    if let Err(bad) = check_name(text.text) {
+        reader.error(Code::BadValue, text.whole_if_all(), bad.why, bad.help);
         return None;
     }
     if text.text.chars().all(|c| c.is_ascii_digit()) {
@@ -31,34 +31,47 @@ pub(crate) fn read_name(reader: &mut Reader<'_>) -> Option<String> {
     Some(text.text.to_owned())
 }
 
-/// Whether a domain can have this name; the error says why not, and what to do.
-pub(crate) fn check_name(name: &str) -> Result<(), (String, &'static str)> {
-    let cannot = "a domain's name cannot";
+/// Why a domain cannot have a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadName {
+    /// What is wrong with it.
+    pub why: String,
+    /// What to do about it.
+    pub help: &'static str,
+}
+
+/// Whether a domain can have this name, when it is created and when it is renamed.
+///
+/// # Errors
+/// [`BadName`] for a name that is empty, too long, or unfit to be a part of file names and tables.
+pub fn check_name(name: &str) -> Result<(), BadName> {
+    let bad = |what: &str, help| {
+        Err(BadName {
+            why: format!("a domain's name cannot {what}"),
+            help,
+        })
+    };
     if name.is_empty() {
-        Err((format!("{cannot} be empty"), "write `name = \"guest\"`"))
+        bad("be empty", "give it a name such as `guest`")
     } else if name.len() > MAX_NAME_BYTES {
-        Err((
-            format!(
-                "{cannot} be longer than {MAX_NAME_BYTES} bytes; this one has {}",
-                name.len()
-            ),
-            "shorten it",
-        ))
+        let what = format!(
+            "be longer than {MAX_NAME_BYTES} bytes; this one has {}",
+            name.len()
+        );
+        bad(&what, "shorten it")
     } else if name.contains('/') {
-        Err((
-            format!("{cannot} have a `/`: it becomes part of file names"),
+        bad(
+            "have a `/`: it becomes part of file names",
             "write `-` instead of `/`",
-        ))
+        )
     } else if name == "." || name == ".." {
-        Err((
-            format!("{cannot} be `{name}`: it becomes part of file names"),
-            "choose another name",
-        ))
+        let what = format!("be `{name}`: it becomes part of file names");
+        bad(&what, "choose another name")
     } else if name.chars().any(char::is_control) {
-        Err((
-            format!("{cannot} have line breaks or other control characters"),
+        bad(
+            "have line breaks or other control characters",
             "take them out",
-        ))
+        )
     } else {
         Ok(())
     }

@@ -40,6 +40,7 @@ pub use hvm::{Hvm, HvmSwitches, ViridianSet};
 pub use hvm_words::{
     Bios, DiskController, GraphicsPassthrough, SmbiosField, VendorDevice, Vga, Viridian,
 };
+pub use identity::{BadName, check_name};
 pub use limits::Limits;
 pub use memory::Memory;
 pub use pci::{PciAddress, PciDevice, PciWhich, Rdm, RdmPolicy};

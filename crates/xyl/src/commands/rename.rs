@@ -2,6 +2,7 @@
 
 use xyl_engine::domains;
 
+use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::Outcome;
 
@@ -11,6 +12,7 @@ use crate::error::Outcome;
   xyl rename web web-old")]
 pub struct Args {
     /// The domain: its number, its name, or uuid=...
+    #[arg(add = domain_names())]
     domain: String,
     /// Its new name
     new_name: String,
@@ -25,11 +27,8 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     ))? {
         return Ok(());
     }
-    domains::rename(
-        context.hv()?,
-        &mut *context.store()?,
-        &domain.info,
-        &args.new_name,
-    )?;
-    Ok(())
+    let mut host = context.open_host()?;
+    let outcome = domains::rename(&mut host, &domain.info, &args.new_name);
+    context.count(&host);
+    Ok(outcome?)
 }
