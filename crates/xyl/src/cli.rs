@@ -32,7 +32,8 @@ Environment:
   XYL_JSON=1            as --json
   XYL_TIMESTAMPS=1      as -T
   XYL_XL_CONF=FILE      read FILE in place of /etc/xen/xl.conf
-  XYL_STORE_TIMEOUT=S   seconds to wait for an answer of xenstored, 5 if not set
+  XYL_STORE_TIMEOUT=S   seconds to wait for each answer of xenstored; if not set, 20,
+                        and 5 for the names in a list
   XENSTORED_PATH=FILE   xenstored's socket
 
 With --json an error is a JSON object on standard error:

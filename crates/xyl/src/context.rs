@@ -38,28 +38,33 @@ struct Options {
     json: bool,
     timestamps: bool,
     progress_in_place: bool,
-    store_timeout: Duration,
+    /// None for the defaults: a short time for lists, the client's own for the rest.
+    store_timeout: Option<Duration>,
 }
+
+/// How long a list waits for the names in it. It is there without them, too.
+const LIST_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Options {
     fn new(args: &GlobalArgs) -> Options {
         Options {
-            verbose: args.verbose.max(number_from("XYL_VERBOSE").unwrap_or(0)),
+            verbose: args
+                .verbose
+                .max(number_from("XYL_VERBOSE").map_or(0, |n| u8::try_from(n).unwrap_or(u8::MAX))),
             dry_run: args.dry_run,
             json: args.json,
             timestamps: args.timestamps,
             progress_in_place: args.progress_in_place,
-            store_timeout: Duration::from_secs(u64::from(
-                number_from("XYL_STORE_TIMEOUT").unwrap_or(5),
-            )),
+            store_timeout: number_from("XYL_STORE_TIMEOUT")
+                .map(|seconds| Duration::from_secs(seconds.max(1).into())),
         }
     }
 }
 
 /// A small number in an environment variable; a word that is none but switches on counts as 1.
-fn number_from(variable: &str) -> Option<u8> {
+fn number_from(variable: &str) -> Option<u32> {
     let value = std::env::var(variable).ok()?;
-    Some(value.parse().unwrap_or(u8::from(is_on(&value))))
+    Some(value.parse().unwrap_or(u32::from(is_on(&value))))
 }
 
 impl Context {
@@ -121,9 +126,13 @@ impl Context {
     }
 
     fn connect(&self) -> Result<Client, Failure> {
+        let default = Settings::default();
         let settings = Settings {
-            request_timeout: self.options.store_timeout,
-            ..Settings::default()
+            request_timeout: self
+                .options
+                .store_timeout
+                .unwrap_or(default.request_timeout),
+            ..default
         };
         Ok(Client::connect_with(settings)?)
     }
@@ -184,11 +193,18 @@ impl Context {
         })
     }
 
-    /// The names of domains. After a failure the next look-up connects anew.
+    /// The names of domains, for which nobody waits long. After a failure the next look-up connects anew.
     pub fn names(&self, infos: &[DomainInfo]) -> Result<Vec<Option<String>>, Failure> {
-        let names = self
-            .store()
-            .and_then(|mut store| Ok(domains::names(&mut *store, infos)?));
+        let names = self.store().and_then(|mut store| {
+            let settings = store.settings();
+            store.set_settings(Settings {
+                request_timeout: settings.request_timeout.min(LIST_PATIENCE),
+                ..settings
+            });
+            let names = domains::names(&mut *store, infos);
+            store.set_settings(settings);
+            Ok(names?)
+        });
         if names.is_err() {
             *self.store.borrow_mut() = None;
         }
