@@ -12,7 +12,7 @@ emulated CPU. Absolute times mean nothing there; ratios and counts do. Times are
 smallest and the largest in brackets; a time is that of the whole command, from its start to its end. Hypercalls,
 mappings (other requests to privcmd), forks (processes and threads) and bytes read are what strace saw of the command and
 its children; xenstore requests and bytes were counted by a proxy before xenstored. A create leaves a process that
-waits for the domain's end: that is xyl's one fork, after the guest has started; with \`-e\` there is none.
+waits for the domain's end: that is xyl's one fork, just before the guest starts; with \`-e\` there is none.
 The budgets that CI enforces are in \`crates/xyl-bench/src/budgets.rs\`.
 
 HEAD

@@ -76,6 +76,28 @@ domain_state() {
 	xl list "$1" | awk 'NR == 2 { print $5 }'
 }
 
+# traces: what domains leave behind when they are not taken down whole, a line each: compare before and after.
+traces() {
+	xl list | awk 'NR > 1 { print "domain", $2 }'
+	xl claims | awk 'NR > 1 && $4 > 0 { print "claim", $2 }'
+	xenstore-ls -f / | sed 's/ = ".*//' | grep -vxE '/vm|/libxl|/local/domain/0/backend(/[a-z]+)?'
+	find /run/xyl /var/lib/xyl /var/lib/xen -mindepth 1 -path /var/lib/xen/dump -prune -o -print 2>/dev/null | grep -vxE '/var/lib/xyl/vm'
+	pgrep -ax 'xyl|xyld|xl'
+	true
+}
+# as_before FILE: whether the traces are those in the file.
+as_before() {
+	traces | diff "$1" - >"$scratch/traces.diff"
+}
+# leaves_nothing FILE: the traces become those in the file again, within the time that Xen takes to free a domain.
+leaves_nothing() {
+	local deadline=$((SECONDS + 20))
+	until as_before "$1"; do
+		[ $SECONDS -lt $deadline ] || fail "left behind: $(cat "$scratch/traces.diff")"
+		sleep 0.2
+	done
+}
+
 # grub_cfg NAME TYPE: prints an xl.cfg of a GRUB that says XYL-GRUB-UP and stays; TYPE is pv or pvh.
 grub_cfg() {
 	local kernel=$guests/grub-pvh

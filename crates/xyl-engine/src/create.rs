@@ -38,7 +38,8 @@ pub struct CreateRequest<'a> {
     pub config_text: &'a str,
     /// Whether it stays paused.
     pub paused: bool,
-    /// Called when all is there but the start, such as to attach a console.
+    /// Called when all is there but the start, such as to start the VM's monitor or attach a console. What it
+    /// starts has to end by itself when the domain goes, for the create may yet be taken back.
     pub before_start: &'a mut dyn FnMut(&mut Host, DomId) -> Result<(), EngineError>,
     /// Told what happens.
     pub notice: &'a mut dyn FnMut(Notice<'_>),
@@ -135,6 +136,11 @@ fn steps<'a>() -> Vec<Step<Draft<'a>>> {
             name: "record its configuration",
             apply: write_records,
             undo: remove_records,
+        },
+        Step {
+            name: "have it watched",
+            apply: have_it_watched,
+            undo: nothing_to_undo,
         },
         Step {
             name: "start it",
@@ -606,9 +612,15 @@ fn remove_records(draft: &mut Draft<'_>) -> Result<(), EngineError> {
     destroy::remove_records(draft.host, domid, &draft.spec.uuid_text())
 }
 
+/// From before its first instruction on somebody waits for the domain's end, so that no failure between
+/// the two leaves a VM that nobody restarts.
+fn have_it_watched(draft: &mut Draft<'_>) -> Result<(), EngineError> {
+    let domid = draft.domid()?;
+    (draft.before_start)(draft.host, domid)
+}
+
 fn start(draft: &mut Draft<'_>) -> Result<(), EngineError> {
     let domid = draft.domid()?;
-    (draft.before_start)(draft.host, domid)?;
     if !draft.paused {
         draft.host.hv.unpause_domain(domid)?;
     }

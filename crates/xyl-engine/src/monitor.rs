@@ -35,8 +35,7 @@ pub fn watch(host: &mut Host, mut vm: Vm, log: &mut dyn FnMut(&str)) -> Result<(
         let info = wait_for_end(host, vm)?;
         let Some(reason) = info.as_ref().and_then(|info| info.shutdown_reason) else {
             log(&format!("domain {} is gone", vm.domid));
-            // Whoever destroyed it, xl perhaps, does not know of our record.
-            return record::remove(&*host.files, &host.dirs, &vm.uuid.hyphenated().to_string());
+            return remove_record(host, vm);
         };
         let planned = planned(host, vm.uuid)?;
         // `wait_for_end` does not return for a suspended domain, so there is an action.
@@ -80,6 +79,18 @@ fn wait_for_end(host: &mut Host, vm: Vm) -> Result<Option<DomainInfo>, EngineErr
         }
         host.wait_for_event(RECHECK_EVERY)?;
     }
+}
+
+/// Whoever destroyed the domain, xl perhaps, does not know of our record. But where the VM has a domain again
+/// already, the record is that one's.
+fn remove_record(host: &Host, vm: Vm) -> Result<(), EngineError> {
+    let is_back = |info: &DomainInfo| {
+        &info.handle == vm.uuid.as_bytes() && info.domid != vm.domid && !info.flags.dying
+    };
+    if host.hv.domain_list()?.iter().any(is_back) {
+        return Ok(());
+    }
+    record::remove(&*host.files, &host.dirs, &vm.uuid.hyphenated().to_string())
 }
 
 /// The VM as its record describes it.

@@ -1,9 +1,11 @@
 //! `xyl create`: a domain from its configuration.
 
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use clap::ValueHint;
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use xen_port::{CpuMap, DomId};
@@ -60,7 +62,7 @@ pub struct Args {
     #[arg(short = 'e', conflicts_with = "foreground")]
     no_monitor: bool,
     /// The configuration file
-    #[arg(short = 'f', long = "defconfig", value_name = "FILE")]
+    #[arg(short = 'f', long = "defconfig", value_name = "FILE", value_hint = ValueHint::FilePath)]
     defconfig: Option<PathBuf>,
     /// Connect a VNC viewer: for HVM guests, not there yet
     #[arg(short = 'V', long = "vncviewer")]
@@ -72,7 +74,7 @@ pub struct Args {
     #[arg(long)]
     ignore_global_affinity_masks: bool,
     /// The configuration file, and settings that override it
-    #[arg(value_name = "FILE|KEY=VALUE")]
+    #[arg(value_name = "FILE|KEY=VALUE", value_hint = ValueHint::FilePath)]
     words: Vec<String>,
 }
 
@@ -95,12 +97,9 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         eprintln!("{:#}", libxl_json(&planned.spec));
     }
     let mut host = context.open_host()?;
-    let (domid, console) = create_now(args, context, &planned, &mut host)?;
-    let vm = Vm {
-        domid,
-        uuid: planned.spec.uuid,
-    };
-    let outcome = follow(args, context, &planned, vm, console, &mut host);
+    let interrupts = Interrupts::catch()?;
+    let (vm, console) = create_now(args, context, &planned, &mut host, &interrupts.cancel)?;
+    let outcome = follow(args, context, &planned, vm, console, &mut host, interrupts);
     context.count(&host);
     outcome
 }
@@ -108,19 +107,24 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
 /// A console that was to be opened before the start.
 type Attached = Option<Result<Console, ConsoleError>>;
 
-/// Creates the domain. A signal meanwhile takes back what was made.
+/// Creates the domain, with its monitor and its console there before it runs.
 fn create_now(
     args: &Args,
     context: &Context,
     planned: &Planned,
     host: &mut Host,
-) -> Result<(DomId, Attached), Failure> {
-    let cancel = Cancel::new();
-    let _signals = CancelOnSignal::catch(&cancel.flag())?;
-    let mut console = None;
+    cancel: &Cancel,
+) -> Result<(Vm, Attached), Failure> {
+    let uuid = planned.spec.uuid;
+    let is_monitored = !args.foreground && !args.no_monitor;
+    let (mut console, mut monitor) = (None, None);
     let mut before_start = |host: &mut Host, domid: DomId| {
         if args.console {
             console = open_console(host, domid)?;
+        }
+        if is_monitored {
+            let vm = Vm { domid, uuid };
+            monitor = Some(start_in_background(context, &planned.spec.name, vm)?);
         }
         Ok(())
     };
@@ -136,8 +140,22 @@ fn create_now(
         before_start: &mut before_start,
         notice: &mut notice,
     };
-    let domid = create(host, &mut request, &cancel)?;
-    Ok((domid, console))
+    match create(host, &mut request, cancel) {
+        Ok(domid) => Ok((Vm { domid, uuid }, console)),
+        Err(error) => {
+            if let Some(monitor) = monitor {
+                end(monitor);
+            }
+            Err(error.into())
+        }
+    }
+}
+
+/// Ends the monitor of a domain that was taken back. It would end by itself, but later.
+fn end(mut monitor: Child) {
+    // A monitor that has ended already is as good.
+    let _ = monitor.kill();
+    let _ = monitor.wait();
 }
 
 /// A console that cannot be had is no reason to take the domain back: it is told of afterwards.
@@ -146,7 +164,7 @@ fn open_console(host: &mut Host, domid: DomId) -> Result<Attached, EngineError> 
     Ok(info.map(|info| Console::open(&mut host.store, &info, &Options::default())))
 }
 
-/// What follows the start: somebody to watch over the domain, and its console.
+/// What follows the start: its console, or its end in the foreground.
 fn follow(
     args: &Args,
     context: &Context,
@@ -154,6 +172,7 @@ fn follow(
     vm: Vm,
     console: Attached,
     host: &mut Host,
+    interrupts: Interrupts,
 ) -> Outcome {
     if context.json() {
         let uuid = planned.spec.uuid_text();
@@ -163,11 +182,11 @@ fn follow(
         context.out.flush()?;
     }
     if args.foreground {
+        interrupts.end_the_command()?;
         return Ok(monitor::watch(host, vm, &mut |line| context.say(line))?);
     }
-    if !args.no_monitor {
-        start_in_background(context, &planned.spec.name, vm)?;
-    }
+    // The console has a way with signals of its own.
+    drop(interrupts);
     match console {
         None => Ok(()),
         Some(Ok(console)) => outcome(console.run(host.hv.as_ref(), &mut host.store)?),
@@ -178,23 +197,52 @@ fn follow(
     }
 }
 
-/// While it lives, signals ask for the create to be taken back instead of ending the process.
-struct CancelOnSignal(Vec<signal_hook::SigId>);
+/// The signals that ask a command to end. While this lives they ask for the create to be taken back.
+struct Interrupts {
+    cancel: Cancel,
+    is_too_late: Arc<AtomicBool>,
+    handlers: Vec<signal_hook::SigId>,
+}
 
-impl CancelOnSignal {
-    fn catch(flag: &Arc<AtomicBool>) -> Result<CancelOnSignal, Failure> {
-        let handlers = [SIGHUP, SIGINT, SIGTERM]
-            .into_iter()
-            .map(|signal| signal_hook::flag::register(signal, Arc::clone(flag)))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|source| Failure::io("catch signals", source))?;
-        Ok(CancelOnSignal(handlers))
+impl Interrupts {
+    fn catch() -> Result<Interrupts, Failure> {
+        let mut interrupts = Interrupts {
+            cancel: Cancel::new(),
+            is_too_late: Arc::default(),
+            handlers: Vec::new(),
+        };
+        for signal in [SIGHUP, SIGINT, SIGTERM] {
+            interrupts
+                .add(signal)
+                .map_err(|source| Failure::io("catch signals", source))?;
+        }
+        Ok(interrupts)
+    }
+
+    fn add(&mut self, signal: i32) -> std::io::Result<()> {
+        use signal_hook::flag::{register, register_conditional_default};
+        let is_too_late = Arc::clone(&self.is_too_late);
+        self.handlers
+            .push(register_conditional_default(signal, is_too_late)?);
+        self.handlers.push(register(signal, self.cancel.flag())?);
+        Ok(())
+    }
+
+    /// From now on such a signal ends the process at once; one that came too late to take the create
+    /// back ends it now.
+    fn end_the_command(mut self) -> Outcome {
+        self.is_too_late.store(true, Ordering::SeqCst);
+        self.handlers.clear();
+        if self.cancel.is_requested() {
+            return Err(Failure::Signal(SIGTERM));
+        }
+        Ok(())
     }
 }
 
-impl Drop for CancelOnSignal {
+impl Drop for Interrupts {
     fn drop(&mut self) {
-        for handler in self.0.drain(..) {
+        for handler in self.handlers.drain(..) {
             signal_hook::low_level::unregister(handler);
         }
     }

@@ -1,11 +1,13 @@
 //! `xyl monitor`: the process that watches over one VM. `xyl create` starts it in the background.
 
 use std::fs::{File, OpenOptions};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use uuid::Uuid;
 use xen_port::DomId;
+use xyl_engine::EngineError;
 use xyl_engine::monitor::{self, Vm};
 
 use crate::context::Context;
@@ -14,8 +16,8 @@ use crate::error::{Failure, Outcome};
 /// Watch over a VM, and do what its configuration says when it ends
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "`xyl create` starts this in the background for each VM. Started by hand, it watches over a VM that
-lost its process.
+    after_help = "`xyl create` starts this in the background for each VM, before the domain runs. Started by hand, it
+watches over a VM that lost its process.
 
 Examples:
   xyl monitor $(xyl domid web) $(xyl list --json web | jq -r '.[0].uuid')"
@@ -29,9 +31,7 @@ pub struct Args {
 
 /// Runs `xyl monitor`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
-    // It has no terminal and no folder of whoever started it. Where it leads a session already, as
-    // under a service manager, there is nothing to leave.
-    let _ = rustix::process::setsid();
+    // It keeps no folder of whoever started it in use.
     std::env::set_current_dir("/").map_err(|source| Failure::io("go to /", source))?;
     let mut host = context.open_host()?;
     let vm = Vm {
@@ -48,20 +48,18 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
 }
 
 /// Starts the process that watches over a VM. What it says goes to a log of the VM's.
-pub fn start_in_background(context: &Context, name: &str, vm: Vm) -> Outcome {
-    let cannot = |source| {
-        Failure::io(
-            format!(
-                "start the process that watches over domain {} (it runs, but a reboot or crash of it will not be handled)",
-                vm.domid
-            ),
-            source,
-        )
-    };
-    let log = open_log(context, name).map_err(cannot)?;
-    let errors = log.try_clone().map_err(cannot)?;
-    let program = std::env::current_exe().map_err(cannot)?;
-    Command::new(program)
+///
+/// It may start before the domain runs, once the VM's record is written: it waits for the domain's end
+/// all the same, and ends when the domain is taken back.
+pub fn start_in_background(context: &Context, name: &str, vm: Vm) -> Result<Child, EngineError> {
+    let log = log_path(context, name);
+    let no_log = |source| EngineError::io("open the monitor's log", &log, source);
+    let out = open_log(&log).map_err(no_log)?;
+    let errors = out.try_clone().map_err(no_log)?;
+    let program = std::env::current_exe().map_err(|source| {
+        EngineError::io("find the program at", Path::new("/proc/self/exe"), source)
+    })?;
+    Command::new(&program)
         .args([
             "-T",
             "monitor",
@@ -71,19 +69,19 @@ pub fn start_in_background(context: &Context, name: &str, vm: Vm) -> Outcome {
         .env_remove("XYL_JSON")
         .env_remove("XYL_DRY_RUN")
         .stdin(Stdio::null())
-        .stdout(log)
+        .stdout(out)
         .stderr(errors)
+        // A group of its own: Ctrl-C on the terminal is not meant for it.
+        .process_group(0)
         .spawn()
-        .map(drop)
-        .map_err(cannot)
+        .map_err(|source| EngineError::io("start the monitor", &program, source))
 }
 
-fn open_log(context: &Context, name: &str) -> std::io::Result<File> {
-    std::fs::create_dir_all(&context.dirs.log)?;
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(log_path(context, name))
+fn open_log(path: &Path) -> std::io::Result<File> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    OpenOptions::new().create(true).append(true).open(path)
 }
 
 /// Beside xl's own logs, whose names begin with `xl-`.
