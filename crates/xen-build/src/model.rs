@@ -129,6 +129,8 @@ struct State {
     domains: BTreeMap<u16, ModelDomain>,
     calls: Vec<Call>,
     fail_at: Option<(usize, Errno)>,
+    fail_always: Option<(&'static str, Errno)>,
+    die_at: Option<usize>,
     live_mappings: usize,
     cannot_clear: bool,
     /// Soft resets that are still to be refused, and how.
@@ -188,6 +190,19 @@ impl Model {
         let mut state = self.state.borrow_mut();
         state.calls.clear();
         state.fail_at = Some((number, errno));
+    }
+
+    /// From now on every call of the method `op` fails with `errno`.
+    pub fn fail_always(&self, op: &'static str, errno: Errno) {
+        self.state.borrow_mut().fail_always = Some((op, errno));
+    }
+
+    /// Before the call number `number`, counted from 0 from here on, the caller's thread ends as if its process had been
+    /// killed: it unwinds without a message. `None`: it lives on.
+    pub fn die_at(&self, number: Option<usize>) {
+        let mut state = self.state.borrow_mut();
+        state.calls.clear();
+        state.die_at = number;
     }
 
     /// The calls so far, or since [`Model::fail_at`] or [`Model::forget_calls`].
@@ -250,9 +265,17 @@ impl Model {
     fn called(&self, op: &'static str, domid: Option<DomId>, items: usize) -> Result<()> {
         let mut state = self.state.borrow_mut();
         let number = state.calls.len();
+        if state.die_at == Some(number) {
+            drop(state);
+            std::panic::resume_unwind(Box::new("killed"));
+        }
         state.calls.push(Call { op, items });
         match state.fail_at {
-            Some((at, errno)) if at == number => Err(call_error(op, domid, errno)),
+            Some((at, errno)) if at == number => return Err(call_error(op, domid, errno)),
+            _ => {}
+        }
+        match state.fail_always {
+            Some((failing, errno)) if failing == op => Err(call_error(op, domid, errno)),
             _ => Ok(()),
         }
     }
@@ -948,6 +971,11 @@ fn info(domid: DomId, domain: &ModelDomain) -> DomainInfo {
         ssidref: 0,
         handle: domain.handle,
         cpupool: 0,
-        emulation_flags: u32::from(domain.kind == GuestKind::Pvh),
+        // The local APIC; and the HPET, which stands for all that HVM has.
+        emulation_flags: match domain.kind {
+            GuestKind::Pv => 0,
+            GuestKind::Pvh => 1,
+            GuestKind::Hvm => 3,
+        },
     }
 }

@@ -308,13 +308,13 @@ impl Images {
 }
 
 /// The domains that serve xenstore and consoles; domain 0 unless they say otherwise.
-struct Daemons {
-    store: DomId,
-    console: DomId,
+pub(crate) struct Daemons {
+    pub(crate) store: DomId,
+    pub(crate) console: DomId,
 }
 
 impl Daemons {
-    fn find(host: &mut Host) -> Result<Daemons, EngineError> {
+    pub(crate) fn find(host: &mut Host) -> Result<Daemons, EngineError> {
         let mut batch = Batch::new();
         let store = batch.read_opt(&path("/tool/xenstored/domid")?);
         let console = batch.read_opt(&path("/tool/xenconsoled/domid")?);
@@ -556,7 +556,8 @@ fn start_time(now: SystemTime) -> String {
     format!("{}.{:02}", now.as_secs(), now.subsec_millis() / 10)
 }
 
-fn add(batch: &mut Batch, change: &Change) -> Result<(), EngineError> {
+/// Puts one change of a domain's tree into a batch.
+pub(crate) fn add(batch: &mut Batch, change: &Change) -> Result<(), EngineError> {
     match change {
         Change::Write(at, value) => batch.write(&path(at)?, value.as_bytes()),
         Change::Perms(at, access) => batch.set_perms(&path(at)?, &perms(*access)),

@@ -118,7 +118,7 @@ fn refuse_foreign_devices(host: &mut Host, info: &DomainInfo) -> Result<(), Engi
 }
 
 /// Devices in the toolstack's own record, which no guest can write, other than consoles of xenconsoled.
-fn foreign_devices(host: &mut Host, domid: DomId) -> Result<Vec<String>, EngineError> {
+pub(crate) fn foreign_devices(host: &mut Host, domid: DomId) -> Result<Vec<String>, EngineError> {
     let folder =
         Path::new(&format!("{}/device", tree::libxl_path(domid))).map_err(xenstore::Error::from)?;
     let mut found = Vec::new();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use xen_port::{DomId, HvError};
 
 use crate::control_error::ControlError;
+use crate::soft_reset::SoftResetError;
 use crate::steps::Failure;
 
 /// Why an operation on a VM failed. Each text says what was tried, on what, why it failed, and
@@ -114,6 +115,9 @@ pub enum EngineError {
     /// A change to a running domain was refused.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// A domain cannot be soft-reset.
+    #[error(transparent)]
+    SoftReset(#[from] SoftResetError),
     /// A file could not be used.
     #[error("{op} {path}: {source}", path = path.display())]
     Io {

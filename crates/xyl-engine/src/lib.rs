@@ -19,6 +19,7 @@ pub mod power;
 pub mod preserve;
 pub mod record;
 pub mod sched;
+pub mod soft_reset;
 pub mod spec;
 pub mod steps;
 pub mod topology;

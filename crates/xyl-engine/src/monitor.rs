@@ -11,6 +11,7 @@ use xenstore::Path;
 
 use crate::create::{CreateRequest, create};
 use crate::plan::{self, Planned};
+use crate::soft_reset::{self, Outcome, Tally};
 use crate::spec::Action;
 use crate::steps::Cancel;
 use crate::{EngineError, Host, destroy, preserve, record, topology};
@@ -31,16 +32,12 @@ pub struct Vm {
 /// what happens, a line each.
 pub fn watch(host: &mut Host, mut vm: Vm, log: &mut dyn FnMut(&str)) -> Result<(), EngineError> {
     host.store.watch(&Path::release_domain(), "xyl")?;
+    let mut resets = Tally::default();
     loop {
-        let info = wait_for_end(host, vm)?;
-        let Some(reason) = info.as_ref().and_then(|info| info.shutdown_reason) else {
+        let Some((action, planned)) = next_action(host, vm, &mut resets, log)? else {
             log(&format!("domain {} is gone", vm.domid));
             return remove_record(host, vm);
         };
-        let planned = planned(host, vm.uuid)?;
-        // `wait_for_end` does not return for a suspended domain, so there is an action.
-        let action = planned.spec.on.action(reason).unwrap_or(Action::Preserve);
-        log(&describe(vm.domid, reason, action));
         match act(host, vm, action, &planned, log)? {
             Some(domid) => vm.domid = domid,
             None => return Ok(()),
@@ -48,17 +45,61 @@ pub fn watch(host: &mut Host, mut vm: Vm, log: &mut dyn FnMut(&str)) -> Result<(
     }
 }
 
-fn describe(domid: DomId, reason: ShutdownReason, action: Action) -> String {
-    let note = match (reason, action) {
-        (ShutdownReason::SoftReset, Action::Destroy) => {
-            " (Xyl cannot soft-reset a domain yet, so it ends here, as under xl)"
+/// Waits until the VM's domain has ended, and says what to do then; `None` when it is gone. A domain
+/// that asks for a soft reset is given it here, as often as it asks.
+fn next_action(
+    host: &mut Host,
+    vm: Vm,
+    resets: &mut Tally,
+    log: &mut dyn FnMut(&str),
+) -> Result<Option<(Action, Planned)>, EngineError> {
+    loop {
+        // One under way was begun by somebody who has died.
+        let reason = if soft_reset::is_under_way(host, vm.domid)? {
+            None
+        } else {
+            match wait_for_end(host, vm)?.and_then(|info| info.shutdown_reason) {
+                None => return Ok(None),
+                reason => reason,
+            }
+        };
+        let planned = planned(host, vm.uuid)?;
+        let on = &planned.spec.on;
+        let action = match reason {
+            // `wait_for_end` does not return for a suspended domain, so there is an action.
+            Some(reason) => on.action(reason).unwrap_or(Action::Preserve),
+            None => Action::SoftReset,
+        };
+        if action != Action::SoftReset {
+            let reason = reason.map(|reason| format!(" ({reason:?})"));
+            log(&format!(
+                "domain {} has ended{}: {}",
+                vm.domid,
+                reason.unwrap_or_default(),
+                action.word()
+            ));
+            return Ok(Some((action, planned)));
         }
-        _ => "",
-    };
-    format!(
-        "domain {domid} has ended ({reason:?}): {}{note}",
-        action.word()
-    )
+        let start = host.clock.now();
+        match soft_reset::run(host, vm, log)? {
+            Outcome::Running => {
+                let now = host.clock.now();
+                if let Some(line) = resets.count(vm.domid, now, now - start) {
+                    log(&line);
+                }
+            }
+            Outcome::Gone => return Ok(None),
+            Outcome::GivenUp(why) => {
+                let action = on.action_without_soft_reset();
+                log(&format!(
+                    "domain {} asked for a soft reset, which cannot be done: {why}. As after a crash: {}",
+                    vm.domid,
+                    action.word()
+                ));
+                return Ok(Some((action, planned)));
+            }
+        }
+    }
 }
 
 /// Waits until the VM's domain has shut down (its state then), or does not exist any more (`None`).
@@ -112,7 +153,8 @@ fn act(
     log: &mut dyn FnMut(&str),
 ) -> Result<Option<DomId>, EngineError> {
     match action {
-        Action::Preserve => return Ok(None),
+        // A soft reset is no end: `next_action` does it.
+        Action::Preserve | Action::SoftReset => return Ok(None),
         Action::Destroy => {
             destroy::destroy(host, vm.domid, false)?;
             return Ok(None);

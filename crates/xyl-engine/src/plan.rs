@@ -171,7 +171,7 @@ fn unsupported_value(name: &str, value: &Value, domain: &DomainConfig) -> Option
     };
     match name {
         "on_poweroff" | "on_reboot" | "on_watchdog" | "on_crash" | "on_soft_reset" => {
-            matches!(word.as_str(), "coredump-destroy" | "coredump-restart" | "soft-reset").then(|| {
+            matches!(word.as_str(), "coredump-destroy" | "coredump-restart").then(|| {
                 format!("`{word}` is not supported by Xyl yet: use destroy, restart, rename-restart or preserve")
             })
         }
@@ -301,14 +301,13 @@ fn on_shutdown(domain: &DomainConfig) -> OnShutdown {
     }
 }
 
-/// `soft-reset` stands only where a configuration is silent (written out, it is refused); the
-/// domain ends then, as it does under xl where that cannot reset it.
 fn action(action: CfgAction) -> Action {
     match action {
-        CfgAction::Destroy | CfgAction::CoredumpDestroy | CfgAction::SoftReset => Action::Destroy,
+        CfgAction::Destroy | CfgAction::CoredumpDestroy => Action::Destroy,
         CfgAction::Restart | CfgAction::CoredumpRestart => Action::Restart,
         CfgAction::RenameRestart => Action::RenameRestart,
         CfgAction::Preserve => Action::Preserve,
+        CfgAction::SoftReset => Action::SoftReset,
     }
 }
 
@@ -391,6 +390,7 @@ mod tests {
         );
         assert_eq!(spec.on.reboot, Action::Restart);
         assert_eq!(spec.on.poweroff, Action::Destroy);
+        assert_eq!(spec.on.soft_reset, Action::SoftReset);
         assert!(spec.claim && !spec.uuid.is_nil());
     }
 
@@ -405,7 +405,6 @@ mod tests {
             "vif = [ \"bridge=br0\" ]",
             "type = \"hvm\"",
             "on_crash = \"coredump-destroy\"",
-            "on_soft_reset = \"soft-reset\"",
             "pci = [ \"01:00.0\" ]",
             "type = \"pvh\"\npvshim = 1",
             "type = \"pvh\"\nacpi = 0",

@@ -102,6 +102,8 @@ pub enum Action {
     RenameRestart,
     /// Kept as it is.
     Preserve,
+    /// Given its interfaces as new, and let run on.
+    SoftReset,
 }
 
 impl Action {
@@ -112,6 +114,16 @@ impl Action {
             Action::Restart => "restart",
             Action::RenameRestart => "rename-restart",
             Action::Preserve => "preserve",
+            Action::SoftReset => "soft-reset",
+        }
+    }
+
+    /// libxl's name, in its records (`libxl_action_on_shutdown`).
+    pub fn libxl_name(self) -> &'static str {
+        match self {
+            Action::RenameRestart => "restart_rename",
+            Action::SoftReset => "soft_reset",
+            other => other.word(),
         }
     }
 }
@@ -142,6 +154,14 @@ impl OnShutdown {
             ShutdownReason::Watchdog => Some(self.watchdog),
             ShutdownReason::SoftReset => Some(self.soft_reset),
             ShutdownReason::Unknown(_) => Some(Action::Destroy),
+        }
+    }
+
+    /// What to do with a domain that could not be soft-reset: the same as if it had crashed.
+    pub fn action_without_soft_reset(&self) -> Action {
+        match self.crash {
+            Action::SoftReset => Action::Preserve,
+            action => action,
         }
     }
 }

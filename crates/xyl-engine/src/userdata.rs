@@ -40,7 +40,7 @@ pub struct Record<'a> {
     pub ramdisk: Option<&'a str>,
     /// Command line.
     pub cmdline: Option<&'a str>,
-    /// The actions on poweroff, reboot, watchdog, crash and soft reset, in xl's words.
+    /// The actions on poweroff, reboot, watchdog, crash and soft reset, in libxl's words.
     pub on: [(&'static str, &'static str); 5],
 }
 
@@ -60,11 +60,11 @@ impl<'a> Record<'a> {
             ramdisk: spec.ramdisk.as_deref().and_then(|path| path.to_str()),
             cmdline: spec.cmdline.as_deref(),
             on: [
-                ("on_poweroff", spec.on.poweroff.word()),
-                ("on_reboot", spec.on.reboot.word()),
-                ("on_watchdog", spec.on.watchdog.word()),
-                ("on_crash", spec.on.crash.word()),
-                ("on_soft_reset", spec.on.soft_reset.word()),
+                ("on_poweroff", spec.on.poweroff.libxl_name()),
+                ("on_reboot", spec.on.reboot.libxl_name()),
+                ("on_watchdog", spec.on.watchdog.libxl_name()),
+                ("on_crash", spec.on.crash.libxl_name()),
+                ("on_soft_reset", spec.on.soft_reset.libxl_name()),
             ],
         }
     }
@@ -172,7 +172,7 @@ mod tests {
                 ("on_reboot", "restart"),
                 ("on_watchdog", "destroy"),
                 ("on_crash", "destroy"),
-                ("on_soft_reset", "soft-reset"),
+                ("on_soft_reset", "soft_reset"),
             ],
         }
     }
