@@ -5,7 +5,7 @@ command -v xyl >/dev/null || skip 'no xyl here'
 cd "$scratch" || fail 'no scratch folder'
 
 for type in pv pvh; do
-	for memory in 2 4 8 16; do
+	for memory in 4 8 12 16; do
 		name=small-$type-$memory
 		printf '%s\n' "name = \"$name\"" "type = \"$type\"" "kernel = \"$guests/testguest\"" \
 			"memory = $memory" 'cmdline = "heartbeat_ms=0"' >small.cfg
