@@ -74,6 +74,9 @@ for type in pv pvh; do
 
 	start $name $type
 	start other-$type $type
+	ok xyl reboot -a -w --timeout 60
+	within 30 readies $name 2
+	within 30 readies other-$type 2
 	ok xyl shutdown -a -w --timeout 60
 	within 20 domain_gone $name
 	within 20 domain_gone other-$type

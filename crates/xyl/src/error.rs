@@ -188,7 +188,10 @@ impl From<xl_cfg::SourceError> for Failure {
 impl From<xl_cfg::Error> for Failure {
     fn from(error: xl_cfg::Error) -> Failure {
         match error.report() {
-            Some(report) => Failure::Configuration(report.render(stderr_is_terminal())),
+            Some(report) => {
+                let text = report.render(stderr_is_terminal());
+                Failure::Configuration(text.trim_end().to_owned())
+            }
             None => Failure::Configuration(error.to_string()),
         }
     }

@@ -17,6 +17,7 @@ pub mod xlconf;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
 use crate::cli::Cli;
@@ -60,6 +61,9 @@ fn refuse(error: &clap::Error, as_json: bool) -> ExitCode {
             &Failure::usage(text.trim_end().trim_start_matches("error: ")),
             true,
         );
+    }
+    if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        eprint!("xyl: ");
     }
     // A message that cannot be shown is lost; the exit code still tells.
     let _ = error.print();
