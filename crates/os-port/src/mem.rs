@@ -23,6 +23,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::{Append, Clock, Files, Lock, Process};
@@ -31,7 +33,7 @@ use crate::{Append, Clock, Files, Lock, Process};
 #[derive(Clone, Debug)]
 pub struct Life {
     id: u32,
-    lives: Rc<Cell<bool>>,
+    lives: Arc<AtomicBool>,
 }
 
 impl Life {
@@ -39,18 +41,18 @@ impl Life {
     pub fn new(id: u32) -> Life {
         Life {
             id,
-            lives: Rc::new(Cell::new(true)),
+            lives: Arc::new(AtomicBool::new(true)),
         }
     }
 
     /// Ends it: nothing that it does has an effect any more.
     pub fn end(&self) {
-        self.lives.set(false);
+        self.lives.store(false, Ordering::Relaxed);
     }
 
     /// Whether it lives.
     pub fn lives(&self) -> bool {
-        self.lives.get()
+        self.lives.load(Ordering::Relaxed)
     }
 
     fn refuse_the_dead(&self) -> io::Result<()> {

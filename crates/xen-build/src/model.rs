@@ -86,6 +86,8 @@ pub struct ModelDomain {
     pub pauses: u32,
     /// Why it shut down, if it has.
     pub shutdown: Option<ShutdownReason>,
+    /// Whether its vCPUs have run.
+    pub has_run: bool,
     /// How often it was soft-reset.
     pub soft_resets: u32,
 }
@@ -123,6 +125,7 @@ impl ModelDomain {
 struct State {
     free_pages: u64,
     next_mfn: u64,
+    last_domid: u16,
     /// Extents left of an order; no entry: as many as there is memory.
     extents_left: BTreeMap<u32, usize>,
     frames: HashMap<u64, Vec<u8>>,
@@ -203,6 +206,11 @@ impl Model {
         let mut state = self.state.borrow_mut();
         state.calls.clear();
         state.die_at = number;
+    }
+
+    /// The next domain gets this number, if it is free.
+    pub fn set_next_domid(&self, domid: DomId) {
+        self.state.borrow_mut().last_domid = domid.0.saturating_sub(1);
     }
 
     /// The calls so far, or since [`Model::fail_at`] or [`Model::forget_calls`].
@@ -570,7 +578,11 @@ impl Hypervisor for Model {
     fn create_domain(&self, request: &CreateDomain) -> Result<DomId> {
         self.called("create_domain", request.domid, 1)?;
         let mut state = self.state.borrow_mut();
-        let free = (1..)
+        // As Xen does, it goes on from the last number that it gave.
+        let after_last = (1..DomId::FIRST_RESERVED)
+            .map(|step| (state.last_domid + step - 1) % (DomId::FIRST_RESERVED - 1) + 1);
+        let free = after_last
+            .into_iter()
             .find(|domid| !state.domains.contains_key(domid))
             .unwrap_or_default();
         let domid = request.domid.map_or(free, |domid| domid.0);
@@ -605,9 +617,11 @@ impl Hypervisor for Model {
             ports: BTreeMap::new(),
             pauses: 1,
             shutdown: None,
+            has_run: false,
             soft_resets: 0,
         };
         state.domains.insert(domid, domain);
+        state.last_domid = domid;
         Ok(DomId(domid))
     }
 
@@ -632,6 +646,7 @@ impl Hypervisor for Model {
     fn unpause_domain(&self, domid: DomId) -> Result<()> {
         self.on_domain("unpause_domain", domid, 1, |domain| {
             domain.pauses = domain.pauses.checked_sub(1).ok_or(Errno::EINVAL)?;
+            domain.has_run |= domain.pauses == 0;
             Ok(())
         })
     }
@@ -674,8 +689,11 @@ impl Hypervisor for Model {
         self.unsupported("send_trigger")
     }
 
-    fn set_domain_handle(&self, _domid: DomId, _handle: [u8; 16]) -> Result<()> {
-        self.unsupported("set_domain_handle")
+    fn set_domain_handle(&self, domid: DomId, handle: [u8; 16]) -> Result<()> {
+        self.on_domain("set_domain_handle", domid, 1, |domain| {
+            domain.handle = handle;
+            Ok(())
+        })
     }
 
     fn node_affinity(&self, _domid: DomId) -> Result<CpuMap> {
@@ -965,7 +983,7 @@ fn info(domid: DomId, domain: &ModelDomain) -> DomainInfo {
         shr_pages: 0,
         paged_pages: 0,
         shared_info_frame: Gfn(domain.shared_info.0),
-        cpu_time_ns: 0,
+        cpu_time_ns: u64::from(domain.has_run),
         nr_online_vcpus: domain.nr_vcpus.min(1),
         max_vcpu_id: domain.nr_vcpus.checked_sub(1),
         ssidref: 0,

@@ -1,26 +1,25 @@
 //! Creating a domain.
 //!
 //! What can be found wrong without a domain is found first: names, kernel, memory. Then the steps of
-//! [`steps`] make it, and the failure of any leaves nothing behind: no domain, no claim, no xenstore
+//! [`Kind::Create`] make it, and the failure of any leaves nothing behind: no domain, no claim, no xenstore
 //! node, no file.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Instant, SystemTime};
 
-use xen_build::{BootModule, BuildRequest, Built, Channel, cpu_policy, memory};
+use xen_build::{BootModule, BuildRequest, Channel, cpu_policy, memory};
 use xen_image::{Cache, CacheOptions, Image, KernelKind, Limits, Loader, Module};
 use xen_port::{
     CreateDomain, DomId, EvtchnPort, GuestKind, HvmParam, PhysInfo, SchedulerParams, VcpuId,
 };
 use xenstore::{Access as StoreAccess, Batch, Path, Perms, Tree};
+use xyl_saga::{Facts, Step, Way};
 
 use crate::domid_history::DomidHistory;
+use crate::operation::{Draft, Kind, step};
 use crate::spec::VmSpec;
-use crate::steps::{self, Cancel, Step, nothing_to_undo};
 use crate::tree::{self, Access, Change, DomainTree};
-use crate::{EngineError, Host, destroy, domains, names, record, userdata};
+use crate::{Cancel, EngineError, Host, Owner, destroy, domains, names, record, userdata};
 
-/// How long an undo may take to destroy a half-made domain.
-const UNDO_DEADLINE: Duration = Duration::from_secs(60);
 /// How many free domids are tried until one was not in use a moment ago.
 const DOMID_TRIES: u32 = 1000;
 /// The mode that makes the time-stamp counter's frequency constant (`XEN_CPUID_TSC_MODE_ALWAYS_EMULATE`).
@@ -63,127 +62,122 @@ pub fn create(
     let spec = request.spec;
     let physical = host.hv.phys_info()?;
     check_guest_type(spec, &physical)?;
-    let _name = domains::reserve_name(host, &spec.name)?;
+    let owner = Owner::take(host, spec.uuid)?;
+    let name_lock = domains::reserve_name(host, &spec.name)?;
     check_identity(host, spec)?;
-    check_memory(spec, &physical)?;
-    let images = Images::load(host, spec, request.notice)?;
-    let daemons = Daemons::find(host)?;
-    let mut draft = Draft {
+    let prepared = Prepared::new(
         host,
-        spec,
         physical,
-        images,
-        daemons,
-        config_text: request.config_text,
-        paused: request.paused,
-        before_start: &mut *request.before_start,
-        domid: None,
-        store_port: EvtchnPort(0),
-        console_port: EvtchnPort(0),
-        built: None,
-    };
-    check_image(&draft)?;
-    steps::run(&steps(), &mut draft, cancel, &mut |step| {
-        (request.notice)(Notice::Step(step))
-    })?;
+        spec.clone(),
+        request.config_text.to_owned(),
+        request.notice,
+    )?;
+    let mut args = Facts::new();
+    args.insert("paused".to_owned(), request.paused.into());
+    let mut draft = Draft::new(host, spec.uuid);
+    draft.prepared = Some(prepared);
+    draft.paused = request.paused;
+    draft.before_start = Some(&mut *request.before_start);
+    draft.name_lock = Some(name_lock);
+    let notice = &mut *request.notice;
+    owner.carry_out(
+        Kind::Create,
+        &spec.name,
+        args,
+        &mut draft,
+        cancel,
+        &mut |step| notice(Notice::Step(step)),
+    )?;
     draft.domid()
 }
 
 /// The steps of a create, in order.
-fn steps<'a>() -> Vec<Step<Draft<'a>>> {
+pub(crate) fn steps<'a>() -> Vec<Step<Draft<'a>>> {
+    use Way::{Back, Commit};
     vec![
-        Step {
-            name: "make the domain",
-            apply: make_domain,
-            undo: unmake_domain,
-        },
-        Step {
-            name: "set its limits",
-            apply: set_limits,
-            undo: nothing_to_undo,
-        },
-        Step {
-            name: "open its channels",
-            apply: open_channels,
-            undo: nothing_to_undo,
-        },
-        Step {
-            name: "describe its CPU",
-            apply: describe_cpu,
-            undo: nothing_to_undo,
-        },
-        Step {
-            name: "build its memory",
-            apply: build_memory,
-            undo: nothing_to_undo,
-        },
-        Step {
-            name: "share out the CPU",
-            apply: set_scheduling,
-            undo: nothing_to_undo,
-        },
-        Step {
-            name: "write its xenstore nodes",
-            apply: write_nodes,
-            undo: remove_nodes,
-        },
-        Step {
-            name: "introduce it to xenstored",
-            apply: introduce,
-            undo: nothing_to_undo,
-        },
-        Step {
-            name: "record its configuration",
-            apply: write_records,
-            undo: remove_records,
-        },
-        Step {
-            name: "have it watched",
-            apply: have_it_watched,
-            undo: nothing_to_undo,
-        },
-        Step {
-            name: "start it",
-            apply: start,
-            undo: nothing_to_undo,
-        },
+        step(
+            "make the domain",
+            Back,
+            60,
+            make_domain,
+            Some(unmake_domain),
+        ),
+        step("set its limits", Back, 10, set_limits, None),
+        step("open its channels", Back, 10, open_channels, None),
+        step("describe its CPU", Back, 10, describe_cpu, None),
+        step("build its memory", Back, 600, build_memory, None),
+        step("share out the CPU", Back, 10, set_scheduling, None),
+        step(
+            "write its xenstore nodes",
+            Back,
+            30,
+            write_nodes,
+            Some(remove_nodes),
+        ),
+        step("introduce it to xenstored", Back, 10, introduce, None),
+        step(
+            "record its configuration",
+            Back,
+            10,
+            write_records,
+            Some(remove_records),
+        ),
+        step("have it watched", Back, 30, have_it_watched, None),
+        step("start it", Commit, 10, start, None),
     ]
 }
 
-/// A create under way.
-struct Draft<'a> {
-    host: &'a mut Host,
-    spec: &'a VmSpec,
+/// The steps that give a VM its next domain.
+pub(crate) fn steps_of_restart<'a>() -> Vec<Step<Draft<'a>>> {
+    let mut steps = vec![step(
+        "read its configuration",
+        Way::Back,
+        60,
+        prepare_again,
+        None,
+    )];
+    steps.extend(self::steps());
+    steps
+}
+
+/// What a domain is made from.
+pub(crate) struct Prepared {
+    spec: VmSpec,
     physical: PhysInfo,
     images: Images,
     daemons: Daemons,
-    config_text: &'a str,
-    paused: bool,
-    before_start: &'a mut dyn FnMut(&mut Host, DomId) -> Result<(), EngineError>,
-    domid: Option<DomId>,
-    store_port: EvtchnPort,
-    console_port: EvtchnPort,
-    built: Option<Built>,
+    config_text: String,
 }
 
-impl Draft<'_> {
-    fn domid(&self) -> Result<DomId, EngineError> {
-        self.domid
-            .ok_or_else(|| EngineError::NoSuchDomain(self.spec.name.clone()))
-    }
-
-    fn built(&self) -> Result<&Built, EngineError> {
-        self.built
-            .as_ref()
-            .ok_or_else(|| EngineError::NoSuchDomain(self.spec.name.clone()))
+impl Prepared {
+    fn new(
+        host: &mut Host,
+        physical: PhysInfo,
+        spec: VmSpec,
+        config_text: String,
+        notice: &mut dyn FnMut(Notice<'_>),
+    ) -> Result<Prepared, EngineError> {
+        check_memory(&spec, &physical)?;
+        let images = Images::load(host, &spec, notice)?;
+        let daemons = Daemons::find(host)?;
+        let prepared = Prepared {
+            spec,
+            physical,
+            images,
+            daemons,
+            config_text,
+        };
+        check_image(host, &prepared)?;
+        Ok(prepared)
     }
 
     fn build_request<'r>(
         &'r self,
         domid: DomId,
+        ports: (EvtchnPort, EvtchnPort),
         modules: &'r [BootModule<'r>],
     ) -> BuildRequest<'r> {
-        let spec = self.spec;
+        let spec = &self.spec;
         BuildRequest {
             domid,
             kernel: &self.images.kernel,
@@ -194,17 +188,37 @@ impl Draft<'_> {
             max_vcpus: spec.max_vcpus,
             online_vcpus: spec.vcpus,
             store: Channel {
-                port: self.store_port,
+                port: ports.0,
                 backend: self.daemons.store,
             },
             console: Channel {
-                port: self.console_port,
+                port: ports.1,
                 backend: self.daemons.console,
             },
             claim: spec.claim,
             hvm_params: &[],
         }
     }
+}
+
+/// A VM that is to get its next domain is checked like one that is new.
+fn prepare_again(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    let planned = record::planned(draft.host, draft.uuid)?;
+    let spec = planned.spec;
+    let physical = draft.host.hv.phys_info()?;
+    check_guest_type(&spec, &physical)?;
+    draft.name_lock = None;
+    draft.name_lock = Some(domains::reserve_name(draft.host, &spec.name)?);
+    check_identity(draft.host, &spec)?;
+    let text = planned.config_text;
+    draft.prepared = Some(Prepared::new(
+        draft.host,
+        physical,
+        spec,
+        text,
+        &mut |_| (),
+    )?);
+    Ok(())
 }
 
 // ---- before the first step --------------------------------------------------------------------
@@ -330,12 +344,13 @@ impl Daemons {
     }
 }
 
-fn check_image(draft: &Draft<'_>) -> Result<(), EngineError> {
-    let modules = draft.images.modules();
-    let request = draft.build_request(DomId::ZERO, &modules);
-    match draft.spec.kind {
+fn check_image(host: &Host, prepared: &Prepared) -> Result<(), EngineError> {
+    let modules = prepared.images.modules();
+    let ports = (EvtchnPort(0), EvtchnPort(0));
+    let request = prepared.build_request(DomId::ZERO, ports, &modules);
+    match prepared.spec.kind {
         GuestKind::Pv => {
-            refuse_pv32(draft)?;
+            refuse_pv32(host, prepared)?;
             xen_build::check_pv(&request)?;
         }
         _ => xen_build::check_pvh(&request)?,
@@ -343,15 +358,15 @@ fn check_image(draft: &Draft<'_>) -> Result<(), EngineError> {
     Ok(())
 }
 
-fn refuse_pv32(draft: &Draft<'_>) -> Result<(), EngineError> {
-    let kinds = draft.images.kernel.kinds();
+fn refuse_pv32(host: &Host, prepared: &Prepared) -> Result<(), EngineError> {
+    let kinds = prepared.images.kernel.kinds();
     let is_pv32 = kinds
         .iter()
         .any(|kind| matches!(kind, KernelKind::Pv32 { .. }));
     if !is_pv32 || kinds.contains(&KernelKind::Pv64) {
         return Ok(());
     }
-    let capabilities = draft.host.hv.version()?.capabilities;
+    let capabilities = host.hv.version()?.capabilities;
     let has_pv32 = capabilities
         .split_whitespace()
         .any(|word| word == "xen-3.0-x86_32p");
@@ -361,14 +376,14 @@ fn refuse_pv32(draft: &Draft<'_>) -> Result<(), EngineError> {
         "a 32-bit PV kernel, and this Xen has no 32-bit PV (built without it, or `pv=no-32`); use a 64-bit or PVH kernel"
     };
     Err(EngineError::Pv32 {
-        path: draft.spec.kernel.clone(),
+        path: prepared.spec.kernel.clone(),
         why,
     })
 }
 
 // ---- the steps ----------------------------------------------------------------------------------
 
-fn make_domain(draft: &mut Draft<'_>) -> Result<(), EngineError> {
+fn make_domain(draft: &mut Draft<'_>, deadline: Instant) -> Result<(), EngineError> {
     let request = domain_request(draft)?;
     for _ in 0..DOMID_TRIES {
         let domid = draft.host.hv.create_domain(&request)?;
@@ -377,14 +392,15 @@ fn make_domain(draft: &mut Draft<'_>) -> Result<(), EngineError> {
             return Ok(());
         }
         // Xen goes on from the last number it gave, so the next try gets another one.
-        unmake_domain(draft)?;
+        unmake_domain(draft, deadline)?;
     }
     Err(EngineError::NoFreshDomid)
 }
 
 fn domain_request(draft: &Draft<'_>) -> Result<CreateDomain, EngineError> {
-    let spec = draft.spec;
-    let caps = &draft.physical.caps;
+    let prepared = draft.prepared()?;
+    let spec = &prepared.spec;
+    let caps = &prepared.physical.caps;
     let newest_grants = if caps.gnttab_v2 {
         2
     } else {
@@ -395,7 +411,7 @@ fn domain_request(draft: &Draft<'_>) -> Result<CreateDomain, EngineError> {
         kind: spec.kind,
         handle: *spec.uuid.as_bytes(),
         ssidref: 0,
-        hap: uses_hap(spec, &draft.physical),
+        hap: uses_hap(spec, &prepared.physical),
         oos_off: false,
         nested_virt: spec.nested_virt,
         vpmu: spec.vpmu,
@@ -413,7 +429,7 @@ fn domain_request(draft: &Draft<'_>) -> Result<CreateDomain, EngineError> {
 
 /// Pools have names in xenstore and numbers in Xen; `Pool-0` is always number 0.
 fn pool_number(draft: &Draft<'_>) -> Result<u32, EngineError> {
-    let Some(wanted) = &draft.spec.pool else {
+    let Some(wanted) = &draft.prepared()?.spec.pool else {
         return Ok(0);
     };
     let pools = draft.host.hv.cpu_pools()?;
@@ -425,16 +441,20 @@ fn pool_number(draft: &Draft<'_>) -> Result<u32, EngineError> {
         .ok_or_else(|| EngineError::NoSuchPool(wanted.clone()))
 }
 
-fn unmake_domain(draft: &mut Draft<'_>) -> Result<(), EngineError> {
-    let Some(domid) = draft.domid.take() else {
+fn unmake_domain(draft: &mut Draft<'_>, deadline: Instant) -> Result<(), EngineError> {
+    let Some(domid) = draft.domid else {
         return Ok(());
     };
-    let deadline = draft.host.clock.now() + UNDO_DEADLINE;
-    destroy::end_domain(draft.host, domid, deadline)
+    if draft.is_still_ours(domid)? {
+        destroy::end_domain(draft.host, domid, deadline)?;
+    }
+    draft.domid = None;
+    Ok(())
 }
 
-fn set_limits(draft: &mut Draft<'_>) -> Result<(), EngineError> {
-    let (domid, spec) = (draft.domid()?, draft.spec);
+fn set_limits(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    let (domid, prepared) = (draft.domid()?, draft.prepared()?);
+    let (spec, physical) = (&prepared.spec, &prepared.physical);
     let hv = &draft.host.hv;
     hv.set_max_vcpus(domid, spec.max_vcpus)?;
     let pinned = spec.hard_affinity.len().max(spec.soft_affinity.len()) as u32;
@@ -451,20 +471,21 @@ fn set_limits(draft: &mut Draft<'_>) -> Result<(), EngineError> {
         hv.set_time_offset(domid, spec.time_offset_s)?;
     }
     if spec.kind != GuestKind::Pv {
-        hv.set_paging_mempool(domid, paging_size_bytes(spec, &draft.physical))?;
+        hv.set_paging_mempool(domid, paging_size_bytes(spec, physical))?;
     }
     Ok(())
 }
 
-fn open_channels(draft: &mut Draft<'_>) -> Result<(), EngineError> {
-    let domid = draft.domid()?;
-    draft.store_port = draft.host.hv.alloc_unbound(domid, draft.daemons.store)?;
-    draft.console_port = draft.host.hv.alloc_unbound(domid, draft.daemons.console)?;
+fn open_channels(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    let (domid, daemons) = (draft.domid()?, &draft.prepared()?.daemons);
+    let (store, console) = (daemons.store, daemons.console);
+    draft.store_port = draft.host.hv.alloc_unbound(domid, store)?;
+    draft.console_port = draft.host.hv.alloc_unbound(domid, console)?;
     Ok(())
 }
 
-fn describe_cpu(draft: &mut Draft<'_>) -> Result<(), EngineError> {
-    let spec = draft.spec;
+fn describe_cpu(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    let spec = &draft.prepared()?.spec;
     let options = cpu_policy::CpuPolicyOptions {
         invariant_tsc: spec.nomigrate || spec.tsc_mode == TSC_ALWAYS_EMULATED,
         nested_virt: spec.nested_virt,
@@ -473,12 +494,14 @@ fn describe_cpu(draft: &mut Draft<'_>) -> Result<(), EngineError> {
     Ok(())
 }
 
-fn build_memory(draft: &mut Draft<'_>) -> Result<(), EngineError> {
-    let modules = draft.images.modules();
-    let mut request = draft.build_request(draft.domid()?, &modules);
-    let params = [(HvmParam::TimerMode, draft.spec.timer_mode)];
+fn build_memory(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    let prepared = draft.prepared()?;
+    let modules = prepared.images.modules();
+    let ports = (draft.store_port, draft.console_port);
+    let mut request = prepared.build_request(draft.domid()?, ports, &modules);
+    let params = [(HvmParam::TimerMode, prepared.spec.timer_mode)];
     let hv = &*draft.host.hv;
-    let built = match draft.spec.kind {
+    let built = match prepared.spec.kind {
         GuestKind::Pv => xen_build::build_pv(hv, &request)?,
         _ => {
             request.hvm_params = &params;
@@ -489,8 +512,8 @@ fn build_memory(draft: &mut Draft<'_>) -> Result<(), EngineError> {
     Ok(())
 }
 
-fn set_scheduling(draft: &mut Draft<'_>) -> Result<(), EngineError> {
-    let (domid, spec) = (draft.domid()?, draft.spec);
+fn set_scheduling(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    let (domid, spec) = (draft.domid()?, &draft.prepared()?.spec);
     if spec.cpu_weight.is_none() && spec.cpu_cap.is_none() {
         return Ok(());
     }
@@ -515,8 +538,8 @@ fn set_scheduling(draft: &mut Draft<'_>) -> Result<(), EngineError> {
     Ok(hv.set_scheduler_params(domid, &wanted)?)
 }
 
-fn write_nodes(draft: &mut Draft<'_>) -> Result<(), EngineError> {
-    let uuid = draft.spec.uuid_text();
+fn write_nodes(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    let uuid = draft.uuid_text();
     let domid = draft.domid()?;
     let mut batch = removal_of(&[tree::domain_path(domid), tree::libxl_path(domid)])?;
     for change in tree::changes(&domain_tree(draft, &uuid)?) {
@@ -530,7 +553,7 @@ fn write_nodes(draft: &mut Draft<'_>) -> Result<(), EngineError> {
 }
 
 fn domain_tree<'t>(draft: &'t Draft<'_>, uuid: &'t str) -> Result<DomainTree<'t>, EngineError> {
-    let spec = draft.spec;
+    let spec = &draft.prepared()?.spec;
     let built = draft.built()?;
     Ok(DomainTree {
         domid: draft.domid()?,
@@ -581,14 +604,15 @@ fn removal_of(roots: &[String]) -> Result<Batch, EngineError> {
     Ok(batch)
 }
 
-fn remove_nodes(draft: &mut Draft<'_>) -> Result<(), EngineError> {
+fn remove_nodes(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     let Some(domid) = draft.domid else {
         return Ok(());
     };
-    destroy::remove_nodes(draft.host, domid, &draft.spec.uuid_text())
+    let uuid = draft.uuid_text();
+    destroy::remove_nodes_if_ours(draft.host, domid, &uuid)
 }
 
-fn introduce(draft: &mut Draft<'_>) -> Result<(), EngineError> {
+fn introduce(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     let (domid, gfn) = (draft.domid()?, draft.built()?.store_gfn);
     Ok(draft
         .host
@@ -596,36 +620,51 @@ fn introduce(draft: &mut Draft<'_>) -> Result<(), EngineError> {
         .introduce(domid.0, gfn.0, draft.store_port.0)?)
 }
 
-fn write_records(draft: &mut Draft<'_>) -> Result<(), EngineError> {
-    let spec = draft.spec;
-    let uuid = spec.uuid_text();
-    let host = &*draft.host;
-    record::write(&*host.files, &host.dirs, &uuid, draft.config_text)?;
-    let shadow_bytes = paging_size_bytes(spec, &draft.physical);
+fn write_records(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    let (uuid, prepared, host) = (draft.uuid_text(), draft.prepared()?, &*draft.host);
+    let spec = &prepared.spec;
+    if !draft.keeps_record {
+        record::write(&*host.files, &host.dirs, &uuid, &prepared.config_text)?;
+    }
+    let shadow_bytes = paging_size_bytes(spec, &prepared.physical);
     let userdata = userdata::Record::of(spec, &uuid, shadow_bytes / KIB);
     userdata::write(&*host.files, &host.dirs.xen_lib, draft.domid()?, &userdata)
 }
 
-fn remove_records(draft: &mut Draft<'_>) -> Result<(), EngineError> {
-    let Some(domid) = draft.domid else {
-        return Ok(());
-    };
-    destroy::remove_records(draft.host, domid, &draft.spec.uuid_text())
-}
-
-/// From before its first instruction on somebody waits for the domain's end, so that no failure between
-/// the two leaves a VM that nobody restarts.
-fn have_it_watched(draft: &mut Draft<'_>) -> Result<(), EngineError> {
-    let domid = draft.domid()?;
-    (draft.before_start)(draft.host, domid)
-}
-
-fn start(draft: &mut Draft<'_>) -> Result<(), EngineError> {
-    let domid = draft.domid()?;
-    if !draft.paused {
-        draft.host.hv.unpause_domain(domid)?;
+fn remove_records(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    let (uuid, host) = (draft.uuid_text(), &*draft.host);
+    if let Some(domid) = draft.domid {
+        userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, &uuid)?;
     }
-    Ok(())
+    match draft.keeps_record {
+        true => Ok(()),
+        false => record::remove(&*host.files, &host.dirs, &uuid),
+    }
+}
+
+/// From before its first instruction on somebody waits for the domain's end, so that no failure
+/// between the two leaves a VM that nobody restarts.
+fn have_it_watched(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    let domid = draft.domid()?;
+    match &mut draft.before_start {
+        Some(before_start) => before_start(draft.host, domid),
+        None => Ok(()),
+    }
+}
+
+fn start(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    let domid = draft.domid()?;
+    if draft.paused || (draft.is_taken_over && has_been_started(draft, domid)?) {
+        return Ok(());
+    }
+    Ok(draft.host.hv.unpause_domain(domid)?)
+}
+
+/// Whether a domain has run: then somebody else may have paused it since.
+fn has_been_started(draft: &Draft<'_>, domid: DomId) -> Result<bool, EngineError> {
+    let info = draft.host.hv.domain_info(domid)?;
+    let info = info.filter(|info| &info.handle == draft.uuid.as_bytes());
+    Ok(info.is_none_or(|info| !info.flags.paused || info.cpu_time_ns > 0))
 }
 
 fn path(text: &str) -> Result<Path, EngineError> {

@@ -5,12 +5,16 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, Errno, GuestKind};
 use xenstore::{Batch, Path, Tree};
+use xyl_saga::{Facts, Step, Way};
 
 use crate::domid_history::DomidHistory;
-use crate::{EngineError, Host, record, tree, userdata};
+use crate::operation::{Draft, Kind, step};
+use crate::{Cancel, EngineError, Host, Owner, domains, record, tree, userdata};
 
-/// How long Xen may take to give all of a domain's memory back.
-pub const DEADLINE: Duration = Duration::from_secs(120);
+/// How long Xen may take to give all of a domain's memory back, in seconds.
+const END_LIMIT_S: u64 = 120;
+/// The same.
+pub(crate) const END_LIMIT: Duration = Duration::from_secs(END_LIMIT_S);
 
 /// How long xenconsoled may take to serve a new domain; one that does not run takes for ever.
 const CONSOLE_DEADLINE: Duration = Duration::from_secs(2);
@@ -25,21 +29,88 @@ pub fn destroy(host: &mut Host, domid: DomId, force: bool) -> Result<(), EngineE
     if domid == DomId::ZERO {
         return Err(EngineError::ControlDomain("destroying it"));
     }
-    let info = host
-        .hv
-        .domain_info(domid)?
-        .ok_or_else(|| EngineError::NoSuchDomain(domid.to_string()))?;
+    let info = find(host, domid)?;
+    let uuid = Uuid::from_bytes(info.handle);
+    let owner = Owner::take(host, uuid)?;
+    if owner.has_waited || owner.recovered.is_some() {
+        // Another process had its turn: the domain may be gone, and its number another's.
+        match host.hv.domain_info(domid)? {
+            Some(now) if now.handle == info.handle && !now.flags.dying => {}
+            _ => return Ok(()),
+        }
+    }
     if !force {
         refuse_foreign_devices(host, &info)?;
     }
-    let uuid = Uuid::from_bytes(info.handle).hyphenated().to_string();
-    // From here on the guest does not run, so it cannot write to what is being removed.
-    ignore_absence(host.hv.pause_domain(domid).map_err(EngineError::from))?;
-    remove_nodes(host, domid, &uuid)?;
-    remove_records(host, domid, &uuid)?;
-    DomidHistory::of(host).mark(domid)?;
-    let deadline = host.clock.now() + DEADLINE;
-    end_domain(host, domid, deadline)
+    let mut args = Facts::new();
+    args.insert("old".to_owned(), domid.0.into());
+    let mut draft = Draft::new(host, uuid);
+    draft.old = Some(domid);
+    let cancel = Cancel::new();
+    owner.carry_out(Kind::Destroy, "", args, &mut draft, &cancel, &mut |_| ())
+}
+
+fn find(host: &Host, domid: DomId) -> Result<DomainInfo, EngineError> {
+    host.hv
+        .domain_info(domid)?
+        .ok_or_else(|| EngineError::NoSuchDomain(domid.to_string()))
+}
+
+/// The steps that end a VM's domain, in order.
+pub(crate) fn steps<'a>() -> Vec<Step<Draft<'a>>> {
+    use Way::Forward;
+    vec![
+        step("stop it", Forward, 10, stop, None),
+        step(
+            "remove its xenstore nodes",
+            Forward,
+            30,
+            remove_old_nodes,
+            None,
+        ),
+        step("remove its records", Forward, 10, remove_old_records, None),
+        step("keep its number aside", Forward, 20, keep_number, None),
+        step("end it", Forward, END_LIMIT_S, end, None),
+    ]
+}
+
+/// From here on the guest does not run, so it cannot write to what is being removed.
+fn stop(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    let domid = draft.old()?;
+    if !draft.is_still_ours(domid)? {
+        return Ok(());
+    }
+    let paused = draft.host.hv.pause_domain(domid);
+    ignore_absence(paused.map_err(EngineError::from))
+}
+
+fn remove_old_nodes(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    let (domid, uuid) = (draft.old()?, draft.uuid_text());
+    if draft.is_taken_over {
+        remove_nodes_if_ours(draft.host, domid, &uuid)
+    } else {
+        remove_nodes(draft.host, domid, &uuid)
+    }
+}
+
+fn remove_old_records(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    let (domid, uuid, host) = (draft.old()?, draft.uuid_text(), &*draft.host);
+    if draft.keeps_record {
+        return userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, &uuid);
+    }
+    remove_records(host, domid, &uuid)
+}
+
+fn keep_number(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    DomidHistory::of(draft.host).mark(draft.old()?)
+}
+
+fn end(draft: &mut Draft<'_>, deadline: Instant) -> Result<(), EngineError> {
+    let domid = draft.old()?;
+    match draft.is_still_ours(domid)? {
+        true => end_domain(draft.host, domid, deadline),
+        false => Ok(()),
+    }
 }
 
 /// Ends the domain in the hypervisor; one that is gone already is fine.
@@ -61,6 +132,31 @@ pub fn remove_nodes(host: &mut Host, domid: DomId, uuid: &str) -> Result<(), Eng
     host.store
         .transaction(|transaction| transaction.run(&batch).map(drop))?;
     Ok(())
+}
+
+/// Removes a domain's xenstore nodes unless its number is another VM's by now.
+pub(crate) fn remove_nodes_if_ours(
+    host: &mut Host,
+    domid: DomId,
+    uuid: &str,
+) -> Result<(), EngineError> {
+    let vm = domains::home(domid, "vm")?;
+    let ours = tree::vm_path(uuid);
+    let is_ours = |value: Option<Vec<u8>>| value.is_none_or(|value| value == ours.as_bytes());
+    if is_ours(host.store.read_opt(&vm)?) {
+        await_console(host, domid)?;
+    }
+    host.store.try_transaction(|transaction| {
+        // Within the transaction, so that it cannot become another's between the look and the removal.
+        let all = is_ours(transaction.read_opt(&vm)?);
+        let roots = tree::roots(domid, uuid).into_iter();
+        let mut batch = Batch::new();
+        for root in roots.filter(|root| all || *root == ours) {
+            batch.rm(&Path::new(&root).map_err(xenstore::Error::from)?);
+        }
+        transaction.run(&batch)?;
+        Ok(())
+    })
 }
 
 /// Waits for xenconsoled to have served a domain that was introduced just now. It writes the

@@ -3,6 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
+use uuid::Uuid;
+
+/// What the names of the locks of names begin with.
+pub(crate) const NAME_LOCK: &str = "name-";
+
 /// The folders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dirs {
@@ -37,6 +42,36 @@ impl Dirs {
             xen_run: root.join("run/xen"),
             log: root.join("var/log/xen"),
         }
+    }
+
+    /// What is under way, or was when its process died: a file for each lock that is held.
+    pub fn busy(&self) -> PathBuf {
+        self.run.join("busy")
+    }
+
+    /// The lock of whoever changes a VM.
+    pub fn vm_lock(&self, uuid: Uuid) -> PathBuf {
+        self.busy().join(uuid.hyphenated().to_string())
+    }
+
+    /// The lock of whoever gives a domain this name.
+    pub fn name_lock(&self, name: &str) -> PathBuf {
+        self.busy().join(format!("{NAME_LOCK}{name}"))
+    }
+
+    /// The folders of all VMs that something was done with since the host was started.
+    pub fn vms_run(&self) -> PathBuf {
+        self.run.join("vm")
+    }
+
+    /// Such a folder.
+    pub fn vm_run(&self, uuid: Uuid) -> PathBuf {
+        self.vms_run().join(uuid.hyphenated().to_string())
+    }
+
+    /// A VM's journal.
+    pub fn journal(&self, uuid: Uuid) -> PathBuf {
+        self.vm_run(uuid).join("journal")
     }
 
     /// The folder of one VM.

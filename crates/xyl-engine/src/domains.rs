@@ -204,7 +204,7 @@ pub(crate) fn vm_path(info: &DomainInfo, relative: &str) -> Result<Path, EngineE
 
 /// Keeps others off a name until its new owner is known by it in xenstore.
 pub(crate) fn reserve_name(host: &Host, name: &str) -> Result<Box<dyn Lock>, EngineError> {
-    let path = host.dirs.run.join(format!("name-{name}.lock"));
+    let path = host.dirs.name_lock(name);
     let lock = host
         .files
         .lock(&path, None)

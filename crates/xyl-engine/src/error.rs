@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use xen_port::{DomId, HvError};
+use xyl_saga::{Failure, JournalError};
 
 use crate::control_error::ControlError;
 use crate::soft_reset::SoftResetError;
-use crate::steps::Failure;
 
 /// Why an operation on a VM failed. Each text says what was tried, on what, why it failed, and
 /// where there is one the remedy.
@@ -136,6 +136,19 @@ pub enum EngineError {
         /// What is wrong.
         what: String,
     },
+    /// A journal could not be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A journal tells of an operation that this build does not know.
+    #[error(
+        "the journal of the VM {uuid} tells of a `{kind}`, which this xyl does not know: use the xyl that wrote it"
+    )]
+    UnknownOperation {
+        /// The VM.
+        uuid: String,
+        /// The operation.
+        kind: String,
+    },
     /// Somebody asked for the operation to stop.
     #[error("cancelled")]
     Cancelled,
@@ -149,7 +162,7 @@ pub enum EngineError {
     },
     /// A step of an operation failed, and what was made before it was taken back.
     #[error(transparent)]
-    Step(#[from] Box<Failure>),
+    Step(#[from] Box<Failure<EngineError>>),
 }
 
 impl EngineError {

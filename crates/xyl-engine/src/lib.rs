@@ -3,6 +3,7 @@
 //! The engine talks to Xen through the port [`xen_port::Hypervisor`], to xenstored through
 //! [`xenstore::Client`], and to the operating system through the ports of [`os_port`]. It prints nothing: whoever calls it is told of its progress.
 
+pub mod cancel;
 pub mod control_error;
 pub mod create;
 pub mod destroy;
@@ -14,29 +15,35 @@ pub mod host;
 pub mod memory;
 pub mod monitor;
 pub mod names;
+pub mod operation;
+pub mod ops;
+pub mod owner;
 pub mod plan;
 pub mod power;
 pub mod preserve;
 pub mod record;
+pub mod recover;
+pub mod restart;
 pub mod sched;
 pub mod soft_reset;
 pub mod spec;
-pub mod steps;
 pub mod topology;
 pub mod tree;
 pub mod userdata;
 pub mod vcpus;
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use os_port::{Clock, Files, Process, SystemClock, SystemFiles, SystemProcess};
 use xen_port::Hypervisor;
 use xenstore::{Client, WatchEvent};
 
+pub use cancel::Cancel;
 pub use control_error::ControlError;
 pub use dirs::Dirs;
 pub use error::EngineError;
-pub use steps::Cancel;
+pub use owner::Owner;
 
 /// The host that an operation works on.
 pub struct Host {
@@ -47,9 +54,9 @@ pub struct Host {
     /// Folders.
     pub dirs: Dirs,
     /// Files.
-    pub files: Box<dyn Files>,
+    pub files: Rc<dyn Files>,
     /// Clocks.
-    pub clock: Box<dyn Clock>,
+    pub clock: Rc<dyn Clock>,
     /// The process that works on it.
     pub process: Box<dyn Process>,
 }
@@ -61,8 +68,8 @@ impl Host {
             hv,
             store,
             dirs,
-            files: Box::new(SystemFiles),
-            clock: Box::new(SystemClock),
+            files: Rc::new(SystemFiles),
+            clock: Rc::new(SystemClock),
             process: Box::new(SystemProcess),
         }
     }

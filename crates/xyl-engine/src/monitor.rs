@@ -9,12 +9,10 @@ use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, ShutdownReason};
 use xenstore::Path;
 
-use crate::create::{CreateRequest, create};
-use crate::plan::{self, Planned};
+use crate::plan::Planned;
 use crate::soft_reset::{self, Outcome, Tally};
 use crate::spec::Action;
-use crate::steps::Cancel;
-use crate::{EngineError, Host, destroy, preserve, record, topology};
+use crate::{EngineError, Host, Owner, destroy, owner, record, restart};
 
 /// How often the domain is looked at when xenstored stays silent: a lost event delays, and no more.
 const RECHECK_EVERY: Duration = Duration::from_secs(3600);
@@ -36,7 +34,7 @@ pub fn watch(host: &mut Host, mut vm: Vm, log: &mut dyn FnMut(&str)) -> Result<(
     loop {
         let Some((action, planned)) = next_action(host, vm, &mut resets, log)? else {
             log(&format!("domain {} is gone", vm.domid));
-            return remove_record(host, vm);
+            return forget(host, vm.uuid);
         };
         match act(host, vm, action, &planned, log)? {
             Some(domid) => vm.domid = domid,
@@ -63,7 +61,7 @@ fn next_action(
                 reason => reason,
             }
         };
-        let planned = planned(host, vm.uuid)?;
+        let planned = record::planned(host, vm.uuid)?;
         let on = &planned.spec.on;
         let action = match reason {
             // `wait_for_end` does not return for a suspended domain, so there is an action.
@@ -81,6 +79,8 @@ fn next_action(
             return Ok(Some((action, planned)));
         }
         let start = host.clock.now();
+        // Nobody else changes the VM meanwhile; whoever had it before may have ended it.
+        let _owner = Owner::take(host, vm.uuid)?;
         match soft_reset::run(host, vm, log)? {
             Outcome::Running => {
                 let now = host.clock.now();
@@ -99,6 +99,18 @@ fn next_action(
                 return Ok(Some((action, planned)));
             }
         }
+    }
+}
+
+/// Whoever destroyed the domain, xl perhaps, does not know of our record. Unless the VM has another
+/// domain by now, it goes.
+fn forget(host: &mut Host, uuid: Uuid) -> Result<(), EngineError> {
+    let _owner = Owner::take(host, uuid)?;
+    let domains = host.hv.domain_list()?;
+    let lives = |info: &DomainInfo| &info.handle == uuid.as_bytes() && !info.flags.dying;
+    match domains.iter().any(lives) {
+        true => Ok(()),
+        false => owner::forget(host, uuid),
     }
 }
 
@@ -122,28 +134,6 @@ fn wait_for_end(host: &mut Host, vm: Vm) -> Result<Option<DomainInfo>, EngineErr
     }
 }
 
-/// Whoever destroyed the domain, xl perhaps, does not know of our record. But where the VM has a domain again
-/// already, the record is that one's.
-fn remove_record(host: &Host, vm: Vm) -> Result<(), EngineError> {
-    let is_back = |info: &DomainInfo| {
-        &info.handle == vm.uuid.as_bytes() && info.domid != vm.domid && !info.flags.dying
-    };
-    if host.hv.domain_list()?.iter().any(is_back) {
-        return Ok(());
-    }
-    record::remove(&*host.files, &host.dirs, &vm.uuid.hyphenated().to_string())
-}
-
-/// The VM as its record describes it.
-fn planned(host: &Host, uuid: Uuid) -> Result<Planned, EngineError> {
-    let uuid = uuid.hyphenated().to_string();
-    let text = record::read(&*host.files, &host.dirs, &uuid)?;
-    let path = record::path(&host.dirs, &uuid);
-    plan::plan_record(&path.display().to_string(), &text, &mut || {
-        topology::of(&*host.hv)
-    })
-}
-
 /// Does what the configuration says; the domid of the VM's next life, if there is one.
 fn act(
     host: &mut Host,
@@ -152,24 +142,20 @@ fn act(
     planned: &Planned,
     log: &mut dyn FnMut(&str),
 ) -> Result<Option<DomId>, EngineError> {
-    match action {
+    let keeps_old = match action {
         // A soft reset is no end: `next_action` does it.
         Action::Preserve | Action::SoftReset => return Ok(None),
         Action::Destroy => {
             destroy::destroy(host, vm.domid, false)?;
             return Ok(None);
         }
-        Action::Restart => destroy::destroy(host, vm.domid, false)?,
-        Action::RenameRestart => preserve::preserve(host, vm.domid, &planned.spec.name)?,
-    }
-    let mut request = CreateRequest {
-        spec: &planned.spec,
-        config_text: &planned.config_text,
-        paused: false,
-        before_start: &mut |_, _| Ok(()),
-        notice: &mut |_| (),
+        Action::Restart => false,
+        Action::RenameRestart => true,
     };
-    let domid = create(host, &mut request, &Cancel::new())?;
-    log(&format!("restarted as domain {domid}"));
-    Ok(Some(domid))
+    let restarted = restart::restart(host, vm.uuid, vm.domid, &planned.spec.name, keeps_old)?;
+    match restarted {
+        Some(domid) => log(&format!("restarted as domain {domid}")),
+        None => log("another process has ended or restarted it meanwhile"),
+    }
+    Ok(restarted)
 }

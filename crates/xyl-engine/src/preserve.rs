@@ -1,27 +1,82 @@
 //! Keeping an ended domain aside, so that its VM can be created anew under the same name and UUID.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use jiff::Timestamp;
 use uuid::Uuid;
 use xen_port::DomId;
 use xenstore::{Access, Path, Perms, Tree};
+use xyl_saga::{Step, Way};
 
+use crate::operation::{Aside, Draft, step};
 use crate::{EngineError, Host, tree, userdata};
 
-/// Gives an ended domain a name with a date and a new UUID, as `on_...="rename-restart"` asks.
-pub fn preserve(host: &mut Host, domid: DomId, name: &str) -> Result<(), EngineError> {
-    let info = host
+/// The identity that a domain gets when it is set aside, as `on_...="rename-restart"` asks: a name
+/// with a date, and a new UUID.
+pub(crate) fn aside(host: &Host, name: &str) -> Aside {
+    Aside {
+        uuid: Uuid::from_bytes(host.process.new_uuid()),
+        name: format!("{name}-{}", timestamp(host.clock.calendar())),
+    }
+}
+
+/// The steps that set a VM's domain aside, in order.
+pub(crate) fn steps<'a>() -> Vec<Step<Draft<'a>>> {
+    use Way::Forward;
+    vec![
+        step("give it another UUID", Forward, 10, change_handle, None),
+        step("rename its xenstore nodes", Forward, 30, rename_nodes, None),
+        step(
+            "remove its old userdata",
+            Forward,
+            10,
+            remove_userdata,
+            None,
+        ),
+    ]
+}
+
+fn aside_of<'d>(draft: &'d Draft<'_>) -> Result<(DomId, &'d Aside), EngineError> {
+    let domid = draft.old()?;
+    let aside = draft.aside.as_ref();
+    aside
+        .map(|aside| (domid, aside))
+        .ok_or_else(|| EngineError::NoSuchDomain(domid.to_string()))
+}
+
+/// Whether the domain is still there, under the one identity or the other.
+fn is_there(draft: &Draft<'_>) -> Result<bool, EngineError> {
+    let (domid, aside) = aside_of(draft)?;
+    let info = draft.host.hv.domain_info(domid)?;
+    let ours = [draft.uuid.as_bytes(), aside.uuid.as_bytes()];
+    Ok(info.is_some_and(|info| ours.contains(&&info.handle)))
+}
+
+fn change_handle(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    let (domid, aside) = aside_of(draft)?;
+    if draft.is_taken_over && !is_there(draft)? {
+        return Ok(());
+    }
+    Ok(draft
+        .host
         .hv
-        .domain_info(domid)?
-        .ok_or_else(|| EngineError::NoSuchDomain(domid.to_string()))?;
-    let old = Uuid::from_bytes(info.handle).hyphenated().to_string();
-    let new = Uuid::from_bytes(host.process.new_uuid());
-    let new_name = format!("{name}-{}", timestamp(host.clock.calendar()));
-    host.hv.set_domain_handle(domid, *new.as_bytes())?;
-    move_nodes(host, domid, &old, &new.hyphenated().to_string(), &new_name)?;
-    // libxl's record names the old UUID in its path; xl manages without it, and so do we.
-    userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, &old)
+        .set_domain_handle(domid, *aside.uuid.as_bytes())?)
+}
+
+fn rename_nodes(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    if draft.is_taken_over && !is_there(draft)? {
+        return Ok(());
+    }
+    let (domid, aside) = aside_of(draft)?;
+    let (new, name) = (aside.uuid.hyphenated().to_string(), aside.name.clone());
+    let old = draft.uuid_text();
+    move_nodes(draft.host, domid, &old, &new, &name)
+}
+
+/// libxl's record names the old UUID in its path; xl manages without it, and so do we.
+fn remove_userdata(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    let (domid, host) = (draft.old()?, &*draft.host);
+    userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, &draft.uuid_text())
 }
 
 fn move_nodes(

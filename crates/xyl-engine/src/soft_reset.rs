@@ -22,7 +22,6 @@ use xenstore::{Batch, Path, Tree};
 
 use crate::create::{self, Daemons};
 use crate::monitor::Vm;
-use crate::steps::{Step, nothing_to_undo};
 use crate::tree::{self, DomainTree};
 use crate::{EngineError, Host, destroy, spec};
 
@@ -253,7 +252,16 @@ pub struct Draft<'a> {
     vm: Vm,
 }
 
-type Apply<'a> = fn(&mut Draft<'a>) -> Result<(), EngineError>;
+/// What a step does.
+pub type Apply<'a> = fn(&mut Draft<'a>) -> Result<(), EngineError>;
+
+/// One step of a soft reset. None has an undo: a guest that has asked cannot go back.
+pub struct Step<'a> {
+    /// What it is called in errors and in the documentation.
+    pub name: &'static str,
+    /// Does it; idempotent.
+    pub apply: Apply<'a>,
+}
 
 /// The table of states and what leads from one to the next, as Markdown.
 pub fn table() -> String {
@@ -261,7 +269,7 @@ pub fn table() -> String {
 }
 
 /// The step that leads on from a state.
-pub fn step<'a>(state: State) -> Option<Step<Draft<'a>>> {
+pub fn step<'a>(state: State) -> Option<Step<'a>> {
     let (name, apply): (_, Apply<'a>) = match state {
         State::Asked => ("note that it has begun", note),
         State::Noted => ("hold the domain", hold),
@@ -275,11 +283,7 @@ pub fn step<'a>(state: State) -> Option<Step<Draft<'a>>> {
         State::ModelBack => ("let it run", let_run),
         State::Unknown | State::Running | State::GivenUp | State::Gone => return None,
     };
-    Some(Step {
-        name,
-        apply,
-        undo: nothing_to_undo,
-    })
+    Some(Step { name, apply })
 }
 
 impl<'a> Draft<'a> {

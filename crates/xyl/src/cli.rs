@@ -121,8 +121,10 @@ commands! {
     MemSet = "mem-set": commands::mem::SetArgs,
     #[command(hide = true)]
     Monitor = "monitor": commands::monitor::Args,
+    Ops = "ops": commands::ops::Args,
     Pause = "pause": commands::pause::PauseArgs,
     Reboot = "reboot": commands::shutdown::RebootArgs,
+    Recover = "recover": commands::recover::Args,
     Rename = "rename": commands::rename::Args,
     SchedCredit = "sched-credit": commands::sched::CreditArgs,
     SchedCredit2 = "sched-credit2": commands::sched::Credit2Args,

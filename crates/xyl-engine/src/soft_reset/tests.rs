@@ -114,7 +114,7 @@ impl World {
         let store = self.store.client(0).unwrap();
         let dirs = Dirs::below(self.folder.path());
         Host {
-            clock: Box::new(self.clock.clone()),
+            clock: std::rc::Rc::new(self.clock.clone()),
             ..Host::new(Box::new(self.hv.clone()), store, dirs)
         }
     }

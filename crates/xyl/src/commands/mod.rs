@@ -14,7 +14,9 @@ pub mod list;
 pub mod man;
 pub mod mem;
 pub mod monitor;
+pub mod ops;
 pub mod pause;
+pub mod recover;
 pub mod rename;
 pub mod sched;
 pub mod shutdown;
@@ -45,8 +47,10 @@ pub const HERE: &[&str] = &[
     "list",
     "mem-max",
     "mem-set",
+    "ops",
     "pause",
     "reboot",
+    "recover",
     "rename",
     "sched-credit",
     "sched-credit2",
@@ -67,6 +71,9 @@ pub const HIDDEN: &[&str] = &["completion", "man", "monitor"];
 
 /// Runs one command.
 pub fn run(command: &Command, context: &Context) -> Outcome {
+    if changes_a_vm(command) && !context.dry_run() {
+        recover::before_a_change(context);
+    }
     match command {
         Command::Claims(args) => claims::run(args, context),
         Command::Completion(args) => completion::run(args, context),
@@ -82,8 +89,10 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
         Command::MemMax(args) => mem::run_max(args, context),
         Command::MemSet(args) => mem::run_set(args, context),
         Command::Monitor(args) => monitor::run(args, context),
+        Command::Ops(args) => ops::run(args, context),
         Command::Pause(args) => pause::run_pause(args, context),
         Command::Reboot(args) => shutdown::run_reboot(args, context),
+        Command::Recover(args) => recover::run(args, context),
         Command::Rename(args) => rename::run(args, context),
         Command::SchedCredit(args) => sched::run_credit(args, context),
         Command::SchedCredit2(args) => sched::run_credit2(args, context),
@@ -98,4 +107,24 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
         Command::VcpuSet(args) => vcpu_set::run(args, context),
         Command::VmList(args) => vm_list::run(args, context),
     }
+}
+
+/// Whether the command changes a VM: then nobody's work on one may be left half done before.
+fn changes_a_vm(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Create(_)
+            | Command::Destroy(_)
+            | Command::MemMax(_)
+            | Command::MemSet(_)
+            | Command::Pause(_)
+            | Command::Reboot(_)
+            | Command::Rename(_)
+            | Command::Shutdown(_)
+            | Command::Sysrq(_)
+            | Command::Trigger(_)
+            | Command::Unpause(_)
+            | Command::VcpuPin(_)
+            | Command::VcpuSet(_)
+    )
 }

@@ -1,0 +1,113 @@
+//! How long a process lives.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use os_port::mem::Life;
+
+/// Where in a call a process dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Before it has had any effect.
+    Before,
+    /// When a part of it has happened, where it has parts; else like [`Moment::Before`].
+    Midway,
+    /// When all of it has happened, before its answer is seen.
+    After,
+}
+
+impl Moment {
+    /// All of them.
+    pub const ALL: [Moment; 3] = [Moment::Before, Moment::Midway, Moment::After];
+}
+
+/// What became of a process.
+#[derive(Debug)]
+pub enum Ended<T> {
+    /// It came to its end.
+    Well(T),
+    /// It was killed.
+    Killed,
+}
+
+/// The payload of the unwinding that ends a process.
+struct Kill;
+
+/// The fate of a process; clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Fate {
+    life: Life,
+    calls: Arc<AtomicU64>,
+    doom: Option<(u64, Moment)>,
+}
+
+impl Fate {
+    /// A process that lives as long as it likes.
+    pub fn free(id: u32) -> Fate {
+        Fate {
+            life: Life::new(id),
+            calls: Arc::default(),
+            doom: None,
+        }
+    }
+
+    /// A process that dies at its call number `call`, counted from 1.
+    pub fn doomed(id: u32, call: u64, moment: Moment) -> Fate {
+        Fate {
+            doom: Some((call, moment)),
+            ..Fate::free(id)
+        }
+    }
+
+    /// The calls that it has made.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn life(&self) -> &Life {
+        &self.life
+    }
+
+    /// Runs the process. When it returns, it is dead.
+    pub fn run<T>(&self, body: impl FnOnce() -> T) -> Ended<T> {
+        let outcome = panic::catch_unwind(AssertUnwindSafe(body));
+        self.life.end();
+        match outcome {
+            Ok(value) => Ended::Well(value),
+            Err(payload) if payload.is::<Kill>() => Ended::Killed,
+            Err(payload) => panic::resume_unwind(payload),
+        }
+    }
+
+    /// One call that crosses a port: `midway` is what has happened when the process dies in it. To the
+    /// dead, who still let go of what they hold, the answer is `dead`.
+    pub(crate) fn call<T>(
+        &self,
+        midway: impl FnOnce(),
+        effect: impl FnOnce() -> T,
+        dead: impl FnOnce() -> T,
+    ) -> T {
+        if !self.life.lives() {
+            return dead();
+        }
+        let now = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
+        match self.doom {
+            Some((call, moment)) if call == now => {
+                let answer = match moment {
+                    Moment::Before => None,
+                    Moment::Midway => {
+                        midway();
+                        None
+                    }
+                    Moment::After => Some(effect()),
+                };
+                // What the answer holds, such as a lock, is the dead's.
+                self.life.end();
+                drop(answer);
+                panic::resume_unwind(Box::new(Kill))
+            }
+            _ => effect(),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The world, the processes in it, and what a checker sees of it.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use os_port::mem::{MemFiles, MemProcess, VirtualClock};
+use os_port::{Clock, Files, Process};
+use xen_build::model::Model;
+use xen_port::{DomId, DomainInfo, Hypervisor, ShutdownReason};
+use xenstore::mem::MemStore;
+use xenstore::{Client, Settings};
+
+use crate::fate::{Fate, Moment};
+use crate::hypervisor::MortalXen;
+use crate::os::MortalFiles;
+use crate::store::MortalTransport;
+
+/// A host in memory.
+pub struct World {
+    /// The hypervisor.
+    pub xen: Model,
+    /// xenstored.
+    pub store: MemStore,
+    /// The disk.
+    pub disk: MemFiles,
+    /// The clock.
+    pub clock: VirtualClock,
+    last_process: Cell<u32>,
+}
+
+/// What a process has of the world, all behind its fate.
+pub struct Handles {
+    /// The hypervisor.
+    pub hv: Box<dyn Hypervisor>,
+    /// xenstored.
+    pub store: Client,
+    /// The disk.
+    pub files: Rc<dyn Files>,
+    /// The clock.
+    pub clock: Rc<dyn Clock>,
+    /// The process itself.
+    pub process: Box<dyn Process>,
+}
+
+impl World {
+    /// A host with so much free memory, and domain 0 alone.
+    pub fn new(free_mib: u64) -> World {
+        let store = MemStore::new();
+        store.set_keeps_time(false);
+        World {
+            xen: Model::new(free_mib),
+            store,
+            disk: MemFiles::new(),
+            clock: VirtualClock::new(),
+            last_process: Cell::new(0),
+        }
+    }
+
+    fn next_process(&self) -> u32 {
+        self.last_process.set(self.last_process.get() + 1);
+        self.last_process.get()
+    }
+
+    /// The fate of a new process, which dies at its call number `call` if there is one.
+    pub fn fate(&self, doom: Option<(u64, Moment)>) -> Fate {
+        let id = self.next_process();
+        match doom {
+            Some((call, moment)) => Fate::doomed(id, call, moment),
+            None => Fate::free(id),
+        }
+    }
+
+    /// What the process of this fate has of the world.
+    ///
+    /// # Errors
+    /// The system's, when there are no descriptors left.
+    pub fn handles(&self, fate: &Fate) -> io::Result<Handles> {
+        // A moment passes between any two processes.
+        self.clock.advance(Duration::from_millis(10));
+        let transport = MortalTransport {
+            inner: self.store.connect(0)?,
+            fate: fate.clone(),
+        };
+        Ok(Handles {
+            hv: Box::new(MortalXen {
+                inner: self.xen.clone(),
+                store: self.store.clone(),
+                fate: fate.clone(),
+            }),
+            store: Client::new(Box::new(transport), Settings::default()),
+            files: Rc::new(MortalFiles {
+                inner: self.disk.of(fate.life()),
+                fate: fate.clone(),
+            }),
+            clock: Rc::new(self.clock.clone()),
+            process: Box::new(MemProcess::new(fate.life())),
+        })
+    }
+
+    /// A guest shuts itself down.
+    pub fn shut_down(&self, domid: DomId, reason: ShutdownReason) {
+        self.xen.shut_down(domid, reason);
+        self.store.domain_shut_down(domid.0);
+    }
+
+    /// All that a checker looks at.
+    pub fn snapshot(&self) -> Snapshot {
+        let domains = self.xen.domain_list().unwrap_or_default();
+        let nodes = self.store.nodes().into_iter();
+        let paths = self.disk.paths().into_iter();
+        Snapshot {
+            claimed_pages: domains.iter().map(|domain| domain.outstanding_pages).sum(),
+            domains: domains
+                .into_iter()
+                .map(|domain| (domain.domid, domain))
+                .collect(),
+            free_pages: self.xen.free_pages(),
+            mappings: self.xen.live_mappings(),
+            nodes: nodes
+                .map(|(path, (value, _))| (path.to_string(), value))
+                .collect(),
+            files: paths
+                .map(|path| (path.clone(), self.disk.contents(&path).unwrap_or_default()))
+                .collect(),
+            folders: self.disk.folders(),
+        }
+    }
+}
+
+/// A host as it is at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// The domains; event channels, grants and claims live and die with them.
+    pub domains: BTreeMap<DomId, DomainInfo>,
+    /// Pages that are claimed.
+    pub claimed_pages: u64,
+    /// Pages that are free.
+    pub free_pages: u64,
+    /// Foreign mappings that somebody holds.
+    pub mappings: usize,
+    /// xenstore's nodes.
+    pub nodes: BTreeMap<String, Vec<u8>>,
+    /// Files.
+    pub files: BTreeMap<PathBuf, Vec<u8>>,
+    /// Folders.
+    pub folders: Vec<PathBuf>,
+}
+
+impl Snapshot {
+    /// What is there now and was not then: leaks, in words. Files and folders for which `may_stay`
+    /// holds are none.
+    pub fn leaks(&self, then: &Snapshot, may_stay: &dyn Fn(&Path) -> bool) -> Vec<String> {
+        let mut leaks = Vec::new();
+        let new_domains = self
+            .domains
+            .keys()
+            .filter(|id| !then.domains.contains_key(id));
+        leaks.extend(new_domains.map(|id| format!("domain {id}")));
+        let new_nodes = self
+            .nodes
+            .keys()
+            .filter(|node| !then.nodes.contains_key(*node));
+        leaks.extend(new_nodes.map(|node| format!("node {node}")));
+        let new_files = self
+            .files
+            .keys()
+            .filter(|file| !then.files.contains_key(*file));
+        let new_folders = self
+            .folders
+            .iter()
+            .filter(|folder| !then.folders.contains(folder));
+        let new_paths = new_files.chain(new_folders).filter(|path| !may_stay(path));
+        leaks.extend(new_paths.map(|path| format!("file {}", path.display())));
+        if self.claimed_pages > then.claimed_pages {
+            leaks.push(format!("{} claimed pages", self.claimed_pages));
+        }
+        if self.mappings > then.mappings {
+            leaks.push(format!("{} mappings", self.mappings));
+        }
+        if self.domains.len() <= then.domains.len() && self.free_pages < then.free_pages {
+            leaks.push(format!("{} pages", then.free_pages - self.free_pages));
+        }
+        leaks
+    }
+
+    /// What was there then and is not as it was now: losses, in words.
+    pub fn losses(&self, then: &Snapshot) -> Vec<String> {
+        let mut losses = Vec::new();
+        for (id, domain) in &then.domains {
+            if self.domains.get(id) != Some(domain) {
+                losses.push(format!("domain {id}"));
+            }
+        }
+        for (node, value) in &then.nodes {
+            if self.nodes.get(node) != Some(value) {
+                losses.push(format!("node {node}"));
+            }
+        }
+        for (file, bytes) in &then.files {
+            if self.files.get(file) != Some(bytes) {
+                losses.push(format!("file {}", file.display()));
+            }
+        }
+        losses
+    }
+}

@@ -1,0 +1,624 @@
+//! Kills a create, a destroy and a restart at every call that crosses a port, recovers, and looks
+//! whether anything is left or lost; kills recoveries too; and shows that the looks find planted faults.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs
+)]
+
+#[path = "../../xen-build/tests/common/mod.rs"]
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::{Kernel, MIB, PAGE, pattern};
+use uuid::Uuid;
+use xen_image::elfnote::types;
+use xen_port::{DomId, GuestKind, Hypervisor, ShutdownReason};
+use xen_sim::{Ended, Fate, Moment, Snapshot, World};
+use xenstore::Tree;
+use xyl_engine::create::{CreateRequest, create};
+use xyl_engine::recover::{self, Recovered};
+use xyl_engine::{Cancel, Dirs, EngineError, Host, destroy, plan, restart};
+
+const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
+const OTHER_UUID: &str = "6a1d0c4e-0000-4000-8000-000000000002";
+
+/// A kernel on the real disk, which is read and never written to.
+struct Bench {
+    _folder: tempfile::TempDir,
+    kernel: PathBuf,
+    kernel_cache: PathBuf,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let kernel = folder.path().join("kernel");
+        let elf = Kernel::default()
+            .part(MIB, pattern(5, 1), PAGE)
+            .note(types::PHYS32_ENTRY, &0x10_0010_u32.to_le_bytes())
+            .elf();
+        std::fs::write(&kernel, elf).unwrap();
+        let kernel_cache = folder.path().join("cache");
+        Bench {
+            _folder: folder,
+            kernel,
+            kernel_cache,
+        }
+    }
+
+    fn config(&self, name: &str, uuid: &str) -> String {
+        format!(
+            "name = \"{name}\"\nuuid = \"{uuid}\"\ntype = \"pvh\"\nmemory = 8\nkernel = \"{}\"\n",
+            self.kernel.display()
+        )
+    }
+
+    fn host(&self, world: &World, fate: &Fate) -> Host {
+        let handles = world.handles(fate).unwrap();
+        let mut dirs = Dirs::below(Path::new("/"));
+        dirs.kernel_cache = self.kernel_cache.clone();
+        Host {
+            hv: handles.hv,
+            store: handles.store,
+            dirs,
+            files: handles.files,
+            clock: handles.clock,
+            process: handles.process,
+        }
+    }
+
+    /// A process that does one thing.
+    fn process<T>(
+        &self,
+        world: &World,
+        doom: Option<(u64, Moment)>,
+        act: impl FnOnce(&mut Host) -> Result<T, EngineError>,
+    ) -> (Ended<Result<T, EngineError>>, u64) {
+        let fate = world.fate(doom);
+        let ended = fate.run(|| act(&mut self.host(world, &fate)));
+        (ended, fate.calls())
+    }
+
+    fn must<T>(&self, world: &World, act: impl FnOnce(&mut Host) -> Result<T, EngineError>) -> T {
+        match self.process(world, None, act).0 {
+            Ended::Well(Ok(value)) => value,
+            Ended::Well(Err(error)) => panic!("{error}"),
+            Ended::Killed => panic!("killed"),
+        }
+    }
+
+    fn create(&self, host: &mut Host, name: &str, uuid: &str) -> Result<DomId, EngineError> {
+        let text = self.config(name, uuid);
+        let planned = plan::plan_record("sweep", &text, &mut || Ok(vec![(0, 0)]))?;
+        let mut request = CreateRequest {
+            spec: &planned.spec,
+            config_text: &planned.config_text,
+            paused: false,
+            before_start: &mut |_, _| Ok(()),
+            notice: &mut |_| (),
+        };
+        create(host, &mut request, &Cancel::new())
+    }
+
+    /// A world with a guest that runs, and that no operation may touch.
+    fn world(&self) -> World {
+        let world = World::new(256);
+        self.must(&world, |host| self.create(host, "bystander", OTHER_UUID));
+        world
+    }
+}
+
+/// Files that may stay when a VM is gone: the folders, and libxl's record of recent domids.
+fn may_stay(path: &Path) -> bool {
+    let folders = [
+        "/",
+        "/run",
+        "/run/xyl",
+        "/run/xyl/busy",
+        "/run/xyl/vm",
+        "/run/xen",
+        "/var",
+    ];
+    let text = path.to_str().unwrap();
+    folders.contains(&text) || text == "/run/xen/domid-history" || {
+        let kept = [
+            "/var/lib",
+            "/var/lib/xyl",
+            "/var/lib/xyl/vm",
+            "/var/lib/xen",
+        ];
+        kept.contains(&text)
+    }
+}
+
+/// No trace of anything beside what was there.
+fn left_nothing(now: &Snapshot, then: &Snapshot) -> Result<(), String> {
+    let mut faults = now.leaks(then, &may_stay);
+    faults.extend(
+        now.losses(then)
+            .into_iter()
+            .filter(|loss| !is_history(loss)),
+    );
+    // A domid that was used is one that is not given again: its pages are back all the same.
+    if now.free_pages != then.free_pages {
+        faults.push(format!(
+            "{} free pages, not {}",
+            now.free_pages, then.free_pages
+        ));
+    }
+    match faults.is_empty() {
+        true => Ok(()),
+        false => Err(faults.join("; ")),
+    }
+}
+
+fn is_history(loss: &str) -> bool {
+    loss.contains("/run/xen/domid-history")
+}
+
+/// The VM has one domain that runs, with all that belongs to it, and no more.
+fn runs(now: &Snapshot, then: &Snapshot) -> Result<(), String> {
+    let uuid = Uuid::parse_str(UUID).unwrap();
+    let ours: Vec<_> = now
+        .domains
+        .values()
+        .filter(|domain| &domain.handle == uuid.as_bytes())
+        .collect();
+    let [domain] = ours.as_slice() else {
+        return Err(format!("{} domains of the VM", ours.len()));
+    };
+    let id = domain.domid;
+    let mut faults: Vec<String> = Vec::new();
+    if domain.flags.paused || domain.cpu_time_ns == 0 || domain.shutdown_reason.is_some() {
+        faults.push("it does not run".to_owned());
+    }
+    let wanted_nodes = [
+        (format!("/local/domain/{id}/name"), "guest".to_owned()),
+        (format!("/local/domain/{id}/vm"), format!("/vm/{UUID}")),
+        (format!("/vm/{UUID}/name"), "guest".to_owned()),
+        (format!("/libxl/{id}/type"), "pvh".to_owned()),
+    ];
+    for (node, value) in wanted_nodes {
+        if now.nodes.get(&node).map(Vec::as_slice) != Some(value.as_bytes()) {
+            faults.push(format!("{node} is missing"));
+        }
+    }
+    let wanted_files = [
+        format!("/var/lib/xyl/vm/{UUID}/config.cfg"),
+        format!("/var/lib/xen/userdata-d.{id}.{UUID}.libxl-json"),
+        format!("/run/xyl/vm/{UUID}/journal"),
+    ];
+    for file in &wanted_files {
+        if !now.files.contains_key(Path::new(file)) {
+            faults.push(format!("{file} is missing"));
+        }
+    }
+    let own = format!("/local/domain/{id}");
+    let belongs = |leak: &String| {
+        let roots = [
+            format!("domain {id}"),
+            format!("node {own}"),
+            format!("node /vm/{UUID}"),
+            format!("node /libxl/{id}"),
+            format!("node /local/domain/0/backend/console/{id}"),
+            format!("file /var/lib/xyl/vm/{UUID}"),
+            format!("file /run/xyl/vm/{UUID}"),
+        ];
+        let is_file = wanted_files
+            .iter()
+            .any(|file| *leak == format!("file {file}"));
+        let is_node = roots
+            .iter()
+            .any(|root| leak == root || leak.starts_with(&format!("{root}/")));
+        is_file || (is_node && !leak.ends_with(".new")) || is_shared(leak)
+    };
+    faults.extend(
+        now.leaks(then, &may_stay)
+            .into_iter()
+            .filter(|leak| !belongs(leak)),
+    );
+    faults.extend(
+        now.losses(then)
+            .into_iter()
+            .filter(|loss| !is_history(loss)),
+    );
+    match faults.is_empty() {
+        true => Ok(()),
+        false => Err(faults.join("; ")),
+    }
+}
+
+/// Folders of xenstore that come with the first domain.
+fn is_shared(leak: &str) -> bool {
+    [
+        "node /vm",
+        "node /libxl",
+        "node /local/domain/0/backend/console",
+    ]
+    .contains(&leak)
+}
+
+/// What a scenario starts from, does, and may end in.
+struct Scenario {
+    name: &'static str,
+    /// Makes the world as it is before; the domain it is about.
+    before: fn(&Bench) -> (World, Option<DomId>),
+    act: fn(&Bench, &mut Host, Option<DomId>) -> Result<(), EngineError>,
+    /// Whether the VM may be gone, or run, once all is recovered.
+    may_be_gone: bool,
+    may_run: bool,
+}
+
+const SCENARIOS: [Scenario; 4] = [
+    Scenario {
+        name: "create",
+        before: |bench| (bench.world(), None),
+        act: |bench, host, _| bench.create(host, "guest", UUID).map(drop),
+        may_be_gone: true,
+        may_run: true,
+    },
+    Scenario {
+        name: "destroy",
+        before: |bench| {
+            let world = bench.world();
+            let domid = bench.must(&world, |host| bench.create(host, "guest", UUID));
+            (world, Some(domid))
+        },
+        act: |_, host, domid| destroy::destroy(host, domid.unwrap(), false),
+        may_be_gone: true,
+        may_run: true,
+    },
+    Scenario {
+        name: "restart",
+        before: |bench| ended_guest(bench),
+        act: |_, host, domid| {
+            let uuid = Uuid::parse_str(UUID).unwrap();
+            restart::restart(host, uuid, domid.unwrap(), "guest", false).map(drop)
+        },
+        may_be_gone: false,
+        may_run: true,
+    },
+    Scenario {
+        name: "rename-restart",
+        before: |bench| ended_guest(bench),
+        act: |_, host, domid| {
+            let uuid = Uuid::parse_str(UUID).unwrap();
+            restart::restart(host, uuid, domid.unwrap(), "guest", true).map(drop)
+        },
+        may_be_gone: false,
+        may_run: true,
+    },
+];
+
+fn ended_guest(bench: &Bench) -> (World, Option<DomId>) {
+    let world = bench.world();
+    let domid = bench.must(&world, |host| bench.create(host, "guest", UUID));
+    world.shut_down(domid, ShutdownReason::Reboot);
+    (world, Some(domid))
+}
+
+fn recover(bench: &Bench, world: &World) -> Vec<Recovered> {
+    bench.must(world, |host| recover::all(host, false))
+}
+
+/// Looks at the world after a death and a recovery. The empty world is the one with the bystander alone.
+fn check(
+    scenario: &Scenario,
+    world: &World,
+    empty: &Snapshot,
+    before: &Snapshot,
+) -> Result<(), String> {
+    let mut now = world.snapshot();
+    if scenario.name == "rename-restart" {
+        // The domain that was set aside is left out of what is compared; it must be the only one.
+        forget_aside(&mut now)?;
+    }
+    let gone = left_nothing(&now, empty);
+    let running = runs(&now, empty);
+    match (gone, running) {
+        (Ok(()), _) if scenario.may_be_gone => Ok(()),
+        (_, Ok(())) if scenario.may_run => Ok(()),
+        // Killed before anything had happened: all is as before.
+        _ if now.domains == before.domains
+            && now.nodes == before.nodes
+            && has_same_files(&now, before) =>
+        {
+            Ok(())
+        }
+        (Err(gone), Err(running)) => Err(format!("not gone: {gone}\nnot running: {running}")),
+        (gone, running) => Err(format!("{gone:?} {running:?}")),
+    }
+}
+
+fn has_same_files(now: &Snapshot, before: &Snapshot) -> bool {
+    let history = Path::new("/run/xen/domid-history");
+    let keys = |snapshot: &Snapshot| {
+        let mut keys: Vec<_> = snapshot.files.keys().cloned().collect();
+        keys.retain(|key| key != history);
+        keys
+    };
+    keys(now) == keys(before)
+}
+
+fn forget_aside(now: &mut Snapshot) -> Result<(), String> {
+    let known = [UUID, OTHER_UUID].map(|uuid| Uuid::parse_str(uuid).unwrap().into_bytes());
+    let aside: Vec<_> = now
+        .domains
+        .values()
+        .filter(|domain| !known.contains(&domain.handle))
+        .map(|domain| (domain.domid, Uuid::from_bytes(domain.handle)))
+        .collect();
+    for (id, uuid) in &aside {
+        let name = now.nodes.get(&format!("/local/domain/{id}/name")).cloned();
+        let name = String::from_utf8(name.unwrap_or_default()).unwrap();
+        if !name.starts_with("guest-2026") {
+            return Err(format!("the domain that was set aside is called `{name}`"));
+        }
+        let vm = format!("/vm/{}", uuid.hyphenated());
+        now.nodes.retain(|node, _| {
+            let of_domain = node.starts_with(&format!("/local/domain/{id}/"))
+                || *node == format!("/local/domain/{id}");
+            let of_libxl = node.starts_with(&format!("/libxl/{id}"))
+                || node.starts_with(&format!("/local/domain/0/backend/console/{id}"));
+            !(of_domain || of_libxl || node.starts_with(&vm))
+        });
+        now.domains.remove(id);
+    }
+    match aside.len() {
+        0 | 1 => Ok(()),
+        more => Err(format!("{more} domains were set aside")),
+    }
+}
+
+fn snapshot_of_empty(bench: &Bench) -> Snapshot {
+    bench.world().snapshot()
+}
+
+/// Every call, each moment of it; how many deaths that were.
+fn sweep(bench: &Bench, scenario: &Scenario) -> u64 {
+    let empty = snapshot_of_empty(bench);
+    let mut deaths = 0;
+    for call in 1.. {
+        let mut killed = false;
+        for moment in Moment::ALL {
+            let (world, domid) = (scenario.before)(bench);
+            let before = world.snapshot();
+            let doom = Some((call, moment));
+            let act = |host: &mut Host| (scenario.act)(bench, host, domid);
+            match bench.process(&world, doom, act).0 {
+                Ended::Killed => {
+                    killed = true;
+                    deaths += 1;
+                    let told = recover(bench, &world);
+                    if let Err(fault) = check(scenario, &world, &empty, &before) {
+                        panic!(
+                            "{} killed {moment:?} call {call}, then {told:?}:\n{fault}",
+                            scenario.name
+                        );
+                    }
+                    assert!(told.iter().all(|one| !one.has_failed), "{told:?}");
+                    // What was recovered stays recovered.
+                    assert_eq!(recover(bench, &world), []);
+                }
+                Ended::Well(outcome) => {
+                    outcome.unwrap();
+                    check(scenario, &world, &empty, &before).unwrap();
+                }
+            }
+        }
+        if !killed {
+            break;
+        }
+    }
+    deaths
+}
+
+#[test]
+fn an_operation_can_be_killed_at_any_call() {
+    let bench = Bench::new();
+    for scenario in &SCENARIOS {
+        let begun = std::time::Instant::now();
+        let deaths = sweep(&bench, scenario);
+        println!("{}: {deaths} deaths, {:?}", scenario.name, begun.elapsed());
+        assert!(deaths > 50, "{}: {deaths}", scenario.name);
+    }
+}
+
+#[test]
+fn a_recovery_can_be_killed_at_any_call() {
+    let bench = Bench::new();
+    let empty = snapshot_of_empty(&bench);
+    for scenario in &SCENARIOS {
+        let mut deaths = 0;
+        for call in (1..).step_by(stride(7)) {
+            let is_over = kill_recoveries(&bench, scenario, call, &empty, &mut deaths);
+            if is_over {
+                break;
+            }
+        }
+        println!("{}: {deaths} deaths in recoveries", scenario.name);
+        assert!(deaths > 10, "{}: {deaths}", scenario.name);
+    }
+}
+
+/// Every call with `XYL_SIM_FULL`, which takes minutes; else one of so many, which shifts from one
+/// recovery to the next.
+fn stride(calls: usize) -> usize {
+    match std::env::var_os("XYL_SIM_FULL") {
+        Some(_) => 1,
+        None => calls,
+    }
+}
+
+fn kill_recoveries(
+    bench: &Bench,
+    scenario: &Scenario,
+    call: u64,
+    empty: &Snapshot,
+    deaths: &mut u64,
+) -> bool {
+    for second in (1 + call % 3..).step_by(stride(5)) {
+        let (world, domid) = (scenario.before)(bench);
+        let before = world.snapshot();
+        let moment = Moment::ALL[(call % 3) as usize];
+        let act = |host: &mut Host| (scenario.act)(bench, host, domid);
+        if let Ended::Well(_) = bench.process(&world, Some((call, moment)), act).0 {
+            return true;
+        }
+        let moment = Moment::ALL[(second % 3) as usize];
+        let again = |host: &mut Host| recover::all(host, false);
+        let ended = bench.process(&world, Some((second, moment)), again).0;
+        let was_killed = matches!(ended, Ended::Killed);
+        *deaths += u64::from(was_killed);
+        let told = recover(bench, &world);
+        if let Err(fault) = check(scenario, &world, empty, &before) {
+            panic!(
+                "{} killed at call {call}, its recovery at {second}, then {told:?}:\n{fault}",
+                scenario.name
+            );
+        }
+        if !was_killed {
+            return false;
+        }
+    }
+    false
+}
+
+#[test]
+fn the_next_operation_on_the_vm_recovers_it_too() {
+    let bench = Bench::new();
+    for call in (1..).step_by(5) {
+        let world = bench.world();
+        let act = |host: &mut Host| bench.create(host, "guest", UUID);
+        if let Ended::Well(_) = bench.process(&world, Some((call, Moment::After)), act).0 {
+            break;
+        }
+        // The same create once more: either it gets through, or the first one had been finished.
+        let again = bench.process(&world, None, act).0;
+        match again {
+            Ended::Well(Ok(_) | Err(EngineError::UuidTaken { .. })) => {}
+            other => panic!("call {call}: {other:?}"),
+        }
+        runs(&world.snapshot(), &snapshot_of_empty(&bench)).unwrap();
+    }
+}
+
+#[test]
+fn a_number_that_is_anothers_by_now_is_left_alone() {
+    let bench = Bench::new();
+    for call in 1.. {
+        let (world, domid) = (SCENARIOS[1].before)(&bench);
+        let act = |host: &mut Host| destroy::destroy(host, domid.unwrap(), false);
+        if let Ended::Well(_) = bench.process(&world, Some((call, Moment::After)), act).0 {
+            break;
+        }
+        if world.xen.domain(domid.unwrap()).is_some() {
+            continue;
+        }
+        // The domain has ended, and another VM gets its number before anybody recovers.
+        world.clock.advance(Duration::from_secs(120));
+        world.xen.set_next_domid(domid.unwrap());
+        let third = "6a1d0c4e-0000-4000-8000-000000000003";
+        let number = bench.must(&world, |host| bench.create(host, "third", third));
+        assert_eq!(Some(number), domid);
+        let before = world.snapshot();
+        recover(&bench, &world);
+        let losses = world.snapshot().losses(&before);
+        assert!(
+            losses
+                .iter()
+                .all(|loss| loss.contains(UUID) || is_history(loss)),
+            "{losses:?}"
+        );
+    }
+}
+
+// ---- the looks find faults ---------------------------------------------------------------------------
+
+/// Worlds in which something was forgotten, as by a missing undo, or done in the wrong order.
+#[test]
+fn planted_faults_are_found() {
+    let bench = Bench::new();
+    let empty = snapshot_of_empty(&bench);
+    let made = || {
+        let world = bench.world();
+        let domid = bench.must(&world, |host| bench.create(host, "guest", UUID));
+        (world, domid)
+    };
+    let (world, _) = made();
+    runs(&world.snapshot(), &empty).unwrap();
+    assert!(left_nothing(&world.snapshot(), &empty).is_err());
+
+    type Plant = fn(&World, DomId);
+    let of_running: [(&str, Plant); 6] = [
+        ("never unpaused", |world, id| {
+            world.xen.pause_domain(id).unwrap()
+        }),
+        ("no record", |world, _| {
+            remove(world, &format!("/var/lib/xyl/vm/{UUID}/config.cfg"))
+        }),
+        ("a half-written file", |world, _| {
+            world
+                .disk
+                .put(Path::new("/var/lib/xen/userdata-n.9.x"), b"{")
+        }),
+        ("a lock's file", |world, _| {
+            world.disk.put(Path::new("/run/xyl/busy/name-guest"), b"")
+        }),
+        ("a node", |world, _| write(world, "/local/domain/77/name")),
+        ("a second domain", |world, id| {
+            let handle = world.xen.domain(id).unwrap().handle;
+            let extra = extra_domain(world);
+            world.xen.set_domain_handle(extra, handle).unwrap();
+        }),
+    ];
+    for (what, plant) in of_running {
+        let (world, domid) = made();
+        plant(&world, domid);
+        assert!(runs(&world.snapshot(), &empty).is_err(), "{what}");
+    }
+    let of_gone: [(&str, Plant); 5] = [
+        ("a domain", |world, _| {
+            extra_domain(world);
+        }),
+        ("a folder", |world, _| {
+            world.disk.put(Path::new("/run/xyl/vm/u/journal"), b"")
+        }),
+        ("a node", |world, _| write(world, &format!("/vm/{UUID}"))),
+        ("the bystander paused", |world, id| {
+            world.xen.pause_domain(id).unwrap()
+        }),
+        ("the bystander destroyed", |world, id| {
+            let now = std::time::Instant::now();
+            world.xen.destroy_domain(id, now).unwrap();
+        }),
+    ];
+    for (what, plant) in of_gone {
+        let world = bench.world();
+        let bystander = *world.snapshot().domains.keys().next_back().unwrap();
+        left_nothing(&world.snapshot(), &empty).unwrap();
+        plant(&world, bystander);
+        assert!(left_nothing(&world.snapshot(), &empty).is_err(), "{what}");
+    }
+}
+
+fn remove(world: &World, path: &str) {
+    let life = os_port::mem::Life::new(0);
+    os_port::Files::remove(&world.disk.of(&life), Path::new(path)).unwrap();
+}
+
+fn write(world: &World, path: &str) {
+    let mut client = world.store.client(0).unwrap();
+    client
+        .write(&xenstore::Path::new(path).unwrap(), b"x")
+        .unwrap();
+}
+
+fn extra_domain(world: &World) -> DomId {
+    common::new_domain(&world.xen, GuestKind::Pvh, 4096)
+}

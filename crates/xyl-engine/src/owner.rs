@@ -1,0 +1,210 @@
+//! Who may change a VM: whoever holds its lock.
+//!
+//! The lock is a file of `/run/xyl/busy`, named by the VM's UUID. The kernel frees it when its holder
+//! dies, and the file stays: so that folder tells at once of everything that is under way, or was when
+//! its process died. Whoever takes a lock first finishes what the VM's journal says was under way.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use os_port::{Files, Lock, remove_folder_if_there};
+use uuid::Uuid;
+use xyl_saga::{Begin, Contents, Control, Facts, Journal, Outcome, Past, Record, Resumed};
+
+use crate::operation::{Draft, Kind};
+use crate::recover::{self, Recovered};
+use crate::{Cancel, Dirs, EngineError, Host, record};
+
+/// How long whoever changes the VM at the moment may take until it is another's turn.
+const LOCK_LIMIT: Duration = Duration::from_secs(180);
+/// Largest request for a cancel that is read, in bytes: an operation's name.
+const CANCEL_MAX_BYTES: u64 = 256;
+
+/// The right to change a VM.
+pub struct Owner {
+    uuid: Uuid,
+    _lock: Box<dyn Lock>,
+    /// What the journal held when the lock was taken; nothing is under way in it.
+    contents: Contents,
+    /// Whether another process had the lock, and may have changed the VM.
+    pub has_waited: bool,
+    /// What another process had left under way.
+    pub recovered: Option<Recovered>,
+}
+
+impl Owner {
+    /// Takes a VM's lock, waiting for whoever has it, and finishes what was left under way.
+    pub fn take(host: &mut Host, uuid: Uuid) -> Result<Owner, EngineError> {
+        let (lock, has_waited) = take_lock(host, uuid)?;
+        let left = match recover::finish(host, uuid) {
+            Ok(left) => left,
+            Err(error) => {
+                lock.leave();
+                return Err(error);
+            }
+        };
+        Ok(Owner {
+            uuid,
+            _lock: lock,
+            contents: left.contents,
+            has_waited,
+            recovered: left.recovered,
+        })
+    }
+
+    /// Carries an operation out.
+    pub(crate) fn carry_out(
+        self,
+        kind: Kind,
+        name: &str,
+        args: Facts,
+        draft: &mut Draft<'_>,
+        cancel: &Cancel,
+        progress: &mut dyn FnMut(&'static str),
+    ) -> Result<(), EngineError> {
+        let path = draft.host.dirs.journal(self.uuid);
+        let clock = draft.host.clock.clone();
+        let mut journal = Journal::open(&*draft.host.files, &path, &self.contents)?;
+        let id = operation_id(self.uuid, journal.next_sequence());
+        let begin = Begin {
+            id: id.clone(),
+            kind: kind.word().to_owned(),
+            uuid: draft.uuid_text(),
+            name: name.to_owned(),
+            pid: draft.host.process.id(),
+            args,
+        };
+        journal.note(&*clock, Record::Begin(begin));
+        let asked = CancelFile::of(draft.host, self.uuid, id);
+        let mut control = Control {
+            journal: &mut journal,
+            clock: &*clock,
+            cancelled: &mut || cancel.is_requested() || asked.is_there(),
+            progress,
+        };
+        let outcome = xyl_saga::run(&kind.steps(), draft, &mut control);
+        let ended = match &outcome {
+            Ok(()) => Some(Outcome::Done),
+            Err(failure) => failure.outcome,
+        };
+        settle(draft.host, self.uuid, kind, ended)?;
+        Ok(outcome?)
+    }
+}
+
+/// Takes the lock; whether another process had it.
+fn take_lock(host: &Host, uuid: Uuid) -> Result<(Box<dyn Lock>, bool), EngineError> {
+    let path = host.dirs.vm_lock(uuid);
+    let failed = |source| EngineError::io("lock", &path, source);
+    if let Some(lock) = host.files.lock(&path, None).map_err(failed)? {
+        return Ok((lock, false));
+    }
+    let deadline = host.clock.now() + LOCK_LIMIT;
+    match host.files.lock(&path, Some(deadline)).map_err(failed)? {
+        Some(lock) => Ok((lock, true)),
+        None => Err(EngineError::Deadline {
+            what: format!(
+                "the VM {uuid} is being changed by another process (`xyl ops` shows what it does)"
+            ),
+            limit_s: LOCK_LIMIT.as_secs(),
+        }),
+    }
+}
+
+/// The name of an operation among all of the host's.
+fn operation_id(uuid: Uuid, sequence: u64) -> String {
+    let uuid = uuid.hyphenated().to_string();
+    let start = uuid.split('-').next().unwrap_or_default();
+    format!("{start}.{sequence}")
+}
+
+/// Takes over what a dead process left under way; the lock is held by the caller.
+pub(crate) fn resume(
+    draft: &mut Draft<'_>,
+    kind: Kind,
+    contents: &Contents,
+    past: &Past,
+) -> Result<Option<Resumed<EngineError>>, EngineError> {
+    let Some(operation) = past.under_way() else {
+        return Ok(None);
+    };
+    let path = draft.host.dirs.journal(draft.uuid);
+    let clock = draft.host.clock.clone();
+    let mut journal = Journal::open(&*draft.host.files, &path, contents)?;
+    let asked = CancelFile::of(draft.host, draft.uuid, operation.begin.id.clone());
+    let mut control = Control {
+        journal: &mut journal,
+        clock: &*clock,
+        cancelled: &mut || asked.is_there(),
+        progress: &mut |_| (),
+    };
+    let pid = draft.host.process.id();
+    Ok(Some(xyl_saga::resume(
+        &kind.steps(),
+        operation,
+        kind.is_done_again(),
+        pid,
+        draft,
+        &mut control,
+    )))
+}
+
+/// After an operation: a VM that has no domain any more leaves nothing.
+pub(crate) fn settle(
+    host: &Host,
+    uuid: Uuid,
+    kind: Kind,
+    ended: Option<Outcome>,
+) -> Result<(), EngineError> {
+    let without_domain = match kind {
+        Kind::Destroy => Outcome::Done,
+        Kind::Create | Kind::Restart | Kind::RenameRestart => Outcome::Undone,
+    };
+    match ended == Some(without_domain) {
+        true => forget(host, uuid),
+        false => Ok(()),
+    }
+}
+
+/// Removes what is kept of a VM that has no domain; the lock is held by the caller.
+pub(crate) fn forget(host: &Host, uuid: Uuid) -> Result<(), EngineError> {
+    record::remove(&*host.files, &host.dirs, &uuid.hyphenated().to_string())?;
+    let folder = host.dirs.vm_run(uuid);
+    remove_folder_if_there(&*host.files, &folder)
+        .map_err(|source| EngineError::io("remove", &folder, source))
+}
+
+/// A wish to cancel an operation, uttered by another process: a file that names it.
+struct CancelFile {
+    files: Rc<dyn Files>,
+    path: PathBuf,
+    id: String,
+}
+
+impl CancelFile {
+    fn of(host: &Host, uuid: Uuid, id: String) -> CancelFile {
+        CancelFile {
+            files: host.files.clone(),
+            path: host.dirs.vm_run(uuid).join("cancel"),
+            id,
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        let asked = self.files.read(&self.path, CANCEL_MAX_BYTES);
+        asked.is_ok_and(|id| id == self.id.as_bytes())
+    }
+}
+
+/// Asks whoever carries an operation out to take it back.
+pub fn ask_to_cancel(
+    files: &dyn Files,
+    dirs: &Dirs,
+    uuid: Uuid,
+    id: &str,
+) -> Result<(), EngineError> {
+    let folder = dirs.vm_run(uuid);
+    let new = folder.join("cancel.new");
+    record::write_whole(files, &new, &folder.join("cancel"), id.as_bytes())
+}

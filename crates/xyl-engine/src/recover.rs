@@ -1,0 +1,352 @@
+//! Finishing what a dead process left under way.
+//!
+//! A process that dies leaves its lock's file behind, free to be taken. Whoever takes it reads the VM's
+//! journal: an operation that has not ended is finished or taken back, as its steps want it. Domains
+//! are found by the number in the journal and by the VM's UUID; nothing that is not the VM's is
+//! touched. A journal that cannot be read is set aside, and what Xen and xenstore say decides.
+
+use std::path::Path as FilePath;
+
+use os_port::list_if_there;
+use uuid::Uuid;
+use xen_port::{DomId, DomainInfo};
+use xenstore::{Path, Tree};
+use xyl_saga::{Contents, Operation, Outcome, Past, Resumed};
+
+use crate::dirs::NAME_LOCK;
+use crate::operation::{Aside, Draft, Kind};
+use crate::{EngineError, Host, destroy, domains, owner, record, tree, userdata};
+
+/// What was made of an operation whose process had died.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// The VM.
+    pub uuid: Uuid,
+    /// Its name, where that is known.
+    pub name: String,
+    /// The VM's domain, where it has one now.
+    pub domid: Option<DomId>,
+    /// What was made of it, in words.
+    pub what: String,
+    /// Whether it could not be finished: then `what` says why.
+    pub has_failed: bool,
+}
+
+impl Recovered {
+    /// A line about it.
+    pub fn line(&self) -> String {
+        let name = match self.name.as_str() {
+            "" => format!("the VM {}", self.uuid),
+            name => format!("{name} ({})", self.uuid),
+        };
+        format!("{name}: {}", self.what)
+    }
+}
+
+/// A journal in which nothing is under way any more, and what was made of what had been.
+pub(crate) struct Left {
+    pub contents: Contents,
+    pub recovered: Option<Recovered>,
+}
+
+/// Finishes all that dead processes have left under way. What lives is left alone. With `stuck`, also
+/// what had ended with something left behind.
+pub fn all(host: &mut Host, stuck: bool) -> Result<Vec<Recovered>, EngineError> {
+    let busy = host.dirs.busy();
+    let mut recovered = Vec::new();
+    for name in names_in(host, &busy)? {
+        match Uuid::try_parse(&name) {
+            Ok(uuid) => recovered.extend(one(host, uuid)?),
+            // The file of a name that was being given; the lock itself died with its holder.
+            Err(_) if name.starts_with(NAME_LOCK) => drop(try_lock(host, &busy.join(name))?),
+            Err(_) => {}
+        }
+    }
+    if stuck {
+        for name in names_in(host, &host.dirs.vms_run())? {
+            if let Ok(uuid) = Uuid::try_parse(&name) {
+                recovered.extend(one(host, uuid)?);
+            }
+        }
+    }
+    Ok(recovered)
+}
+
+/// Whether there may be anything to recover, at the cost of looking into one folder.
+pub fn is_needed(host_files: &dyn os_port::Files, dirs: &crate::Dirs) -> bool {
+    list_if_there(host_files, &dirs.busy()).map_or(true, |names| !names.is_empty())
+}
+
+fn names_in(host: &Host, folder: &FilePath) -> Result<Vec<String>, EngineError> {
+    let mut names = list_if_there(&*host.files, folder)
+        .map_err(|source| EngineError::io("list", folder, source))?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn try_lock(host: &Host, path: &FilePath) -> Result<Option<Box<dyn os_port::Lock>>, EngineError> {
+    host.files
+        .lock(path, None)
+        .map_err(|source| EngineError::io("lock", path, source))
+}
+
+/// Finishes what was under way with one VM, unless a process that lives has it. What fails with this
+/// VM is told, and does not keep the others from being looked at.
+fn one(host: &mut Host, uuid: Uuid) -> Result<Option<Recovered>, EngineError> {
+    let Some(lock) = try_lock(host, &host.dirs.vm_lock(uuid))? else {
+        return Ok(None);
+    };
+    match finish(host, uuid) {
+        Ok(left) => Ok(left.recovered),
+        Err(error) => {
+            lock.leave();
+            Ok(Some(Recovered {
+                uuid,
+                name: String::new(),
+                domid: None,
+                what: format!("what was under way could not be finished: {error}"),
+                has_failed: true,
+            }))
+        }
+    }
+}
+
+/// Finishes what the VM's journal says is under way. The caller holds the lock.
+pub(crate) fn finish(host: &mut Host, uuid: Uuid) -> Result<Left, EngineError> {
+    let path = host.dirs.journal(uuid);
+    let contents = xyl_saga::load(&*host.files, &path)?;
+    if let Some(damage) = &contents.damage {
+        let what = damage.to_string();
+        return repair(host, uuid, &what);
+    }
+    let past = Past::of(&contents);
+    let recovered = match past.operations.last() {
+        Some(last) => finish_last(host, uuid, last, &contents, &past)?,
+        None => {
+            forget_empty(host, uuid)?;
+            None
+        }
+    };
+    let contents = match recovered {
+        Some(_) => xyl_saga::load(&*host.files, &path)?,
+        None if past.operations.is_empty() => Contents::default(),
+        None => contents,
+    };
+    Ok(Left {
+        contents,
+        recovered,
+    })
+}
+
+/// A process may have died between making the VM's folder and its first record.
+fn forget_empty(host: &Host, uuid: Uuid) -> Result<(), EngineError> {
+    let folder = host.dirs.vm_run(uuid);
+    os_port::remove_folder_if_there(&*host.files, &folder)
+        .map_err(|source| EngineError::io("remove", &folder, source))
+}
+
+fn finish_last(
+    host: &mut Host,
+    uuid: Uuid,
+    last: &Operation,
+    contents: &Contents,
+    past: &Past,
+) -> Result<Option<Recovered>, EngineError> {
+    let kind = Kind::parse(&last.begin.kind).ok_or_else(|| EngineError::UnknownOperation {
+        uuid: uuid.hyphenated().to_string(),
+        kind: last.begin.kind.clone(),
+    })?;
+    if last.outcome.is_some() {
+        // It has ended, but perhaps its process died before all was put away.
+        owner::settle(host, uuid, kind, last.outcome)?;
+        return Ok(None);
+    }
+    let mut draft = redraft(host, uuid, kind, last)?;
+    let resumed = owner::resume(&mut draft, kind, contents, past)?;
+    let domid = draft.domid;
+    drop(draft);
+    let Some(resumed) = resumed else {
+        return Ok(None);
+    };
+    let ended = match &resumed {
+        Resumed::Done => Some(Outcome::Done),
+        Resumed::Undone { .. } => Some(Outcome::Undone),
+        Resumed::Failed(failure) => failure.outcome,
+    };
+    owner::settle(host, uuid, kind, ended)?;
+    if let (Some(Outcome::Done), Some(domid)) = (ended, domid) {
+        forget_without_domain(host, uuid, domid)?;
+    }
+    let (what, has_failed) = told(kind, last, &resumed);
+    Ok(Some(Recovered {
+        uuid,
+        name: last.begin.name.clone(),
+        domid: domid.filter(|_| kind != Kind::Destroy && ended == Some(Outcome::Done)),
+        what,
+        has_failed,
+    }))
+}
+
+/// Somebody, xl perhaps, may have destroyed the domain before its create was finished.
+fn forget_without_domain(host: &mut Host, uuid: Uuid, domid: DomId) -> Result<(), EngineError> {
+    let info = host.hv.domain_info(domid)?;
+    if info.is_some_and(|info| &info.handle == uuid.as_bytes()) {
+        return Ok(());
+    }
+    let text = uuid.hyphenated().to_string();
+    destroy::remove_nodes_if_ours(host, domid, &text)?;
+    destroy::remove_records(host, domid, &text)?;
+    owner::forget(host, uuid)
+}
+
+fn told(kind: Kind, last: &Operation, resumed: &Resumed<EngineError>) -> (String, bool) {
+    let kind = kind.word();
+    let step = last.step.as_deref().unwrap_or("its first step");
+    let died = format!("its process {} died at `{step}`", last.pid);
+    match resumed {
+        Resumed::Done => (format!("finished a {kind}: {died}"), false),
+        Resumed::Undone { .. } => (format!("took a {kind} back: {died}"), false),
+        Resumed::Failed(failure) => (
+            format!("a {kind} could not be finished ({died}): {failure}"),
+            true,
+        ),
+    }
+}
+
+/// The draft of an operation, as far as its journal and the world tell.
+fn redraft<'h>(
+    host: &'h mut Host,
+    uuid: Uuid,
+    kind: Kind,
+    last: &Operation,
+) -> Result<Draft<'h>, EngineError> {
+    let domid_of = |key: &str| {
+        let number = last.number(key)?;
+        u16::try_from(number).ok().map(DomId)
+    };
+    let old = domid_of("old");
+    let noted = domid_of("domid");
+    let domid = match kind {
+        Kind::Destroy => None,
+        // The number may be that of an earlier try, whose domain was removed.
+        _ if is_there(host, uuid, noted)? => noted,
+        _ => half_made(host, uuid, old)?.or(noted),
+    };
+    let aside = match (last.text("aside_uuid"), last.text("aside_name")) {
+        (Some(uuid), Some(name)) => Uuid::try_parse(uuid).ok().map(|uuid| Aside {
+            uuid,
+            name: name.to_owned(),
+        }),
+        _ => None,
+    };
+    let mut draft = Draft::new(host, uuid);
+    draft.is_taken_over = true;
+    draft.old = old;
+    draft.aside = aside;
+    draft.domid = domid;
+    draft.paused = last.is_set("paused");
+    draft.keeps_record = matches!(kind, Kind::Restart | Kind::RenameRestart);
+    Ok(draft)
+}
+
+/// Whether the VM has a domain of that number.
+fn is_there(host: &Host, uuid: Uuid, domid: Option<DomId>) -> Result<bool, EngineError> {
+    let Some(domid) = domid else {
+        return Ok(false);
+    };
+    let info = host.hv.domain_info(domid)?;
+    Ok(info.is_some_and(|info| &info.handle == uuid.as_bytes()))
+}
+
+/// A domain of this VM that nobody knows of but Xen: its maker died before it could note the number.
+/// It has never run, and has no nodes.
+fn half_made(
+    host: &mut Host,
+    uuid: Uuid,
+    old: Option<DomId>,
+) -> Result<Option<DomId>, EngineError> {
+    for info in host.hv.domain_list()? {
+        let is_it = &info.handle == uuid.as_bytes() && Some(info.domid) != old;
+        if is_it && has_never_run(&info) && !has_nodes(host, info.domid)? {
+            return Ok(Some(info.domid));
+        }
+    }
+    Ok(None)
+}
+
+fn has_never_run(info: &DomainInfo) -> bool {
+    info.flags.paused && !info.flags.dying && info.cpu_time_ns == 0
+}
+
+fn has_nodes(host: &mut Host, domid: DomId) -> Result<bool, EngineError> {
+    let path = Path::new(&tree::libxl_path(domid)).map_err(xenstore::Error::from)?;
+    match host.store.directory(&path) {
+        Err(xenstore::Error::NotFound { .. }) => Ok(false),
+        other => Ok(other.map(|_| true)?),
+    }
+}
+
+// ---- a journal that cannot be trusted -------------------------------------------------------------
+
+/// Sets a damaged journal aside, and takes back a domain that is only half there. One that has run, or
+/// has all that a domain needs, is left as it is.
+fn repair(host: &mut Host, uuid: Uuid, damage: &str) -> Result<Left, EngineError> {
+    let path = host.dirs.journal(uuid);
+    let folder = host.dirs.run.join("damaged");
+    let aside = folder.join(uuid.hyphenated().to_string());
+    let domain = host
+        .hv
+        .domain_list()?
+        .into_iter()
+        .find(|info| &info.handle == uuid.as_bytes() && !info.flags.dying);
+    let what = match &domain {
+        Some(info) if !has_never_run(info) || is_whole(host, info)? => {
+            format!("domain {} is left as it is", info.domid)
+        }
+        Some(info) => {
+            remove_half_made(host, uuid, info.domid)?;
+            format!("domain {} was half made, and is removed", info.domid)
+        }
+        None => {
+            let folder = record::path(&host.dirs, &uuid.hyphenated().to_string());
+            format!(
+                "the VM has no domain; if it should have one, its configuration may be in {}",
+                folder.display()
+            )
+        }
+    };
+    host.files
+        .create_folder(&folder)
+        .and_then(|()| host.files.rename(&path, &aside))
+        .map_err(|source| EngineError::io("set aside", &path, source))?;
+    Ok(Left {
+        contents: Contents::default(),
+        recovered: Some(Recovered {
+            uuid,
+            name: String::new(),
+            domid: domain.map(|info| info.domid),
+            what: format!(
+                "the journal was damaged ({damage}) and is kept as {}; {what}",
+                aside.display()
+            ),
+            has_failed: false,
+        }),
+    })
+}
+
+/// Whether a domain that has never run has all that it needs: it was created paused, then.
+fn is_whole(host: &mut Host, info: &DomainInfo) -> Result<bool, EngineError> {
+    let uuid = domains::uuid_text(&info.handle);
+    let record = record::read(&*host.files, &host.dirs, &uuid);
+    let userdata = userdata::path(&host.dirs.xen_lib, info.domid, &uuid);
+    let has_userdata = host.files.read(&userdata, u64::from(u32::MAX)).is_ok();
+    Ok(record.is_ok() && has_userdata && host.store.is_introduced(info.domid.0)?)
+}
+
+fn remove_half_made(host: &mut Host, uuid: Uuid, domid: DomId) -> Result<(), EngineError> {
+    let uuid = uuid.hyphenated().to_string();
+    destroy::remove_records(host, domid, &uuid)?;
+    destroy::remove_nodes_if_ours(host, domid, &uuid)?;
+    let deadline = host.clock.now() + destroy::END_LIMIT;
+    destroy::end_domain(host, domid, deadline)
+}

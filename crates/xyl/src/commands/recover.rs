@@ -1,0 +1,76 @@
+//! `xyl recover`: finishes what dead processes have left under way.
+
+use os_port::SystemFiles;
+use serde_json::{Value, json};
+use xyl_engine::recover::{self, Recovered};
+
+use crate::context::Context;
+use crate::error::{Failure, Outcome};
+
+/// Finish, or take back, what dead processes have left under way
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Every command that changes a VM does this first, for operations whose process has died. This one does it for
+all VMs, and tries again what could not be taken back (`stuck` in `xyl ops`).
+
+Examples:
+  xyl recover
+
+JSON: an array of {uuid, vm, domid, what, failed}"
+)]
+pub struct Args {}
+
+/// Runs `xyl recover`.
+pub fn run(_args: &Args, context: &Context) -> Outcome {
+    if context.would("finish what dead processes have left under way".to_owned())? {
+        return Ok(());
+    }
+    let mut host = context.open_host()?;
+    let recovered = recover::all(&mut host, true);
+    context.count(&host);
+    let recovered = recovered?;
+    let failed = recovered.iter().filter(|one| one.has_failed).count();
+    if context.json() {
+        let rows = recovered.iter().map(as_json).collect();
+        context.out.json(&Value::Array(rows))?;
+    } else {
+        tell(context, &recovered);
+    }
+    match failed {
+        0 => Ok(()),
+        _ => Err(Failure::refused(format!(
+            "{failed} operations could not be finished: `xyl ops` shows them"
+        ))),
+    }
+}
+
+fn as_json(one: &Recovered) -> Value {
+    json!({
+        "uuid": one.uuid.hyphenated().to_string(),
+        "vm": one.name,
+        "domid": one.domid.map(|domid| domid.0),
+        "what": one.what,
+        "failed": one.has_failed,
+    })
+}
+
+fn tell(context: &Context, recovered: &[Recovered]) {
+    for one in recovered {
+        context.say(one.line());
+    }
+}
+
+/// What every command that changes a VM does first. A failure here is told, and keeps nobody from what
+/// was asked for.
+pub fn before_a_change(context: &Context) {
+    if !recover::is_needed(&SystemFiles, &context.dirs) {
+        return;
+    }
+    let recovered = context
+        .open_host()
+        .and_then(|mut host| Ok(recover::all(&mut host, false)?));
+    match recovered {
+        Ok(recovered) => tell(context, &recovered),
+        Err(failure) => context.warn(&failure),
+    }
+}
