@@ -159,3 +159,68 @@ fn act(
     }
     Ok(restarted)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Dirs;
+    use xen_build::model::Model;
+    use xen_port::{CreateDomain, GuestKind, Hypervisor};
+    use xenstore::mem::MemStore;
+
+    fn make_domain(hv: &Model, uuid: Uuid) -> DomId {
+        hv.create_domain(&CreateDomain {
+            domid: None,
+            kind: GuestKind::Pv,
+            handle: *uuid.as_bytes(),
+            ssidref: 0,
+            hap: false,
+            oos_off: false,
+            nested_virt: false,
+            vpmu: false,
+            iommu: false,
+            max_vcpus: 1,
+            max_evtchn_port: 1023,
+            max_grant_frames: None,
+            max_maptrack_frames: None,
+            max_grant_version: 2,
+            cpupool: 0,
+            msr_relaxed: false,
+            vmtrace_size_bytes: 0,
+        })
+        .unwrap()
+    }
+
+    /// Watches over a domain that was taken back before the monitor came to look; whether the VM's record
+    /// is there afterwards. `next` makes what else there is.
+    fn record_outlives(next: impl FnOnce(&Model, Uuid)) -> bool {
+        let folder = tempfile::tempdir().unwrap();
+        let (hv, uuid) = (Model::new(64), Uuid::from_bytes([7; 16]));
+        let domid = make_domain(&hv, uuid);
+        hv.destroy_domain(domid, std::time::Instant::now()).unwrap();
+        // Xen does not give the number again soon; the model would.
+        make_domain(&hv, Uuid::from_bytes([9; 16]));
+        next(&hv, uuid);
+        let store = MemStore::new().client(0).unwrap();
+        let mut host = Host::new(Box::new(hv), store, Dirs::below(folder.path()));
+        let text = uuid.hyphenated().to_string();
+        record::write(&*host.files, &host.dirs, &text, "name = \"g\"\n").unwrap();
+        watch(&mut host, Vm { domid, uuid }, &mut |_| ()).unwrap();
+        record::read(&*host.files, &host.dirs, &text).is_ok()
+    }
+
+    #[test]
+    fn ends_with_a_domain_that_was_taken_back() {
+        assert!(!record_outlives(|_, _| ()));
+        assert!(!record_outlives(|hv, _| {
+            make_domain(hv, Uuid::from_bytes([8; 16]));
+        }));
+    }
+
+    #[test]
+    fn leaves_the_record_of_the_next_domain_alone() {
+        assert!(record_outlives(|hv, uuid| {
+            make_domain(hv, uuid);
+        }));
+    }
+}
