@@ -34,9 +34,20 @@ pub enum Ended<T> {
 /// The payload of the unwinding that ends a process.
 struct Kill;
 
+/// A fault in the toolstack, put in from outside: the looks at the world must find what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Calls of this name do nothing, and say that they did: a forgotten undo.
+    Forget(&'static str),
+    /// What is added to a file is written only when more is added: a record that comes after what it
+    /// is about, where it should come before.
+    WriteLate,
+}
+
 /// The fate of a process; clones are the same one.
 #[derive(Clone, Debug)]
 pub struct Fate {
+    sabotage: Option<Sabotage>,
     life: Life,
     calls: Arc<AtomicU64>,
     doom: Option<(u64, Moment)>,
@@ -46,6 +57,7 @@ impl Fate {
     /// A process that lives as long as it likes.
     pub fn free(id: u32) -> Fate {
         Fate {
+            sabotage: None,
             life: Life::new(id),
             calls: Arc::default(),
             doom: None,
@@ -58,6 +70,20 @@ impl Fate {
             doom: Some((call, moment)),
             ..Fate::free(id)
         }
+    }
+
+    /// The same process with a fault in it.
+    #[must_use]
+    pub fn with(self, sabotage: Option<Sabotage>) -> Fate {
+        Fate { sabotage, ..self }
+    }
+
+    pub(crate) fn forgets(&self, op: &str) -> bool {
+        matches!(self.sabotage, Some(Sabotage::Forget(forgotten)) if forgotten == op)
+    }
+
+    pub(crate) fn writes_late(&self) -> bool {
+        self.sabotage == Some(Sabotage::WriteLate)
     }
 
     /// The calls that it has made.

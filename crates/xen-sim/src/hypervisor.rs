@@ -40,11 +40,22 @@ impl Hypervisor for MortalXen {
 
     fn destroy_domain(&self, domid: DomId, deadline: Instant) -> Result<()> {
         let destroy = || {
+            if self.fate.forgets("destroy_domain") {
+                return Ok(());
+            }
             self.inner.destroy_domain(domid, deadline)?;
             self.store.domain_destroyed(domid.0);
             Ok(())
         };
         self.fate.call(|| (), destroy, dead)
+    }
+
+    fn unpause_domain(&self, domid: DomId) -> Result<()> {
+        let unpause = || match self.fate.forgets("unpause_domain") {
+            true => Ok(()),
+            false => self.inner.unpause_domain(domid),
+        };
+        self.fate.call(|| (), unpause, dead)
     }
 
     fn map_foreign(&self, domid: DomId, frames: &[Gfn]) -> Result<Box<dyn GuestMemory>> {
@@ -72,7 +83,6 @@ impl Hypervisor for MortalXen {
         domain_list() -> Vec<DomainInfo>;
         create_domain(request: &CreateDomain) -> DomId;
         pause_domain(domid: DomId) -> ();
-        unpause_domain(domid: DomId) -> ();
         remote_shutdown(domid: DomId, reason: ShutdownReason) -> ();
         resume_domain(domid: DomId) -> ();
         soft_reset(domid: DomId) -> ();

@@ -12,5 +12,5 @@ mod os;
 mod store;
 mod world;
 
-pub use fate::{Ended, Fate, Moment};
+pub use fate::{Ended, Fate, Moment, Sabotage};
 pub use world::{Handles, Snapshot, World};

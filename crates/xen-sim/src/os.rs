@@ -46,6 +46,7 @@ impl Files for MortalFiles {
         Ok(Box::new(MortalAppend {
             inner: opened,
             fate,
+            late: Vec::new(),
         }))
     }
 
@@ -54,11 +55,17 @@ impl Files for MortalFiles {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        if self.fate.forgets("remove") {
+            return self.call(|| Ok(()));
+        }
         self.call(|| self.inner.remove(path))
     }
 
     /// Midway, one file of the folder is gone.
     fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        if self.fate.forgets("remove_folder") {
+            return self.call(|| Ok(()));
+        }
         let midway = || {
             let names = self.inner.list(path).unwrap_or_default();
             if let Some(first) = names.first() {
@@ -91,11 +98,18 @@ impl Files for MortalFiles {
 struct MortalAppend {
     inner: Box<dyn Append>,
     fate: Fate,
+    /// What is still to be written by a process that writes late.
+    late: Vec<u8>,
 }
 
 impl Append for MortalAppend {
     /// Midway, a part of it is written, and most often one that ends within a line.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let now = match self.fate.writes_late() {
+            true => std::mem::replace(&mut self.late, bytes.to_vec()),
+            false => bytes.to_vec(),
+        };
+        let bytes = now.as_slice();
         let cut = bytes.len().saturating_sub(bytes.len() / 3);
         let inner = std::cell::RefCell::new(&mut self.inner);
         let part = bytes.get(..cut).unwrap_or_default();
