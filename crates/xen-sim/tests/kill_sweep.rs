@@ -22,7 +22,7 @@ use xen_sim::{Ended, Fate, Moment, Sabotage, Snapshot, World};
 use xenstore::Tree;
 use xyl_engine::create::{CreateRequest, create};
 use xyl_engine::recover::{self, Recovered};
-use xyl_engine::{Cancel, Dirs, EngineError, Host, destroy, plan, restart};
+use xyl_engine::{Cancel, Dirs, EngineError, Host, destroy, ops, owner, plan, restart};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
 const OTHER_UUID: &str = "6a1d0c4e-0000-4000-8000-000000000002";
@@ -539,6 +539,135 @@ fn a_number_that_is_anothers_by_now_is_left_alone() {
             "{losses:?}"
         );
     }
+}
+
+// ---- cancels, and journals that cannot be trusted -----------------------------------------------------
+
+#[test]
+fn another_process_can_cancel_a_create() {
+    let bench = Bench::new();
+    let world = bench.world();
+    let text = bench.config("guest", UUID);
+    let planned = plan::plan_record("sweep", &text, &mut || Ok(vec![(0, 0)])).unwrap();
+    let ask = |host: &mut Host| {
+        let vms = ops::all(&*host.files, &host.dirs)?;
+        let under_way = vms.iter().find_map(|vm| vm.past().under_way().cloned());
+        let id = under_way.unwrap().begin.id;
+        owner::ask_to_cancel(
+            &*host.files,
+            &host.dirs,
+            Uuid::parse_str(UUID).unwrap(),
+            &id,
+        )
+    };
+    let (ended, _) = bench.process(&world, None, |host| {
+        let mut request = CreateRequest {
+            spec: &planned.spec,
+            config_text: &planned.config_text,
+            paused: false,
+            // All is there but the start.
+            before_start: &mut |_, _| {
+                bench.must(&world, ask);
+                Ok(())
+            },
+            notice: &mut |_| (),
+        };
+        create(host, &mut request, &Cancel::new())
+    });
+    let Ended::Well(Err(error)) = ended else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(error.to_string(), "start it: cancelled");
+    left_nothing(&world.snapshot(), &snapshot_of_empty(&bench)).unwrap();
+}
+
+fn journal() -> PathBuf {
+    Path::new("/run/xyl/vm").join(UUID).join("journal")
+}
+
+/// A byte in the middle of the journal changes.
+fn damage(world: &World) {
+    let mut bytes = world.disk.contents(&journal()).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    world.disk.put(&journal(), &bytes);
+}
+
+#[test]
+fn a_damaged_journal_is_set_aside_and_xen_decides() {
+    let bench = Bench::new();
+    let empty = snapshot_of_empty(&bench);
+    let mut deaths = 0;
+    for call in (20..).step_by(9) {
+        let world = bench.world();
+        let act = |host: &mut Host| bench.create(host, "guest", UUID);
+        let ended = bench.process(&world, Some((call, Moment::After)), act).0;
+        let was_killed = matches!(ended, Ended::Killed);
+        if world.disk.contents(&journal()).is_none() {
+            continue;
+        }
+        damage(&world);
+        let told = bench.must(&world, |host| recover::all(host, true));
+        assert!(told[0].what.contains("damaged"), "{told:?}");
+        let aside = Path::new("/run/xyl/damaged").join(UUID);
+        assert!(world.disk.contents(&aside).is_some());
+        // The evidence stays; nothing else may.
+        let life = os_port::mem::Life::new(0);
+        let folder = Path::new("/run/xyl/damaged");
+        os_port::Files::remove_folder(&world.disk.of(&life), folder).unwrap();
+        bench.must(&world, |host| recover::all(host, true));
+        let now = world.snapshot();
+        let has_run = now
+            .domains
+            .values()
+            .any(|one| one.handle == *Uuid::parse_str(UUID).unwrap().as_bytes());
+        match has_run {
+            // Its journal is gone with the damage, its domain is as it was.
+            true => assert!(!was_killed || now.nodes.contains_key(&format!("/vm/{UUID}/name"))),
+            false => left_nothing(&now, &empty).unwrap(),
+        }
+        deaths += u64::from(was_killed);
+        if !was_killed {
+            assert!(has_run);
+            break;
+        }
+    }
+    assert!(deaths > 5, "{deaths}");
+}
+
+#[test]
+fn a_journal_of_a_newer_version_is_left_alone() {
+    let bench = Bench::new();
+    let (world, domid) = (SCENARIOS[1].before)(&bench);
+    world.disk.put(&journal(), b"xyl-journal 2\nwhatever\n");
+    let before = world.snapshot();
+    let act = |host: &mut Host| destroy::destroy(host, domid.unwrap(), false);
+    let Ended::Well(Err(error)) = bench.process(&world, None, act).0 else {
+        panic!("destroyed");
+    };
+    assert!(error.to_string().contains("version 2"), "{error}");
+    let told = recover(&bench, &world);
+    assert!(
+        told[0].has_failed && told[0].what.contains("version 2"),
+        "{told:?}"
+    );
+    let now = world.snapshot();
+    assert_eq!((now.domains, now.nodes), (before.domains, before.nodes));
+}
+
+/// What a create adds to the disk beside the records that it always wrote.
+#[test]
+fn a_create_costs_one_write_for_each_step() {
+    let bench = Bench::new();
+    let (world, _) = (SCENARIOS[1].before)(&bench);
+    let text = String::from_utf8(world.disk.contents(&journal()).unwrap()).unwrap();
+    let steps = text
+        .lines()
+        .filter(|line| line.contains("{\"step\""))
+        .count();
+    // The first line, the beginning, two records for each step, the end.
+    assert_eq!(text.lines().count(), 3 + 2 * steps);
+    assert!(text.len() < 4096, "{} bytes", text.len());
 }
 
 // ---- the looks find faults ---------------------------------------------------------------------------
