@@ -11,8 +11,9 @@ use std::process::Command;
 pub const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 /// Programs that run for milliseconds are linked statically, at a fixed address: loading libraries and
-/// relocating would take them longer than their work.
-const FLAGS: &str = "-C target-feature=+crt-static -C relocation-model=static";
+/// relocating would take them longer than their work. In a static program, getrandom would look for its system call
+/// by way of files unless it is told that Linux has it.
+const FLAGS: &str = "-C target-feature=+crt-static -C relocation-model=static --cfg getrandom_backend=\"linux_getrandom\"";
 
 /// Builds the programs and examples of the workspace, and the test guest.
 pub fn build() -> Result<()> {

@@ -20,9 +20,11 @@ pub struct SystemFiles;
 
 impl Files for SystemFiles {
     fn read(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
         let limit = max_bytes.saturating_add(1);
-        File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+        let file = File::open(path)?;
+        // Room for the whole file and a byte more: reading it takes two system calls then.
+        let mut bytes = Vec::with_capacity(file.metadata()?.len().min(max_bytes) as usize + 1);
+        file.take(limit).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > max_bytes {
             return Err(io::ErrorKind::FileTooLarge.into());
         }

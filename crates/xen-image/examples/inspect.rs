@@ -6,16 +6,16 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
 
-use xen_image::{Cache, CacheOptions, Loader};
+use xen_image::{CacheFolder, CacheOptions, Loader};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args_os().skip(1);
     let path = arguments.next().ok_or("which kernel?")?;
     let start = Instant::now();
-    let cache = arguments
-        .next()
-        .map(|path| Cache::open(Path::new(&path), CacheOptions::default()))
-        .transpose()?;
+    let cache = arguments.next().map(|path| CacheFolder {
+        path: path.into(),
+        options: CacheOptions::default(),
+    });
     let loader = Loader {
         cache,
         ..Loader::default()

@@ -31,5 +31,5 @@ pub use error::{Error, Malformed};
 pub use features::{Feature, FeatureSet, Features};
 pub use image::{Image, KernelKind, PvKernel, PvWidth, PvhKernel, Segment, SegmentBytes, Unfit};
 pub use limits::Limits;
-pub use load::{Loader, Origin};
+pub use load::{CacheFolder, Loader, Origin};
 pub use module::Module;

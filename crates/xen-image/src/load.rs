@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::bytes::array_at;
 use crate::bzimage::SetupHeader;
-use crate::cache::{Cache, ContentHash, Identity};
+use crate::cache::{Cache, CacheOptions, ContentHash, Identity};
 use crate::compression::Compression;
 use crate::error::{Error, Malformed};
 use crate::image::{self, Image};
@@ -41,8 +41,18 @@ pub enum Origin {
 pub struct Loader {
     /// What is refused as too large.
     pub limits: Limits,
-    /// Where unpacked kernels are kept. Without one everything works, and each load unpacks.
-    pub cache: Option<Cache>,
+    /// Where unpacked kernels are kept; looked at for packed ones alone. Without it, or where it cannot be used,
+    /// everything works, and each load unpacks.
+    pub cache: Option<CacheFolder>,
+}
+
+/// The directory of a [`Cache`] that is opened when it is needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheFolder {
+    /// The directory.
+    pub path: PathBuf,
+    /// How the cache behaves.
+    pub options: CacheOptions,
 }
 
 impl Loader {
@@ -87,14 +97,21 @@ impl Loader {
     }
 
     fn load_packed(&self, path: &Path, file: &File, metadata: &Metadata) -> Result<Image, Error> {
-        match &self.cache {
-            Some(cache) => self.load_with_cache(path, file, metadata, cache),
-            None => {
-                let packed = read_start(path, file, metadata.len())?;
-                self.load_bytes(path, packed)
-                    .map_err(|source| malformed(path, source))
-            }
-        }
+        let opened = self
+            .cache
+            .as_ref()
+            .map(|folder| Cache::open(&folder.path, folder.options));
+        let not_cached = match opened {
+            Some(Ok(cache)) => return self.load_with_cache(path, file, metadata, &cache),
+            Some(Err(error)) => Some(error.to_string()),
+            None => None,
+        };
+        let packed = read_start(path, file, metadata.len())?;
+        let mut image = self
+            .load_bytes(path, packed)
+            .map_err(|source| malformed(path, source))?;
+        image.set_origin(Origin::Unpacked { not_cached });
+        Ok(image)
     }
 
     fn load_with_cache(

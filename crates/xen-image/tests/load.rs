@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use common::{bzimage, linux, pack, padded_linux};
 use tempfile::TempDir;
 use xen_image::{
-    Cache, CacheError, CacheOptions, Compression, Error, Image, Limits, Loader, Module, Origin,
+    Cache, CacheError, CacheFolder, CacheOptions, Compression, Error, Image, Limits, Loader,
+    Module, Origin,
 };
 
 const STORED: Origin = Origin::Unpacked { not_cached: None };
@@ -47,9 +48,11 @@ impl Files {
     }
 
     fn loader_with(&self, options: CacheOptions) -> Loader {
-        let cache = Cache::open(&self.path("cache"), options).unwrap();
         Loader {
-            cache: Some(cache),
+            cache: Some(CacheFolder {
+                path: self.path("cache"),
+                options,
+            }),
             ..Loader::default()
         }
     }
@@ -539,8 +542,7 @@ fn a_cache_that_cannot_be_written_to_is_a_message() {
     let files = Files::new();
     let path = files.with("vmlinuz", &pack(Compression::Gzip, &linux()));
     let loader = files.loader();
-    // The directory is gone: it can be read no more and written to no more, for root too.
-    fs::remove_dir(files.path("cache")).unwrap();
+    files.with("cache", b"no directory");
     let image = loader.load(&path).unwrap();
     match image.origin() {
         Origin::Unpacked {

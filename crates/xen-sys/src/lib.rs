@@ -19,6 +19,7 @@ mod mapping;
 mod memory;
 mod port;
 mod privcmd;
+mod scheduling;
 mod vcpu;
 mod xen;
 
@@ -26,4 +27,5 @@ pub use events::{EventChannel, EventChannels};
 pub use grants::{GrantedMemory, Grants};
 pub use memory::ForeignMemory;
 pub use privcmd::Stats;
+pub use scheduling::give_way_to_daemons;
 pub use xen::Xen;

@@ -226,11 +226,13 @@ impl Transport for SocketTransport {
             into.append(&mut self.arrived);
             return Ok(received);
         }
+        // A reply is seldom there already, so waiting comes first: a try before it would be one more system call.
         loop {
+            wait(self.socket.as_fd(), PollFlags::IN, deadline)?;
             match self.receive_now(into) {
-                Err(Errno::AGAIN) => wait(self.socket.as_fd(), PollFlags::IN, deadline)?,
+                Err(Errno::AGAIN) => {}
                 result => return Ok(result?),
-            };
+            }
         }
     }
 

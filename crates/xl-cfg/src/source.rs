@@ -138,13 +138,15 @@ impl Source {
             source,
         };
         // Looked at before it is opened: opening a pipe would wait for a writer.
-        if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        let metadata = std::fs::metadata(path).map_err(failed)?;
+        if !metadata.is_file() {
             return Err(SourceError::NotAFile {
                 path: path.to_owned(),
             });
         }
-        let mut bytes = Vec::new();
         let limit = Self::MAX_BYTES as u64 + 1;
+        // Room for the whole file and a byte more: reading it takes two system calls then.
+        let mut bytes = Vec::with_capacity(metadata.len().min(limit) as usize + 1);
         File::open(path)
             .and_then(|file| file.take(limit).read_to_end(&mut bytes))
             .map_err(failed)?;

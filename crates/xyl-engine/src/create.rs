@@ -7,7 +7,7 @@
 use std::time::{Instant, SystemTime};
 
 use xen_build::{BootModule, BuildRequest, Channel, cpu_policy, memory};
-use xen_image::{Cache, CacheOptions, Image, KernelKind, Limits, Loader, Module};
+use xen_image::{CacheFolder, CacheOptions, Image, KernelKind, Limits, Loader, Module, Origin};
 use xen_port::{
     CreateDomain, DomId, EvtchnPort, GuestKind, HvmParam, PhysInfo, SchedulerParams, VcpuId,
 };
@@ -246,8 +246,8 @@ fn check_identity(host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
             domid: other.domid,
         });
     }
-    let domids: Vec<DomId> = others.iter().map(|domain| domain.domid).collect();
-    match names::find(&mut host.store, &domids, &spec.name)? {
+    let (_, store, index) = host.directory();
+    match names::find(store, &index, &others, &spec.name)? {
         Some(domid) => Err(EngineError::NameTaken {
             name: spec.name.clone(),
             domid,
@@ -295,14 +295,20 @@ impl Images {
         spec: &VmSpec,
         notice: &mut dyn FnMut(Notice<'_>),
     ) -> Result<Images, EngineError> {
-        let cache = Cache::open(&host.dirs.kernel_cache, CacheOptions::default())
-            .inspect_err(|error| notice(Notice::Warning(&error.to_string())))
-            .ok();
         let loader = Loader {
             limits: Limits::default(),
-            cache,
+            cache: Some(CacheFolder {
+                path: host.dirs.kernel_cache.clone(),
+                options: CacheOptions::default(),
+            }),
         };
         let kernel = loader.load(&spec.kernel)?;
+        if let Origin::Unpacked {
+            not_cached: Some(why),
+        } = kernel.origin()
+        {
+            notice(Notice::Warning(why));
+        }
         let ramdisk = match &spec.ramdisk {
             Some(path) => Some(Module::open(path, spec.max_kib.saturating_mul(KIB))?),
             None => None,

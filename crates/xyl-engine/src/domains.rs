@@ -17,6 +17,7 @@ use xenstore::{Batch, Path, Tree};
 use xl_cfg::types::{BadName, check_name};
 
 use crate::control_error::ControlError;
+use crate::names::{self, NameIndex};
 use crate::{EngineError, Host, userdata};
 
 /// What stands in a table for the name of a domain that xenstore does not know, as in xl's.
@@ -75,12 +76,13 @@ pub fn list(hv: &dyn Hypervisor) -> Result<Vec<DomainInfo>, EngineError> {
 pub fn find(
     hv: &dyn Hypervisor,
     store: &mut impl Tree,
+    index: &NameIndex,
     asked: &DomainRef,
 ) -> Result<Domain, EngineError> {
     match asked {
         DomainRef::Number(number) => find_number(hv, *number),
         DomainRef::Uuid(handle) => find_uuid(hv, *handle),
-        DomainRef::Name(name) => find_name(hv, store, name),
+        DomainRef::Name(name) => find_name(hv, store, index, name),
     }
 }
 
@@ -107,24 +109,30 @@ pub fn find_uuid(hv: &dyn Hypervisor, handle: [u8; 16]) -> Result<Domain, Engine
 pub fn find_name(
     hv: &dyn Hypervisor,
     store: &mut impl Tree,
+    index: &NameIndex,
     name: &str,
 ) -> Result<Domain, EngineError> {
     let infos = list(hv)?;
-    let names = names(store, &infos)?;
-    infos
-        .into_iter()
-        .zip(names)
-        .find(|(_, known)| known.as_deref() == Some(name))
-        .map(|(info, name)| Domain { info, name })
-        .ok_or_else(|| EngineError::NoSuchDomain(name.to_owned()))
+    let names = names::of(store, index, &infos)?;
+    if let Some(domain) = named(&infos, names, name)
+        && names::read(store, std::slice::from_ref(&domain.info))? == [Some(name.to_owned())]
+    {
+        return Ok(domain);
+    }
+    // Before it is said that there is none, xenstore is asked for all of them.
+    let names = names::read(store, &infos)?;
+    named(&infos, names, name).ok_or_else(|| EngineError::NoSuchDomain(name.to_owned()))
 }
 
-/// The names of domains, in the order given; `None` for one that xenstore does not know.
-pub fn names(
-    store: &mut impl Tree,
-    infos: &[DomainInfo],
-) -> Result<Vec<Option<String>>, EngineError> {
-    read_each(store, infos, "name")
+fn named(infos: &[DomainInfo], names: Vec<Option<String>>, name: &str) -> Option<Domain> {
+    infos
+        .iter()
+        .zip(names)
+        .find(|(_, known)| known.as_deref() == Some(name))
+        .map(|(info, name)| Domain {
+            info: info.clone(),
+            name,
+        })
 }
 
 /// Those of the domains that are stub domains: device models of other domains.
@@ -132,7 +140,7 @@ pub fn stub_domains(
     store: &mut impl Tree,
     infos: &[DomainInfo],
 ) -> Result<BTreeSet<DomId>, EngineError> {
-    let targets = read_each(store, infos, "target")?;
+    let targets = names::read_each(store, infos, "target")?;
     Ok(infos
         .iter()
         .zip(targets)
@@ -146,7 +154,7 @@ pub fn start_times(
     infos: &[DomainInfo],
 ) -> Result<Vec<Option<u64>>, EngineError> {
     let mut batch = Batch::new();
-    let indices: Vec<Option<usize>> = read_each(store, infos, "vm")?
+    let indices: Vec<Option<usize>> = names::read_each(store, infos, "vm")?
         .iter()
         .map(|vm| {
             let start_time = Path::new(vm.as_ref()?).ok()?.join("start_time").ok()?;
@@ -168,25 +176,6 @@ fn decimal_part(bytes: &[u8]) -> String {
         .take_while(|byte| byte.is_ascii_digit())
         .map(|byte| char::from(*byte))
         .collect()
-}
-
-/// One node of each domain's home, in one batch.
-fn read_each(
-    store: &mut impl Tree,
-    infos: &[DomainInfo],
-    node: &str,
-) -> Result<Vec<Option<String>>, EngineError> {
-    let mut batch = Batch::new();
-    let mut indices = Vec::with_capacity(infos.len());
-    for info in infos {
-        indices.push(batch.read_opt(&home(info.domid, node)?));
-    }
-    let replies = store.run(&batch)?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok(indices
-        .into_iter()
-        .map(|index| replies.value(index).map(text))
-        .collect())
 }
 
 /// A path below a domain's home in xenstore.
@@ -222,7 +211,7 @@ pub fn rename(host: &mut Host, info: &DomainInfo, new_name: &str) -> Result<(), 
     let _name = reserve_name(host, new_name)?;
     let infos = list(&*host.hv)?;
     host.store.try_transaction(|transaction| {
-        let names = names(transaction, &infos)?;
+        let names = names::read(transaction, &infos)?;
         let taken = |(other, name): &(&DomainInfo, Option<String>)| {
             other.domid != info.domid && name.as_deref() == Some(new_name)
         };
@@ -357,6 +346,8 @@ mod tests {
     use xenstore::mem::MemStore;
 
     use super::*;
+    use crate::Dirs;
+    use os_port::{SystemClock, SystemFiles, SystemProcess};
 
     fn request(handle: [u8; 16]) -> CreateDomain {
         CreateDomain {
@@ -418,8 +409,11 @@ mod tests {
     fn domains_are_found_by_name_number_and_uuid() {
         let (hv, store, web, nameless) = host();
         let mut client = store.client(0).unwrap();
+        let dirs = Dirs::below(FilePath::new("/nowhere"));
+        let index = NameIndex::new(&SystemFiles, &SystemClock, &SystemProcess, &dirs);
         let mut find = |text: &str| {
-            super::find(&hv, &mut client, &DomainRef::parse(text)).map(|domain| domain.info.domid)
+            super::find(&hv, &mut client, &index, &DomainRef::parse(text))
+                .map(|domain| domain.info.domid)
         };
         assert_eq!(find("web").unwrap(), web);
         assert_eq!(find(&web.to_string()).unwrap(), web);
@@ -445,7 +439,7 @@ mod tests {
     fn names_cost_one_round_trip() {
         let (hv, store, _, _) = host();
         let mut client = store.client(0).unwrap();
-        let names = names(&mut client, &list(&hv).unwrap()).unwrap();
+        let names = names::read(&mut client, &list(&hv).unwrap()).unwrap();
         assert_eq!(names, [Some("web".to_owned()), None]);
         assert_eq!(client.stats().round_trips, 1);
     }

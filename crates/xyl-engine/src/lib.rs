@@ -39,6 +39,8 @@ use os_port::{Clock, Files, Process, SystemClock, SystemFiles, SystemProcess};
 use xen_port::Hypervisor;
 use xenstore::{Client, WatchEvent};
 
+use crate::names::NameIndex;
+
 pub use cancel::Cancel;
 pub use control_error::ControlError;
 pub use dirs::Dirs;
@@ -72,6 +74,12 @@ impl Host {
             clock: Rc::new(SystemClock),
             process: Box::new(SystemProcess),
         }
+    }
+
+    /// What a search for a domain needs: the hypervisor, xenstore, and the index of the names in it.
+    pub fn directory(&mut self) -> (&dyn Hypervisor, &mut Client, NameIndex<'_>) {
+        let index = NameIndex::new(&*self.files, &*self.clock, &*self.process, &self.dirs);
+        (&*self.hv, &mut self.store, index)
     }
 
     /// Waits for an event of a watch, but not longer than `limit`.

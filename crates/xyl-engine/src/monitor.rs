@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, ShutdownReason};
-use xenstore::Path;
+use xenstore::{Path, Tree};
 
+use crate::domains::home;
 use crate::plan::Planned;
 use crate::soft_reset::{self, Outcome, Tally};
 use crate::spec::Action;
@@ -16,6 +17,11 @@ use crate::{EngineError, Host, Owner, destroy, owner, record, restart};
 
 /// How often the domain is looked at when xenstored stays silent: a lost event delays, and no more.
 const RECHECK_EVERY: Duration = Duration::from_secs(3600);
+
+/// Token of the watch that tells of domains' ends.
+const END_TOKEN: &str = "xyl-end";
+/// Token of the watch on the domain's name.
+const NAME_TOKEN: &str = "xyl-name";
 
 /// The VM that is watched.
 #[derive(Clone, Copy, Debug)]
@@ -29,10 +35,13 @@ pub struct Vm {
 /// Watches a VM until it has ended for good, restarting it as its configuration says. `log` is told
 /// what happens, a line each.
 pub fn watch(host: &mut Host, mut vm: Vm, log: &mut dyn FnMut(&str)) -> Result<(), EngineError> {
-    host.store.watch(&Path::release_domain(), "xyl")?;
+    host.store.watch(&Path::release_domain(), END_TOKEN)?;
     let mut resets = Tally::default();
     loop {
-        let Some((action, planned)) = next_action(host, vm, &mut resets, log)? else {
+        watch_name(host, vm)?;
+        let next = next_action(host, vm, &mut resets, log)?;
+        forget_name(host, vm)?;
+        let Some((action, planned)) = next else {
             log(&format!("domain {} is gone", vm.domid));
             return forget(host, vm.uuid);
         };
@@ -130,8 +139,35 @@ fn wait_for_end(host: &mut Host, vm: Vm) -> Result<Option<DomainInfo>, EngineErr
         {
             return Ok(Some(info));
         }
-        host.wait_for_event(RECHECK_EVERY)?;
+        let event = host.wait_for_event(RECHECK_EVERY)?;
+        if event.is_some_and(|event| event.token == NAME_TOKEN) {
+            index_name(host, vm)?;
+        }
     }
+}
+
+/// Sees to the VM's entry in the index of names: the watch tells of the name as it is, and of each change.
+fn watch_name(host: &mut Host, vm: Vm) -> Result<(), EngineError> {
+    Ok(host.store.watch(&home(vm.domid, "name")?, NAME_TOKEN)?)
+}
+
+fn index_name(host: &mut Host, vm: Vm) -> Result<(), EngineError> {
+    let name = host.store.read_opt(&home(vm.domid, "name")?)?;
+    let name = name.map(|name| String::from_utf8_lossy(&name).into_owned());
+    put_name(host, vm, &name.unwrap_or_default());
+    Ok(())
+}
+
+fn forget_name(host: &mut Host, vm: Vm) -> Result<(), EngineError> {
+    host.store.unwatch(&home(vm.domid, "name")?, NAME_TOKEN)?;
+    put_name(host, vm, "");
+    Ok(())
+}
+
+/// An index that cannot be written to costs time and nothing else: names are read from xenstore then.
+fn put_name(host: &mut Host, vm: Vm, name: &str) {
+    let (_, _, index) = host.directory();
+    let _ = index.put(vm.domid, vm.uuid, name);
 }
 
 /// Does what the configuration says; the domid of the VM's next life, if there is one.

@@ -6,7 +6,8 @@
 //! permissions of its parent when it is created: what is the guest's own is made first, while its
 //! parents are the guest's too, and then the parents become the toolstack's. All of it is one
 //! transaction, so nobody sees the steps between. Left out, compared with xl, is what nothing reads:
-//! `memory/videoram`, `/vm/UUID/image`, and the copies of the console backend's nodes below `/libxl`.
+//! `memory/videoram`, `/vm/UUID/image`, and for console 0 its backend's folder, the names of that
+//! and `output` (xenconsoled takes what it needs from `console/`: `tools/console/daemon/io.c`).
 
 use xen_port::{DomId, EvtchnPort, Gfn};
 
@@ -59,8 +60,6 @@ pub struct DomainTree<'a> {
 
 /// Limit of the console's log that xenconsoled keeps for a guest, in bytes.
 const CONSOLE_LIMIT_BYTES: &str = "1048576";
-/// A device's state at the start (`XenbusStateInitialising`).
-const INITIALISING: &str = "1";
 
 /// `/local/domain/D`.
 pub fn domain_path(domid: DomId) -> String {
@@ -183,40 +182,19 @@ impl Plan {
     /// Console 0 knows no handshake of states: xenconsoled takes ring and port from the frontend's
     /// folder, which belongs to the toolstack so that the guest cannot redirect it.
     fn console(&mut self, tree: &DomainTree<'_>) {
-        let frontend = console_frontend_path(self.domid);
-        let backend = console_backend(self.domid);
-        self.write(format!("{frontend}/backend"), backend.as_str());
-        self.write(format!("{frontend}/backend-id"), "0");
-        self.write(format!("{frontend}/limit"), CONSOLE_LIMIT_BYTES);
-        self.write(format!("{frontend}/type"), "xenconsoled");
-        self.write(format!("{frontend}/output"), "pty");
-        self.write(format!("{frontend}/tty"), "");
-        self.write(format!("{frontend}/port"), tree.console_port.to_string());
-        self.write(format!("{frontend}/ring-ref"), tree.console_gfn.to_string());
-        self.write(format!("{backend}/frontend"), frontend.as_str());
-        self.write(format!("{backend}/frontend-id"), self.domid.to_string());
-        self.write(format!("{backend}/state"), INITIALISING);
+        let console = format!("{}/console", domain_path(self.domid));
+        self.write(format!("{console}/limit"), CONSOLE_LIMIT_BYTES);
+        self.write(format!("{console}/type"), "xenconsoled");
+        // Empty until xenconsoled has served the domain, which a destroy waits for.
+        self.write(format!("{console}/tty"), "");
+        self.write(format!("{console}/port"), tree.console_port.to_string());
+        self.write(format!("{console}/ring-ref"), tree.console_gfn.to_string());
     }
 
     /// The toolstack's own record; everything below `/libxl` is domain 0's alone.
     fn libxl(&mut self, tree: &DomainTree<'_>) {
-        let path = libxl_path(self.domid);
-        let console = format!("{path}/device/console/0");
-        self.write(format!("{path}/type"), tree.kind);
-        self.write(format!("{console}/backend"), console_backend(self.domid));
-        self.write(
-            format!("{console}/frontend"),
-            console_frontend_path(self.domid),
-        );
+        self.write(format!("{}/type", libxl_path(self.domid)), tree.kind);
     }
-}
-
-fn console_frontend_path(domid: DomId) -> String {
-    format!("{}/console", domain_path(domid))
-}
-
-fn console_backend(domid: DomId) -> String {
-    format!("{}/0", console_backend_path(domid))
 }
 
 #[cfg(test)]
@@ -260,10 +238,6 @@ mod tests {
             Some("4661")
         );
         assert_eq!(value(&all, "/libxl/7/type"), Some("pv"));
-        assert_eq!(
-            value(&all, "/local/domain/0/backend/console/7/0/frontend"),
-            Some("/local/domain/7/console")
-        );
     }
 
     #[test]
@@ -321,6 +295,6 @@ mod tests {
 
     #[test]
     fn takes_no_more_requests_than_it_should() {
-        assert_eq!(changes(&tree()).len(), 47);
+        assert_eq!(changes(&tree()).len(), 39);
     }
 }

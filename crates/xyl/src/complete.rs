@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use xen_port::Hypervisor;
 use xenstore::{Client, Settings};
-use xyl_engine::domains::{self, DomainRef};
+use xyl_engine::domains::DomainRef;
+use xyl_engine::names;
 
 /// How long somebody who pressed Tab waits for each answer of xenstored.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -29,7 +30,7 @@ fn all_names() -> Option<Vec<String>> {
         ..Settings::default()
     };
     let mut store = Client::connect_with(settings).ok()?;
-    let names = domains::names(&mut store, &infos).ok()?;
+    let names = names::read(&mut store, &infos).ok()?;
     Some(names.into_iter().flatten().collect())
 }
 

@@ -5,10 +5,12 @@ use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use os_port::{SystemClock, SystemFiles, SystemProcess};
 use xen_port::{DomainInfo, Hypervisor};
 use xenstore::{Batch, Client, Path, Settings, Tree};
 use xl_cfg::XlConf;
 use xyl_engine::domains::{self, Domain, DomainRef};
+use xyl_engine::names::{self, NameIndex};
 use xyl_engine::{Dirs, Host};
 
 use crate::cli::GlobalArgs;
@@ -169,7 +171,12 @@ impl Context {
     pub fn find_by_name(&self, asked: &str) -> Result<Domain, Failure> {
         match DomainRef::parse(asked) {
             DomainRef::Uuid(handle) => Ok(domains::find_uuid(self.hv()?, handle)?),
-            _ => Ok(domains::find_name(self.hv()?, &mut *self.store()?, asked)?),
+            _ => Ok(domains::find_name(
+                self.hv()?,
+                &mut *self.store()?,
+                &self.name_index(),
+                asked,
+            )?),
         }
     }
 
@@ -179,7 +186,7 @@ impl Context {
             Some(name) => Ok(Some(name.clone())),
             None => {
                 let infos = std::slice::from_ref(&domain.info);
-                Ok(domains::names(&mut *self.store()?, infos)?.pop().flatten())
+                Ok(names::read(&mut *self.store()?, infos)?.pop().flatten())
             }
         }
     }
@@ -201,7 +208,7 @@ impl Context {
                 request_timeout: settings.request_timeout.min(LIST_PATIENCE),
                 ..settings
             });
-            let names = domains::names(&mut *store, infos);
+            let names = names::of(&mut *store, &self.name_index(), infos);
             store.set_settings(settings);
             Ok(names?)
         });
@@ -209,6 +216,10 @@ impl Context {
             *self.store.borrow_mut() = None;
         }
         names
+    }
+
+    fn name_index(&self) -> NameIndex<'_> {
+        NameIndex::new(&SystemFiles, &SystemClock, &SystemProcess, &self.dirs)
     }
 
     /// The names of the CPU pools.

@@ -44,6 +44,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run_parsed(cli: &Cli) -> ExitCode {
+    xen_sys::give_way_to_daemons();
     let context = Context::new(&cli.global);
     let outcome = commands::run(&cli.command, &context).and_then(|()| context.finish());
     context.report_counts();

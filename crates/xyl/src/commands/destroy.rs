@@ -25,9 +25,8 @@ pub struct Args {
 pub fn run(args: &Args, context: &Context) -> Outcome {
     let mut host = context.open_host()?;
     let asked = DomainRef::parse(&args.domain);
-    let domid = domains::find(host.hv.as_ref(), &mut host.store, &asked)?
-        .info
-        .domid;
+    let (hv, store, index) = host.directory();
+    let domid = domains::find(hv, store, &index, &asked)?.info.domid;
     if context.would(format!("destroy domain {domid}"))? {
         return Ok(());
     }
