@@ -59,7 +59,8 @@ impl Files {
 
     fn cached(&self, suffix: &str) -> Vec<PathBuf> {
         let listed = fs::read_dir(self.path("cache"))
-            .unwrap()
+            .into_iter()
+            .flatten()
             .map(|entry| entry.unwrap().path());
         listed
             .filter(|path| path.to_str().unwrap().ends_with(suffix))
@@ -621,6 +622,7 @@ fn an_image_larger_than_the_cache_is_a_message() {
 fn what_a_killed_writer_left_is_removed_after_a_while() {
     let files = Files::new();
     let loader = files.loader();
+    Cache::open(&files.path("cache"), CacheOptions::default()).unwrap();
     let (old, new) = (files.path("cache/tmp-1-2-3"), files.path("cache/tmp-4-5-6"));
     fs::write(&old, b"half").unwrap();
     fs::write(&new, b"half").unwrap();
