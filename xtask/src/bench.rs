@@ -8,6 +8,8 @@ use crate::{artifacts, places, root, setup};
 use std::time::Duration;
 
 const BENCH_LIMIT: Duration = Duration::from_secs(3600);
+/// Memory of the machine, for 300 guests of 16 MiB.
+const MEMORY_MIB: u32 = 8192;
 
 /// Runs the benchmark; what it leaves in /xyl-lab/out (performance.md) goes to docs/.
 pub fn run(options: &Options) -> Result<u8> {
@@ -15,7 +17,11 @@ pub fn run(options: &Options) -> Result<u8> {
     artifacts::build()?;
     let root = root::ensure(options.xen)?;
     let payload = Payload::script(places::lab().join("bench.sh"), BENCH_LIMIT);
-    let outcome = boot::boot(options, &root, &payload, Talk::Script(&mut boot::pass_on))?;
+    let options = Options {
+        memory_mib: options.memory_mib.max(MEMORY_MIB),
+        ..options.clone()
+    };
+    let outcome = boot::boot(&options, &root, &payload, Talk::Script(&mut boot::pass_on))?;
     if outcome.exit_code == 0 {
         copy_folder(&outcome.results.out(), &places::workspace().join("docs"))?;
     } else {

@@ -357,9 +357,10 @@ fn hardware(command: &mut Command, options: &Options) {
         command.args(["-accel", "kvm", "-cpu", "host"]);
     } else {
         // Each of these answers a failure that was seen: nested SVM on several CPUs, SMAP and RDTSCP that the
-        // emulation gets wrong, and CPU models on which Xen's shim or its mwait driver die.
+        // emulation gets wrong, and CPU models on which Xen's shim or its mwait driver die. Without ERMS, Linux copies
+        // and clears memory eight bytes at a time, where the emulation takes each byte of `rep movsb` on its own.
         command.args(["-accel", "tcg,thread=multi", "-cpu"]);
-        command.arg("max,+svm,+npt,-smap,-rdtscp,family=23,model=1,stepping=2,-monitor");
+        command.arg("max,+svm,+npt,-smap,-rdtscp,family=23,model=1,stepping=2,-monitor,-erms");
     }
 }
 

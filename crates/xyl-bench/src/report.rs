@@ -39,13 +39,27 @@ impl Report {
         ));
     }
 
-    /// Adds what a crowd does to a create.
-    pub fn crowd(&mut self, crowd: usize, first: Spread, last: Spread) {
+    /// Adds what a process takes that does nothing.
+    pub fn process(&mut self, alone: Spread) {
         self.notes.push(format!(
-            "create -p of a 16 MiB PV guest: the first ones {} ms, the last of {crowd} {} ms: {:.2} times.",
-            text(first),
-            text(last),
-            last.median_ms / first.median_ms,
+            "a process that does nothing (`true`) takes {} ms from its start to its end; each command's time holds one.",
+            text(alone),
+        ));
+    }
+
+    /// Adds what a crowd does to a create: xyl's and the floor's, each alone and in the crowd.
+    pub fn crowd(&mut self, crowd: usize, xyl: [Spread; 2], floor: [Spread; 2]) {
+        let line = |[first, last]: [Spread; 2]| {
+            let times = last.median_ms / first.median_ms;
+            format!("{} ms, {} ms: {times:.2} times", text(first), text(last))
+        };
+        self.notes.push(format!(
+            "create -p of a 16 MiB PV guest, the first ones and the last of {crowd}: {}.",
+            line(xyl),
+        ));
+        self.notes.push(format!(
+            "the floor of the same, before the crowd and in it: {}. This is what xenstored and Xen take.",
+            line(floor),
         ));
     }
 

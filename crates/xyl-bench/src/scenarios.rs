@@ -16,6 +16,8 @@ use crate::{Outcome, floor};
 const SMALL_MIB: u64 = 64;
 /// The name of every guest that is created alone.
 const NAME: &str = "bench";
+/// Memory of each guest of the crowd.
+const CROWD_MIB: u64 = 16;
 /// Guests at each end of the crowd whose times are compared.
 const CROWD_ENDS: usize = 9;
 
@@ -133,11 +135,12 @@ fn name_of(path: &Path) -> String {
 pub fn all(guests: &Path, runs: usize, crowd: usize) -> Outcome<()> {
     let bench = Bench::new(guests)?;
     let mut report = Report::default();
+    report.process(process_alone(runs)?);
     for (kind, guest) in [("pv", GuestKind::Pv), ("pvh", GuestKind::Pvh)] {
         let config = bench.config(NAME, kind, SMALL_MIB, &bench.test_guest(kind)?)?;
         let what = format!("{} {SMALL_MIB} MiB", kind.to_uppercase());
         let create = create_and_destroy(&bench, &mut report, &what, &config, runs)?;
-        let floor = floor_of(guest, runs)?;
+        let floor = floor_of(guest, SMALL_MIB, runs)?;
         report.floor(&format!("create {what}"), create, floor);
     }
     let config = bench.config(NAME, "pvh", 256, &bench.linux())?;
@@ -204,12 +207,18 @@ fn create_and_destroy(
     Ok(xyl.median_ms)
 }
 
-fn floor_of(kind: GuestKind, runs: usize) -> Outcome<Spread> {
+/// What any command takes before and after its work: the start and the end of a process.
+fn process_alone(runs: usize) -> Outcome<Spread> {
+    let times: Outcome<Vec<Duration>> = (0..runs).map(|_| timed(&["true".to_owned()])).collect();
+    Spread::of(times?)
+}
+
+fn floor_of(kind: GuestKind, memory_mib: u64, runs: usize) -> Outcome<Spread> {
     let xen = xen_sys::Xen::open()?;
     let hv: &dyn Hypervisor = &xen;
     let mut store = Client::connect()?;
     let times: Outcome<Vec<Duration>> = (0..runs)
-        .map(|_| floor::once(hv, &mut store, kind, SMALL_MIB))
+        .map(|_| floor::once(hv, &mut store, kind, memory_mib))
         .collect();
     Spread::of(times?)
 }
@@ -218,8 +227,9 @@ fn floor_of(kind: GuestKind, runs: usize) -> Outcome<Spread> {
 fn crowded(bench: &Bench, report: &mut Report, crowd: usize) -> Outcome<()> {
     let boot = bench.test_guest("pv")?;
     let mut creates = Vec::with_capacity(crowd);
+    let floor_alone = floor_of(GuestKind::Pv, CROWD_MIB, CROWD_ENDS)?;
     for number in 1..=crowd {
-        let config = bench.config(&format!("crowd{number}"), "pv", 16, &boot)?;
+        let config = bench.config(&format!("crowd{number}"), "pv", CROWD_MIB, &boot)?;
         creates.push(timed(&Tool::Xyl.command(&["create", "-q", "-p", &config]))?);
         if number % 50 == 0 {
             eprintln!("{number} guests");
@@ -227,7 +237,8 @@ fn crowded(bench: &Bench, report: &mut Report, crowd: usize) -> Outcome<()> {
     }
     let first = Spread::of(creates.iter().take(CROWD_ENDS).copied().collect())?;
     let last = Spread::of(creates.iter().rev().take(CROWD_ENDS).copied().collect())?;
-    report.crowd(crowd, first, last);
+    let floor_in_crowd = floor_of(GuestKind::Pv, CROWD_MIB, CROWD_ENDS)?;
+    report.crowd(crowd, [first, last], [floor_alone, floor_in_crowd]);
     let mut lists: [Vec<Duration>; 2] = Default::default();
     let tools = [Tool::Xl, Tool::Xyl];
     for _ in 0..CROWD_ENDS {
