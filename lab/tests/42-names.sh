@@ -4,9 +4,12 @@
 command -v xyl >/dev/null || skip 'no xyl here'
 index=/run/xyl/names
 
+# make NAME OPTION...: a paused domain.
 make() {
-	printf 'name = "%s"\ntype = "pv"\nkernel = "%s"\nmemory = 16\n' "$1" "$guests/testguest" >"$scratch/$1.cfg"
-	ok xyl create -q -p "$@" "$scratch/$1.cfg"
+	local name=$1
+	shift
+	printf 'name = "%s"\ntype = "pv"\nkernel = "%s"\nmemory = 16\n' "$name" "$guests/testguest" >"$scratch/$name.cfg"
+	ok xyl create -q -p "$@" "$scratch/$name.cfg"
 }
 # shows NAME: whether xyl's list has a domain of that name, and a look-up finds it.
 shows() {
