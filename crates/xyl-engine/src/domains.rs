@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path as FilePath;
 use std::str::FromStr;
+use std::time::Duration;
 
 use os_port::Lock;
 use serde_json::{Value, json};
@@ -22,6 +23,9 @@ use crate::{EngineError, Host, userdata};
 
 /// What stands in a table for the name of a domain that xenstore does not know, as in xl's.
 pub const NO_NAME: &str = "(null)";
+
+/// How long another process may hold a name that is to be given.
+const NAME_LIMIT: Duration = Duration::from_secs(1);
 
 /// Largest libxl record that is read, in bytes. Those of xl are a few KiB.
 const RECORD_MAX: u64 = 1 << 20;
@@ -194,9 +198,11 @@ pub(crate) fn vm_path(info: &DomainInfo, relative: &str) -> Result<Path, EngineE
 /// Keeps others off a name until its new owner is known by it in xenstore.
 pub(crate) fn reserve_name(host: &Host, name: &str) -> Result<Box<dyn Lock>, EngineError> {
     let path = host.dirs.name_lock(name);
+    // Whoever looks for what dead processes left holds it for a moment.
+    let deadline = host.clock.now() + NAME_LIMIT;
     let lock = host
         .files
-        .lock(&path, None)
+        .lock(&path, Some(deadline))
         .map_err(|source| EngineError::io("lock", &path, source))?;
     lock.ok_or_else(|| EngineError::NameBusy {
         name: name.to_owned(),

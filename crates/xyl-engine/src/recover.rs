@@ -7,7 +7,7 @@
 
 use std::path::Path as FilePath;
 
-use os_port::list_if_there;
+use os_port::{Files, Lock, list_if_there};
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
 use xenstore::{Path, Tree};
@@ -15,7 +15,7 @@ use xyl_saga::{Contents, Operation, Outcome, Past, Resumed};
 
 use crate::dirs::NAME_LOCK;
 use crate::operation::{Aside, Draft, Kind};
-use crate::{EngineError, Host, destroy, domains, owner, record, tree, userdata};
+use crate::{Dirs, EngineError, Host, destroy, domains, owner, record, tree, userdata};
 
 /// What was made of an operation whose process had died.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,9 +72,19 @@ pub fn all(host: &mut Host, stuck: bool) -> Result<Vec<Recovered>, EngineError> 
     Ok(recovered)
 }
 
-/// Whether there may be anything to recover, at the cost of looking into one folder.
-pub fn is_needed(host_files: &dyn os_port::Files, dirs: &crate::Dirs) -> bool {
-    list_if_there(host_files, &dirs.busy()).map_or(true, |names| !names.is_empty())
+/// Whether a dead process has left a lock, at the cost of looking into one folder that is most often
+/// empty.
+pub fn is_needed(files: &dyn Files, dirs: &Dirs) -> bool {
+    let is_free = |name: &String| match files.lock(&dirs.busy().join(name), None) {
+        Ok(Some(lock)) => {
+            lock.leave();
+            true
+        }
+        Ok(None) => false,
+        // Whatever is wrong is told when it is looked at.
+        Err(_) => true,
+    };
+    list_if_there(files, &dirs.busy()).map_or(true, |names| names.iter().any(is_free))
 }
 
 fn names_in(host: &Host, folder: &FilePath) -> Result<Vec<String>, EngineError> {
@@ -84,7 +94,7 @@ fn names_in(host: &Host, folder: &FilePath) -> Result<Vec<String>, EngineError> 
     Ok(names)
 }
 
-fn try_lock(host: &Host, path: &FilePath) -> Result<Option<Box<dyn os_port::Lock>>, EngineError> {
+fn try_lock(host: &Host, path: &FilePath) -> Result<Option<Box<dyn Lock>>, EngineError> {
     host.files
         .lock(path, None)
         .map_err(|source| EngineError::io("lock", path, source))
