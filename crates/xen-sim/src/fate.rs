@@ -2,7 +2,7 @@
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use os_port::mem::Life;
 
@@ -50,6 +50,7 @@ pub struct Fate {
     sabotage: Option<Sabotage>,
     life: Life,
     calls: Arc<AtomicU64>,
+    has_parts: Arc<AtomicBool>,
     doom: Option<(u64, Moment)>,
 }
 
@@ -60,6 +61,7 @@ impl Fate {
             sabotage: None,
             life: Life::new(id),
             calls: Arc::default(),
+            has_parts: Arc::default(),
             doom: None,
         }
     }
@@ -106,11 +108,21 @@ impl Fate {
         }
     }
 
-    /// One call that crosses a port: `midway` is what has happened when the process dies in it. To the
-    /// dead, who still let go of what they hold, the answer is `dead`.
-    pub(crate) fn call<T>(
+    /// Whether the call that the process died at has parts: if not, dying midway is dying before it.
+    pub fn died_at_parts(&self) -> bool {
+        self.has_parts.load(Ordering::Relaxed)
+    }
+
+    /// One call that crosses a port, and happens whole or not at all. To the dead, who still let go of
+    /// what they hold, the answer is `dead`.
+    pub(crate) fn call<T>(&self, effect: impl FnOnce() -> T, dead: impl FnOnce() -> T) -> T {
+        self.call_in_parts(None::<fn()>, effect, dead)
+    }
+
+    /// One call that can happen in part: `midway` is what has happened when the process dies in it.
+    pub(crate) fn call_in_parts<T>(
         &self,
-        midway: impl FnOnce(),
+        midway: Option<impl FnOnce()>,
         effect: impl FnOnce() -> T,
         dead: impl FnOnce() -> T,
     ) -> T {
@@ -120,13 +132,14 @@ impl Fate {
         let now = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         match self.doom {
             Some((call, moment)) if call == now => {
-                let answer = match moment {
-                    Moment::Before => None,
-                    Moment::Midway => {
+                self.has_parts.store(midway.is_some(), Ordering::Relaxed);
+                let answer = match (moment, midway) {
+                    (Moment::Midway, Some(midway)) => {
                         midway();
                         None
                     }
-                    Moment::After => Some(effect()),
+                    (Moment::Before | Moment::Midway, _) => None,
+                    (Moment::After, _) => Some(effect()),
                 };
                 // What the answer holds, such as a lock, is the dead's.
                 self.life.end();

@@ -28,7 +28,7 @@ type Affinities = (Option<CpuMap>, Option<CpuMap>);
 macro_rules! delegate {
     ($($name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)*) => {
         $(fn $name(&self, $($arg: $ty),*) -> Result<$ret> {
-            self.fate.call(|| (), || self.inner.$name($($arg),*), dead)
+            self.fate.call(|| self.inner.$name($($arg),*), dead)
         })*
     };
 }
@@ -47,7 +47,7 @@ impl Hypervisor for MortalXen {
             self.store.domain_destroyed(domid.0);
             Ok(())
         };
-        self.fate.call(|| (), destroy, dead)
+        self.fate.call(destroy, dead)
     }
 
     fn unpause_domain(&self, domid: DomId) -> Result<()> {
@@ -55,17 +55,17 @@ impl Hypervisor for MortalXen {
             true => Ok(()),
             false => self.inner.unpause_domain(domid),
         };
-        self.fate.call(|| (), unpause, dead)
+        self.fate.call(unpause, dead)
     }
 
     fn map_foreign(&self, domid: DomId, frames: &[Gfn]) -> Result<Box<dyn GuestMemory>> {
         let map = || self.inner.map_foreign(domid, frames);
-        self.mortal(self.fate.call(|| (), map, dead))
+        self.mortal(self.fate.call(map, dead))
     }
 
     fn map_grant_frames(&self, domid: DomId, nr_frames: u32) -> Result<Box<dyn GuestMemory>> {
         let map = || self.inner.map_grant_frames(domid, nr_frames);
-        self.mortal(self.fate.call(|| (), map, dead))
+        self.mortal(self.fate.call(map, dead))
     }
 
     delegate! {
@@ -140,17 +140,16 @@ impl GuestMemory for MortalMemory {
 
     fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<()> {
         let inner = &mut self.inner;
-        self.fate.call(|| (), || inner.write(offset, bytes), dead)
+        self.fate.call(|| inner.write(offset, bytes), dead)
     }
 
     fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
-        self.fate
-            .call(|| (), || self.inner.read(offset, bytes), dead)
+        self.fate.call(|| self.inner.read(offset, bytes), dead)
     }
 
     fn zero(&mut self, offset: usize, len: usize) -> Result<()> {
         let inner = &mut self.inner;
-        self.fate.call(|| (), || inner.zero(offset, len), dead)
+        self.fate.call(|| inner.zero(offset, len), dead)
     }
 
     fn fill_with(
@@ -160,7 +159,6 @@ impl GuestMemory for MortalMemory {
         fill: &mut dyn FnMut(&mut [u8]) -> io::Result<()>,
     ) -> Result<io::Result<()>> {
         let inner = &mut self.inner;
-        self.fate
-            .call(|| (), || inner.fill_with(offset, len, fill), dead)
+        self.fate.call(|| inner.fill_with(offset, len, fill), dead)
     }
 }

@@ -25,7 +25,7 @@ fn half(bytes: &[u8]) -> &[u8] {
 
 impl MortalFiles {
     fn call<T>(&self, effect: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        self.fate.call(|| (), effect, dead)
+        self.fate.call(effect, dead)
     }
 }
 
@@ -37,7 +37,7 @@ impl Files for MortalFiles {
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let midway = || drop(self.inner.write(path, half(bytes)));
         self.fate
-            .call(midway, || self.inner.write(path, bytes), dead)
+            .call_in_parts(Some(midway), || self.inner.write(path, bytes), dead)
     }
 
     fn append_to(&self, path: &Path) -> io::Result<Box<dyn Append>> {
@@ -73,7 +73,7 @@ impl Files for MortalFiles {
             }
         };
         self.fate
-            .call(midway, || self.inner.remove_folder(path), dead)
+            .call_in_parts(Some(midway), || self.inner.remove_folder(path), dead)
     }
 
     fn create_folder(&self, path: &Path) -> io::Result<()> {
@@ -113,8 +113,8 @@ impl Append for MortalAppend {
         let cut = bytes.len().saturating_sub(bytes.len() / 3);
         let inner = std::cell::RefCell::new(&mut self.inner);
         let part = bytes.get(..cut).unwrap_or_default();
-        self.fate.call(
-            || drop(inner.borrow_mut().append(part)),
+        self.fate.call_in_parts(
+            Some(|| drop(inner.borrow_mut().append(part))),
             || inner.borrow_mut().append(bytes),
             dead,
         )
@@ -139,8 +139,7 @@ impl Drop for MortalLock {
     fn drop(&mut self) {
         if let Some(inner) = self.inner.take() {
             let inner = std::cell::Cell::new(Some(inner));
-            self.fate
-                .call(|| (), || drop(inner.take()), || drop(inner.take()));
+            self.fate.call(|| drop(inner.take()), || drop(inner.take()));
         }
     }
 }

@@ -32,7 +32,6 @@ impl Transport for MortalTransport {
             let (message, later) = rest.split_at(length_of_first(rest));
             let inner = &mut self.inner;
             self.fate.call(
-                || (),
                 || inner.send(message, deadline),
                 || Err(ErrorKind::BrokenPipe.into()),
             )?;

@@ -387,14 +387,19 @@ fn sweep(bench: &Bench, sound: &Bench, scenario: &Scenario) -> Result<u64, Strin
     let empty = snapshot_of_empty(sound);
     let mut deaths = 0;
     for call in 1.. {
-        let mut killed = false;
+        let (mut killed, mut has_parts) = (false, true);
         for moment in Moment::ALL {
+            if moment == Moment::Midway && !has_parts {
+                continue;
+            }
             let (world, domid) = (scenario.before)(sound);
             let before = world.snapshot();
             let doom = Some((call, moment));
-            let act = |host: &mut Host| (scenario.act)(bench, host, domid);
-            match bench.process(&world, doom, act).0 {
+            let fate = world.fate(doom).with(bench.sabotage);
+            let act = || (scenario.act)(bench, &mut bench.host(&world, &fate), domid);
+            match fate.run(act) {
                 Ended::Killed => {
+                    has_parts = fate.died_at_parts();
                     killed = true;
                     deaths += 1;
                     let told = recover(bench, &world);
