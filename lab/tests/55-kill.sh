@@ -24,16 +24,25 @@ took_us() {
 	ok "$@" >&2
 	echo $(($(now_us) - begun))
 }
-# killed LIMIT_US COMMAND...: starts it and kills it at a random moment before the limit; whether it was still there.
+# A file that never has anything to read: waiting for it needs no process of its own.
+exec {never}<> <(:)
+# killed LIMIT COMMAND...: starts it and kills it at a random moment before the limit, a variable in microseconds; whether it
+# was still there. A limit at which it was not is too long, so it shrinks, and grows otherwise.
 killed() {
-	local limit_us=$1 pid
+	local -n limit_us=$1
+	local pid
 	shift
 	"$@" &
 	pid=$!
-	sleep "$(printf '0.%06d' $((RANDOM * 32768 % limit_us)))"
+	read -rt "$(printf '0.%06d' $((RANDOM * 32768 % limit_us)))" -u "$never"
 	kill -KILL $pid 2>/dev/null
 	wait $pid 2>/dev/null
-	[ $? -eq 137 ]
+	if [ $? -eq 137 ]; then
+		limit_us=$((limit_us < 800000 ? limit_us * 5 / 4 : limit_us))
+	else
+		limit_us=$((limit_us > 4000 ? limit_us * 3 / 4 : limit_us))
+		false
+	fi
 }
 beats() {
 	xenstore-read "/local/domain/$beside/data/heartbeat" 2>/dev/null || echo 0
@@ -57,8 +66,10 @@ ok xyl create -q "$cfg"
 ok xyl destroy timed
 create_us=$(took_us xyl create -q "$cfg")
 destroy_us=$(took_us xyl destroy timed)
+[ $create_us -lt 900000 ] || create_us=900000
+[ $destroy_us -lt 900000 ] || destroy_us=900000
 leaves_nothing "$scratch/before"
-echo "a create takes $create_us us, a destroy $destroy_us us"
+echo "alone, a create takes $create_us us, a destroy $destroy_us us"
 
 declare -A seen
 for ((n = 1; n <= kills; n++)); do
@@ -66,7 +77,7 @@ for ((n = 1; n <= kills; n++)); do
 	type=$([ $((n % 2)) -eq 0 ] && echo pv || echo pvh)
 	cfg=$(config $name $type 'cmdline = "heartbeat_ms=0"')
 	what='create not killed'
-	killed $create_us xyl create -q "$cfg" && what='create killed'
+	killed create_us xyl create -q "$cfg" && what='create killed'
 	# Whatever comes next recovers first: half of the times a command that is about something else.
 	if [ $((n % 4)) -lt 2 ]; then
 		ok xyl recover 2>&1
@@ -81,7 +92,7 @@ for ((n = 1; n <= kills; n++)); do
 	within 20 runs $name
 	seen["$what, it runs"]=$((${seen["$what, it runs"]:-0} + 1))
 	what='destroy not killed'
-	killed $destroy_us xyl destroy $name && what='destroy killed'
+	killed destroy_us xyl destroy $name && what='destroy killed'
 	ok xyl recover 2>&1
 	if domain_gone $name; then
 		seen["$what, nothing left"]=$((${seen["$what, nothing left"]:-0} + 1))
