@@ -100,7 +100,7 @@ impl Bench {
         let planned = plan::plan_record("sweep", &text, &mut || Ok(vec![(0, 0)]))?;
         let mut request = CreateRequest {
             spec: &planned.spec,
-            config_text: &planned.config_text,
+            config_text: &planned.config_text(),
             paused: false,
             before_start: &mut |_, _| Ok(()),
             notice: &mut |_| (),
@@ -568,7 +568,7 @@ fn another_process_can_cancel_a_create() {
     let (ended, _) = bench.process(&world, None, |host| {
         let mut request = CreateRequest {
             spec: &planned.spec,
-            config_text: &planned.config_text,
+            config_text: &planned.config_text(),
             paused: false,
             // All is there but the start.
             before_start: &mut |_, _| {

@@ -242,7 +242,7 @@ fn encode(request: &CreateDomain) -> domctl::CreateDomain {
         flags: flag(hardware, domctl::CDF_HVM)
             | flag(hardware && request.hap, domctl::CDF_HAP)
             | flag(hardware && request.oos_off, domctl::CDF_OOS_OFF)
-            | flag(request.nested_virt, domctl::CDF_NESTED_VIRT)
+            | flag(hardware && request.nested_virt, domctl::CDF_NESTED_VIRT)
             | flag(request.vpmu, domctl::CDF_VPMU)
             | flag(request.iommu, domctl::CDF_IOMMU),
         iommu_opts: 0,
@@ -328,6 +328,11 @@ mod tests {
     fn each_kind_of_guest_gets_its_flags_and_devices() {
         let pv = encode(&request(GuestKind::Pv));
         assert_eq!((pv.flags, pv.arch.emulation_flags), (0, 0));
+        let nested = encode(&CreateDomain {
+            nested_virt: true,
+            ..request(GuestKind::Pv)
+        });
+        assert_eq!(nested.flags, 0);
         let pvh = encode(&request(GuestKind::Pvh));
         assert_eq!((pvh.flags, pvh.arch.emulation_flags), (0b1011, 1));
         let hvm = encode(&request(GuestKind::Hvm));

@@ -298,7 +298,7 @@ impl Sweep {
         let mut steps = 0;
         let mut request = CreateRequest {
             spec: &planned.spec,
-            config_text: &planned.config_text,
+            config_text: &planned.config_text(),
             paused: false,
             before_start: &mut |_, _| Ok(()),
             notice: &mut |notice| {

@@ -204,13 +204,13 @@ impl Prepared {
 /// A VM that is to get its next domain is checked like one that is new.
 fn prepare_again(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     let planned = record::planned(draft.host, draft.uuid)?;
+    let text = planned.config_text();
     let spec = planned.spec;
     let physical = draft.host.hv.phys_info()?;
     check_guest_type(&spec, &physical)?;
     draft.name_lock = None;
     draft.name_lock = Some(domains::reserve_name(draft.host, &spec.name)?);
     check_identity(draft.host, &spec)?;
-    let text = planned.config_text;
     draft.prepared = Some(Prepared::new(
         draft.host,
         physical,

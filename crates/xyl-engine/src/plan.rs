@@ -17,6 +17,10 @@ const KIB_PER_MIB: u64 = 1024;
 /// xl's timer mode for guests that say nothing: ticks are not delayed for missed ones.
 const DEFAULT_TIMER_MODE: u64 = 1;
 
+/// What a VM's record says where the host's configuration has switched claims off: xl.cfg has no setting
+/// for it.
+const NO_CLAIM: &str = "xyl_no_claim";
+
 /// Settings that are obeyed.
 const OBEYED: &[&str] = &[
     "name",
@@ -110,10 +114,16 @@ pub struct HostDefaults {
 pub struct Planned {
     /// The VM.
     pub spec: VmSpec,
-    /// Its configuration in full, for whoever restarts it: every setting, UUID and whole paths.
-    pub config_text: String,
     /// The configuration, with its warnings.
     pub config: Config,
+}
+
+impl Planned {
+    /// The configuration in full, for whoever restarts the VM: every setting as it was given, and what
+    /// was decided since, be it by this host's own configuration or while the VM ran.
+    pub fn config_text(&self) -> String {
+        config_text(&self.config.domain, &self.spec)
+    }
 }
 
 /// Decides what a configuration asks for. `topology` tells the host's CPUs and the NUMA node of each;
@@ -125,12 +135,7 @@ pub fn plan(
 ) -> Result<Planned, EngineError> {
     let config = config.refuse_keys(why_not).map_err(xl_cfg::Error::from)?;
     let spec = spec(&config.domain, defaults, topology)?;
-    let config_text = config_text(&config.domain, &spec);
-    Ok(Planned {
-        spec,
-        config_text,
-        config,
-    })
+    Ok(Planned { spec, config })
 }
 
 /// Plans what a VM's record says.
@@ -141,7 +146,12 @@ pub fn plan_record(
 ) -> Result<Planned, EngineError> {
     let source = Source::from_bytes(name, text.as_bytes()).map_err(xl_cfg::Error::from)?;
     let config = xl_cfg::parse::<&str>(source, &[])?;
-    plan(config, &HostDefaults::default(), topology)
+    let no_claim = config.domain.raw.get(NO_CLAIM) == Some(&Value::Atom("1".to_owned()));
+    let defaults = HostDefaults {
+        no_claim,
+        ..HostDefaults::default()
+    };
+    plan(config, &defaults, topology)
 }
 
 /// Why a setting is refused; `None` where it is not.
@@ -243,7 +253,7 @@ fn spec(
         cmdline: domain.boot.cmdline.clone(),
         on: on_shutdown(domain),
         hap: memory.hap,
-        nested_virt: processors.nested_hvm.unwrap_or(false),
+        nested_virt: domain.domain_type != DomainType::Pv && processors.nested_hvm.unwrap_or(false),
         vpmu: false,
         tsc_mode: tsc_mode(domain.time.tsc_mode),
         time_offset_s: time_offset_s(domain),
@@ -341,13 +351,17 @@ fn time_offset_s(domain: &DomainConfig) -> i64 {
 /// Every setting as it was given, and what was decided since: a restart does the same again.
 fn config_text(domain: &DomainConfig, spec: &VmSpec) -> String {
     let mut settings = domain.raw.clone();
-    let mut set = |name: &str, value: String| settings.insert(name.to_owned(), Value::Atom(value));
-    set("uuid", spec.uuid_text());
-    if let Some(kernel) = spec.kernel.to_str() {
-        set("kernel", kernel.to_owned());
+    for (name, value) in decided(spec) {
+        settings.insert(name.to_owned(), Value::Atom(value));
     }
-    if let Some(ramdisk) = spec.ramdisk.as_deref().and_then(|path| path.to_str()) {
-        set("ramdisk", ramdisk.to_owned());
+    for (name, maps) in [
+        ("cpus", &spec.hard_affinity),
+        ("cpus_soft", &spec.soft_affinity),
+    ] {
+        if !maps.is_empty() {
+            let lists = maps.iter().map(|map| Value::Atom(map.to_string()));
+            settings.insert(name.to_owned(), Value::List(lists.collect()));
+        }
     }
     let mut text = String::new();
     for (name, value) in &settings {
@@ -355,6 +369,32 @@ fn config_text(domain: &DomainConfig, spec: &VmSpec) -> String {
         let _ = writeln!(text, "{name} = {value}");
     }
     text
+}
+
+/// The settings whose values may be others than the configuration's own.
+fn decided(spec: &VmSpec) -> Vec<(&'static str, String)> {
+    let mib = |kib: u64| kib.div_ceil(KIB_PER_MIB).to_string();
+    let path = |path: &PathBuf| path.to_str().map(str::to_owned);
+    let small = |value: Option<u16>| value.map(|value| value.to_string());
+    let number = |value: Option<u32>| value.map(|value| value.to_string());
+    let settings = [
+        ("name", Some(spec.name.clone())),
+        ("uuid", Some(spec.uuid_text())),
+        ("memory", Some(mib(spec.target_kib))),
+        ("maxmem", Some(mib(spec.max_kib))),
+        ("vcpus", Some(spec.vcpus.to_string())),
+        ("maxvcpus", Some(spec.max_vcpus.to_string())),
+        ("kernel", path(&spec.kernel)),
+        ("ramdisk", spec.ramdisk.as_ref().and_then(path)),
+        ("cpu_weight", small(spec.cpu_weight)),
+        ("cap", small(spec.cpu_cap)),
+        ("max_grant_frames", number(spec.max_grant_frames)),
+        ("max_maptrack_frames", number(spec.max_maptrack_frames)),
+        ("max_grant_version", number(spec.max_grant_version)),
+        (NO_CLAIM, (!spec.claim).then(|| "1".to_owned())),
+    ];
+    let is_set = |(name, value): (&'static str, Option<String>)| Some((name, value?));
+    settings.into_iter().filter_map(is_set).collect()
 }
 
 #[cfg(test)]
@@ -443,7 +483,41 @@ mod tests {
     #[test]
     fn the_record_makes_the_same_vm_again() {
         let first = planned("memory = 64\ncmdline = 'a \"b\" \\\\ c'\nextra = \"x\"");
-        let again = try_plan(&first.config_text).unwrap();
+        let again = try_plan(&first.config_text()).unwrap();
         assert_eq!(again.spec, first.spec);
+    }
+
+    #[test]
+    fn the_record_keeps_what_the_host_has_decided() {
+        let text = "name = \"g\"\nkernel = \"/k\"\nvcpus = 2\ncpus = \"all\"\n";
+        let source = Source::from_bytes("g.cfg", text.as_bytes()).unwrap();
+        let config = xl_cfg::parse::<&str>(source, &[]).unwrap();
+        let defaults = HostDefaults {
+            max_grant_frames: Some(40),
+            max_maptrack_frames: Some(50),
+            max_grant_version: Some(1),
+            no_claim: true,
+        };
+        let mut first = plan(config, &defaults, &mut || Ok(vec![(0, 0), (1, 0), (2, 1)])).unwrap();
+        // The masks of xl.conf, laid over the plan.
+        first.spec.hard_affinity = vec![CpuMap::from_iter([1]), CpuMap::from_iter([0, 2])];
+        let again = try_plan(&first.config_text()).unwrap();
+        assert_eq!(again.spec, first.spec);
+    }
+
+    #[test]
+    fn the_record_keeps_what_changed_while_the_vm_ran() {
+        let mut first = planned("memory = 64\nvcpus = 2\nmaxvcpus = 4");
+        first.spec.name = "other".to_owned();
+        (first.spec.target_kib, first.spec.vcpus) = (32 << 10, 3);
+        (first.spec.cpu_weight, first.spec.cpu_cap) = (Some(512), Some(50));
+        let again = try_plan(&first.config_text()).unwrap();
+        assert_eq!(again.spec, first.spec);
+    }
+
+    #[test]
+    fn a_pv_guest_has_no_nested_virtualisation() {
+        assert!(!planned("nestedhvm = 1").spec.nested_virt);
+        assert!(planned("type = \"pvh\"\nnestedhvm = 1").spec.nested_virt);
     }
 }

@@ -135,7 +135,7 @@ fn create_now(
     };
     let mut request = CreateRequest {
         spec: &planned.spec,
-        config_text: &planned.config_text,
+        config_text: &planned.config_text(),
         paused: args.paused,
         before_start: &mut before_start,
         notice: &mut notice,
