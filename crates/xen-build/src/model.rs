@@ -44,6 +44,10 @@ pub struct ModelDomain {
     pub kind: GuestKind,
     /// Its handle: its UUID's bytes.
     pub handle: [u8; 16],
+    /// Weight and cap, the scheduler's default at first.
+    pub share: (u16, u16),
+    /// CPU pool.
+    pub cpupool: u32,
     /// Pages that it may have.
     pub max_pages: u64,
     /// Pages that it has.
@@ -130,6 +134,8 @@ struct State {
     extents_left: BTreeMap<u32, usize>,
     frames: HashMap<u64, Vec<u8>>,
     domains: BTreeMap<u16, ModelDomain>,
+    /// CPU pools other than number 0.
+    pools: Vec<(u32, SchedulerId)>,
     calls: Vec<Call>,
     fail_at: Option<(usize, Errno)>,
     fail_always: Option<(&'static str, Errno)>,
@@ -156,6 +162,24 @@ impl Model {
         };
         Model {
             state: Rc::new(RefCell::new(state)),
+        }
+    }
+
+    /// Makes a CPU pool beside number 0, which is under credit2.
+    pub fn add_pool(&self, id: u32, scheduler: SchedulerId) {
+        self.state.borrow_mut().pools.push((id, scheduler));
+    }
+
+    /// The scheduler of a domain's pool; another one is refused as Xen does.
+    fn check_scheduler(&self, domid: DomId, asked: SchedulerId) -> std::result::Result<(), Errno> {
+        let state = self.state.borrow();
+        let domain = state.domains.get(&domid.0).ok_or(Errno::ESRCH)?;
+        let found = state.pools.iter().find(|(id, _)| *id == domain.cpupool);
+        let scheduler = found.map_or(SchedulerId::Credit2, |(_, scheduler)| *scheduler);
+        if scheduler == asked {
+            Ok(())
+        } else {
+            Err(Errno::EINVAL)
         }
     }
 
@@ -529,11 +553,31 @@ impl Hypervisor for Model {
     }
 
     fn scheduler_id(&self) -> Result<SchedulerId> {
-        self.unsupported("scheduler_id")
+        self.called("scheduler_id", None, 1)?;
+        Ok(SchedulerId::Credit2)
     }
 
     fn cpu_pools(&self) -> Result<Vec<CpuPool>> {
-        self.unsupported("cpu_pools")
+        self.called("cpu_pools", None, 1)?;
+        let state = self.state.borrow();
+        let pool = |id: u32, scheduler: SchedulerId| CpuPool {
+            id,
+            scheduler,
+            nr_domains: state
+                .domains
+                .values()
+                .filter(|one| one.cpupool == id)
+                .count() as u32,
+            cpus: CpuMap::new(),
+        };
+        let others = state
+            .pools
+            .iter()
+            .map(|(id, scheduler)| pool(*id, *scheduler));
+        Ok([pool(0, SchedulerId::Credit2)]
+            .into_iter()
+            .chain(others)
+            .collect())
     }
 
     fn cpu_topology(&self) -> Result<Vec<CpuTopology>> {
@@ -596,6 +640,8 @@ impl Hypervisor for Model {
         let domain = ModelDomain {
             kind: request.kind,
             handle: request.handle,
+            share: (256, 0),
+            cpupool: request.cpupool,
             max_pages: 0,
             tot_pages: 0,
             claimed_pages: 0,
@@ -761,12 +807,29 @@ impl Hypervisor for Model {
         })
     }
 
-    fn scheduler_params(&self, _domid: DomId, _scheduler: SchedulerId) -> Result<SchedulerParams> {
-        self.unsupported("scheduler_params")
+    fn scheduler_params(&self, domid: DomId, scheduler: SchedulerId) -> Result<SchedulerParams> {
+        let op = "scheduler_params";
+        self.check_scheduler(domid, scheduler)
+            .map_err(|errno| call_error(op, Some(domid), errno))?;
+        let (weight, cap) = self.on_domain(op, domid, 1, |domain| Ok(domain.share))?;
+        Ok(match scheduler {
+            SchedulerId::Credit => SchedulerParams::Credit { weight, cap },
+            _ => SchedulerParams::Credit2 { weight, cap },
+        })
     }
 
-    fn set_scheduler_params(&self, _domid: DomId, _params: &SchedulerParams) -> Result<()> {
-        self.unsupported("set_scheduler_params")
+    fn set_scheduler_params(&self, domid: DomId, params: &SchedulerParams) -> Result<()> {
+        let op = "set_scheduler_params";
+        let (scheduler, share) = match *params {
+            SchedulerParams::Credit { weight, cap } => (SchedulerId::Credit, (weight, cap)),
+            SchedulerParams::Credit2 { weight, cap } => (SchedulerId::Credit2, (weight, cap)),
+        };
+        self.check_scheduler(domid, scheduler)
+            .map_err(|errno| call_error(op, Some(domid), errno))?;
+        self.on_domain(op, domid, 1, |domain| {
+            domain.share = share;
+            Ok(())
+        })
     }
 
     fn set_tsc_mode(&self, domid: DomId, _mode: u32) -> Result<()> {
@@ -988,7 +1051,7 @@ fn info(domid: DomId, domain: &ModelDomain) -> DomainInfo {
         max_vcpu_id: domain.nr_vcpus.checked_sub(1),
         ssidref: 0,
         handle: domain.handle,
-        cpupool: 0,
+        cpupool: domain.cpupool,
         // The local APIC; and the HPET, which stands for all that HVM has.
         emulation_flags: match domain.kind {
             GuestKind::Pv => 0,

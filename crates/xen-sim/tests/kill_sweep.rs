@@ -281,7 +281,7 @@ const SCENARIOS: [Scenario; 4] = [
         before: |bench| ended_guest(bench),
         act: |_, host, domid| {
             let uuid = Uuid::parse_str(UUID).unwrap();
-            restart::restart(host, uuid, domid.unwrap(), "guest", false).map(drop)
+            restart::restart(host, uuid, domid.unwrap(), false).map(drop)
         },
         may_be_gone: false,
         may_run: true,
@@ -291,7 +291,7 @@ const SCENARIOS: [Scenario; 4] = [
         before: |bench| ended_guest(bench),
         act: |_, host, domid| {
             let uuid = Uuid::parse_str(UUID).unwrap();
-            restart::restart(host, uuid, domid.unwrap(), "guest", true).map(drop)
+            restart::restart(host, uuid, domid.unwrap(), true).map(drop)
         },
         may_be_gone: false,
         may_run: true,

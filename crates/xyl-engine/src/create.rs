@@ -9,13 +9,15 @@ use std::time::{Instant, SystemTime};
 use xen_build::{BootModule, BuildRequest, Channel, cpu_policy, memory};
 use xen_image::{CacheFolder, CacheOptions, Image, KernelKind, Limits, Loader, Module, Origin};
 use xen_port::{
-    CreateDomain, DomId, EvtchnPort, GuestKind, HvmParam, PhysInfo, SchedulerParams, VcpuId,
+    CreateDomain, DomId, EvtchnPort, GuestKind, HvmParam, PhysInfo, SchedulerId, SchedulerParams,
+    VcpuId,
 };
 use xenstore::{Access as StoreAccess, Batch, Path, Perms, Tree};
 use xyl_saga::{Facts, Step, Way};
 
 use crate::domid_history::DomidHistory;
 use crate::operation::{Draft, Kind, step};
+use crate::pools::{Pool, Pools};
 use crate::spec::VmSpec;
 use crate::tree::{self, Access, Change, DomainTree};
 use crate::{Cancel, EngineError, Host, Owner, destroy, domains, names, record, userdata};
@@ -146,6 +148,8 @@ pub(crate) struct Prepared {
     physical: PhysInfo,
     images: Images,
     daemons: Daemons,
+    /// The CPU pool that the configuration names.
+    pool: Option<Pool>,
     config_text: String,
 }
 
@@ -158,6 +162,7 @@ impl Prepared {
         notice: &mut dyn FnMut(Notice<'_>),
     ) -> Result<Prepared, EngineError> {
         check_memory(&spec, &physical)?;
+        let pool = find_pool(host, &spec)?;
         let images = Images::load(host, &spec, notice)?;
         let daemons = Daemons::find(host)?;
         let prepared = Prepared {
@@ -165,6 +170,7 @@ impl Prepared {
             physical,
             images,
             daemons,
+            pool,
             config_text,
         };
         check_image(host, &prepared)?;
@@ -208,8 +214,9 @@ fn prepare_again(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     let spec = planned.spec;
     let physical = draft.host.hv.phys_info()?;
     check_guest_type(&spec, &physical)?;
-    draft.name_lock = None;
-    draft.name_lock = Some(domains::reserve_name(draft.host, &spec.name)?);
+    if draft.name_lock.is_none() {
+        draft.name_lock = Some(domains::reserve_name(draft.host, &spec.name)?);
+    }
     check_identity(draft.host, &spec)?;
     draft.prepared = Some(Prepared::new(
         draft.host,
@@ -273,6 +280,18 @@ fn check_memory(spec: &VmSpec, physical: &PhysInfo) -> Result<(), EngineError> {
         });
     }
     Ok(())
+}
+
+/// Xen and xenstore are asked only where the configuration names a pool.
+fn find_pool(host: &mut Host, spec: &VmSpec) -> Result<Option<Pool>, EngineError> {
+    let Some(wanted) = &spec.pool else {
+        return Ok(None);
+    };
+    let pools = Pools::read(&*host.hv, &mut host.store)?;
+    match pools.find(wanted) {
+        Some(pool) => Ok(Some(pool.clone())),
+        None => Err(EngineError::NoSuchPool(wanted.clone())),
+    }
 }
 
 fn uses_hap(spec: &VmSpec, physical: &PhysInfo) -> bool {
@@ -427,24 +446,10 @@ fn domain_request(draft: &Draft<'_>) -> Result<CreateDomain, EngineError> {
         max_grant_frames: spec.max_grant_frames,
         max_maptrack_frames: spec.max_maptrack_frames,
         max_grant_version: spec.max_grant_version.unwrap_or(newest_grants),
-        cpupool: pool_number(draft)?,
+        cpupool: prepared.pool.as_ref().map_or(0, |pool| pool.id),
         msr_relaxed: spec.msr_relaxed,
         vmtrace_size_bytes: spec.vmtrace_size_bytes,
     })
-}
-
-/// Pools have names in xenstore and numbers in Xen; `Pool-0` is always number 0.
-fn pool_number(draft: &Draft<'_>) -> Result<u32, EngineError> {
-    let Some(wanted) = &draft.prepared()?.spec.pool else {
-        return Ok(0);
-    };
-    let pools = draft.host.hv.cpu_pools()?;
-    let found = pools
-        .iter()
-        .find(|pool| *wanted == pool.id.to_string() || *wanted == format!("Pool-{}", pool.id));
-    found
-        .map(|pool| pool.id)
-        .ok_or_else(|| EngineError::NoSuchPool(wanted.clone()))
 }
 
 fn unmake_domain(draft: &mut Draft<'_>, deadline: Instant) -> Result<(), EngineError> {
@@ -519,12 +524,21 @@ fn build_memory(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
 }
 
 fn set_scheduling(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
-    let (domid, spec) = (draft.domid()?, &draft.prepared()?.spec);
+    let (domid, prepared) = (draft.domid()?, draft.prepared()?);
+    let spec = &prepared.spec;
     if spec.cpu_weight.is_none() && spec.cpu_cap.is_none() {
         return Ok(());
     }
     let hv = &draft.host.hv;
-    let now = hv.scheduler_params(domid, hv.scheduler_id()?)?;
+    let scheduler = match &prepared.pool {
+        Some(pool) => pool.scheduler,
+        // Pool 0 is under the default scheduler.
+        None => hv.scheduler_id()?,
+    };
+    if !matches!(scheduler, SchedulerId::Credit | SchedulerId::Credit2) {
+        return Err(EngineError::NoShares(scheduler.name()));
+    }
+    let now = hv.scheduler_params(domid, scheduler)?;
     let change = |weight: u16, cap: u16| {
         (
             spec.cpu_weight.unwrap_or(weight),

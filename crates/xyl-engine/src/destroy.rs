@@ -198,7 +198,10 @@ fn ignore_absence(outcome: Result<(), EngineError>) -> Result<(), EngineError> {
 }
 
 /// Disks, network interfaces and device models need a teardown that Xyl does not have yet.
-fn refuse_foreign_devices(host: &mut Host, info: &DomainInfo) -> Result<(), EngineError> {
+pub(crate) fn refuse_foreign_devices(
+    host: &mut Host,
+    info: &DomainInfo,
+) -> Result<(), EngineError> {
     let domid = info.domid;
     let mut devices = foreign_devices(host, domid)?;
     if info.kind() == GuestKind::Hvm {

@@ -189,6 +189,11 @@ pub(crate) fn home(domid: DomId, relative: &str) -> Result<Path, EngineError> {
         .map_err(xenstore::Error::from)?)
 }
 
+/// Whether a domain has a part of `/vm`. Domain 0, whose UUID is all zeros, has none.
+pub(crate) fn has_vm_part(info: &DomainInfo) -> bool {
+    info.handle != [0; 16]
+}
+
 /// A path below a VM's own part of xenstore.
 pub(crate) fn vm_path(info: &DomainInfo, relative: &str) -> Result<Path, EngineError> {
     let text = format!("/vm/{}/{relative}", uuid_text(&info.handle));
@@ -197,9 +202,18 @@ pub(crate) fn vm_path(info: &DomainInfo, relative: &str) -> Result<Path, EngineE
 
 /// Keeps others off a name until its new owner is known by it in xenstore.
 pub(crate) fn reserve_name(host: &Host, name: &str) -> Result<Box<dyn Lock>, EngineError> {
-    let path = host.dirs.name_lock(name);
     // Whoever looks for what dead processes left holds it for a moment.
-    let deadline = host.clock.now() + NAME_LIMIT;
+    reserve_name_within(host, name, NAME_LIMIT)
+}
+
+/// The same, waiting for whoever holds the name.
+pub(crate) fn reserve_name_within(
+    host: &Host,
+    name: &str,
+    limit: Duration,
+) -> Result<Box<dyn Lock>, EngineError> {
+    let path = host.dirs.name_lock(name);
+    let deadline = host.clock.now() + limit;
     let lock = host
         .files
         .lock(&path, Some(deadline))
@@ -209,13 +223,33 @@ pub(crate) fn reserve_name(host: &Host, name: &str) -> Result<Box<dyn Lock>, Eng
     })
 }
 
+/// Refuses a name that another domain has than `own`. One that Xen is still freeing has none.
+pub(crate) fn refuse_taken_name(
+    host: &mut Host,
+    name: &str,
+    own: DomId,
+) -> Result<(), EngineError> {
+    let mut others = list(&*host.hv)?;
+    others.retain(|info| info.domid != own && !info.flags.dying);
+    let (_, store, index) = host.directory();
+    match names::find(store, &index, &others, name)? {
+        Some(domid) => Err(EngineError::NameTaken {
+            name: name.to_owned(),
+            domid,
+        }),
+        None => Ok(()),
+    }
+}
+
 /// Gives a domain another name, unless another domain has it.
 pub fn rename(host: &mut Host, info: &DomainInfo, new_name: &str) -> Result<(), EngineError> {
     if let Err(BadName { why, help }) = check_name(new_name) {
         return Err(ControlError::BadName { why, help }.into());
     }
     let _name = reserve_name(host, new_name)?;
-    let infos = list(&*host.hv)?;
+    let mut infos = list(&*host.hv)?;
+    // The name of one that Xen is still freeing is free.
+    infos.retain(|info| !info.flags.dying);
     host.store.try_transaction(|transaction| {
         let names = names::read(transaction, &infos)?;
         let taken = |(other, name): &(&DomainInfo, Option<String>)| {
@@ -229,7 +263,9 @@ pub fn rename(host: &mut Host, info: &DomainInfo, new_name: &str) -> Result<(), 
         }
         let mut batch = Batch::new();
         batch.write(&home(info.domid, "name")?, new_name.as_bytes());
-        batch.write(&vm_path(info, "name")?, new_name.as_bytes());
+        if has_vm_part(info) {
+            batch.write(&vm_path(info, "name")?, new_name.as_bytes());
+        }
         transaction.run(&batch)?;
         Ok(())
     })
@@ -534,5 +570,21 @@ mod tests {
                 .to_string()
                 .contains("longer than")
         );
+    }
+
+    #[test]
+    fn a_domain_without_a_uuid_gets_no_nodes_of_one() {
+        let hv = Model::new(64);
+        let domid = hv.create_domain(&request([0; 16])).unwrap();
+        let info = hv.domain_info(domid).unwrap().unwrap();
+        let store = MemStore::new();
+        let folder = tempfile::tempdir().unwrap();
+        let dirs = Dirs::below(folder.path());
+        let mut host = Host::new(Box::new(hv), store.client(0).unwrap(), dirs);
+        rename(&mut host, &info, "new").unwrap();
+        let name = host.store.read_text(&home(domid, "name").unwrap());
+        assert_eq!(name.unwrap(), "new");
+        let vm = Path::new("/vm").unwrap();
+        assert!(host.store.directory(&vm).is_err());
     }
 }

@@ -70,6 +70,11 @@ pub enum EngineError {
     /// No CPU pool is known by that name or number.
     #[error("no CPU pool `{0}`: `xl cpupool-list` shows those there are")]
     NoSuchPool(String),
+    /// The pool's scheduler gives no shares.
+    #[error(
+        "`cpu_weight` and `cap` mean nothing under the scheduler {0}: leave them out, or choose another `pool`"
+    )]
+    NoShares(&'static str),
     /// The control domain cannot be destroyed, paused or shut down like a guest.
     #[error("domain 0 is the control domain: {0} would take the host down")]
     ControlDomain(&'static str),

@@ -5,7 +5,7 @@ use xenstore::{Batch, Client, Tree};
 
 use crate::EngineError;
 use crate::control_error::ControlError;
-use crate::domains::{home, vm_path};
+use crate::domains::{has_vm_part, home, vm_path};
 
 /// What libxl lets a domain have beyond its configured memory, in KiB; kept equal, so that xl and
 /// Xyl may take turns (`LIBXL_MAXMEM_CONSTANT`).
@@ -66,10 +66,12 @@ fn write_target(store: &mut Client, info: &DomainInfo, target_kib: u64) -> Resul
         &home(info.domid, "memory/target")?,
         target_kib.to_string().as_bytes(),
     );
-    batch.write(
-        &vm_path(info, "memory")?,
-        (target_kib / 1024).to_string().as_bytes(),
-    );
+    if has_vm_part(info) {
+        batch.write(
+            &vm_path(info, "memory")?,
+            (target_kib / 1024).to_string().as_bytes(),
+        );
+    }
     Ok(store.transaction(|transaction| transaction.run(&batch).map(drop))?)
 }
 

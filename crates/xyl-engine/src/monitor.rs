@@ -188,7 +188,17 @@ fn act(
         Action::Restart => false,
         Action::RenameRestart => true,
     };
-    let restarted = restart::restart(host, vm.uuid, vm.domid, &planned.spec.name, keeps_old)?;
+    let restarted = restart::restart(host, vm.uuid, vm.domid, keeps_old);
+    if let Err(EngineError::ForeignDevices { .. }) = &restarted {
+        let name = &planned.spec.name;
+        let path = record::path(&host.dirs, &vm.uuid.hyphenated().to_string());
+        log(&format!(
+            "not restarted, since xl has given it devices; to start it again: cp {} {name}.cfg; xl destroy {}; xyl create {name}.cfg",
+            path.display(),
+            vm.domid
+        ));
+    }
+    let restarted = restarted?;
     match restarted {
         Some(domid) => log(&format!("restarted as domain {domid}")),
         None => log("another process has ended or restarted it meanwhile"),

@@ -1,31 +1,44 @@
 //! Giving a VM its next domain when the one it has has ended.
 
+use std::time::Duration;
+
+use os_port::Lock;
 use uuid::Uuid;
-use xen_port::DomId;
+use xen_port::{DomId, DomainInfo};
 use xyl_saga::Facts;
 
 use crate::operation::{Draft, Kind};
-use crate::{Cancel, EngineError, Host, Owner, preserve};
+use crate::{Cancel, EngineError, Host, Owner, destroy, domains, live, preserve, record};
 
-/// Replaces an ended domain of a VM by a new one, made from the VM's record. The new one's number;
-/// `None` where another process has ended or replaced that domain meanwhile.
+/// How long another process may hold the VM's name.
+const NAME_LIMIT: Duration = Duration::from_secs(10);
+
+/// Replaces an ended domain of a VM by a new one, made from the VM's record and what was changed while
+/// the old one ran. The new one's number; `None` where another process has ended or replaced that domain
+/// meanwhile. What can be found wrong with the old one in place is found first, and leaves it there.
 pub fn restart(
     host: &mut Host,
     uuid: Uuid,
     old: DomId,
-    name: &str,
     keeps_old: bool,
 ) -> Result<Option<DomId>, EngineError> {
     let owner = Owner::take(host, uuid)?;
     let info = host.hv.domain_info(old)?;
-    let is_there = info.is_some_and(|info| &info.handle == uuid.as_bytes() && !info.flags.dying);
-    if !is_there {
+    let Some(info) = info.filter(|info| &info.handle == uuid.as_bytes() && !info.flags.dying)
+    else {
         return Ok(None);
+    };
+    if !keeps_old {
+        destroy::refuse_foreign_devices(host, &info)?;
     }
+    let name = keep_changes(host, uuid, &info)?;
+    let name_lock = take_name(host, &name, old)?;
     let mut args = Facts::new();
     args.insert("old".to_owned(), old.0.into());
-    let aside = keeps_old.then(|| preserve::aside(host, name));
+    let aside = keeps_old.then(|| preserve::aside(host, &name));
+    let mut aside_lock = None;
     if let Some(aside) = &aside {
+        aside_lock = Some(take_name(host, &aside.name, old)?);
         let uuid = aside.uuid.hyphenated().to_string();
         args.insert("aside_uuid".to_owned(), uuid.into());
         args.insert("aside_name".to_owned(), aside.name.clone().into());
@@ -33,11 +46,32 @@ pub fn restart(
     let mut draft = Draft::new(host, uuid);
     draft.old = Some(old);
     draft.aside = aside;
+    draft.name_lock = Some(name_lock);
     draft.keeps_record = true;
     let kind = match keeps_old {
         true => Kind::RenameRestart,
         false => Kind::Restart,
     };
-    owner.carry_out(kind, name, args, &mut draft, &Cancel::new(), &mut |_| ())?;
+    owner.carry_out(kind, &name, args, &mut draft, &Cancel::new(), &mut |_| ())?;
+    drop(aside_lock);
     draft.domid().map(Some)
+}
+
+/// Writes what was changed while the domain ran into the VM's record; the VM's name.
+fn keep_changes(host: &mut Host, uuid: Uuid, info: &DomainInfo) -> Result<String, EngineError> {
+    let mut planned = record::planned(host, uuid)?;
+    let before = planned.spec.clone();
+    live::lay_over(host, info, &mut planned.spec)?;
+    if planned.spec != before {
+        let uuid = uuid.hyphenated().to_string();
+        record::write(&*host.files, &host.dirs, &uuid, &planned.config_text())?;
+    }
+    Ok(planned.spec.name)
+}
+
+/// Keeps others off a name that no other domain has.
+fn take_name(host: &mut Host, name: &str, own: DomId) -> Result<Box<dyn Lock>, EngineError> {
+    let lock = domains::reserve_name_within(host, name, NAME_LIMIT)?;
+    domains::refuse_taken_name(host, name, own)?;
+    Ok(lock)
 }

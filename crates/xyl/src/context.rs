@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use os_port::{SystemClock, SystemFiles, SystemProcess};
 use xen_port::{DomainInfo, Hypervisor};
-use xenstore::{Batch, Client, Path, Settings, Tree};
+use xenstore::{Client, Settings};
 use xl_cfg::XlConf;
 use xyl_engine::domains::{self, Domain, DomainRef};
 use xyl_engine::names::{self, NameIndex};
+use xyl_engine::pools::Pools;
 use xyl_engine::{Dirs, Host};
 
 use crate::cli::GlobalArgs;
@@ -222,23 +223,9 @@ impl Context {
         NameIndex::new(&SystemFiles, &SystemClock, &SystemProcess, &self.dirs)
     }
 
-    /// The names of the CPU pools.
-    pub fn pool_names(&self) -> Result<PoolNames, Failure> {
-        let mut batch = Batch::new();
-        let mut ids = Vec::new();
-        for pool in self.hv()?.cpu_pools()? {
-            let path = format!("/local/pool/{}/name", pool.id);
-            batch.read_opt(&Path::new(&path).map_err(xenstore::Error::from)?);
-            ids.push(pool.id);
-        }
-        let replies = self.store()?.run(&batch)?;
-        let name = |(at, id): (usize, &u32)| {
-            let name = replies
-                .value(at)
-                .map(|name| String::from_utf8_lossy(name).into_owned());
-            (*id, name)
-        };
-        Ok(PoolNames(ids.iter().enumerate().map(name).collect()))
+    /// The CPU pools, with their names.
+    pub fn pools(&self) -> Result<Pools, Failure> {
+        Ok(Pools::read(self.hv()?, &mut *self.store()?)?)
     }
 
     /// Says something on standard error: what the command is about to do.
@@ -335,36 +322,6 @@ fn timestamp() -> String {
         .strftime("%Y-%m-%d %H:%M:%S %Z")
         .to_string();
     format!("{now} [{}] ", std::process::id())
-}
-
-/// CPU pools and their names.
-#[derive(Clone, Debug)]
-pub struct PoolNames(Vec<(u32, Option<String>)>);
-
-impl PoolNames {
-    /// The name of a pool.
-    pub fn name(&self, id: u32) -> String {
-        let found = self.0.iter().find(|(known, _)| *known == id);
-        found
-            .and_then(|(_, name)| name.clone())
-            .unwrap_or_else(|| domains::NO_NAME.to_owned())
-    }
-
-    /// The pool with a number or a name.
-    pub fn find(&self, asked: &str) -> Option<u32> {
-        let number: Option<u32> = asked.parse().ok();
-        let is_it = |(id, name): &&(u32, Option<String>)| match number {
-            Some(number) => *id == number,
-            None => name.as_deref() == Some(asked),
-        };
-        self.0.iter().find(is_it).map(|(id, _)| *id)
-    }
-
-    /// All names with commas between.
-    pub fn listed(&self) -> String {
-        let names: Vec<String> = self.0.iter().map(|(id, _)| self.name(*id)).collect();
-        names.join(", ")
-    }
 }
 
 /// A wait under way.

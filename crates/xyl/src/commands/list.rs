@@ -101,7 +101,7 @@ pub fn print_table(
     columns: Columns,
 ) -> Outcome {
     let pools = if columns.cpupool {
-        Some(context.pool_names()?)
+        Some(context.pools()?)
     } else {
         None
     };

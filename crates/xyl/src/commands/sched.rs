@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 use xen_port::{DomainInfo, SchedulerGlobals, SchedulerId};
+use xyl_engine::pools::Pools;
 use xyl_engine::{domains, sched};
 
 use crate::complete::domain_names;
-use crate::context::{Context, PoolNames};
+use crate::context::Context;
 use crate::error::{Failure, Outcome};
 use crate::output::{left, printable};
 
@@ -212,7 +213,7 @@ fn domains_json(
 
 /// `-s`: the parameters of one pool's scheduler, Pool-0 unless another is named.
 fn globals(request: &Request, context: &Context) -> Outcome {
-    let pools = context.pool_names()?;
+    let pools = context.pools()?;
     let pool = request
         .cpupool
         .map_or(Ok(0), |asked| find_pool(&pools, asked))?;
@@ -233,8 +234,8 @@ fn globals(request: &Request, context: &Context) -> Outcome {
     Ok(sched::set_globals(context.hv()?, pool, &request.globals)?)
 }
 
-fn find_pool(pools: &PoolNames, asked: &str) -> Result<u32, Failure> {
-    pools.find(asked).ok_or_else(|| {
+fn find_pool(pools: &Pools, asked: &str) -> Result<u32, Failure> {
+    pools.find(asked).map(|pool| pool.id).ok_or_else(|| {
         Failure::refused(format!(
             "there is no CPU pool `{asked}`; there are {}",
             pools.listed()
@@ -244,7 +245,7 @@ fn find_pool(pools: &PoolNames, asked: &str) -> Result<u32, Failure> {
 
 /// Every pool under this scheduler, or only one pool, with the shares of its domains.
 fn all_pools(request: &Request, context: &Context) -> Outcome {
-    let names = context.pool_names()?;
+    let names = context.pools()?;
     let only = request
         .cpupool
         .map(|asked| find_pool(&names, asked))

@@ -1,0 +1,217 @@
+//! What a VM's next domain has of the one before, and what is found wrong while that is still in place.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs
+)]
+
+#[path = "../../xen-build/tests/common/mod.rs"]
+mod common;
+
+use std::path::Path;
+
+use common::{Kernel, MIB, PAGE, pattern};
+use uuid::Uuid;
+use xen_image::elfnote::types;
+use xen_port::{DomId, DomainInfo, SchedulerId, SchedulerParams, ShutdownReason};
+use xen_sim::World;
+use xenstore::{Path as Node, Tree};
+use xyl_engine::create::{CreateRequest, create};
+use xyl_engine::{Cancel, Dirs, EngineError, Host, domains, memory, plan, record, restart, vcpus};
+
+const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
+const OTHER_UUID: &str = "6a1d0c4e-0000-4000-8000-000000000002";
+
+struct Bench {
+    world: World,
+    host: Host,
+    kernel: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let kernel = folder.path().join("kernel");
+        let elf = Kernel::default()
+            .part(MIB, pattern(5, 1), PAGE)
+            .note(types::PHYS32_ENTRY, &0x10_0010_u32.to_le_bytes())
+            .elf();
+        std::fs::write(&kernel, elf).unwrap();
+        let world = World::new(256);
+        let handles = world.handles(&world.fate(None)).unwrap();
+        let mut dirs = Dirs::below(Path::new("/"));
+        dirs.kernel_cache = folder.path().join("cache");
+        let host = Host {
+            hv: handles.hv,
+            store: handles.store,
+            dirs,
+            files: handles.files,
+            clock: handles.clock,
+            process: handles.process,
+        };
+        Bench {
+            world,
+            host,
+            kernel: kernel.to_str().unwrap().to_owned(),
+            _folder: folder,
+        }
+    }
+
+    fn create(&mut self, name: &str, uuid: &str, more: &str) -> Result<DomId, EngineError> {
+        let text = format!(
+            "name = \"{name}\"\nuuid = \"{uuid}\"\ntype = \"pvh\"\nmemory = 8\nkernel = \"{}\"\n{more}\n",
+            self.kernel
+        );
+        let planned = plan::plan_record("bench", &text, &mut || Ok(vec![(0, 0)]))?;
+        let mut request = CreateRequest {
+            spec: &planned.spec,
+            config_text: &planned.config_text(),
+            paused: false,
+            before_start: &mut |_, _| Ok(()),
+            notice: &mut |_| (),
+        };
+        create(&mut self.host, &mut request, &Cancel::new())
+    }
+
+    fn restart(&mut self, domid: DomId, keeps_old: bool) -> Result<DomId, EngineError> {
+        self.world.shut_down(domid, ShutdownReason::Reboot);
+        let uuid = Uuid::parse_str(UUID).unwrap();
+        restart::restart(&mut self.host, uuid, domid, keeps_old).map(Option::unwrap)
+    }
+
+    fn info(&self, domid: DomId) -> DomainInfo {
+        self.host.hv.domain_info(domid).unwrap().unwrap()
+    }
+
+    fn node(&mut self, path: &str) -> String {
+        self.host
+            .store
+            .read_text(&Node::new(path).unwrap())
+            .unwrap()
+    }
+
+    /// Whether a domain still has the VM's UUID, name and nodes.
+    fn is_in_place(&mut self, domid: DomId, name: &str) -> bool {
+        let uuid = Uuid::parse_str(UUID).unwrap();
+        &self.info(domid).handle == uuid.as_bytes()
+            && self.node(&format!("/local/domain/{domid}/name")) == name
+    }
+}
+
+#[test]
+fn what_was_changed_while_it_ran_outlives_a_restart() {
+    let mut bench = Bench::new();
+    let old = bench
+        .create("web", UUID, "vcpus = 1\nmaxvcpus = 3")
+        .unwrap();
+    let info = bench.info(old);
+    let host = &mut bench.host;
+    domains::rename(host, &info, "web-old").unwrap();
+    memory::set_maximum(&*host.hv, &mut host.store, &info, 16 << 10).unwrap();
+    memory::set_target(&*host.hv, &mut host.store, &info, 12 << 10).unwrap();
+    vcpus::set_online(&mut host.store, &info, 2).unwrap();
+    let share = SchedulerParams::Credit2 {
+        weight: 512,
+        cap: 40,
+    };
+    host.hv.set_scheduler_params(old, &share).unwrap();
+    bench.create("web", OTHER_UUID, "").unwrap();
+
+    let new = bench.restart(old, false).unwrap();
+    let home = format!("/local/domain/{new}");
+    assert_eq!(bench.node(&format!("{home}/name")), "web-old");
+    assert_eq!(bench.node(&format!("{home}/memory/target")), "12288");
+    assert_eq!(bench.node(&format!("{home}/memory/static-max")), "16384");
+    assert_eq!(bench.node(&format!("{home}/cpu/1/availability")), "online");
+    assert_eq!(bench.node(&format!("{home}/cpu/2/availability")), "offline");
+    let now = bench.host.hv.scheduler_params(new, SchedulerId::Credit2);
+    assert_eq!(now.unwrap(), share);
+    // And the life after that.
+    let text = record::read(&*bench.host.files, &bench.host.dirs, UUID).unwrap();
+    assert!(text.contains("name = \"web-old\""), "{text}");
+    let next = bench.restart(new, false).unwrap();
+    assert!(bench.is_in_place(next, "web-old"));
+}
+
+#[test]
+fn a_name_that_is_taken_or_held_leaves_the_ended_domain_in_place() {
+    let mut bench = Bench::new();
+    let old = bench.create("web", UUID, "").unwrap();
+    let other = bench.create("other", OTHER_UUID, "").unwrap();
+    let lock = bench.host.dirs.name_lock("web");
+    let held = bench.host.files.lock(&lock, None).unwrap().unwrap();
+    let refused = bench.restart(old, false);
+    assert!(
+        matches!(refused, Err(EngineError::NameBusy { .. })),
+        "{refused:?}"
+    );
+    assert!(bench.is_in_place(old, "web"));
+    drop(held);
+    // xl takes no lock.
+    let name = Node::new(&format!("/local/domain/{other}/name")).unwrap();
+    bench.host.store.write(&name, b"web").unwrap();
+    let refused = bench.restart(old, false);
+    assert!(
+        matches!(refused, Err(EngineError::NameTaken { .. })),
+        "{refused:?}"
+    );
+    assert!(bench.is_in_place(old, "web"));
+}
+
+#[test]
+fn no_two_domains_are_set_aside_under_one_name() {
+    let mut bench = Bench::new();
+    let first = bench.create("web", UUID, "").unwrap();
+    let second = bench.restart(first, true).unwrap();
+    let refused = bench.restart(second, true);
+    assert!(
+        matches!(refused, Err(EngineError::NameTaken { .. })),
+        "{refused:?}"
+    );
+    assert!(bench.is_in_place(second, "web"));
+}
+
+#[test]
+fn devices_of_xl_leave_the_ended_domain_in_place() {
+    let mut bench = Bench::new();
+    let old = bench.create("web", UUID, "").unwrap();
+    let device = Node::new(&format!("/libxl/{old}/device/vif/0")).unwrap();
+    bench.host.store.write(&device, b"").unwrap();
+    let refused = bench.restart(old, false);
+    assert!(
+        matches!(refused, Err(EngineError::ForeignDevices { .. })),
+        "{refused:?}"
+    );
+    assert!(bench.is_in_place(old, "web"));
+}
+
+#[test]
+fn a_pool_is_found_by_its_name_and_gives_shares_by_its_own_scheduler() {
+    let mut bench = Bench::new();
+    bench.world.xen.add_pool(1, SchedulerId::Credit);
+    bench.world.xen.add_pool(2, SchedulerId::Null);
+    for (id, name) in [(0, "Pool-0"), (1, "Pool-2"), (2, "bare")] {
+        let path = Node::new(&format!("/local/pool/{id}/name")).unwrap();
+        bench.host.store.write(&path, name.as_bytes()).unwrap();
+    }
+    let more = "pool = \"Pool-2\"\ncpu_weight = 512";
+    let domid = bench.create("web", UUID, more).unwrap();
+    assert_eq!(bench.info(domid).cpupool, 1);
+    let share = bench.host.hv.scheduler_params(domid, SchedulerId::Credit);
+    assert!(
+        matches!(share, Ok(SchedulerParams::Credit { weight: 512, .. })),
+        "{share:?}"
+    );
+
+    let refused = bench.create("other", OTHER_UUID, "pool = \"Pool-1\"");
+    assert!(
+        matches!(refused, Err(EngineError::NoSuchPool(_))),
+        "{refused:?}"
+    );
+    let refused = bench.create("other", OTHER_UUID, "pool = \"bare\"\ncap = 10");
+    let text = refused.unwrap_err().to_string();
+    assert!(text.contains("under the scheduler null"), "{text}");
+}
