@@ -433,12 +433,12 @@ fn a_file_that_shrank_is_named() {
     let modules = boot_modules(&ramdisks, "");
     let kernel_file = file(&kernel(LINUX).elf());
     let image = Loader::default().load(kernel_file.path()).unwrap();
-    let domid = new_domain(&model, GuestKind::Pv, 64 << 10);
-    let request = BuildRequest {
-        modules: &modules,
-        ..request(domid, &image, 64 << 10)
-    };
     for shrunk in [&ramdisk.file, &kernel_file] {
+        let domid = new_domain(&model, GuestKind::Pv, 64 << 10);
+        let request = BuildRequest {
+            modules: &modules,
+            ..request(domid, &image, 64 << 10)
+        };
         shrunk.as_file().set_len(100).unwrap();
         let error = build_pv(&model, &request).unwrap_err().to_string();
         assert!(error.contains(shrunk.path().to_str().unwrap()), "{error}");
@@ -446,7 +446,6 @@ fn a_file_that_shrank_is_named() {
         model
             .destroy_domain(domid, std::time::Instant::now())
             .unwrap();
-        assert_eq!(new_domain(&model, GuestKind::Pv, 64 << 10), domid);
     }
 }
 
