@@ -647,7 +647,8 @@ fn write_records(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
         record::write(&*host.files, &host.dirs, &uuid, &prepared.config_text)?;
     }
     let shadow_bytes = paging_size_bytes(spec, &prepared.physical);
-    let userdata = userdata::Record::of(spec, &uuid, shadow_bytes / KIB);
+    let pool = prepared.pool.as_ref().and_then(|pool| pool.name.as_deref());
+    let userdata = userdata::Record::of(spec, &uuid, shadow_bytes / KIB, pool);
     userdata::write(&*host.files, &host.dirs.xen_lib, draft.domid()?, &userdata)
 }
 

@@ -15,7 +15,7 @@ use crate::spec::{Action, OnShutdown, VmSpec};
 /// KiB of a MiB.
 const KIB_PER_MIB: u64 = 1024;
 /// xl's timer mode for guests that say nothing: ticks are not delayed for missed ones.
-const DEFAULT_TIMER_MODE: u64 = 1;
+pub(crate) const DEFAULT_TIMER_MODE: u64 = 1;
 
 /// What a VM's record says where the host's configuration has switched claims off: xl.cfg has no setting
 /// for it.
@@ -257,6 +257,8 @@ fn spec(
         vpmu: false,
         tsc_mode: tsc_mode(domain.time.tsc_mode),
         time_offset_s: time_offset_s(domain),
+        rtc_offset_s: domain.time.rtc_offset_s.unwrap_or(0),
+        localtime: domain.time.localtime == Some(true),
         timer_mode: domain
             .time
             .timer_mode

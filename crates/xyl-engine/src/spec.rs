@@ -50,6 +50,10 @@ pub struct VmSpec {
     pub tsc_mode: u32,
     /// Offset of the wall clock in seconds.
     pub time_offset_s: i64,
+    /// How much of it was asked for; the rest is the local time zone's.
+    pub rtc_offset_s: i32,
+    /// Whether the wall clock shows local time.
+    pub localtime: bool,
     /// Timer mode of a PVH guest, Xen's number.
     pub timer_mode: u64,
     /// The guest will never move: it may use the invariant time-stamp counter.

@@ -2,18 +2,31 @@
 //!
 //! `xl list -l`, `xl destroy` and the others look for
 //! `/var/lib/xen/userdata-d.DOMID.UUID.libxl-json`; a domain of ours gets one, so that xl takes it
-//! for one of its own. Only what libxl cannot default is written. Facts: libxl's `libxl_types.idl`
-//! and the files that xl 4.17 and 4.20 write.
+//! for one of its own. What differs from libxl's defaults is written. Facts: libxl's
+//! `libxl_types.idl` and the files that xl 4.17 and 4.20 write.
 
 use std::path::{Path, PathBuf};
 
 use os_port::{Files, list_if_there, remove_if_there};
 use serde_json::{Map, Value, json};
-use xen_port::DomId;
+use xen_port::{CpuMap, DomId, GuestKind};
 
 use crate::EngineError;
+use crate::plan::DEFAULT_TIMER_MODE;
 use crate::record::write_whole;
 use crate::spec::VmSpec;
+
+/// Event channels of a guest of which nothing was said, in libxl.
+const DEFAULT_EVENT_CHANNELS: u32 = 1023;
+/// libxl's words for Xen's numbers of time-stamp counter modes; the first is its default.
+const TSC_MODES: [&str; 3] = ["default", "always_emulate", "native"];
+/// libxl's words for Xen's numbers of timer modes.
+const TIMER_MODES: [&str; 4] = [
+    "delay_for_missed_ticks",
+    "no_delay_for_missed_ticks",
+    "no_missed_ticks_pending",
+    "one_missed_tick_pending",
+];
 
 /// What the record says.
 #[derive(Clone, Debug)]
@@ -40,14 +53,21 @@ pub struct Record<'a> {
     pub ramdisk: Option<&'a str>,
     /// Command line.
     pub cmdline: Option<&'a str>,
+    /// The settings of the creation (`c_info`) that differ from libxl's defaults, by libxl's names.
+    pub created: Map<String, Value>,
+    /// The settings of the build (`b_info`) that differ from libxl's defaults, by libxl's names.
+    pub built: Map<String, Value>,
     /// The actions on poweroff, reboot, watchdog, crash and soft reset, in libxl's words.
     pub on: [(&'static str, &'static str); 5],
 }
 
 impl<'a> Record<'a> {
-    /// The record of a VM to be; `uuid` is its UUID in text.
-    pub fn of(spec: &'a VmSpec, uuid: &'a str, shadow_kib: u64) -> Record<'a> {
+    /// The record of a VM to be; `uuid` is its UUID in text, `pool` its CPU pool's name where that
+    /// was asked for.
+    pub fn of(spec: &'a VmSpec, uuid: &'a str, shadow_kib: u64, pool: Option<&str>) -> Record<'a> {
         Record {
+            created: created(spec, pool),
+            built: built(spec),
             kind: spec.kind_text(),
             name: &spec.name,
             uuid,
@@ -70,6 +90,94 @@ impl<'a> Record<'a> {
     }
 }
 
+/// libxl's yes and no, where no is its default.
+fn yes(value: bool) -> Option<Value> {
+    value.then(|| "True".into())
+}
+
+fn without_defaults<const N: usize>(
+    settings: [(&'static str, Option<Value>); N],
+) -> Map<String, Value> {
+    let is_set = |(name, value): (&str, Option<Value>)| Some((name.to_owned(), value?));
+    settings.into_iter().filter_map(is_set).collect()
+}
+
+fn created(spec: &VmSpec, pool: Option<&str>) -> Map<String, Value> {
+    let word = |value: bool| Value::from(if value { "True" } else { "False" });
+    without_defaults([
+        ("hap", spec.hap.map(word)),
+        ("pool_name", pool.map(Value::from)),
+    ])
+}
+
+fn built(spec: &VmSpec) -> Map<String, Value> {
+    let timer_mode = spec.kind != GuestKind::Pv && spec.timer_mode != DEFAULT_TIMER_MODE;
+    without_defaults([
+        ("vcpu_hard_affinity", affinity(&spec.hard_affinity)),
+        ("vcpu_soft_affinity", affinity(&spec.soft_affinity)),
+        ("sched_params", share(spec)),
+        (
+            "tsc_mode",
+            (spec.tsc_mode != 0)
+                .then(|| word_of(&TSC_MODES, u64::from(spec.tsc_mode)))
+                .flatten(),
+        ),
+        (
+            "timer_mode",
+            timer_mode
+                .then(|| word_of(&TIMER_MODES, spec.timer_mode))
+                .flatten(),
+        ),
+        ("localtime", yes(spec.localtime)),
+        // libxl's field is unsigned: an offset backwards is its two's complement.
+        (
+            "rtc_timeoffset",
+            (spec.rtc_offset_s != 0).then(|| spec.rtc_offset_s.cast_unsigned().into()),
+        ),
+        ("disable_migrate", yes(spec.nomigrate)),
+        ("nested_hvm", yes(spec.nested_virt)),
+        ("max_grant_frames", spec.max_grant_frames.map(Value::from)),
+        (
+            "max_maptrack_frames",
+            spec.max_maptrack_frames.map(Value::from),
+        ),
+        ("max_grant_version", spec.max_grant_version.map(Value::from)),
+        (
+            "event_channels",
+            (spec.max_event_channels != DEFAULT_EVENT_CHANNELS)
+                .then(|| spec.max_event_channels.into()),
+        ),
+        ("claim_mode", (!spec.claim).then(|| "False".into())),
+        (
+            "vmtrace_buf_kb",
+            (spec.vmtrace_size_bytes != 0).then(|| (spec.vmtrace_size_bytes / 1024).into()),
+        ),
+        (
+            "arch_x86",
+            yes(spec.msr_relaxed).map(|yes| json!({"msr_relaxed": yes})),
+        ),
+    ])
+}
+
+fn word_of(words: &[&'static str], number: u64) -> Option<Value> {
+    let word = words.get(usize::try_from(number).ok()?);
+    word.map(|word| Value::from(*word))
+}
+
+/// The CPUs of each vCPU.
+fn affinity(maps: &[CpuMap]) -> Option<Value> {
+    let cpus = |map: &CpuMap| Value::from(map.iter().collect::<Vec<u32>>());
+    (!maps.is_empty()).then(|| maps.iter().map(cpus).collect())
+}
+
+fn share(spec: &VmSpec) -> Option<Value> {
+    let share = without_defaults([
+        ("weight", spec.cpu_weight.map(Value::from)),
+        ("cap", spec.cpu_cap.map(Value::from)),
+    ]);
+    (!share.is_empty()).then_some(Value::Object(share))
+}
+
 /// The record as libxl's JSON.
 pub fn to_json(record: &Record<'_>) -> Value {
     let mut b_info = json!({
@@ -87,6 +195,7 @@ pub fn to_json(record: &Record<'_>) -> Value {
         if let Some(cmdline) = record.cmdline {
             map.insert("cmdline".to_owned(), cmdline.into());
         }
+        map.extend(record.built.clone());
         map.insert(format!("type.{}", record.kind), Value::Object(Map::new()));
     }
     let mut top = json!({
@@ -99,6 +208,9 @@ pub fn to_json(record: &Record<'_>) -> Value {
         "b_info": b_info,
     });
     if let Some(map) = top.as_object_mut() {
+        if let Some(c_info) = map.get_mut("c_info").and_then(Value::as_object_mut) {
+            c_info.extend(record.created.clone());
+        }
         for (event, action) in record.on {
             map.insert(event.to_owned(), action.into());
         }
@@ -167,6 +279,8 @@ mod tests {
             kernel: "/k",
             ramdisk: None,
             cmdline: Some("quiet \"x\""),
+            created: Map::new(),
+            built: Map::new(),
             on: [
                 ("on_poweroff", "destroy"),
                 ("on_reboot", "restart"),
@@ -192,5 +306,101 @@ mod tests {
         fs::write(&other, "").unwrap();
         remove_all(&SystemFiles, folder.path(), DomId(3), "u-1").unwrap();
         assert!(!file.exists() && !kin.exists() && other.exists());
+    }
+
+    /// libxl's record of a PVH guest with these settings.
+    fn json_of(settings: &str) -> Value {
+        let text =
+            format!("name = \"g\"\ntype = \"pvh\"\nkernel = \"/k\"\nmaxvcpus = 2\n{settings}\n");
+        let planned = crate::plan::plan_record("g.cfg", &text, &mut || {
+            Ok((0..4).map(|cpu| (cpu, 0)).collect())
+        })
+        .unwrap();
+        let spec = &planned.spec;
+        to_json(&Record::of(spec, "u-1", 0, spec.pool.as_deref()))
+    }
+
+    #[test]
+    fn each_setting_is_written_by_libxls_name_where_it_is_not_the_default() {
+        let plain = json_of("");
+        for (settings, part, key, wanted) in [
+            ("hap = 0", "c_info", "hap", json!("False")),
+            ("pool = \"fast\"", "c_info", "pool_name", json!("fast")),
+            (
+                "cpus = \"1-2\"",
+                "b_info",
+                "vcpu_hard_affinity",
+                json!([[1, 2], [1, 2]]),
+            ),
+            (
+                "cpus_soft = [ \"3\" ]",
+                "b_info",
+                "vcpu_soft_affinity",
+                json!([[3]]),
+            ),
+            (
+                "cpu_weight = 512",
+                "b_info",
+                "sched_params",
+                json!({"weight": 512}),
+            ),
+            ("cap = 50", "b_info", "sched_params", json!({"cap": 50})),
+            (
+                "tsc_mode = \"always_emulate\"",
+                "b_info",
+                "tsc_mode",
+                json!("always_emulate"),
+            ),
+            (
+                "tsc_mode = \"native\"",
+                "b_info",
+                "tsc_mode",
+                json!("native"),
+            ),
+            (
+                "timer_mode = 0",
+                "b_info",
+                "timer_mode",
+                json!("delay_for_missed_ticks"),
+            ),
+            ("localtime = 1", "b_info", "localtime", json!("True")),
+            ("rtc_timeoffset = 60", "b_info", "rtc_timeoffset", json!(60)),
+            ("nomigrate = 1", "b_info", "disable_migrate", json!("True")),
+            ("nestedhvm = 1", "b_info", "nested_hvm", json!("True")),
+            (
+                "max_grant_frames = 40",
+                "b_info",
+                "max_grant_frames",
+                json!(40),
+            ),
+            (
+                "max_maptrack_frames = 50",
+                "b_info",
+                "max_maptrack_frames",
+                json!(50),
+            ),
+            (
+                "max_grant_version = 1",
+                "b_info",
+                "max_grant_version",
+                json!(1),
+            ),
+            (
+                "max_event_channels = 2047",
+                "b_info",
+                "event_channels",
+                json!(2047),
+            ),
+            ("vmtrace_buf_kb = 64", "b_info", "vmtrace_buf_kb", json!(64)),
+            (
+                "msr_relaxed = 1",
+                "b_info",
+                "arch_x86",
+                json!({"msr_relaxed": "True"}),
+            ),
+        ] {
+            assert_eq!(json_of(settings)[part][key], wanted, "{settings}");
+            assert_eq!(plain[part][key], Value::Null, "{key}");
+        }
     }
 }

@@ -314,7 +314,12 @@ fn print_plan(context: &Context, planned: &Planned) -> Outcome {
 }
 
 fn libxl_json(spec: &VmSpec) -> serde_json::Value {
-    userdata::to_json(&userdata::Record::of(spec, &spec.uuid_text(), 0))
+    userdata::to_json(&userdata::Record::of(
+        spec,
+        &spec.uuid_text(),
+        0,
+        spec.pool.as_deref(),
+    ))
 }
 
 /// The file, and the settings of the command line.
