@@ -19,7 +19,9 @@ use xen_port::{DomId, DomainInfo, SchedulerId, SchedulerParams, ShutdownReason};
 use xen_sim::World;
 use xenstore::{Path as Node, Tree};
 use xyl_engine::create::{CreateRequest, create};
-use xyl_engine::{Cancel, Dirs, EngineError, Host, domains, memory, plan, record, restart, vcpus};
+use xyl_engine::{
+    Cancel, Dirs, EngineError, Host, domains, memory, plan, record, recover, restart, vcpus,
+};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
 const OTHER_UUID: &str = "6a1d0c4e-0000-4000-8000-000000000002";
@@ -214,4 +216,19 @@ fn a_pool_is_found_by_its_name_and_gives_shares_by_its_own_scheduler() {
     let refused = bench.create("other", OTHER_UUID, "pool = \"bare\"\ncap = 10");
     let text = refused.unwrap_err().to_string();
     assert!(text.contains("under the scheduler null"), "{text}");
+}
+
+#[test]
+fn a_recovery_drops_the_records_of_vms_without_a_domain() {
+    let mut bench = Bench::new();
+    let gone = bench.create("gone", UUID, "").unwrap();
+    bench.create("web", OTHER_UUID, "").unwrap();
+    let deadline = bench.host.clock.now();
+    bench.host.hv.destroy_domain(gone, deadline).unwrap();
+    let has_record = |host: &Host, uuid| record::read(&*host.files, &host.dirs, uuid).is_ok();
+    recover::all(&mut bench.host, false).unwrap();
+    assert!(has_record(&bench.host, UUID));
+    recover::all(&mut bench.host, true).unwrap();
+    assert!(!has_record(&bench.host, UUID));
+    assert!(has_record(&bench.host, OTHER_UUID));
 }

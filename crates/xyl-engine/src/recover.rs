@@ -5,7 +5,7 @@
 //! are found by the number in the journal and by the VM's UUID; nothing that is not the VM's is
 //! touched. A journal that cannot be read is set aside, and what Xen and xenstore say decides.
 
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 
 use os_port::{Files, Lock, list_if_there};
 use uuid::Uuid;
@@ -68,8 +68,50 @@ pub fn all(host: &mut Host, stuck: bool) -> Result<Vec<Recovered>, EngineError> 
                 recovered.extend(one(host, uuid)?);
             }
         }
+        forget_the_gone(host)?;
     }
     Ok(recovered)
+}
+
+/// Removes the records of VMs that have no domain: xl has destroyed it while nobody watched, or the
+/// host went down. One whose journal is damaged, or tells of a failure, is kept.
+fn forget_the_gone(host: &mut Host) -> Result<(), EngineError> {
+    for name in names_in(host, &host.dirs.lib.join("vm"))? {
+        let Ok(uuid) = Uuid::try_parse(&name) else {
+            continue;
+        };
+        // Whoever makes or restarts the VM has its lock.
+        let Some(_lock) = try_lock(host, &host.dirs.vm_lock(uuid))? else {
+            continue;
+        };
+        let has_domain = host
+            .hv
+            .domain_list()?
+            .iter()
+            .any(|info| &info.handle == uuid.as_bytes());
+        if !has_domain && is_settled(host, uuid)? {
+            owner::forget(host, uuid)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the last that was done with a VM was done in full, or its journal went with the host's run.
+fn is_settled(host: &Host, uuid: Uuid) -> Result<bool, EngineError> {
+    let is_damaged = host
+        .files
+        .read(&damaged(&host.dirs, uuid), u64::from(u32::MAX))
+        .is_ok();
+    let contents = xyl_saga::load(&*host.files, &host.dirs.journal(uuid))?;
+    let past = Past::of(&contents);
+    let last = past.operations.last();
+    let is_done = last.is_none_or(|last| last.outcome == Some(Outcome::Done));
+    Ok(!is_damaged && contents.damage.is_none() && is_done)
+}
+
+/// Where a journal goes that cannot be read.
+fn damaged(dirs: &Dirs, uuid: Uuid) -> PathBuf {
+    dirs.run.join("damaged").join(uuid.hyphenated().to_string())
 }
 
 /// Whether a dead process has left a lock, at the cost of looking into one folder that is most often
@@ -303,7 +345,7 @@ fn has_nodes(host: &mut Host, domid: DomId) -> Result<bool, EngineError> {
 fn repair(host: &mut Host, uuid: Uuid, damage: &str) -> Result<Left, EngineError> {
     let path = host.dirs.journal(uuid);
     let folder = host.dirs.run.join("damaged");
-    let aside = folder.join(uuid.hyphenated().to_string());
+    let aside = damaged(&host.dirs, uuid);
     let domain = host
         .hv
         .domain_list()?

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use xen_port::GuestKind;
 use xl_cfg::types::CpuList;
-use xl_cfg::{Source, XlConf, parse_xl_conf};
+use xl_cfg::{Autoballoon, DomidPolicy, Source, XlConf, parse_xl_conf};
 use xyl_engine::plan::HostDefaults;
 
 use crate::error::Failure;
@@ -42,6 +42,20 @@ pub fn defaults(conf: &XlConf) -> HostDefaults {
         max_grant_version: conf.max_grant_version,
         no_claim: !conf.claim_mode,
     }
+}
+
+/// What it asks for that a create does not do yet.
+pub fn not_obeyed(conf: &XlConf) -> Vec<&'static str> {
+    let mut warnings = Vec::new();
+    if conf.autoballoon == Autoballoon::On {
+        warnings.push(
+            "xl.conf: autoballoon=1 is not obeyed yet: domain 0 gives no memory up by itself (`xyl mem-set 0`)",
+        );
+    }
+    if conf.domid_policy == DomidPolicy::Random {
+        warnings.push("xl.conf: domid_policy=random is not obeyed yet: Xen chooses the numbers");
+    }
+    warnings
 }
 
 /// The masks on where a guest of this kind may run.
@@ -80,6 +94,15 @@ mod tests {
         assert!(defaults(&conf).no_claim);
         assert_eq!(cpu_masks(&conf, GuestKind::Pv).count(), 2);
         assert_eq!(cpu_masks(&conf, GuestKind::Pvh).count(), 1);
+    }
+
+    #[test]
+    fn what_is_not_obeyed_is_told() {
+        let told = |text| not_obeyed(&read_text(text).unwrap());
+        assert!(told("").is_empty());
+        assert!(told("autoballoon = \"auto\"\n").is_empty());
+        assert!(told("autoballoon = 1\n")[0].contains("mem-set 0"));
+        assert!(told("domid_policy = \"random\"\n")[0].contains("domid_policy"));
     }
 
     #[test]

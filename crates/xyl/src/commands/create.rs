@@ -89,6 +89,9 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     let planned = plan(args, context, read(&file, &overrides)?)?;
     if !args.quiet {
         show_warnings(planned.config.report());
+        for warning in xlconf::not_obeyed(context.xl_conf()?) {
+            context.say(format!("warning: {warning}"));
+        }
     }
     if args.dry_run || context.dry_run() {
         return print_plan(context, &planned);
