@@ -11,7 +11,8 @@ use crate::error::{Failure, Outcome};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Every command that changes a VM does this first, for operations whose process has died. This one does it for
-all VMs, and tries again what could not be taken back (`stuck` in `xyl ops`).
+all VMs, tries again what could not be taken back (`stuck` in `xyl ops`), and drops the configurations of VMs
+whose domain has gone while nobody watched.
 
 Examples:
   xyl recover
