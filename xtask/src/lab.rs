@@ -20,6 +20,9 @@ pub enum Task {
         /// Host files that dom0 finds in /xyl-lab/in
         #[arg(long = "in", value_name = "FILE", num_args = 1..)]
         files: Vec<PathBuf>,
+        /// Take the programs and guests as they were built last
+        #[arg(long)]
+        no_build: bool,
     },
     /// Run a script in dom0, as root; its output and its exit code become ours
     Run {
@@ -39,6 +42,9 @@ pub enum Task {
         /// Show no logs when the script fails
         #[arg(long)]
         no_logs: bool,
+        /// Take the programs and guests as they were built last
+        #[arg(long)]
+        no_build: bool,
         /// Words for the script
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -68,6 +74,9 @@ pub enum Task {
         /// The script of each boot (default: lab/soak.sh, which starts guests of each type)
         #[arg(long)]
         script: Option<PathBuf>,
+        /// Take the programs and guests as they were built last
+        #[arg(long)]
+        no_build: bool,
     },
     /// Remove all that the lab keeps: roots and what killed runs have left
     Clean,
@@ -76,7 +85,14 @@ pub enum Task {
 /// Does it. Returns our exit code.
 pub fn run(task: Task) -> Result<u8> {
     match task {
-        Task::Up { options, files } => up(&options, files),
+        Task::Up {
+            options,
+            files,
+            no_build,
+        } => {
+            build_unless(no_build)?;
+            up(&options, files)
+        }
         Task::Run {
             script,
             options,
@@ -84,8 +100,10 @@ pub fn run(task: Task) -> Result<u8> {
             out,
             timeout_s,
             no_logs,
+            no_build,
             arguments,
         } => {
+            build_unless(no_build)?;
             let mut payload = Payload::script(script, Duration::from_secs(timeout_s));
             payload.files = files;
             payload.arguments = arguments;
@@ -96,9 +114,7 @@ pub fn run(task: Task) -> Result<u8> {
             options,
             no_build,
         } => {
-            if !no_build {
-                artifacts::build()?;
-            }
+            build_unless(no_build)?;
             let tally = lab_test::run(&options, filter.as_deref())?;
             println!("{tally}");
             Ok(u8::from(tally.failed > 0))
@@ -108,9 +124,18 @@ pub fn run(task: Task) -> Result<u8> {
             boots,
             options,
             script,
-        } => soak::run(boots, &options, script),
+            no_build,
+        } => {
+            build_unless(no_build)?;
+            soak::run(boots, &options, script)
+        }
         Task::Clean => root::clean().map(|()| 0),
     }
+}
+
+/// A fresh clone has nothing that dom0 could run; where all is built this takes a moment.
+fn build_unless(no_build: bool) -> Result<()> {
+    if no_build { Ok(()) } else { artifacts::build() }
 }
 
 fn up(options: &Options, files: Vec<PathBuf>) -> Result<u8> {

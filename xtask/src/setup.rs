@@ -20,7 +20,7 @@ const PROGRAMS: [(&str, &str); 7] = [
 /// The signing keys of the newest suite whose packages the lab uses.
 const NEWEST_SUITE_KEYS: &str = "/usr/share/keyrings/debian-archive-trixie-stable.gpg";
 
-/// The QEMU that is known to emulate Xen well enough. Others have broken (see the lab's notes).
+/// The QEMU that is known to emulate Xen well enough. Newer ones lose PVH guests (`lab/README.md`).
 const QEMU_VERSION: &str = "7.2";
 
 /// The QEMU to run: $XYL_LAB_QEMU, else the one in PATH.
