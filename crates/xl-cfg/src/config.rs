@@ -115,23 +115,30 @@ impl Config {
 
     /// All settings, in the order of their places.
     pub fn set_keys(&self) -> impl Iterator<Item = SetKey<'_>> {
-        self.settings.in_order().into_iter().map(
-            |Setting {
-                 key,
-                 key_span,
-                 value,
-                 ..
-             }| {
-                let info = keys::lookup(key);
-                SetKey {
-                    name: key,
-                    class: keys::class_of(key),
-                    info,
-                    span: *key_span,
-                    value,
-                }
-            },
-        )
+        set_keys(&self.settings)
+    }
+
+    /// Warns of every setting for which `why` has an answer: `"... has no effect"`.
+    #[must_use]
+    pub fn warn_of_keys(
+        mut self,
+        why: impl Fn(&SetKey<'_>, &DomainConfig) -> Option<String>,
+    ) -> Self {
+        let found = find_keys(&self.settings, &self.domain, &why);
+        for (span, message) in found {
+            let warning = Diagnostic::warning(Code::NoEffect, span, message);
+            self.report.push(warning);
+        }
+        self
+    }
+
+    /// Refuses a setting's value: `"a guest of this type has at most ..."`.
+    #[must_use]
+    pub fn refuse_value(mut self, key: &str, message: impl Into<String>) -> Rejected {
+        let span = self.settings.get(key).map(|setting| setting.value.span);
+        self.report
+            .push(Diagnostic::error(Code::OutOfRange, span, message));
+        Rejected(self.report)
     }
 
     /// The warnings.
@@ -155,21 +162,44 @@ impl Config {
         mut self,
         why: impl Fn(&SetKey<'_>, &DomainConfig) -> Option<String>,
     ) -> Result<Self, Rejected> {
-        let refused: Vec<Diagnostic> = self
-            .set_keys()
-            .filter_map(|key| {
-                let message = why(&key, &self.domain)?;
-                Some(Diagnostic::error(Code::Unsupported, key.span, message))
-            })
-            .collect();
+        let refused = find_keys(&self.settings, &self.domain, &why);
         if refused.is_empty() {
             return Ok(self);
         }
-        refused
-            .into_iter()
-            .for_each(|diagnostic| self.report.push(diagnostic));
+        for (span, message) in refused {
+            self.report
+                .push(Diagnostic::error(Code::Unsupported, span, message));
+        }
         Err(Rejected(self.report))
     }
+}
+
+fn set_keys(settings: &Settings) -> impl Iterator<Item = SetKey<'_>> {
+    settings.in_order().into_iter().map(
+        |Setting {
+             key,
+             key_span,
+             value,
+             ..
+         }| SetKey {
+            name: key,
+            class: keys::class_of(key),
+            info: keys::lookup(key),
+            span: *key_span,
+            value,
+        },
+    )
+}
+
+/// The settings for which `why` has an answer: the places of their names, and the answers.
+fn find_keys(
+    settings: &Settings,
+    domain: &DomainConfig,
+    why: &impl Fn(&SetKey<'_>, &DomainConfig) -> Option<String>,
+) -> Vec<(Span, String)> {
+    set_keys(settings)
+        .filter_map(|key| Some((key.span, why(&key, domain)?)))
+        .collect()
 }
 
 /// A configuration that was refused. `Display` renders the report.
@@ -213,24 +243,44 @@ pub fn read_file<S: AsRef<str>>(path: &std::path::Path, overrides: &[S]) -> Resu
 /// # Errors
 /// [`Error::Rejected`] with every error found, or [`Error::Source`] if the overrides are too large.
 pub fn parse<S: AsRef<str>>(source: Source, overrides: &[S]) -> Result<Config, Error> {
+    parse_refusing(source, overrides, |_, _| None)
+}
+
+/// The same, with the refusals of [`Config::refuse_keys`] among the errors: also where others are found, so that one
+/// report tells of all.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_refusing<S: AsRef<str>>(
+    source: Source,
+    overrides: &[S],
+    why: impl Fn(&SetKey<'_>, &DomainConfig) -> Option<String>,
+) -> Result<Config, Error> {
     let overrides = Source::from_overrides(overrides)?;
     let mut diags = Diags::default();
     let mut settings = Settings::default();
+    if let Some(complaint) = source.complaint_of_form() {
+        diags.push(complaint);
+        return Err(Rejected(diags.into_report(Sources::new(vec![source]))).into());
+    }
     let sources = vec![source, overrides];
     for (source, index) in sources.iter().zip(0..) {
         let statements = syntax::parse(source, index, &mut diags);
         settings.apply(statements, source, &mut diags);
     }
     let domain = build(&settings, &mut diags);
-    let report = diags.into_report(Sources::new(sources));
-    match domain {
-        Some(domain) if !report.has_errors() => Ok(Config {
-            domain,
-            settings,
-            report,
-        }),
-        _ => Err(Rejected(report).into()),
+    for (span, message) in find_keys(&settings, &domain, &why) {
+        diags.push(Diagnostic::error(Code::Unsupported, span, message));
     }
+    let report = diags.into_report(Sources::new(sources));
+    if report.has_errors() {
+        return Err(Rejected(report).into());
+    }
+    Ok(Config {
+        domain,
+        settings,
+        report,
+    })
 }
 
 /// Parses a text as one value. For tests and tools; a configuration is parsed with [`parse`].
@@ -247,8 +297,8 @@ pub fn parse_value(text: &str) -> Result<Value, Error> {
     }
 }
 
-/// `None` if there is no name; whatever else is wrong is in `diags`.
-fn build(settings: &Settings, diags: &mut Diags) -> Option<DomainConfig> {
+/// The configuration as far as it can be read; what is wrong is in `diags`, a missing name too.
+fn build(settings: &Settings, diags: &mut Diags) -> DomainConfig {
     // What a wrong statement would have said is not known, so nothing is missed for sure.
     let complete = !diags.has_errors();
     let mut reader = Reader::new(settings, diags);
@@ -265,7 +315,7 @@ fn build(settings: &Settings, diags: &mut Diags) -> Option<DomainConfig> {
     let hvm =
         (domain_type == DomainType::Hvm).then(|| Hvm::read(&mut reader, boot.firmware.as_deref()));
     let mut domain = DomainConfig {
-        name: name.clone().unwrap_or_default(),
+        name: name.unwrap_or_default(),
         uuid: types::read_uuid(&mut reader),
         domain_type,
         platform: Platform::read(&mut reader),
@@ -293,7 +343,8 @@ fn build(settings: &Settings, diags: &mut Diags) -> Option<DomainConfig> {
             .collect(),
     };
     domain.fill_in_pv();
-    name.map(|_| domain)
+    settings.complain_of_bare_negatives(diags);
+    domain
 }
 
 impl DomainConfig {

@@ -171,6 +171,23 @@ impl Diags {
         self.has_errors
     }
 
+    /// Whether there is an error about something within this place.
+    pub(crate) fn has_error_in(&self, place: Span) -> bool {
+        self.list.iter().any(|diagnostic| {
+            diagnostic.severity == Severity::Error
+                && diagnostic.span.is_some_and(|span| place.contains(span))
+        })
+    }
+
+    /// The findings since there were `before`.
+    pub(crate) fn since(&mut self, before: usize) -> impl Iterator<Item = &mut Diagnostic> {
+        self.list.iter_mut().skip(before)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
     pub(crate) fn into_report(mut self, sources: Sources) -> Report {
         self.list.sort_by_key(|diagnostic| diagnostic.span);
         Report {
@@ -230,11 +247,36 @@ impl Report {
         self.diagnostics.insert(at, diagnostic);
     }
 
-    /// The findings as text with source lines and carets, `color` with ANSI colours. Ends with a newline unless empty.
+    /// What is wrong in short: `web.cfg cannot be used: 3 errors, 2 warnings`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let counted = |severity: Severity| {
+            let found = self.diagnostics.iter();
+            let count = found.filter(|one| one.severity == severity).count();
+            match count {
+                1 => format!("1 {severity}"),
+                _ => format!("{count} {severity}s"),
+            }
+        };
+        let (errors, warnings) = (counted(Severity::Error), counted(Severity::Warning));
+        let name = render::clean(self.sources.main_name());
+        if warnings.starts_with("0 ") {
+            format!("{name} cannot be used: {errors}")
+        } else {
+            format!("{name} cannot be used: {errors}, {warnings}")
+        }
+    }
+
+    /// The findings as text with source lines and carets, errors first, `color` with ANSI colours. Ends with a newline
+    /// unless empty.
     #[must_use]
     pub fn render(&self, color: bool) -> String {
         let mut out = String::new();
-        for diagnostic in &self.diagnostics {
+        let of = |severity| {
+            let all = self.diagnostics.iter();
+            all.filter(move |one| one.severity == severity)
+        };
+        for diagnostic in of(Severity::Error).chain(of(Severity::Warning)) {
             out.push_str(&render::diagnostic(diagnostic, &self.sources, color));
         }
         if self.nr_dropped > 0 {

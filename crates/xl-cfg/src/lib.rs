@@ -46,7 +46,9 @@ mod syntax;
 pub mod types;
 mod xl_conf;
 
-pub use config::{Config, DomainConfig, Error, Rejected, SetKey, parse, parse_value, read_file};
+pub use config::{
+    Config, DomainConfig, Error, Rejected, SetKey, parse, parse_refusing, parse_value, read_file,
+};
 pub use diag::{Code, Diagnostic, Located, LocatedNote, Note, Report, Severity};
 pub use keys::{DomainType, KeyClass, KeyInfo, all as all_keys, class_of, lookup as lookup_key};
 pub use source::{COMMAND_LINE, Location, Source, SourceError, Sources, Span};

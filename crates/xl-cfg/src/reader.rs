@@ -121,7 +121,7 @@ impl<'a> Reader<'a> {
                 Code::WrongType,
                 setting.value.span,
                 message,
-                format!("write `{key} = 1` or another number"),
+                format!("write `{key} = {}`, without brackets", only_item(setting)),
             );
             return None;
         };
@@ -304,6 +304,19 @@ impl Text<'_> {
             inner
         }
     }
+}
+
+/// The number of a list that has one item, or an example.
+fn only_item(setting: &Setting) -> &str {
+    let NodeKind::List(items) = &setting.value.kind else {
+        return "1";
+    };
+    let only = match items.as_slice() {
+        [one] => one.atom().map(|text| text.text),
+        _ => None,
+    };
+    only.filter(|text| number::parse(text).is_ok_and(|number| number >= 0))
+        .unwrap_or("1")
 }
 
 fn describe(text: Text<'_>) -> String {

@@ -139,7 +139,7 @@ fn shown(text: &str) -> String {
     clean(&text.replace('\t', TAB))
 }
 
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     text.chars()
         .map(|c| {
             if c.is_control() || is_deceptive(c) {

@@ -36,6 +36,14 @@ impl Settings {
         all
     }
 
+    /// xl's grammar has no negative numbers without quotes. Where the setting takes no such number, that has been said,
+    /// and quotes would not help.
+    pub(crate) fn complain_of_bare_negatives(&self, diags: &mut Diags) {
+        for setting in self.in_order() {
+            complain_of_bare_negatives(&setting.value, diags);
+        }
+    }
+
     /// Applies one text's statements. Overrides from the command line replace without a warning: that is their use.
     pub(crate) fn apply(&mut self, statements: Vec<Statement>, source: &Source, diags: &mut Diags) {
         for statement in statements {
@@ -76,6 +84,24 @@ impl From<Statement> for Setting {
     }
 }
 
+fn complain_of_bare_negatives(node: &Node, diags: &mut Diags) {
+    match &node.kind {
+        NodeKind::List(items) => {
+            for item in items {
+                complain_of_bare_negatives(item, diags);
+            }
+        }
+        NodeKind::Number(text) if text.starts_with('-') && !diags.has_error_in(node.span) => {
+            let message = "negative numbers have to be quoted";
+            diags.push(
+                Diagnostic::error(Code::Syntax, node.span, message)
+                    .help(format!("write `\"{text}\"`")),
+            );
+        }
+        NodeKind::Number(_) | NodeKind::Text { .. } => {}
+    }
+}
+
 fn duplicate(earlier: &Setting, later: &Statement) -> Diagnostic {
     Diagnostic::warning(
         Code::Duplicate,
@@ -83,10 +109,20 @@ fn duplicate(earlier: &Setting, later: &Statement) -> Diagnostic {
         format!("`{}` is set again; this one counts", later.key),
     )
     .note_at(earlier.key_span, "set here first, without effect")
-    .help(format!(
-        "take one of them out, or append with `{} += ...`",
-        later.key
-    ))
+    .help(if can_append(later) {
+        format!(
+            "take one of them out, or append with `{} += ...`",
+            later.key
+        )
+    } else {
+        "take one of them out".to_owned()
+    })
+}
+
+/// Whether somebody may have meant `+=`.
+fn can_append(statement: &Statement) -> bool {
+    matches!(statement.value.kind, NodeKind::List(_))
+        || matches!(statement.key.as_str(), "extra" | "cmdline")
 }
 
 fn append(setting: &mut Setting, statement: Statement, diags: &mut Diags) {

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::diag::{Code, Diagnostic};
+
 /// The name that diagnostics show for overrides given on the command line.
 pub const COMMAND_LINE: &str = "<command line>";
 
@@ -54,6 +56,10 @@ impl Span {
             start: offset(range.start),
             end: offset(range.end),
         }
+    }
+
+    pub(crate) fn contains(self, other: Span) -> bool {
+        self.source == other.source && self.start <= other.start && other.end <= self.end
     }
 
     pub(crate) fn range(self) -> Range<usize> {
@@ -188,6 +194,27 @@ impl Source {
         let first = self.not_utf8.partition_point(|&at| at < range.start);
         let at = *self.not_utf8.get(first).filter(|&&at| at < range.end)?;
         Some(at..at + char::REPLACEMENT_CHARACTER.len_utf8())
+    }
+
+    /// What to say of a file that is no xl.cfg at all; anything more about it would be noise.
+    pub(crate) fn complaint_of_form(&self) -> Option<Diagnostic> {
+        const FIRST_CHARS: usize = 8;
+        let start = Span::new(0, 0..0);
+        let first = self.text.trim_start().chars().next();
+        let is_foreign = |c| matches!(c, '\0' | char::REPLACEMENT_CHARACTER);
+        if self.text.chars().take(FIRST_CHARS).any(is_foreign) {
+            let message = "this is no text in UTF-8: is this a text file?";
+            let help = "xl.cfg is plain text; a packed file has to be unpacked, one in UTF-16 saved as UTF-8";
+            return Some(Diagnostic::error(Code::Encoding, start, message).help(help));
+        }
+        let form = match first {
+            Some('{') => "JSON",
+            Some('<') => "XML",
+            _ => return None,
+        };
+        let message = format!("this is {form}, not xl.cfg");
+        let help = "xl.cfg has lines such as `name = \"web\"`";
+        Some(Diagnostic::error(Code::Syntax, start, message).help(help))
     }
 
     fn line_index(&self, offset: usize) -> usize {

@@ -296,3 +296,51 @@ fn texts_of_more_than_a_mebibyte_are_refused() {
         "`x` is larger than 1024 KiB, the most that a configuration may have; is it the right file?"
     );
 }
+
+#[test]
+fn other_errors_do_not_hide_refusals() {
+    let why = |key: &xl_cfg::SetKey<'_>, _: &xl_cfg::DomainConfig| {
+        (key.name == "disk").then(|| "no disks yet".to_owned())
+    };
+    let text = b"name = 'g'\nkernel = '/k'\nmemory = 64\nvcpuz = 1\ndisk = [ 'x,bad,xvda' ]\n";
+    let source = Source::from_bytes("guest.cfg", text).unwrap();
+    let error = xl_cfg::parse_refusing::<&str>(source, &[], why).unwrap_err();
+    let report = error.report().unwrap();
+    let text = report.render(false);
+    assert!(text.contains("5:1: error: no disks yet"), "{text}");
+    assert!(text.contains("5:13: error: "), "{text}");
+    let first_warning = text.find("warning:").unwrap();
+    assert!(
+        !text[first_warning..].contains("error:"),
+        "errors come first: {text}"
+    );
+    assert_eq!(
+        report.summary(),
+        "guest.cfg cannot be used: 2 errors, 1 warning"
+    );
+}
+
+#[test]
+fn callers_warn_and_refuse_values() {
+    let config =
+        pv("vcpus = 2").warn_of_keys(|key, _| (key.name == "vcpus").then(|| "hm".to_owned()));
+    assert_eq!(config.report().iter().count(), 1);
+    assert!(!config.report().has_errors());
+    let rejected = config.refuse_value("vcpus", "too many");
+    assert!(
+        rejected
+            .to_string()
+            .contains("guest.cfg:2:9: error: too many"),
+        "{rejected}"
+    );
+    assert_eq!(
+        rejected.0.summary(),
+        "guest.cfg cannot be used: 1 error, 1 warning"
+    );
+}
+
+#[test]
+fn what_asks_for_nothing_is_taken() {
+    assert_eq!(pv("ramdisk = ''").domain.boot.ramdisk, None);
+    assert_eq!(pv("shadow_memory = 0").domain.memory.shadow_mib, None);
+}

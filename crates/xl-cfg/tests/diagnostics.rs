@@ -70,6 +70,10 @@ fn values_that_are_no_values() {
             "maxmem = 2x00M",
             "vcpus = 0xFF",
             "rtc_timeoffset = -3600",
+            "rtc_timeoffset = -3600x",
+            "maxmem = 64 MB",
+            "maxmem = 64 gb",
+            "maxmem = 64 apples",
             "ramdisk = /boot/initrd",
             "type = hvm",
             "vnclisten = 0.0.0.0",
@@ -95,6 +99,10 @@ fn strings() {
             "extra = '\\x41\\101'",
             "extra = '\\0'",
             "extra = 'tab\there'",
+            "extra = \"\"\"two\nlines\"\"\"\nvcpus = x",
+            "extra = '''never closed",
+            "extra = ''",
+            "ramdisk = ''",
         ],
     );
 }
@@ -144,6 +152,7 @@ fn wrong_types() {
         "wrong_types",
         &[
             "memory = [ 512 ]",
+            "memory = [ 64, 'x' ]",
             "memory = 'lots'",
             "memory = ''",
             "memory = '512 MiB'",
@@ -169,6 +178,9 @@ fn numbers_out_of_range() {
         &[
             "memory = 0",
             "memory = '-1'",
+            "memory = -1",
+            "vcpus = -3",
+            "cap = [ -1 ]",
             "memory = 99999999999999999999",
             "memory = 17592186044416",
             "vcpus = 0",
@@ -231,6 +243,8 @@ fn unknown_and_old_names() {
             "slice = 10",
             "cmdline = 'a'; root = '/dev/xvda1'; extra = 'ro'",
             "vcpus = 1\nvcpus = 2",
+            "vif = [ '' ]\nvif = [ '' ]",
+            "extra = 'a'\nextra = 'b'",
             "bootloader = 'pygrub'; bootloader_args = '-q --kernel=/k'",
             "firmware = 'pvgrub64'",
             "firmware = 'ovmf'",
@@ -248,6 +262,8 @@ fn cpu_lists() {
             "cpus = '^1'",
             "cpus = ''",
             "cpus = '3-1'",
+            "cpus = '0-99999'",
+            "cpus = '65535'",
             "cpus = 'all,^all'",
             "vcpus = 1; cpus = [ '0', '1' ]",
             "cpus = [ '0', [ '1' ] ]",
@@ -402,6 +418,10 @@ fn encodings() {
             b"name = 'g\xe4'\nkernel = '/k'\nmemory = 64 # \xe4 does no harm here\n",
             b"name = 'g'\0\nkernel = '/\0k'\nmemory = 64\n",
             b"n\0a\0m\0e\0 \0=\0",
+            b"\xff\xfen\0a\0m\0e\0",
+            b"\x1f\x8b\x08\0\0\0\0\0\n\0\0",
+            b"  {\n  \"name\": \"g\"\n}\n",
+            b"<domain type='xen'>\n  <name>g</name>\n</domain>\n",
             b"name = 'g'\rkernel = '/k'\n",
             "name = '\u{7f}g'; kernel = '\u{9b}2J\u{202e}x'; x = y\n".as_bytes(),
             "name = '日本語'; memory = 'ミ'; kernel = '/k'\n".as_bytes(),
@@ -429,7 +449,7 @@ fn the_command_line() {
           2 | memory=256
             | ^^^^^^
             = note: <command line>:1:1: set here first, without effect
-            = help: take one of them out, or append with `memory += ...`
+            = help: take one of them out
     "#]]
     .assert_eq(&report(text, &["memory=128", "memory=256"]));
     expect![[r#"
@@ -452,6 +472,26 @@ fn the_command_line() {
             = help: one setting a line, or a `;` between settings
     "#]]
     .assert_eq(&report(b"name = [ 'g'\n", &["vcpus=1 ]"]));
+    expect![[r#"
+        <command line>:1:6: error: expected a value, found the name `zz`
+          1 | name=zz
+            |      ^^
+            = help: write 'name="zz"' with both kinds of quotes: the shell takes the outer ones away
+    "#]]
+    .assert_eq(&report(text, &["name=zz"]));
+    expect![[r#"
+        <command line>:1:8: error: `/boot/k` has to be quoted
+          1 | kernel=/boot/k
+            |        ^^^^^^^
+            = help: write 'kernel="/boot/k"' with both kinds of quotes: the shell takes the outer ones away
+    "#]].assert_eq(&report(text, &["kernel=/boot/k"]));
+    expect![[r#"
+        <command line>:1:15: error: expected a value, found the name `zz`
+          1 | vcpus=2; name=zz
+            |               ^^
+            = help: texts are quoted: "zz", and single quotes around it all: the shell takes those away
+    "#]]
+    .assert_eq(&report(text, &["vcpus=2; name=zz"]));
 }
 
 #[test]
@@ -502,7 +542,7 @@ fn json() {
                 "text": "set here first, without effect"
               }
             ],
-            "help": "take one of them out, or append with `memory += ...`"
+            "help": "take one of them out"
           },
           {
             "severity": "error",

@@ -110,7 +110,14 @@ impl<'a> Lexer<'a> {
             '=' => self.push_next(Token::Assign, 1),
             '+' if rest.starts_with("+=") => self.push_next(Token::AddAssign, 2),
             ';' => self.push_next(Token::Semicolon, 1),
+            '"' if rest.starts_with(r#"""""#) => self.three_quotes(r#"""""#),
+            '\'' if rest.starts_with("'''") => self.three_quotes("'''"),
             '"' | '\'' => self.quoted(first),
+            '-' if is_negative_number(rest) => {
+                let digits = rest.get(1..).unwrap_or("");
+                let length = digits.find(|c: char| !c.is_ascii_digit());
+                self.push_next(Token::Number, 1 + length.unwrap_or(digits.len()));
+            }
             'a'..='z' => self.word_or(
                 Token::Name,
                 |c| matches!(c, '.' | '_' | '0'..='9' | 'a'..='z'),
@@ -160,10 +167,29 @@ impl<'a> Lexer<'a> {
         let span = self.span(range.clone());
         let complaint = match self.source.bad_byte_in(&range) {
             Some(bad) => words::not_utf8(self.span(bad)),
+            None if self.follows_number() && words::is_unit(word) => words::unit(word, span),
             None => words::explain(word, span),
         };
         self.diags.push(complaint);
         self.push(Token::Bad, range);
+    }
+
+    /// Whether the token before is a number.
+    fn follows_number(&self) -> bool {
+        matches!(self.out.last(), Some(last) if last.token == Token::Number)
+    }
+
+    /// Complains of Python's text over several lines, and skips it.
+    fn three_quotes(&mut self, quotes: &str) {
+        let rest = self.rest();
+        let inside = rest.get(quotes.len()..).unwrap_or("");
+        let length = match inside.find(quotes) {
+            Some(at) => at + 2 * quotes.len(),
+            None => rest.find('\n').unwrap_or(rest.len()),
+        };
+        let opening = self.span(self.at..self.at + quotes.len());
+        self.diags.push(words::three_quotes(opening));
+        self.push_next(Token::Bad, length);
     }
 
     fn quoted(&mut self, quote: char) {
@@ -224,6 +250,13 @@ fn quoted_length(text: &str, quote: char) -> Option<usize> {
         }
     }
     None
+}
+
+/// Whether a text starts with `-`, digits, and the end of a word.
+fn is_negative_number(text: &str) -> bool {
+    let digits = text.get(1..).unwrap_or("");
+    let rest = digits.trim_start_matches(|c: char| c.is_ascii_digit());
+    rest.len() < digits.len() && rest.chars().next().is_none_or(ends_word)
 }
 
 fn ends_word(c: char) -> bool {

@@ -2,6 +2,7 @@
 
 use super::lexer::{Lexeme, Token, lex};
 use super::value::{Node, NodeKind};
+use super::words;
 use crate::diag::{Code, Diagnostic, Diags};
 use crate::source::{Source, Span};
 
@@ -26,6 +27,7 @@ pub(crate) struct Statement {
 
 /// Parses a text. What is wrong goes to `diags`; the statements that are right come back.
 pub(crate) fn parse(source: &Source, index: u32, diags: &mut Diags) -> Vec<Statement> {
+    let nr_before = diags.len();
     let tokens = lex(source, index, diags);
     let mut parser = Parser {
         text: source.text(),
@@ -44,7 +46,43 @@ pub(crate) fn parse(source: &Source, index: u32, diags: &mut Diags) -> Vec<State
             Err(Failed { in_list }) => parser.recover(in_list, before),
         }
     }
+    if source.is_command_line() {
+        quote_for_the_shell(source, diags, nr_before);
+    }
     statements
+}
+
+/// On the command line the shell has taken quotes away: the whole setting is shown with those that keep them.
+fn quote_for_the_shell(source: &Source, diags: &mut Diags, nr_before: usize) {
+    for diagnostic in diags.since(nr_before) {
+        let Some((key, value)) = diagnostic
+            .span
+            .and_then(|span| line_at(source.text(), span.range().start).split_once('='))
+        else {
+            continue;
+        };
+        let is_plain = !value.contains(['\'', '"', ';', '[', '=', '\\']);
+        let wants_quotes = diagnostic
+            .help
+            .as_ref()
+            .is_some_and(|help| help.contains('"'));
+        if is_plain && wants_quotes {
+            let (key, value) = (key.trim(), value.trim());
+            diagnostic.help = Some(format!(
+                "write '{key}=\"{value}\"' with both kinds of quotes: the shell takes the outer ones away"
+            ));
+        } else if wants_quotes && let Some(help) = &mut diagnostic.help {
+            help.push_str(", and single quotes around it all: the shell takes those away");
+        }
+    }
+}
+
+/// The line of a text that has the byte at `offset`.
+fn line_at(text: &str, offset: usize) -> &str {
+    let (before, after) = text.split_at_checked(offset).unwrap_or((text, ""));
+    let start = before.rfind('\n').map_or(0, |at| at + 1);
+    let end = offset + after.find('\n').unwrap_or(after.len());
+    text.get(start..end).unwrap_or("")
 }
 
 /// A statement that could not be parsed; the reason has been given.
@@ -144,6 +182,15 @@ impl Parser<'_> {
         let operation = self.operation(&key)?;
         let value = self.value(0)?;
         if !self.is_end_of_statement() {
+            let (span, word) = (self.span(), self.source_text(self.span()));
+            if *self.token() == Token::Name
+                && words::is_unit(word)
+                && matches!(value.kind, NodeKind::Number(_))
+            {
+                let complaint = words::unit(word, span);
+                self.diags.push(complaint);
+                return Err(Failed::HERE);
+            }
             self.complain(
                 format!("unexpected {} after the value of `{key}`", self.found()),
                 "one setting a line, or a `;` between settings",

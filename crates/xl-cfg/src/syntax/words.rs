@@ -16,9 +16,6 @@ pub(super) fn explain(word: &str, span: Span) -> Diagnostic {
                 .help(format!("write `{digit}`"))
         }
         "None" => error("`None` is Python; to leave a setting out, leave the line out".into()),
-        _ if first == '-' && word.len() > 1 && word.chars().skip(1).all(|c| c.is_ascii_digit()) => {
-            error("negative numbers have to be quoted".into()).help(format!("write `\"{word}\"`"))
-        }
         _ if first.is_ascii_digit() => explain_number(word, &shown, span),
         _ if matches!(
             first,
@@ -85,17 +82,30 @@ fn explain_number(word: &str, shown: &str, span: Span) -> Diagnostic {
         return error("numbers have no decimal point".into())
             .help(format!("write a whole number, such as {digits}"));
     }
-    let unit = matches!(
-        lower.get(digits.len()..).unwrap_or(""),
-        "k" | "m" | "g" | "t" | "kb" | "mb" | "gb" | "tb" | "kib" | "mib" | "gib" | "tib"
-    );
-    if unit {
-        return error(format!(
-            "numbers have no unit: `{tail}` has no meaning here"
-        ))
-        .help("sizes of memory are in MiB: write 2048 for 2 GiB");
+    if is_unit(tail) {
+        return unit(tail, span);
     }
     error(format!("`{shown}` is no number")).help(format!("write `\"{shown}\"` if it is a text"))
+}
+
+/// Whether a word is a unit of memory.
+pub(super) fn is_unit(word: &str) -> bool {
+    matches!(
+        word.to_ascii_lowercase().as_str(),
+        "k" | "m" | "g" | "t" | "kb" | "mb" | "gb" | "tb" | "kib" | "mib" | "gib" | "tib"
+    )
+}
+
+pub(super) fn unit(word: &str, span: Span) -> Diagnostic {
+    let message = format!("numbers have no unit: `{word}` has no meaning here");
+    Diagnostic::error(Code::Syntax, span, message)
+        .help("sizes of memory are in MiB: write 2048 for 2 GiB")
+}
+
+pub(super) fn three_quotes(span: Span) -> Diagnostic {
+    let message = "three quotes are Python: a text of xl.cfg has one quote at each end";
+    Diagnostic::error(Code::Syntax, span, message)
+        .help("write it on one line; `\\n` stands for a line break")
 }
 
 fn explain_name(word: &str, shown: &str, span: Span) -> Diagnostic {

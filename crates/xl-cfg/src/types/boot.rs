@@ -50,7 +50,8 @@ impl Boot {
         let is_hvm = domain_type == DomainType::Hvm;
         let boot = Self {
             kernel: read_kernel(reader, is_hvm),
-            ramdisk: reader.path("ramdisk"),
+            // An empty path is none, as in libxl.
+            ramdisk: reader.string("ramdisk").filter(|path| !path.is_empty()),
             cmdline: read_cmdline(reader),
             bootloader: if is_hvm {
                 None

@@ -173,7 +173,7 @@ pub(crate) fn read_list(reader: &mut Reader<'_>, text: Text<'_>, key: &str) -> O
         Err(Fault { at, why }) => (text.slice(at), why),
     };
     let help = match why {
-        CpuListError::NoCpus(_) => {
+        CpuListError::NoCpus(_) | CpuListError::TooLarge(_) => {
             "write numbers such as `0-3,5`, `all`, or `nodes:0-1`, each with `^` before it to leave it out"
         }
         CpuListError::TooManySteps(_) => "write ranges, such as `0-7`",
@@ -194,6 +194,9 @@ pub enum CpuListError {
     /// A step of it names no CPUs.
     #[error("`{0}` names no CPUs")]
     NoCpus(String),
+    /// A number is higher than any host's.
+    #[error("there is no CPU or node {0}: {MAX_ID} is the highest number")]
+    TooLarge(String),
     /// It has too many steps: how many.
     #[error("there are {0} steps, more than {MAX_STEPS}")]
     TooManySteps(usize),
@@ -224,8 +227,10 @@ fn parse_list(text: &str) -> Result<CpuList, Fault> {
         start = at.end + 1;
         let step = piece.trim();
         if !step.is_empty() {
-            let why = || CpuListError::NoCpus(step.to_owned());
-            steps.push(parse_step(step).ok_or_else(|| Fault { at, why: why() })?);
+            steps.push(parse_step(step).ok_or_else(|| Fault {
+                at,
+                why: why_no_cpus(step),
+            })?);
         }
     }
     if steps.len() > MAX_STEPS {
@@ -242,6 +247,16 @@ fn parse_list(text: &str) -> Result<CpuList, Fault> {
         })
     } else {
         Ok(list)
+    }
+}
+
+fn why_no_cpus(step: &str) -> CpuListError {
+    let is_too_large =
+        |number: &str| number.len() > 4 && parse_digits(number, 10).is_none_or(|id| id > MAX_ID);
+    let mut numbers = step.split(|c: char| !c.is_ascii_digit());
+    match numbers.find(|number| is_too_large(number)) {
+        Some(number) => CpuListError::TooLarge(number.chars().take(40).collect()),
+        None => CpuListError::NoCpus(step.to_owned()),
     }
 }
 

@@ -43,7 +43,7 @@ impl Memory {
         Self {
             target_mib: target_mib.unwrap_or(max_mib),
             max_mib,
-            shadow_mib: read_mib(reader, "shadow_memory"),
+            shadow_mib: read_shadow_mib(reader),
             hap: reader.flag("hap"),
             out_of_sync: reader.flag("oos"),
             vnuma,
@@ -68,6 +68,14 @@ pub(crate) fn read_mib(reader: &mut Reader<'_>, key: &str) -> Option<u64> {
     reader
         .number(key, MIB, 1..=MAX_MIB)
         .and_then(|number| u64::try_from(number).ok())
+}
+
+/// 0 leaves it to the toolstack, as in libxl.
+fn read_shadow_mib(reader: &mut Reader<'_>) -> Option<u64> {
+    reader
+        .number("shadow_memory", MIB, 0..=MAX_MIB)
+        .and_then(|number| u64::try_from(number).ok())
+        .filter(|&size| size != 0)
 }
 
 fn check_order(reader: &mut Reader<'_>, target_mib: Option<u64>, max_mib: Option<u64>) {
