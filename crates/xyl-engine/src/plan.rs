@@ -61,40 +61,57 @@ const OBEYED: &[&str] = &[
     "extra",
 ];
 
-/// Settings of a device model or a display: without effect where the guest has neither, in xl as here.
-const WITHOUT_EFFECT: &[&str] = &[
-    "device_model_version",
-    "device_model_override",
-    "device_model_stubdomain_override",
-    "device_model_stubdomain_seclabel",
-    "device_model_user",
-    "device_model_args",
-    "device_model_args_pv",
-    "device_model_args_hvm",
-    "dm_restrict",
-    "stubdomain_kernel",
-    "stubdomain_cmdline",
-    "stubdomain_ramdisk",
-    "stubdomain_memory",
-    "vnclisten",
-    "vncpasswd",
-    "vncdisplay",
-    "vncunused",
-    "keymap",
-    "opengl",
-    "display",
-    "xauthority",
-    "bootloader_args",
-    "bootloader_restrict",
-    "bootloader_user",
-    "pvshim_path",
-    "pvshim_cmdline",
-    "pvshim_extra",
-    "pci_msitranslate",
-    "pci_power_mgmt",
-    "pci_permissive",
-    "pci_seize",
+/// Settings that have no effect in xl as here without what they belong to.
+const WITHOUT_EFFECT: &[(&str, &[&str])] = &[
+    (
+        "device model",
+        &[
+            "device_model_version",
+            "device_model_override",
+            "device_model_stubdomain_override",
+            "device_model_stubdomain_seclabel",
+            "device_model_user",
+            "device_model_args",
+            "device_model_args_pv",
+            "device_model_args_hvm",
+            "dm_restrict",
+            "stubdomain_kernel",
+            "stubdomain_cmdline",
+            "stubdomain_ramdisk",
+            "stubdomain_memory",
+        ],
+    ),
+    (
+        "display",
+        &[
+            "vnclisten",
+            "vncpasswd",
+            "vncdisplay",
+            "vncunused",
+            "keymap",
+            "opengl",
+            "display",
+            "xauthority",
+        ],
+    ),
+    (
+        "bootloader",
+        &["bootloader_args", "bootloader_restrict", "bootloader_user"],
+    ),
+    ("shim", &["pvshim_path", "pvshim_cmdline", "pvshim_extra"]),
+    (
+        "PCI device",
+        &[
+            "pci_msitranslate",
+            "pci_power_mgmt",
+            "pci_permissive",
+            "pci_seize",
+        ],
+    ),
 ];
+
+/// The most vCPUs of a PVH guest: `HVM_MAX_VCPUS` of Xen's public header hvm/hvm_info_table.h.
+const PVH_VCPUS_MAX: u32 = 128;
 
 /// What the host's own configuration says where a guest's says nothing (`/etc/xen/xl.conf`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -134,8 +151,14 @@ pub fn plan(
     topology: &mut dyn FnMut() -> Result<Vec<(u32, u32)>, EngineError>,
 ) -> Result<Planned, EngineError> {
     let config = config.refuse_keys(why_not).map_err(xl_cfg::Error::from)?;
+    let config = check_vcpus(config)?.warn_of_keys(why_without_effect);
     let spec = spec(&config.domain, defaults, topology)?;
     Ok(Planned { spec, config })
+}
+
+/// Parses a configuration; what Xyl cannot do is among the errors, beside all others.
+pub fn parse<S: AsRef<str>>(source: Source, overrides: &[S]) -> Result<Config, xl_cfg::Error> {
+    xl_cfg::parse_refusing(source, overrides, why_not)
 }
 
 /// Plans what a VM's record says.
@@ -154,6 +177,39 @@ pub fn plan_record(
     plan(config, &defaults, topology)
 }
 
+fn check_vcpus(config: Config) -> Result<Config, EngineError> {
+    let nr_vcpus = config.domain.processors.max_vcpus;
+    if config.domain.domain_type != DomainType::Pvh || nr_vcpus <= PVH_VCPUS_MAX {
+        return Ok(config);
+    }
+    let key = if config.is_set("maxvcpus") {
+        "maxvcpus"
+    } else {
+        "vcpus"
+    };
+    let message = format!("a PVH guest has at most {PVH_VCPUS_MAX} vCPUs; this is {nr_vcpus}");
+    let rejected = config.refuse_value(key, message);
+    Err(xl_cfg::Error::from(rejected).into())
+}
+
+/// Why a setting has no effect; `None` where it has, where it asks for nothing, and where the reader of the
+/// configuration has said so already.
+fn why_without_effect(key: &SetKey<'_>, domain: &DomainConfig) -> Option<String> {
+    let info = key.info?;
+    let said_already = !info.applies_to(domain.domain_type) || info.name.starts_with("pvshim_");
+    if said_already || is_off(&key.value.to_value()) {
+        return None;
+    }
+    let name = info.name;
+    lacking(name).map(|what| format!("`{name}` has no effect: the guest has no {what}"))
+}
+
+/// What a guest of Xyl would need for a setting to have an effect.
+fn lacking(name: &str) -> Option<&'static str> {
+    let belongs = |(_, names): &&(&'static str, &[&str])| names.contains(&name);
+    WITHOUT_EFFECT.iter().find(belongs).map(|(what, _)| *what)
+}
+
 /// Why a setting is refused; `None` where it is not.
 fn why_not(key: &SetKey<'_>, domain: &DomainConfig) -> Option<String> {
     let info = key.info?;
@@ -163,6 +219,10 @@ fn why_not(key: &SetKey<'_>, domain: &DomainConfig) -> Option<String> {
             "HVM guests are not supported by Xyl yet: use type=\"pvh\" or type=\"pv\"".to_owned(),
         );
     }
+    // Most of its other settings would be refused for that one reason.
+    if domain.domain_type == DomainType::Hvm {
+        return None;
+    }
     if !info.applies_to(domain.domain_type) || name != "builder" && info.is_deprecated() {
         return None;
     }
@@ -170,9 +230,17 @@ fn why_not(key: &SetKey<'_>, domain: &DomainConfig) -> Option<String> {
     if let Some(reason) = unsupported_value(name, &value, domain) {
         return Some(reason);
     }
-    let harmless = OBEYED.contains(&name) || WITHOUT_EFFECT.contains(&name) || is_off(&value);
+    let harmless = OBEYED.contains(&name) || lacking(name).is_some() || is_off(&value);
     (!harmless && !is_default(name, &value, domain))
-        .then(|| format!("`{name}` is not supported by Xyl yet"))
+        .then(|| format!("`{name}` is not supported by Xyl yet{}", instead(name)))
+}
+
+/// What to write meanwhile, where there is something.
+fn instead(name: &str) -> &'static str {
+    match name {
+        "bootloader" => ": copy the guest's kernel out of its disk, and set `kernel`",
+        _ => "",
+    }
 }
 
 fn unsupported_value(name: &str, value: &Value, domain: &DomainConfig) -> Option<String> {
@@ -472,6 +540,61 @@ mod tests {
         ] {
             planned(line);
         }
+    }
+
+    #[test]
+    fn warns_of_what_has_no_effect() {
+        let warnings = |text: &str| planned(text).config.report().to_string();
+        for (line, why) in [
+            ("vnclisten = \"0.0.0.0\"", "no display"),
+            ("keymap = \"de\"", "no display"),
+            ("vncpasswd = \"x\"", "no display"),
+            ("device_model_version = \"qemu-xen\"", "no device model"),
+            ("bootloader_args = [ \"-q\" ]", "no bootloader"),
+            ("pci_permissive = 1", "no PCI device"),
+        ] {
+            let text = warnings(&format!("memory = 64\n{line}"));
+            assert!(
+                text.contains("guest.cfg:4:1") && text.contains(why),
+                "{text}"
+            );
+        }
+        assert_eq!(warnings("memory = 64\npci_permissive = 0"), "");
+    }
+
+    #[test]
+    fn an_hvm_guest_is_refused_once() {
+        let text =
+            refused("type = \"hvm\"\nvnc = 1\ndisk = [ \"/x,raw,xvda,rw\" ]\nvif = [ \"\" ]");
+        assert_eq!(text.matches("not supported").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn a_pvh_guest_has_no_more_vcpus_than_xen_gives() {
+        planned("type = \"pvh\"\nvcpus = 128");
+        for (line, place) in [("vcpus = 512", "4:9"), ("maxvcpus = 129", "4:12")] {
+            let text = refused(&format!("type = \"pvh\"\n{line}"));
+            assert!(
+                text.contains(place) && text.contains("at most 128"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_does_not_hide_a_refusal() {
+        let text = b"name = \"g\"\nkernel = \"/k\"\nmemory = 64\ndisk = [ \"/x,bad,xvda\" ]\nbootloader = \"pygrub\"\n";
+        let error = parse::<&str>(Source::from_bytes("guest.cfg", text).unwrap(), &[]).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("4:1: error: `disk` is not supported"),
+            "{text}"
+        );
+        assert!(
+            text.contains("cannot be `bad`") || text.contains("`bad`"),
+            "{text}"
+        );
+        assert!(text.contains("copy the guest's kernel out"), "{text}");
     }
 
     #[test]

@@ -24,7 +24,9 @@ Exit codes:
   0  done
   1  failed; standard error says at which step, why, and what to do
   2  wrong usage: an unknown command or option, a missing or malformed argument
-  4  a command of xl that Xyl does not have yet
+  4  not there yet: a command of xl, or settings of a configuration that has no other error
+
+For shells and packagers: `xyl completion bash` (or zsh, fish), `xyl man DIR`.
 
 Environment:
   XYL_VERBOSE=N         as N times -v

@@ -16,7 +16,7 @@ use xyl_engine::{Dirs, Host};
 
 use crate::cli::GlobalArgs;
 use crate::error::{Failure, Outcome, indented};
-use crate::output::{Out, stderr_is_terminal};
+use crate::output::{Out, printable, stderr_is_terminal};
 use crate::words::is_on;
 use crate::xlconf;
 
@@ -49,8 +49,8 @@ struct Options {
 const LIST_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Options {
-    fn new(args: &GlobalArgs) -> Options {
-        Options {
+    fn new(args: &GlobalArgs) -> Result<Options, Failure> {
+        Ok(Options {
             verbose: args
                 .verbose
                 .max(number_from("XYL_VERBOSE").map_or(0, |n| u8::try_from(n).unwrap_or(u8::MAX))),
@@ -58,9 +58,28 @@ impl Options {
             json: args.json,
             timestamps: args.timestamps,
             progress_in_place: args.progress_in_place,
-            store_timeout: number_from("XYL_STORE_TIMEOUT")
-                .map(|seconds| Duration::from_secs(seconds.max(1).into())),
-        }
+            store_timeout: match std::env::var_os(STORE_TIMEOUT) {
+                Some(value) => store_timeout(&value.to_string_lossy())?,
+                None => None,
+            },
+        })
+    }
+}
+
+/// The variable with the seconds to wait for each answer of xenstored.
+const STORE_TIMEOUT: &str = "XYL_STORE_TIMEOUT";
+
+/// What it says; nothing counts as not set.
+fn store_timeout(value: &str) -> Result<Option<Duration>, Failure> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    match value.parse::<u32>() {
+        Ok(seconds) if seconds > 0 => Ok(Some(Duration::from_secs(seconds.into()))),
+        _ => Err(Failure::usage(format!(
+            "{STORE_TIMEOUT}={} is no number of seconds: set it to 1 or more, without a unit",
+            printable(value)
+        ))),
     }
 }
 
@@ -72,16 +91,19 @@ fn number_from(variable: &str) -> Option<u32> {
 
 impl Context {
     /// A context for these options. Nothing is opened yet.
-    pub fn new(args: &GlobalArgs) -> Context {
-        Context {
-            options: Options::new(args),
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] if an environment variable cannot be understood.
+    pub fn new(args: &GlobalArgs) -> Result<Context, Failure> {
+        Ok(Context {
+            options: Options::new(args)?,
             out: Out::stdout(),
             dirs: Dirs::system(),
             hv: OnceCell::new(),
             store: RefCell::new(None),
             xl_conf: OnceCell::new(),
             counts: RefCell::default(),
-        }
+        })
     }
 
     /// Whether output is to be JSON.

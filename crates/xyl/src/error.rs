@@ -6,10 +6,11 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use xen_port::HvError;
+use xl_cfg::{Code, Report, Severity};
 use xyl_engine::EngineError;
 
 use crate::console::ConsoleError;
-use crate::output::stderr_is_terminal;
+use crate::output::{printable, stderr_is_terminal};
 use crate::words::WordError;
 
 /// Outcome of a command.
@@ -190,10 +191,32 @@ impl From<xl_cfg::Error> for Failure {
         match error.report() {
             Some(report) => {
                 let text = report.render(stderr_is_terminal());
-                Failure::Configuration(text.trim_end().to_owned())
+                refused(report, text.trim_end())
             }
             None => Failure::Configuration(error.to_string()),
         }
+    }
+}
+
+/// A refused configuration: what is wrong with it in short, then each finding, then a way out.
+fn refused(report: &Report, findings: &str) -> Failure {
+    let errors = || {
+        report
+            .iter()
+            .filter(|finding| finding.severity == Severity::Error)
+    };
+    let text = format!("{}\n{findings}", report.summary());
+    if !errors().any(|error| error.code == Code::Unsupported) {
+        return Failure::Configuration(text);
+    }
+    let text = format!(
+        "{text}\nuse `xl create {}` for this guest, or take these lines out; see docs/xl-compatibility.md",
+        printable(report.sources().main_name())
+    );
+    if errors().all(|error| error.code == Code::Unsupported) {
+        Failure::NotThereYet(text)
+    } else {
+        Failure::Configuration(text)
     }
 }
 

@@ -45,7 +45,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run_parsed(cli: &Cli) -> ExitCode {
     xen_sys::give_way_to_daemons();
-    let context = Context::new(&cli.global);
+    let context = match Context::new(&cli.global) {
+        Ok(context) => context,
+        Err(failure) => return error::report(&failure, cli.global.json),
+    };
     let outcome = commands::run(&cli.command, &context).and_then(|()| context.finish());
     context.report_counts();
     match outcome {

@@ -67,6 +67,13 @@ pub fn complete_command(args: &[OsString]) -> Result<Vec<OsString>, WordError> {
         return Ok(completed);
     };
     let word = resolve(&text(args, at))?;
+    if word == "help" {
+        // Help on help is help.
+        let mut index = 0..;
+        completed.retain(|arg| {
+            index.next() <= Some(at) || !matches!(arg.to_str(), Some("-h" | "--help"))
+        });
+    }
     if word == "help"
         && let Some(topic_at) = command_word(args, at + 1)
     {
@@ -199,6 +206,10 @@ mod tests {
             Ok(args(&["xyl", "help", "unpause"]))
         );
         assert_eq!(complete_command(&args(&["xyl"])), Ok(args(&["xyl"])));
+        assert_eq!(
+            complete_command(&args(&["xyl", "help", "--help"])),
+            Ok(args(&["xyl", "help"]))
+        );
     }
 
     #[test]

@@ -29,7 +29,12 @@ pub fn read() -> Result<XlConf, Failure> {
 fn parse(source: Source) -> Result<XlConf, Failure> {
     let (conf, report) = parse_xl_conf(source);
     if report.has_errors() {
-        return Err(Failure::Configuration(report.render(stderr_is_terminal())));
+        let findings = report.render(stderr_is_terminal());
+        return Err(Failure::Configuration(format!(
+            "{}\n{}",
+            report.summary(),
+            findings.trim_end()
+        )));
     }
     Ok(conf)
 }

@@ -104,7 +104,12 @@ fn help_lists_every_command_and_the_exit_codes() {
     for word in ["Exit codes:", "XYL_VERBOSE", "XENSTORED_PATH"] {
         assert!(text.contains(word), "{word}");
     }
-    assert!(!text.contains("completion"), "hidden commands stay hidden");
+    assert!(
+        !text.contains("\n  completion"),
+        "hidden commands stay hidden"
+    );
+    assert!(text.contains("xyl completion bash") && text.contains("xyl man DIR"));
+    assert_eq!(stdout(&run(&["help", "--help"])), text);
 }
 
 #[test]
@@ -284,8 +289,24 @@ fn what_cannot_be_done_yet_is_refused_by_name_and_line() {
         &format!("{GOOD}disk = [ \"/dev/vg/web,raw,xvda,rw\" ]\n"),
     );
     let output = run(&["create", "-n", &file]);
-    assert_eq!(code(&output), 1);
+    assert_eq!(code(&output), 4);
     let text = stderr(&output);
+    assert!(
+        text.starts_with(&format!("xyl: error: {file} cannot be used: 1 error\n")),
+        "{text}"
+    );
+    assert!(
+        text.ends_with(&format!(
+            "use `xl create {file}` for this guest, or take these lines out; see docs/xl-compatibility.md\n"
+        )),
+        "{text}"
+    );
+    let wrong_too = run(&["create", "-n", &file, "vcpus=0"]);
+    assert_eq!(
+        code(&wrong_too),
+        1,
+        "another error has to be mended in any case"
+    );
     assert!(
         text.contains("`disk` is not supported by Xyl yet"),
         "{text}"
@@ -301,6 +322,33 @@ fn unknown_settings_are_warned_of_and_obey_q() {
     assert_eq!(code(&output), 0);
     assert!(stderr(&output).contains("memroy"), "{}", stderr(&output));
     assert_eq!(stderr(&run(&["create", "-n", "-q", &file])), "");
+}
+
+#[test]
+fn a_time_limit_that_is_none_is_named() {
+    for value in ["20s", "soon", "0"] {
+        let output = xyl(&["list"])
+            .env("XYL_STORE_TIMEOUT", value)
+            .output()
+            .unwrap();
+        assert_eq!(code(&output), 2, "{value}");
+        let text = stderr(&output);
+        assert!(
+            text.contains(&format!("XYL_STORE_TIMEOUT={value}")),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_sysrq_key_is_one_letter_or_digit() {
+    let output = run(&["sysrq", "web", "hh"]);
+    assert_eq!(code(&output), 2);
+    assert!(
+        stderr(&output).contains("one letter or digit"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]
@@ -364,10 +412,21 @@ fn manual_pages_are_made_for_every_command() {
     for command in COMMANDS {
         let page = std::fs::read_to_string(folder.path().join(format!("xyl-{command}.1"))).unwrap();
         assert!(
-            page.contains(".SH SYNOPSIS") && page.contains("Examples"),
-            "{command}"
+            page.contains(".SH SYNOPSIS") && page.contains(".SH \"EXAMPLES\"\n.nf\n"),
+            "{command}: {page}"
+        );
+        assert!(
+            page.contains(".SH \"SEE ALSO\"\nxyl(1)"),
+            "{command}: {page}"
         );
     }
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    assert!(
+        read("xyl-create.1").contains("xyl create [OPTIONS] [FILE|KEY=VALUE]...\n"),
+        "{}",
+        read("xyl-create.1")
+    );
+    assert!(read("xyl.1").contains(".SH \"EXIT STATUS\""));
     assert!(
         !folder.path().join("xyl-man.1").exists(),
         "hidden commands have no page"

@@ -37,7 +37,9 @@ Examples:
   xyl create /dev/null 'name=\"t\"; kernel=\"/boot/k\"; memory=64'
   xyl create -n web.cfg                        only check it, and print what was understood
 
-JSON: {domid, name, uuid}"
+JSON: {domid, name, uuid}; with -n the configuration with every default filled in, by topic: {name, uuid, type,
+platform, processors, memory, boot, actions, time, limits, disks, ..., raw}, where raw has each setting as it was given.
+Without --json, -n prints libxl's own form, as `xl create -n` does: {c_info, b_info, ...}."
 )]
 pub struct Args {
     /// Leave it paused
@@ -357,12 +359,12 @@ fn too_many(files: &[&str]) -> Failure {
 
 fn read(file: &Path, overrides: &[&str]) -> Result<Config, Failure> {
     if file == Path::new("/dev/null") {
-        return Ok(xl_cfg::parse(
+        return Ok(plan::parse(
             Source::from_bytes("/dev/null", b"")?,
             overrides,
         )?);
     }
-    Ok(xl_cfg::read_file(file, overrides)?)
+    Ok(plan::parse(Source::read_file(file)?, overrides)?)
 }
 
 fn show_warnings(report: &Report) {

@@ -20,8 +20,16 @@ pub struct Args {
     #[arg(add = domain_names())]
     domain: String,
     /// One letter or digit
-    #[arg(value_name = "LETTER")]
+    #[arg(value_name = "LETTER", value_parser = one_key)]
     key: char,
+}
+
+fn one_key(word: &str) -> Result<char, String> {
+    let mut chars = word.chars();
+    match (chars.next(), chars.next()) {
+        (Some(key), None) if key.is_ascii_alphanumeric() => Ok(key),
+        _ => Err("a key is one letter or digit".to_owned()),
+    }
 }
 
 /// Runs `xyl sysrq`.
