@@ -60,4 +60,19 @@ for type in pv pvh; do
 	ok xyl destroy "$first"
 	ok xyl destroy twice-$type
 done
+# What xl.conf says holds after a reboot too, and so does what was changed while the VM ran.
+printf '%s\n' 'max_grant_version = 1' 'vm.pv.cpumask = "0"' >"$scratch/xl.conf"
+export XYL_XL_CONF="$scratch/xl.conf"
+start kept pv
+unset XYL_XL_CONF
+uuid=$(xl vm-list | awk '$3 == "kept" { print $1 }')
+matches '^max_grant_version = 1' "$(grep '^max_grant_version' "/var/lib/xyl/vm/$uuid/config.cfg")"
+first=$(xl domid kept)
+ok xl rename kept kept-on
+ok xl sched-credit2 -d kept-on -w 512
+ok xenstore-write "/local/domain/$first/data/command" 'shutdown reboot'
+within 30 other_domid kept-on "$first"
+matches '512' "$(xl sched-credit2 -d kept-on)"
+equals 0 "$(xl vcpu-list kept-on | awk 'NR == 2 { print $7 }')"
+ok xyl destroy kept-on
 within 20 test -z "$(ls /var/lib/xyl/vm)"
