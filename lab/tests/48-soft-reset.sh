@@ -67,6 +67,8 @@ for tenth in 1 2 3 4 5 6 7 8 9 10; do
 	after_kib=$(private_kib "$monitor")
 	echo "monitor: $before_kib KiB private before, $after_kib KiB after $tenth tenths"
 	diff "$scratch/before" "$scratch/after" || fail 'something has changed'
+	# What the first resets take, such as buffers, it keeps; from then on it must not grow.
+	[ "$tenth" -eq 3 ] && before_kib=$after_kib
 done
 cat "$scratch/after"
 [ "$after_kib" -le $((before_kib + 64)) ] || fail "the monitor grew from $before_kib to $after_kib KiB"
