@@ -34,8 +34,6 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     // It keeps no folder of whoever started it in use.
     std::env::set_current_dir("/").map_err(|source| Failure::io("go to /", source))?;
     let mut host = context.open_host()?;
-    // From here on it is as urgent as any process.
-    let _ = rustix::process::setpriority_process(None, 0);
     let vm = Vm {
         domid: DomId(args.domid),
         uuid: args.uuid,
@@ -61,7 +59,6 @@ pub fn start_in_background(context: &Context, name: &str, vm: Vm) -> Result<Chil
     let program = std::env::current_exe().map_err(|source| {
         EngineError::io("find the program at", Path::new("/proc/self/exe"), source)
     })?;
-    let _starting = LessUrgent::now();
     Command::new(&program)
         .args([
             "-T",
@@ -78,29 +75,6 @@ pub fn start_in_background(context: &Context, name: &str, vm: Vm) -> Result<Chil
         .process_group(0)
         .spawn()
         .map_err(|source| EngineError::io("start the monitor", &program, source))
-}
-
-/// While it lives, this process and those that it starts are less urgent: the monitor's start is no
-/// reason to keep whoever typed `xyl create` waiting. It raises itself again when it is there.
-struct LessUrgent {
-    before: i32,
-}
-
-impl LessUrgent {
-    /// Added to the process's nice value.
-    const BY: i32 = 10;
-
-    fn now() -> LessUrgent {
-        let before = rustix::process::getpriority_process(None).unwrap_or(0);
-        let _ = rustix::process::setpriority_process(None, before + Self::BY);
-        LessUrgent { before }
-    }
-}
-
-impl Drop for LessUrgent {
-    fn drop(&mut self) {
-        let _ = rustix::process::setpriority_process(None, self.before);
-    }
 }
 
 fn open_log(path: &Path) -> std::io::Result<File> {
