@@ -384,40 +384,18 @@ fn share(hv: &dyn Hypervisor, info: &DomainInfo) -> Result<Option<Value>, Engine
 #[cfg(test)]
 mod tests {
     use xen_build::model::Model;
-    use xen_port::{CreateDomain, GuestKind};
     use xenstore::mem::MemStore;
 
     use super::*;
     use crate::Dirs;
+    use crate::testing::pv_request;
     use os_port::{SystemClock, SystemFiles, SystemProcess};
-
-    fn request(handle: [u8; 16]) -> CreateDomain {
-        CreateDomain {
-            domid: None,
-            kind: GuestKind::Pv,
-            handle,
-            ssidref: 0,
-            hap: false,
-            oos_off: false,
-            nested_virt: false,
-            vpmu: false,
-            iommu: false,
-            max_vcpus: 1,
-            max_evtchn_port: 1023,
-            max_grant_frames: None,
-            max_maptrack_frames: None,
-            max_grant_version: 2,
-            cpupool: 0,
-            msr_relaxed: false,
-            vmtrace_size_bytes: 0,
-        }
-    }
 
     /// A host with two domains, `web` and one without a name.
     fn host() -> (Model, MemStore, DomId, DomId) {
         let hv = Model::new(64);
-        let web = hv.create_domain(&request([1; 16])).unwrap();
-        let nameless = hv.create_domain(&request([2; 16])).unwrap();
+        let web = hv.create_domain(&pv_request([1; 16])).unwrap();
+        let nameless = hv.create_domain(&pv_request([2; 16])).unwrap();
         let store = MemStore::new();
         store
             .client(0)
@@ -575,7 +553,7 @@ mod tests {
     #[test]
     fn a_domain_without_a_uuid_gets_no_nodes_of_one() {
         let hv = Model::new(64);
-        let domid = hv.create_domain(&request([0; 16])).unwrap();
+        let domid = hv.create_domain(&pv_request([0; 16])).unwrap();
         let info = hv.domain_info(domid).unwrap().unwrap();
         let store = MemStore::new();
         let folder = tempfile::tempdir().unwrap();

@@ -29,6 +29,8 @@ pub mod restart;
 pub mod sched;
 pub mod soft_reset;
 pub mod spec;
+#[cfg(test)]
+mod testing;
 pub mod topology;
 pub mod tree;
 pub mod userdata;

@@ -139,30 +139,12 @@ mod tests {
 
     use super::*;
     use crate::EngineError;
+    use crate::testing::pv_request;
 
     /// A PV domain of 64 MiB whose limit is 128 MiB.
     fn guest() -> (Model, MemStore, DomainInfo) {
         let hv = Model::new(256);
-        let request = xen_port::CreateDomain {
-            domid: None,
-            kind: GuestKind::Pv,
-            handle: [1; 16],
-            ssidref: 0,
-            hap: false,
-            oos_off: false,
-            nested_virt: false,
-            vpmu: false,
-            iommu: false,
-            max_vcpus: 1,
-            max_evtchn_port: 1023,
-            max_grant_frames: None,
-            max_maptrack_frames: None,
-            max_grant_version: 2,
-            cpupool: 0,
-            msr_relaxed: false,
-            vmtrace_size_bytes: 0,
-        };
-        let domid = hv.create_domain(&request).unwrap();
+        let domid = hv.create_domain(&pv_request([1; 16])).unwrap();
         let info = hv.domain_info(domid).unwrap().unwrap();
         let store = MemStore::new();
         let mut client = store.client(0).unwrap();

@@ -210,31 +210,13 @@ fn act(
 mod tests {
     use super::*;
     use crate::Dirs;
+    use crate::testing::pv_request;
     use xen_build::model::Model;
-    use xen_port::{CreateDomain, GuestKind, Hypervisor};
+    use xen_port::Hypervisor;
     use xenstore::mem::MemStore;
 
     fn make_domain(hv: &Model, uuid: Uuid) -> DomId {
-        hv.create_domain(&CreateDomain {
-            domid: None,
-            kind: GuestKind::Pv,
-            handle: *uuid.as_bytes(),
-            ssidref: 0,
-            hap: false,
-            oos_off: false,
-            nested_virt: false,
-            vpmu: false,
-            iommu: false,
-            max_vcpus: 1,
-            max_evtchn_port: 1023,
-            max_grant_frames: None,
-            max_maptrack_frames: None,
-            max_grant_version: 2,
-            cpupool: 0,
-            msr_relaxed: false,
-            vmtrace_size_bytes: 0,
-        })
-        .unwrap()
+        hv.create_domain(&pv_request(*uuid.as_bytes())).unwrap()
     }
 
     /// Watches over a domain that was taken back before the monitor came to look; whether the VM's record

@@ -13,6 +13,7 @@ use xenstore::{ErrorName, MessageKind, Perms};
 
 use super::*;
 use crate::spec::Action;
+use crate::testing::pv_request;
 use crate::{Dirs, monitor, record};
 
 const UUID: Uuid = Uuid::from_u128(0x6a1d_0c4e);
@@ -172,23 +173,10 @@ impl World {
 
 fn request(kind: GuestKind) -> CreateDomain {
     CreateDomain {
-        domid: None,
         kind,
-        handle: *UUID.as_bytes(),
-        ssidref: 0,
         hap: true,
-        oos_off: false,
-        nested_virt: false,
-        vpmu: false,
-        iommu: false,
         max_vcpus: 2,
-        max_evtchn_port: 1023,
-        max_grant_frames: None,
-        max_maptrack_frames: None,
-        max_grant_version: 2,
-        cpupool: 0,
-        msr_relaxed: false,
-        vmtrace_size_bytes: 0,
+        ..pv_request(*UUID.as_bytes())
     }
 }
 
