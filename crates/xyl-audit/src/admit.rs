@@ -1,0 +1,444 @@
+//! The decision whether a guest may start: a pure function of the policy, the host's audit and what is asked.
+
+use serde::{Deserialize, Serialize};
+
+use crate::audit::{Audit, CoreSharing};
+use crate::names::{AdvisoryVerdict, GuestType};
+use crate::policy::{Action, Condition, Policy, Rule};
+
+/// A guest as its kernel image shows it, never as its configuration calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageKind {
+    /// A 64-bit PV kernel.
+    Pv64,
+    /// A 32-bit PV kernel.
+    Pv32,
+    /// A PVH kernel.
+    Pvh,
+    /// HVM: firmware, with a device model.
+    Hvm,
+}
+
+/// What is to happen with the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Operation {
+    /// It is created.
+    Create,
+    /// It comes from a file.
+    Restore,
+    /// It comes from another host.
+    MigrateIn,
+    /// It runs already, and is taken over.
+    Adopt,
+}
+
+/// The device model of an HVM guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceModel {
+    /// There is none.
+    None,
+    /// Confined after its start (`dm_restrict`), or in a domain of its own.
+    Confined,
+    /// With its rights over the host.
+    Open,
+}
+
+/// Whether the host can run a PV guest in the shim.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shim {
+    /// Nobody has looked yet: a decision to convert holds only if it can.
+    NotLooked,
+    /// It can.
+    Ready,
+    /// The host has no hardware virtualisation, or Xen is built without HVM.
+    NoHvm,
+    /// There is no shim binary.
+    NoBinary {
+        /// Where it was looked for.
+        path: String,
+    },
+    /// The shim was built without 32-bit PV.
+    No32BitPv {
+        /// The shim.
+        path: String,
+    },
+    /// The shim cannot be used for another reason.
+    Unfit {
+        /// The shim.
+        path: String,
+        /// The reason, as a clause.
+        what: String,
+    },
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The image that is loaded.
+    pub image: ImageKind,
+    /// What happens.
+    pub operation: Operation,
+    /// `pvshim` of the configuration: `Some(false)` is the wish for a bare start, `None` is no wish.
+    pub pvshim: Option<bool>,
+    /// The device model.
+    pub device_model: DeviceModel,
+    /// The shim.
+    pub shim: Shim,
+}
+
+/// What is done with the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It starts as its configuration says.
+    Allow,
+    /// It starts in the PV shim, though its configuration does not say so.
+    ConvertToShim,
+    /// It does not start.
+    Refuse,
+}
+
+/// A decision, to be recorded with the VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// What is done.
+    pub outcome: Outcome,
+    /// The type that the guest has then; of a refused one the type that it would have had.
+    pub guest: GuestType,
+    /// Why.
+    pub reasons: Vec<String>,
+    /// What the administrator is to be told even so.
+    pub warnings: Vec<String>,
+    /// What can be done about it; of a refusal never empty.
+    pub remedies: Vec<String>,
+}
+
+impl Decision {
+    /// Whether a 32-bit PV kernel starts with nothing between it and the hypervisor: to be marked wherever it is shown.
+    #[must_use]
+    pub fn is_bare_pv32(&self) -> bool {
+        self.outcome == Outcome::Allow && self.guest == GuestType::Pv32
+    }
+
+    /// Cause and remedy in one line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let what = match self.outcome {
+            Outcome::Allow => "allowed",
+            Outcome::ConvertToShim => "started in the PV shim",
+            Outcome::Refuse => "refused",
+        };
+        let mut line = what.to_owned();
+        if !self.reasons.is_empty() {
+            line = format!("{line}: {}", self.reasons.join("; "));
+        }
+        if !self.remedies.is_empty() {
+            line = format!("{line} (remedy: {})", self.remedies.join("; or "));
+        }
+        line
+    }
+
+    fn new(outcome: Outcome, guest: GuestType, found: Findings) -> Decision {
+        Decision {
+            outcome,
+            guest,
+            reasons: found.reasons,
+            warnings: found.warnings,
+            remedies: found.remedies,
+        }
+    }
+}
+
+impl Request {
+    /// The type that the guest has if nobody interferes.
+    #[must_use]
+    pub fn guest_type(&self) -> GuestType {
+        match (self.image, self.pvshim == Some(true)) {
+            (ImageKind::Pv64 | ImageKind::Pv32, true) => GuestType::PvShim,
+            (ImageKind::Pv64, false) => GuestType::Pv64,
+            (ImageKind::Pv32, false) => GuestType::Pv32,
+            (ImageKind::Pvh, _) => GuestType::Pvh,
+            (ImageKind::Hvm, _) if self.device_model == DeviceModel::Open => GuestType::HvmOpenDm,
+            (ImageKind::Hvm, _) => GuestType::Hvm,
+        }
+    }
+}
+
+/// Whether [`admit`] needs the host's audit for this request; without it, it is not to be made.
+#[must_use]
+pub fn needs_host(policy: &Policy, request: &Request) -> bool {
+    let guest = request.guest_type();
+    policy.needs_host(guest) || (is_bare_pv(guest) && policy.needs_host(GuestType::PvShim))
+}
+
+/// Whether the audit needs to know of advisories for that.
+#[must_use]
+pub fn needs_advisories(policy: &Policy, request: &Request) -> bool {
+    let guest = request.guest_type();
+    policy.needs_advisories(guest)
+        || (is_bare_pv(guest) && policy.needs_advisories(GuestType::PvShim))
+}
+
+/// Decides. Without an audit all that rules ask of the host is unknown.
+///
+/// A bare 32-bit PV guest is the outcome only if the policy allows it and the configuration asks for it.
+#[must_use]
+pub fn admit(policy: &Policy, audit: Option<&Audit>, request: &Request) -> Decision {
+    let guest = request.guest_type();
+    let mut found = judge(policy, audit, guest);
+    if guest == GuestType::Pv32 {
+        found = hold_back_pv32(found, request);
+    }
+    match found.action {
+        Action::Refuse => refuse(guest, found),
+        Action::Convert => convert(policy, audit, request, found),
+        Action::Allow | Action::Warn if guest == GuestType::PvShim => {
+            with_shim(Outcome::Allow, guest, request, found)
+        }
+        Action::Allow | Action::Warn => Decision::new(Outcome::Allow, guest, found),
+    }
+}
+
+/// What the policy says, and why.
+struct Findings {
+    action: Action,
+    reasons: Vec<String>,
+    warnings: Vec<String>,
+    remedies: Vec<String>,
+}
+
+fn is_bare_pv(guest: GuestType) -> bool {
+    matches!(guest, GuestType::Pv64 | GuestType::Pv32)
+}
+
+/// The strictest of what the policy says of a guest type, with the reasons for that one.
+fn judge(policy: &Policy, audit: Option<&Audit>, guest: GuestType) -> Findings {
+    let nothing = Audit::of_nothing();
+    let audit = audit.unwrap_or(&nothing);
+    let base = policy.base(guest);
+    let says = |action: Action| format!("the policy has {guest} = \"{}\"", word(action));
+    let mut statements: Vec<(Action, Vec<String>, Vec<String>)> = Vec::new();
+    if base != Action::Allow {
+        statements.push((base, vec![says(base)], Vec::new()));
+    }
+    for rule in policy.rules_for(guest) {
+        if let Some((why, remedies)) = applies(rule, audit, guest) {
+            let why = match &rule.why {
+                Some(words) => format!("rule \"{}\": {why}; {words}", rule.name),
+                None => format!("rule \"{}\": {why}", rule.name),
+            };
+            statements.push((rule.action, vec![why], remedies));
+        }
+    }
+    let action = statements
+        .iter()
+        .map(|(action, ..)| *action)
+        .max()
+        .unwrap_or(Action::Allow);
+    let mut found = Findings {
+        action,
+        reasons: Vec::new(),
+        warnings: Vec::new(),
+        remedies: Vec::new(),
+    };
+    for (of, why, remedies) in statements {
+        if of == Action::Warn {
+            found.warnings.extend(why);
+        } else if of == action {
+            found.reasons.extend(why);
+            found.remedies.extend(remedies);
+        }
+    }
+    found.remedies.dedup();
+    found
+}
+
+/// Why a rule applies, and what would change that; `None` if it does not.
+fn applies(rule: &Rule, audit: &Audit, guest: GuestType) -> Option<(String, Vec<String>)> {
+    let mut why = Vec::new();
+    let mut remedies = Vec::new();
+    for condition in &rule.conditions {
+        let (text, remedy) = holds(condition, audit, guest)?;
+        why.push(text);
+        remedies.extend(remedy);
+    }
+    Some((why.join(", and "), remedies))
+}
+
+fn holds(condition: &Condition, audit: &Audit, guest: GuestType) -> Option<(String, Vec<String>)> {
+    match condition {
+        Condition::Verdict {
+            families,
+            verdicts,
+            against,
+        } => {
+            let hits: Vec<_> = families
+                .iter()
+                .map(|family| (*family, audit.standing(guest, *family, *against)))
+                .filter(|(_, standing)| verdicts.contains(standing))
+                .collect();
+            let texts: Vec<String> = hits
+                .iter()
+                .map(|(family, standing)| format!("{} is {}", family.title(), standing.title()))
+                .collect();
+            let remedies = hits
+                .iter()
+                .filter_map(|(family, _)| audit.row(guest, *family))
+                .flat_map(|row| row.remedies.iter().map(|remedy| remedy.text().to_owned()))
+                .collect();
+            (!hits.is_empty()).then(|| (texts.join(", "), remedies))
+        }
+        Condition::Advisory { ids, verdicts } => {
+            let hit = |id: &str, verdict: AdvisoryVerdict| {
+                verdicts
+                    .contains(&verdict)
+                    .then(|| format!("{id}: {}", verdict.title()))
+            };
+            let hits: Vec<String> = match ids {
+                Some(ids) => ids
+                    .iter()
+                    .filter_map(|id| hit(id, audit.advisory(id)))
+                    .collect(),
+                None => audit
+                    .advisories
+                    .iter()
+                    .filter_map(|row| hit(&row.id, row.verdict))
+                    .collect(),
+            };
+            (!hits.is_empty()).then(|| (hits.join(", "), Vec::new()))
+        }
+        Condition::SharedCores { unknown } => {
+            let remedy = "boot Xen with `sched-gran=core`, or with `smt=0`".to_owned();
+            match audit.core_sharing {
+                CoreSharing::Yes => Some((
+                    "different guests may run on the threads of one core".to_owned(),
+                    vec![remedy],
+                )),
+                CoreSharing::Unknown if *unknown => Some((
+                    "whether guests share cores is unknown".to_owned(),
+                    vec![remedy],
+                )),
+                _ => None,
+            }
+        }
+    }
+}
+
+/// A 32-bit PV kernel starts bare only if its configuration asks for it, too.
+fn hold_back_pv32(mut found: Findings, request: &Request) -> Findings {
+    const RING_1: &str =
+        "a 32-bit PV kernel runs in ring 1, where IBRS and its kin do not protect the hypervisor";
+    if matches!(found.action, Action::Allow | Action::Warn) && request.pvshim != Some(false) {
+        found.action = Action::Convert;
+        found
+            .reasons
+            .push("the configuration does not ask for a bare start (`pvshim = 0`)".to_owned());
+    }
+    match found.action {
+        Action::Allow | Action::Warn => found.warnings.insert(0, RING_1.to_owned()),
+        Action::Convert | Action::Refuse => found.reasons.insert(0, RING_1.to_owned()),
+    }
+    found
+}
+
+fn convert(
+    policy: &Policy,
+    audit: Option<&Audit>,
+    request: &Request,
+    mut found: Findings,
+) -> Decision {
+    let guest = request.guest_type();
+    if request.pvshim == Some(false) {
+        found
+            .reasons
+            .push("the configuration asks for a bare start (`pvshim = 0`), which the policy does not allow".to_owned());
+        found
+            .remedies
+            .push("remove `pvshim = 0`, then it starts in the PV shim".to_owned());
+        found
+            .remedies
+            .push(format!("set {guest} = \"allow\" in /etc/xyl/policy.toml"));
+        return refuse(guest, found);
+    }
+    if request.operation != Operation::Create {
+        found.reasons.push(
+            "a guest that has begun its life bare cannot be moved into the PV shim".to_owned(),
+        );
+        found
+            .remedies
+            .push("shut it down, and create it anew".to_owned());
+        return refuse(guest, found);
+    }
+    let in_shim = judge(policy, audit, GuestType::PvShim);
+    found.warnings.extend(in_shim.warnings);
+    if in_shim.action == Action::Refuse {
+        found.reasons.extend(in_shim.reasons);
+        found.remedies.extend(in_shim.remedies);
+        return refuse(guest, found);
+    }
+    // Advice on the host's state is not for a guest that starts.
+    if matches!(request.shim, Shim::Ready | Shim::NotLooked) {
+        found.remedies.clear();
+    }
+    with_shim(Outcome::ConvertToShim, GuestType::PvShim, request, found)
+}
+
+/// The outcome, if the host can run the shim.
+fn with_shim(
+    outcome: Outcome,
+    guest: GuestType,
+    request: &Request,
+    mut found: Findings,
+) -> Decision {
+    if request.operation == Operation::Adopt {
+        return Decision::new(outcome, guest, found);
+    }
+    let (cause, remedy) = match &request.shim {
+        Shim::Ready | Shim::NotLooked => return Decision::new(outcome, guest, found),
+        Shim::NoHvm => (
+            "the PV shim needs hardware virtualisation, which this host does not have or Xen does not use".to_owned(),
+            "switch it on in the firmware's set-up (VT-x, AMD-V)".to_owned(),
+        ),
+        Shim::NoBinary { path } => (
+            format!("there is no PV shim at {path}"),
+            "install Xen's shim (xen-shim), or name it with `pvshim_path`".to_owned(),
+        ),
+        Shim::No32BitPv { path } if request.image == ImageKind::Pv32 => (
+            format!("the PV shim {path} is built without 32-bit PV"),
+            "install a shim that is built with CONFIG_PV32, or use a 64-bit kernel".to_owned(),
+        ),
+        Shim::No32BitPv { .. } => return Decision::new(outcome, guest, found),
+        Shim::Unfit { path, what } => (
+            format!("the PV shim {path} cannot be used: {what}"),
+            "install another shim, or name one with `pvshim_path`".to_owned(),
+        ),
+    };
+    found.reasons.push(cause);
+    found.remedies.push(remedy);
+    refuse(guest, found)
+}
+
+fn refuse(guest: GuestType, mut found: Findings) -> Decision {
+    if found.remedies.is_empty() {
+        found.remedies.push(match guest {
+            GuestType::Pv32 | GuestType::Pv64 => {
+                "start it in the PV shim (`type = \"pvh\"`, `pvshim = 1`), or change /etc/xyl/policy.toml".to_owned()
+            }
+            _ => "change /etc/xyl/policy.toml".to_owned(),
+        });
+    }
+    Decision::new(Outcome::Refuse, guest, found)
+}
+
+fn word(action: Action) -> &'static str {
+    match action {
+        Action::Allow => "allow",
+        Action::Warn => "warn",
+        Action::Convert => "convert",
+        Action::Refuse => "refuse",
+    }
+}

@@ -1,0 +1,190 @@
+//! The words of an audit: guest types, families of attacks, verdicts. Each has one spelling, in reports, JSON and policies.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A word that is none of those expected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{word}' is no {what}: one of {expected}")]
+pub struct UnknownName {
+    /// What was expected.
+    pub what: &'static str,
+    /// What came.
+    pub word: String,
+    /// The words there are.
+    pub expected: String,
+}
+
+macro_rules! names {
+    ($(#[$meta:meta])* $name:ident ($what:literal) { $($(#[$doc:meta])* $variant:ident = $word:literal: $title:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+        pub enum $name {
+            $($(#[$doc])* #[serde(rename = $word)] $variant,)*
+        }
+
+        impl $name {
+            /// All of them, in the order of reports.
+            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
+
+            /// The word for it in JSON, policies and options.
+            #[must_use]
+            pub fn word(self) -> &'static str {
+                match self { $($name::$variant => $word,)* }
+            }
+
+            /// What people read.
+            #[must_use]
+            pub fn title(self) -> &'static str {
+                match self { $($name::$variant => $title,)* }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.word())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = UnknownName;
+
+            fn from_str(word: &str) -> Result<Self, UnknownName> {
+                Self::ALL.iter().copied().find(|value| value.word() == word).ok_or_else(|| UnknownName {
+                    what: $what,
+                    word: word.chars().take(64).collect(),
+                    expected: Self::ALL.iter().map(|value| value.word()).collect::<Vec<_>>().join(", "),
+                })
+            }
+        }
+    };
+}
+
+names! {
+    /// A type of guest, as far as speculative execution tells them apart.
+    GuestType ("guest type") {
+        /// A 64-bit PV kernel, with nothing between it and the hypervisor.
+        Pv64 = "pv64": "64-bit PV, bare",
+        /// A 32-bit PV kernel, in ring 1 of the hypervisor's own address space.
+        Pv32 = "pv32": "32-bit PV, bare",
+        /// A PV kernel of either width with a hypervisor of its own, in a PVH guest.
+        PvShim = "pv-shim": "PV in the shim",
+        /// PVH.
+        Pvh = "pvh": "PVH",
+        /// HVM with a device model that is confined after its start.
+        Hvm = "hvm": "HVM",
+        /// HVM with a device model that keeps its rights over the host.
+        HvmOpenDm = "hvm-open-dm": "HVM, device model not deprivileged",
+    }
+}
+
+names! {
+    /// A family of attacks.
+    Family ("family of attacks") {
+        /// Spectre v1: bounds checks.
+        V1 = "v1": "Spectre v1 (bounds check)",
+        /// Spectre v2: indirect branches.
+        V2 = "v2": "Spectre v2 (branch target injection)",
+        /// Spectre v3: Meltdown.
+        V3 = "v3": "Meltdown (v3)",
+        /// Spectre v3a: system registers.
+        V3a = "v3a": "system register read (v3a)",
+        /// Spectre v4: speculative store bypass.
+        V4 = "v4": "speculative store bypass (v4)",
+        /// L1 terminal fault.
+        L1tf = "l1tf": "L1TF (Foreshadow)",
+        /// Microarchitectural data sampling.
+        Mds = "mds": "MDS",
+        /// TSX asynchronous abort.
+        Taa = "taa": "TAA",
+        /// Special register buffer data sampling.
+        Srbds = "srbds": "SRBDS (CrossTalk)",
+        /// Processor MMIO stale data.
+        Mmio = "mmio": "MMIO stale data",
+        /// Arbitrary speculation from return instructions; AMD's branch type confusion.
+        Retbleed = "retbleed": "Retbleed, branch type confusion",
+        /// Speculative return stack overflow.
+        Srso = "srso": "SRSO (Inception)",
+        /// Gather data sampling.
+        Gds = "gds": "GDS (Downfall)",
+        /// Register file data sampling.
+        Rfds = "rfds": "RFDS",
+        /// Branch history injection, also its native form.
+        Bhi = "bhi": "BHI",
+        /// Indirect target selection.
+        Its = "its": "ITS",
+        /// Transient scheduler attacks.
+        Tsa = "tsa": "TSA",
+    }
+}
+
+names! {
+    /// What holds against a family.
+    Standing ("verdict") {
+        /// The CPU does not have the weakness.
+        NotAffected = "not-affected": "not affected",
+        /// The CPU has it, and something stands in its way.
+        Protected = "protected": "protected",
+        /// Something stands in its way, and a way round it is known.
+        Partly = "partly": "partly",
+        /// No source says.
+        Unknown = "unknown": "unknown",
+        /// Nothing stands in its way.
+        Unprotected = "unprotected": "unprotected",
+    }
+}
+
+names! {
+    /// How sure a statement is.
+    Sure ("degree of certainty") {
+        /// The hypervisor or the CPU says so.
+        Stated = "stated": "stated",
+        /// Follows from what is documented, such as defaults, or is what domain 0's kernel believes.
+        Inferred = "inferred": "inferred",
+        /// Nothing to go by.
+        Unsure = "unsure": "unsure",
+    }
+}
+
+names! {
+    /// Whom a guest might read from.
+    Target ("target") {
+        /// The hypervisor.
+        Hypervisor = "hypervisor": "the hypervisor",
+        /// Other guests.
+        Guests = "guests": "other guests",
+        /// Domain 0.
+        Dom0 = "dom0": "domain 0",
+    }
+}
+
+names! {
+    /// What an advisory means for this host.
+    AdvisoryVerdict ("verdict on an advisory") {
+        /// The host is not affected.
+        NotAffected = "not-affected": "not affected",
+        /// The host has what the advisory is about, and a mitigation or fix in force.
+        Mitigated = "mitigated": "mitigated",
+        /// A fact that the answer depends on is missing.
+        CannotTell = "cannot-tell": "cannot tell",
+        /// The host is affected.
+        Affected = "affected": "affected",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_read_as_it_is_written() {
+        for family in Family::ALL {
+            assert_eq!(family.word().parse(), Ok(*family));
+        }
+        for guest in GuestType::ALL {
+            assert_eq!(guest.word().parse(), Ok(*guest));
+        }
+        let error = "v9".parse::<Family>().unwrap_err();
+        assert!(error.to_string().contains("retbleed"), "{error}");
+    }
+}

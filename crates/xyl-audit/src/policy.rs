@@ -1,0 +1,432 @@
+//! The policy file, `/etc/xyl/policy.toml`: which guests may start on this host. Its format is in `docs/policy.md`.
+
+use std::io;
+use std::path::Path;
+
+use os_port::Files;
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::names::{AdvisoryVerdict, Family, GuestType, Standing, Target};
+
+/// Where the policy is.
+pub const POLICY_PATH: &str = "/etc/xyl/policy.toml";
+
+/// The policy of a host without a file, as a file.
+pub const DEFAULT_POLICY: &str = include_str!("../../../data/policy.toml");
+
+/// Largest file that is read.
+const MAX_BYTES: u64 = 256 << 10;
+
+/// A policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    guests: Vec<(GuestType, Action)>,
+    /// The rules, in the order of the file.
+    pub rules: Vec<Rule>,
+}
+
+/// What is done with a guest. The later one is the stronger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// It starts.
+    Allow,
+    /// It starts, and the administrator is told why it should not.
+    Warn,
+    /// It starts in the PV shim.
+    Convert,
+    /// It does not start.
+    Refuse,
+}
+
+/// A rule: what is done with guests of these types if all its conditions hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// What messages call it.
+    pub name: String,
+    /// The guest types that it is about.
+    pub guests: Vec<GuestType>,
+    /// What it asks of the host.
+    pub conditions: Vec<Condition>,
+    /// What is done.
+    pub action: Action,
+    /// Words of the administrator for whoever is refused.
+    pub why: Option<String>,
+}
+
+/// What a rule asks. A condition holds if any of what it lists does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// A family's verdict for the guest's type.
+    Verdict {
+        /// Families.
+        families: Vec<Family>,
+        /// Verdicts.
+        verdicts: Vec<Standing>,
+        /// Only against this target.
+        against: Option<Target>,
+    },
+    /// An advisory's verdict.
+    Advisory {
+        /// Advisories; none for any.
+        ids: Option<Vec<String>>,
+        /// Verdicts.
+        verdicts: Vec<AdvisoryVerdict>,
+    },
+    /// Threads of one core may run different guests; with `unknown`, also if that cannot be told.
+    SharedCores {
+        /// Not knowing counts too.
+        unknown: bool,
+    },
+}
+
+/// Why a policy cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// It cannot be read.
+    #[error("cannot read the policy {path}: {source}; no guest is created until it can be read")]
+    Read {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is no policy.
+    #[error(
+        "{path}:{line}: {what}; the format is in docs/policy.md, and no guest is created until this is put right"
+    )]
+    Wrong {
+        /// The file.
+        path: String,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+impl Default for Policy {
+    /// [`DEFAULT_POLICY`].
+    fn default() -> Policy {
+        // A test shows that the file is a policy; were it none, the strictest one is right.
+        Policy::parse(DEFAULT_POLICY, "the default").unwrap_or_else(|_| Policy {
+            guests: GuestType::ALL
+                .iter()
+                .map(|guest| (*guest, Action::Refuse))
+                .collect(),
+            rules: Vec::new(),
+        })
+    }
+}
+
+impl Policy {
+    /// The host's policy; the default where there is no file.
+    pub fn load(files: &dyn Files, path: &Path) -> Result<Policy, PolicyError> {
+        let read_error = |source| PolicyError::Read {
+            path: path.display().to_string(),
+            source,
+        };
+        match files.read(path, MAX_BYTES) {
+            Ok(bytes) => {
+                let text = String::from_utf8(bytes).map_err(|_| PolicyError::Wrong {
+                    path: path.display().to_string(),
+                    line: 1,
+                    what: "the file is not text in UTF-8".to_owned(),
+                })?;
+                Policy::parse(&text, &path.display().to_string())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Policy::default()),
+            Err(error) => Err(read_error(error)),
+        }
+    }
+
+    /// Reads a policy; `path` is for messages.
+    pub fn parse(text: &str, path: &str) -> Result<Policy, PolicyError> {
+        let wrong = |line, what| PolicyError::Wrong {
+            path: path.to_owned(),
+            line,
+            what,
+        };
+        let file: File = toml::from_str(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            wrong(line_of(text, at), error.message().to_owned())
+        })?;
+        if *file.version.get_ref() != 1 {
+            let line = line_of(text, file.version.span().start);
+            return Err(wrong(
+                line,
+                "this Xyl knows policies of version 1".to_owned(),
+            ));
+        }
+        let mut rules = Vec::new();
+        for (index, rule) in file.rules.into_iter().enumerate() {
+            let line = line_of(text, rule.span().start);
+            rules.push(
+                rule.into_inner()
+                    .into_rule(index)
+                    .map_err(|what| wrong(line, what))?,
+            );
+        }
+        Ok(Policy {
+            guests: file.guests.actions(),
+            rules,
+        })
+    }
+
+    /// What the policy says of a guest type before any rule.
+    #[must_use]
+    pub fn base(&self, guest: GuestType) -> Action {
+        self.guests
+            .iter()
+            .find(|(listed, _)| *listed == guest)
+            .map_or(Action::Refuse, |(_, action)| *action)
+    }
+
+    /// The rules about a guest type that could change what its base says.
+    pub fn rules_for(&self, guest: GuestType) -> impl Iterator<Item = &Rule> {
+        self.rules
+            .iter()
+            .filter(move |rule| rule.guests.contains(&guest))
+    }
+
+    /// Whether facts of the host are needed to decide about a guest type.
+    #[must_use]
+    pub fn needs_host(&self, guest: GuestType) -> bool {
+        self.base(guest) != Action::Refuse && self.rules_for(guest).next().is_some()
+    }
+
+    /// Whether advisories are needed for that.
+    #[must_use]
+    pub fn needs_advisories(&self, guest: GuestType) -> bool {
+        self.rules_for(guest)
+            .flat_map(|rule| &rule.conditions)
+            .any(|condition| matches!(condition, Condition::Advisory { .. }))
+    }
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: Spanned<u32>,
+    #[serde(default)]
+    guests: Guests,
+    #[serde(default)]
+    rules: Vec<Spanned<RawRule>>,
+}
+
+/// What a guest type that is not PV can be treated with.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum PlainAction {
+    Allow,
+    Warn,
+    Refuse,
+}
+
+impl From<PlainAction> for Action {
+    fn from(action: PlainAction) -> Action {
+        match action {
+            PlainAction::Allow => Action::Allow,
+            PlainAction::Warn => Action::Warn,
+            PlainAction::Refuse => Action::Refuse,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+struct Guests {
+    pv64: Action,
+    pv32: Action,
+    pv_shim: PlainAction,
+    pvh: PlainAction,
+    hvm: PlainAction,
+    hvm_open_dm: PlainAction,
+}
+
+impl Default for Guests {
+    fn default() -> Guests {
+        Guests {
+            pv64: Action::Allow,
+            pv32: Action::Convert,
+            pv_shim: PlainAction::Allow,
+            pvh: PlainAction::Allow,
+            hvm: PlainAction::Allow,
+            hvm_open_dm: PlainAction::Allow,
+        }
+    }
+}
+
+impl Guests {
+    fn actions(&self) -> Vec<(GuestType, Action)> {
+        vec![
+            (GuestType::Pv64, self.pv64),
+            (GuestType::Pv32, self.pv32),
+            (GuestType::PvShim, self.pv_shim.into()),
+            (GuestType::Pvh, self.pvh.into()),
+            (GuestType::Hvm, self.hvm.into()),
+            (GuestType::HvmOpenDm, self.hvm_open_dm.into()),
+        ]
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawRule {
+    name: Option<String>,
+    guests: Vec<GuestType>,
+    families: Option<AllOr<Family>>,
+    verdicts: Option<Vec<Standing>>,
+    against: Option<Target>,
+    advisories: Option<AllOr<String>>,
+    advisory_verdicts: Option<Vec<AdvisoryVerdict>>,
+    shared_cores: Option<SharedCores>,
+    action: Action,
+    why: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum SharedCores {
+    Yes,
+    YesOrUnknown,
+}
+
+/// `"all"`, or a list.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected \"all\", or a list of known names")]
+enum AllOr<T> {
+    All(All),
+    List(Vec<T>),
+}
+
+#[derive(Deserialize)]
+enum All {
+    #[serde(rename = "all")]
+    All,
+}
+
+impl RawRule {
+    fn into_rule(self, index: usize) -> Result<Rule, String> {
+        let name = self.name.unwrap_or_else(|| format!("rule {}", index + 1));
+        if self.guests.is_empty() {
+            return Err(format!("'{name}' is about no guest type: give `guests`"));
+        }
+        let pv = |guest: &GuestType| matches!(guest, GuestType::Pv64 | GuestType::Pv32);
+        if self.action == Action::Convert && !self.guests.iter().all(pv) {
+            return Err(format!(
+                "'{name}' converts to the PV shim, which is for pv64 and pv32 alone"
+            ));
+        }
+        let mut conditions = Vec::new();
+        match (self.families, self.verdicts) {
+            (Some(families), Some(verdicts)) if !verdicts.is_empty() => {
+                conditions.push(Condition::Verdict {
+                    families: match families {
+                        AllOr::All(All::All) => Family::ALL.to_vec(),
+                        AllOr::List(families) => families,
+                    },
+                    verdicts,
+                    against: self.against,
+                });
+            }
+            (None, None) if self.against.is_none() => {}
+            _ => {
+                return Err(format!(
+                    "'{name}' needs `families` and `verdicts` together, and `against` only with them"
+                ));
+            }
+        }
+        match (self.advisories, self.advisory_verdicts) {
+            (Some(ids), Some(verdicts)) if !verdicts.is_empty() => {
+                conditions.push(Condition::Advisory {
+                    ids: match ids {
+                        AllOr::All(All::All) => None,
+                        AllOr::List(ids) => Some(ids),
+                    },
+                    verdicts,
+                });
+            }
+            (None, None) => {}
+            _ => {
+                return Err(format!(
+                    "'{name}' needs `advisories` and `advisory-verdicts` together"
+                ));
+            }
+        }
+        if let Some(shared) = self.shared_cores {
+            conditions.push(Condition::SharedCores {
+                unknown: matches!(shared, SharedCores::YesOrUnknown),
+            });
+        }
+        if conditions.is_empty() {
+            return Err(format!(
+                "'{name}' has no condition: for a guest type as such write it under [guests]"
+            ));
+        }
+        Ok(Rule {
+            name,
+            guests: self.guests,
+            conditions,
+            action: self.action,
+            why: self.why,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        Policy::parse(text, "policy.toml").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_default_is_what_is_said_of_it() {
+        let policy = Policy::parse(DEFAULT_POLICY, "default").unwrap();
+        assert_eq!(policy, Policy::default());
+        assert_eq!(policy.base(GuestType::Pv32), Action::Convert);
+        assert_eq!(policy.base(GuestType::Pvh), Action::Allow);
+        assert!(policy.needs_host(GuestType::Pv64));
+        assert!(
+            !policy.needs_host(GuestType::Pvh),
+            "a PVH create asks nothing"
+        );
+        assert!(!policy.needs_host(GuestType::Pv32));
+    }
+
+    #[test]
+    fn a_file_without_a_guest_type_keeps_the_safe_default_for_it() {
+        let policy = Policy::parse("version = 1\n[guests]\npvh = \"refuse\"\n", "p").unwrap();
+        assert_eq!(policy.base(GuestType::Pv32), Action::Convert);
+        assert_eq!(policy.base(GuestType::Pvh), Action::Refuse);
+        assert!(policy.rules.is_empty());
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        assert!(
+            error("version = 1\nmagic = 2\n").starts_with("policy.toml:2: unknown field `magic`")
+        );
+        assert!(error("version = 1\n[guests]\npv33 = \"allow\"\n").starts_with("policy.toml:3: "));
+        assert!(
+            error("version = 1\n[guests]\n\npvh = \"convert\"\n").starts_with("policy.toml:4: ")
+        );
+        assert!(error("version = 2\n").starts_with("policy.toml:1: this Xyl knows"));
+        assert!(error("\n").contains("version"));
+        assert!(error("version = 1\n[[rules]]\nguests=[\"pvh\"]\nfamilies=[\"v2\"]\nverdicts=[\"unprotected\"]\naction=\"convert\"\n")
+            .starts_with("policy.toml:2: 'rule 1' converts"));
+        assert!(
+            error("version = 1\n[[rules]]\nguests=[\"pvh\"]\naction=\"refuse\"\n")
+                .contains("no condition")
+        );
+        assert!(error("version = 1\n[[rules]]\nguests=[\"pvh\"]\nfamilies=[\"v99\"]\nverdicts=[\"unknown\"]\naction=\"refuse\"\n")
+            .starts_with("policy.toml:4: expected \"all\""));
+    }
+}
