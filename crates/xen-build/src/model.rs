@@ -15,7 +15,7 @@ use xen_port::{
     E820Entry, Errno, EvtchnPort, Gfn, GuestKind, GuestMemory, HvError, HvmBootCpu, HvmParam,
     Hypervisor, Mfn, NumaNode, PAGE_SIZE, PageTableLevel, PhysCaps, PhysInfo, PopulateFlags,
     PvBootCpu, Result, SchedulerGlobals, SchedulerId, SchedulerParams, ShutdownReason, Trigger,
-    VcpuId, VcpuInfo, VersionInfo,
+    VcpuId, VcpuInfo, VcpuRunState, VersionInfo,
 };
 
 /// What a frame holds that nobody has written to.
@@ -82,6 +82,12 @@ pub struct ModelDomain {
     pub paging_pool_bytes: u64,
     /// vCPUs.
     pub nr_vcpus: u32,
+    /// vCPUs that the guest has brought up.
+    pub nr_online_vcpus: u32,
+    /// Hard and soft affinity of each vCPU.
+    pub affinity: Vec<(CpuMap, CpuMap)>,
+    /// CPU time used since it first ran, in nanoseconds.
+    pub cpu_time_ns: u64,
     /// First frame and order of what it has.
     by_frame: BTreeMap<u64, u32>,
     /// Event channels: the port, and the domain that may bind it.
@@ -97,6 +103,63 @@ pub struct ModelDomain {
 }
 
 impl ModelDomain {
+    /// An empty domain, paused.
+    fn new(state: &mut State, kind: GuestKind, handle: [u8; 16], cpupool: u32) -> ModelDomain {
+        let (shared_info, grant_table) = (state.take_mfn(0), state.take_mfn(0));
+        // Xen clears these two.
+        state.frames.insert(shared_info.0, vec![0; PAGE_SIZE]);
+        state.frames.insert(grant_table.0, vec![0; PAGE_SIZE]);
+        ModelDomain {
+            kind,
+            handle,
+            share: (256, 0),
+            cpupool,
+            max_pages: 0,
+            tot_pages: 0,
+            claimed_pages: 0,
+            extents: BTreeMap::new(),
+            on_demand: BTreeMap::new(),
+            pod_pages: 0,
+            memory_map: Vec::new(),
+            params: BTreeMap::new(),
+            pinned: Vec::new(),
+            hypercall_page: None,
+            pv_cpu: None,
+            hvm_cpu: None,
+            shared_info,
+            grant_table,
+            policy: CpuPolicy::default(),
+            paging_pool_bytes: 0,
+            nr_vcpus: 0,
+            nr_online_vcpus: 0,
+            affinity: Vec::new(),
+            cpu_time_ns: 0,
+            by_frame: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            pauses: 1,
+            shutdown: None,
+            has_run: false,
+            soft_resets: 0,
+        }
+    }
+
+    fn set_vcpus(&mut self, nr_vcpus: u32, nr_cpus: u32) {
+        let all = CpuMap::all(nr_cpus);
+        self.nr_vcpus = nr_vcpus;
+        self.nr_online_vcpus = nr_vcpus.min(1);
+        self.affinity = vec![(all.clone(), all); nr_vcpus as usize];
+    }
+
+    /// A domain that has run has used some time.
+    fn time_ns(&self) -> u64 {
+        u64::from(self.has_run) + self.cpu_time_ns
+    }
+
+    /// Whether its vCPUs may run.
+    pub fn is_running(&self) -> bool {
+        self.has_run && self.pauses == 0 && self.shutdown.is_none()
+    }
+
     /// The frame of one of the domain's pages.
     pub fn frame(&self, page: u64) -> Option<Mfn> {
         let (first, (order, frame)) = self.extents.range(..=page).next_back()?;
@@ -140,10 +203,15 @@ struct State {
     fail_at: Option<(usize, Errno)>,
     fail_always: Option<(&'static str, Errno)>,
     die_at: Option<usize>,
-    live_mappings: usize,
+    /// Mappings of each domain's memory.
+    live_mappings: BTreeMap<u16, usize>,
     cannot_clear: bool,
     /// Soft resets that are still to be refused, and how.
     refused_resets: Option<(usize, Errno)>,
+    total_pages: u64,
+    nr_cpus: u32,
+    version: Option<VersionInfo>,
+    console_ring: Vec<u8>,
 }
 
 /// The model. It is for one thread, as a build is.
@@ -157,11 +225,73 @@ impl Model {
     pub fn new(free_mib: u64) -> Model {
         let state = State {
             free_pages: free_mib * 256,
+            total_pages: free_mib * 256,
+            nr_cpus: 1,
             next_mfn: FIRST_MFN,
             ..State::default()
         };
         Model {
             state: Rc::new(RefCell::new(state)),
+        }
+    }
+
+    /// The host has so many CPUs. At first it has one.
+    pub fn set_cpus(&self, nr_cpus: u32) {
+        self.state.borrow_mut().nr_cpus = nr_cpus;
+    }
+
+    /// What the hypervisor says of itself; without it, [`Hypervisor::version`] is not there.
+    pub fn set_version(&self, version: VersionInfo) {
+        self.state.borrow_mut().version = Some(version);
+    }
+
+    /// The hypervisor logs a line.
+    pub fn log(&self, line: &str) {
+        let mut state = self.state.borrow_mut();
+        state.console_ring.extend_from_slice(line.as_bytes());
+        state.console_ring.push(b'\n');
+    }
+
+    /// The control domain, which has so many pages beside those that are free.
+    pub fn add_control_domain(&self, nr_pages: u64) {
+        let mut state = self.state.borrow_mut();
+        let nr_vcpus = state.nr_cpus;
+        let mut domain = ModelDomain::new(&mut state, GuestKind::Pv, [0; 16], 0);
+        domain.max_pages = nr_pages;
+        domain.tot_pages = nr_pages;
+        domain.pauses = 0;
+        domain.has_run = true;
+        domain.set_vcpus(nr_vcpus, nr_vcpus);
+        domain.nr_online_vcpus = nr_vcpus;
+        state.total_pages += nr_pages;
+        state.domains.insert(0, domain);
+    }
+
+    /// A guest gives memory back to the host, or takes some: it has `nr_pages` then, or as near to that as its limit and
+    /// the host's free memory allow. What its own page numbers are is left as it was.
+    pub fn balloon(&self, domid: DomId, nr_pages: u64) {
+        let mut state = self.state.borrow_mut();
+        let free = state.free_pages;
+        let Some(domain) = state.domains.get_mut(&domid.0) else {
+            return;
+        };
+        let before = domain.tot_pages;
+        let wanted = nr_pages.min(domain.max_pages.max(before));
+        domain.tot_pages = wanted.min(before + free);
+        state.free_pages = (free + before) - domain.tot_pages;
+    }
+
+    /// A guest has brought up so many of its vCPUs.
+    pub fn set_online_vcpus(&self, domid: DomId, nr_online: u32) {
+        if let Some(domain) = self.state.borrow_mut().domains.get_mut(&domid.0) {
+            domain.nr_online_vcpus = nr_online.min(domain.nr_vcpus);
+        }
+    }
+
+    /// A domain has used CPU time.
+    pub fn use_cpu(&self, domid: DomId, time_ns: u64) {
+        if let Some(domain) = self.state.borrow_mut().domains.get_mut(&domid.0) {
+            domain.cpu_time_ns += time_ns;
         }
     }
 
@@ -259,7 +389,7 @@ impl Model {
 
     /// Mappings that were made and not dropped.
     pub fn live_mappings(&self) -> usize {
-        self.state.borrow().live_mappings
+        self.state.borrow().live_mappings.values().sum()
     }
 
     /// A frame's bytes.
@@ -332,10 +462,12 @@ impl Model {
         Err(call_error(op, None, Errno::ENOSYS))
     }
 
-    fn map_frames(&self, frames: Vec<Mfn>) -> Box<dyn GuestMemory> {
-        self.state.borrow_mut().live_mappings += 1;
+    fn map_frames(&self, domid: DomId, frames: Vec<Mfn>) -> Box<dyn GuestMemory> {
+        let mut state = self.state.borrow_mut();
+        *state.live_mappings.entry(domid.0).or_default() += 1;
         Box::new(Mapping {
             model: self.clone(),
+            domid,
             frames,
         })
     }
@@ -412,6 +544,7 @@ impl State {
 /// Frames in a row, as if mapped.
 struct Mapping {
     model: Model,
+    domid: DomId,
     frames: Vec<Mfn>,
 }
 
@@ -454,7 +587,10 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        self.model.state.borrow_mut().live_mappings -= 1;
+        let mut state = self.model.state.borrow_mut();
+        if let Some(count) = state.live_mappings.get_mut(&self.domid.0) {
+            *count -= 1;
+        }
     }
 }
 
@@ -515,7 +651,9 @@ impl GuestMemory for Mapping {
 
 impl Hypervisor for Model {
     fn version(&self) -> Result<VersionInfo> {
-        self.unsupported("version")
+        self.called("version", None, 1)?;
+        let version = self.state.borrow().version.clone();
+        version.map_or_else(|| self.unsupported("version"), Ok)
     }
 
     fn phys_info(&self) -> Result<PhysInfo> {
@@ -523,9 +661,9 @@ impl Hypervisor for Model {
         let state = self.state.borrow();
         Ok(PhysInfo {
             threads_per_core: 1,
-            cores_per_socket: 1,
-            nr_cpus: 1,
-            max_cpu_id: 0,
+            cores_per_socket: state.nr_cpus,
+            nr_cpus: state.nr_cpus,
+            max_cpu_id: state.nr_cpus.saturating_sub(1),
             nr_nodes: 1,
             max_node_id: 0,
             cpu_khz: 1_000_000,
@@ -535,7 +673,7 @@ impl Hypervisor for Model {
                 hap: true,
                 ..PhysCaps::default()
             },
-            total_pages: state.free_pages,
+            total_pages: state.total_pages,
             free_pages: state.free_pages,
             scrub_pages: 0,
             outstanding_pages: state
@@ -548,8 +686,14 @@ impl Hypervisor for Model {
         })
     }
 
-    fn console_ring(&self, _clear: bool) -> Result<Vec<u8>> {
-        self.unsupported("console_ring")
+    fn console_ring(&self, clear: bool) -> Result<Vec<u8>> {
+        self.called("console_ring", None, 1)?;
+        let mut state = self.state.borrow_mut();
+        let bytes = state.console_ring.clone();
+        if clear {
+            state.console_ring.clear();
+        }
+        Ok(bytes)
     }
 
     fn scheduler_id(&self) -> Result<SchedulerId> {
@@ -568,7 +712,10 @@ impl Hypervisor for Model {
                 .values()
                 .filter(|one| one.cpupool == id)
                 .count() as u32,
-            cpus: CpuMap::new(),
+            cpus: match id {
+                0 => CpuMap::all(state.nr_cpus),
+                _ => CpuMap::new(),
+            },
         };
         let others = state
             .pools
@@ -581,11 +728,23 @@ impl Hypervisor for Model {
     }
 
     fn cpu_topology(&self) -> Result<Vec<CpuTopology>> {
-        self.unsupported("cpu_topology")
+        self.called("cpu_topology", None, 1)?;
+        let nr_cpus = self.state.borrow().nr_cpus;
+        let place = |core| CpuTopology {
+            location: Some((core, 0, 0)),
+        };
+        Ok((0..nr_cpus).map(place).collect())
     }
 
     fn numa_nodes(&self) -> Result<Vec<NumaNode>> {
-        self.unsupported("numa_nodes")
+        self.called("numa_nodes", None, 1)?;
+        let state = self.state.borrow();
+        Ok(vec![NumaNode {
+            id: 0,
+            size_bytes: state.total_pages * PAGE_SIZE as u64,
+            free_bytes: state.free_pages * PAGE_SIZE as u64,
+            distances: vec![10],
+        }])
     }
 
     fn sharing_pages(&self) -> Result<(u64, u64)> {
@@ -597,7 +756,8 @@ impl Hypervisor for Model {
     }
 
     fn scheduler_globals(&self, _pool: u32) -> Result<SchedulerGlobals> {
-        self.unsupported("scheduler_globals")
+        self.called("scheduler_globals", None, 1)?;
+        Ok(SchedulerGlobals::Credit2 { ratelimit_us: 1000 })
     }
 
     fn set_scheduler_globals(&self, _pool: u32, _globals: &SchedulerGlobals) -> Result<()> {
@@ -633,39 +793,7 @@ impl Hypervisor for Model {
         if state.domains.contains_key(&domid) {
             return Err(call_error("create_domain", request.domid, Errno::EEXIST));
         }
-        let (shared_info, grant_table) = (state.take_mfn(0), state.take_mfn(0));
-        // Xen clears these two.
-        state.frames.insert(shared_info.0, vec![0; PAGE_SIZE]);
-        state.frames.insert(grant_table.0, vec![0; PAGE_SIZE]);
-        let domain = ModelDomain {
-            kind: request.kind,
-            handle: request.handle,
-            share: (256, 0),
-            cpupool: request.cpupool,
-            max_pages: 0,
-            tot_pages: 0,
-            claimed_pages: 0,
-            extents: BTreeMap::new(),
-            on_demand: BTreeMap::new(),
-            pod_pages: 0,
-            memory_map: Vec::new(),
-            params: BTreeMap::new(),
-            pinned: Vec::new(),
-            hypercall_page: None,
-            pv_cpu: None,
-            hvm_cpu: None,
-            shared_info,
-            grant_table,
-            policy: CpuPolicy::default(),
-            paging_pool_bytes: 0,
-            nr_vcpus: 0,
-            by_frame: BTreeMap::new(),
-            ports: BTreeMap::new(),
-            pauses: 1,
-            shutdown: None,
-            has_run: false,
-            soft_resets: 0,
-        };
+        let domain = ModelDomain::new(&mut state, request.kind, request.handle, request.cpupool);
         state.domains.insert(domid, domain);
         state.last_domid = domid;
         Ok(DomId(domid))
@@ -742,34 +870,72 @@ impl Hypervisor for Model {
         })
     }
 
-    fn node_affinity(&self, _domid: DomId) -> Result<CpuMap> {
-        self.unsupported("node_affinity")
+    fn node_affinity(&self, domid: DomId) -> Result<CpuMap> {
+        self.on_domain("node_affinity", domid, 1, |_| Ok(CpuMap::all(1)))
     }
 
     fn set_max_vcpus(&self, domid: DomId, nr_vcpus: u32) -> Result<()> {
+        let nr_cpus = self.state.borrow().nr_cpus;
         self.on_domain("set_max_vcpus", domid, 1, |domain| {
-            domain.nr_vcpus = nr_vcpus;
+            domain.set_vcpus(nr_vcpus, nr_cpus);
             Ok(())
         })
     }
 
-    fn vcpu_info(&self, _domid: DomId, _vcpu: VcpuId) -> Result<VcpuInfo> {
-        self.unsupported("vcpu_info")
+    fn vcpu_info(&self, domid: DomId, vcpu: VcpuId) -> Result<VcpuInfo> {
+        let nr_cpus = self.state.borrow().nr_cpus;
+        self.on_domain("vcpu_info", domid, 1, |domain| {
+            let (hard, _) = domain.affinity.get(vcpu.0 as usize).ok_or(Errno::ESRCH)?;
+            let is_online = vcpu.0 < domain.nr_online_vcpus;
+            let cpu = hard.iter().nth((vcpu.0 % nr_cpus.max(1)) as usize);
+            Ok(VcpuInfo {
+                state: match (is_online, domain.is_running()) {
+                    (false, _) => VcpuRunState::Offline,
+                    (true, true) => VcpuRunState::Blocked,
+                    (true, false) => VcpuRunState::Runnable,
+                },
+                cpu_time_ns: match is_online {
+                    true => domain.time_ns() / u64::from(domain.nr_online_vcpus.max(1)),
+                    false => 0,
+                },
+                cpu: cpu.or(hard.iter().next()).unwrap_or_default(),
+            })
+        })
     }
 
-    fn vcpu_affinity(&self, _domid: DomId, _vcpu: VcpuId) -> Result<(CpuMap, CpuMap)> {
-        self.unsupported("vcpu_affinity")
+    fn vcpu_affinity(&self, domid: DomId, vcpu: VcpuId) -> Result<(CpuMap, CpuMap)> {
+        self.on_domain("vcpu_affinity", domid, 1, |domain| {
+            let affinity = domain.affinity.get(vcpu.0 as usize);
+            affinity.cloned().ok_or(Errno::ESRCH)
+        })
     }
 
+    /// As in Xen, an affinity is cut to the CPUs that there are, and must leave one.
     fn set_vcpu_affinity(
         &self,
-        _domid: DomId,
-        _vcpu: VcpuId,
-        _hard: Option<&CpuMap>,
-        _soft: Option<&CpuMap>,
+        domid: DomId,
+        vcpu: VcpuId,
+        hard: Option<&CpuMap>,
+        soft: Option<&CpuMap>,
         _force: bool,
     ) -> Result<(Option<CpuMap>, Option<CpuMap>)> {
-        self.unsupported("set_vcpu_affinity")
+        let nr_cpus = self.state.borrow().nr_cpus;
+        let there = |map: &CpuMap| {
+            let kept: CpuMap = map.iter().filter(|cpu| *cpu < nr_cpus).collect();
+            (!kept.is_empty()).then_some(kept).ok_or(Errno::EINVAL)
+        };
+        self.on_domain("set_vcpu_affinity", domid, 1, |domain| {
+            let affinity = domain.affinity.get_mut(vcpu.0 as usize);
+            let affinity = affinity.ok_or(Errno::ESRCH)?;
+            let (hard, soft) = (hard.map(there).transpose()?, soft.map(there).transpose()?);
+            if let Some(hard) = &hard {
+                affinity.0 = hard.clone();
+            }
+            if let Some(soft) = &soft {
+                affinity.1 = soft.clone();
+            }
+            Ok((hard, soft))
+        })
     }
 
     fn cpu_policy(&self, domid: DomId) -> Result<CpuPolicy> {
@@ -911,7 +1077,10 @@ impl Hypervisor for Model {
     }
 
     fn pin_tables(&self, domid: DomId, tables: &[(PageTableLevel, Mfn)]) -> Result<()> {
-        let mapped = self.live_mappings();
+        let state = self.state.borrow();
+        let mapped = state.live_mappings.get(&domid.0).copied();
+        let mapped = mapped.unwrap_or_default();
+        drop(state);
         self.on_domain("pin_tables", domid, tables.len(), |domain| {
             // A page that somebody has mapped writable is no page table.
             if mapped > 0 || !tables.iter().all(|(_, frame)| domain.owns(*frame)) {
@@ -978,14 +1147,14 @@ impl Hypervisor for Model {
             })
             .collect();
         drop(state);
-        Ok(self.map_frames(mapped?))
+        Ok(self.map_frames(domid, mapped?))
     }
 
     fn map_grant_frames(&self, domid: DomId, nr_frames: u32) -> Result<Box<dyn GuestMemory>> {
         let table = self.on_domain("map_grant_frames", domid, nr_frames as usize, |domain| {
             Ok(domain.grant_table)
         })?;
-        Ok(self.map_frames(vec![table]))
+        Ok(self.map_frames(domid, vec![table]))
     }
 
     fn hvm_param(&self, domid: DomId, param: HvmParam) -> Result<u64> {
@@ -1036,6 +1205,9 @@ fn info(domid: DomId, domain: &ModelDomain) -> DomainInfo {
             hvm,
             hap: hvm,
             paused: domain.pauses > 0,
+            // The control domain runs whoever asks.
+            running: domid == DomId::ZERO,
+            blocked: domain.is_running() && domid != DomId::ZERO,
             shutdown: domain.shutdown.is_some(),
             ..DomainFlags::default()
         },
@@ -1046,8 +1218,8 @@ fn info(domid: DomId, domain: &ModelDomain) -> DomainInfo {
         shr_pages: 0,
         paged_pages: 0,
         shared_info_frame: Gfn(domain.shared_info.0),
-        cpu_time_ns: u64::from(domain.has_run),
-        nr_online_vcpus: domain.nr_vcpus.min(1),
+        cpu_time_ns: domain.time_ns(),
+        nr_online_vcpus: domain.nr_online_vcpus,
         max_vcpu_id: domain.nr_vcpus.checked_sub(1),
         ssidref: 0,
         handle: domain.handle,

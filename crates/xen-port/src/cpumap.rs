@@ -4,6 +4,7 @@ use std::fmt;
 
 /// A set of physical CPUs, printed as `xl` prints it: `0-3,6`, `all`, `none`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CpuMap {
     bytes: Vec<u8>,
 }

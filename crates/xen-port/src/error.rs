@@ -10,6 +10,7 @@ pub type Result<T> = std::result::Result<T, HvError>;
 
 /// An error number as Xen and Linux use it on x86 (`xen/include/public/errno.h`), positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Errno(pub i32);
 
 macro_rules! errnos {

@@ -4,6 +4,7 @@ use crate::CpuMap;
 
 /// Xen's version and build (`XENVER_*`).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VersionInfo {
     /// Major number: 4.
     pub major: u16,
@@ -36,6 +37,7 @@ pub struct VersionInfo {
 
 /// Abilities of the host (`XEN_SYSCTL_PHYSCAP_*`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PhysCaps {
     /// Hardware virtualisation: PVH and HVM guests can run.
     pub hvm: bool,
@@ -63,6 +65,7 @@ pub struct PhysCaps {
 
 /// CPUs, memory and capabilities of the host (`xen_sysctl_physinfo`).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PhysInfo {
     /// Threads of a core.
     pub threads_per_core: u32,
@@ -96,6 +99,7 @@ pub struct PhysInfo {
 
 /// A scheduler (`XEN_SCHEDULER_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum SchedulerId {
     /// Credit.
     Credit,
@@ -151,6 +155,7 @@ impl SchedulerId {
 
 /// A domain's share of the CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum SchedulerParams {
     /// Credit: weight 1 to 65535, cap in per cent of one CPU (0 for none).
     Credit {
@@ -170,6 +175,7 @@ pub enum SchedulerParams {
 
 /// Parameters of a pool's scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum SchedulerGlobals {
     /// Credit.
     Credit {
@@ -189,6 +195,7 @@ pub enum SchedulerGlobals {
 
 /// A CPU pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CpuPool {
     /// Its number.
     pub id: u32,
@@ -202,6 +209,7 @@ pub struct CpuPool {
 
 /// Where a CPU is; `None` for one that is offline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CpuTopology {
     /// Core, socket and node of it.
     pub location: Option<(u32, u32, u32)>,
@@ -209,6 +217,7 @@ pub struct CpuTopology {
 
 /// A NUMA node.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NumaNode {
     /// Its number.
     pub id: u32,

@@ -12,6 +12,7 @@ mod error;
 mod host;
 mod ids;
 mod memory;
+mod methods;
 mod requests;
 
 pub use cpumap::CpuMap;

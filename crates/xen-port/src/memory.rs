@@ -45,6 +45,7 @@ pub trait GuestMemory {
 
 /// How `populate_physmap` allocates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PopulateFlags {
     /// Populate on demand: reserve the addresses, not the memory (`XENMEMF_populate_on_demand`).
     pub on_demand: bool,
@@ -56,6 +57,7 @@ pub struct PopulateFlags {
 
 /// Kind of a range of a guest's memory map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum E820Kind {
     /// Usable memory.
     Ram,
@@ -81,6 +83,7 @@ impl E820Kind {
 
 /// One range of a guest's memory map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct E820Entry {
     /// First address in bytes.
     pub start: u64,
@@ -92,6 +95,7 @@ pub struct E820Entry {
 
 /// Level of a page table that is pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum PageTableLevel {
     /// A table of page-table entries.
     L1,

@@ -4,6 +4,7 @@ use crate::{DomId, Gfn, Mfn};
 
 /// What a new domain is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum GuestKind {
     /// Paravirtualised: no hardware virtualisation, page tables by hypercall.
     Pv,
@@ -15,6 +16,7 @@ pub enum GuestKind {
 
 /// Request to make an empty domain (`xen_domctl_createdomain`).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CreateDomain {
     /// The domid wanted; `None` lets Xen choose.
     pub domid: Option<DomId>,
@@ -54,6 +56,7 @@ pub struct CreateDomain {
 
 /// Why a domain shut down (`SHUTDOWN_*` in `sched.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum ShutdownReason {
     /// Clean power-off.
     Poweroff,
@@ -101,6 +104,7 @@ impl ShutdownReason {
 
 /// States of a domain (`XEN_DOMINF_*`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DomainFlags {
     /// Being destroyed.
     pub dying: bool,
@@ -124,6 +128,7 @@ pub struct DomainFlags {
 
 /// What Xen knows of a domain (`xen_domctl_getdomaininfo`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DomainInfo {
     /// Its number.
     pub domid: DomId,
@@ -173,6 +178,7 @@ impl DomainInfo {
 
 /// What a vCPU is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum VcpuRunState {
     /// Not brought up by the guest.
     Offline,
@@ -186,6 +192,7 @@ pub enum VcpuRunState {
 
 /// One vCPU (`xen_domctl_getvcpuinfo`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VcpuInfo {
     /// What it is doing.
     pub state: VcpuRunState,
@@ -197,6 +204,7 @@ pub struct VcpuInfo {
 
 /// A signal to a vCPU (`XEN_DOMCTL_SENDTRIGGER_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Trigger {
     /// Non-maskable interrupt.
     Nmi,
@@ -212,6 +220,7 @@ pub enum Trigger {
 
 /// One CPUID leaf (`xen_cpuid_leaf_t`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CpuidLeaf {
     /// EAX of the question.
     pub leaf: u32,
@@ -229,6 +238,7 @@ pub struct CpuidLeaf {
 
 /// One MSR of a policy (`xen_msr_entry_t`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct MsrEntry {
     /// MSR's number.
     pub index: u32,
@@ -240,6 +250,7 @@ pub struct MsrEntry {
 
 /// What a domain sees of the CPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CpuPolicy {
     /// CPUID leaves.
     pub leaves: Vec<CpuidLeaf>,
@@ -250,6 +261,7 @@ pub struct CpuPolicy {
 /// Starting registers of a 64-bit PV domain's vCPU 0. What is not named here is zero; segments,
 /// `CR3`, flags and the event masks are set as the PV boot contract asks (`arch-x86/xen.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PvBootCpu {
     /// Entry point, a virtual address.
     pub rip: u64,
@@ -263,6 +275,7 @@ pub struct PvBootCpu {
 
 /// Starting registers of a PVH domain's vCPU 0 (`docs/misc/pvh.pandoc`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct HvmBootCpu {
     /// Entry point, a physical address below 4 GiB.
     pub eip: u32,
@@ -275,6 +288,7 @@ pub struct HvmBootCpu {
 
 /// HVM parameters (`hvm/params.h`) by their numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[repr(u32)]
 #[allow(missing_docs)]
 pub enum HvmParam {

@@ -8,6 +8,7 @@
 
 mod fate;
 mod hypervisor;
+pub mod machine;
 mod os;
 mod store;
 mod world;

@@ -55,10 +55,10 @@ impl FaultyXen {
 }
 
 macro_rules! delegate {
-    ($($name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)*) => {
-        $(fn $name(&self, $($arg: $ty),*) -> Result<$ret> {
+    ($($name:ident($($arg:ident: $ty:ty),*) ($($by_ref:ident: $of:ty),*) -> $ret:ty;)*) => {
+        $(fn $name(&self, $($arg: $ty,)* $($by_ref: &$of,)*) -> Result<$ret> {
             self.tick(stringify!($name))?;
-            self.inner.$name($($arg),*)
+            self.inner.$name($($arg,)* $($by_ref,)*)
         })*
     };
 }
@@ -70,55 +70,33 @@ impl Hypervisor for FaultyXen {
         self.inner.counters()
     }
 
-    delegate! {
-        version() -> VersionInfo;
-        phys_info() -> PhysInfo;
-        console_ring(clear: bool) -> Vec<u8>;
-        scheduler_id() -> SchedulerId;
-        cpu_pools() -> Vec<CpuPool>;
-        cpu_topology() -> Vec<CpuTopology>;
-        numa_nodes() -> Vec<NumaNode>;
-        sharing_pages() -> (u64, u64);
-        scheduler_globals(pool: u32) -> SchedulerGlobals;
-        set_scheduler_globals(pool: u32, globals: &SchedulerGlobals) -> ();
-        domain_info(domid: DomId) -> Option<DomainInfo>;
-        domain_list() -> Vec<DomainInfo>;
-        create_domain(request: &CreateDomain) -> DomId;
-        destroy_domain(domid: DomId, deadline: Instant) -> ();
-        pause_domain(domid: DomId) -> ();
-        unpause_domain(domid: DomId) -> ();
-        remote_shutdown(domid: DomId, reason: ShutdownReason) -> ();
-        resume_domain(domid: DomId) -> ();
-        send_trigger(domid: DomId, vcpu: VcpuId, trigger: Trigger) -> ();
-        set_domain_handle(domid: DomId, handle: [u8; 16]) -> ();
-        node_affinity(domid: DomId) -> CpuMap;
-        set_max_vcpus(domid: DomId, nr_vcpus: u32) -> ();
-        vcpu_info(domid: DomId, vcpu: VcpuId) -> VcpuInfo;
-        vcpu_affinity(domid: DomId, vcpu: VcpuId) -> (CpuMap, CpuMap);
-        set_vcpu_affinity(domid: DomId, vcpu: VcpuId, hard: Option<&CpuMap>, soft: Option<&CpuMap>, force: bool) -> Affinities;
-        cpu_policy(domid: DomId) -> CpuPolicy;
-        set_cpu_policy(domid: DomId, policy: &CpuPolicy) -> ();
-        set_pv_boot_cpu(domid: DomId, cpu: &PvBootCpu) -> ();
-        set_hvm_boot_cpu(domid: DomId, cpu: &HvmBootCpu) -> ();
-        scheduler_params(domid: DomId, scheduler: SchedulerId) -> SchedulerParams;
-        set_scheduler_params(domid: DomId, params: &SchedulerParams) -> ();
-        set_tsc_mode(domid: DomId, mode: u32) -> ();
-        set_time_offset(domid: DomId, offset_s: i64) -> ();
-        set_max_mem(domid: DomId, max_kib: u64) -> ();
-        set_paging_mempool(domid: DomId, size_bytes: u64) -> ();
-        claim_pages(domid: DomId, nr_pages: u64) -> ();
-        populate_physmap(domid: DomId, order: u32, flags: PopulateFlags, start: &[Gfn]) -> Vec<Mfn>;
-        set_memory_map(domid: DomId, map: &[E820Entry]) -> ();
-        pin_tables(domid: DomId, tables: &[(PageTableLevel, Mfn)]) -> ();
-        clear_pages(domid: DomId, pages: &[Gfn]) -> ();
-        init_hypercall_page(domid: DomId, gfn: Gfn) -> ();
-        set_pod_target(domid: DomId, target_pages: u64) -> ();
-        map_foreign(domid: DomId, frames: &[Gfn]) -> Box<dyn GuestMemory>;
-        map_grant_frames(domid: DomId, nr_frames: u32) -> Box<dyn GuestMemory>;
-        hvm_param(domid: DomId, param: HvmParam) -> u64;
-        set_hvm_param(domid: DomId, param: HvmParam, value: u64) -> ();
-        set_hvm_params(domid: DomId, params: &[(HvmParam, u64)]) -> ();
-        alloc_unbound(domid: DomId, remote: DomId) -> EvtchnPort;
+    hypervisor_methods!(delegate);
+
+    fn destroy_domain(&self, domid: DomId, deadline: Instant) -> Result<()> {
+        self.tick("destroy_domain")?;
+        self.inner.destroy_domain(domid, deadline)
+    }
+
+    fn set_vcpu_affinity(
+        &self,
+        domid: DomId,
+        vcpu: VcpuId,
+        hard: Option<&CpuMap>,
+        soft: Option<&CpuMap>,
+        force: bool,
+    ) -> Result<Affinities> {
+        self.tick("set_vcpu_affinity")?;
+        self.inner.set_vcpu_affinity(domid, vcpu, hard, soft, force)
+    }
+
+    fn map_foreign(&self, domid: DomId, frames: &[Gfn]) -> Result<Box<dyn GuestMemory>> {
+        self.tick("map_foreign")?;
+        self.inner.map_foreign(domid, frames)
+    }
+
+    fn map_grant_frames(&self, domid: DomId, nr_frames: u32) -> Result<Box<dyn GuestMemory>> {
+        self.tick("map_grant_frames")?;
+        self.inner.map_grant_frames(domid, nr_frames)
     }
 }
 

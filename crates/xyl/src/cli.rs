@@ -37,6 +37,7 @@ Environment:
   XYL_STORE_TIMEOUT=S   seconds to wait for each answer of xenstored; if not set, 20,
                         and 5 for the names in a list
   XENSTORED_PATH=FILE   xenstored's socket
+  XYL_HOST=sim:FOLDER   a simulated host that lives in FOLDER, to try all this without Xen
 
 With --json an error is a JSON object on standard error:
   {\"error\": {\"message\": TEXT, \"exit_code\": NUMBER}}";
@@ -130,6 +131,8 @@ commands! {
     Rename = "rename": commands::rename::Args,
     SchedCredit = "sched-credit": commands::sched::CreditArgs,
     SchedCredit2 = "sched-credit2": commands::sched::Credit2Args,
+    #[command(hide = true)]
+    SimulatedHost = "simulated-host": commands::simulated_host::Args,
     Shutdown = "shutdown": commands::shutdown::ShutdownArgs,
     Sysrq = "sysrq": commands::sysrq::Args,
     Top = "top": commands::top::Args,

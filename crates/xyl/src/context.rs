@@ -3,10 +3,12 @@
 
 use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use os_port::{SystemClock, SystemFiles, SystemProcess};
 use xen_port::{DomainInfo, Hypervisor};
+use xen_sim::machine::{Host as SimulatedHost, MachineError};
 use xenstore::{Client, Settings};
 use xl_cfg::XlConf;
 use xyl_engine::domains::{self, Domain, DomainRef};
@@ -15,6 +17,7 @@ use xyl_engine::pools::Pools;
 use xyl_engine::{Dirs, Host};
 
 use crate::cli::GlobalArgs;
+use crate::console::Folders;
 use crate::error::{Failure, Outcome, indented};
 use crate::output::{Out, printable, stderr_is_terminal};
 use crate::words::is_on;
@@ -27,6 +30,8 @@ pub struct Context {
     pub out: Out,
     /// Folders.
     pub dirs: Dirs,
+    /// The simulated host that stands in for the real one, if any; switched on.
+    simulated: Option<SimulatedHost>,
     hv: OnceCell<Box<dyn Hypervisor>>,
     store: RefCell<Option<Client>>,
     xl_conf: OnceCell<XlConf>,
@@ -66,6 +71,46 @@ impl Options {
     }
 }
 
+/// The variable that names the host, where it is not the one that this program runs on.
+const HOST: &str = "XYL_HOST";
+/// What stands before a simulated host's folder there.
+const SIMULATED: &str = "sim:";
+
+/// The host that `XYL_HOST` names, switched on; nothing counts as not set.
+fn simulated_host(value: &Path) -> Result<Option<SimulatedHost>, Failure> {
+    let text = value.to_string_lossy();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let folder = match text.strip_prefix(SIMULATED) {
+        Some(folder) if !folder.is_empty() => PathBuf::from(folder),
+        _ => {
+            return Err(Failure::usage(format!(
+                "{HOST}={} names no host: sim:FOLDER is a simulated one, and without the variable it is the real one",
+                printable(&text)
+            )));
+        }
+    };
+    let host = SimulatedHost::in_folder(&folder).map_err(from_machine)?;
+    let program =
+        std::env::current_exe().map_err(|source| Failure::io("find this program", source))?;
+    let is_new = host
+        .power_on(&program, &["simulated-host"])
+        .map_err(from_machine)?;
+    if is_new {
+        eprintln!(
+            "xyl: the simulated host in {} is on now; a guest to try: xyl create {}",
+            host.folder().display(),
+            host.example().display()
+        );
+    }
+    Ok(Some(host))
+}
+
+fn from_machine(error: MachineError) -> Failure {
+    Failure::refused(error.to_string())
+}
+
 /// The variable with the seconds to wait for each answer of xenstored.
 const STORE_TIMEOUT: &str = "XYL_STORE_TIMEOUT";
 
@@ -95,10 +140,19 @@ impl Context {
     /// # Errors
     /// [`Failure::Usage`] if an environment variable cannot be understood.
     pub fn new(args: &GlobalArgs) -> Result<Context, Failure> {
+        let options = Options::new(args)?;
+        let simulated = match std::env::var_os(HOST) {
+            Some(value) => simulated_host(Path::new(&value))?,
+            None => None,
+        };
         Ok(Context {
-            options: Options::new(args)?,
+            options,
             out: Out::stdout(),
-            dirs: Dirs::system(),
+            dirs: match &simulated {
+                Some(host) => Dirs::below(host.folder()),
+                None => Dirs::system(),
+            },
+            simulated,
             hv: OnceCell::new(),
             store: RefCell::new(None),
             xl_conf: OnceCell::new(),
@@ -132,7 +186,7 @@ impl Context {
     /// The hypervisor.
     pub fn hv(&self) -> Result<&dyn Hypervisor, Failure> {
         if self.hv.get().is_none() {
-            let _ = self.hv.set(Box::new(xen_sys::Xen::open()?));
+            let _ = self.hv.set(self.open_hypervisor()?);
         }
         match self.hv.get() {
             Some(hv) => Ok(hv.as_ref()),
@@ -159,13 +213,47 @@ impl Context {
                 .unwrap_or(default.request_timeout),
             ..default
         };
-        Ok(Client::connect_with(settings)?)
+        match &self.simulated {
+            Some(host) => Ok(host.store(settings).map_err(from_machine)?),
+            None => Ok(Client::connect_with(settings)?),
+        }
+    }
+
+    fn open_hypervisor(&self) -> Result<Box<dyn Hypervisor>, Failure> {
+        match &self.simulated {
+            Some(host) => Ok(host.hypervisor().map_err(from_machine)?),
+            None => Ok(Box::new(xen_sys::Xen::open()?)),
+        }
+    }
+
+    /// Where other programs of the host keep what belongs to consoles.
+    pub fn console_folders(&self) -> Folders {
+        match &self.simulated {
+            Some(host) => Folders::below(host.folder()),
+            None => Folders::system(),
+        }
+    }
+
+    /// The variable that leads another process of Xyl to the same host, where it is no real one.
+    pub fn host_variable(&self) -> Option<(&'static str, String)> {
+        let host = self.simulated.as_ref()?;
+        Some((HOST, format!("{SIMULATED}{}", host.folder().display())))
+    }
+
+    /// Says that nothing here is real, where that is so.
+    pub fn say_if_simulated(&self) {
+        if let Some(host) = &self.simulated {
+            let folder = host.folder().display();
+            self.say(format!(
+                "this is a simulated host, in {folder}: no Xen, and no guest of it is real"
+            ));
+        }
     }
 
     /// A host of its own for the engine's longer operations. Its counts go to [`Context::count`].
     pub fn open_host(&self) -> Result<Host, Failure> {
         Ok(Host::new(
-            Box::new(xen_sys::Xen::open()?),
+            self.open_hypervisor()?,
             self.connect()?,
             self.dirs.clone(),
         ))

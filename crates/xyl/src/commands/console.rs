@@ -58,8 +58,13 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         return Ok(());
     }
     let mut store = context.store()?;
-    let ending =
-        Console::open(&mut store, &domain.info, &options)?.run(context.hv()?, &mut store)?;
+    let ending = Console::open(
+        &mut store,
+        &domain.info,
+        &options,
+        &context.console_folders(),
+    )?
+    .run(context.hv()?, &mut store)?;
     outcome(ending)
 }
 

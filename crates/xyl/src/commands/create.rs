@@ -125,7 +125,7 @@ fn create_now(
     let (mut console, mut monitor) = (None, None);
     let mut before_start = |host: &mut Host, domid: DomId| {
         if args.console {
-            console = open_console(host, domid)?;
+            console = open_console(context, host, domid)?;
         }
         if is_monitored {
             let vm = Vm { domid, uuid };
@@ -164,9 +164,10 @@ fn end(mut monitor: Child) {
 }
 
 /// A console that cannot be had is no reason to take the domain back: it is told of afterwards.
-fn open_console(host: &mut Host, domid: DomId) -> Result<Attached, EngineError> {
+fn open_console(context: &Context, host: &mut Host, domid: DomId) -> Result<Attached, EngineError> {
     let info = host.hv.domain_info(domid)?;
-    Ok(info.map(|info| Console::open(&mut host.store, &info, &Options::default())))
+    let folders = context.console_folders();
+    Ok(info.map(|info| Console::open(&mut host.store, &info, &Options::default(), &folders)))
 }
 
 /// What follows the start: its console, or its end in the foreground.

@@ -33,6 +33,7 @@ pub struct Args {
 /// Runs `xyl info`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
     let hv = context.hv()?;
+    context.say_if_simulated();
     let info = host::info(hv)?;
     let topology = if args.numa {
         Some((hv.cpu_topology()?, hv.numa_nodes()?))

@@ -53,6 +53,7 @@ pub struct Args {
 
 /// Runs `xyl list`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
+    context.say_if_simulated();
     let infos = match &args.domain {
         Some(asked) => vec![context.find(asked)?.info],
         None => domains::list(context.hv()?)?,

@@ -20,6 +20,7 @@ pub mod recover;
 pub mod rename;
 pub mod sched;
 pub mod shutdown;
+pub mod simulated_host;
 pub mod sysrq;
 pub mod top;
 pub mod trigger;
@@ -67,7 +68,7 @@ pub const HERE: &[&str] = &[
 ];
 
 /// Commands for packagers, shells and Xyl itself: no prefix of theirs is completed.
-pub const HIDDEN: &[&str] = &["completion", "man", "monitor"];
+pub const HIDDEN: &[&str] = &["completion", "man", "monitor", "simulated-host"];
 
 /// Runs one command.
 pub fn run(command: &Command, context: &Context) -> Outcome {
@@ -96,6 +97,7 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
         Command::Rename(args) => rename::run(args, context),
         Command::SchedCredit(args) => sched::run_credit(args, context),
         Command::SchedCredit2(args) => sched::run_credit2(args, context),
+        Command::SimulatedHost(args) => simulated_host::run(args),
         Command::Shutdown(args) => shutdown::run_shutdown(args, context),
         Command::Sysrq(args) => sysrq::run(args, context),
         Command::Top(args) => top::run(args, context),

@@ -68,6 +68,7 @@ pub fn start_in_background(context: &Context, name: &str, vm: Vm) -> Result<Chil
         ])
         .env_remove("XYL_JSON")
         .env_remove("XYL_DRY_RUN")
+        .envs(context.host_variable())
         .stdin(Stdio::null())
         .stdout(out)
         .stderr(errors)

@@ -13,9 +13,6 @@ use xen_port::DomId;
 
 use super::ConsoleError;
 
-/// The folder, as Debian's Xen has it.
-const FOLDER: &str = "/var/lock";
-
 /// The lock, released when dropped.
 #[derive(Debug)]
 pub struct Lock {
@@ -26,11 +23,7 @@ pub struct Lock {
 impl Lock {
     /// Takes the lock of a domain's console. None where the host has no such folder or lets no
     /// file be made there: then there is nothing to lock.
-    pub fn take(domid: DomId, domain: &str) -> Result<Option<Lock>, ConsoleError> {
-        Lock::take_in(Path::new(FOLDER), domid, domain)
-    }
-
-    fn take_in(folder: &Path, domid: DomId, domain: &str) -> Result<Option<Lock>, ConsoleError> {
+    pub fn take(folder: &Path, domid: DomId, domain: &str) -> Result<Option<Lock>, ConsoleError> {
         let path = folder.join(format!("xenconsole.{domid}"));
         loop {
             let options = OpenOptions::new()
@@ -78,20 +71,20 @@ mod tests {
     #[test]
     fn a_second_session_is_refused_until_the_first_ends() {
         let folder = tempfile::tempdir().unwrap();
-        let first = Lock::take_in(folder.path(), DomId(7), "domain 7").unwrap();
+        let first = Lock::take(folder.path(), DomId(7), "domain 7").unwrap();
         assert!(first.is_some());
         assert!(matches!(
-            Lock::take_in(folder.path(), DomId(7), "domain 7"),
+            Lock::take(folder.path(), DomId(7), "domain 7"),
             Err(ConsoleError::Locked { .. })
         ));
         assert!(
-            Lock::take_in(folder.path(), DomId(8), "domain 8")
+            Lock::take(folder.path(), DomId(8), "domain 8")
                 .unwrap()
                 .is_some()
         );
         drop(first);
         assert!(
-            Lock::take_in(folder.path(), DomId(7), "domain 7")
+            Lock::take(folder.path(), DomId(7), "domain 7")
                 .unwrap()
                 .is_some()
         );
@@ -101,7 +94,7 @@ mod tests {
     #[test]
     fn a_missing_folder_is_no_error() {
         assert!(
-            Lock::take_in(Path::new("/nonexistent"), DomId(1), "domain 1")
+            Lock::take(Path::new("/nonexistent"), DomId(1), "domain 1")
                 .unwrap()
                 .is_none()
         );

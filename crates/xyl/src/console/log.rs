@@ -8,9 +8,6 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// xenconsoled's folder, unless its administrator chose another.
-const FOLDER: &str = "/var/log/xen/console";
-
 /// How many of the last bytes shown are remembered.
 const SHOWN_MAX: usize = 4096;
 
@@ -28,10 +25,10 @@ pub struct Log {
 
 impl Log {
     /// The log of a guest; none where its name is not known or no file name.
-    pub fn of_guest(name: Option<&str>) -> Log {
+    pub fn of_guest(folder: &Path, name: Option<&str>) -> Log {
         let path = name
             .filter(|name| !name.is_empty() && !name.contains('/'))
-            .map(|name| Path::new(FOLDER).join(format!("guest-{name}.log")));
+            .map(|name| folder.join(format!("guest-{name}.log")));
         Log::at(path)
     }
 
@@ -148,8 +145,11 @@ mod tests {
         log.note_shown(b"line 1\n");
         std::fs::write(&path, b"[2026-01-01] line 1\r\n[2026-01-01] line 2\n").unwrap();
         assert_eq!(log.unseen(), b"");
-        assert_eq!(Log::of_guest(Some("../../etc/x")).unseen(), b"");
-        assert_eq!(Log::of_guest(None).hint(), "");
+        assert_eq!(
+            Log::of_guest(Path::new("/x"), Some("../../etc/x")).unseen(),
+            b""
+        );
+        assert_eq!(Log::of_guest(Path::new("/x"), None).hint(), "");
     }
 
     #[test]

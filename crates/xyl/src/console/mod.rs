@@ -12,7 +12,7 @@ mod session;
 mod terminal;
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path as FilePath, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
@@ -42,6 +42,33 @@ pub enum Kind {
     Serial,
     /// The virtual UART of Arm guests.
     Vuart,
+}
+
+/// Where other programs keep what belongs to consoles.
+#[derive(Clone, Debug)]
+pub struct Folders {
+    /// Locks of sessions.
+    pub locks: PathBuf,
+    /// xenconsoled's logs, unless its administrator chose another.
+    pub logs: PathBuf,
+}
+
+impl Folders {
+    /// Those of Debian's Xen.
+    pub fn system() -> Folders {
+        Folders {
+            locks: PathBuf::from("/var/lock"),
+            logs: PathBuf::from("/var/log/xen/console"),
+        }
+    }
+
+    /// Those of a host that has all it has below a folder.
+    pub fn below(root: &FilePath) -> Folders {
+        Folders {
+            locks: root.join("run/lock"),
+            logs: root.join("var/log/xen/console"),
+        }
+    }
 }
 
 /// What a user may choose about a console.
@@ -146,6 +173,7 @@ impl Console {
         store: &mut Client,
         info: &DomainInfo,
         options: &Options,
+        folders: &Folders,
     ) -> Result<Console, ConsoleError> {
         if info.domid == DomId::ZERO {
             return Err(ConsoleError::ControlDomain);
@@ -156,8 +184,8 @@ impl Console {
             Some(name) => format!("domain {} ({name})", info.domid),
             None => format!("domain {}", info.domid),
         };
-        let lock = Lock::take(info.domid, &domain)?;
-        let log = Log::of_guest(name.as_deref());
+        let lock = Lock::take(&folders.locks, info.domid, &domain)?;
+        let log = Log::of_guest(&folders.logs, name.as_deref());
         Console::attach(store, info, options, domain, log, lock)
     }
 

@@ -1,0 +1,64 @@
+//! The methods of [`Hypervisor`](crate::Hypervisor) as one list, for those who pass them on.
+
+/// Calls `$callback!` with the methods that carry plain data, in the form
+///
+/// ```text
+/// name(argument: Type, ...) (argument taken by reference: Type, ...) -> Answer;
+/// ```
+///
+/// Not in it, for their answers or arguments are no plain data: `counters`, `destroy_domain`, `set_vcpu_affinity`,
+/// `map_foreign` and `map_grant_frames`.
+#[macro_export]
+macro_rules! hypervisor_methods {
+    ($callback:ident) => {
+        $callback! {
+            version() () -> $crate::VersionInfo;
+            phys_info() () -> $crate::PhysInfo;
+            console_ring(clear: bool) () -> Vec<u8>;
+            scheduler_id() () -> $crate::SchedulerId;
+            cpu_pools() () -> Vec<$crate::CpuPool>;
+            cpu_topology() () -> Vec<$crate::CpuTopology>;
+            numa_nodes() () -> Vec<$crate::NumaNode>;
+            sharing_pages() () -> (u64, u64);
+            scheduler_globals(pool: u32) () -> $crate::SchedulerGlobals;
+            set_scheduler_globals(pool: u32) (globals: $crate::SchedulerGlobals) -> ();
+            domain_info(domid: $crate::DomId) () -> Option<$crate::DomainInfo>;
+            domain_list() () -> Vec<$crate::DomainInfo>;
+            create_domain() (request: $crate::CreateDomain) -> $crate::DomId;
+            pause_domain(domid: $crate::DomId) () -> ();
+            unpause_domain(domid: $crate::DomId) () -> ();
+            remote_shutdown(domid: $crate::DomId, reason: $crate::ShutdownReason) () -> ();
+            soft_reset(domid: $crate::DomId) () -> ();
+            resume_domain(domid: $crate::DomId) () -> ();
+            send_trigger(domid: $crate::DomId, vcpu: $crate::VcpuId, trigger: $crate::Trigger) () -> ();
+            set_domain_handle(domid: $crate::DomId, handle: [u8; 16]) () -> ();
+            node_affinity(domid: $crate::DomId) () -> $crate::CpuMap;
+            set_max_vcpus(domid: $crate::DomId, nr_vcpus: u32) () -> ();
+            vcpu_info(domid: $crate::DomId, vcpu: $crate::VcpuId) () -> $crate::VcpuInfo;
+            vcpu_affinity(domid: $crate::DomId, vcpu: $crate::VcpuId) () -> ($crate::CpuMap, $crate::CpuMap);
+            cpu_policy(domid: $crate::DomId) () -> $crate::CpuPolicy;
+            set_cpu_policy(domid: $crate::DomId) (policy: $crate::CpuPolicy) -> ();
+            set_pv_boot_cpu(domid: $crate::DomId) (cpu: $crate::PvBootCpu) -> ();
+            set_hvm_boot_cpu(domid: $crate::DomId) (cpu: $crate::HvmBootCpu) -> ();
+            scheduler_params(domid: $crate::DomId, scheduler: $crate::SchedulerId) () -> $crate::SchedulerParams;
+            set_scheduler_params(domid: $crate::DomId) (params: $crate::SchedulerParams) -> ();
+            set_tsc_mode(domid: $crate::DomId, mode: u32) () -> ();
+            set_time_offset(domid: $crate::DomId, offset_s: i64) () -> ();
+            set_max_mem(domid: $crate::DomId, max_kib: u64) () -> ();
+            set_paging_mempool(domid: $crate::DomId, size_bytes: u64) () -> ();
+            claim_pages(domid: $crate::DomId, nr_pages: u64) () -> ();
+            populate_physmap(domid: $crate::DomId, order: u32, flags: $crate::PopulateFlags)
+                (start: [$crate::Gfn]) -> Vec<$crate::Mfn>;
+            set_memory_map(domid: $crate::DomId) (map: [$crate::E820Entry]) -> ();
+            pin_tables(domid: $crate::DomId) (tables: [($crate::PageTableLevel, $crate::Mfn)]) -> ();
+            clear_pages(domid: $crate::DomId) (pages: [$crate::Gfn]) -> ();
+            init_hypercall_page(domid: $crate::DomId, gfn: $crate::Gfn) () -> ();
+            set_pod_target(domid: $crate::DomId, target_pages: u64) () -> ();
+            hvm_param(domid: $crate::DomId, param: $crate::HvmParam) () -> u64;
+            set_hvm_param(domid: $crate::DomId, param: $crate::HvmParam, value: u64) () -> ();
+            set_hvm_params(domid: $crate::DomId) (params: [($crate::HvmParam, u64)]) -> ();
+            alloc_unbound(domid: $crate::DomId, remote: $crate::DomId) () -> $crate::EvtchnPort;
+            close_event_channels(domid: $crate::DomId) () -> ();
+        }
+    };
+}

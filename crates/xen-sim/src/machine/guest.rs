@@ -1,0 +1,178 @@
+//! A guest of a simulated host: it says that it lives, does what it is asked over xenstore, and knows a few words.
+
+use std::time::{Duration, Instant};
+
+use xen_build::model::Model;
+use xen_port::{DomId, ShutdownReason};
+use xenstore::mem::MemStore;
+use xenstore::{Client, Path, Settings, Tree};
+
+use super::console::Console;
+
+/// Between two heartbeats.
+const BEAT_EVERY: Duration = Duration::from_secs(2);
+/// CPU time that a heartbeat takes.
+const BEAT_NS: u64 = 10_000_000;
+/// What it understands.
+const HELP: &str =
+    "help, poweroff, reboot, crash, softreset, and whatever else comes back as it is";
+
+/// What runs in a domain.
+pub(super) struct Guest {
+    domid: DomId,
+    store: Option<Client>,
+    pub console: Option<Console>,
+    /// How often it was soft-reset when it last booted.
+    soft_resets: u32,
+    beats: u64,
+    next_beat: Instant,
+}
+
+impl Guest {
+    pub fn new(domid: DomId) -> Guest {
+        Guest {
+            domid,
+            store: None,
+            console: None,
+            soft_resets: 0,
+            beats: 0,
+            next_beat: Instant::now(),
+        }
+    }
+
+    fn print(&mut self, line: &str) {
+        if let Some(console) = &mut self.console {
+            console.print(&format!("{line}\r\n"));
+        }
+    }
+
+    /// Lives on until it has nothing to do; when it wants to be woken, if it runs.
+    pub fn live(&mut self, xen: &Model, store: &MemStore) -> Option<Instant> {
+        let (runs, soft_resets) = match xen.domain(self.domid) {
+            Some(domain) => (domain.is_running(), domain.soft_resets),
+            None => return None,
+        };
+        if !runs {
+            return None;
+        }
+        if self.store.is_none() || self.soft_resets != soft_resets {
+            self.soft_resets = soft_resets;
+            self.boot(xen, store);
+        }
+        let now = Instant::now();
+        if now >= self.next_beat {
+            self.beats += 1;
+            self.next_beat = now + BEAT_EVERY;
+            xen.use_cpu(self.domid, BEAT_NS);
+            self.print(&format!("heartbeat {}", self.beats));
+        }
+        self.obey(xen, store);
+        let words = self.console.as_mut().map(Console::typed);
+        for word in words.unwrap_or_default() {
+            self.hear(&word, xen, store);
+        }
+        Some(self.next_beat)
+    }
+
+    fn boot(&mut self, xen: &Model, store: &MemStore) {
+        let own = store.connect(self.domid.0).ok();
+        self.store = own.map(|transport| {
+            let settings = Settings::default();
+            Client::new(Box::new(transport), settings)
+        });
+        self.beats = 0;
+        self.next_beat = Instant::now();
+        for feature in ["control/feature-poweroff", "control/feature-reboot"] {
+            self.write(feature, "1");
+        }
+        let memory_mib = xen
+            .domain(self.domid)
+            .map_or(0, |domain| domain.tot_pages / 256);
+        let how = match self.soft_resets {
+            0 => "started",
+            _ => "started anew in its own memory",
+        };
+        self.print(&format!(
+            "This is a simulated guest: domain {}, {memory_mib} MiB, {how}. No kernel runs here.",
+            self.domid
+        ));
+        self.print(&format!("Words: {HELP}."));
+    }
+
+    /// A guest's own paths are relative.
+    fn path(&self, relative: &str) -> Option<Path> {
+        Path::domain(self.domid.0).join(relative).ok()
+    }
+
+    fn read(&mut self, relative: &str) -> Option<String> {
+        let path = self.path(relative)?;
+        let value = self.store.as_mut()?.read_opt(&path).ok()??;
+        Some(String::from_utf8_lossy(&value).into_owned())
+    }
+
+    fn write(&mut self, relative: &str, value: &str) {
+        if let (Some(path), Some(store)) = (self.path(relative), &mut self.store) {
+            // What it may not write, it goes without.
+            let _ = store.write(&path, value.as_bytes());
+        }
+    }
+
+    /// Does what the toolstack asks for in xenstore.
+    fn obey(&mut self, xen: &Model, store: &MemStore) {
+        let asked = self.read("control/shutdown").unwrap_or_default();
+        let reason = match asked.as_str() {
+            "poweroff" | "halt" => Some(ShutdownReason::Poweroff),
+            "reboot" => Some(ShutdownReason::Reboot),
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            self.write("control/shutdown", "");
+            self.print(&format!("asked to {asked}"));
+            return self.shut_down(reason, xen, store);
+        }
+        if let Some(key) = self.read("control/sysrq").filter(|key| !key.is_empty()) {
+            self.write("control/sysrq", "");
+            self.print(&format!("sysrq: {key}"));
+        }
+        let target = self
+            .read("memory/target")
+            .and_then(|kib| kib.parse::<u64>().ok());
+        let has = xen.domain(self.domid).map(|domain| domain.tot_pages);
+        if let (Some(kib), Some(has)) = (target, has) {
+            // The video memory and the toolstack's slack stay with it.
+            if kib / 4 + 1024 < has || kib / 4 > has {
+                xen.balloon(self.domid, kib / 4);
+                self.print(&format!("memory: {} MiB", kib / 1024));
+            }
+        }
+        let is_online = |guest: &mut Guest, vcpu: u32| {
+            let wanted = guest.read(&format!("cpu/{vcpu}/availability"));
+            wanted.as_deref() == Some("online")
+        };
+        let mut nr_online = 0;
+        while is_online(self, nr_online) {
+            nr_online += 1;
+        }
+        if nr_online > 0 {
+            xen.set_online_vcpus(self.domid, nr_online);
+        }
+    }
+
+    fn hear(&mut self, word: &str, xen: &Model, store: &MemStore) {
+        match word {
+            "" => {}
+            "help" => self.print(HELP),
+            "poweroff" => self.shut_down(ShutdownReason::Poweroff, xen, store),
+            "reboot" => self.shut_down(ShutdownReason::Reboot, xen, store),
+            "crash" => self.shut_down(ShutdownReason::Crash, xen, store),
+            "softreset" => self.shut_down(ShutdownReason::SoftReset, xen, store),
+            other => self.print(other),
+        }
+    }
+
+    fn shut_down(&mut self, reason: ShutdownReason, xen: &Model, store: &MemStore) {
+        self.print(&format!("down ({reason:?})"));
+        xen.shut_down(self.domid, reason);
+        store.domain_shut_down(self.domid.0);
+    }
+}

@@ -1,0 +1,176 @@
+//! A simulated host that lives in a folder, for anyone who wants to try the command without Xen.
+//!
+//! [`Host::power_on`] starts a process that is the host: it keeps the hypervisor ([`xen_build::model`]) and xenstored
+//! ([`xenstore::mem`]) in memory, keeps a pty and a log for each guest's console, and lets small simulated guests live
+//! in the domains. Commands reach it over two sockets in the folder: [`Host::hypervisor`] sends each hypercall over the
+//! one, and the other speaks xenstored's own protocol. Everything else is real: files below the folder, the clock,
+//! locks, the monitor of each VM. So whatever is killed here is killed as on a real host; killing the host itself is a
+//! power failure, and `run` is as empty after it as after a boot.
+//!
+//! The host ends by itself when it has had neither guests nor commands for a minute, or when its folder is gone.
+
+mod console;
+mod guest;
+mod kernel;
+mod remote;
+mod server;
+mod wire;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+use xen_port::Hypervisor;
+use xenstore::transport::SocketTransport;
+use xenstore::{Client, Settings};
+
+pub use server::serve;
+
+/// What the host's process says once it takes commands.
+pub(crate) const READY: &[u8] = b"ready\n";
+
+/// Why a simulated host cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("simulated host: {op} {path}: {source}", path = path.display())]
+pub struct MachineError {
+    /// What was tried.
+    pub op: &'static str,
+    /// With which file.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+impl MachineError {
+    pub(crate) fn new(op: &'static str, path: &Path) -> impl Fn(io::Error) -> MachineError {
+        let path = path.to_owned();
+        move |source| MachineError {
+            op,
+            path: path.clone(),
+            source,
+        }
+    }
+}
+
+/// A simulated host, by its folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    folder: PathBuf,
+}
+
+impl Host {
+    /// The host in this folder, whether it is there or not.
+    ///
+    /// # Errors
+    /// When the folder is relative and the current one cannot be found.
+    pub fn in_folder(folder: &Path) -> Result<Host, MachineError> {
+        let folder = std::path::absolute(folder).map_err(MachineError::new("find", folder))?;
+        Ok(Host { folder })
+    }
+
+    /// Its folder, absolute: what a real host has below `/` it has here.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The configuration of a guest to try, written when the host was first switched on.
+    pub fn example(&self) -> PathBuf {
+        self.folder.join("guest.cfg")
+    }
+
+    fn xen_socket(&self) -> PathBuf {
+        self.folder.join("run/xen.socket")
+    }
+
+    fn store_socket(&self) -> PathBuf {
+        self.folder.join("run/xenstored.socket")
+    }
+
+    /// Whoever switches the host on or off holds it.
+    fn lock(&self) -> Result<File, MachineError> {
+        let path = self.folder.join("power.lock");
+        fs::create_dir_all(&self.folder).map_err(MachineError::new("make", &self.folder))?;
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path);
+        file.map_err(MachineError::new("open", &path))
+    }
+
+    /// Sees to it that the host runs. `program` with the folder as its last argument has to call [`serve`]; whether it
+    /// was started now is the answer.
+    ///
+    /// # Errors
+    /// When the folder cannot be written to, or the process does not start.
+    pub fn power_on(&self, program: &Path, arguments: &[&str]) -> Result<bool, MachineError> {
+        let lock = self.lock()?;
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive)
+            .map_err(|errno| MachineError::new("lock", &self.folder)(errno.into()))?;
+        if UnixStream::connect(self.xen_socket()).is_ok() {
+            return Ok(false);
+        }
+        let log = self.folder.join("host.log");
+        let errors = OpenOptions::new().create(true).append(true).open(&log);
+        let mut child = Command::new(program)
+            .args(arguments)
+            .arg(&self.folder)
+            .env_remove("XYL_HOST")
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors.map_err(MachineError::new("open", &log))?)
+            // A group of its own: Ctrl-C on the terminal is not meant for it.
+            .process_group(0)
+            .spawn()
+            .map_err(MachineError::new("start", program))?;
+        let mut said = Vec::new();
+        if let Some(output) = child.stdout.take() {
+            output
+                .take(READY.len() as u64)
+                .read_to_end(&mut said)
+                .map_err(MachineError::new("hear from", program))?;
+        }
+        match said == READY {
+            true => Ok(true),
+            false => {
+                let why = fs::read_to_string(&log).unwrap_or_default();
+                let why = why
+                    .lines()
+                    .next_back()
+                    .unwrap_or("it said nothing")
+                    .to_owned();
+                Err(MachineError::new("start it in", &self.folder)(
+                    io::Error::other(why),
+                ))
+            }
+        }
+    }
+
+    /// A handle of its hypervisor.
+    ///
+    /// # Errors
+    /// When nothing answers.
+    pub fn hypervisor(&self) -> Result<Box<dyn Hypervisor>, MachineError> {
+        let path = self.xen_socket();
+        let stream = UnixStream::connect(&path).map_err(MachineError::new("connect to", &path))?;
+        Ok(Box::new(remote::RemoteXen::new(stream)))
+    }
+
+    /// A connection to its xenstored.
+    ///
+    /// # Errors
+    /// When nothing answers.
+    pub fn store(&self, settings: Settings) -> Result<Client, MachineError> {
+        let path = self.store_socket();
+        let deadline = Instant::now() + settings.request_timeout.min(Duration::from_secs(30));
+        let transport = SocketTransport::connect(&path, deadline)
+            .map_err(MachineError::new("connect to", &path))?;
+        Ok(Client::new(Box::new(transport), settings))
+    }
+}

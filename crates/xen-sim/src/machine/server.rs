@@ -1,0 +1,527 @@
+//! The process that is a simulated host.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::FlockOperation;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use xen_build::model::Model;
+use xen_port::{
+    CpuMap, DomId, Errno, Gfn, GuestMemory, Hypervisor, PAGE_SIZE, VcpuId, VersionInfo,
+    hypervisor_methods,
+};
+use xenstore::mem::{MemStore, MemTransport};
+use xenstore::transport::Transport;
+use xenstore::{Client, Path as Node, Tree};
+
+use super::console::Console;
+use super::guest::Guest;
+use super::wire::{self, Answer, Call, Frame, Refusal};
+use super::{Host, MachineError, READY, kernel};
+
+/// Free memory of the host, and what domain 0 has.
+const FREE_MIB: u64 = 8192;
+const CONTROL_MIB: u64 = 1024;
+const CPUS: u32 = 4;
+
+/// How long a host without guests and commands stays on.
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// How often it looks whether its folder is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Is a simulated host until it is switched off. Says so on standard output once it takes commands.
+///
+/// # Errors
+/// When its folder cannot be used.
+pub fn serve(folder: &Path) -> Result<(), MachineError> {
+    let host = Host::in_folder(folder)?;
+    let mut machine = Machine::boot(&host)?;
+    let mut output = io::stdout();
+    // Whoever asked for it may be gone.
+    let _ = output.write_all(READY).and_then(|()| output.flush());
+    machine.run()
+}
+
+struct Machine {
+    host: Host,
+    xen: Model,
+    store: MemStore,
+    /// xenconsoled's and the CPU's way into xenstore.
+    own: Client,
+    guests: BTreeMap<u16, Guest>,
+    xen_socket: UnixListener,
+    store_socket: UnixListener,
+    xen_links: Vec<XenLink>,
+    store_links: Vec<StoreLink>,
+    last_use: Instant,
+    start: Instant,
+}
+
+/// A process that has the hypervisor open.
+struct XenLink {
+    stream: UnixStream,
+    arrived: Vec<u8>,
+    to_send: Vec<u8>,
+    mappings: BTreeMap<u64, Box<dyn GuestMemory>>,
+    last_mapping: u64,
+    is_over: bool,
+}
+
+/// A process that talks to xenstored.
+struct StoreLink {
+    stream: UnixStream,
+    inner: MemTransport,
+    to_send: Vec<u8>,
+    is_over: bool,
+}
+
+impl Machine {
+    fn boot(host: &Host) -> Result<Machine, MachineError> {
+        let run = host.folder.join("run");
+        // It does not outlive a boot, as on a real host.
+        match fs::remove_dir_all(&run) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(MachineError::new("empty", &run)(error));
+            }
+            _ => {}
+        }
+        for folder in ["run/lock", "var/log/xen/console"] {
+            let path = host.folder.join(folder);
+            fs::create_dir_all(&path).map_err(MachineError::new("make", &path))?;
+        }
+        write_example(host)?;
+        let listen = |path: &Path| {
+            let listener =
+                UnixListener::bind(path).map_err(MachineError::new("listen on", path))?;
+            let ready = listener.set_nonblocking(true).map(|()| listener);
+            ready.map_err(MachineError::new("listen on", path))
+        };
+        let xen = Model::new(FREE_MIB);
+        xen.set_cpus(CPUS);
+        xen.set_version(version());
+        xen.add_control_domain(CONTROL_MIB * 256);
+        xen.log("(XEN) This is a simulated host: no Xen runs here.");
+        let store = MemStore::new();
+        store.set_keeps_time(false);
+        let mut own = store.client(0).map_err(MachineError::new("start", &run))?;
+        for (path, value) in [
+            ("/local/domain/0/name", "Domain-0"),
+            ("/local/domain/0/domid", "0"),
+            ("/local/pool/0/name", "Pool-0"),
+        ] {
+            let written = Node::new(path).map_err(xenstore::Error::from);
+            written
+                .and_then(|path| own.write(&path, value.as_bytes()))
+                .map_err(|error| MachineError::new("start", &run)(io::Error::other(error)))?;
+        }
+        Ok(Machine {
+            host: host.clone(),
+            xen,
+            store,
+            own,
+            guests: BTreeMap::new(),
+            store_socket: listen(&host.store_socket())?,
+            // The last: who can connect to it finds the rest.
+            xen_socket: listen(&host.xen_socket())?,
+            xen_links: Vec::new(),
+            store_links: Vec::new(),
+            last_use: Instant::now(),
+            start: Instant::now(),
+        })
+    }
+
+    fn run(&mut self) -> Result<(), MachineError> {
+        loop {
+            let mut wake = Instant::now() + LOOK_EVERY;
+            self.bring_up_to_date();
+            for guest in self.guests.values_mut() {
+                if let Some(next) = guest.live(&self.xen, &self.store) {
+                    wake = wake.min(next);
+                }
+            }
+            self.deliver();
+            if !self.host.xen_socket().exists() || (self.is_idle() && self.switches_off()?) {
+                return Ok(());
+            }
+            self.wait(wake);
+            self.accept();
+            self.xen_links
+                .iter_mut()
+                .for_each(|link| link.serve(&self.xen));
+            self.store_links.iter_mut().for_each(StoreLink::take_in);
+            self.xen_links.retain(|link| !link.is_over);
+            self.store_links.retain(|link| !link.is_over);
+            self.xen.forget_calls();
+        }
+    }
+
+    /// Waits until somebody wants something, or `wake` has come.
+    fn wait(&self, wake: Instant) {
+        let mut fds: Vec<PollFd<'_>> = Vec::new();
+        fds.push(watched(self.xen_socket.as_fd(), false));
+        fds.push(watched(self.store_socket.as_fd(), false));
+        let xen_links = self.xen_links.iter();
+        fds.extend(xen_links.map(|link| watched(link.stream.as_fd(), !link.to_send.is_empty())));
+        let store_links = self.store_links.iter();
+        fds.extend(store_links.map(|link| watched(link.stream.as_fd(), !link.to_send.is_empty())));
+        let consoles = self
+            .guests
+            .values()
+            .filter_map(|guest| guest.console.as_ref());
+        fds.extend(consoles.map(|console| watched(console.fd(), console.is_full())));
+        let patience = wake.saturating_duration_since(Instant::now());
+        let limit = Timespec::try_from(patience).ok();
+        // An interrupted wait is one that ended early.
+        let _ = rustix::event::poll(&mut fds, limit.as_ref());
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.xen_socket.accept() {
+            if stream.set_nonblocking(true).is_ok() {
+                self.xen_links.push(XenLink::new(stream));
+            }
+        }
+        while let Ok((stream, _)) = self.store_socket.accept() {
+            if let (Ok(()), Ok(inner)) = (stream.set_nonblocking(true), self.store.connect(0)) {
+                self.store_links.push(StoreLink {
+                    stream,
+                    inner,
+                    to_send: Vec::new(),
+                    is_over: false,
+                });
+            }
+        }
+    }
+
+    /// Whoever is told something by xenstored gets it, and readers of consoles what was printed.
+    fn deliver(&mut self) {
+        for link in &mut self.store_links {
+            link.take_out();
+        }
+        for link in &mut self.xen_links {
+            link.is_over |= send(&mut link.stream, &mut link.to_send).is_err();
+        }
+        for guest in self.guests.values_mut() {
+            if let Some(console) = &mut guest.console {
+                console.flush();
+            }
+        }
+    }
+
+    /// What the hypervisor did is told to xenstored, to the guests, and to the log.
+    fn bring_up_to_date(&mut self) {
+        // A number comes again only after all others: whoever has one is who had it before.
+        let domains: BTreeSet<u16> = self
+            .xen
+            .domain_list()
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|info| info.domid != DomId::ZERO)
+            .map(|info| info.domid.0)
+            .collect();
+        let gone: Vec<u16> = self
+            .guests
+            .keys()
+            .filter(|domid| !domains.contains(domid))
+            .copied()
+            .collect();
+        for domid in gone {
+            self.guests.remove(&domid);
+            self.store.domain_destroyed(domid);
+            self.log(&format!("d{domid}: gone"));
+        }
+        for domid in domains {
+            if let Entry::Vacant(place) = self.guests.entry(domid) {
+                place.insert(Guest::new(DomId(domid)));
+                self.log(&format!("d{domid}: made"));
+            }
+            self.give_console(domid);
+        }
+    }
+
+    fn log(&self, what: &str) {
+        let seconds = self.start.elapsed().as_secs_f64();
+        self.xen.log(&format!("(XEN) [{seconds:12.6}] {what}"));
+    }
+
+    /// A domain whose console is described in xenstore gets a pty, as from xenconsoled.
+    fn give_console(&mut self, domid: u16) {
+        let has_console = |guest: &Guest| guest.console.is_some();
+        if self.guests.get(&domid).is_none_or(has_console) {
+            return;
+        }
+        let Some((name, tty_node)) = self.console_of(domid) else {
+            return;
+        };
+        let log = format!("guest-{}.log", name.replace('/', "_"));
+        let log = self.host.folder.join("var/log/xen/console").join(log);
+        let Ok(console) = Console::open(&log) else {
+            return;
+        };
+        // Without the node nobody finds it, and a command says so.
+        let _ = self.own.write(&tty_node, console.tty().as_bytes());
+        if let Some(guest) = self.guests.get_mut(&domid) {
+            guest.console = Some(console);
+        }
+    }
+
+    /// A domain's name and the node of its tty, once its console is described.
+    fn console_of(&mut self, domid: u16) -> Option<(String, Node)> {
+        let home = Node::domain(domid);
+        self.own.read_opt(&home.join("console/port").ok()?).ok()??;
+        let name = self.own.read_opt(&home.join("name").ok()?).ok()??;
+        let name = String::from_utf8_lossy(&name).into_owned();
+        Some((name, home.join("console/tty").ok()?))
+    }
+
+    fn is_idle(&mut self) -> bool {
+        if !(self.guests.is_empty() && self.xen_links.is_empty() && self.store_links.is_empty()) {
+            self.last_use = Instant::now();
+        }
+        self.last_use.elapsed() >= IDLE_LIMIT
+    }
+
+    /// Switches the host off, unless somebody is just about to use it.
+    fn switches_off(&mut self) -> Result<bool, MachineError> {
+        let lock = self.host.lock()?;
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(false);
+        }
+        self.accept();
+        if !(self.xen_links.is_empty() && self.store_links.is_empty()) {
+            return Ok(false);
+        }
+        let socket = self.host.xen_socket();
+        fs::remove_file(&socket).map_err(MachineError::new("remove", &socket))?;
+        Ok(true)
+    }
+}
+
+fn watched(fd: BorrowedFd<'_>, has_output: bool) -> PollFd<'_> {
+    let output = match has_output {
+        true => PollFlags::OUT,
+        false => PollFlags::empty(),
+    };
+    PollFd::from_borrowed_fd(fd, PollFlags::IN | output)
+}
+
+/// Sends what the other side takes now.
+fn send(stream: &mut UnixStream, bytes: &mut Vec<u8>) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match stream.write(bytes) {
+            Ok(sent) => drop(bytes.drain(..sent)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Adds what has arrived; false at the end of the stream.
+fn receive(stream: &mut UnixStream, into: &mut Vec<u8>) -> bool {
+    let mut piece = [0; 64 << 10];
+    loop {
+        match stream.read(&mut piece) {
+            Ok(0) => return false,
+            Ok(count) => into.extend_from_slice(piece.get(..count).unwrap_or_default()),
+            Err(error) => return error.kind() == ErrorKind::WouldBlock,
+        }
+    }
+}
+
+impl StoreLink {
+    fn take_in(&mut self) {
+        let mut arrived = Vec::new();
+        self.is_over |= !receive(&mut self.stream, &mut arrived);
+        if !arrived.is_empty() {
+            self.is_over |= self.inner.send(&arrived, Instant::now()).is_err();
+        }
+    }
+
+    fn take_out(&mut self) {
+        // Nothing there is a time-out: the store of a simulated host does not wait.
+        let received = self.inner.receive(&mut self.to_send, Instant::now());
+        self.is_over |= matches!(received, Ok(0));
+        self.is_over |= send(&mut self.stream, &mut self.to_send).is_err();
+    }
+}
+
+impl XenLink {
+    fn new(stream: UnixStream) -> XenLink {
+        XenLink {
+            stream,
+            arrived: Vec::new(),
+            to_send: Vec::new(),
+            mappings: BTreeMap::new(),
+            last_mapping: 0,
+            is_over: false,
+        }
+    }
+
+    fn serve(&mut self, xen: &Model) {
+        self.is_over |= !receive(&mut self.stream, &mut self.arrived);
+        while let Some(frame) = wire::take(&mut self.arrived).unwrap_or_else(|_| {
+            self.is_over = true;
+            None
+        }) {
+            let (answer, bytes) = match self.carry_out(xen, frame) {
+                Ok((value, bytes)) => (Ok(value), bytes),
+                Err(refusal) => (Err(refusal), Vec::new()),
+            };
+            let answer: Answer = answer;
+            match wire::encode(&answer, &bytes) {
+                Ok(frame) => self.to_send.extend(frame),
+                Err(_) => self.is_over = true,
+            }
+        }
+        self.is_over |= send(&mut self.stream, &mut self.to_send).is_err();
+    }
+
+    fn carry_out(&mut self, xen: &Model, frame: Frame) -> Result<(Value, Vec<u8>), Refusal> {
+        let call: Call<Value> = serde_json::from_slice(&frame.head).map_err(nonsense)?;
+        let args = call.args;
+        let nothing = |()| (Value::Null, Vec::new());
+        match call.call.as_str() {
+            "map_foreign" => {
+                let (domid, frames): (DomId, Vec<Gfn>) = parse(args)?;
+                self.keep(xen.map_foreign(domid, &frames)?)
+            }
+            "map_grant_frames" => {
+                let (domid, nr_frames) = parse(args)?;
+                self.keep(xen.map_grant_frames(domid, nr_frames)?)
+            }
+            "unmap" => {
+                let (id,): (u64,) = parse(args)?;
+                self.mappings.remove(&id);
+                Ok(nothing(()))
+            }
+            "write_memory" => {
+                let (id, offset) = parse(args)?;
+                Ok(self.mapping(id)?.write(offset, &frame.bytes).map(nothing)?)
+            }
+            "zero_memory" => {
+                let (id, offset, len) = parse(args)?;
+                Ok(self.mapping(id)?.zero(offset, len).map(nothing)?)
+            }
+            "read_memory" => {
+                let (id, offset, len): (u64, usize, usize) = parse(args)?;
+                let mapping = self.mapping(id)?;
+                let mut bytes = vec![0; len.min(mapping.size_bytes())];
+                mapping.read(offset, &mut bytes)?;
+                Ok((Value::Null, bytes))
+            }
+            other => Ok((plain(xen, other, args)?, Vec::new())),
+        }
+    }
+
+    fn keep(&mut self, mapping: Box<dyn GuestMemory>) -> Result<(Value, Vec<u8>), Refusal> {
+        self.last_mapping += 1;
+        let answer = to_value((self.last_mapping, mapping.size_bytes()))?;
+        self.mappings.insert(self.last_mapping, mapping);
+        Ok((answer, Vec::new()))
+    }
+
+    fn mapping(&mut self, id: u64) -> Result<&mut Box<dyn GuestMemory>, Refusal> {
+        let found = self.mappings.get_mut(&id);
+        found.ok_or_else(|| Refusal::Other(format!("no mapping {id}")))
+    }
+}
+
+macro_rules! dispatch {
+    ($($name:ident($($arg:ident: $ty:ty),*) ($($by_ref:ident: $of:ty),*) -> $ret:ty;)*) => {
+        /// A call that carries plain data.
+        fn plain(xen: &Model, call: &str, args: Value) -> Result<Value, Refusal> {
+            $(if call == stringify!($name) {
+                #[allow(clippy::unused_unit)]
+                let ($($arg,)* $($by_ref,)*): ($($ty,)* $(<$of as ToOwned>::Owned,)*) = parse(args)?;
+                return to_value(xen.$name($($arg,)* $(&$by_ref,)*)?);
+            })*
+            rest(xen, call, args)
+        }
+    };
+}
+hypervisor_methods!(dispatch);
+
+/// The calls that the list leaves out.
+fn rest(xen: &Model, call: &str, args: Value) -> Result<Value, Refusal> {
+    type Affinity = (DomId, VcpuId, Option<CpuMap>, Option<CpuMap>, bool);
+    match call {
+        "destroy_domain" => {
+            let (domid,): (DomId,) = parse(args)?;
+            if domid == DomId::ZERO {
+                return Err(Refusal::Call {
+                    domid: Some(domid),
+                    errno: Errno::EINVAL,
+                    detail: String::new(),
+                });
+            }
+            to_value(xen.destroy_domain(domid, Instant::now())?)
+        }
+        "set_vcpu_affinity" => {
+            let (domid, vcpu, hard, soft, force): Affinity = parse(args)?;
+            let (hard, soft) = (hard.as_ref(), soft.as_ref());
+            to_value(xen.set_vcpu_affinity(domid, vcpu, hard, soft, force)?)
+        }
+        other => Err(Refusal::Other(format!(
+            "a simulated host has no call `{other}`"
+        ))),
+    }
+}
+
+fn parse<T: DeserializeOwned>(args: Value) -> Result<T, Refusal> {
+    serde_json::from_value(args).map_err(nonsense)
+}
+
+fn to_value(answer: impl Serialize) -> Result<Value, Refusal> {
+    serde_json::to_value(answer).map_err(nonsense)
+}
+
+fn nonsense(error: serde_json::Error) -> Refusal {
+    Refusal::Other(error.to_string())
+}
+
+fn version() -> VersionInfo {
+    VersionInfo {
+        major: 4,
+        minor: 20,
+        extra: ".0-simulated".to_owned(),
+        compiler: "none".to_owned(),
+        compile_by: "xyl".to_owned(),
+        compile_domain: "simulated host".to_owned(),
+        compile_date: "never".to_owned(),
+        capabilities: "xen-3.0-x86_64 hvm-3.0-x86_64".to_owned(),
+        changeset: "none".to_owned(),
+        command_line: "none: this is a simulated host".to_owned(),
+        build_id: String::new(),
+        page_size_bytes: PAGE_SIZE as u32,
+        virt_start: 0xffff_8000_0000_0000,
+    }
+}
+
+/// The configuration and kernel of a guest to try. What is there already is the user's.
+fn write_example(host: &Host) -> Result<(), MachineError> {
+    let (config, kernel_path) = (host.example(), host.folder.join("test-guest"));
+    let text = format!(
+        "# A guest for this simulated host.\nname = \"guest\"\ntype = \"pvh\"\nkernel = \"{}\"\nmemory = 64\n\
+         vcpus = 1\nmaxvcpus = 2\non_poweroff = \"destroy\"\non_reboot = \"restart\"\n",
+        kernel_path.display()
+    );
+    for (path, bytes) in [
+        (&kernel_path, kernel::image()),
+        (&config, text.into_bytes()),
+    ] {
+        if !path.exists() {
+            fs::write(path, bytes).map_err(MachineError::new("write", path))?;
+        }
+    }
+    Ok(())
+}

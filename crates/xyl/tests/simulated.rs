@@ -1,0 +1,200 @@
+//! The command on a simulated host, and README's ten seconds.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const XYL: &str = env!("CARGO_BIN_EXE_xyl");
+
+/// A host of its own, which ends when its folder goes.
+struct Simulated {
+    folder: tempfile::TempDir,
+}
+
+impl Simulated {
+    fn new() -> Simulated {
+        Simulated {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("host")
+    }
+
+    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null());
+        for variable in ["XYL_JSON", "XYL_VERBOSE", "XYL_DRY_RUN", "XYL_TIMESTAMPS"] {
+            command.env_remove(variable);
+        }
+        // What an administrator of the machine that tests has set is none of this host's.
+        command.env("XYL_XL_CONF", "/dev/null");
+        command
+    }
+
+    fn xyl(&self, arguments: &[&str]) -> Output {
+        let host = format!("sim:{}", self.path().display());
+        let mut command = self.command(XYL, arguments);
+        command.env("XYL_HOST", host).output().unwrap()
+    }
+
+    fn must(&self, arguments: &[&str]) -> String {
+        let output = self.xyl(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Creates the guest to try.
+    fn create(&self) {
+        self.must(&["info"]);
+        self.must(&["create", self.path().join("guest.cfg").to_str().unwrap()]);
+    }
+
+    /// Waits until a command that asks only says what is wanted.
+    fn wait_for(&self, arguments: &[&str], is_wanted: impl Fn(&str) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let output = self.xyl(arguments);
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            if output.status.success() && is_wanted(text.trim()) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{arguments:?}: {text}");
+        }
+    }
+}
+
+/// The lines to type below a heading of README.
+fn readme_lines(heading: &str) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let section = text.split(&format!("## {heading}\n")).nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let lines = section.lines().filter_map(|line| line.strip_prefix("    "));
+    lines.map(str::to_owned).collect()
+}
+
+#[test]
+fn ten_seconds_are_as_readme_says() {
+    let host = Simulated::new();
+    let programs = Path::new(XYL).parent().unwrap().to_str().unwrap();
+    let lines = readme_lines("Try it in ten seconds");
+    assert_eq!(lines[0], "cargo build");
+    // Only what has been built, and where the host lives, are others here.
+    let script = lines[1..]
+        .join("\n")
+        .replace("$PWD/target/debug", programs)
+        .replace("/tmp/xyl-host", host.path().to_str().unwrap());
+    assert!(script.contains(programs) && !script.contains("/tmp/xyl-host"));
+    let mut command = host.command("bash", &["-exc", &script]);
+    let output = command.output().unwrap();
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{out}\n{err}");
+    assert!(err.contains("this is a simulated host"), "{err}");
+    for wanted in [
+        "4.20.0-simulated",
+        "Domain-0",
+        "guest",
+        "heartbeat 1",
+        "down (Poweroff)",
+    ] {
+        assert!(out.contains(wanted), "{wanted}: {out}");
+    }
+    host.wait_for(&["list", "--json"], |text| !text.contains("web"));
+}
+
+#[test]
+fn monitors_restart_and_reset_guests() {
+    let host = Simulated::new();
+    host.create();
+    assert_eq!(host.must(&["domid", "guest"]).trim(), "1");
+    host.must(&["reboot", "-w", "guest"]);
+    host.wait_for(&["domid", "guest"], |text| text == "2");
+    // A soft reset keeps the domain.
+    host.wait_for(&["list", "guest"], |text| text.contains("-b----"));
+    let mut command = host.command(
+        "bash",
+        &[
+            "-c",
+            "echo softreset | $XYL console guest | grep -m1 'started anew'",
+        ],
+    );
+    let place = format!("sim:{}", host.path().display());
+    let output = command
+        .env("XYL", XYL)
+        .env("XYL_HOST", place)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("started anew"), "{text}");
+    assert_eq!(host.must(&["domid", "guest"]).trim(), "2");
+    host.must(&["shutdown", "-w", "guest"]);
+    host.wait_for(&["list", "--json"], |text| !text.contains("\"guest\""));
+    assert_eq!(host.must(&["ops", "--json"]).trim(), "[]");
+}
+
+#[test]
+fn the_usual_commands_work() {
+    let host = Simulated::new();
+    host.create();
+    host.must(&["pause", "guest"]);
+    assert!(host.must(&["list", "guest"]).contains("--p---"));
+    host.must(&["unpause", "guest"]);
+    host.must(&["mem-set", "guest", "32"]);
+    host.wait_for(&["list", "guest"], |text| text.contains("   32 "));
+    host.must(&["vcpu-set", "guest", "2"]);
+    host.wait_for(&["vcpu-list", "guest"], |text| {
+        text.matches("-b-").count() == 2
+    });
+    host.must(&["vcpu-pin", "guest", "0", "1-2"]);
+    assert!(host.must(&["vcpu-list", "guest"]).contains("1-2 / all"));
+    host.must(&["sched-credit2", "-d", "guest", "-w", "512"]);
+    assert!(host.must(&["sched-credit2", "-d", "guest"]).contains("512"));
+    host.must(&["rename", "guest", "web"]);
+    assert!(host.must(&["dmesg"]).contains("d1: made"));
+    for asks in ["uptime", "vm-list", "claims", "ops"] {
+        host.must(&[asks]);
+    }
+    let refused = host.xyl(&["trigger", "web", "nmi"]);
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && why.contains("a simulated host cannot do this"),
+        "{why}"
+    );
+    host.must(&["destroy", "web"]);
+    assert!(!host.must(&["list"]).contains("web"));
+    let free = |text: String| text.trim().to_owned();
+    assert_eq!(free(host.must(&["info", "free_memory"])), "8192");
+}
+
+#[test]
+fn a_host_that_is_none_is_refused() {
+    let host = Simulated::new();
+    for value in ["sim:", "ssh://x", "/tmp"] {
+        let mut command = host.command(XYL, &["list"]);
+        let output = command.env("XYL_HOST", value).output().unwrap();
+        let why = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{why}");
+        assert!(why.contains("sim:FOLDER"), "{why}");
+    }
+    // A folder that cannot be made.
+    let mut command = host.command(XYL, &["list"]);
+    let output = command.env("XYL_HOST", "sim:/proc/none").output().unwrap();
+    let why = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && why.contains("/proc/none"),
+        "{why}"
+    );
+}
