@@ -62,6 +62,31 @@ c_constants! {
     /// CPU policies.
     GET_CPU_POLICY: u32 = 29, "XEN_SYSCTL_get_cpu_policy";
 
+    /// CPU policy: what the CPU says.
+    CPU_POLICY_RAW: u32 = 0, "XEN_SYSCTL_cpu_policy_raw";
+    /// CPU policy: what Xen uses.
+    CPU_POLICY_HOST: u32 = 1, "XEN_SYSCTL_cpu_policy_host";
+    /// CPU policy: what PV guests can have.
+    CPU_POLICY_PV_MAX: u32 = 2, "XEN_SYSCTL_cpu_policy_pv_max";
+    /// CPU policy: what HVM guests can have.
+    CPU_POLICY_HVM_MAX: u32 = 3, "XEN_SYSCTL_cpu_policy_hvm_max";
+    /// CPU policy: what PV guests have by default.
+    CPU_POLICY_PV_DEFAULT: u32 = 4, "XEN_SYSCTL_cpu_policy_pv_default";
+    /// CPU policy: what HVM guests have by default.
+    CPU_POLICY_HVM_DEFAULT: u32 = 5, "XEN_SYSCTL_cpu_policy_hvm_default";
+    /// Featureset: what the CPU says.
+    CPU_FEATURESET_RAW: u32 = 0, "XEN_SYSCTL_cpu_featureset_raw";
+    /// Featureset: what Xen uses.
+    CPU_FEATURESET_HOST: u32 = 1, "XEN_SYSCTL_cpu_featureset_host";
+    /// Featureset: what PV guests have by default.
+    CPU_FEATURESET_PV: u32 = 2, "XEN_SYSCTL_cpu_featureset_pv";
+    /// Featureset: what HVM guests have by default.
+    CPU_FEATURESET_HVM: u32 = 3, "XEN_SYSCTL_cpu_featureset_hvm";
+    /// Featureset: what PV guests can have.
+    CPU_FEATURESET_PV_MAX: u32 = 4, "XEN_SYSCTL_cpu_featureset_pv_max";
+    /// Featureset: what HVM guests can have.
+    CPU_FEATURESET_HVM_MAX: u32 = 5, "XEN_SYSCTL_cpu_featureset_hvm_max";
+
     /// Ability: PVH and HVM guests.
     PHYSCAP_HVM: u32 = 1 << 0, "XEN_SYSCTL_PHYSCAP_hvm";
     /// Ability: PV guests.

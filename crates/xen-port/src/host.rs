@@ -228,3 +228,37 @@ pub struct NumaNode {
     /// Distances to the nodes 0, 1, 2, ...
     pub distances: Vec<u32>,
 }
+
+/// A CPU policy of the host (`XEN_SYSCTL_cpu_policy_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostCpuPolicy {
+    /// What the CPU says.
+    Raw,
+    /// What Xen uses of it.
+    Host,
+    /// What PV guests can have.
+    PvMax,
+    /// What HVM and PVH guests can have.
+    HvmMax,
+    /// What PV guests have by default.
+    PvDefault,
+    /// What HVM and PVH guests have by default.
+    HvmDefault,
+}
+
+/// A featureset of the host (`XEN_SYSCTL_cpu_featureset_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostFeatureset {
+    /// What the CPU says.
+    Raw,
+    /// What Xen uses of it.
+    Host,
+    /// What PV guests have by default.
+    Pv,
+    /// What HVM and PVH guests have by default.
+    Hvm,
+    /// What PV guests can have.
+    PvMax,
+    /// What HVM and PVH guests can have.
+    HvmMax,
+}

@@ -18,8 +18,8 @@ mod requests;
 pub use cpumap::CpuMap;
 pub use error::{Errno, HvError, Result};
 pub use host::{
-    CpuPool, CpuTopology, NumaNode, PhysCaps, PhysInfo, SchedulerGlobals, SchedulerId,
-    SchedulerParams, VersionInfo,
+    CpuPool, CpuTopology, HostCpuPolicy, HostFeatureset, NumaNode, PhysCaps, PhysInfo,
+    SchedulerGlobals, SchedulerId, SchedulerParams, VersionInfo,
 };
 pub use ids::{DomId, EvtchnPort, Gfn, Mfn, PAGE_SHIFT, PAGE_SIZE, Pfn, VcpuId};
 pub use memory::{E820Entry, E820Kind, GuestMemory, PageTableLevel, PopulateFlags};
@@ -51,6 +51,17 @@ pub trait Hypervisor {
     /// Pages that memory sharing has freed, and pages that are shared (`XENMEM_get_sharing_*_pages`);
     /// zeros on a Xen without memory sharing.
     fn sharing_pages(&self) -> Result<(u64, u64)>;
+    /// A CPU policy of the host, with its MSRs (`XEN_SYSCTL_get_cpu_policy`).
+    fn host_cpu_policy(&self, which: HostCpuPolicy) -> Result<CpuPolicy> {
+        let _ = which;
+        Err(unsupported_by_host("XEN_SYSCTL_get_cpu_policy"))
+    }
+    /// The words of a featureset of the host (`XEN_SYSCTL_get_cpu_featureset`), in the order of Xen's
+    /// `arch-x86/cpufeatureset.h`.
+    fn cpu_featureset(&self, which: HostFeatureset) -> Result<Vec<u32>> {
+        let _ = which;
+        Err(unsupported_by_host("XEN_SYSCTL_get_cpu_featureset"))
+    }
     /// What this handle has cost so far: names and numbers, such as `hypercalls`.
     fn counters(&self) -> Vec<(&'static str, u64)>;
     /// Scheduler-wide parameters of the default CPU pool's scheduler.
@@ -201,6 +212,16 @@ fn unsupported(op: &'static str, domid: DomId) -> HvError {
     HvError::Call {
         op,
         domid: Some(domid),
+        errno: Errno::EOPNOTSUPP,
+        detail: String::new(),
+    }
+}
+
+/// The same for a call about the host.
+fn unsupported_by_host(op: &'static str) -> HvError {
+    HvError::Call {
+        op,
+        domid: None,
         errno: Errno::EOPNOTSUPP,
         detail: String::new(),
     }

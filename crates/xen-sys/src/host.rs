@@ -1,17 +1,18 @@
 //! What Xen says of the host.
 
-use xen_abi::domctl::Bitmap;
+use xen_abi::domctl::{self, Bitmap};
 use xen_abi::sysctl::{self, Sysctl};
 use xen_abi::xen::{HYPERVISOR_MEMORY_OP, HYPERVISOR_SYSCTL, HYPERVISOR_XEN_VERSION};
 use xen_abi::{memory, version};
 use xen_port::{
-    CpuMap, CpuPool, CpuTopology, Errno, NumaNode, PhysCaps, PhysInfo, Result, SchedulerGlobals,
-    SchedulerId, VersionInfo,
+    CpuMap, CpuPolicy, CpuPool, CpuTopology, Errno, HostCpuPolicy, HostFeatureset, NumaNode,
+    PhysCaps, PhysInfo, Result, SchedulerGlobals, SchedulerId, VersionInfo,
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::Xen;
 use crate::privcmd::Site;
+use crate::vcpu::{POLICY_LEAVES, POLICY_MSRS, policy_from_xen};
 use crate::xen::Failure;
 
 /// Bytes of a bitmap of CPUs or nodes: as many as Xen can be built for.
@@ -315,6 +316,53 @@ impl Xen {
         }
     }
 
+    pub(crate) fn read_host_policy(&self, which: HostCpuPolicy) -> Result<CpuPolicy> {
+        self.with_sysctl_version(Site::host("XEN_SYSCTL_get_cpu_policy"), |version| {
+            let array_bytes = POLICY_LEAVES * size_of::<domctl::CpuidLeaf>()
+                + POLICY_MSRS * size_of::<domctl::MsrEntry>();
+            let mut call = self.privcmd.call(array_bytes)?;
+            let leaves = call.reserve::<domctl::CpuidLeaf>(POLICY_LEAVES)?;
+            let msrs = call.reserve::<domctl::MsrEntry>(POLICY_MSRS)?;
+            let request = sysctl::CpuPolicy {
+                index: policy_number(which),
+                nr_leaves: POLICY_LEAVES as u32,
+                nr_msrs: POLICY_MSRS as u32,
+                rsvd: 0,
+                leaves: leaves.address(),
+                msrs: msrs.address(),
+            };
+            let op = call.put(&Sysctl::new(version, sysctl::GET_CPU_POLICY, &request))?;
+            // SAFETY: `op` is one sysctl, the arrays have `nr_leaves` and `nr_msrs` entries.
+            unsafe { call.run(HYPERVISOR_SYSCTL, &[op.address()]) }?;
+            let answer: sysctl::CpuPolicy = call.get(&op)?.payload();
+            let nr_leaves = POLICY_LEAVES.min(answer.nr_leaves as usize);
+            let nr_msrs = POLICY_MSRS.min(answer.nr_msrs as usize);
+            Ok(policy_from_xen(
+                &call.get_slice(&leaves, nr_leaves)?,
+                &call.get_slice(&msrs, nr_msrs)?,
+            ))
+        })
+    }
+
+    pub(crate) fn read_featureset(&self, which: HostFeatureset) -> Result<Vec<u32>> {
+        /// More than any Xen has: some twenty.
+        const WORDS: usize = 64;
+        self.with_sysctl_version(Site::host("XEN_SYSCTL_get_cpu_featureset"), |version| {
+            let mut call = self.privcmd.call(WORDS * size_of::<u32>())?;
+            let words = call.reserve::<u32>(WORDS)?;
+            let request = sysctl::CpuFeatureset {
+                index: featureset_number(which),
+                nr_features: WORDS as u32,
+                features: words.address(),
+            };
+            let op = call.put(&Sysctl::new(version, sysctl::GET_CPU_FEATURESET, &request))?;
+            // SAFETY: `op` is one sysctl, `words` has `nr_features` entries.
+            unsafe { call.run(HYPERVISOR_SYSCTL, &[op.address()]) }?;
+            let answer: sysctl::CpuFeatureset = call.get(&op)?.payload();
+            Ok(call.get_slice(&words, WORDS.min(answer.nr_features as usize))?)
+        })
+    }
+
     pub(crate) fn read_scheduler_globals(&self, pool: u32) -> Result<SchedulerGlobals> {
         let site = Site::host("XEN_SYSCTL_scheduler_op");
         let scheduler = self.pool_scheduler(pool)?;
@@ -398,6 +446,28 @@ fn text(bytes: &[u8]) -> String {
         .position(|byte| *byte == 0)
         .unwrap_or(bytes.len());
     String::from_utf8_lossy(bytes.get(..end).unwrap_or(bytes)).into_owned()
+}
+
+fn policy_number(which: HostCpuPolicy) -> u32 {
+    match which {
+        HostCpuPolicy::Raw => sysctl::CPU_POLICY_RAW,
+        HostCpuPolicy::Host => sysctl::CPU_POLICY_HOST,
+        HostCpuPolicy::PvMax => sysctl::CPU_POLICY_PV_MAX,
+        HostCpuPolicy::HvmMax => sysctl::CPU_POLICY_HVM_MAX,
+        HostCpuPolicy::PvDefault => sysctl::CPU_POLICY_PV_DEFAULT,
+        HostCpuPolicy::HvmDefault => sysctl::CPU_POLICY_HVM_DEFAULT,
+    }
+}
+
+fn featureset_number(which: HostFeatureset) -> u32 {
+    match which {
+        HostFeatureset::Raw => sysctl::CPU_FEATURESET_RAW,
+        HostFeatureset::Host => sysctl::CPU_FEATURESET_HOST,
+        HostFeatureset::Pv => sysctl::CPU_FEATURESET_PV,
+        HostFeatureset::Hvm => sysctl::CPU_FEATURESET_HVM,
+        HostFeatureset::PvMax => sysctl::CPU_FEATURESET_PV_MAX,
+        HostFeatureset::HvmMax => sysctl::CPU_FEATURESET_HVM_MAX,
+    }
 }
 
 fn phys_caps(capabilities: u32) -> PhysCaps {

@@ -5,9 +5,9 @@ use std::time::Instant;
 use xen_abi::domctl;
 use xen_port::{
     CpuMap, CpuPolicy, CpuPool, CpuTopology, CreateDomain, DomId, DomainInfo, E820Entry,
-    EvtchnPort, Gfn, GuestMemory, HvmBootCpu, HvmParam, Hypervisor, Mfn, NumaNode, PageTableLevel,
-    PhysInfo, PopulateFlags, PvBootCpu, Result, SchedulerGlobals, SchedulerId, SchedulerParams,
-    ShutdownReason, Trigger, VcpuId, VcpuInfo, VersionInfo,
+    EvtchnPort, Gfn, GuestMemory, HostCpuPolicy, HostFeatureset, HvmBootCpu, HvmParam, Hypervisor,
+    Mfn, NumaNode, PageTableLevel, PhysInfo, PopulateFlags, PvBootCpu, Result, SchedulerGlobals,
+    SchedulerId, SchedulerParams, ShutdownReason, Trigger, VcpuId, VcpuInfo, VersionInfo,
 };
 
 use crate::Xen;
@@ -43,6 +43,14 @@ impl Hypervisor for Xen {
 
     fn sharing_pages(&self) -> Result<(u64, u64)> {
         self.read_sharing_pages()
+    }
+
+    fn host_cpu_policy(&self, which: HostCpuPolicy) -> Result<CpuPolicy> {
+        self.read_host_policy(which)
+    }
+
+    fn cpu_featureset(&self, which: HostFeatureset) -> Result<Vec<u32>> {
+        self.read_featureset(which)
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

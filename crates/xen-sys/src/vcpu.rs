@@ -15,6 +15,10 @@ use crate::host::BITMAP_BYTES;
 use crate::privcmd::Site;
 use crate::xen::Failure;
 
+/// Entries of the arrays that a policy is read into, more than any Xen has: some 120 leaves and a few MSRs.
+pub(crate) const POLICY_LEAVES: usize = 256;
+pub(crate) const POLICY_MSRS: usize = 64;
+
 impl Xen {
     pub(crate) fn make_vcpus(&self, domid: DomId, nr_vcpus: u32) -> Result<()> {
         self.domctl(
@@ -127,20 +131,17 @@ impl Xen {
     }
 
     pub(crate) fn read_policy(&self, domid: DomId) -> Result<CpuPolicy> {
-        /// More than any Xen has: some 120 leaves and a few MSRs.
-        const LEAVES: usize = 256;
-        const MSRS: usize = 64;
         self.with_release(
             Site::domain("XEN_DOMCTL_get_cpu_policy", domid),
             |release| {
-                let array_bytes =
-                    LEAVES * size_of::<domctl::CpuidLeaf>() + MSRS * size_of::<domctl::MsrEntry>();
+                let array_bytes = POLICY_LEAVES * size_of::<domctl::CpuidLeaf>()
+                    + POLICY_MSRS * size_of::<domctl::MsrEntry>();
                 let mut call = self.privcmd.call(array_bytes)?;
-                let leaves = call.reserve::<domctl::CpuidLeaf>(LEAVES)?;
-                let msrs = call.reserve::<domctl::MsrEntry>(MSRS)?;
+                let leaves = call.reserve::<domctl::CpuidLeaf>(POLICY_LEAVES)?;
+                let msrs = call.reserve::<domctl::MsrEntry>(POLICY_MSRS)?;
                 let request = domctl::CpuPolicy {
-                    nr_leaves: LEAVES as u32,
-                    nr_msrs: MSRS as u32,
+                    nr_leaves: POLICY_LEAVES as u32,
+                    nr_msrs: POLICY_MSRS as u32,
                     leaves: leaves.address(),
                     msrs: msrs.address(),
                     ..domctl::CpuPolicy::new_zeroed()
@@ -157,17 +158,7 @@ impl Xen {
                 let answer: domctl::CpuPolicy = call.get(&op)?.payload();
                 let leaves = call.get_slice(&leaves, answer.nr_leaves as usize)?;
                 let msrs = call.get_slice(&msrs, answer.nr_msrs as usize)?;
-                Ok(CpuPolicy {
-                    leaves: leaves.iter().map(leaf_from_xen).collect(),
-                    msrs: msrs
-                        .iter()
-                        .map(|msr| MsrEntry {
-                            index: msr.idx,
-                            flags: msr.flags,
-                            value: msr.val,
-                        })
-                        .collect(),
-                })
+                Ok(policy_from_xen(&leaves, &msrs))
             },
         )
     }
@@ -341,6 +332,23 @@ impl Xen {
             &request,
         )
         .map(drop)
+    }
+}
+
+pub(crate) fn policy_from_xen(
+    leaves: &[domctl::CpuidLeaf],
+    msrs: &[domctl::MsrEntry],
+) -> CpuPolicy {
+    CpuPolicy {
+        leaves: leaves.iter().map(leaf_from_xen).collect(),
+        msrs: msrs
+            .iter()
+            .map(|msr| MsrEntry {
+                index: msr.idx,
+                flags: msr.flags,
+                value: msr.val,
+            })
+            .collect(),
     }
 }
 

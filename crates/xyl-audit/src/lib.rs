@@ -4,11 +4,18 @@
 //! unknown, and is said to be. All I/O goes through ports.
 
 pub mod admit;
+pub mod advisories;
 pub mod audit;
+pub mod boot_log;
+pub mod cpu;
+pub mod facts;
+pub mod host;
 pub mod names;
 pub mod policy;
+pub mod verdicts;
 
 pub use admit::{Decision, DeviceModel, ImageKind, Operation, Outcome, Request, Shim, admit};
 pub use audit::{Audit, Row};
+pub use facts::Facts;
 pub use names::{AdvisoryVerdict, Family, GuestType, Standing, Sure, Target};
 pub use policy::{Policy, PolicyError};

@@ -1,0 +1,457 @@
+//! What Xen's boot log says of speculative execution, in the words of Xen 4.11 to 4.22.
+//!
+//! The log is no interface: words come and go between releases, also within stable branches. So a line or word that is not
+//! known is kept and reported, and what was not found is unknown. The ring is of limited size: on a host that has logged
+//! much the boot is gone from it.
+//!
+//! Facts: `print_details` in `xen/arch/x86/spec_ctrl.c` of the releases 4.11.0 to 4.22.0, and what its neighbours print.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cpu::{CpuId, Vendor};
+
+/// What was found. `None` and empty: not found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BootLog {
+    /// Xen's version as its first lines say it.
+    pub version: Option<String>,
+    /// The CPU.
+    pub cpu: Option<CpuId>,
+    /// Microcode of the CPU that booted.
+    pub microcode: Option<u32>,
+    /// Whether the head of the block of mitigations is there.
+    pub has_block: bool,
+    /// What the CPU says of itself.
+    pub hints: Option<Vec<String>>,
+    /// What the CPU has to offer.
+    pub features: Option<Vec<String>>,
+    /// What Xen is built with.
+    pub compiled_in: Option<Vec<String>>,
+    /// What Xen uses for itself.
+    pub settings: Option<Settings>,
+    /// What it does for HVM guests; empty for none.
+    pub hvm: Option<Vec<String>>,
+    /// What it does for PV guests; empty for none.
+    pub pv: Option<Vec<String>>,
+    /// Page-table isolation of 64-bit PV.
+    pub xpti: Option<Switch>,
+    /// Shadowing of PV guests against L1TF.
+    pub pv_l1tf: Option<Switch>,
+    /// Whether Xen believes the CPU vulnerable to L1TF.
+    pub l1tf_vulnerable: Option<bool>,
+    /// What the scheduler takes for one: `cpu`, `core` or `socket`.
+    pub granularity: Option<String>,
+    /// Xen's own warnings about speculation and threads.
+    pub warnings: Vec<String>,
+    /// Lines and words of the block that this parser does not know.
+    pub unrecognised: Vec<String>,
+}
+
+/// A switch for domain 0 and for the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switch {
+    /// Domain 0.
+    pub dom0: bool,
+    /// The others.
+    pub domu: bool,
+}
+
+/// The line of Xen's own settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// What takes the place of indirect branches: `RETPOLINE`, `LFENCE`, `JMP`; `None` if there is nothing.
+    pub thunk: Option<String>,
+    /// The sequence that clears the branch history.
+    pub bhb_seq: Option<String>,
+    /// Bits of `MSR_SPEC_CTRL` and their kin, and whether they are on.
+    pub bits: Vec<(String, bool)>,
+    /// All else.
+    pub other: Vec<String>,
+}
+
+impl Settings {
+    /// Whether a bit is on; `None` where the CPU does not have it.
+    #[must_use]
+    pub fn bit(&self, name: &str) -> Option<bool> {
+        self.bits
+            .iter()
+            .find(|(bit, _)| bit == name)
+            .map(|(_, on)| *on)
+    }
+
+    /// Whether the rest has a word.
+    #[must_use]
+    pub fn has(&self, word: &str) -> bool {
+        self.other.iter().any(|other| other == word)
+    }
+}
+
+const HINTS: &[&str] = &[
+    "RDCL_NO",
+    "IBRS_ALL",
+    "EIBRS",
+    "RSBA",
+    "RRSBA",
+    "SKIP_L1DFL",
+    "SSB_NO",
+    "MDS_NO",
+    "TAA_NO",
+    "SBDR_SSDP_NO",
+    "FBSDP_NO",
+    "PSDP_NO",
+    "FB_CLEAR",
+    "PBRSB_NO",
+    "GDS_NO",
+    "RFDS_NO",
+    "IBRS_ALWAYS",
+    "STIBP_ALWAYS",
+    "IBRS_FAST",
+    "IBRS_SAME_MODE",
+    "BTC_NO",
+    "IBPB_RET",
+    "IBPB_BRTYPE",
+    "SRSO_NO",
+    "SRSO_US_NO",
+    "TSA_SQ_NO",
+    "TSA_L1_NO",
+    "BHI_NO",
+    "ITS_NO",
+];
+const FEATURES: &[&str] = &[
+    "IBRS/IBPB",
+    "IBPB",
+    "IBRS",
+    "STIBP",
+    "SSBD",
+    "PSFD",
+    "L1D_FLUSH",
+    "MD_CLEAR",
+    "SRBDS_CTRL",
+    "VIRT_SSBD",
+    "TSX_CTRL",
+    "FB_CLEAR",
+    "FB_CLEAR_CTRL",
+    "GDS_CTRL",
+    "RFDS_CLEAR",
+    "SBPB",
+    "SRSO_MSR_FIX",
+    "VERW_CLEAR",
+    // Until 4.15 the hints stood among the features.
+    "RDCL_NO",
+    "IBRS_ALL",
+    "RSBA",
+    "SKIP_L1DFL",
+    "SSB_NO",
+    "MDS_NO",
+    "TAA_NO",
+];
+const COMPILED_IN: &[&str] = &[
+    "INDIRECT_THUNK",
+    "RETURN_THUNK",
+    "SHADOW_PAGING",
+    "HARDEN_ARRAY",
+    "HARDEN_BRANCH",
+    "HARDEN_GUEST_ACCESS",
+    "HARDEN_LOCK",
+];
+const BITS: &[&str] = &[
+    "IBRS",
+    "STIBP",
+    "SSBD",
+    "PSFD",
+    "BHI_DIS_S",
+    "TSX",
+    "SRB_LOCK",
+];
+const OTHER: &[&str] = &[
+    "IBPB",
+    "IBPB-ctxt",
+    "L1D_FLUSH",
+    "VERW",
+    "DIV",
+    "BRANCH_HARDEN",
+    "LOCK_HARDEN",
+];
+const SUPPORT: &[&str] = &[
+    "MSR_SPEC_CTRL",
+    "MSR_VIRT_SPEC_CTRL",
+    "RSB",
+    "EAGER_FPU",
+    "MD_CLEAR",
+    "VERW",
+    "IBPB-entry",
+    "BHB-entry",
+];
+
+impl BootLog {
+    /// Reads Xen's log. Lines of guests, which Xen marks, and what is not text count for nothing; a line that comes twice
+    /// counts the first time.
+    #[must_use]
+    pub fn parse(log: &[u8]) -> BootLog {
+        let mut found = BootLog::default();
+        let text = String::from_utf8_lossy(log);
+        let mut in_block = false;
+        for line in text.lines() {
+            let Some(line) = own_line(line) else { continue };
+            if line == "Speculative mitigation facilities:" {
+                in_block = !found.has_block;
+                found.has_block = true;
+                continue;
+            }
+            in_block &= line.starts_with("  ");
+            if !found.block_line(line) {
+                if in_block {
+                    found
+                        .unrecognised
+                        .push(line.trim().chars().take(200).collect());
+                }
+                found.other_line(line);
+            }
+        }
+        found
+    }
+
+    /// A line of the block; whether it is one that this parser knows.
+    fn block_line(&mut self, line: &str) -> bool {
+        let Some((head, rest)) = line
+            .strip_prefix("  ")
+            .and_then(|line| line.split_once(':'))
+        else {
+            return false;
+        };
+        let mut strange = Vec::new();
+        match head {
+            "Hardware hints" => once(&mut self.hints, words(rest, HINTS, &mut strange)),
+            "Hardware features" => once(&mut self.features, words(rest, FEATURES, &mut strange)),
+            "Compiled-in support" => {
+                once(
+                    &mut self.compiled_in,
+                    words(rest, COMPILED_IN, &mut strange),
+                );
+            }
+            "Xen settings" => once(&mut self.settings, settings(rest, &mut strange)),
+            "Support for HVM VMs" => once(&mut self.hvm, words(rest, SUPPORT, &mut strange)),
+            "Support for PV VMs" => once(&mut self.pv, words(rest, SUPPORT, &mut strange)),
+            "L1TF" if rest.starts_with(" believed") => {
+                once(
+                    &mut self.l1tf_vulnerable,
+                    !rest.starts_with(" believed not"),
+                );
+            }
+            "XPTI (64-bit PV only)" => match switch(rest) {
+                Some(value) => once(&mut self.xpti, value),
+                None => return false,
+            },
+            "PV L1TF shadowing" => match switch(rest) {
+                Some(value) => once(&mut self.pv_l1tf, value),
+                None => return false,
+            },
+            _ => return false,
+        }
+        let strange = strange.iter().map(|word| format!("{head}: {word}"));
+        self.unrecognised.extend(strange);
+        true
+    }
+
+    fn other_line(&mut self, line: &str) {
+        if let Some(rest) = line.strip_prefix("Xen version ") {
+            let version = rest.split_whitespace().next().unwrap_or_default();
+            once(&mut self.version, version.to_owned());
+        } else if let Some(rest) = line.strip_prefix("CPU Vendor: ") {
+            if let Some(cpu) = cpu(rest) {
+                once(&mut self.cpu, cpu);
+            }
+        } else if let Some(rest) = line.strip_prefix("BSP microcode revision: ") {
+            if let Some(revision) = hex(rest.trim()) {
+                once(&mut self.microcode, revision);
+            }
+        } else if let Some(rest) = line.strip_prefix("microcode: CPU0 updated from revision ") {
+            // An update after the line above: the newer revision counts.
+            let revision = rest
+                .split(" to ")
+                .nth(1)
+                .and_then(|rest| hex(rest.split([',', ' ']).next().unwrap_or_default()));
+            self.microcode = revision.or(self.microcode);
+        } else if let Some(rest) = line.strip_prefix("Scheduling granularity: ") {
+            let word = rest.split(',').next().unwrap_or_default();
+            // Of the default pool, printed when the CPUs are up; the first one counts.
+            once(&mut self.granularity, word.trim().to_owned());
+        } else if is_warning(line) && self.warnings.len() < 32 {
+            self.warnings.push(line.trim().chars().take(200).collect());
+        }
+    }
+
+    /// Whether the block, whole or in part, is there.
+    #[must_use]
+    pub fn says_anything(&self) -> bool {
+        self.has_block || self.settings.is_some() || self.xpti.is_some()
+    }
+}
+
+/// A line of the hypervisor's own, without its mark and time stamp.
+fn own_line(line: &str) -> Option<&str> {
+    let line = line.strip_prefix("(XEN) ")?;
+    let line = match line.strip_prefix('[') {
+        // Time stamps are a date, or seconds, or a counter; a memory map's lines are indented.
+        Some(rest) => rest.split_once("] ").map_or(line, |(_, rest)| rest),
+        None => line,
+    };
+    Some(line.trim_end())
+}
+
+fn once<T>(slot: &mut Option<T>, value: T) {
+    slot.get_or_insert(value);
+}
+
+fn is_warning(line: &str) -> bool {
+    const MARKS: &[&str] = &[
+        "Vulnerable to SRSO",
+        "hardware with SMT/Hyperthreading",
+        "assuming vulnerable to",
+        "assuming not reptpoline safe",
+        "FIRMWARE BUG: CPU",
+        "Disabling PV32 due to CET",
+        "No SSBD controls available",
+    ];
+    MARKS.iter().any(|mark| line.contains(mark))
+}
+
+fn words(rest: &str, known: &[&str], strange: &mut Vec<String>) -> Vec<String> {
+    let words = rest
+        .split_whitespace()
+        .filter(|word| *word != "None")
+        .take(64);
+    let words: Vec<String> = words.map(str::to_owned).collect();
+    let unknown = words.iter().filter(|word| !known.contains(&word.as_str()));
+    strange.extend(unknown.cloned());
+    words
+}
+
+/// `BTI-Thunk: JMP, BHB-Seq: LONG, SPEC_CTRL: IBRS+ STIBP-, Other: VERW`; until 4.18 `BTI-Thunk JMP`, with `N/A` for none.
+fn settings(rest: &str, strange: &mut Vec<String>) -> Settings {
+    let mut settings = Settings::default();
+    for part in rest.split(',') {
+        let mut words = part.split_whitespace();
+        let head = words.next().unwrap_or_default().trim_end_matches(':');
+        match head {
+            "BTI-Thunk" => {
+                settings.thunk = words
+                    .next()
+                    .filter(|word| *word != "N/A")
+                    .map(str::to_owned);
+            }
+            "BHB-Seq" => settings.bhb_seq = words.next().map(str::to_owned),
+            "SPEC_CTRL" => words
+                .filter(|word| *word != "No")
+                .for_each(|word| add_setting(&mut settings, word, strange)),
+            "Other" => words.for_each(|word| add_setting(&mut settings, word, strange)),
+            "" => {}
+            other => strange.push(other.to_owned()),
+        }
+    }
+    settings
+}
+
+fn add_setting(settings: &mut Settings, word: &str, strange: &mut Vec<String>) {
+    let (known, bit) = match (word.strip_suffix('+'), word.strip_suffix('-')) {
+        (Some(bit), _) => (BITS.contains(&bit), Some((bit.to_owned(), true))),
+        (_, Some(bit)) => (BITS.contains(&bit), Some((bit.to_owned(), false))),
+        _ => (OTHER.contains(&word), None),
+    };
+    match bit {
+        Some(bit) => settings.bits.push(bit),
+        None => settings.other.push(word.to_owned()),
+    }
+    if !known {
+        strange.push(word.to_owned());
+    }
+}
+
+/// ` Dom0 enabled, DomU disabled (with PCID)`.
+fn switch(rest: &str) -> Option<Switch> {
+    let state = |domain: &str| {
+        let (_, after) = rest.split_once(domain)?;
+        match after.trim_start().split([',', ' ']).next()? {
+            "enabled" => Some(true),
+            "disabled" => Some(false),
+            _ => None,
+        }
+    };
+    Some(Switch {
+        dom0: state("Dom0")?,
+        domu: state("DomU")?,
+    })
+}
+
+/// `AMD, Family 25 (0x19), Model 33 (0x21), Stepping 2 (raw 00a20f12)`.
+fn cpu(rest: &str) -> Option<CpuId> {
+    let number = |name: &str| {
+        let (_, after) = rest.split_once(name)?;
+        after
+            .trim_start()
+            .split(|c: char| !c.is_ascii_digit())
+            .next()?
+            .parse()
+            .ok()
+    };
+    Some(CpuId {
+        vendor: Vendor::from_word(rest.split(',').next()?),
+        family: number("Family")?,
+        model: number("Model")?,
+        stepping: number("Stepping")?,
+    })
+}
+
+fn hex(text: &str) -> Option<u32> {
+    u32::from_str_radix(text.trim_start_matches("0x"), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_cannot_speak_for_the_hypervisor() {
+        let log = b"(d3) (XEN)   XPTI (64-bit PV only): Dom0 enabled, DomU enabled (with PCID)\n\
+            (d3)   XPTI (64-bit PV only): Dom0 enabled, DomU enabled (with PCID)\n";
+        assert_eq!(BootLog::parse(log), BootLog::default());
+    }
+
+    #[test]
+    fn what_is_not_known_is_reported() {
+        let log = "(XEN) Speculative mitigation facilities:\n\
+            (XEN)   Hardware hints: RDCL_NO NEW_NO\n\
+            (XEN)   Xen settings: BTI-Thunk: JMP, NEW: x, SPEC_CTRL: IBRS+ NEW-, Other: ELSE\n\
+            (XEN)   XPTI (64-bit PV only): sometimes\n\
+            (XEN)   A new line\n\
+            (XEN) Using scheduler: something\n\
+            (XEN)   not of the block\n";
+        let found = BootLog::parse(log.as_bytes());
+        assert_eq!(
+            found.unrecognised,
+            [
+                "Hardware hints: NEW_NO",
+                "Xen settings: NEW",
+                "Xen settings: NEW-",
+                "Xen settings: ELSE",
+                "XPTI (64-bit PV only): sometimes",
+                "A new line",
+            ]
+        );
+        assert_eq!(found.xpti, None);
+    }
+
+    #[test]
+    fn a_ring_that_has_wrapped_says_nothing() {
+        let found = BootLog::parse(b"(XEN) d1: something\n(XEN) PCI add device 0000:00:00.0\n");
+        assert!(!found.says_anything());
+        assert_eq!(found, BootLog::default());
+    }
+
+    #[test]
+    fn updated_microcode_counts() {
+        let log = b"(XEN) BSP microcode revision: 0x000000f4\n(XEN) microcode: CPU0 updated from revision 0xf4 to 0xf6, date = 2023-07-26\n";
+        assert_eq!(BootLog::parse(log).microcode, Some(0xf6));
+    }
+}

@@ -1,0 +1,570 @@
+//! What is known of a host, each thing with its source.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use os_port::Files;
+use serde::{Deserialize, Serialize};
+use xen_port::{CpuPolicy, HostCpuPolicy, HostFeatureset, Hypervisor};
+
+use crate::audit::CoreSharing;
+use crate::boot_log::BootLog;
+use crate::cpu::{self, CpuId, Vendor};
+
+/// Where the kernel in domain 0 tells what it thinks of the CPU.
+pub const VULNERABILITIES: &str = "/sys/devices/system/cpu/vulnerabilities";
+
+const CPUINFO: &str = "/proc/cpuinfo";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Changes whenever the kept file would be misread.
+const FORMAT: u32 = 1;
+
+/// The facts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The format of the kept file.
+    pub format: u32,
+    /// Which boot of the host this was.
+    pub boot_id: Option<String>,
+    /// Xen.
+    pub xen: XenFacts,
+    /// Abilities of the host; `None` if Xen did not say.
+    pub abilities: Option<Abilities>,
+    /// The CPU.
+    pub cpu: Option<Sourced<CpuId>>,
+    /// What the CPU has, by Xen's raw CPU policy.
+    pub raw: Option<Vec<String>>,
+    /// What Xen uses of it, by its host CPU policy.
+    pub host: Option<Vec<String>>,
+    /// Words of the host's featureset.
+    pub featureset: Option<Vec<u32>>,
+    /// Whether `MSR_ARCH_CAPABILITIES` was to be had.
+    pub arch_caps: ArchCaps,
+    /// Revision of the microcode.
+    pub microcode: Option<Sourced<u32>>,
+    /// Xen's boot log.
+    pub log: BootLog,
+    /// What the kernel in domain 0 believes; it sees a virtual CPU, and says nothing about Xen.
+    pub dom0_view: BTreeMap<String, String>,
+    /// What the scheduler takes for one.
+    pub granularity: Option<Sourced<String>>,
+    /// Sources that did not answer, and why.
+    pub missing: Vec<String>,
+}
+
+/// Something, and who says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sourced<T> {
+    /// The thing.
+    pub value: T,
+    /// The source.
+    pub source: String,
+}
+
+impl<T> Sourced<T> {
+    fn new(value: T, source: &str) -> Sourced<T> {
+        Sourced {
+            value,
+            source: source.to_owned(),
+        }
+    }
+}
+
+/// Xen, by `XENVER_*`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XenFacts {
+    /// Major and minor number.
+    pub version: Option<(u16, u16)>,
+    /// What follows them.
+    pub extra: String,
+    /// Changeset; often empty in a distribution's build.
+    pub changeset: String,
+    /// Guest types.
+    pub capabilities: String,
+    /// Command line, without what is built in.
+    pub command_line: String,
+    /// Compiler.
+    pub compiler: String,
+    /// When it was compiled.
+    pub compile_date: String,
+    /// Build id.
+    pub build_id: String,
+}
+
+/// Abilities, by `XEN_SYSCTL_physinfo`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Abilities {
+    /// PVH and HVM guests.
+    pub hvm: bool,
+    /// PV guests.
+    pub pv: bool,
+    /// Hardware-assisted paging.
+    pub hap: bool,
+    /// Shadow paging.
+    pub shadow: bool,
+    /// Threads of a core that are online.
+    pub threads_per_core: u32,
+    /// CPUs that are online.
+    pub nr_cpus: u32,
+}
+
+/// Whether `MSR_ARCH_CAPABILITIES` was to be had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArchCaps {
+    /// The CPU has no such register.
+    Absent,
+    /// Its value is among the facts.
+    Read,
+    /// Nobody told.
+    #[default]
+    NotRead,
+}
+
+/// What is known of a yes-or-no question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Yes, says this source.
+    Yes(&'static str),
+    /// No, says this source.
+    No(&'static str),
+    /// No source says.
+    Unknown,
+}
+
+impl Known {
+    /// Whether it is known to be so.
+    #[must_use]
+    pub fn is_yes(self) -> bool {
+        matches!(self, Known::Yes(_))
+    }
+
+    /// Whether it is known not to be so.
+    #[must_use]
+    pub fn is_no(self) -> bool {
+        matches!(self, Known::No(_))
+    }
+}
+
+/// Names of sources.
+pub const BOOT_LOG: &str = "boot log";
+/// The same.
+pub const CPU_POLICY: &str = "CPU policy";
+/// The same.
+pub const COMMAND_LINE: &str = "command line";
+/// The same.
+pub const CAPABILITY: &str = "capability";
+/// The same.
+pub const DOM0: &str = "domain 0's kernel";
+/// The same.
+pub const PHYSINFO: &str = "physinfo";
+
+/// What all of 4.17 to 4.22 print in the block if the CPU has it: absent there means absent.
+const ALWAYS_PRINTED: &[&str] = &[
+    "RDCL_NO",
+    "SKIP_L1DFL",
+    "SSB_NO",
+    "MDS_NO",
+    "TAA_NO",
+    "RSBA",
+    "IBPB",
+    "IBRS",
+    "STIBP",
+    "SSBD",
+    "L1D_FLUSH",
+    "MD_CLEAR",
+    "SRBDS_CTRL",
+    "TSX_CTRL",
+];
+
+impl Facts {
+    /// Asks everybody. What does not answer is noted in [`Facts::missing`].
+    #[must_use]
+    pub fn gather(hv: &dyn Hypervisor, files: &dyn Files) -> Facts {
+        let mut facts = Facts {
+            format: FORMAT,
+            boot_id: boot_id(files),
+            ..Facts::default()
+        };
+        facts.ask_xen(hv);
+        facts.ask_policies(hv);
+        facts.ask_log(hv);
+        facts.ask_dom0(files);
+        facts.conclude();
+        facts
+    }
+
+    /// The facts kept from this boot of the host, or new ones, which are then kept.
+    ///
+    /// Kept is what was found first: a host's command line, changeset and CPU stay until it is booted anew, and `/run` is
+    /// empty then. What can change meanwhile, a live patch or microcode that is loaded late, is seen by [`Facts::renew`].
+    #[must_use]
+    pub fn of_this_boot(hv: &dyn Hypervisor, files: &dyn Files, run: &Path) -> Facts {
+        Facts::kept(files, run).unwrap_or_else(|| Facts::renew(hv, files, run))
+    }
+
+    /// New facts, kept for [`Facts::of_this_boot`]. That they cannot be kept costs the next caller time, no more.
+    #[must_use]
+    pub fn renew(hv: &dyn Hypervisor, files: &dyn Files, run: &Path) -> Facts {
+        let facts = Facts::gather(hv, files);
+        let _ = facts.keep(files, run);
+        facts
+    }
+
+    fn kept(files: &dyn Files, run: &Path) -> Option<Facts> {
+        let bytes = files.read(&kept_path(run), 1 << 20).ok()?;
+        let facts: Facts = serde_json::from_slice(&bytes).ok()?;
+        let same = facts.format == FORMAT && facts.boot_id.is_some();
+        (same && facts.boot_id == boot_id(files)).then_some(facts)
+    }
+
+    fn keep(&self, files: &dyn Files, run: &Path) -> io::Result<()> {
+        let path = kept_path(run);
+        let new = path.with_extension(format!("new-{}", std::process::id()));
+        files.create_folder(run)?;
+        files.write(&new, &serde_json::to_vec(self)?)?;
+        files.rename(&new, &path)
+    }
+
+    fn ask_xen(&mut self, hv: &dyn Hypervisor) {
+        match hv.version() {
+            Ok(version) => {
+                self.xen = XenFacts {
+                    version: Some((version.major, version.minor)),
+                    extra: version.extra,
+                    changeset: version.changeset,
+                    capabilities: version.capabilities,
+                    command_line: version.command_line,
+                    compiler: version.compiler,
+                    compile_date: version.compile_date,
+                    build_id: version.build_id,
+                }
+            }
+            Err(error) => self.missing.push(format!("Xen's version: {error}")),
+        }
+        match hv.phys_info() {
+            Ok(info) => {
+                self.abilities = Some(Abilities {
+                    hvm: info.caps.hvm,
+                    pv: info.caps.pv,
+                    hap: info.caps.hap,
+                    shadow: info.caps.shadow,
+                    threads_per_core: info.threads_per_core,
+                    nr_cpus: info.nr_cpus,
+                });
+            }
+            Err(error) => self.missing.push(format!("{PHYSINFO}: {error}")),
+        }
+    }
+
+    fn ask_policies(&mut self, hv: &dyn Hypervisor) {
+        let raw = hv.host_cpu_policy(HostCpuPolicy::Raw);
+        let host = hv.host_cpu_policy(HostCpuPolicy::Host);
+        match (&raw, &host) {
+            (Ok(raw), Ok(host)) => self.take_policies(raw, host),
+            (Err(error), _) | (_, Err(error)) => {
+                self.missing.push(format!("{CPU_POLICY}: {error}"));
+            }
+        }
+        match hv.cpu_featureset(HostFeatureset::Host) {
+            Ok(words) => self.featureset = Some(words),
+            Err(error) => self.missing.push(format!("featureset: {error}")),
+        }
+    }
+
+    /// The CPU from its raw policy, and what Xen uses of it.
+    pub fn take_policies(&mut self, raw: &CpuPolicy, host: &CpuPolicy) {
+        self.cpu = cpu::identify(raw).map(|cpu| Sourced::new(cpu, CPU_POLICY));
+        let mut features = cpu::features(raw);
+        // Older Xen does not put the register into the raw policy, but into the host's.
+        let has = |policy: &CpuPolicy| {
+            policy
+                .msrs
+                .iter()
+                .any(|msr| msr.index == 0x10a && msr.value != 0)
+        };
+        self.arch_caps = if !features.iter().any(|name| name == "ARCH_CAPS") {
+            ArchCaps::Absent
+        } else if has(raw) || has(host) {
+            ArchCaps::Read
+        } else {
+            ArchCaps::NotRead
+        };
+        let host = cpu::features(host);
+        features.sort();
+        self.raw = Some(features);
+        self.host = Some(host);
+    }
+
+    fn ask_log(&mut self, hv: &dyn Hypervisor) {
+        match hv.console_ring(false) {
+            Ok(log) => self.take_log(&log),
+            Err(error) => self.missing.push(format!("{BOOT_LOG}: {error}")),
+        }
+    }
+
+    /// Reads the boot log.
+    pub fn take_log(&mut self, log: &[u8]) {
+        self.log = BootLog::parse(log);
+        if !self.log.has_block {
+            self.missing.push(format!(
+                "{BOOT_LOG}: the block \"Speculative mitigation facilities\" is not in the ring: it was cleared, or has wrapped (boot with a larger `conring_size=`)"
+            ));
+        }
+    }
+
+    fn ask_dom0(&mut self, files: &dyn Files) {
+        if let Some(text) = small_file(files, Path::new(CPUINFO)) {
+            self.take_cpuinfo(&text);
+        }
+        match files.list(Path::new(VULNERABILITIES)) {
+            Ok(names) => {
+                for name in names.into_iter().take(64) {
+                    if let Some(text) = small_file(files, &Path::new(VULNERABILITIES).join(&name)) {
+                        self.dom0_view.insert(name, text.trim().to_owned());
+                    }
+                }
+            }
+            Err(error) => self.missing.push(format!("{VULNERABILITIES}: {error}")),
+        }
+    }
+
+    /// What `/proc/cpuinfo` adds.
+    fn take_cpuinfo(&mut self, text: &str) {
+        let value = |name: &str| {
+            text.lines().find_map(|line| {
+                let (key, value) = line.split_once(':')?;
+                (key.trim() == name).then(|| value.trim().to_owned())
+            })
+        };
+        let number = |name: &str| value(name).and_then(|text| text.parse::<u32>().ok());
+        if self.cpu.is_none()
+            && let (Some(vendor), Some(family), Some(model), Some(stepping)) = (
+                value("vendor_id"),
+                number("cpu family"),
+                number("model"),
+                number("stepping"),
+            )
+        {
+            let vendor = Vendor::from_word(&vendor);
+            let cpu = CpuId {
+                vendor,
+                family,
+                model,
+                stepping,
+            };
+            self.cpu = Some(Sourced::new(cpu, CPUINFO));
+        }
+        let revision = value("microcode")
+            .and_then(|text| u32::from_str_radix(text.trim_start_matches("0x"), 16).ok());
+        // A virtual CPU's is 0 or all ones.
+        if let Some(revision) = revision.filter(|value| !matches!(*value, 0 | u32::MAX)) {
+            self.microcode = Some(Sourced::new(revision, CPUINFO));
+        }
+    }
+
+    fn conclude(&mut self) {
+        if self.cpu.is_none() {
+            self.cpu = self.log.cpu.map(|cpu| Sourced::new(cpu, BOOT_LOG));
+        }
+        if let Some(revision) = self.log.microcode {
+            self.microcode
+                .get_or_insert(Sourced::new(revision, BOOT_LOG));
+        }
+        let logged = self.log.granularity.clone();
+        self.granularity = logged
+            .map(|word| Sourced::new(word, BOOT_LOG))
+            .or_else(|| Some(Sourced::new(self.option("sched-gran")?, COMMAND_LINE)));
+    }
+
+    /// Facts from a boot log alone.
+    #[must_use]
+    pub fn of_log(log: &[u8]) -> Facts {
+        let mut facts = Facts::default();
+        facts.take_log(log);
+        facts.conclude();
+        facts
+    }
+
+    /// The last value of an option on Xen's command line; of one without a value nothing.
+    #[must_use]
+    pub fn option(&self, name: &str) -> Option<String> {
+        self.xen
+            .command_line
+            .split_whitespace()
+            .filter_map(|word| {
+                let (key, value) = word.split_once('=').unwrap_or((word, ""));
+                (key == name).then(|| value.to_owned())
+            })
+            .next_back()
+    }
+
+    /// All values of an option that can be given several times, comma separated parts apart.
+    #[must_use]
+    pub fn option_parts(&self, name: &str) -> Vec<String> {
+        self.xen
+            .command_line
+            .split_whitespace()
+            .filter_map(|word| word.split_once('=').filter(|(key, _)| *key == name))
+            .flat_map(|(_, value)| value.split(','))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Whether the CPU has a feature, by Xen's name for it.
+    #[must_use]
+    pub fn feature(&self, name: &str) -> Known {
+        let listed = |list: &Option<Vec<String>>| {
+            list.as_ref()
+                .is_some_and(|list| list.iter().any(|other| other == name))
+        };
+        if listed(&self.raw) || listed(&self.host) {
+            return Known::Yes(CPU_POLICY);
+        }
+        // The same thing under the name that Xen had for it once.
+        let old_name = match name {
+            "EIBRS" => "IBRS_ALL",
+            "IBRS" | "IBPB" => "IBRS/IBPB",
+            other => other,
+        };
+        let logged = |list: &Option<Vec<String>>| {
+            list.as_ref()
+                .is_some_and(|list| list.iter().any(|other| other == name || other == old_name))
+        };
+        if logged(&self.log.hints) || logged(&self.log.features) {
+            return Known::Yes(BOOT_LOG);
+        }
+        let in_register = cpu::is_in_arch_caps(name);
+        if self.raw.is_some() && (!in_register || self.arch_caps != ArchCaps::NotRead) {
+            return Known::No(CPU_POLICY);
+        }
+        if self.log.hints.is_some() && self.log.features.is_some() && ALWAYS_PRINTED.contains(&name)
+        {
+            return Known::No(BOOT_LOG);
+        }
+        Known::Unknown
+    }
+
+    /// Who made the CPU.
+    #[must_use]
+    pub fn vendor(&self) -> Option<Vendor> {
+        self.cpu.as_ref().map(|cpu| cpu.value.vendor)
+    }
+
+    /// Whether domain 0's kernel counts the CPU as not affected by something, by the name of its file.
+    #[must_use]
+    pub fn dom0_says_not_affected(&self, name: &str) -> bool {
+        self.dom0_view
+            .get(name)
+            .is_some_and(|text| text == "Not affected")
+    }
+
+    /// Whether guests of different owners may run on one core's threads.
+    #[must_use]
+    pub fn core_sharing(&self) -> CoreSharing {
+        let Some(abilities) = self.abilities else {
+            return CoreSharing::Unknown;
+        };
+        let granularity = self.granularity.as_ref().map(|word| word.value.as_str());
+        match (abilities.threads_per_core, granularity) {
+            (1, _) | (_, Some("core" | "socket")) => CoreSharing::No,
+            (0, _) => CoreSharing::Unknown,
+            // Whole CPUs are the default.
+            (_, Some("cpu") | None) => CoreSharing::Yes,
+            _ => CoreSharing::Unknown,
+        }
+    }
+
+    /// Whether bare 32-bit PV guests can run at all.
+    #[must_use]
+    pub fn has_pv32(&self) -> Known {
+        if self.xen.capabilities.is_empty() {
+            return Known::Unknown;
+        }
+        let has = self
+            .xen
+            .capabilities
+            .split_whitespace()
+            .any(|word| word == "xen-3.0-x86_32p");
+        if has {
+            Known::Yes(CAPABILITY)
+        } else {
+            Known::No(CAPABILITY)
+        }
+    }
+}
+
+fn kept_path(run: &Path) -> PathBuf {
+    run.join("host-facts.json")
+}
+
+fn boot_id(files: &dyn Files) -> Option<String> {
+    small_file(files, Path::new(BOOT_ID)).map(|text| text.trim().to_owned())
+}
+
+fn small_file(files: &dyn Files, path: &Path) -> Option<String> {
+    let bytes = files.read(path, 4 << 20).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_command_line(text: &str) -> Facts {
+        let mut facts = Facts::default();
+        facts.xen.command_line = text.to_owned();
+        facts
+    }
+
+    #[test]
+    fn options_are_read_as_xen_reads_them() {
+        let facts = with_command_line("xpti=no smt spec-ctrl=no,ibrs=1 spec-ctrl=rsb xpti=dom0");
+        assert_eq!(facts.option("xpti").as_deref(), Some("dom0"));
+        assert_eq!(facts.option("smt").as_deref(), Some(""));
+        assert_eq!(facts.option("pv"), None);
+        assert_eq!(facts.option_parts("spec-ctrl"), ["no", "ibrs=1", "rsb"]);
+    }
+
+    #[test]
+    fn absent_is_no_only_where_the_source_would_tell() {
+        let log = b"(XEN) Speculative mitigation facilities:\n(XEN)   Hardware hints: RDCL_NO\n(XEN)   Hardware features: IBPB\n";
+        let mut facts = Facts::of_log(log);
+        assert_eq!(facts.feature("RDCL_NO"), Known::Yes(BOOT_LOG));
+        assert_eq!(facts.feature("MDS_NO"), Known::No(BOOT_LOG));
+        assert_eq!(facts.feature("ITS_NO"), Known::Unknown, "no Xen prints it");
+        assert_eq!(
+            facts.feature("TSA_SQ_NO"),
+            Known::Unknown,
+            "not all Xen print it"
+        );
+        facts.raw = Some(Vec::new());
+        assert_eq!(facts.feature("TSA_SQ_NO"), Known::No(CPU_POLICY));
+        assert_eq!(
+            facts.feature("ITS_NO"),
+            Known::Unknown,
+            "the register was not read"
+        );
+        facts.arch_caps = ArchCaps::Absent;
+        assert_eq!(facts.feature("ITS_NO"), Known::No(CPU_POLICY));
+    }
+
+    #[test]
+    fn threads_share_a_core_unless_something_says_otherwise() {
+        let mut facts = with_command_line("");
+        assert_eq!(facts.core_sharing(), CoreSharing::Unknown);
+        facts.abilities = Some(Abilities {
+            hvm: true,
+            pv: true,
+            hap: true,
+            shadow: true,
+            threads_per_core: 2,
+            nr_cpus: 8,
+        });
+        assert_eq!(facts.core_sharing(), CoreSharing::Yes);
+        facts.granularity = Some(Sourced::new("core".to_owned(), COMMAND_LINE));
+        assert_eq!(facts.core_sharing(), CoreSharing::No);
+    }
+}
