@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::lab_test::{self, Tally};
 use crate::process::{self, check_interrupt, step};
 use crate::root::Xen;
+use crate::sim;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -30,6 +31,9 @@ pub fn run(no_lab: bool, kvm: bool) -> Result<u8> {
     ] {
         checks.source(&workspace)?;
     }
+    checks.counted("runs in the simulated world", || {
+        cargo_test(&mut sim::seeds(1, sim::SEEDS_OF_A_TEST))
+    })?;
     checks.one("layouts as in the headers of Debian's Xen packages", || {
         process::run(cargo().args(HEADER_CHECK.split(' ')))
     })?;

@@ -13,6 +13,7 @@ mod places;
 mod process;
 mod root;
 mod setup;
+mod sim;
 mod soak;
 mod terminal;
 
@@ -51,6 +52,8 @@ enum Task {
         #[arg(long)]
         kvm: bool,
     },
+    /// Runs in the simulated world: operations killed, calls failing, guests misbehaving, each as its seed decides
+    Sim(sim::Options),
     /// Measure xyl and xl in one boot; the table goes to docs/performance.md
     Bench {
         #[command(flatten)]
@@ -91,6 +94,7 @@ fn run(task: Task) -> Result<u8> {
         }
         Task::Demo { options, shell } => demo::run(&options, shell),
         Task::Test { no_lab, kvm } => check::run(no_lab, kvm),
+        Task::Sim(options) => sim::run(&options),
         Task::Bench { options } => bench::run(&options),
         Task::Lab(task) => lab::run(task),
     }

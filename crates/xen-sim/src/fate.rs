@@ -1,8 +1,9 @@
 //! How long a process lives.
 
+use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use os_port::mem::Life;
 
@@ -39,6 +40,10 @@ struct Kill;
 pub enum Sabotage {
     /// Calls of this name do nothing, and say that they did: a forgotten undo.
     Forget(&'static str),
+    /// Hypercalls of this name fail, and the toolstack takes them for done: an error that is not looked at.
+    IgnoreErrors(&'static str),
+    /// What the toolstack keeps of a domain's devices is read where the guest can write.
+    TrustGuest,
     /// What is added to a file is written only when more is added: a record that comes after what it
     /// is about, where it should come before.
     WriteLate,
@@ -52,6 +57,23 @@ pub struct Fate {
     calls: Arc<AtomicU64>,
     has_parts: Arc<AtomicBool>,
     doom: Option<(u64, Moment)>,
+    fault: Option<Fault>,
+    given: Arc<Mutex<Option<String>>>,
+    interrupted_at: Option<u64>,
+}
+
+/// A call that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Which of the process's calls, from 1.
+    pub call: u64,
+    /// Which of the errors that it can return, from 0.
+    pub choice: usize,
+}
+
+thread_local! {
+    /// What happens in the world in the middle of a process. A world is for one thread, and so is this.
+    static INTERRUPTION: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
 }
 
 impl Fate {
@@ -63,6 +85,9 @@ impl Fate {
             calls: Arc::default(),
             has_parts: Arc::default(),
             doom: None,
+            fault: None,
+            given: Arc::default(),
+            interrupted_at: None,
         }
     }
 
@@ -78,6 +103,48 @@ impl Fate {
     #[must_use]
     pub fn with(self, sabotage: Option<Sabotage>) -> Fate {
         Fate { sabotage, ..self }
+    }
+
+    /// The same process, of which one call fails.
+    #[must_use]
+    pub fn with_fault(self, fault: Option<Fault>) -> Fate {
+        Fate { fault, ..self }
+    }
+
+    /// The same process, in whose world something happens just before its call number `call`.
+    #[must_use]
+    pub fn interrupted(self, call: u64, what: Box<dyn FnOnce()>) -> Fate {
+        INTERRUPTION.set(Some(what));
+        Fate {
+            interrupted_at: Some(call),
+            ..self
+        }
+    }
+
+    /// The error that a call was given, in words: none if the process made no such call, or the call has no such error.
+    pub fn given_fault(&self) -> Option<String> {
+        let given = self.given.lock();
+        given.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the next call, which can fail in as many ways as there are in `errors`, is to fail; how.
+    pub(crate) fn fault<E: Copy + std::fmt::Debug>(&self, op: &str, errors: &[E]) -> Option<E> {
+        let fault = self.fault.filter(|fault| fault.call == self.calls() + 1)?;
+        let error = *errors.get(fault.choice)?;
+        if !self.life.lives() {
+            return None;
+        }
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        *given = Some(format!("{op}: {error:?}"));
+        Some(error)
+    }
+
+    pub(crate) fn trusts_guests(&self) -> bool {
+        self.sabotage == Some(Sabotage::TrustGuest)
+    }
+
+    pub(crate) fn ignores_errors(&self, op: &str) -> bool {
+        matches!(self.sabotage, Some(Sabotage::IgnoreErrors(ignored)) if ignored == op)
     }
 
     pub(crate) fn forgets(&self, op: &str) -> bool {
@@ -130,6 +197,10 @@ impl Fate {
             return dead();
         }
         let now = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.interrupted_at == Some(now) {
+            let what = INTERRUPTION.take();
+            what.into_iter().for_each(|what| what());
+        }
         match self.doom {
             Some((call, moment)) if call == now => {
                 self.has_parts.store(midway.is_some(), Ordering::Relaxed);

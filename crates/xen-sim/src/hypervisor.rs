@@ -23,6 +23,42 @@ fn dead<T>() -> Result<T> {
     })
 }
 
+/// The errors that a call can return for a reason that is none of its caller's making: where Xen or the driver
+/// allocates, `ENOMEM`; where a security policy is asked, `EPERM`; and what else the call has of its own. Those about
+/// a domain that is not there (`ESRCH`) come from the model itself, when it is not there.
+fn errnos(op: &str) -> &'static [Errno] {
+    const REFUSED: &[Errno] = &[Errno::EPERM, Errno::EFAULT];
+    const ALLOCATES: &[Errno] = &[Errno::ENOMEM, Errno::EPERM, Errno::EFAULT];
+    match op {
+        "create_domain" => &[
+            Errno::ENOMEM,
+            Errno::EPERM,
+            Errno::EINVAL,
+            Errno::EEXIST,
+            Errno::EOPNOTSUPP,
+        ],
+        "destroy_domain" => &[Errno::EPERM, Errno::EBUSY, Errno::EINTR],
+        "soft_reset" => &[Errno::EPERM, Errno::EBUSY, Errno::EAGAIN, Errno::ENOMEM],
+        "alloc_unbound" => &[Errno::ENOSPC, Errno::ENOMEM, Errno::EPERM],
+        "claim_pages" | "set_paging_mempool" | "set_max_vcpus" | "map_foreign"
+        | "map_grant_frames" | "populate_physmap" | "set_max_mem" | "cpu_policy" => ALLOCATES,
+        "set_cpu_policy" => &[Errno::EINVAL, Errno::ENOMEM, Errno::EPERM],
+        "set_hvm_param" | "set_hvm_params" | "set_hvm_boot_cpu" | "set_pv_boot_cpu" => {
+            &[Errno::EINVAL, Errno::EPERM, Errno::EFAULT]
+        }
+        _ => REFUSED,
+    }
+}
+
+fn call_error(op: &'static str, errno: Errno) -> HvError {
+    HvError::Call {
+        op,
+        domid: None,
+        errno,
+        detail: " (injected)".to_owned(),
+    }
+}
+
 /// The answer of a call that was forgotten: only those that answer nothing can be.
 fn pretended<T: 'static>() -> Option<T> {
     let nothing: Box<dyn std::any::Any> = Box::new(());
@@ -45,25 +81,21 @@ impl Hypervisor for MortalXen {
     }
 
     fn destroy_domain(&self, domid: DomId, deadline: Instant) -> Result<()> {
-        let destroy = || {
-            if self.fate.forgets("destroy_domain") {
-                return Ok(());
-            }
+        self.hypercall("destroy_domain", || {
             self.inner.destroy_domain(domid, deadline)?;
             self.store.domain_destroyed(domid.0);
             Ok(())
-        };
-        self.fate.call(destroy, dead)
+        })
     }
 
     fn map_foreign(&self, domid: DomId, frames: &[Gfn]) -> Result<Box<dyn GuestMemory>> {
         let map = || self.inner.map_foreign(domid, frames);
-        self.mortal(self.fate.call(map, dead))
+        self.mortal(self.hypercall("map_foreign", map))
     }
 
     fn map_grant_frames(&self, domid: DomId, nr_frames: u32) -> Result<Box<dyn GuestMemory>> {
         let map = || self.inner.map_grant_frames(domid, nr_frames);
-        self.mortal(self.fate.call(map, dead))
+        self.mortal(self.hypercall("map_grant_frames", map))
     }
 
     fn set_vcpu_affinity(
@@ -88,9 +120,14 @@ impl MortalXen {
         op: &'static str,
         effect: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        let call = || match self.fate.forgets(op).then(pretended).flatten() {
-            Some(answer) => Ok(answer),
-            None => effect(),
+        let errno = self.fate.fault(op, errnos(op));
+        let call = || match (self.fate.forgets(op).then(pretended).flatten(), errno) {
+            (Some(answer), _) => Ok(answer),
+            (None, Some(errno)) if self.fate.ignores_errors(op) => {
+                pretended().ok_or_else(|| call_error(op, errno))
+            }
+            (None, Some(errno)) => Err(call_error(op, errno)),
+            (None, None) => effect(),
         };
         self.fate.call(call, dead)
     }

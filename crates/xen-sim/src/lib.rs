@@ -5,6 +5,17 @@
 //! together. A [`Fate`] counts the calls that cross a port, and can end the process before, in the
 //! middle of, or after any of them: it unwinds, [`Fate::run`] catches that, and what the process still
 //! holds is as dead as it is. [`Snapshot`] is what a checker compares.
+//!
+//! A [`Fault`] is a call that fails: with each of the errors that it can return for a reason that is none of its caller's
+//! making, picked by number from a table per call, so that a test can try them all. [`Fate::interrupted`] lets something
+//! happen in the world just before a call, such as a guest that shuts down or fills its part of xenstore. A [`Sabotage`]
+//! is a fault in the engine itself, for tests of the looks: a planted one has to be found.
+//!
+//! What is not modelled: more than one process at a time (a process runs from its start to its end or death, others
+//! before, after, or as an interruption), domains that take long to die, memory that other domains hold, and what a kernel
+//! does with its memory. The lab has those.
+//!
+//! [`machine`] is the same world as a process of its own, for the command.
 
 mod fate;
 mod hypervisor;
@@ -13,5 +24,5 @@ mod os;
 mod store;
 mod world;
 
-pub use fate::{Ended, Fate, Moment, Sabotage};
+pub use fate::{Ended, Fate, Fault, Moment, Sabotage};
 pub use world::{Handles, Snapshot, World};

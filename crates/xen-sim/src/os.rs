@@ -23,26 +23,48 @@ fn half(bytes: &[u8]) -> &[u8] {
     bytes.get(..bytes.len() / 2).unwrap_or_default()
 }
 
+/// What reading can fail with, beside there being nothing.
+const READ_ERRORS: &[ErrorKind] = &[ErrorKind::PermissionDenied, ErrorKind::Other];
+/// What changing something can fail with.
+const WRITE_ERRORS: &[ErrorKind] = &[
+    ErrorKind::StorageFull,
+    ErrorKind::ReadOnlyFilesystem,
+    ErrorKind::Other,
+];
+
 impl MortalFiles {
-    fn call<T>(&self, effect: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        self.fate.call(effect, dead)
+    fn call<T>(
+        &self,
+        op: &str,
+        errors: &[ErrorKind],
+        effect: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        match self.fate.fault(op, errors) {
+            Some(error) => self.fate.call(|| Err(error.into()), dead),
+            None => self.fate.call(effect, dead),
+        }
     }
 }
 
 impl Files for MortalFiles {
     fn read(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
-        self.call(|| self.inner.read(path, max_bytes))
+        self.call("read", READ_ERRORS, || self.inner.read(path, max_bytes))
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let midway = || drop(self.inner.write(path, half(bytes)));
+        if let Some(error) = self.fate.fault("write", WRITE_ERRORS) {
+            // A full disk has taken a part.
+            midway();
+            return self.fate.call(|| Err(error.into()), dead);
+        }
         self.fate
             .call_in_parts(Some(midway), || self.inner.write(path, bytes), dead)
     }
 
     fn append_to(&self, path: &Path) -> io::Result<Box<dyn Append>> {
         let fate = self.fate.clone();
-        let opened = self.call(|| self.inner.append_to(path))?;
+        let opened = self.call("append_to", WRITE_ERRORS, || self.inner.append_to(path))?;
         Ok(Box::new(MortalAppend {
             inner: opened,
             fate,
@@ -51,20 +73,23 @@ impl Files for MortalFiles {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.call(|| self.inner.rename(from, to))
+        self.call("rename", WRITE_ERRORS, || self.inner.rename(from, to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         if self.fate.forgets("remove") {
-            return self.call(|| Ok(()));
+            return self.call("forgotten", &[], || Ok(()));
         }
-        self.call(|| self.inner.remove(path))
+        self.call("remove", WRITE_ERRORS, || self.inner.remove(path))
     }
 
     /// Midway, one file of the folder is gone.
     fn remove_folder(&self, path: &Path) -> io::Result<()> {
         if self.fate.forgets("remove_folder") {
-            return self.call(|| Ok(()));
+            return self.call("forgotten", &[], || Ok(()));
+        }
+        if let Some(error) = self.fate.fault("remove_folder", WRITE_ERRORS) {
+            return self.fate.call(|| Err(error.into()), dead);
         }
         let midway = || {
             let names = self.inner.list(path).unwrap_or_default();
@@ -77,15 +102,17 @@ impl Files for MortalFiles {
     }
 
     fn create_folder(&self, path: &Path) -> io::Result<()> {
-        self.call(|| self.inner.create_folder(path))
+        self.call("create_folder", WRITE_ERRORS, || {
+            self.inner.create_folder(path)
+        })
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
-        self.call(|| self.inner.list(folder))
+        self.call("list", READ_ERRORS, || self.inner.list(folder))
     }
 
     fn lock(&self, path: &Path, deadline: Option<Instant>) -> io::Result<Option<Box<dyn Lock>>> {
-        let lock = self.call(|| self.inner.lock(path, deadline))?;
+        let lock = self.call("lock", WRITE_ERRORS, || self.inner.lock(path, deadline))?;
         Ok(lock.map(|inner| {
             Box::new(MortalLock {
                 inner: Some(inner),
@@ -105,6 +132,12 @@ struct MortalAppend {
 impl Append for MortalAppend {
     /// Midway, a part of it is written, and most often one that ends within a line.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.fate.forgets("append") {
+            return self.fate.call(|| Ok(()), dead);
+        }
+        if let Some(error) = self.fate.fault("append", WRITE_ERRORS) {
+            return self.fate.call(|| Err(error.into()), dead);
+        }
         let now = match self.fate.writes_late() {
             true => std::mem::replace(&mut self.late, bytes.to_vec()),
             false => bytes.to_vec(),

@@ -4,7 +4,8 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use xenstore::mem::MemTransport;
+use xenstore::ErrorName;
+use xenstore::mem::{Fault, MemStore, MemTransport};
 use xenstore::transport::{Limits, Transport};
 
 use crate::fate::Fate;
@@ -15,6 +16,7 @@ const HEADER_BYTES: usize = 16;
 /// The connection behind a fate.
 pub(crate) struct MortalTransport {
     pub inner: MemTransport,
+    pub store: MemStore,
     pub fate: Fate,
 }
 
@@ -30,11 +32,26 @@ impl Transport for MortalTransport {
         let mut rest = packets;
         while !rest.is_empty() {
             let (message, later) = rest.split_at(length_of_first(rest));
+            let kind = message.get(..4).and_then(|kind| kind.try_into().ok());
+            let kind = kind.map_or(0, u32::from_le_bytes);
+            let fault = self
+                .fate
+                .fault(&format!("xenstore request {kind}"), faults(kind));
+            if let Some(fault) = fault {
+                let mut fault = Some(Fault::from(fault));
+                self.store.set_fault_hook(move |_| fault.take());
+            }
+            let misled = self.fate.trusts_guests().then(|| misled(message)).flatten();
+            let message = misled.as_deref().unwrap_or(message);
             let inner = &mut self.inner;
-            self.fate.call(
+            let sent = self.fate.call(
                 || inner.send(message, deadline),
                 || Err(ErrorKind::BrokenPipe.into()),
-            )?;
+            );
+            if fault.is_some() {
+                self.store.clear_fault_hook();
+            }
+            sent?;
             rest = later;
         }
         Ok(())
@@ -55,6 +72,49 @@ impl Transport for MortalTransport {
     fn pause(&mut self, duration: Duration) {
         self.inner.pause(duration);
     }
+}
+
+/// What goes wrong with a request.
+#[derive(Clone, Copy, Debug)]
+enum Trouble {
+    NoMemory,
+    Again,
+    Disconnect,
+    LoseReply,
+}
+
+impl From<Trouble> for Fault {
+    fn from(trouble: Trouble) -> Fault {
+        match trouble {
+            Trouble::NoMemory => Fault::Refuse(ErrorName::Enomem),
+            Trouble::Again => Fault::Refuse(ErrorName::Eagain),
+            Trouble::Disconnect => Fault::Disconnect,
+            Trouble::LoseReply => Fault::LoseReply,
+        }
+    }
+}
+
+/// What can go wrong with a request of this kind: only the end of a transaction is told to come again.
+fn faults(kind: u32) -> &'static [Trouble] {
+    const TRANSACTION_END: u32 = 7;
+    use Trouble::{Again, Disconnect, LoseReply, NoMemory};
+    match kind {
+        TRANSACTION_END => &[NoMemory, Disconnect, LoseReply, Again],
+        _ => &[NoMemory, Disconnect, LoseReply],
+    }
+}
+
+/// The same request about what a guest can write in place of the toolstack's own record of devices.
+fn misled(message: &[u8]) -> Option<Vec<u8>> {
+    let (header, payload) = message.split_at_checked(HEADER_BYTES)?;
+    let text = std::str::from_utf8(payload).ok()?;
+    let rest = text.strip_prefix("/libxl/")?;
+    let (domid, below) = rest.split_once("/device")?;
+    let payload = format!("/local/domain/{domid}/data{below}");
+    let mut misled = header.get(..12)?.to_vec();
+    misled.extend(u32::try_from(payload.len()).ok()?.to_le_bytes());
+    misled.extend(payload.bytes());
+    Some(misled)
 }
 
 fn length_of_first(packets: &[u8]) -> usize {

@@ -83,6 +83,7 @@ impl World {
         self.clock.advance(Duration::from_millis(10));
         let transport = MortalTransport {
             inner: self.store.connect(0)?,
+            store: self.store.clone(),
             fate: fate.clone(),
         };
         Ok(Handles {

@@ -8,112 +8,28 @@
     missing_docs
 )]
 
-#[path = "../../xen-build/tests/common/mod.rs"]
-mod common;
+mod bench;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{Kernel, MIB, PAGE, pattern};
+use bench::{Bench, common};
 use uuid::Uuid;
-use xen_image::elfnote::types;
 use xen_port::{DomId, GuestKind, Hypervisor, ShutdownReason};
-use xen_sim::{Ended, Fate, Moment, Sabotage, Snapshot, World};
+use xen_sim::{Ended, Moment, Sabotage, Snapshot, World};
 use xenstore::Tree;
 use xyl_engine::create::{CreateRequest, create};
 use xyl_engine::recover::{self, Recovered};
-use xyl_engine::{Cancel, Dirs, EngineError, Host, destroy, ops, owner, plan, restart};
+use xyl_engine::{Cancel, EngineError, Host, destroy, ops, owner, restart};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
 const OTHER_UUID: &str = "6a1d0c4e-0000-4000-8000-000000000002";
 
-/// A kernel on the real disk, which is read and never written to.
-struct Bench {
-    /// A fault in every process that acts or recovers.
-    sabotage: Option<Sabotage>,
-    _folder: tempfile::TempDir,
-    kernel: PathBuf,
-    kernel_cache: PathBuf,
-}
-
-impl Bench {
-    fn new() -> Bench {
-        let folder = tempfile::tempdir().unwrap();
-        let kernel = folder.path().join("kernel");
-        let elf = Kernel::default()
-            .part(MIB, pattern(5, 1), PAGE)
-            .note(types::PHYS32_ENTRY, &0x10_0010_u32.to_le_bytes())
-            .elf();
-        std::fs::write(&kernel, elf).unwrap();
-        let kernel_cache = folder.path().join("cache");
-        Bench {
-            sabotage: None,
-            _folder: folder,
-            kernel,
-            kernel_cache,
-        }
-    }
-
-    fn config(&self, name: &str, uuid: &str) -> String {
-        format!(
-            "name = \"{name}\"\nuuid = \"{uuid}\"\ntype = \"pvh\"\nmemory = 8\nkernel = \"{}\"\n",
-            self.kernel.display()
-        )
-    }
-
-    fn host(&self, world: &World, fate: &Fate) -> Host {
-        let handles = world.handles(fate).unwrap();
-        let mut dirs = Dirs::below(Path::new("/"));
-        dirs.kernel_cache = self.kernel_cache.clone();
-        Host {
-            hv: handles.hv,
-            store: handles.store,
-            dirs,
-            files: handles.files,
-            clock: handles.clock,
-            process: handles.process,
-        }
-    }
-
-    /// A process that does one thing.
-    fn process<T>(
-        &self,
-        world: &World,
-        doom: Option<(u64, Moment)>,
-        act: impl FnOnce(&mut Host) -> Result<T, EngineError>,
-    ) -> (Ended<Result<T, EngineError>>, u64) {
-        let fate = world.fate(doom).with(self.sabotage);
-        let ended = fate.run(|| act(&mut self.host(world, &fate)));
-        (ended, fate.calls())
-    }
-
-    fn must<T>(&self, world: &World, act: impl FnOnce(&mut Host) -> Result<T, EngineError>) -> T {
-        match self.process(world, None, act).0 {
-            Ended::Well(Ok(value)) => value,
-            Ended::Well(Err(error)) => panic!("{error}"),
-            Ended::Killed => panic!("killed"),
-        }
-    }
-
-    fn create(&self, host: &mut Host, name: &str, uuid: &str) -> Result<DomId, EngineError> {
-        let text = self.config(name, uuid);
-        let planned = plan::plan_record("sweep", &text, &mut || Ok(vec![(0, 0)]))?;
-        let mut request = CreateRequest {
-            spec: &planned.spec,
-            config_text: &planned.config_text(),
-            paused: false,
-            before_start: &mut |_, _| Ok(()),
-            notice: &mut |_| (),
-        };
-        create(host, &mut request, &Cancel::new())
-    }
-
-    /// A world with a guest that runs, and that no operation may touch.
-    fn world(&self) -> World {
-        let world = World::new(256);
-        self.must(&world, |host| self.create(host, "bystander", OTHER_UUID));
-        world
-    }
+/// A world with a guest that runs, and that no operation may touch.
+fn world_of(bench: &Bench) -> World {
+    let world = World::new(256);
+    bench.must(&world, |host| bench.create(host, "bystander", OTHER_UUID));
+    world
 }
 
 /// Files that may stay when a VM is gone: the folders, and libxl's record of recent domids.
@@ -260,7 +176,7 @@ struct Scenario {
 const SCENARIOS: [Scenario; 4] = [
     Scenario {
         name: "create",
-        before: |bench| (bench.world(), None),
+        before: |bench| (world_of(bench), None),
         act: |bench, host, _| bench.create(host, "guest", UUID).map(drop),
         may_be_gone: true,
         may_run: true,
@@ -268,7 +184,7 @@ const SCENARIOS: [Scenario; 4] = [
     Scenario {
         name: "destroy",
         before: |bench| {
-            let world = bench.world();
+            let world = world_of(bench);
             let domid = bench.must(&world, |host| bench.create(host, "guest", UUID));
             (world, Some(domid))
         },
@@ -299,7 +215,7 @@ const SCENARIOS: [Scenario; 4] = [
 ];
 
 fn ended_guest(bench: &Bench) -> (World, Option<DomId>) {
-    let world = bench.world();
+    let world = world_of(bench);
     let domid = bench.must(&world, |host| bench.create(host, "guest", UUID));
     world.shut_down(domid, ShutdownReason::Reboot);
     (world, Some(domid))
@@ -379,7 +295,7 @@ fn forget_aside(now: &mut Snapshot) -> Result<(), String> {
 }
 
 fn snapshot_of_empty(bench: &Bench) -> Snapshot {
-    bench.world().snapshot()
+    world_of(bench).snapshot()
 }
 
 /// Every call, each moment of it; how many deaths that were, or what was found.
@@ -501,7 +417,7 @@ fn kill_recoveries(
 fn the_next_operation_on_the_vm_recovers_it_too() {
     let bench = Bench::new();
     for call in (1..).step_by(5) {
-        let world = bench.world();
+        let world = world_of(&bench);
         let act = |host: &mut Host| bench.create(host, "guest", UUID);
         if let Ended::Well(_) = bench.process(&world, Some((call, Moment::After)), act).0 {
             break;
@@ -551,9 +467,9 @@ fn a_number_that_is_anothers_by_now_is_left_alone() {
 #[test]
 fn another_process_can_cancel_a_create() {
     let bench = Bench::new();
-    let world = bench.world();
+    let world = world_of(&bench);
     let text = bench.config("guest", UUID);
-    let planned = plan::plan_record("sweep", &text, &mut || Ok(vec![(0, 0)])).unwrap();
+    let planned = bench.plan(&text).unwrap();
     let ask = |host: &mut Host| {
         let vms = ops::all(&*host.files, &host.dirs)?;
         let under_way = vms.iter().find_map(|vm| vm.past().under_way().cloned());
@@ -604,7 +520,7 @@ fn a_damaged_journal_is_set_aside_and_xen_decides() {
     let empty = snapshot_of_empty(&bench);
     let mut deaths = 0;
     for call in (20..).step_by(9) {
-        let world = bench.world();
+        let world = world_of(&bench);
         let act = |host: &mut Host| bench.create(host, "guest", UUID);
         let ended = bench.process(&world, Some((call, Moment::After)), act).0;
         let was_killed = matches!(ended, Ended::Killed);
@@ -691,10 +607,8 @@ fn faults_in_the_engine_are_found() {
         ("restart", Sabotage::WriteLate),
     ];
     for (name, sabotage) in mutants {
-        let mutant = Bench {
-            sabotage: Some(sabotage),
-            ..Bench::new()
-        };
+        let mut mutant = Bench::new();
+        mutant.sabotage = Some(sabotage);
         let scenario = SCENARIOS.iter().find(|one| one.name == name).unwrap();
         let found = sweep(&mutant, &sound, scenario);
         let fault = found.expect_err("unnoticed");
@@ -708,7 +622,7 @@ fn planted_faults_are_found() {
     let bench = Bench::new();
     let empty = snapshot_of_empty(&bench);
     let made = || {
-        let world = bench.world();
+        let world = world_of(&bench);
         let domid = bench.must(&world, |host| bench.create(host, "guest", UUID));
         (world, domid)
     };
@@ -761,7 +675,7 @@ fn planted_faults_are_found() {
         }),
     ];
     for (what, plant) in of_gone {
-        let world = bench.world();
+        let world = world_of(&bench);
         let bystander = *world.snapshot().domains.keys().next_back().unwrap();
         left_nothing(&world.snapshot(), &empty).unwrap();
         plant(&world, bystander);

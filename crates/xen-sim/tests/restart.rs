@@ -7,75 +7,35 @@
     missing_docs
 )]
 
-#[path = "../../xen-build/tests/common/mod.rs"]
-mod common;
+mod bench;
 
-use std::path::Path;
-
-use common::{Kernel, MIB, PAGE, pattern};
 use uuid::Uuid;
-use xen_image::elfnote::types;
 use xen_port::{DomId, DomainInfo, SchedulerId, SchedulerParams, ShutdownReason};
 use xen_sim::World;
 use xenstore::{Path as Node, Tree};
-use xyl_engine::create::{CreateRequest, create};
-use xyl_engine::{
-    Cancel, Dirs, EngineError, Host, domains, memory, plan, record, recover, restart, vcpus,
-};
+use xyl_engine::{EngineError, Host, domains, memory, record, recover, restart, vcpus};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
 const OTHER_UUID: &str = "6a1d0c4e-0000-4000-8000-000000000002";
 
+/// A world with one process, which lives on.
 struct Bench {
     world: World,
     host: Host,
-    kernel: String,
-    _folder: tempfile::TempDir,
+    bench: bench::Bench,
 }
 
 impl Bench {
     fn new() -> Bench {
-        let folder = tempfile::tempdir().unwrap();
-        let kernel = folder.path().join("kernel");
-        let elf = Kernel::default()
-            .part(MIB, pattern(5, 1), PAGE)
-            .note(types::PHYS32_ENTRY, &0x10_0010_u32.to_le_bytes())
-            .elf();
-        std::fs::write(&kernel, elf).unwrap();
+        let bench = bench::Bench::new();
         let world = World::new(256);
-        let handles = world.handles(&world.fate(None)).unwrap();
-        let mut dirs = Dirs::below(Path::new("/"));
-        dirs.kernel_cache = folder.path().join("cache");
-        let host = Host {
-            hv: handles.hv,
-            store: handles.store,
-            dirs,
-            files: handles.files,
-            clock: handles.clock,
-            process: handles.process,
-        };
-        Bench {
-            world,
-            host,
-            kernel: kernel.to_str().unwrap().to_owned(),
-            _folder: folder,
-        }
+        let host = bench.host(&world, &world.fate(None));
+        Bench { world, host, bench }
     }
 
     fn create(&mut self, name: &str, uuid: &str, more: &str) -> Result<DomId, EngineError> {
-        let text = format!(
-            "name = \"{name}\"\nuuid = \"{uuid}\"\ntype = \"pvh\"\nmemory = 8\nkernel = \"{}\"\n{more}\n",
-            self.kernel
-        );
-        let planned = plan::plan_record("bench", &text, &mut || Ok(vec![(0, 0)]))?;
-        let mut request = CreateRequest {
-            spec: &planned.spec,
-            config_text: &planned.config_text(),
-            paused: false,
-            before_start: &mut |_, _| Ok(()),
-            notice: &mut |_| (),
-        };
-        create(&mut self.host, &mut request, &Cancel::new())
+        let text = format!("{}{more}\n", self.bench.config(name, uuid));
+        self.bench.create_from(&mut self.host, &text)
     }
 
     fn restart(&mut self, domid: DomId, keeps_old: bool) -> Result<DomId, EngineError> {

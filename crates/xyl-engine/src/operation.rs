@@ -74,9 +74,10 @@ pub fn steps_table(kind: Kind) -> String {
     let mut text = String::from(
         "| step | limit | when it fails | when its process dies |\n|---|---|---|---|\n",
     );
-    for step in kind.steps() {
+    for (index, step) in kind.steps().into_iter().enumerate() {
         let failure = match step.way {
-            Way::Forward => "the operation fails; what was done stays done",
+            Way::Forward if index == 0 => "the operation fails; nothing was done",
+            Way::Forward => "the operation stays open; whoever comes next applies it again",
             Way::Back | Way::Commit if step.undo.is_some() => "undone, with those before it",
             Way::Back | Way::Commit => "those before it are undone",
         };

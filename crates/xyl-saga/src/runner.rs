@@ -37,7 +37,8 @@ pub enum Way {
     /// It is undone when it failed. When its process died it may have had its effect: then it is
     /// applied again, and nothing is undone any more.
     Commit,
-    /// It is never undone: when its process died it is applied again.
+    /// It is never undone: when its process died it is applied again. When it failed it is, too, by whoever comes next,
+    /// unless it is the first: then nothing has happened, and the operation has failed.
     Forward,
 }
 
@@ -93,13 +94,20 @@ pub struct Failure<E> {
     pub cause: E,
     /// Steps whose undo failed too, and why: what they made is left behind.
     pub left_behind: Vec<(&'static str, E)>,
-    /// How the operation has ended; `None` if it has not, because something is left behind.
+    /// How the operation has ended; `None` if it has not: something is left behind, or is to be gone on with.
     pub outcome: Option<Outcome>,
 }
 
 impl<E: fmt::Display> fmt::Display for Failure<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.step, self.cause)?;
+        if self.outcome.is_none() && self.left_behind.is_empty() {
+            write!(
+                f,
+                "\nwhat was begun cannot be taken back, and is not finished: the next command that changes the VM, or \
+                 `xyl recover`, goes on with it"
+            )?;
+        }
         for (step, error) in &self.left_behind {
             write!(
                 f,
@@ -153,8 +161,13 @@ pub fn resume<S: Subject>(
         return Resumed::Done;
     };
     let was_started = past.state == State::Applying;
-    let is_forward = step.way == Way::Forward || (step.way == Way::Commit && was_started);
-    if is_forward && !going_back {
+    let failed_here = |(name, _): &(String, String)| name == step.name;
+    let is_forward = match step.way {
+        Way::Forward => !going_back || past.failure.as_ref().is_some_and(failed_here),
+        Way::Commit => !going_back && was_started,
+        Way::Back => false,
+    };
+    if is_forward {
         return match forward(steps, at, subject, control, true) {
             Ok(()) => Resumed::Done,
             Err(failure) => Resumed::Failed(failure),
@@ -170,7 +183,7 @@ pub fn resume<S: Subject>(
             outcome: None,
         }));
     }
-    if again && past.failure.is_none() && !past.is_cancelled {
+    if again && !has_failed(steps, past) && !past.is_cancelled {
         return match forward(steps, floor(steps, at), subject, control, false) {
             Ok(()) => Resumed::Done,
             Err(failure) => Resumed::Failed(failure),
@@ -180,6 +193,16 @@ pub fn resume<S: Subject>(
     Resumed::Undone {
         at: Some(step.name),
     }
+}
+
+/// Whether a step has failed for good; one that only goes forward has been applied again since.
+fn has_failed<S: Subject>(steps: &[Step<S>], past: &Operation) -> bool {
+    let goes_forward = |name: &str| {
+        let found = steps.iter().find(|step| step.name == name);
+        found.is_some_and(|step| step.way == Way::Forward)
+    };
+    let failure = past.failure.as_ref();
+    failure.is_some_and(|(name, _)| !goes_forward(name))
 }
 
 /// The step that comes next, or was under way. A name that is none of the steps' is one of another
@@ -233,12 +256,16 @@ fn forward<S: Subject>(
                 if may_stop {
                     return Err(take_back(steps, index, subject, control, cause));
                 }
-                control.end(Outcome::Failed);
+                let is_begun = step.way == Way::Forward && index > 0;
+                match is_begun {
+                    true => control.try_flush(),
+                    false => control.end(Outcome::Failed),
+                }
                 return Err(Box::new(Failure {
                     step: step.name,
                     cause,
                     left_behind: Vec::new(),
-                    outcome: Some(Outcome::Failed),
+                    outcome: (!is_begun).then_some(Outcome::Failed),
                 }));
             }
         }
