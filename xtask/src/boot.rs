@@ -28,6 +28,12 @@ pub struct Options {
     /// More options for Xen's command line
     #[arg(long, default_value = "")]
     pub xen_options: String,
+    /// More words for QEMU's `-cpu`, after those of the lab, such as `vendor=GenuineIntel,family=6` (not with --kvm)
+    #[arg(long, default_value = "")]
+    pub cpu: String,
+    /// QEMU's `-smp`, such as `2,cores=1,threads=2`
+    #[arg(long, default_value = "1")]
+    pub smp: String,
 }
 
 impl Default for Options {
@@ -37,6 +43,8 @@ impl Default for Options {
             kvm: false,
             memory_mib: DEFAULT_MEMORY_MIB,
             xen_options: String::new(),
+            cpu: String::new(),
+            smp: "1".to_owned(),
         }
     }
 }
@@ -352,7 +360,7 @@ fn hardware(command: &mut Command, options: &Options) {
         "-net",
         "none",
     ]);
-    command.args(["-smp", "1", "-m", &options.memory_mib.to_string()]);
+    command.args(["-smp", &options.smp, "-m", &options.memory_mib.to_string()]);
     if options.kvm {
         command.args(["-accel", "kvm", "-cpu", "host"]);
     } else {
@@ -360,7 +368,13 @@ fn hardware(command: &mut Command, options: &Options) {
         // emulation gets wrong, and CPU models on which Xen's shim or its mwait driver die. Without ERMS, Linux copies
         // and clears memory eight bytes at a time, where the emulation takes each byte of `rep movsb` on its own.
         command.args(["-accel", "tcg,thread=multi", "-cpu"]);
-        command.arg("max,+svm,+npt,-smap,-rdtscp,family=23,model=1,stepping=2,-monitor,-erms");
+        let mut cpu =
+            "max,+svm,+npt,-smap,-rdtscp,family=23,model=1,stepping=2,-monitor,-erms".to_owned();
+        if !options.cpu.is_empty() {
+            cpu.push(',');
+            cpu.push_str(&options.cpu);
+        }
+        command.arg(cpu);
     }
 }
 

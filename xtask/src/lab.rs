@@ -4,7 +4,7 @@ use crate::boot::{self, Options, Talk};
 use crate::error::{Result, at};
 use crate::payload::Payload;
 use crate::process::run_quietly;
-use crate::{artifacts, bench, lab_test, root, setup, soak, terminal};
+use crate::{artifacts, audit_hosts, bench, lab_test, root, setup, soak, terminal};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -56,6 +56,16 @@ pub enum Task {
         #[command(flatten)]
         options: Options,
         /// Take the programs and guests as they were built last
+        #[arg(long)]
+        no_build: bool,
+    },
+    /// Boot hosts with several CPUs and Xen command lines, and compare `xyl audit` with what is known of each
+    Audit {
+        /// Only hosts with these words in their names
+        filter: Option<String>,
+        #[command(flatten)]
+        options: Options,
+        /// Take the programs as they were built last
         #[arg(long)]
         no_build: bool,
     },
@@ -118,6 +128,14 @@ pub fn run(task: Task) -> Result<u8> {
             let tally = lab_test::run(&options, filter.as_deref())?;
             println!("{tally}");
             Ok(u8::from(tally.failed > 0))
+        }
+        Task::Audit {
+            filter,
+            options,
+            no_build,
+        } => {
+            build_unless(no_build)?;
+            audit_hosts::run(&options, filter.as_deref())
         }
         Task::Bench { options } => bench::run(&options),
         Task::Soak {

@@ -1,6 +1,7 @@
 //! The project's own tasks: the lab (real Xen under QEMU), the demo, the tests, the benchmark.
 
 mod artifacts;
+mod audit_hosts;
 mod bench;
 mod boot;
 mod check;

@@ -249,6 +249,7 @@ fn because(verdict: AdvisoryVerdict, text: impl Into<String>, source: &str) -> J
 
 fn verdict(advisory: &Advisory, facts: &Facts, audit: &Audit) -> Judged {
     cpu_verdict(advisory, facts)
+        .or_else(|| no_family_verdict(advisory, audit))
         .or_else(|| capability_verdict(advisory, facts))
         .or_else(|| option_verdict(advisory, facts))
         .or_else(|| fix_verdict(advisory, facts))
@@ -308,6 +309,18 @@ fn cpu_verdict(advisory: &Advisory, facts: &Facts) -> Option<Judged> {
         }
     }
     unknown.map(|what| because(AdvisoryVerdict::CannotTell, what, "no source"))
+}
+
+/// The verdict, if the CPU has none of the weaknesses, whatever this Xen is.
+fn no_family_verdict(advisory: &Advisory, audit: &Audit) -> Option<Judged> {
+    let mut rows = audit
+        .rows
+        .iter()
+        .filter(|row| advisory.families.contains(&row.family))
+        .peekable();
+    let reasons = rows.peek()?.reasons.clone();
+    rows.all(|row| row.standing == Standing::NotAffected)
+        .then_some((AdvisoryVerdict::NotAffected, reasons))
 }
 
 fn capability_verdict(advisory: &Advisory, facts: &Facts) -> Option<Judged> {

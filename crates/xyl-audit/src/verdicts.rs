@@ -438,17 +438,27 @@ fn is_pv(guest: GuestType) -> bool {
 
 /// The advice for a host whose command line switches something off, or whose microcode lacks it.
 fn off_or_old(facts: &Facts, what: &str) -> Remedy {
-    let parts = facts.option_parts("spec-ctrl");
-    if parts.is_empty() {
+    let switched_off: Vec<String> = facts
+        .option_parts("spec-ctrl")
+        .into_iter()
+        .filter(|part| switches_off(part))
+        .collect();
+    if switched_off.is_empty() {
         Remedy::Microcode(format!(
             "load newer microcode (`ucode=scan`), which may bring {what}"
         ))
     } else {
         Remedy::BootOption(format!(
-            "take `spec-ctrl={}` from Xen's command line, or add what brings {what}",
-            parts.join(",")
+            "take `{}` from `spec-ctrl=` of Xen's command line, which switches off {what}",
+            switched_off.join(",")
         ))
     }
+}
+
+/// Whether a part of `spec-ctrl=` switches something off.
+fn switches_off(part: &str) -> bool {
+    let value = part.split_once('=').map_or(part, |(_, value)| value);
+    matches!(value, "no" | "off" | "false" | "0" | "disable") || part.starts_with("no-")
 }
 
 fn defence(facts: &Facts, guest: GuestType, family: Family) -> Defence {

@@ -24,6 +24,7 @@ Exit codes:
   0  done
   1  failed; standard error says at which step, why, and what to do
   2  wrong usage: an unknown command or option, a missing or malformed argument
+  3  found what `xyl audit --fail-on` names
   4  not there yet: a command of xl, or settings of a configuration that has no other error
 
 For shells and packagers: `xyl completion bash` (or zsh, fish), `xyl man DIR`.
@@ -107,6 +108,7 @@ macro_rules! commands {
 }
 
 commands! {
+    Audit = "audit": commands::audit::Args,
     Claims = "claims": commands::claims::Args,
     #[command(hide = true)]
     Completion = "completion": commands::completion::Args,

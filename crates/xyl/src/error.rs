@@ -25,6 +25,8 @@ pub enum Exit {
     Failed,
     /// Wrong usage.
     Usage,
+    /// What a check was to fail on was found.
+    Found,
     /// A command or feature of xl that Xyl does not have yet.
     NotThereYet,
     /// Ended by a signal: 128 and its number, as a shell reports it.
@@ -38,6 +40,7 @@ impl Exit {
             Exit::Done => 0,
             Exit::Failed => 1,
             Exit::Usage => 2,
+            Exit::Found => 3,
             Exit::NotThereYet => 4,
             Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(1),
         }
@@ -62,6 +65,9 @@ pub enum Failure {
     /// Something of xl that is not there yet.
     #[error("{0}")]
     NotThereYet(String),
+    /// What a check was to fail on was found.
+    #[error("{0}")]
+    Found(String),
     /// No Xen.
     #[error(
         "this is not a Xen host: {path} is not there\nboot this machine into Xen, and in domain 0 load the driver (`modprobe xen-privcmd`); `xyl -N create FILE` checks a configuration anywhere"
@@ -141,6 +147,7 @@ impl Failure {
                 Exit::NotThereYet
             }
             Failure::Word(_) | Failure::Usage(_) => Exit::Usage,
+            Failure::Found(_) => Exit::Found,
             Failure::BrokenPipe => Exit::Done,
             Failure::Signal(signal) => Exit::Signal(*signal),
             _ => Exit::Failed,

@@ -1,5 +1,6 @@
 //! One file for each command.
 
+pub mod audit;
 pub mod claims;
 pub mod completion;
 pub mod console;
@@ -36,6 +37,7 @@ use crate::error::Outcome;
 
 /// The commands that a user sees, in the order of the alphabet.
 pub const HERE: &[&str] = &[
+    "audit",
     "claims",
     "console",
     "create",
@@ -76,6 +78,7 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
         recover::before_a_change(context);
     }
     match command {
+        Command::Audit(args) => audit::run(args, context),
         Command::Claims(args) => claims::run(args, context),
         Command::Completion(args) => completion::run(args, context),
         Command::Console(args) => console::run(args, context),

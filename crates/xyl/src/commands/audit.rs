@@ -1,0 +1,577 @@
+//! `xyl audit`: what protects this host against speculative execution.
+
+use std::io::IsTerminal;
+
+use clap::builder::PossibleValuesParser;
+use os_port::SystemFiles;
+use serde_json::json;
+use xyl_audit::advisories;
+use xyl_audit::audit::{AdvisoryRow, CoreSharing, Reason, Remedy};
+use xyl_audit::{AdvisoryVerdict, Audit, Facts, Family, GuestType, Row, Standing};
+
+use crate::context::Context;
+use crate::error::{Failure, Outcome};
+use crate::output::{left, printable};
+
+/// Show what protects this host against speculative execution, for each type of guest
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A row is a family of attacks, a column a type of guest that can run here. The worst counts of what a guest
+could do to the hypervisor, to other guests and to domain 0:
+  ok       something stands in its way          -        the CPU does not have the weakness
+  partly   something does, with a known gap     NO       nothing does
+  ?        no source says; what is not known is never guessed
+A bare 32-bit PV guest is one whose kernel runs in ring 1. Guests in the shim, PVH and HVM have a column each; hvm-open-dm
+is HVM with a device model that is not deprivileged.
+
+WORDs of --fail-on:
+  unprotected, partly, unknown   any such verdict
+  v1 v2 v3 v3a v4 l1tf mds taa srbds mmio retbleed srso gds rfds bhi its tsa
+                                 a verdict on that family other than ok and -
+  v2:unknown                     that verdict on that family
+  affected, cannot-tell          any advisory with that verdict
+  XSA-471                        that advisory, if the host is affected or it cannot be told
+
+The facts are gathered anew, and kept for the policy (/etc/xyl/policy.toml) until the host is booted.
+
+Examples:
+  xyl audit
+  xyl audit -v --type pv64
+  xyl audit --advisories
+  xyl audit --fail-on unprotected --fail-on XSA-471
+  xyl audit --json | jq '.rows[] | select(.standing == \"unprotected\") | [.guest, .family]'
+
+JSON: {facts, runs_here, core_sharing, rows: [{guest, family, standing, sure, against, reasons, remedies}], advisories:
+[{id, title, verdict, reasons, remedies, references, checked}]}
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what --fail-on names was found"
+)]
+pub struct Args {
+    /// Say for each verdict why, how sure it is, and what to do
+    #[arg(short = 'v', long)]
+    details: bool,
+    /// Only this type of guest, whether it can run here or not
+    #[arg(long = "type", value_name = "TYPE", value_parser = PossibleValuesParser::new(GuestType::ALL.iter().map(|guest| guest.word())))]
+    guest: Option<String>,
+    /// Show every advisory
+    #[arg(long)]
+    advisories: bool,
+    /// Exit with 3 if this is found; may be repeated
+    #[arg(long, value_name = "WORD", value_delimiter = ',')]
+    fail_on: Vec<String>,
+}
+
+/// Runs `xyl audit`.
+pub fn run(args: &Args, context: &Context) -> Outcome {
+    let wanted = args
+        .fail_on
+        .iter()
+        .map(|word| FailOn::parse(word))
+        .collect::<Result<Vec<_>, _>>()?;
+    let advisories = advisories::load(&SystemFiles, advisories::FOLDER.as_ref())
+        .map_err(|error| Failure::refused(error.to_string()))?;
+    let facts = Facts::renew(context.hv()?, &SystemFiles, &context.dirs.run);
+    let audit = xyl_audit::host::audit_of(&facts, &advisories);
+    let guests = guests_of(args, &facts);
+    if context.json() {
+        context.out.json(&as_json(&facts, &audit, &guests))?;
+    } else {
+        let report = Report {
+            facts: &facts,
+            audit: &audit,
+            guests: &guests,
+            colour: std::io::stdout().is_terminal(),
+        };
+        for line in report.lines(args) {
+            context.out.line(line)?;
+        }
+    }
+    let found: Vec<String> = wanted
+        .iter()
+        .flat_map(|wanted| wanted.found(&audit, &guests))
+        .collect();
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Found(format!("--fail-on: {}", found.join(", "))))
+}
+
+/// The types to report: those that can run here, or the one that was asked for.
+fn guests_of(args: &Args, facts: &Facts) -> Vec<GuestType> {
+    let asked: Option<GuestType> = args.guest.as_deref().and_then(|word| word.parse().ok());
+    match asked {
+        Some(guest) => vec![guest],
+        None => GuestType::ALL
+            .iter()
+            .copied()
+            .filter(|guest| advisories::can_run(facts, *guest))
+            .collect(),
+    }
+}
+
+fn as_json(facts: &Facts, audit: &Audit, guests: &[GuestType]) -> serde_json::Value {
+    let rows: Vec<&Row> = audit
+        .rows
+        .iter()
+        .filter(|row| guests.contains(&row.guest))
+        .collect();
+    let runs_here: Vec<GuestType> = GuestType::ALL
+        .iter()
+        .copied()
+        .filter(|guest| advisories::can_run(facts, *guest))
+        .collect();
+    json!({
+        "facts": facts,
+        "runs_here": runs_here,
+        "core_sharing": audit.core_sharing,
+        "rows": rows,
+        "advisories": audit.advisories,
+    })
+}
+
+/// A word of `--fail-on`.
+#[derive(Debug, PartialEq, Eq)]
+enum FailOn {
+    Standing(Standing),
+    Family(Family),
+    Both(Family, Standing),
+    Advisories(AdvisoryVerdict),
+    Advisory(String),
+}
+
+impl FailOn {
+    fn parse(word: &str) -> Result<FailOn, Failure> {
+        if let Some((family, standing)) = word.split_once(':') {
+            let family = family.parse().map_err(wrong)?;
+            return Ok(FailOn::Both(family, standing.parse().map_err(wrong)?));
+        }
+        if let Ok(standing @ (Standing::Unprotected | Standing::Partly | Standing::Unknown)) =
+            word.parse()
+        {
+            return Ok(FailOn::Standing(standing));
+        }
+        if let Ok(verdict @ (AdvisoryVerdict::Affected | AdvisoryVerdict::CannotTell)) =
+            word.parse()
+        {
+            return Ok(FailOn::Advisories(verdict));
+        }
+        if word.contains('-') && word.starts_with(|c: char| c.is_ascii_uppercase()) {
+            return Ok(FailOn::Advisory(word.to_owned()));
+        }
+        word.parse().map(FailOn::Family).map_err(|_| {
+            Failure::usage(format!(
+                "--fail-on {}: a verdict, a family, FAMILY:VERDICT or an advisory; `xyl audit --help` lists them",
+                printable(word)
+            ))
+        })
+    }
+
+    /// What of it there is.
+    fn found(&self, audit: &Audit, guests: &[GuestType]) -> Vec<String> {
+        let rows = audit
+            .rows
+            .iter()
+            .filter(|row| guests.contains(&row.guest) && self.hits_row(row))
+            .map(|row| format!("{} of {} is {}", row.family, row.guest, row.standing));
+        let advisories = audit
+            .advisories
+            .iter()
+            .filter(|row| self.hits_advisory(row))
+            .map(|row| format!("{}: {}", row.id, row.verdict.title()));
+        let mut found: Vec<String> = rows.chain(advisories).collect();
+        if let FailOn::Advisory(id) = self
+            && !audit.advisories.iter().any(|row| row.id == *id)
+        {
+            found.push(format!("{} is not among the advisories", printable(id)));
+        }
+        found
+    }
+
+    fn hits_row(&self, row: &Row) -> bool {
+        let weak = !matches!(row.standing, Standing::Protected | Standing::NotAffected);
+        match self {
+            FailOn::Standing(standing) => row.standing == *standing,
+            FailOn::Family(family) => row.family == *family && weak,
+            FailOn::Both(family, standing) => row.family == *family && row.standing == *standing,
+            FailOn::Advisories(_) | FailOn::Advisory(_) => false,
+        }
+    }
+
+    fn hits_advisory(&self, row: &AdvisoryRow) -> bool {
+        match self {
+            FailOn::Advisories(verdict) => row.verdict == *verdict,
+            FailOn::Advisory(id) => row.id == *id && is_open(row),
+            _ => false,
+        }
+    }
+}
+
+fn wrong(error: impl std::fmt::Display) -> Failure {
+    Failure::usage(format!("--fail-on: {error}"))
+}
+
+fn is_open(row: &AdvisoryRow) -> bool {
+    matches!(
+        row.verdict,
+        AdvisoryVerdict::Affected | AdvisoryVerdict::CannotTell
+    )
+}
+
+/// What people read.
+struct Report<'a> {
+    facts: &'a Facts,
+    audit: &'a Audit,
+    guests: &'a [GuestType],
+    colour: bool,
+}
+
+impl Report<'_> {
+    fn lines(&self, args: &Args) -> Vec<String> {
+        let mut lines = self.head();
+        lines.push(String::new());
+        lines.extend(self.table());
+        lines.extend(self.not_here(args));
+        lines.extend(if args.details {
+            self.details()
+        } else {
+            self.advice()
+        });
+        lines.extend(self.advisories(args));
+        lines
+    }
+
+    /// The host, and what is missing about it.
+    fn head(&self) -> Vec<String> {
+        let facts = self.facts;
+        let version = facts
+            .xen
+            .version
+            .map_or("of unknown version".to_owned(), |(major, minor)| {
+                format!("{major}.{minor}{}", facts.xen.extra)
+            });
+        let cpu = facts.cpu.as_ref().map_or("CPU unknown".to_owned(), |cpu| {
+            let id = cpu.value;
+            format!(
+                "{} family {:#x} model {:#x} stepping {}",
+                id.vendor.word(),
+                id.family,
+                id.model,
+                id.stepping
+            )
+        });
+        let microcode = facts
+            .microcode
+            .as_ref()
+            .map_or("unknown".to_owned(), |revision| {
+                format!("{:#x} ({})", revision.value, revision.source)
+            });
+        let threads = match self.audit.core_sharing {
+            CoreSharing::No => "guests do not share cores",
+            CoreSharing::Yes => "guests may share the threads of a core",
+            CoreSharing::Unknown => "whether guests share cores is unknown",
+        };
+        let mut lines = vec![format!(
+            "Xen {version}; {cpu}; microcode {microcode}; {threads}"
+        )];
+        lines.push(format!(
+            "command line: {}",
+            printable(facts.xen.command_line.trim())
+        ));
+        lines.extend(
+            facts
+                .missing
+                .iter()
+                .map(|what| format!("missing: {}", printable(what))),
+        );
+        let strange = facts.log.unrecognised.iter();
+        lines.extend(
+            strange.map(|line| format!("not understood in the boot log: {}", printable(line))),
+        );
+        lines
+    }
+
+    fn table(&self) -> Vec<String> {
+        let width = |guest: &GuestType| guest.word().len().max(7) + 2;
+        let heads = self
+            .guests
+            .iter()
+            .map(|guest| left(guest.word(), width(guest)));
+        let mut lines = vec![
+            format!("{}{}", left("", 10), heads.collect::<String>())
+                .trim_end()
+                .to_owned(),
+        ];
+        for family in Family::ALL {
+            let cells = self.guests.iter().map(|guest| {
+                let standing = self.audit.standing(*guest, *family, None);
+                self.coloured(&left(cell(standing), width(guest)), standing)
+            });
+            let line = format!("{}{}", left(family.word(), 10), cells.collect::<String>());
+            lines.push(line.trim_end().to_owned());
+        }
+        lines
+    }
+
+    fn coloured(&self, text: &str, standing: Standing) -> String {
+        let code = match standing {
+            Standing::Protected | Standing::NotAffected => "32",
+            Standing::Partly | Standing::Unknown => "33",
+            Standing::Unprotected => "31",
+        };
+        if self.colour {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+
+    fn not_here(&self, args: &Args) -> Option<String> {
+        let missing: Vec<&str> = GuestType::ALL
+            .iter()
+            .filter(|guest| !self.guests.contains(guest))
+            .map(|guest| guest.word())
+            .collect();
+        let shown = args.guest.is_none() && !missing.is_empty();
+        shown.then(|| {
+            format!(
+                "cannot run here: {} (`--type` shows them)",
+                missing.join(", ")
+            )
+        })
+    }
+
+    /// What to do, each advice once, with what it is for.
+    fn advice(&self) -> Vec<String> {
+        let mut advice: Vec<(&str, Vec<String>)> = Vec::new();
+        for row in self.rows() {
+            for remedy in row.remedies.iter().map(Remedy::text) {
+                let family = row.family.word().to_owned();
+                match advice.iter_mut().find(|(text, _)| *text == remedy) {
+                    Some((_, families)) if families.contains(&family) => {}
+                    Some((_, families)) => families.push(family),
+                    None => advice.push((remedy, vec![family])),
+                }
+            }
+        }
+        if advice.is_empty() {
+            return Vec::new();
+        }
+        let mut lines = vec![String::new(), "what to do (`-v` says more):".to_owned()];
+        lines.extend(
+            advice
+                .iter()
+                .map(|(text, families)| format!("  {}: {text}", families.join(", "))),
+        );
+        lines
+    }
+
+    fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.audit
+            .rows
+            .iter()
+            .filter(|row| self.guests.contains(&row.guest))
+    }
+
+    fn details(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for row in self.rows() {
+            lines.push(String::new());
+            lines.push(format!(
+                "{}, {}: {} ({})",
+                row.guest.title(),
+                row.family.title(),
+                self.coloured(row.standing.title(), row.standing),
+                row.sure.title()
+            ));
+            for against in &row.against {
+                let by = if against.by.is_empty() {
+                    String::new()
+                } else {
+                    format!(" by {}", against.by.join(", "))
+                };
+                lines.push(format!(
+                    "  {}: {}{by}",
+                    against.target.title(),
+                    against.standing.title()
+                ));
+            }
+            lines.extend(reasons(&row.reasons));
+            lines.extend(
+                row.remedies
+                    .iter()
+                    .map(|remedy| format!("  what to do: {}", remedy.text())),
+            );
+        }
+        lines
+    }
+
+    fn advisories(&self, args: &Args) -> Vec<String> {
+        let mut lines = vec![String::new()];
+        if !args.advisories {
+            lines.push(self.advisories_in_short());
+            return lines;
+        }
+        for row in &self.audit.advisories {
+            let unchecked = if row.checked {
+                ""
+            } else {
+                " (conditions not checked)"
+            };
+            lines.push(format!(
+                "{}  {}  {}{unchecked}",
+                left(&row.id, 8),
+                left(row.verdict.title(), 12),
+                printable(&row.title)
+            ));
+            if args.details || is_open(row) {
+                lines.extend(reasons(&row.reasons));
+                lines.extend(
+                    row.remedies
+                        .iter()
+                        .map(|remedy| format!("  what to do: {}", printable(remedy.text()))),
+                );
+            }
+            if args.details {
+                lines.push(format!("  see: {}", printable(&row.references.join(", "))));
+            }
+        }
+        lines
+    }
+
+    fn advisories_in_short(&self) -> String {
+        let ids = |verdict: AdvisoryVerdict| {
+            let rows = self
+                .audit
+                .advisories
+                .iter()
+                .filter(move |row| row.verdict == verdict);
+            rows.map(|row| printable(&row.id)).collect::<Vec<_>>()
+        };
+        let part = |verdict: AdvisoryVerdict| {
+            let ids = ids(verdict);
+            let list = if ids.is_empty() {
+                String::new()
+            } else {
+                format!(" ({})", ids.join(", "))
+            };
+            format!("{} {}{list}", ids.len(), verdict.title())
+        };
+        format!(
+            "advisories: {}; {}; {} mitigated, {} not affected (`--advisories`)",
+            part(AdvisoryVerdict::Affected),
+            part(AdvisoryVerdict::CannotTell),
+            ids(AdvisoryVerdict::Mitigated).len(),
+            ids(AdvisoryVerdict::NotAffected).len(),
+        )
+    }
+}
+
+fn reasons(reasons: &[Reason]) -> impl Iterator<Item = String> + '_ {
+    reasons.iter().map(|reason| {
+        format!(
+            "  because: {} [{}]",
+            printable(&reason.text),
+            printable(&reason.source)
+        )
+    })
+}
+
+fn cell(standing: Standing) -> &'static str {
+    match standing {
+        Standing::NotAffected => "-",
+        Standing::Protected => "ok",
+        Standing::Partly => "partly",
+        Standing::Unknown => "?",
+        Standing::Unprotected => "NO",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &[u8] =
+        include_bytes!("../../../xyl-audit/tests/samples/4.17.5-intel-kaby-lake-r-qubes.txt");
+
+    fn args() -> Args {
+        Args {
+            details: false,
+            guest: None,
+            advisories: false,
+            fail_on: Vec::new(),
+        }
+    }
+
+    fn report(args: &Args, colour: bool) -> String {
+        let facts = Facts::of_log(LOG);
+        let audit =
+            xyl_audit::host::audit_of(&facts, &advisories::parse(advisories::OWN, "own").unwrap());
+        let guests = guests_of(args, &facts);
+        let report = Report {
+            facts: &facts,
+            audit: &audit,
+            guests: &guests,
+            colour,
+        };
+        report.lines(args).join("\n")
+    }
+
+    #[test]
+    fn the_table_has_a_row_for_each_family_and_colour_only_when_asked() {
+        let plain = report(&args(), false);
+        for family in Family::ALL {
+            assert!(
+                plain
+                    .lines()
+                    .any(|line| line.starts_with(&format!("{family} "))),
+                "{family}\n{plain}"
+            );
+        }
+        assert!(plain.contains("microcode 0xf6"), "{plain}");
+        assert!(!plain.contains('\x1b'));
+        assert!(report(&args(), true).contains("\x1b[31m"));
+    }
+
+    #[test]
+    fn one_type_with_details() {
+        let one = Args {
+            details: true,
+            guest: Some("pv32".to_owned()),
+            ..args()
+        };
+        let text = report(&one, false);
+        assert!(
+            text.contains(
+                "32-bit PV, bare, Spectre v2 (branch target injection): unprotected (stated)"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("ring 1"), "{text}");
+        assert!(!text.contains("HVM, device model"), "{text}");
+    }
+
+    #[test]
+    fn words_of_fail_on() {
+        let facts = Facts::of_log(LOG);
+        let audit =
+            xyl_audit::host::audit_of(&facts, &advisories::parse(advisories::OWN, "own").unwrap());
+        let found = |word: &str, guest: GuestType| {
+            FailOn::parse(word).unwrap().found(&audit, &[guest]).len()
+        };
+        assert_eq!(found("v2", GuestType::Pv64), 0);
+        assert_eq!(found("v2", GuestType::Pv32), 1);
+        assert_eq!(found("v2:unprotected", GuestType::Pv32), 1);
+        assert_eq!(found("v2:unknown", GuestType::Pv32), 0);
+        assert!(found("unknown", GuestType::Pvh) > 0);
+        assert!(found("cannot-tell", GuestType::Pvh) > 0);
+        assert_eq!(found("XSA-471", GuestType::Pvh), 0, "AMD's alone");
+        assert_eq!(
+            found("XSA-1", GuestType::Pvh),
+            1,
+            "a name that is none is no silent pass"
+        );
+        for wrong in ["v9", "protected", "v2:maybe", ""] {
+            assert!(FailOn::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! `cargo xtask lab audit`: hosts of several kinds, each booted for as long as `xyl audit` takes, and what is known of them
+//! from the words that they were booted with.
+
+use crate::boot::{self, Options, Talk};
+use crate::error::{Error, Result};
+use crate::payload::Payload;
+use crate::root::Xen;
+use crate::{places, root, setup};
+use std::time::Duration;
+
+const SCRIPT_LIMIT: Duration = Duration::from_secs(60);
+
+/// A CPU that Xen takes for a Kaby Lake R: with Meltdown and L1TF, without microcode against anything.
+const INTEL: &str = "vendor=GenuineIntel,family=6,model=142,stepping=10";
+/// Two threads on the one core, as AMD's CPUs tell of them.
+const THREADS: &str = "2,cores=1,threads=2";
+
+/// A host, and what `lab/audit-host.py` is to find: `TYPE:FAMILY=VERDICT`, `cpu=`, `sharing=`, `runs:TYPE=`.
+struct Host {
+    name: &'static str,
+    xen: Xen,
+    cpu: &'static str,
+    smp: &'static str,
+    xen_options: &'static str,
+    finds: &'static [&'static str],
+}
+
+const HOSTS: &[Host] = &[
+    Host {
+        name: "amd-spec-ctrl-no",
+        xen: Xen::V4_17,
+        cpu: "",
+        smp: "1",
+        xen_options: "spec-ctrl=no",
+        finds: &[
+            "cpu=AMD/23/1/2",
+            "pv64:v2=unprotected",
+            "pv64:v3=not-affected",
+            "pvh:v2=unprotected",
+            "sharing=no",
+        ],
+    },
+    Host {
+        name: "intel",
+        xen: Xen::V4_17,
+        cpu: INTEL,
+        smp: "1",
+        xen_options: "",
+        finds: &[
+            "cpu=Intel/6/142/10",
+            "pv64:v3=protected",
+            "pv64:l1tf=protected",
+            "pv64:srso=not-affected",
+            "pv64:mds=unprotected",
+        ],
+    },
+    Host {
+        name: "intel-xpti-no",
+        xen: Xen::V4_17,
+        cpu: INTEL,
+        smp: "1",
+        xen_options: "xpti=no",
+        finds: &["pv64:v3=unprotected", "pv64:l1tf=protected"],
+    },
+    Host {
+        name: "intel-pv-l1tf-no",
+        xen: Xen::V4_20,
+        cpu: INTEL,
+        smp: "1",
+        xen_options: "xpti=dom0 pv-l1tf=no",
+        finds: &["pv64:v3=protected", "pv64:l1tf=unprotected"],
+    },
+    Host {
+        name: "intel-pv-no-32",
+        xen: Xen::V4_20,
+        cpu: INTEL,
+        smp: "1",
+        xen_options: "spec-ctrl=no pv=no-32",
+        finds: &[
+            "pv64:v3=unprotected",
+            "pv64:l1tf=unprotected",
+            "pv64:v2=unprotected",
+            "runs:pv32=no",
+        ],
+    },
+    Host {
+        name: "threads",
+        xen: Xen::V4_17,
+        cpu: "+topoext",
+        smp: THREADS,
+        xen_options: "smt=1",
+        finds: &["sharing=yes"],
+    },
+    Host {
+        name: "threads-smt-0",
+        xen: Xen::V4_17,
+        cpu: "+topoext",
+        smp: THREADS,
+        xen_options: "smt=0",
+        finds: &["sharing=no"],
+    },
+    Host {
+        name: "threads-sched-gran-core",
+        xen: Xen::V4_20,
+        cpu: "+topoext",
+        smp: THREADS,
+        xen_options: "sched-gran=core",
+        finds: &["sharing=no"],
+    },
+];
+
+/// Boots each host whose name contains `filter`. Our exit code is 1 if any was found to be something else than it is.
+pub fn run(options: &Options, filter: Option<&str>) -> Result<u8> {
+    setup::ensure()?;
+    let chosen = HOSTS
+        .iter()
+        .filter(|host| filter.is_none_or(|words| host.name.contains(words)));
+    let (mut passed, mut failed) = (0, 0);
+    for host in chosen {
+        if is_as_known(options, host)? {
+            passed += 1;
+        } else {
+            failed += 1;
+        }
+    }
+    println!("{passed} passed, {failed} failed, 0 skipped");
+    Ok(u8::from(failed > 0))
+}
+
+fn is_as_known(options: &Options, host: &Host) -> Result<bool> {
+    let options = Options {
+        xen: host.xen,
+        cpu: host.cpu.to_owned(),
+        smp: host.smp.to_owned(),
+        xen_options: format!("{} {}", host.xen_options, options.xen_options),
+        ..options.clone()
+    };
+    let root = root::ensure(options.xen)?;
+    let mut payload = Payload::script(places::lab().join("audit-host.sh"), SCRIPT_LIMIT);
+    payload.arguments = host.finds.iter().map(|&word| word.to_owned()).collect();
+    let mut said = Vec::new();
+    let mut keep = |bytes: &[u8]| said.extend_from_slice(bytes);
+    let outcome = boot::boot(&options, &root, &payload, Talk::Script(&mut keep));
+    let text = String::from_utf8_lossy(&said);
+    match outcome {
+        Err(Error::Interrupted) => Err(Error::Interrupted),
+        Ok(outcome) if outcome.exit_code == 0 => {
+            let ready = outcome.ready_after.as_secs_f32();
+            println!("pass {} (ready after {ready:.1} s)", host.name);
+            Ok(true)
+        }
+        Ok(outcome) => {
+            println!("FAIL {}\n{text}", host.name);
+            outcome.results.show_logs();
+            Ok(false)
+        }
+        Err(error) => {
+            println!("FAIL {} ({error})\n{text}", host.name);
+            Ok(false)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_have_names_of_their_own_and_something_to_find() {
+        for (index, host) in HOSTS.iter().enumerate() {
+            assert!(!host.finds.is_empty());
+            assert!(
+                HOSTS
+                    .iter()
+                    .skip(index + 1)
+                    .all(|other| other.name != host.name)
+            );
+        }
+    }
+}
