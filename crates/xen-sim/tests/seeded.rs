@@ -643,6 +643,19 @@ fn a_seed_decides_everything_and_nothing_is_lost() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// Seeds that have found something once.
+#[test]
+fn what_was_found_stays_mended() {
+    // A record that was being written when its process died, of a VM that was renamed and then restarted.
+    let found = [22_585, 57_953];
+    let bench = Bench::new();
+    let plans = plans(&bench);
+    for seed in found {
+        run(&bench, &bench, &plans, seed, false)
+            .unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
+    }
+}
+
 #[test]
 fn a_seed_runs_the_same_each_time() {
     let bench = Bench::new();

@@ -5,7 +5,7 @@
 
 use std::path::{Path as FilePath, PathBuf};
 
-use os_port::{Files, remove_folder_if_there};
+use os_port::{Files, remove_folder_if_there, remove_if_there};
 use uuid::Uuid;
 
 use crate::plan::{self, Planned};
@@ -27,25 +27,43 @@ pub fn write(files: &dyn Files, dirs: &Dirs, uuid: &str, text: &str) -> Result<(
         .map_err(|source| EngineError::io("create folder", &folder, source))?;
     write_whole(
         files,
-        &folder.join("config.new"),
+        &unfinished(dirs, uuid),
         &path(dirs, uuid),
         text.as_bytes(),
     )
 }
 
-/// Writes a file, whole or not at all, by way of another one.
+/// What a record is written to first.
+fn unfinished(dirs: &Dirs, uuid: &str) -> PathBuf {
+    dirs.vm(uuid).join("config.new")
+}
+
+/// Removes what a process left that died while it wrote the record.
+pub(crate) fn remove_unfinished(host: &Host, uuid: Uuid) -> Result<(), EngineError> {
+    let path = unfinished(&host.dirs, &uuid.hyphenated().to_string());
+    remove_if_there(&*host.files, &path).map_err(|source| EngineError::io("remove", &path, source))
+}
+
+/// Writes a file, whole or not at all, by way of another one, which goes when that fails.
 pub(crate) fn write_whole(
     files: &dyn Files,
     new: &FilePath,
     path: &FilePath,
     bytes: &[u8],
 ) -> Result<(), EngineError> {
-    files
+    let written = files
         .write(new, bytes)
-        .map_err(|source| EngineError::io("write", new, source))?;
-    files
-        .rename(new, path)
-        .map_err(|source| EngineError::io("rename", path, source))
+        .map_err(|source| EngineError::io("write", new, source));
+    let renamed = written.and_then(|()| {
+        files
+            .rename(new, path)
+            .map_err(|source| EngineError::io("rename", path, source))
+    });
+    if renamed.is_err() {
+        // That it failed is told; what stays of it, the next who writes replaces.
+        let _ = remove_if_there(files, new);
+    }
+    renamed
 }
 
 /// Reads the record.

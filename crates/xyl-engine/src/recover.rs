@@ -148,7 +148,8 @@ fn one(host: &mut Host, uuid: Uuid) -> Result<Option<Recovered>, EngineError> {
     let Some(lock) = try_lock(host, &host.dirs.vm_lock(uuid))? else {
         return Ok(None);
     };
-    match finish(host, uuid) {
+    let finished = record::remove_unfinished(host, uuid).and_then(|()| finish(host, uuid));
+    match finished {
         Ok(left) => Ok(left.recovered),
         Err(error) => {
             lock.leave();
