@@ -23,7 +23,7 @@ pub enum Standing {
     UnderWay,
     /// Its process has died; the next command finishes it.
     Interrupted,
-    /// Something that it made could not be removed.
+    /// Something that it made could not be removed, or it failed where it cannot be taken back: `xyl recover` goes on.
     Stuck,
     /// It has ended.
     Ended(xyl_saga::Outcome),

@@ -19,7 +19,7 @@ use crate::output::printable;
     args_conflicts_with_subcommands = true,
     after_help = "What is shown comes from the VMs' journals (/run/xyl/vm/UUID/journal). An operation whose process has
 died is `interrupted`: the next command that changes a VM finishes it or takes it back, and so does `xyl recover`.
-`stuck` is what could not be taken back whole: `xyl recover` tries again.
+`stuck` is what could not be taken back whole, or was left open by a failure: `xyl recover` goes on with it.
 
 Examples:
   xyl ops
