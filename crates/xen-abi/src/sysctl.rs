@@ -82,10 +82,6 @@ c_constants! {
     CPU_FEATURESET_PV: u32 = 2, "XEN_SYSCTL_cpu_featureset_pv";
     /// Featureset: what HVM guests have by default.
     CPU_FEATURESET_HVM: u32 = 3, "XEN_SYSCTL_cpu_featureset_hvm";
-    /// Featureset: what PV guests can have.
-    CPU_FEATURESET_PV_MAX: u32 = 4, "XEN_SYSCTL_cpu_featureset_pv_max";
-    /// Featureset: what HVM guests can have.
-    CPU_FEATURESET_HVM_MAX: u32 = 5, "XEN_SYSCTL_cpu_featureset_hvm_max";
 
     /// Ability: PVH and HVM guests.
     PHYSCAP_HVM: u32 = 1 << 0, "XEN_SYSCTL_PHYSCAP_hvm";

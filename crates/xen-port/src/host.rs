@@ -246,7 +246,7 @@ pub enum HostCpuPolicy {
     HvmDefault,
 }
 
-/// A featureset of the host (`XEN_SYSCTL_cpu_featureset_*`).
+/// A featureset of the host (`XEN_SYSCTL_cpu_featureset_*`), of those that all of 4.17 to 4.22 have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostFeatureset {
     /// What the CPU says.
@@ -257,8 +257,4 @@ pub enum HostFeatureset {
     Pv,
     /// What HVM and PVH guests have by default.
     Hvm,
-    /// What PV guests can have.
-    PvMax,
-    /// What HVM and PVH guests can have.
-    HvmMax,
 }

@@ -465,8 +465,6 @@ fn featureset_number(which: HostFeatureset) -> u32 {
         HostFeatureset::Host => sysctl::CPU_FEATURESET_HOST,
         HostFeatureset::Pv => sysctl::CPU_FEATURESET_PV,
         HostFeatureset::Hvm => sysctl::CPU_FEATURESET_HVM,
-        HostFeatureset::PvMax => sysctl::CPU_FEATURESET_PV_MAX,
-        HostFeatureset::HvmMax => sysctl::CPU_FEATURESET_HVM_MAX,
     }
 }
 
