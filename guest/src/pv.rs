@@ -235,7 +235,8 @@ impl Pv {
         let flags = field!(self, flags);
         checks.report(
             "start-info",
-            magic.as_str() == "xen-3.0-x86_64",
+            // The shim has a `p` behind it, as Xen has for dom0.
+            matches!(magic.as_str(), "xen-3.0-x86_64" | "xen-3.0-x86_64p"),
             format_args!(
                 "magic {} flags {flags:#x} at {:#x}",
                 magic.as_str(),

@@ -16,7 +16,9 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use xen_build::cpu_policy::{CpuPolicyOptions, apply_default_policy};
-use xen_build::{BootModule, BuildRequest, Built, Channel, build_pv, build_pvh, memory};
+use xen_build::{
+    BootModule, BuildRequest, Built, Channel, ModuleContent, build_pv, build_pvh, memory,
+};
 use xen_image::{Image, Loader, Module};
 use xen_port::{
     CpuidLeaf, CreateDomain, DomId, GuestKind, GuestMemory, HvmParam, Hypervisor, MsrEntry,
@@ -209,7 +211,7 @@ fn run(
     let modules: Vec<BootModule<'_>> = ramdisk
         .iter()
         .map(|module| BootModule {
-            module,
+            content: ModuleContent::File(module),
             cmdline: "",
         })
         .collect();

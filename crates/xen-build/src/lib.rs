@@ -33,4 +33,4 @@ pub use error::{BuildError, Result, Step};
 pub use grants::seed_grants;
 pub use pv::{build_pv, check_pv};
 pub use pvh::{build_pvh, check_pvh};
-pub use request::{BootModule, BuildRequest, Built, Channel, ExtentCounts};
+pub use request::{BootModule, BuildRequest, Built, Channel, ExtentCounts, ModuleContent};

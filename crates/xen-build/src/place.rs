@@ -9,10 +9,11 @@
 
 use std::path::Path;
 
-use xen_image::{Image, Module, Segment, SegmentBytes};
+use xen_image::{Image, Segment, SegmentBytes};
 
 use crate::area::Area;
 use crate::error::{BuildError, Result, Step};
+use crate::request::ModuleContent;
 use crate::span::{PAGE_BYTES, PageSpan, pages_for};
 
 /// A kernel at its place.
@@ -111,10 +112,26 @@ impl<'a> Placed<'a> {
 }
 
 /// Fills the pages of `span` with a module, then zeros.
-pub(crate) fn place_module(area: &mut Area, module: &Module, span: PageSpan) -> Result<()> {
-    let len = module.size_bytes();
-    let read = area.read_file(Step::PlaceModule, span.address(), len, (module.file(), 0))?;
-    read.map_err(|source| read_error(module.path(), 0, source))?;
+pub(crate) fn place_module(
+    area: &mut Area,
+    content: &ModuleContent<'_>,
+    span: PageSpan,
+) -> Result<()> {
+    let len = content.size_bytes();
+    let (path, bytes) = match content {
+        ModuleContent::File(module) => {
+            let file = module.file();
+            (module.path(), SegmentBytes::File { file, offset: 0 })
+        }
+        ModuleContent::Kernel(image) => (image.path(), image.bytes()),
+    };
+    match bytes {
+        SegmentBytes::Memory(bytes) => area.write(Step::PlaceModule, span.address(), bytes)?,
+        SegmentBytes::File { file, offset } => {
+            let read = area.read_file(Step::PlaceModule, span.address(), len, (file, offset))?;
+            read.map_err(|source| read_error(path, offset, source))?;
+        }
+    }
     let end = span.address() + span.size_bytes();
     area.zero(
         Step::PlaceModule,

@@ -30,9 +30,29 @@ pub struct Channel {
 #[derive(Clone, Copy, Debug)]
 pub struct BootModule<'a> {
     /// Its bytes.
-    pub module: &'a Module,
+    pub content: ModuleContent<'a>,
     /// A command line of its own (PVH). PV has no place for one: leave it empty.
     pub cmdline: &'a str,
+}
+
+/// Where a module's bytes come from.
+#[derive(Clone, Copy, Debug)]
+pub enum ModuleContent<'a> {
+    /// A file as it is.
+    File(&'a Module),
+    /// A kernel, unpacked: the ELF image that was checked, for the shim to load.
+    Kernel(&'a Image),
+}
+
+impl ModuleContent<'_> {
+    /// How many there are.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        match self {
+            Self::File(module) => module.size_bytes(),
+            Self::Kernel(image) => image.size_bytes(),
+        }
+    }
 }
 
 /// A domain to be filled: it exists, with its vCPUs, its memory limit and its event channels, and is empty otherwise.

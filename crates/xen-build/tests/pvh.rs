@@ -14,9 +14,12 @@ use common::*;
 use proptest::prelude::*;
 use xen_build::cpu_policy::{CpuPolicyOptions, apply_default_policy};
 use xen_build::model::{DIRT, Model};
-use xen_build::{BuildError, BuildRequest, Built, ExtentCounts, Step, build_pvh, check_pvh};
-use xen_image::Image;
+use xen_build::{
+    BootModule, BuildError, BuildRequest, Built, ExtentCounts, ModuleContent, Step, build_pvh,
+    check_pvh,
+};
 use xen_image::elfnote::types;
+use xen_image::{Image, SegmentBytes};
 use xen_port::{DomId, E820Entry, E820Kind, Errno, GuestKind, HvmParam};
 
 const ENTRY: u32 = 0x10_0010;
@@ -431,6 +434,32 @@ fn modules_come_in_order_with_their_command_lines() {
     };
     let built = build_pvh(&model, &request).unwrap();
     check(&model, &kernel, &request, &ramdisks, &built);
+}
+
+#[test]
+fn a_kernel_is_a_module_as_it_was_parsed() {
+    let model = Model::new(128);
+    let (kernel, domid) = (kernel(), new_domain(&model, GuestKind::Pvh, 64 << 10));
+    let (image, inner) = (kernel.build(), old_linux().build());
+    let modules = [BootModule {
+        content: ModuleContent::Kernel(&inner),
+        cmdline: "console=hvc0",
+    }];
+    let request = BuildRequest {
+        modules: &modules,
+        ..request(domid, &image, 64 << 10)
+    };
+    build_pvh(&model, &request).unwrap();
+    let info = start_info(&model, domid);
+    let (address, len, cmdline) = info.modules.first().unwrap();
+    assert_eq!(
+        (*len, cmdline.as_str()),
+        (inner.size_bytes(), "console=hvc0")
+    );
+    let SegmentBytes::Memory(wanted) = inner.bytes() else {
+        panic!("it is in memory")
+    };
+    assert_eq!(model.read(domid, *address, wanted.len()), wanted);
 }
 
 #[test]

@@ -281,7 +281,10 @@ fn frames(bytes: &Range<u64>) -> Range<u64> {
     bytes.start / PAGE_BYTES..bytes.end.div_ceil(PAGE_BYTES)
 }
 
-/// Where a segment's bytes are.
+/// How much of a file is searched at a time.
+const SEARCH_PIECE_BYTES: u64 = 1 << 20;
+
+/// Where the bytes of a segment, or of a whole image, are.
 #[derive(Debug, Clone, Copy)]
 pub enum SegmentBytes<'a> {
     /// In memory: all of them.
@@ -470,6 +473,50 @@ impl Image {
                 offset: start.saturating_add(segment.file_offset),
             },
         }
+    }
+
+    /// Where all bytes of the image are, unpacked: [`Self::size_bytes`] of them. For who hands the image on as it is,
+    /// to be loaded by somebody else.
+    #[must_use]
+    pub fn bytes(&self) -> SegmentBytes<'_> {
+        match &self.source {
+            Source::Memory(bytes) => SegmentBytes::Memory(bytes),
+            Source::File { file, start, .. } => SegmentBytes::File {
+                file,
+                offset: *start,
+            },
+        }
+    }
+
+    /// Whether these bytes are anywhere in the image, unpacked.
+    ///
+    /// # Errors
+    /// [`Error::Read`] when the image's file cannot be read.
+    pub fn contains(&self, wanted: &[u8]) -> Result<bool, Error> {
+        let finder = memchr::memmem::Finder::new(wanted);
+        if let Source::Memory(bytes) = &self.source {
+            return Ok(finder.find(bytes).is_some());
+        }
+        // Each piece begins with the end of the one before, so that nothing is missed between two.
+        let overlap = wanted.len().saturating_sub(1) as u64;
+        let step = SEARCH_PIECE_BYTES.max(wanted.len() as u64);
+        let mut offset = 0;
+        while offset < self.size_bytes() {
+            let len = (step + overlap).min(self.size_bytes() - offset);
+            let mut piece = vec![0; usize::try_from(len).unwrap_or_default()];
+            self.source
+                .read_at(offset, &mut piece)
+                .map_err(|source| Error::Read {
+                    path: self.path.clone(),
+                    offset,
+                    source,
+                })?;
+            if finder.find(&piece).is_some() {
+                return Ok(true);
+            }
+            offset += step;
+        }
+        Ok(false)
     }
 
     /// The guest types that it can be started as; empty if none.

@@ -17,7 +17,7 @@ use common::{bzimage, linux, pack, padded_linux};
 use tempfile::TempDir;
 use xen_image::{
     Cache, CacheError, CacheFolder, CacheOptions, Compression, Error, Image, Limits, Loader,
-    Module, Origin,
+    Module, Origin, SegmentBytes,
 };
 
 const STORED: Origin = Origin::Unpacked { not_cached: None };
@@ -658,4 +658,31 @@ fn many_processes_at_once_all_get_their_kernel() {
         (files.entries().len(), files.links(), files.cached("").len()),
         (1, 1, 2)
     );
+}
+
+#[test]
+fn an_image_is_handed_on_whole_and_searched_to_its_end() {
+    let files = Files::new();
+    let mut elf = linux();
+    // Over the end of the first piece that is searched.
+    elf.resize((1 << 20) + 10, 0);
+    elf.truncate((1 << 20) - 4);
+    elf.extend(b"a text to find");
+    let plain = Loader::default().load(&files.with("plain", &elf)).unwrap();
+    let packed = files.with("packed", &pack(Compression::Gzip, &elf));
+    let packed = Loader::default().load(&packed).unwrap();
+    for image in [&plain, &packed] {
+        assert_eq!(image.size_bytes(), elf.len() as u64);
+        assert!(image.contains(b"a text to find").unwrap());
+        assert!(image.contains(b"\x7fELF").unwrap());
+        assert!(!image.contains(b"a text to find.").unwrap());
+    }
+    assert!(matches!(
+        plain.bytes(),
+        SegmentBytes::File { offset: 0, .. }
+    ));
+    let SegmentBytes::Memory(bytes) = packed.bytes() else {
+        panic!("it was unpacked into memory")
+    };
+    assert_eq!(bytes, elf);
 }

@@ -1,6 +1,6 @@
 //! Fails every call of a create, one after the other, on real Xen, and checks that nothing is left.
 //!
-//! `fault_sweep pv|pvh KERNEL`: creates a domain with the n-th hypercall failing, for n from 1 until a
+//! `fault_sweep pv|pvh|shim KERNEL`: creates a domain with the n-th hypercall failing, for n from 1 until a
 //! create gets through; then the same with the n-th xenstore request; then with a cancel at each step.
 //! After each, the domains, the claimed and free memory, the xenstore tree and the files must be what
 //! they were. Needs root in a dom0.
@@ -381,11 +381,15 @@ fn difference(before: &World, after: &World) -> String {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, kind, kernel] = arguments.as_slice() else {
-        eprintln!("fault_sweep pv|pvh KERNEL");
+        eprintln!("fault_sweep pv|pvh|shim KERNEL");
         return ExitCode::from(2);
     };
-    let config =
-        format!("name = \"sweep\"\ntype = \"{kind}\"\nmemory = 16\nkernel = \"{kernel}\"\n");
+    let kind_settings = match kind.as_str() {
+        "shim" => "type = \"pvh\"\npvshim = 1\nmemory = 48",
+        "pvh" => "type = \"pvh\"\nmemory = 16",
+        _ => "type = \"pv\"\nmemory = 16",
+    };
+    let config = format!("name = \"sweep\"\n{kind_settings}\nkernel = \"{kernel}\"\n");
     let mut world = Sweep::open();
     let hypercalls = sweep(&mut world, "hypercall", &config, |world, n| {
         world.hypercalls_left.set(n);

@@ -7,7 +7,7 @@
 use std::time::{Instant, SystemTime};
 
 use xen_build::{BootModule, BuildRequest, Channel, cpu_policy, memory};
-use xen_image::{CacheFolder, CacheOptions, Image, KernelKind, Limits, Loader, Module, Origin};
+use xen_image::KernelKind;
 use xen_port::{
     CreateDomain, DomId, EvtchnPort, GuestKind, HvmParam, PhysInfo, SchedulerId, SchedulerParams,
     VcpuId,
@@ -16,8 +16,10 @@ use xenstore::{Access as StoreAccess, Batch, Path, Perms, Tree};
 use xyl_saga::{Facts, Step, Way};
 
 use crate::domid_history::DomidHistory;
+use crate::images::Images;
 use crate::operation::{Draft, Kind, step};
 use crate::pools::{Pool, Pools};
+use crate::shim::{self, ShimError};
 use crate::spec::VmSpec;
 use crate::tree::{self, Access, Change, DomainTree};
 use crate::{Cancel, EngineError, Host, Owner, destroy, domains, names, record, userdata};
@@ -147,6 +149,8 @@ pub(crate) struct Prepared {
     spec: VmSpec,
     physical: PhysInfo,
     images: Images,
+    /// The command line of what the domain starts.
+    cmdline: String,
     daemons: Daemons,
     /// The CPU pool that the configuration names.
     pool: Option<Pool>,
@@ -163,9 +167,15 @@ impl Prepared {
     ) -> Result<Prepared, EngineError> {
         check_memory(&spec, &physical)?;
         let pool = find_pool(host, &spec)?;
-        let images = Images::load(host, &spec, notice)?;
+        let kernel = Images::load_kernel(host, &spec, notice)?;
+        let images = Images::load_rest(host, &spec, kernel)?;
         let daemons = Daemons::find(host)?;
+        let cmdline = match &spec.shim {
+            Some(shim) => shim.command_line(),
+            None => spec.cmdline.clone().unwrap_or_default(),
+        };
         let prepared = Prepared {
+            cmdline,
             spec,
             physical,
             images,
@@ -173,8 +183,13 @@ impl Prepared {
             pool,
             config_text,
         };
-        check_image(host, &prepared)?;
+        check_image(host, &prepared, notice)?;
         Ok(prepared)
+    }
+
+    fn modules(&self) -> Vec<BootModule<'_>> {
+        self.images
+            .modules(self.spec.cmdline.as_deref().unwrap_or(""))
     }
 
     fn build_request<'r>(
@@ -186,13 +201,18 @@ impl Prepared {
         let spec = &self.spec;
         BuildRequest {
             domid,
-            kernel: &self.images.kernel,
-            cmdline: spec.cmdline.as_deref().unwrap_or(""),
+            kernel: self.images.first(),
+            cmdline: &self.cmdline,
             modules,
             target_kib: spec.target_kib,
             max_kib: spec.max_kib,
             max_vcpus: spec.max_vcpus,
-            online_vcpus: spec.vcpus,
+            // A shim starts each CPU that is there when its guest does, and refuses others; its guest reads in xenstore
+            // which are to be online.
+            online_vcpus: match spec.shim {
+                Some(_) => spec.max_vcpus,
+                None => spec.vcpus,
+            },
             store: Channel {
                 port: ports.0,
                 backend: self.daemons.store,
@@ -233,6 +253,9 @@ fn prepare_again(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
 fn check_guest_type(spec: &VmSpec, physical: &PhysInfo) -> Result<(), EngineError> {
     match spec.kind {
         GuestKind::Pv if !physical.caps.pv => Err(EngineError::NoPv),
+        GuestKind::Pvh if spec.shim.is_some() && !physical.caps.hvm => {
+            Err(ShimError::NoHardwareVirtualisation.into())
+        }
         GuestKind::Pvh | GuestKind::Hvm if !physical.caps.hvm => {
             Err(EngineError::NoHardwareVirtualisation(spec.kind_text()))
         }
@@ -302,50 +325,6 @@ fn paging_size_bytes(spec: &VmSpec, physical: &PhysInfo) -> u64 {
     memory::paging_mempool_size_bytes(spec.max_kib, spec.max_vcpus, uses_hap(spec, physical))
 }
 
-/// The files that the domain starts from, opened and checked.
-struct Images {
-    kernel: Image,
-    ramdisk: Option<Module>,
-}
-
-impl Images {
-    fn load(
-        host: &Host,
-        spec: &VmSpec,
-        notice: &mut dyn FnMut(Notice<'_>),
-    ) -> Result<Images, EngineError> {
-        let loader = Loader {
-            limits: Limits::default(),
-            cache: Some(CacheFolder {
-                path: host.dirs.kernel_cache.clone(),
-                options: CacheOptions::default(),
-            }),
-        };
-        let kernel = loader.load(&spec.kernel)?;
-        if let Origin::Unpacked {
-            not_cached: Some(why),
-        } = kernel.origin()
-        {
-            notice(Notice::Warning(why));
-        }
-        let ramdisk = match &spec.ramdisk {
-            Some(path) => Some(Module::open(path, spec.max_kib.saturating_mul(KIB))?),
-            None => None,
-        };
-        Ok(Images { kernel, ramdisk })
-    }
-
-    fn modules(&self) -> Vec<BootModule<'_>> {
-        self.ramdisk
-            .iter()
-            .map(|module| BootModule {
-                module,
-                cmdline: "",
-            })
-            .collect()
-    }
-}
-
 /// The domains that serve xenstore and consoles; domain 0 unless they say otherwise.
 pub(crate) struct Daemons {
     pub(crate) store: DomId,
@@ -369,8 +348,18 @@ impl Daemons {
     }
 }
 
-fn check_image(host: &Host, prepared: &Prepared) -> Result<(), EngineError> {
-    let modules = prepared.images.modules();
+fn check_image(
+    host: &Host,
+    prepared: &Prepared,
+    notice: &mut dyn FnMut(Notice<'_>),
+) -> Result<(), EngineError> {
+    let images = &prepared.images;
+    if let Some(shim) = &images.shim {
+        for warning in shim::check(&prepared.spec, &images.kernel, shim)? {
+            notice(Notice::Warning(&warning));
+        }
+    }
+    let modules = prepared.modules();
     let ports = (EvtchnPort(0), EvtchnPort(0));
     let request = prepared.build_request(DomId::ZERO, ports, &modules);
     match prepared.spec.kind {
@@ -396,9 +385,9 @@ fn refuse_pv32(host: &Host, prepared: &Prepared) -> Result<(), EngineError> {
         .split_whitespace()
         .any(|word| word == "xen-3.0-x86_32p");
     let why = if has_pv32 {
-        "a 32-bit PV kernel: Xyl does not start those bare, since they run in ring 1, where nothing protects the hypervisor from speculative attacks; use a 64-bit or PVH kernel"
+        "a 32-bit PV kernel: Xyl does not start those bare, since they run in ring 1, where nothing protects the hypervisor from speculative attacks; run it in the PV shim (type=\"pvh\" and pvshim=1), or use a 64-bit or PVH kernel"
     } else {
-        "a 32-bit PV kernel, and this Xen has no 32-bit PV (built without it, or `pv=no-32`); use a 64-bit or PVH kernel"
+        "a 32-bit PV kernel, and this Xen has no 32-bit PV (built without it, or `pv=no-32`); run it in the PV shim (type=\"pvh\" and pvshim=1), or use a 64-bit or PVH kernel"
     };
     Err(EngineError::Pv32 {
         path: prepared.spec.kernel.clone(),
@@ -507,7 +496,7 @@ fn describe_cpu(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
 
 fn build_memory(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     let prepared = draft.prepared()?;
-    let modules = prepared.images.modules();
+    let modules = prepared.modules();
     let ports = (draft.store_port, draft.console_port);
     let mut request = prepared.build_request(draft.domid()?, ports, &modules);
     let params = [(HvmParam::TimerMode, prepared.spec.timer_mode)];

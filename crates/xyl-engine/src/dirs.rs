@@ -23,6 +23,8 @@ pub struct Dirs {
     pub xen_run: PathBuf,
     /// Logs: `/var/log/xen`, where administrators look.
     pub log: PathBuf,
+    /// What is installed: `/usr`.
+    pub usr: PathBuf,
 }
 
 impl Dirs {
@@ -41,6 +43,7 @@ impl Dirs {
             xen_lib: root.join("var/lib/xen"),
             xen_run: root.join("run/xen"),
             log: root.join("var/log/xen"),
+            usr: root.join("usr"),
         }
     }
 

@@ -6,6 +6,7 @@ use xen_port::{DomId, HvError};
 use xyl_saga::{Failure, JournalError};
 
 use crate::control_error::ControlError;
+use crate::shim::ShimError;
 use crate::soft_reset::SoftResetError;
 
 /// Why an operation on a VM failed. Each text says what was tried, on what, why it failed, and
@@ -96,6 +97,9 @@ pub enum EngineError {
     /// PV guests are compiled out or switched off.
     #[error("type=\"pv\" cannot run here: this Xen was built without PV guests: use type=\"pvh\"")]
     NoPv,
+    /// The guest cannot run in the PV shim.
+    #[error(transparent)]
+    Shim(#[from] ShimError),
     /// A 32-bit PV kernel.
     #[error("{path}: {why}", path = path.display())]
     Pv32 {

@@ -12,6 +12,7 @@ pub mod domains;
 pub mod domid_history;
 pub mod error;
 pub mod host;
+mod images;
 mod live;
 pub mod memory;
 pub mod monitor;
@@ -27,6 +28,7 @@ pub mod record;
 pub mod recover;
 pub mod restart;
 pub mod sched;
+pub mod shim;
 pub mod soft_reset;
 pub mod spec;
 #[cfg(test)]

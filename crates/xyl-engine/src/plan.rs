@@ -10,7 +10,7 @@ use xl_cfg::types::{Action as CfgAction, Affinity, Passthrough, TimerMode, TscMo
 use xl_cfg::{Config, DomainConfig, DomainType, SetKey, Source, Value};
 
 use crate::EngineError;
-use crate::spec::{Action, OnShutdown, VmSpec};
+use crate::spec::{Action, OnShutdown, Shim, VmSpec};
 
 /// KiB of a MiB.
 const KIB_PER_MIB: u64 = 1024;
@@ -59,6 +59,10 @@ const OBEYED: &[&str] = &[
     "cmdline",
     "root",
     "extra",
+    "pvshim",
+    "pvshim_path",
+    "pvshim_cmdline",
+    "pvshim_extra",
 ];
 
 /// Settings that have no effect in xl as here without what they belong to.
@@ -98,7 +102,6 @@ const WITHOUT_EFFECT: &[(&str, &[&str])] = &[
         "bootloader",
         &["bootloader_args", "bootloader_restrict", "bootloader_user"],
     ),
-    ("shim", &["pvshim_path", "pvshim_cmdline", "pvshim_extra"]),
     (
         "PCI device",
         &[
@@ -196,8 +199,7 @@ fn check_vcpus(config: Config) -> Result<Config, EngineError> {
 /// configuration has said so already.
 fn why_without_effect(key: &SetKey<'_>, domain: &DomainConfig) -> Option<String> {
     let info = key.info?;
-    let said_already = !info.applies_to(domain.domain_type) || info.name.starts_with("pvshim_");
-    if said_already || is_off(&key.value.to_value()) {
+    if !info.applies_to(domain.domain_type) || is_off(&key.value.to_value()) {
         return None;
     }
     let name = info.name;
@@ -319,6 +321,7 @@ fn spec(
             .filter(|path| !path.is_empty())
             .map(whole_path),
         cmdline: domain.boot.cmdline.clone(),
+        shim: shim(domain),
         on: on_shutdown(domain),
         hap: memory.hap,
         nested_virt: domain.domain_type != DomainType::Pv && processors.nested_hvm.unwrap_or(false),
@@ -339,6 +342,15 @@ fn spec(
         max_event_channels: limits.max_event_channels,
         vmtrace_size_bytes: processors.vmtrace_buf_kib.unwrap_or(0).saturating_mul(1024),
         claim: !defaults.no_claim,
+    })
+}
+
+fn shim(domain: &DomainConfig) -> Option<Shim> {
+    let shim = &domain.boot.shim;
+    shim.enabled.then(|| Shim {
+        path: shim.path.as_deref().map(whole_path),
+        cmdline: shim.cmdline.clone(),
+        extra: shim.extra.clone(),
     })
 }
 
@@ -447,6 +459,7 @@ fn decided(spec: &VmSpec) -> Vec<(&'static str, String)> {
     let path = |path: &PathBuf| path.to_str().map(str::to_owned);
     let small = |value: Option<u16>| value.map(|value| value.to_string());
     let number = |value: Option<u32>| value.map(|value| value.to_string());
+    let shim_path = spec.shim.as_ref().and_then(|shim| shim.path.as_ref());
     let settings = [
         ("name", Some(spec.name.clone())),
         ("uuid", Some(spec.uuid_text())),
@@ -456,6 +469,7 @@ fn decided(spec: &VmSpec) -> Vec<(&'static str, String)> {
         ("maxvcpus", Some(spec.max_vcpus.to_string())),
         ("kernel", path(&spec.kernel)),
         ("ramdisk", spec.ramdisk.as_ref().and_then(path)),
+        ("pvshim_path", shim_path.and_then(path)),
         ("cpu_weight", small(spec.cpu_weight)),
         ("cap", small(spec.cpu_cap)),
         ("max_grant_frames", number(spec.max_grant_frames)),
@@ -516,7 +530,6 @@ mod tests {
             "type = \"hvm\"",
             "on_crash = \"coredump-destroy\"",
             "pci = [ \"01:00.0\" ]",
-            "type = \"pvh\"\npvshim = 1",
             "type = \"pvh\"\nacpi = 0",
             "seclabel = \"system_u:system_r:domU_t\"",
             "vnc = 1",
@@ -638,6 +651,33 @@ mod tests {
         (first.spec.cpu_weight, first.spec.cpu_cap) = (Some(512), Some(50));
         let again = try_plan(&first.config_text()).unwrap();
         assert_eq!(again.spec, first.spec);
+    }
+
+    #[test]
+    fn a_shim_is_planned_as_xl_would_and_its_record_keeps_it() {
+        assert_eq!(planned("type = \"pvh\"").spec.shim, None);
+        // Without `pvshim` the others have no effect, and a PV guest has no shim.
+        for without in ["type = \"pvh\"\npvshim_extra = \"x\"", "pvshim = 1"] {
+            assert_eq!(planned(without).spec.shim, None, "{without}");
+        }
+        let command_line = |settings: &str| {
+            let first = planned(&format!("type = \"pvh\"\npvshim = 1\n{settings}"));
+            let again = try_plan(&first.config_text()).unwrap();
+            assert_eq!(again.spec, first.spec);
+            assert_eq!(first.spec.kind, GuestKind::Pvh);
+            first.spec.shim.unwrap().command_line()
+        };
+        assert_eq!(command_line(""), "pv-shim console=xen,pv");
+        assert_eq!(
+            command_line("pvshim_extra = \"loglvl=all\""),
+            "pv-shim console=xen,pv loglvl=all"
+        );
+        assert_eq!(
+            command_line(
+                "pvshim_cmdline = \"a b\"\npvshim_extra = \"c\"\npvshim_path = \"x/shim\""
+            ),
+            "a b c"
+        );
     }
 
     #[test]

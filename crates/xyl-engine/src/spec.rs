@@ -38,6 +38,8 @@ pub struct VmSpec {
     pub ramdisk: Option<PathBuf>,
     /// Command line.
     pub cmdline: Option<String>,
+    /// The shim that the kernel runs in. The domain is PVH then, and the kernel PV.
+    pub shim: Option<Shim>,
     /// What to do when it ends.
     pub on: OnShutdown,
     /// Hardware-assisted paging; `None` uses it where the host has it.
@@ -83,6 +85,31 @@ impl VmSpec {
     /// `pv`, `pvh` or `hvm`, as xl and xenstore write it.
     pub fn kind_text(&self) -> &'static str {
         kind_text(self.kind)
+    }
+}
+
+/// A PV shim, as the configuration describes it; `None` is the usual.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shim {
+    /// Its path.
+    pub path: Option<PathBuf>,
+    /// Its command line.
+    pub cmdline: Option<String>,
+    /// What comes behind its command line.
+    pub extra: Option<String>,
+}
+
+impl Shim {
+    /// Its command line in full.
+    pub fn command_line(&self) -> String {
+        let cmdline = self
+            .cmdline
+            .as_deref()
+            .unwrap_or(crate::shim::DEFAULT_CMDLINE);
+        match &self.extra {
+            Some(extra) => format!("{cmdline} {extra}"),
+            None => cmdline.to_owned(),
+        }
     }
 }
 

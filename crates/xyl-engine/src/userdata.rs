@@ -14,7 +14,7 @@ use xen_port::{CpuMap, DomId, GuestKind};
 use crate::EngineError;
 use crate::plan::DEFAULT_TIMER_MODE;
 use crate::record::write_whole;
-use crate::spec::VmSpec;
+use crate::spec::{Shim, VmSpec};
 
 /// Event channels of a guest of which nothing was said, in libxl.
 const DEFAULT_EVENT_CHANNELS: u32 = 1023;
@@ -57,6 +57,8 @@ pub struct Record<'a> {
     pub created: Map<String, Value>,
     /// The settings of the build (`b_info`) that differ from libxl's defaults, by libxl's names.
     pub built: Map<String, Value>,
+    /// The settings of its type that differ from libxl's defaults, by libxl's names.
+    pub typed: Map<String, Value>,
     /// The actions on poweroff, reboot, watchdog, crash and soft reset, in libxl's words.
     pub on: [(&'static str, &'static str); 5],
 }
@@ -68,6 +70,7 @@ impl<'a> Record<'a> {
         Record {
             created: created(spec, pool),
             built: built(spec),
+            typed: spec.shim.as_ref().map(shim).unwrap_or_default(),
             kind: spec.kind_text(),
             name: &spec.name,
             uuid,
@@ -159,6 +162,16 @@ fn built(spec: &VmSpec) -> Map<String, Value> {
     ])
 }
 
+fn shim(shim: &Shim) -> Map<String, Value> {
+    let path = shim.path.as_deref().and_then(|path| path.to_str());
+    without_defaults([
+        ("pvshim", yes(true)),
+        ("pvshim_path", path.map(Value::from)),
+        ("pvshim_cmdline", shim.cmdline.as_deref().map(Value::from)),
+        ("pvshim_extra", shim.extra.as_deref().map(Value::from)),
+    ])
+}
+
 fn word_of(words: &[&'static str], number: u64) -> Option<Value> {
     let word = words.get(usize::try_from(number).ok()?);
     word.map(|word| Value::from(*word))
@@ -196,7 +209,8 @@ pub fn to_json(record: &Record<'_>) -> Value {
             map.insert("cmdline".to_owned(), cmdline.into());
         }
         map.extend(record.built.clone());
-        map.insert(format!("type.{}", record.kind), Value::Object(Map::new()));
+        let typed = Value::Object(record.typed.clone());
+        map.insert(format!("type.{}", record.kind), typed);
     }
     let mut top = json!({
         "c_info": {
@@ -281,6 +295,7 @@ mod tests {
             cmdline: Some("quiet \"x\""),
             created: Map::new(),
             built: Map::new(),
+            typed: Map::new(),
             on: [
                 ("on_poweroff", "destroy"),
                 ("on_reboot", "restart"),
@@ -318,6 +333,14 @@ mod tests {
         .unwrap();
         let spec = &planned.spec;
         to_json(&Record::of(spec, "u-1", 0, spec.pool.as_deref()))
+    }
+
+    #[test]
+    fn a_shim_is_written_below_the_type() {
+        let json = json_of("pvshim = 1\npvshim_extra = \"loglvl=all\"");
+        let wanted = json!({"pvshim": "True", "pvshim_extra": "loglvl=all"});
+        assert_eq!(json["b_info"]["type.pvh"], wanted);
+        assert_eq!(json_of("")["b_info"]["type.pvh"], json!({}));
     }
 
     #[test]

@@ -112,7 +112,7 @@ fn plan(request: &BuildRequest<'_>) -> Result<(PvKernel, Layout)> {
     let ramdisk_len = request
         .modules
         .first()
-        .map(|ramdisk| ramdisk.module.size_bytes());
+        .map(|ramdisk| ramdisk.content.size_bytes());
     let layout = Layout::new(&kernel, request.target_pages(), ramdisk_len)?;
     Ok((kernel, layout))
 }
@@ -183,7 +183,7 @@ impl Filler<'_> {
         let mut area = self.map(hv, &kernel_pages)?;
         kernel.fill(&mut area, &kernel_pages)?;
         if let (Some(ramdisk), Some(module)) = (layout.ramdisk, self.request.modules.first()) {
-            place_module(&mut area, module.module, ramdisk.span)?;
+            place_module(&mut area, &module.content, ramdisk.span)?;
         }
         self.p2m.write(&mut area, layout.p2m)?;
         self.write_tables(&mut area)?;

@@ -95,7 +95,7 @@ impl<'a> Plan<'a> {
         let module_lens: Vec<u64> = request
             .modules
             .iter()
-            .map(|module| module.module.size_bytes())
+            .map(|module| module.content.size_bytes())
             .collect();
         let sizes = Sizes {
             target_pages: request.target_pages(),
@@ -157,7 +157,7 @@ impl<'a> Plan<'a> {
         let kernel = Placed::new(self.request.kernel, layout.kernel, |segment| segment.paddr);
         kernel.fill(&mut area, &[layout.kernel])?;
         for (module, span) in self.request.modules.iter().zip(&layout.modules) {
-            place_module(&mut area, module.module, *span)?;
+            place_module(&mut area, &module.content, *span)?;
         }
         write_span(
             &mut area,

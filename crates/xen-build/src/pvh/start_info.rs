@@ -115,7 +115,7 @@ fn module_entries(
             next_cmdline += with_end(module.cmdline);
             bytes
                 .u64(place.address())
-                .u64(module.module.size_bytes())
+                .u64(module.content.size_bytes())
                 .u64(cmdline)
                 .u64(0)
         })

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 use xen_build::model::Model;
-use xen_build::{BootModule, BuildRequest, Channel, memory};
+use xen_build::{BootModule, BuildRequest, Channel, ModuleContent, memory};
 use xen_image::elfnote::types;
 use xen_image::{Image, Limits, Module};
 use xen_port::{CreateDomain, DomId, EvtchnPort, GuestKind, Hypervisor};
@@ -189,7 +189,7 @@ pub fn boot_modules<'a>(ramdisks: &'a [&'a Ramdisk], cmdline: &'a str) -> Vec<Bo
     ramdisks
         .iter()
         .map(|ramdisk| BootModule {
-            module: &ramdisk.module,
+            content: ModuleContent::File(&ramdisk.module),
             cmdline,
         })
         .collect()

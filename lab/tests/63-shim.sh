@@ -1,0 +1,96 @@
+# PV guests in the shim, 32-bit and 64-bit: console, xenstore, memory, vCPUs, shutdown, reboot; and what cannot be, said before.
+# limit_s: 400
+. /xyl-lab/lab/lib.sh
+command -v xyl >/dev/null || skip 'no xyl here'
+cd "$scratch" || fail 'no scratch folder'
+traces >before
+
+# shim_cfg NAME KERNEL MEMORY LINE...: a guest in the shim; prints its file.
+shim_cfg() {
+	local name=$1 kernel=$2 memory=$3
+	shift 3
+	printf '%s\n' "name = \"$name\"" 'type = "pvh"' 'pvshim = 1' "kernel = \"$guests/$kernel\"" "memory = $memory" "$@" >"$name.cfg"
+	echo "$name.cfg"
+}
+readies() {
+	[ "$(grep -ac 'testguest: ready' "$consoles/guest-$1.log")" -ge "$2" ]
+}
+beats() {
+	xenstore-read "/local/domain/$(xl domid "$1")/data/heartbeat" 2>/dev/null || echo 0
+}
+beats_beyond() {
+	[ "$(beats "$1")" -gt "$2" ]
+}
+memory_of() {
+	xl list "$1" | awk 'NR == 2 { print $3 }'
+}
+memory_is_below() {
+	[ "$(memory_of "$1")" -lt "$2" ]
+}
+memory_is_above() {
+	[ "$(memory_of "$1")" -gt "$2" ]
+}
+
+# Real PV kernels print their line, and xl takes the domain for one of its own.
+for width in 32 64; do
+	name=shim-pv$width
+	ok xyl create -q "$(shim_cfg $name grub-pv$width 64)"
+	within 60 console_says $name XYL-GRUB-UP
+	matches '"pvshim": "True"' "$(xl list -l $name | tr -s ' ')"
+	ok xyl destroy $name
+done
+leaves_nothing before
+
+# The guest finds all that a bare one does; memory and vCPU requests, shutdown and reboot reach it.
+ok xyl create -q "$(shim_cfg shim-test testguest 64 'vcpus = 1' 'maxvcpus = 2' 'cmdline = "heartbeat_ms=100"')"
+within 60 readies shim-test 1
+console_says shim-test 'testguest: up, TYPE pv, ' || fail 'not a PV guest'
+console_says shim-test 'checks [0-9]+ ok, 0 failed' || fail "checks failed: $(grep -a FAIL "$consoles/guest-shim-test.log")"
+within 20 beats_beyond shim-test 3
+ok xyl mem-set shim-test 48
+within 20 console_says shim-test 'testguest: memory target [0-9]+ KiB'
+ok xyl vcpu-set --ignore-host shim-test 2
+within 20 console_says shim-test 'testguest: vcpu 1 availability online'
+ok xyl pause shim-test
+ok xyl unpause shim-test
+domid=$(xl domid shim-test)
+ok xyl reboot -w --timeout 60 shim-test
+within 60 readies shim-test 2
+[ "$(xl domid shim-test)" -gt "$domid" ] || fail 'the same domain after a reboot'
+# Restarted in the shim again, by the monitor.
+matches 'TYPE pv,' "$(grep -a 'testguest: up' "$consoles/guest-shim-test.log" | tail -n 1)"
+ok xyl shutdown -w --timeout 60 shim-test
+leaves_nothing before
+
+# Linux, packed: a vCPU more, memory less and more again.
+ok xyl create -q "$(shim_cfg shim-linux linux-vmlinuz 300 "ramdisk = \"$guests/linux-initrd\"" 'cmdline = "console=hvc0"' \
+	'vcpus = 1' 'maxvcpus = 2')"
+within 120 console_says shim-linux 'XYL-GUEST-UP .* vcpus=1 '
+ok xyl vcpu-set --ignore-host shim-linux 2
+within 30 console_says shim-linux 'installing Xen timer for CPU 1|CPU1 is up|SMP alternatives|Xen.* 1'
+ok xyl mem-set shim-linux 270
+within 60 memory_is_below shim-linux 280
+ok xyl mem-set shim-linux 295
+within 60 memory_is_above shim-linux 290
+ok xyl shutdown -w --timeout 60 shim-linux
+leaves_nothing before
+
+# What cannot be is said before anything is built, with the remedy.
+refused 'cannot open /nosuch/xen-shim' xyl create -q "$(shim_cfg bad grub-pv64 64 'pvshim_path = "/nosuch/xen-shim"')"
+refused 'there is no PV shim on this host; looked at .*/usr/lib/xen-4.*/boot/xen-shim, .*pvshim_path' \
+	env XYL_ROOT="$scratch/root" xyl create -q "$(shim_cfg bad grub-pv64 64)"
+rm -rf root
+sed 's/pages used by shim >/CONFIG_PV32 missing./' /usr/lib/xen-4*/boot/xen-shim >shim-without
+refused 'grub-pv32 is a 32-bit PV kernel, and the PV shim .*shim-without was built without 32-bit PV' \
+	xyl create -q "$(shim_cfg bad grub-pv32 64 "pvshim_path = \"$scratch/shim-without\"")"
+refused '`pv=no-32` on the shim' xyl create -q "$(shim_cfg bad grub-pv32 64 'pvshim_extra = "pv=no-32"')"
+refused 'grub-pvh as a PV guest' xyl create -q "$(shim_cfg bad grub-pvh 64)"
+refused 'testguest as a PVH guest|cannot use' xyl create -q "$(shim_cfg bad grub-pv64 64 "pvshim_path = \"$guests/grub-pv64\"")"
+leaves_nothing before
+# A 64-bit kernel does not mind.
+ok xyl create -q "$(shim_cfg shim-other grub-pv64 64 "pvshim_path = \"$scratch/shim-without\"" 'pvshim_extra = "pv=no-32"')"
+within 60 console_says shim-other XYL-GRUB-UP
+ok xyl destroy shim-other
+matches 'PV shim takes about 22 of the domain.s 32 MiB' "$(xyl create -p -e "$(shim_cfg tight grub-pv64 32)" 2>&1)"
+ok xyl destroy tight
+leaves_nothing before
