@@ -63,15 +63,15 @@ ok xyl shutdown -w --timeout 60 shim-test
 leaves_nothing before
 
 # Linux, packed: a vCPU more, memory less and more again.
-ok xyl create -q "$(shim_cfg shim-linux linux-vmlinuz 300 "ramdisk = \"$guests/linux-initrd\"" 'cmdline = "console=hvc0"' \
+ok xyl create -q "$(shim_cfg shim-linux linux-vmlinuz 400 "ramdisk = \"$guests/linux-initrd\"" 'cmdline = "console=hvc0"' \
 	'vcpus = 1' 'maxvcpus = 2')"
 within 120 console_says shim-linux 'XYL-GUEST-UP .* vcpus=1 '
 ok xyl vcpu-set --ignore-host shim-linux 2
 within 30 console_says shim-linux 'installing Xen timer for CPU 1|CPU1 is up|SMP alternatives|Xen.* 1'
-ok xyl mem-set shim-linux 270
-within 60 memory_is_below shim-linux 280
-ok xyl mem-set shim-linux 295
-within 60 memory_is_above shim-linux 290
+ok xyl mem-set shim-linux 360
+within 60 memory_is_below shim-linux 370
+ok xyl mem-set shim-linux 395
+within 60 memory_is_above shim-linux 385
 ok xyl shutdown -w --timeout 60 shim-linux
 leaves_nothing before
 

@@ -355,7 +355,10 @@ fn check_image(
 ) -> Result<(), EngineError> {
     let images = &prepared.images;
     if let Some(shim) = &images.shim {
-        for warning in shim::check(&prepared.spec, &images.kernel, shim)? {
+        let modules = images.modules("");
+        let modules_bytes = modules.iter().map(|module| module.content.size_bytes());
+        let modules_bytes = modules_bytes.sum();
+        for warning in shim::check(&prepared.spec, &images.kernel, shim, modules_bytes)? {
             notice(Notice::Warning(&warning));
         }
     }

@@ -31,6 +31,8 @@ const GUEST_CMDLINE_BYTES: usize = 1023;
 /// Measured: 22.2 MiB of 64, 24.2 MiB of 400 (Xen 4.17).
 const OWN_KIB: u64 = 22 << 10;
 const OWN_PART: u64 = 128;
+/// The least that a guest's first tables take.
+const LEAST_TABLES_KIB: u64 = 512;
 /// CPUs that a shim is built for (`CONFIG_NR_CPUS` of Xen's `pvshim_defconfig`).
 const USUAL_CPUS: u32 = 32;
 
@@ -169,6 +171,7 @@ pub(crate) fn check(
     spec: &VmSpec,
     kernel: &Image,
     shim: &ShimImage,
+    modules_bytes: u64,
 ) -> Result<Vec<String>, EngineError> {
     let mut warnings = Vec::new();
     let cmdline = spec.cmdline.as_deref().unwrap_or("");
@@ -179,7 +182,7 @@ pub(crate) fn check(
     if let PvWidth::Bits32 { pae } = kernel.pv()?.width {
         warnings.extend(check_pv32(spec, kernel, pae, shim)?);
     }
-    warnings.extend(warn_of_memory(spec, kernel)?);
+    warnings.extend(warn_of_memory(spec, kernel, modules_bytes)?);
     if spec.max_vcpus > USUAL_CPUS {
         warnings.push(format!(
             "a PV shim is usually built for {USUAL_CPUS} CPUs: of {} vCPUs the guest may see fewer",
@@ -191,12 +194,13 @@ pub(crate) fn check(
 
 /// A shim that has no room for its guest says so on the console alone, and crashes. How much room is needed depends on
 /// how the shim finds its memory, so this is no more than a warning.
-fn warn_of_memory(spec: &VmSpec, kernel: &Image) -> Result<Option<String>, EngineError> {
-    let range = kernel.pv()?.paddr;
-    let kernel_kib = range.end.saturating_sub(range.start) / 1024;
+fn warn_of_memory(
+    spec: &VmSpec,
+    kernel: &Image,
+    modules_bytes: u64,
+) -> Result<Option<String>, EngineError> {
     let own_kib = OWN_KIB + spec.target_kib / OWN_PART;
-    // The guest's start is one block, of a power of two; until it is made, the kernel is there twice.
-    let wanted_kib = own_kib + 2 * kernel_kib.next_power_of_two().max(8 << 10);
+    let wanted_kib = memory_for(own_kib, kernel.pv()?.paddr.end, modules_bytes);
     Ok((spec.target_kib < wanted_kib).then(|| {
         format!(
             "the PV shim takes about {} of the domain's {} MiB for itself: if the guest does not start, set `memory` to {} or more",
@@ -205,6 +209,16 @@ fn warn_of_memory(spec: &VmSpec, kernel: &Image) -> Result<Option<String>, Engin
             wanted_kib.div_ceil(1024)
         )
     }))
+}
+
+/// KiB that do for sure: the guest's start (its kernel up to `kernel_end`, a ramdisk and tables) is one block of a power of
+/// two, at a multiple of its size, that neither the shim's own memory nor the modules, at the end, may touch.
+fn memory_for(own_kib: u64, kernel_end: u64, modules_bytes: u64) -> u64 {
+    let start_kib = kernel_end.saturating_add(modules_bytes / 8) / 1024;
+    let block_kib = start_kib
+        .saturating_add(LEAST_TABLES_KIB)
+        .next_power_of_two();
+    own_kib.next_multiple_of(block_kib) + block_kib + modules_bytes.div_ceil(1024)
 }
 
 fn check_pv32(
@@ -275,6 +289,16 @@ mod tests {
         ] {
             assert_eq!(word_against_pv32(cmdline), wanted, "{cmdline}");
         }
+    }
+
+    #[test]
+    fn memory_that_was_seen_to_do_or_not_is_told_apart() {
+        let wanted_mib = |own_mib: u64, kernel_end: u64, modules_mib: u64| {
+            memory_for(own_mib << 10, kernel_end, modules_mib << 20) / 1024
+        };
+        // GRUB: 32 MiB are too little, 64 do. Debian's Linux: 300 are too little, 400 do.
+        assert!((33..=64).contains(&wanted_mib(22, 0x44_8bb0, 1)));
+        assert!((301..=400).contains(&wanted_mib(24, 0x4a0_0000, 65)));
     }
 
     #[test]
