@@ -24,7 +24,7 @@ head -c 200000000 /dev/zero | gzip -9 >bomb.gz
 head -c 100 bomb.gz >bomb-torn.gz
 refused 'bomb' xyl create -q "$(cfg "kernel = \"$scratch/bomb.gz\"")"
 refused 'bomb-torn' xyl create -q "$(cfg "kernel = \"$scratch/bomb-torn.gz\"")"
-refused 'grub-pv32.*a 32-bit PV kernel' xyl create -q "$(cfg "kernel = \"$guests/grub-pv32\"")"
+refused 'grub-pv32 is refused: a 32-bit PV kernel runs in ring 1.*remedy' xyl create -q "$(cfg "kernel = \"$guests/grub-pv32\"" 'pvshim = 0')"
 refused 'PVH|pvh' xyl create -q "$(cfg "kernel = \"$guests/grub-pv64\"" 'type = "pvh"')"
 refused 'nosuch' xyl create -q "$(cfg 'ramdisk = "/nosuch/initrd"')"
 

@@ -7,7 +7,6 @@
 use std::time::{Instant, SystemTime};
 
 use xen_build::{BootModule, BuildRequest, Channel, cpu_policy, memory};
-use xen_image::KernelKind;
 use xen_port::{
     CreateDomain, DomId, EvtchnPort, GuestKind, HvmParam, PhysInfo, SchedulerId, SchedulerParams,
     VcpuId,
@@ -15,11 +14,12 @@ use xen_port::{
 use xenstore::{Access as StoreAccess, Batch, Path, Perms, Tree};
 use xyl_saga::{Facts, Step, Way};
 
+use crate::admission::{self, Admitted};
 use crate::domid_history::DomidHistory;
 use crate::images::Images;
 use crate::operation::{Draft, Kind, step};
 use crate::pools::{Pool, Pools};
-use crate::shim::{self, ShimError};
+use crate::shim;
 use crate::spec::VmSpec;
 use crate::tree::{self, Access, Change, DomainTree};
 use crate::{Cancel, EngineError, Host, Owner, destroy, domains, names, record, userdata};
@@ -55,6 +55,8 @@ pub enum Notice<'n> {
     Step(&'static str),
     /// Something is not as it should be, and the create goes on without it.
     Warning(&'n str),
+    /// Something that is good to know, for whoever asks for more words.
+    Remark(&'n str),
 }
 
 /// Creates a domain, or leaves no trace of it.
@@ -65,7 +67,6 @@ pub fn create(
 ) -> Result<DomId, EngineError> {
     let spec = request.spec;
     let physical = host.hv.phys_info()?;
-    check_guest_type(spec, &physical)?;
     let owner = Owner::take(host, spec.uuid)?;
     let name_lock = domains::reserve_name(host, &spec.name)?;
     check_identity(host, spec)?;
@@ -151,6 +152,8 @@ pub(crate) struct Prepared {
     images: Images,
     /// The command line of what the domain starts.
     cmdline: String,
+    /// Why it may start.
+    admission: admission::Record,
     daemons: Daemons,
     /// The CPU pool that the configuration names.
     pool: Option<Pool>,
@@ -161,14 +164,18 @@ impl Prepared {
     fn new(
         host: &mut Host,
         physical: PhysInfo,
-        spec: VmSpec,
+        mut spec: VmSpec,
         config_text: String,
         notice: &mut dyn FnMut(Notice<'_>),
     ) -> Result<Prepared, EngineError> {
-        check_memory(&spec, &physical)?;
         let pool = find_pool(host, &spec)?;
         let kernel = Images::load_kernel(host, &spec, notice)?;
-        let images = Images::load_rest(host, &spec, kernel)?;
+        let Admitted { record, shim } =
+            admission::ask(host, &physical, &mut spec, &kernel, notice)?;
+        // How the guest is started is settled now.
+        check_guest_type(&spec, &physical)?;
+        check_memory(&spec, &physical)?;
+        let images = Images::load_rest(&spec, kernel, shim)?;
         let daemons = Daemons::find(host)?;
         let cmdline = match &spec.shim {
             Some(shim) => shim.command_line(),
@@ -176,6 +183,7 @@ impl Prepared {
         };
         let prepared = Prepared {
             cmdline,
+            admission: record,
             spec,
             physical,
             images,
@@ -183,7 +191,7 @@ impl Prepared {
             pool,
             config_text,
         };
-        check_image(host, &prepared, notice)?;
+        check_image(&prepared, notice)?;
         Ok(prepared)
     }
 
@@ -233,7 +241,6 @@ fn prepare_again(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     let text = planned.config_text();
     let spec = planned.spec;
     let physical = draft.host.hv.phys_info()?;
-    check_guest_type(&spec, &physical)?;
     if draft.name_lock.is_none() {
         draft.name_lock = Some(domains::reserve_name(draft.host, &spec.name)?);
     }
@@ -253,9 +260,6 @@ fn prepare_again(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
 fn check_guest_type(spec: &VmSpec, physical: &PhysInfo) -> Result<(), EngineError> {
     match spec.kind {
         GuestKind::Pv if !physical.caps.pv => Err(EngineError::NoPv),
-        GuestKind::Pvh if spec.shim.is_some() && !physical.caps.hvm => {
-            Err(ShimError::NoHardwareVirtualisation.into())
-        }
         GuestKind::Pvh | GuestKind::Hvm if !physical.caps.hvm => {
             Err(EngineError::NoHardwareVirtualisation(spec.kind_text()))
         }
@@ -348,54 +352,23 @@ impl Daemons {
     }
 }
 
-fn check_image(
-    host: &Host,
-    prepared: &Prepared,
-    notice: &mut dyn FnMut(Notice<'_>),
-) -> Result<(), EngineError> {
+fn check_image(prepared: &Prepared, notice: &mut dyn FnMut(Notice<'_>)) -> Result<(), EngineError> {
     let images = &prepared.images;
+    let modules = prepared.modules();
     if let Some(shim) = &images.shim {
-        let modules = images.modules("");
-        let modules_bytes = modules.iter().map(|module| module.content.size_bytes());
-        let modules_bytes = modules_bytes.sum();
-        for warning in shim::check(&prepared.spec, &images.kernel, shim, modules_bytes)? {
-            notice(Notice::Warning(&warning));
+        let bytes = modules.iter().map(|module| module.content.size_bytes());
+        let tight = shim::warn_of_memory(&prepared.spec, &images.kernel, bytes.sum())?;
+        for warning in shim.warnings.iter().chain(&tight) {
+            notice(Notice::Warning(warning));
         }
     }
-    let modules = prepared.modules();
     let ports = (EvtchnPort(0), EvtchnPort(0));
     let request = prepared.build_request(DomId::ZERO, ports, &modules);
     match prepared.spec.kind {
-        GuestKind::Pv => {
-            refuse_pv32(host, prepared)?;
-            xen_build::check_pv(&request)?;
-        }
+        GuestKind::Pv => xen_build::check_pv(&request)?,
         _ => xen_build::check_pvh(&request)?,
     }
     Ok(())
-}
-
-fn refuse_pv32(host: &Host, prepared: &Prepared) -> Result<(), EngineError> {
-    let kinds = prepared.images.kernel.kinds();
-    let is_pv32 = kinds
-        .iter()
-        .any(|kind| matches!(kind, KernelKind::Pv32 { .. }));
-    if !is_pv32 || kinds.contains(&KernelKind::Pv64) {
-        return Ok(());
-    }
-    let capabilities = host.hv.version()?.capabilities;
-    let has_pv32 = capabilities
-        .split_whitespace()
-        .any(|word| word == "xen-3.0-x86_32p");
-    let why = if has_pv32 {
-        "a 32-bit PV kernel: Xyl does not start those bare, since they run in ring 1, where nothing protects the hypervisor from speculative attacks; run it in the PV shim (type=\"pvh\" and pvshim=1), or use a 64-bit or PVH kernel"
-    } else {
-        "a 32-bit PV kernel, and this Xen has no 32-bit PV (built without it, or `pv=no-32`); run it in the PV shim (type=\"pvh\" and pvshim=1), or use a 64-bit or PVH kernel"
-    };
-    Err(EngineError::Pv32 {
-        path: prepared.spec.kernel.clone(),
-        why,
-    })
 }
 
 // ---- the steps ----------------------------------------------------------------------------------
@@ -638,6 +611,7 @@ fn write_records(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     if !draft.keeps_record {
         record::write(&*host.files, &host.dirs, &uuid, &prepared.config_text)?;
     }
+    admission::write(&*host.files, &host.dirs, &uuid, &prepared.admission)?;
     let shadow_bytes = paging_size_bytes(spec, &prepared.physical);
     let pool = prepared.pool.as_ref().and_then(|pool| pool.name.as_deref());
     let userdata = userdata::Record::of(spec, &uuid, shadow_bytes / KIB, pool);

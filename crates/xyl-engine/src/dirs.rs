@@ -23,6 +23,8 @@ pub struct Dirs {
     pub xen_run: PathBuf,
     /// Logs: `/var/log/xen`, where administrators look.
     pub log: PathBuf,
+    /// Which guests may start: `/etc/xyl/policy.toml`.
+    pub policy: PathBuf,
     /// What is installed: `/usr`.
     pub usr: PathBuf,
 }
@@ -43,6 +45,7 @@ impl Dirs {
             xen_lib: root.join("var/lib/xen"),
             xen_run: root.join("run/xen"),
             log: root.join("var/log/xen"),
+            policy: root.join("etc/xyl/policy.toml"),
             usr: root.join("usr"),
         }
     }

@@ -100,14 +100,17 @@ pub enum EngineError {
     /// The guest cannot run in the PV shim.
     #[error(transparent)]
     Shim(#[from] ShimError),
-    /// A 32-bit PV kernel.
-    #[error("{path}: {why}", path = path.display())]
-    Pv32 {
-        /// The kernel.
-        path: PathBuf,
-        /// What this host could do with it.
-        why: &'static str,
+    /// The policy of the host does not let the guest start.
+    #[error("{kernel} is {line}", kernel = kernel.display())]
+    NotAdmitted {
+        /// The guest's kernel.
+        kernel: PathBuf,
+        /// The decision in words: cause and remedy.
+        line: String,
     },
+    /// The policy cannot be read.
+    #[error(transparent)]
+    Policy(#[from] xyl_audit::PolicyError),
     /// All free domids were in use a moment ago.
     #[error("no domid is free that was not in use within the last minute: try again later")]
     NoFreshDomid,

@@ -6,9 +6,9 @@ use xen_build::{BootModule, ModuleContent};
 use xen_image::{CacheFolder, CacheOptions, Image, Limits, Loader, Module, Origin};
 
 use crate::create::Notice;
-use crate::shim::{self, ShimImage};
+use crate::shim::ShimImage;
 use crate::spec::VmSpec;
-use crate::{EngineError, Host};
+use crate::{Dirs, EngineError, Host};
 
 /// Number of bytes in a KiB.
 const KIB: u64 = 1024;
@@ -30,7 +30,7 @@ impl Images {
         spec: &VmSpec,
         notice: &mut dyn FnMut(Notice<'_>),
     ) -> Result<Image, EngineError> {
-        let kernel = loader(host).load(&spec.kernel)?;
+        let kernel = loader(&host.dirs).load(&spec.kernel)?;
         if let Origin::Unpacked {
             not_cached: Some(why),
         } = kernel.origin()
@@ -40,12 +40,12 @@ impl Images {
         Ok(kernel)
     }
 
-    /// Opens what goes with the kernel.
-    pub fn load_rest(host: &Host, spec: &VmSpec, kernel: Image) -> Result<Images, EngineError> {
-        let shim = match &spec.shim {
-            Some(shim) => Some(shim::load(host, shim, &loader(host))?),
-            None => None,
-        };
+    /// Opens what goes with the kernel, and the shim where there is one.
+    pub fn load_rest(
+        spec: &VmSpec,
+        kernel: Image,
+        shim: Option<ShimImage>,
+    ) -> Result<Images, EngineError> {
         let ramdisk = match &spec.ramdisk {
             Some(path) => Some(Module::open(path, spec.max_kib.saturating_mul(KIB))?),
             None => None,
@@ -76,11 +76,12 @@ impl Images {
     }
 }
 
-fn loader(host: &Host) -> Loader {
+/// What opens kernels here.
+pub(crate) fn loader(dirs: &Dirs) -> Loader {
     Loader {
         limits: Limits::default(),
         cache: Some(CacheFolder {
-            path: host.dirs.kernel_cache.clone(),
+            path: dirs.kernel_cache.clone(),
             options: CacheOptions::default(),
         }),
     }

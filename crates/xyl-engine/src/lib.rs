@@ -3,6 +3,7 @@
 //! The engine talks to Xen through the port [`xen_port::Hypervisor`], to xenstored through
 //! [`xenstore::Client`], and to the operating system through the ports of [`os_port`]. It prints nothing: whoever calls it is told of its progress.
 
+pub mod admission;
 pub mod cancel;
 pub mod control_error;
 pub mod create;

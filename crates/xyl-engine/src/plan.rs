@@ -322,6 +322,7 @@ fn spec(
             .map(whole_path),
         cmdline: domain.boot.cmdline.clone(),
         shim: shim(domain),
+        wants_bare: domain.raw.get("pvshim").is_some_and(is_off),
         on: on_shutdown(domain),
         hap: memory.hap,
         nested_virt: domain.domain_type != DomainType::Pv && processors.nested_hvm.unwrap_or(false),

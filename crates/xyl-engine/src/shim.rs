@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use xen_image::{Error as ImageError, Image, Loader, PaeMode, PvWidth};
+use xen_port::PhysInfo;
 
 use crate::spec::{Shim, VmSpec};
-use crate::{EngineError, Host};
+use crate::{EngineError, Host, images};
 
 /// The shim's name in Xen's firmware folder.
 const NAME: &str = "xen-shim";
@@ -95,7 +96,7 @@ pub enum ShimError {
     },
 }
 
-fn list(paths: &[PathBuf]) -> String {
+pub(crate) fn list(paths: &[PathBuf]) -> String {
     let paths: Vec<String> = paths
         .iter()
         .map(|path| path.display().to_string())
@@ -118,9 +119,16 @@ pub enum RunsPv32 {
 pub(crate) struct ShimImage {
     /// Its image.
     pub image: Image,
+    /// What cannot be told of it.
+    pub warnings: Vec<String>,
 }
 
 impl ShimImage {
+    fn new(image: Image) -> ShimImage {
+        let warnings = Vec::new();
+        ShimImage { image, warnings }
+    }
+
     /// What the shim's own bytes say.
     fn runs_pv32(&self) -> Result<RunsPv32, ImageError> {
         if self.image.contains(SAYS_NO_PV32)? {
@@ -135,18 +143,34 @@ impl ShimImage {
     }
 }
 
+/// Opens the shim, and checks that it can run the guest's kernel here.
+pub(crate) fn ready(
+    host: &Host,
+    physical: &PhysInfo,
+    spec: &VmSpec,
+    kernel: &Image,
+) -> Result<ShimImage, EngineError> {
+    if !physical.caps.hvm {
+        return Err(ShimError::NoHardwareVirtualisation.into());
+    }
+    let wanted = spec.shim.clone().unwrap_or_default();
+    let mut shim = load(host, &wanted, &images::loader(&host.dirs))?;
+    shim.warnings = check(spec, kernel, &shim)?;
+    Ok(shim)
+}
+
 /// Opens the shim that the configuration names, or else the first that is found where Xen's tools install it.
-pub(crate) fn load(host: &Host, shim: &Shim, loader: &Loader) -> Result<ShimImage, EngineError> {
+fn load(host: &Host, shim: &Shim, loader: &Loader) -> Result<ShimImage, EngineError> {
     if let Some(path) = &shim.path {
         let image = loader.load(path)?;
-        return Ok(ShimImage { image });
+        return Ok(ShimImage::new(image));
     }
     let version = host.hv.version()?;
     let looked_at = places(&host.dirs.usr, version.major, version.minor);
     for path in &looked_at {
         match loader.load(path) {
             Err(ImageError::Missing { .. }) => {}
-            found => return Ok(ShimImage { image: found? }),
+            found => return Ok(ShimImage::new(found?)),
         }
     }
     Err(ShimError::NotFound { looked_at }.into())
@@ -167,12 +191,7 @@ fn places(usr: &Path, major: u16, minor: u16) -> Vec<PathBuf> {
 }
 
 /// Checks that the shim can run the guest's kernel. What cannot be told comes back as warnings.
-pub(crate) fn check(
-    spec: &VmSpec,
-    kernel: &Image,
-    shim: &ShimImage,
-    modules_bytes: u64,
-) -> Result<Vec<String>, EngineError> {
+fn check(spec: &VmSpec, kernel: &Image, shim: &ShimImage) -> Result<Vec<String>, EngineError> {
     let mut warnings = Vec::new();
     let cmdline = spec.cmdline.as_deref().unwrap_or("");
     if cmdline.len() > GUEST_CMDLINE_BYTES {
@@ -182,7 +201,6 @@ pub(crate) fn check(
     if let PvWidth::Bits32 { pae } = kernel.pv()?.width {
         warnings.extend(check_pv32(spec, kernel, pae, shim)?);
     }
-    warnings.extend(warn_of_memory(spec, kernel, modules_bytes)?);
     if spec.max_vcpus > USUAL_CPUS {
         warnings.push(format!(
             "a PV shim is usually built for {USUAL_CPUS} CPUs: of {} vCPUs the guest may see fewer",
@@ -194,7 +212,7 @@ pub(crate) fn check(
 
 /// A shim that has no room for its guest says so on the console alone, and crashes. How much room is needed depends on
 /// how the shim finds its memory, so this is no more than a warning.
-fn warn_of_memory(
+pub(crate) fn warn_of_memory(
     spec: &VmSpec,
     kernel: &Image,
     modules_bytes: u64,

@@ -40,6 +40,8 @@ pub struct VmSpec {
     pub cmdline: Option<String>,
     /// The shim that the kernel runs in. The domain is PVH then, and the kernel PV.
     pub shim: Option<Shim>,
+    /// The configuration has `pvshim = 0`: it asks for a PV kernel to run without the shim.
+    pub wants_bare: bool,
     /// What to do when it ends.
     pub on: OnShutdown,
     /// Hardware-assisted paging; `None` uses it where the host has it.

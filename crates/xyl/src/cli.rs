@@ -118,6 +118,7 @@ commands! {
     Dmesg = "dmesg": commands::dmesg::Args,
     Domid = "domid": commands::domid::Args,
     Domname = "domname": commands::domname::Args,
+    Explain = "explain": commands::explain::Args,
     Info = "info": commands::info::Args,
     List = "list": commands::list::Args,
     #[command(hide = true)]

@@ -13,7 +13,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 /// The commands that `xyl help` names, `help` itself left out.
-const COMMANDS: [&str; 26] = [
+const COMMANDS: [&str; 27] = [
     "claims",
     "console",
     "create",
@@ -21,6 +21,7 @@ const COMMANDS: [&str; 26] = [
     "dmesg",
     "domid",
     "domname",
+    "explain",
     "info",
     "list",
     "mem-max",

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueHint;
+use os_port::SystemFiles;
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use xen_port::{CpuMap, DomId};
 use xl_cfg::{Config, Report, Source};
+use xyl_engine::admission::{self, Outcome as Verdict};
 use xyl_engine::create::{CreateRequest, Notice, create};
 use xyl_engine::monitor::{self, Vm};
 use xyl_engine::plan::{self, Planned};
@@ -96,6 +98,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         }
     }
     if args.dry_run || context.dry_run() {
+        preview(args, context, &planned.spec)?;
         return print_plan(context, &planned);
     }
     if args.debug {
@@ -137,6 +140,7 @@ fn create_now(
         Notice::Step(step) => context.note(1, || format!("create {}: {step}", planned.spec.name)),
         Notice::Warning(text) if !args.quiet => context.say(format!("warning: {text}")),
         Notice::Warning(_) => {}
+        Notice::Remark(text) => context.note(1, || text.to_owned()),
     };
     let mut request = CreateRequest {
         spec: &planned.spec,
@@ -304,6 +308,22 @@ fn apply_masks(context: &Context, spec: &mut VmSpec) -> Outcome {
 
 fn common(one: &CpuMap, other: &CpuMap) -> CpuMap {
     one.iter().filter(|cpu| other.contains(*cpu)).collect()
+}
+
+/// What this host's policy would say: a guest that it refuses fails a dry run too.
+fn preview(args: &Args, context: &Context, spec: &VmSpec) -> Outcome {
+    let Some(decision) = admission::preview(&SystemFiles, &context.dirs, spec)? else {
+        return Ok(());
+    };
+    let line = decision.line();
+    let kernel = spec.kernel.display();
+    match decision.outcome {
+        Verdict::Allow => context.note(1, || format!("{kernel} would be {line}")),
+        Verdict::ConvertToShim if args.quiet => {}
+        Verdict::ConvertToShim => context.say(format!("{kernel} would be {line}")),
+        Verdict::Refuse => return Err(Failure::refused(format!("{kernel} would be {line}"))),
+    }
+    Ok(())
 }
 
 /// What a dry run prints: libxl's form of the configuration as xl does, or with --json Xyl's own.

@@ -9,6 +9,7 @@ pub mod destroy;
 pub mod dmesg;
 pub mod domid;
 pub mod domname;
+pub mod explain;
 pub mod info;
 pub mod later;
 pub mod list;
@@ -45,6 +46,7 @@ pub const HERE: &[&str] = &[
     "dmesg",
     "domid",
     "domname",
+    "explain",
     "help",
     "info",
     "list",
@@ -87,6 +89,7 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
         Command::Dmesg(args) => dmesg::run(args, context),
         Command::Domid(args) => domid::run(args, context),
         Command::Domname(args) => domname::run(args, context),
+        Command::Explain(args) => explain::run(args, context),
         Command::Info(args) => info::run(args, context),
         Command::List(args) => list::run(args, context),
         Command::Man(args) => man::run(args, context),

@@ -1,0 +1,318 @@
+//! Which guests start, and how: no policy, configuration or change of files on the way leads to a bare 32-bit PV domain.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs
+)]
+
+#[path = "../../xen-build/tests/common/mod.rs"]
+mod common;
+
+use std::path::Path;
+
+use common::{Kernel, MIB, PAGE, pattern};
+use proptest::prelude::*;
+use uuid::Uuid;
+use xen_image::elfnote::types;
+use xen_port::{DomId, GuestKind, ShutdownReason, VersionInfo};
+use xen_sim::World;
+use xyl_engine::admission::{self, GuestType, Outcome, Record};
+use xyl_engine::create::{CreateRequest, Notice, create};
+use xyl_engine::{Cancel, Dirs, EngineError, Host, plan, restart};
+
+const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000003";
+const SAYS_PV32: &str = "xen-3.0-x86_32p ";
+const SAYS_NO_PV32: &str = "Found 32-bit PV kernel, but CONFIG_PV32 missing";
+
+/// What a PV kernel says of itself, as ELF notes.
+fn pv_notes() -> Kernel {
+    Kernel::default()
+        .text(types::XEN_VERSION, "xen-3.0")
+        .text(types::LOADER, "generic")
+        .text(types::GUEST_OS, "GRUB")
+        .text(types::PAE_MODE, "yes")
+        .number(types::VIRT_BASE, 0)
+        .number(types::ENTRY, MIB)
+        .number(types::HYPERCALL_PAGE, MIB)
+        .part(MIB, pattern(PAGE, 1), PAGE)
+}
+
+fn pv64() -> Vec<u8> {
+    pv_notes().elf()
+}
+
+/// The same as a 32-bit ELF: the headers are narrower, the rest is as it was.
+fn pv32() -> Vec<u8> {
+    let wide = pv64();
+    let word = |at: usize| u32::from_le_bytes(wide[at..at + 4].try_into().unwrap());
+    let half = |at: usize| u16::from_le_bytes(wide[at..at + 2].try_into().unwrap());
+    let nr_headers = half(56) as usize;
+    let (base, new_base) = (64 + 56 * nr_headers, 52 + 32 * nr_headers);
+    let mut elf = wide[..16].to_vec();
+    elf[4] = 1;
+    for value in [2_u16, 3] {
+        elf.extend(value.to_le_bytes());
+    }
+    for value in [1, word(24), 52, 0, 0] {
+        elf.extend(value.to_le_bytes());
+    }
+    for value in [52, 32, nr_headers as u16, 40, 0, 0] {
+        elf.extend(value.to_le_bytes());
+    }
+    for at in (0..nr_headers).map(|index| 64 + 56 * index) {
+        let offset = word(at + 8) - (base - new_base) as u32;
+        let [vaddr, paddr] = [word(at + 16), word(at + 24)];
+        let [file_size, mem_size, align] = [word(at + 32), word(at + 40), word(at + 48)];
+        let flags = word(at + 4);
+        for value in [
+            word(at),
+            offset,
+            vaddr,
+            paddr,
+            file_size,
+            mem_size,
+            flags,
+            align,
+        ] {
+            elf.extend(value.to_le_bytes());
+        }
+    }
+    assert_eq!(elf.len(), new_base);
+    elf.extend(&wide[base..]);
+    elf
+}
+
+fn shim(says: &str) -> Vec<u8> {
+    Kernel::default()
+        .part(MIB, says.as_bytes().to_vec(), PAGE)
+        .note(types::PHYS32_ENTRY, &0x10_0010_u32.to_le_bytes())
+        .elf()
+}
+
+struct Bench {
+    world: World,
+    host: Host,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let world = World::new(256);
+        world.xen.set_version(VersionInfo {
+            major: 4,
+            minor: 17,
+            extra: String::new(),
+            compiler: String::new(),
+            compile_by: String::new(),
+            compile_domain: String::new(),
+            compile_date: String::new(),
+            capabilities: "xen-3.0-x86_64 xen-3.0-x86_32p hvm-3.0-x86_64".to_owned(),
+            changeset: String::new(),
+            command_line: String::new(),
+            build_id: String::new(),
+            page_size_bytes: 4096,
+            virt_start: 0,
+        });
+        let handles = world.handles(&world.fate(None)).unwrap();
+        let mut dirs = Dirs::below(Path::new("/"));
+        dirs.kernel_cache = folder.path().join("cache");
+        dirs.usr = folder.path().join("usr");
+        let host = Host {
+            hv: handles.hv,
+            store: handles.store,
+            dirs,
+            files: handles.files,
+            clock: handles.clock,
+            process: handles.process,
+        };
+        Bench {
+            world,
+            host,
+            folder,
+        }
+    }
+
+    fn with_shim(self, says: Option<&str>) -> Bench {
+        if let Some(says) = says {
+            let folder = self.host.dirs.usr.join("lib/xen/boot");
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("xen-shim"), shim(says)).unwrap();
+        }
+        self
+    }
+
+    fn with_policy(self, text: Option<&str>) -> Bench {
+        self.set_policy(text);
+        self
+    }
+
+    fn set_policy(&self, text: Option<&str>) {
+        let path = &self.host.dirs.policy;
+        if let Some(text) = text {
+            self.host
+                .files
+                .create_folder(path.parent().unwrap())
+                .unwrap();
+            self.host.files.write(path, text.as_bytes()).unwrap();
+        }
+    }
+
+    /// Creates a VM; `meddle` is called at each word of the create, with the kernel's path.
+    fn create_with(
+        &mut self,
+        kernel: &[u8],
+        settings: &str,
+        meddle: &mut dyn FnMut(&Path),
+    ) -> Result<DomId, EngineError> {
+        let path = self.folder.path().join("kernel");
+        std::fs::write(&path, kernel).unwrap();
+        let text = format!(
+            "name = \"g\"\nuuid = \"{UUID}\"\nmemory = 32\nkernel = \"{}\"\n{settings}\n",
+            path.display()
+        );
+        let planned = plan::plan_record("bench", &text, &mut || Ok(vec![(0, 0)]))?;
+        let mut request = CreateRequest {
+            spec: &planned.spec,
+            config_text: &planned.config_text(),
+            paused: false,
+            before_start: &mut |_, _| Ok(()),
+            notice: &mut |_: Notice<'_>| meddle(&path),
+        };
+        create(&mut self.host, &mut request, &Cancel::new())
+    }
+
+    fn create(&mut self, kernel: &[u8], settings: &str) -> Result<DomId, EngineError> {
+        self.create_with(kernel, settings, &mut |_| ())
+    }
+
+    fn kind(&self, domid: DomId) -> GuestKind {
+        self.host.hv.domain_info(domid).unwrap().unwrap().kind()
+    }
+
+    fn record(&self) -> Record {
+        admission::read(&*self.host.files, &self.host.dirs, UUID)
+            .unwrap()
+            .unwrap()
+    }
+
+    fn nr_domains(&self) -> usize {
+        self.host.hv.domain_list().unwrap().len()
+    }
+}
+
+fn policy(pv32: &str, pv_shim: &str) -> String {
+    format!("version = 1\n[guests]\npv32 = \"{pv32}\"\npv-shim = \"{pv_shim}\"\n")
+}
+
+#[test]
+fn by_default_a_32_bit_pv_kernel_runs_in_the_shim() {
+    let mut bench = Bench::new().with_shim(Some(SAYS_PV32));
+    let domid = bench.create(&pv32(), "type = \"pv\"").unwrap();
+    assert_eq!(bench.kind(domid), GuestKind::Pvh);
+    let record = bench.record();
+    assert_eq!(record.decision.outcome, Outcome::ConvertToShim);
+    assert!(record.shim.as_ref().unwrap().ends_with("xen-shim"));
+    assert!(record.unseen().unwrap().contains("boot loader"));
+    let (files, dirs) = (&*bench.host.files, &bench.host.dirs);
+    assert_eq!(record.decide_again(files, dirs).unwrap(), record.decision);
+
+    // The policy changes while it runs: that can be seen, and the guest is left alone.
+    bench.set_policy(Some(&policy("refuse", "allow")));
+    let (files, dirs) = (&*bench.host.files, &bench.host.dirs);
+    let now = record.decide_again(files, dirs).unwrap();
+    assert_eq!(now.outcome, Outcome::Refuse);
+    assert_eq!(bench.kind(domid), GuestKind::Pvh);
+}
+
+#[test]
+fn a_restart_asks_again_and_keeps_the_configuration() {
+    let mut bench = Bench::new().with_shim(Some(SAYS_PV32));
+    let first = bench.create(&pv32(), "type = \"pv\"").unwrap();
+    let uuid = Uuid::parse_str(UUID).unwrap();
+    bench.world.shut_down(first, ShutdownReason::Reboot);
+    let second = restart::restart(&mut bench.host, uuid, first, false)
+        .unwrap()
+        .unwrap();
+    assert_eq!(bench.kind(second), GuestKind::Pvh);
+    assert_eq!(bench.record().decision.guest, GuestType::PvShim);
+    // Another kernel under the same path is looked at for itself.
+    std::fs::write(bench.folder.path().join("kernel"), pv64()).unwrap();
+    bench.world.shut_down(second, ShutdownReason::Reboot);
+    let third = restart::restart(&mut bench.host, uuid, second, false)
+        .unwrap()
+        .unwrap();
+    assert_eq!(bench.kind(third), GuestKind::Pv);
+    assert_eq!(bench.record().decision.guest, GuestType::Pv64);
+}
+
+#[test]
+fn what_cannot_be_converted_is_refused_with_cause_and_remedy() {
+    for (says, settings, cause) in [
+        (None, "", "no PV shim"),
+        (Some(SAYS_NO_PV32), "", "without 32-bit PV"),
+        (Some(SAYS_PV32), "pvshim = 0", "pvshim = 0"),
+    ] {
+        let mut bench = Bench::new().with_shim(says);
+        let error = bench.create(&pv32(), settings).unwrap_err().to_string();
+        assert!(
+            error.contains(cause) && error.contains("remedy") && !error.contains('\n'),
+            "{error}"
+        );
+        assert_eq!(bench.nr_domains(), 0);
+    }
+    let mut bench = Bench::new().with_policy(Some("pv32 = 7"));
+    let error = bench.create(&pv64(), "").unwrap_err().to_string();
+    assert!(error.contains("policy.toml:1"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn nothing_leads_to_a_bare_32_bit_pv_domain(
+        pv32_is in prop::sample::select(vec!["", "allow", "warn", "convert", "refuse", "nonsense"]),
+        shim_is in prop::sample::select(vec!["allow", "warn", "refuse"]),
+        says in prop::sample::select(vec![None, Some(SAYS_PV32), Some(SAYS_NO_PV32), Some("neither")]),
+        kind in prop::sample::select(vec!["pv", "pvh"]),
+        pvshim in prop::sample::select(vec!["", "pvshim = 0", "pvshim = 1"]),
+        starts_wide in any::<bool>(),
+        swaps in 0..3_usize,
+    ) {
+        let mut bench = Bench::new().with_shim(says);
+        if !pv32_is.is_empty() {
+            bench.set_policy(Some(&policy(pv32_is, shim_is)));
+        }
+        let first = if starts_wide { pv64() } else { pv32() };
+        let other = if starts_wide { pv32() } else { pv64() };
+        // Somebody puts another kernel in its place as soon as the create says a word, or writes over it.
+        let mut meddle = |path: &Path| match swaps {
+            1 => std::fs::write(path, &other).unwrap(),
+            2 => {
+                let new = path.with_extension("new");
+                std::fs::write(&new, &other).unwrap();
+                std::fs::rename(&new, path).unwrap();
+            }
+            _ => {}
+        };
+        let outcome = bench.create_with(&first, &format!("type = \"{kind}\"\n{pvshim}"), &mut meddle);
+        match outcome {
+            Ok(domid) if bench.kind(domid) == GuestKind::Pv => {
+                prop_assert!(starts_wide, "a bare 32-bit PV domain");
+                prop_assert_eq!(bench.record().decision.guest, GuestType::Pv64);
+            }
+            Ok(_) => {
+                let record = bench.record();
+                prop_assert_eq!(record.decision.guest, GuestType::PvShim);
+                prop_assert!(record.shim.is_some());
+                prop_assert!(pv32_is.is_empty() || shim_is != "refuse");
+                prop_assert!(starts_wide || says != Some(SAYS_NO_PV32));
+            }
+            Err(_) => prop_assert_eq!(bench.nr_domains(), 0),
+        }
+        prop_assert!(!matches!(admission::read(&*bench.host.files, &bench.host.dirs, UUID),
+            Ok(Some(record)) if record.decision.is_bare_pv32()));
+    }
+}

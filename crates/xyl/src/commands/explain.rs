@@ -1,0 +1,175 @@
+//! `xyl explain`: why a guest was let start, and how.
+
+use jiff::Timestamp;
+use os_port::SystemFiles;
+use serde_json::{Value, json};
+use uuid::Uuid;
+use xen_port::DomainInfo;
+use xyl_engine::EngineError;
+use xyl_engine::admission::{self, Decision, ImageKind, Record};
+
+use crate::complete::domain_names;
+use crate::context::Context;
+use crate::error::{Failure, Outcome};
+use crate::output::printable;
+
+/// Explain what the host's policy decided about a domain, and what it would decide now
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The decision was taken when the domain was created, from the kernel that was loaded and the policy of then
+(/etc/xyl/policy.toml, or the default where there is none). If the policy of now says otherwise, that is a warning: a
+running guest is left alone, and its next start is refused or changed.
+
+Examples:
+  xyl explain web
+  xyl explain                                  all domains that Xyl has created
+  xyl explain --json web
+
+JSON: an array of {domid, name, uuid, kernel, image, pvshim, shim, is_boot_loader, decided_s, decision, now, changed,
+unseen}; decision and now are {outcome (allow, convert-to-shim, refuse), guest, reasons, warnings, remedies}"
+)]
+pub struct Args {
+    /// The domain; all of Xyl's if left out
+    #[arg(value_name = "DOMAIN", add = domain_names())]
+    domain: Option<String>,
+}
+
+/// What is known of one domain.
+struct Explained {
+    info: DomainInfo,
+    name: String,
+    uuid: String,
+    record: Record,
+    now: Decision,
+}
+
+impl Explained {
+    /// Whether a start would end otherwise now.
+    fn is_changed(&self) -> bool {
+        let then = &self.record.decision;
+        (then.outcome, then.guest) != (self.now.outcome, self.now.guest)
+    }
+}
+
+/// Runs `xyl explain`.
+pub fn run(args: &Args, context: &Context) -> Outcome {
+    let domains = chosen(args, context)?;
+    if context.json() {
+        let rows = domains.iter().map(as_json).collect();
+        context.out.json(&Value::Array(rows))?;
+    } else {
+        for domain in &domains {
+            show(context, domain)?;
+        }
+    }
+    for domain in domains.iter().filter(|domain| domain.is_changed()) {
+        context.say(format!(
+            "warning: {}: the policy of now would have it otherwise: {}",
+            printable(&domain.name),
+            domain.now.line()
+        ));
+    }
+    Ok(())
+}
+
+fn chosen(args: &Args, context: &Context) -> Result<Vec<Explained>, Failure> {
+    let Some(asked) = &args.domain else {
+        let infos = xyl_engine::domains::list(context.hv()?)?;
+        let names = context.names_or_warning(&infos);
+        let mut all = Vec::new();
+        for (info, name) in infos.into_iter().zip(names) {
+            all.extend(explain(context, info, name.unwrap_or_default())?);
+        }
+        return Ok(all);
+    };
+    let domain = context.find(asked)?;
+    let name = context.name_of(&domain)?.unwrap_or_default();
+    let explained = explain(context, domain.info, name)?;
+    explained.map(|one| vec![one]).ok_or_else(|| {
+        Failure::refused(format!(
+            "nothing was decided about `{asked}`: it was not created by this Xyl; `xyl audit` shows what protects each type of guest"
+        ))
+    })
+}
+
+fn explain(
+    context: &Context,
+    info: DomainInfo,
+    name: String,
+) -> Result<Option<Explained>, EngineError> {
+    let uuid = Uuid::from_bytes(info.handle).hyphenated().to_string();
+    let (files, dirs) = (&SystemFiles, &context.dirs);
+    let Some(record) = admission::read(files, dirs, &uuid)? else {
+        return Ok(None);
+    };
+    let now = record.decide_again(files, dirs)?;
+    Ok(Some(Explained {
+        info,
+        name,
+        uuid,
+        record,
+        now,
+    }))
+}
+
+fn show(context: &Context, domain: &Explained) -> Outcome {
+    let record = &domain.record;
+    let mut lines = vec![format!(
+        "{} ({}): {}",
+        printable(&domain.name),
+        domain.info.domid,
+        record.decision.line()
+    )];
+    let mut add = |what: &str, text: String| lines.push(format!("  {what:<8} {text}"));
+    let kernel = printable(&record.kernel.display().to_string());
+    add("kernel", format!("{kernel}: {}", title(record.image)));
+    if let Some(shim) = &record.shim {
+        add("shim", printable(&shim.display().to_string()));
+    }
+    add("decided", time(record.decided_s));
+    for warning in &record.decision.warnings {
+        add("warning", warning.clone());
+    }
+    if domain.is_changed() {
+        add("now", domain.now.line());
+    }
+    if let Some(text) = record.unseen() {
+        add("unseen", text.to_owned());
+    }
+    Ok(context.out.line(lines.join("\n"))?)
+}
+
+fn title(image: ImageKind) -> &'static str {
+    match image {
+        ImageKind::Pv64 => "a 64-bit PV kernel",
+        ImageKind::Pv32 => "a 32-bit PV kernel",
+        ImageKind::Pvh => "a PVH kernel",
+        ImageKind::Hvm => "firmware with a device model",
+    }
+}
+
+fn time(seconds: u64) -> String {
+    let time = i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| Timestamp::from_second(seconds).ok());
+    time.map_or_else(|| "at an unknown time".to_owned(), |time| time.to_string())
+}
+
+fn as_json(domain: &Explained) -> Value {
+    let record = &domain.record;
+    json!({
+        "domid": domain.info.domid.0,
+        "name": domain.name,
+        "uuid": domain.uuid,
+        "kernel": record.kernel,
+        "image": record.image,
+        "pvshim": record.pvshim,
+        "shim": record.shim,
+        "is_boot_loader": record.is_boot_loader,
+        "decided_s": record.decided_s,
+        "decision": record.decision,
+        "now": domain.now,
+        "changed": domain.is_changed(),
+        "unseen": record.unseen(),
+    })
+}
