@@ -4,6 +4,8 @@
 //! configuration's word and never of a path that is opened again: nothing can change between the look and the start. A
 //! refusal comes before anything is built. The decision and its reasons are kept with the VM, for `xyl explain`.
 //!
+//! The host's audit is not asked yet: what a rule asks of the host is unknown here.
+//!
 //! A 32-bit PV kernel is not built bare at all: `xen-build` cannot, so no policy, configuration or fault of this module
 //! leads to one.
 
@@ -14,6 +16,7 @@ use os_port::Files;
 use serde::{Deserialize, Serialize};
 use xen_image::{Image, PvWidth};
 use xen_port::{GuestKind, PhysInfo};
+use xyl_audit::admit::needs_host;
 pub use xyl_audit::{Decision, GuestType, ImageKind, Outcome};
 use xyl_audit::{DeviceModel, Operation, Policy, Request, Shim as ShimState, admit};
 
@@ -112,7 +115,8 @@ pub(crate) fn ask(
             line: decision.line(),
         });
     }
-    tell(&decision, notice);
+    let wants_facts = needs_host(&policy, &request(image, pvshim, ShimState::NotLooked));
+    tell(&decision, wants_facts, notice);
     let record = Record {
         version: VERSION,
         decided_s: seconds(host.clock.calendar()),
@@ -201,14 +205,17 @@ fn state_of(error: EngineError) -> Result<ShimState, EngineError> {
     }
 }
 
-/// A guest that runs in another way than its configuration says is told of. What the policy warns of for want of facts
-/// about the host is said on request.
-fn tell(decision: &Decision, notice: &mut dyn FnMut(Notice<'_>)) {
+/// A guest that runs in another way than its configuration says is told of. What the policy may warn of only for want of
+/// facts about the host is said on request.
+fn tell(decision: &Decision, wants_facts: bool, notice: &mut dyn FnMut(Notice<'_>)) {
     if decision.outcome == Outcome::ConvertToShim {
         notice(Notice::Warning(&decision.line()));
     }
     for warning in &decision.warnings {
-        notice(Notice::Remark(warning));
+        notice(match wants_facts {
+            true => Notice::Remark(warning),
+            false => Notice::Warning(warning),
+        });
     }
 }
 
