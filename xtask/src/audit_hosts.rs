@@ -12,7 +12,7 @@ const SCRIPT_LIMIT: Duration = Duration::from_secs(60);
 
 /// A CPU that Xen takes for a Kaby Lake R: with Meltdown and L1TF, without microcode against anything.
 const INTEL: &str = "vendor=GenuineIntel,family=6,model=142,stepping=10";
-/// Two threads on the one core, as AMD's CPUs tell of them.
+/// Two threads on the one core; emulated AMD CPUs cannot tell of them.
 const THREADS: &str = "2,cores=1,threads=2";
 
 /// A host, and what `lab/audit-host.py` is to find: `TYPE:FAMILY=VERDICT`, `cpu=`, `sharing=`, `runs:TYPE=`.
@@ -87,25 +87,25 @@ const HOSTS: &[Host] = &[
     Host {
         name: "threads",
         xen: Xen::V4_17,
-        cpu: "+topoext",
+        cpu: INTEL,
         smp: THREADS,
-        xen_options: "smt=1",
+        xen_options: "smt=1 xpti=no-dom0",
         finds: &["sharing=yes"],
     },
     Host {
         name: "threads-smt-0",
         xen: Xen::V4_17,
-        cpu: "+topoext",
+        cpu: INTEL,
         smp: THREADS,
-        xen_options: "smt=0",
+        xen_options: "smt=0 xpti=no-dom0",
         finds: &["sharing=no"],
     },
     Host {
         name: "threads-sched-gran-core",
         xen: Xen::V4_20,
-        cpu: "+topoext",
+        cpu: INTEL,
         smp: THREADS,
-        xen_options: "sched-gran=core",
+        xen_options: "sched-gran=core xpti=no-dom0",
         finds: &["sharing=no"],
     },
 ];
