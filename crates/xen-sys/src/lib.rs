@@ -20,6 +20,7 @@ mod memory;
 mod port;
 mod privcmd;
 mod scheduling;
+mod standby;
 mod vcpu;
 mod xen;
 
@@ -28,4 +29,5 @@ pub use grants::{GrantedMemory, Grants};
 pub use memory::ForeignMemory;
 pub use privcmd::Stats;
 pub use scheduling::give_way_to_daemons;
+pub use standby::{Program, Standby};
 pub use xen::Xen;

@@ -38,6 +38,7 @@ pub mod topology;
 pub mod tree;
 pub mod userdata;
 pub mod vcpus;
+pub mod zone;
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -428,7 +428,7 @@ fn time_offset_s(domain: &DomainConfig) -> i64 {
     if domain.time.localtime != Some(true) {
         return given;
     }
-    given + i64::from(jiff::Zoned::now().offset().seconds())
+    given + i64::from(crate::zone::now().offset().seconds())
 }
 
 /// Every setting as it was given, and what was decided since: a restart does the same again.

@@ -428,7 +428,7 @@ fn store_counts(store: &Client) -> Vec<(&'static str, u64)> {
 
 /// The time and this process's number, as xl's -T puts them before a message.
 fn timestamp() -> String {
-    let now = jiff::Zoned::now()
+    let now = xyl_engine::zone::now()
         .strftime("%Y-%m-%d %H:%M:%S %Z")
         .to_string();
     format!("{now} [{}] ", std::process::id())

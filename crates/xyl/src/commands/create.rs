@@ -1,7 +1,6 @@
 //! `xyl create`: a domain from its configuration.
 
 use std::path::{Path, PathBuf};
-use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -152,19 +151,13 @@ fn create_now(
     match create(host, &mut request, cancel) {
         Ok(domid) => Ok((Vm { domid, uuid }, console)),
         Err(error) => {
+            // It would end by itself, but later.
             if let Some(monitor) = monitor {
-                end(monitor);
+                monitor.end();
             }
             Err(error.into())
         }
     }
-}
-
-/// Ends the monitor of a domain that was taken back. It would end by itself, but later.
-fn end(mut monitor: Child) {
-    // A monitor that has ended already is as good.
-    let _ = monitor.kill();
-    let _ = monitor.wait();
 }
 
 /// A console that cannot be had is no reason to take the domain back: it is told of afterwards.

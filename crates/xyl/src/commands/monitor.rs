@@ -1,12 +1,14 @@
 //! `xyl monitor`: the process that watches over one VM. `xyl create` starts it in the background.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::os::unix::process::CommandExt;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use uuid::Uuid;
 use xen_port::DomId;
+use xen_sys::{Program, Standby};
 use xyl_engine::EngineError;
 use xyl_engine::monitor::{self, Vm};
 
@@ -50,32 +52,39 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
 /// Starts the process that watches over a VM. What it says goes to a log of the VM's.
 ///
 /// It may start before the domain runs, once the VM's record is written: it waits for the domain's end
-/// all the same, and ends when the domain is taken back.
-pub fn start_in_background(context: &Context, name: &str, vm: Vm) -> Result<Child, EngineError> {
+/// all the same, and ends when the domain is taken back. It stands by until the answer is dropped or this
+/// process dies, and does not compete with it for the CPU meanwhile.
+pub fn start_in_background(context: &Context, name: &str, vm: Vm) -> Result<Standby, EngineError> {
     let log = log_path(context, name);
-    let no_log = |source| EngineError::io("open the monitor's log", &log, source);
-    let out = open_log(&log).map_err(no_log)?;
-    let errors = out.try_clone().map_err(no_log)?;
-    let program = std::env::current_exe().map_err(|source| {
+    let out =
+        open_log(&log).map_err(|source| EngineError::io("open the monitor's log", &log, source))?;
+    let path = std::env::current_exe().map_err(|source| {
         EngineError::io("find the program at", Path::new("/proc/self/exe"), source)
     })?;
-    Command::new(&program)
-        .args([
-            "-T",
-            "monitor",
-            &vm.domid.to_string(),
-            &vm.uuid.hyphenated().to_string(),
-        ])
-        .env_remove("XYL_JSON")
-        .env_remove("XYL_DRY_RUN")
-        .envs(context.host_variable())
-        .stdin(Stdio::null())
-        .stdout(out)
-        .stderr(errors)
-        // A group of its own: Ctrl-C on the terminal is not meant for it.
-        .process_group(0)
-        .spawn()
-        .map_err(|source| EngineError::io("start the monitor", &program, source))
+    let no_start = |source| EngineError::io("start the monitor", &path, source);
+    let program = Program::new(&path, words(vm), environment(context)).map_err(no_start)?;
+    let nothing = File::open("/dev/null").map_err(no_start)?;
+    Standby::start(&program, nothing.as_fd(), out.as_fd()).map_err(no_start)
+}
+
+/// The monitor's words after `xyl`.
+fn words(vm: Vm) -> impl Iterator<Item = Vec<u8>> {
+    let (domid, uuid) = (vm.domid.to_string(), vm.uuid.hyphenated().to_string());
+    ["-T".to_owned(), "monitor".to_owned(), domid, uuid]
+        .map(String::into_bytes)
+        .into_iter()
+}
+
+/// This process's environment, with the host that is meant and without what was meant for the command alone.
+fn environment(context: &Context) -> impl Iterator<Item = Vec<u8>> {
+    let host = context.host_variable();
+    let host = host.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    let replaced = host.as_ref().map(|(name, _)| name.clone());
+    let kept = std::env::vars_os().filter(move |(name, _)| {
+        name != "XYL_JSON" && name != "XYL_DRY_RUN" && Some(name) != replaced.as_ref()
+    });
+    let all = kept.chain(host);
+    all.map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat())
 }
 
 fn open_log(path: &Path) -> std::io::Result<File> {

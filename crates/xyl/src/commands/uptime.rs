@@ -51,7 +51,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     for (info, name, up) in rows {
         let name = printable(name.as_deref().unwrap_or(domains::NO_NAME));
         if args.short {
-            let now = jiff::Zoned::now().strftime("%H:%M:%S");
+            let now = xyl_engine::zone::now().strftime("%H:%M:%S");
             context
                 .out
                 .line(format!(" {now} up {}, {name} ({})", short(up), info.domid))?;
