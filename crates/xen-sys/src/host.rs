@@ -20,6 +20,8 @@ pub(crate) const BITMAP_BYTES: usize = 2048;
 
 /// Bytes of Xen's log that are read at a time.
 const LOG_CHUNK_BYTES: u32 = 32 << 10;
+/// How much of the log is read at most: more than any ring holds (`conring_size`, 16 KiB if not set).
+const LOG_MAX_BYTES: usize = 64 << 20;
 
 impl Xen {
     pub(crate) fn read_version(&self) -> Result<VersionInfo> {
@@ -139,7 +141,8 @@ impl Xen {
         loop {
             let (bytes, next) = self.read_console_chunk(index, clear)?;
             log.extend_from_slice(&bytes);
-            if bytes.len() < LOG_CHUNK_BYTES as usize {
+            // A ring that is written to faster than it is read has no end.
+            if bytes.len() < LOG_CHUNK_BYTES as usize || log.len() >= LOG_MAX_BYTES {
                 return Ok(log);
             }
             index = next;

@@ -46,12 +46,13 @@ const LIST: Budget = Budget {
     bytes: 150,
     forks: 0,
 };
+/// With those of the wait for the domain to be gone: a look at it after each event that may tell of that.
 const DESTROY: Budget = Budget {
     what: "destroy",
-    hypercalls: 6,
+    hypercalls: 12,
     mappings: 0,
-    requests: 11,
-    bytes: 700,
+    requests: 13,
+    bytes: 800,
     forks: 0,
 };
 

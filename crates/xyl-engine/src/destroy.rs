@@ -18,6 +18,10 @@ pub(crate) const END_LIMIT: Duration = Duration::from_secs(END_LIMIT_S);
 
 /// How long xenconsoled may take to serve a new domain; one that does not run takes for ever.
 const CONSOLE_DEADLINE: Duration = Duration::from_secs(2);
+/// Token of the watch that tells of a domain's end.
+const GONE_TOKEN: &str = "xyl-gone";
+/// How often a domain is looked for that is about to go, where no event tells of it.
+const GONE_RECHECK: Duration = Duration::from_millis(50);
 /// Token of the watch on a console's tty.
 const CONSOLE_TOKEN: &str = "xyl-tty";
 
@@ -120,6 +124,36 @@ pub fn end_domain(host: &mut Host, domid: DomId, deadline: Instant) -> Result<()
             .destroy_domain(domid, deadline)
             .map_err(EngineError::from),
     )
+}
+
+/// Waits until a domain that was destroyed is gone: its state, if it is there still after `limit`.
+pub fn await_gone(
+    host: &mut Host,
+    domid: DomId,
+    uuid: Uuid,
+    limit: Duration,
+) -> Result<Option<DomainInfo>, EngineError> {
+    let there = |host: &Host| -> Result<_, EngineError> {
+        let info = host.hv.domain_info(domid)?;
+        Ok(info.filter(|info| &info.handle == uuid.as_bytes()))
+    };
+    if there(host)?.is_none() {
+        return Ok(None);
+    }
+    host.store.watch(&Path::release_domain(), GONE_TOKEN)?;
+    let deadline = host.clock.now() + limit;
+    let left = loop {
+        let left = there(host)?;
+        let now = host.clock.now();
+        if left.is_none() || now >= deadline {
+            break left;
+        }
+        // Xen tells of a domain's end before its last page is free: an event is a reason to look, no more.
+        let pause = deadline.saturating_duration_since(now).min(GONE_RECHECK);
+        host.wait_for_event(pause)?;
+    };
+    host.store.unwatch(&Path::release_domain(), GONE_TOKEN)?;
+    Ok(left)
 }
 
 /// Removes a domain's xenstore nodes; those that are not there are fine.
@@ -234,7 +268,7 @@ pub(crate) fn foreign_devices(host: &mut Host, domid: DomId) -> Result<Vec<Strin
 }
 
 /// Names of a folder's children; none where there is no such folder.
-fn children(host: &mut Host, folder: &Path) -> Result<Vec<String>, EngineError> {
+pub(crate) fn children(host: &mut Host, folder: &Path) -> Result<Vec<String>, EngineError> {
     match host.store.directory(folder) {
         Err(xenstore::Error::NotFound { .. }) => Ok(Vec::new()),
         other => Ok(other?),

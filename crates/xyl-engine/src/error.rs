@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use xen_port::{DomId, HvError};
 use xyl_saga::{Failure, JournalError};
 
+use crate::adopt::AdoptError;
 use crate::control_error::ControlError;
 use crate::shim::ShimError;
 use crate::soft_reset::SoftResetError;
@@ -127,6 +128,9 @@ pub enum EngineError {
     /// A change to a running domain was refused.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// A domain of xl's is not taken over.
+    #[error(transparent)]
+    Adopt(#[from] AdoptError),
     /// A domain cannot be soft-reset.
     #[error(transparent)]
     SoftReset(#[from] SoftResetError),

@@ -4,6 +4,7 @@
 //! [`xenstore::Client`], and to the operating system through the ports of [`os_port`]. It prints nothing: whoever calls it is told of its progress.
 
 pub mod admission;
+pub mod adopt;
 pub mod cancel;
 pub mod control_error;
 pub mod create;
@@ -12,8 +13,12 @@ pub mod dirs;
 pub mod domains;
 pub mod domid_history;
 pub mod error;
+pub mod fsck;
+pub mod holders;
 pub mod host;
 mod images;
+pub mod kernel;
+pub mod libxl_config;
 mod live;
 pub mod memory;
 pub mod monitor;
@@ -38,6 +43,7 @@ pub mod topology;
 pub mod tree;
 pub mod userdata;
 pub mod vcpus;
+pub mod xl_process;
 pub mod zone;
 
 use std::rc::Rc;

@@ -97,7 +97,7 @@ fn forget_the_gone(host: &mut Host) -> Result<(), EngineError> {
 }
 
 /// Whether the last that was done with a VM was done in full, or its journal went with the host's run.
-fn is_settled(host: &Host, uuid: Uuid) -> Result<bool, EngineError> {
+pub(crate) fn is_settled(host: &Host, uuid: Uuid) -> Result<bool, EngineError> {
     let is_damaged = host
         .files
         .read(&damaged(&host.dirs, uuid), u64::from(u32::MAX))
@@ -110,7 +110,7 @@ fn is_settled(host: &Host, uuid: Uuid) -> Result<bool, EngineError> {
 }
 
 /// Where a journal goes that cannot be read.
-fn damaged(dirs: &Dirs, uuid: Uuid) -> PathBuf {
+pub(crate) fn damaged(dirs: &Dirs, uuid: Uuid) -> PathBuf {
     dirs.run.join("damaged").join(uuid.hyphenated().to_string())
 }
 
@@ -129,14 +129,14 @@ pub fn is_needed(files: &dyn Files, dirs: &Dirs) -> bool {
     list_if_there(files, &dirs.busy()).map_or(true, |names| names.iter().any(is_free))
 }
 
-fn names_in(host: &Host, folder: &FilePath) -> Result<Vec<String>, EngineError> {
+pub(crate) fn names_in(host: &Host, folder: &FilePath) -> Result<Vec<String>, EngineError> {
     let mut names = list_if_there(&*host.files, folder)
         .map_err(|source| EngineError::io("list", folder, source))?;
     names.sort_unstable();
     Ok(names)
 }
 
-fn try_lock(host: &Host, path: &FilePath) -> Result<Option<Box<dyn Lock>>, EngineError> {
+pub(crate) fn try_lock(host: &Host, path: &FilePath) -> Result<Option<Box<dyn Lock>>, EngineError> {
     host.files
         .lock(path, None)
         .map_err(|source| EngineError::io("lock", path, source))
@@ -327,7 +327,7 @@ fn half_made(
     Ok(None)
 }
 
-fn has_never_run(info: &DomainInfo) -> bool {
+pub(crate) fn has_never_run(info: &DomainInfo) -> bool {
     info.flags.paused && !info.flags.dying && info.cpu_time_ns == 0
 }
 
@@ -388,7 +388,7 @@ fn repair(host: &mut Host, uuid: Uuid, damage: &str) -> Result<Left, EngineError
 }
 
 /// Whether a domain that has never run has all that it needs: it was created paused, then.
-fn is_whole(host: &mut Host, info: &DomainInfo) -> Result<bool, EngineError> {
+pub(crate) fn is_whole(host: &mut Host, info: &DomainInfo) -> Result<bool, EngineError> {
     let uuid = domains::uuid_text(&info.handle);
     let record = record::read(&*host.files, &host.dirs, &uuid);
     let userdata = userdata::path(&host.dirs.xen_lib, info.domid, &uuid);
@@ -396,7 +396,11 @@ fn is_whole(host: &mut Host, info: &DomainInfo) -> Result<bool, EngineError> {
     Ok(record.is_ok() && has_userdata && host.store.is_introduced(info.domid.0)?)
 }
 
-fn remove_half_made(host: &mut Host, uuid: Uuid, domid: DomId) -> Result<(), EngineError> {
+pub(crate) fn remove_half_made(
+    host: &mut Host,
+    uuid: Uuid,
+    domid: DomId,
+) -> Result<(), EngineError> {
     let uuid = uuid.hyphenated().to_string();
     destroy::remove_records(host, domid, &uuid)?;
     destroy::remove_nodes_if_ours(host, domid, &uuid)?;

@@ -26,6 +26,7 @@ Exit codes:
   2  wrong usage: an unknown command or option, a missing or malformed argument
   3  found what `xyl audit --fail-on` names
   4  not there yet: a command of xl, or settings of a configuration that has no other error
+  5, 6, 7  what `xyl fsck` has found: see its help
 
 For shells and packagers: `xyl completion bash` (or zsh, fish), `xyl man DIR`.
 
@@ -108,6 +109,7 @@ macro_rules! commands {
 }
 
 commands! {
+    Adopt = "adopt": commands::adopt::Args,
     Audit = "audit": commands::audit::Args,
     Claims = "claims": commands::claims::Args,
     #[command(hide = true)]
@@ -119,6 +121,7 @@ commands! {
     Domid = "domid": commands::domid::Args,
     Domname = "domname": commands::domname::Args,
     Explain = "explain": commands::explain::Args,
+    Fsck = "fsck": commands::fsck::Args,
     Info = "info": commands::info::Args,
     List = "list": commands::list::Args,
     #[command(hide = true)]

@@ -12,6 +12,7 @@ use xen_sim::machine::{Host as SimulatedHost, MachineError};
 use xenstore::{Client, Settings};
 use xl_cfg::XlConf;
 use xyl_engine::domains::{self, Domain, DomainRef};
+use xyl_engine::kernel::Kernel;
 use xyl_engine::names::{self, NameIndex};
 use xyl_engine::pools::Pools;
 use xyl_engine::{Dirs, Host};
@@ -231,6 +232,14 @@ impl Context {
         match &self.simulated {
             Some(host) => Folders::below(host.folder()),
             None => Folders::system(),
+        }
+    }
+
+    /// What the host's kernel shows. A simulated host has none: no process of this machine is its own.
+    pub fn kernel(&self) -> Kernel {
+        match &self.simulated {
+            Some(host) => Kernel::below(host.folder()),
+            None => Kernel::system(),
         }
     }
 

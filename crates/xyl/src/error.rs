@@ -29,6 +29,12 @@ pub enum Exit {
     Found,
     /// A command or feature of xl that Xyl does not have yet.
     NotThereYet,
+    /// `fsck` has found something.
+    Leaks,
+    /// `fsck` has found something, and removed it.
+    Repaired,
+    /// `fsck` has found something that could not be removed.
+    LeaksLeft,
     /// Ended by a signal: 128 and its number, as a shell reports it.
     Signal(i32),
 }
@@ -42,6 +48,9 @@ impl Exit {
             Exit::Usage => 2,
             Exit::Found => 3,
             Exit::NotThereYet => 4,
+            Exit::Leaks => 5,
+            Exit::Repaired => 6,
+            Exit::LeaksLeft => 7,
             Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(1),
         }
     }
@@ -96,6 +105,9 @@ pub enum Failure {
     /// Nobody reads the output any more: no failure, and nothing to say.
     #[error("the output was closed")]
     BrokenPipe,
+    /// All has been said on standard output.
+    #[error("see what was printed")]
+    Said(Exit),
     /// A signal ended the command: nothing to say.
     #[error("ended by signal {0}")]
     Signal(i32),
@@ -150,12 +162,16 @@ impl Failure {
             Failure::Found(_) => Exit::Found,
             Failure::BrokenPipe => Exit::Done,
             Failure::Signal(signal) => Exit::Signal(*signal),
+            Failure::Said(exit) => *exit,
             _ => Exit::Failed,
         }
     }
 
     fn is_silent(&self) -> bool {
-        matches!(self, Failure::BrokenPipe | Failure::Signal(_))
+        matches!(
+            self,
+            Failure::BrokenPipe | Failure::Signal(_) | Failure::Said(_)
+        )
     }
 }
 

@@ -1,17 +1,31 @@
 //! `xyl destroy`: the end of a domain, at once.
 
+use std::time::Duration;
+
+use uuid::Uuid;
+use xen_port::{DomId, DomainInfo};
 use xyl_engine::destroy;
 use xyl_engine::domains::{self, DomainRef};
+use xyl_engine::{Host, holders};
 
 use crate::complete::domain_names;
 use crate::context::Context;
-use crate::error::Outcome;
+use crate::error::{Failure, Outcome};
+
+/// How long a domain's last pages may take to be free: xenstored and xenconsoled let go when they are told of
+/// its end.
+const GONE_LIMIT: Duration = Duration::from_secs(10);
 
 /// End a domain at once, as if its power failed
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "Xen keeps a domain as long as somebody holds a page of it. One that is still there 10 seconds after its end is
+told of, with whoever holds it, and exit code 1; `xyl fsck` tells the same later.
+
+Examples:
   xyl destroy web
-  xyl destroy 3")]
+  xyl destroy 3"
+)]
 pub struct Args {
     /// Destroy it even if it has devices that Xyl cannot take down: their backends are left behind
     #[arg(short, long)]
@@ -26,11 +40,28 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     let mut host = context.open_host()?;
     let asked = DomainRef::parse(&args.domain);
     let (hv, store, index) = host.directory();
-    let domid = domains::find(hv, store, &index, &asked)?.info.domid;
-    if context.would(format!("destroy domain {domid}"))? {
+    let info = domains::find(hv, store, &index, &asked)?.info;
+    if context.would(format!("destroy domain {}", info.domid))? {
         return Ok(());
     }
-    let outcome = destroy::destroy(&mut host, domid, args.force);
+    let outcome = destroy::destroy(&mut host, info.domid, args.force);
+    let outcome = outcome
+        .map_err(Failure::from)
+        .and_then(|()| see_it_gone(context, &mut host, &info));
     context.count(&host);
-    Ok(outcome?)
+    outcome
+}
+
+/// A domain that stays is explained.
+fn see_it_gone(context: &Context, host: &mut Host, info: &DomainInfo) -> Outcome {
+    let (domid, uuid): (DomId, Uuid) = (info.domid, Uuid::from_bytes(info.handle));
+    let Some(left) = destroy::await_gone(host, domid, uuid, GONE_LIMIT)? else {
+        return Ok(());
+    };
+    let lines = holders::explain(host, &context.kernel(), &left)?;
+    Err(Failure::refused(format!(
+        "domain {domid} is destroyed, but still there after {} s: somebody holds it\n{}\nit is gone when they let go; `xyl fsck` shows whether it is",
+        GONE_LIMIT.as_secs(),
+        lines.join("\n")
+    )))
 }

@@ -1,5 +1,6 @@
 //! One file for each command.
 
+pub mod adopt;
 pub mod audit;
 pub mod claims;
 pub mod completion;
@@ -10,6 +11,7 @@ pub mod dmesg;
 pub mod domid;
 pub mod domname;
 pub mod explain;
+pub mod fsck;
 pub mod info;
 pub mod later;
 pub mod list;
@@ -38,6 +40,7 @@ use crate::error::Outcome;
 
 /// The commands that a user sees, in the order of the alphabet.
 pub const HERE: &[&str] = &[
+    "adopt",
     "audit",
     "claims",
     "console",
@@ -47,6 +50,7 @@ pub const HERE: &[&str] = &[
     "domid",
     "domname",
     "explain",
+    "fsck",
     "help",
     "info",
     "list",
@@ -80,6 +84,7 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
         recover::before_a_change(context);
     }
     match command {
+        Command::Adopt(args) => adopt::run(args, context),
         Command::Audit(args) => audit::run(args, context),
         Command::Claims(args) => claims::run(args, context),
         Command::Completion(args) => completion::run(args, context),
@@ -90,6 +95,7 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
         Command::Domid(args) => domid::run(args, context),
         Command::Domname(args) => domname::run(args, context),
         Command::Explain(args) => explain::run(args, context),
+        Command::Fsck(args) => fsck::run(args, context),
         Command::Info(args) => info::run(args, context),
         Command::List(args) => list::run(args, context),
         Command::Man(args) => man::run(args, context),
@@ -121,7 +127,8 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
 fn changes_a_vm(command: &Command) -> bool {
     matches!(
         command,
-        Command::Create(_)
+        Command::Adopt(_)
+            | Command::Create(_)
             | Command::Destroy(_)
             | Command::MemMax(_)
             | Command::MemSet(_)

@@ -1,0 +1,151 @@
+# xyl adopt takes over a domain of xl's: the guest sees nothing of it, xl's process is gone, ours restarts and ends it.
+# limit_s: 400
+. /xyl-lab/lab/lib.sh
+command -v xyl >/dev/null || skip 'no xyl here'
+
+# start NAME TYPE LINE...: a test guest made by xl, ready.
+start() {
+	printf '%s\n' "name = \"$1\"" "type = \"$2\"" "kernel = \"$guests/testguest\"" 'memory = 32' \
+		'cmdline = "heartbeat_ms=100"' "${@:3}" >"$scratch/$1.cfg"
+	ok xl create -q "$scratch/$1.cfg"
+	within 20 readies "$1" 1
+}
+readies() {
+	[ "$(grep -ac 'testguest: ready' "$consoles/guest-$1.log")" -ge "$2" ]
+}
+tell() {
+	ok xenstore-write "/local/domain/$(xl domid "$1")/data/command" "$2"
+}
+other_domid() {
+	local now
+	now=$(xl domid "$1" 2>/dev/null) && [ "$now" != "$2" ]
+}
+uuid_of() {
+	xl vm-list | awk -v name="$1" '$3 == name { print $1 }'
+}
+xls_of() {
+	pgrep -f "xl create -q $scratch/$1.cfg"
+}
+no_xls_of() {
+	! xls_of "$1" >/dev/null
+}
+monitors_of() {
+	pgrep -fc "monitor [0-9]+ $1"
+}
+beats() {
+	xenstore-read "/local/domain/$1/data/heartbeat" 2>/dev/null || echo 0
+}
+has_beaten_since() {
+	[ "$(beats "$1")" -gt "$2" ]
+}
+
+traces >"$scratch/before"
+for type in pv pvh; do
+	name=theirs-$type
+	start $name $type 'vcpus = 1' 'maxvcpus = 2' 'on_crash = "preserve"'
+	domid=$(xl domid $name)
+	uuid=$(uuid_of $name)
+	within 5 xls_of $name
+	before=$(beats "$domid")
+	told=$(xyl adopt $name 2>&1) || fail "not adopted: $told"
+	echo "$told"
+	matches "domain $domid is Xyl's now; the process of xl that watched over it \([0-9]+\) was ended" "$told"
+	no_xls_of $name || fail "xl's process is there still"
+	equals 1 "$(monitors_of "$uuid")"
+	within 10 has_beaten_since "$domid" "$before"
+	echo "the record: $(tr '\n' ';' <"/var/lib/xyl/vm/$uuid/config.cfg")"
+	# Twice is once.
+	matches "Xyl's already, and watched over" "$(xyl adopt $name 2>&1)"
+	equals 1 "$(monitors_of "$uuid")"
+	ok xyl fsck
+
+	# A reboot: the same VM again, by our monitor.
+	tell $name 'shutdown reboot'
+	within 30 other_domid $name "$domid"
+	within 20 readies $name 2
+	equals "$uuid" "$(uuid_of $name)"
+	matches "^$name +[0-9]+ +32 +1" "$(xl list $name)"
+	matches '"max_vcpus": 2' "$(xl list -l $name)"
+	# A power-off: gone, and nothing is left.
+	tell $name 'shutdown poweroff'
+	within 20 domain_gone $name
+	leaves_nothing "$scratch/before"
+done
+
+echo 'one that xl still manages'
+start managed pvh
+ok xyl adopt managed 2>/dev/null
+ok xl pause managed
+ok xl unpause managed
+ok xl destroy managed
+leaves_nothing "$scratch/before"
+
+echo 'one that lost its monitor, and one without any'
+start lost pvh
+ok xyl adopt lost 2>/dev/null
+uuid=$(uuid_of lost)
+pkill -KILL -f "monitor [0-9]+ $uuid"
+matches 'has its monitor again' "$(xyl adopt lost 2>&1)"
+equals 1 "$(monitors_of "$uuid")"
+ok xyl destroy lost
+start orphan pvh
+pkill -KILL -f "xl create -q $scratch/orphan.cfg"
+matches 'no process of xl watched over it' "$(xyl adopt orphan 2>&1)"
+first=$(xl domid orphan)
+tell orphan 'shutdown reboot'
+within 30 other_domid orphan "$first"
+ok xyl destroy orphan
+leaves_nothing "$scratch/before"
+
+echo "Xyl's own"
+printf '%s\n' 'name = "own"' 'type = "pvh"' "kernel = \"$guests/testguest\"" 'memory = 16' >"$scratch/own.cfg"
+ok xyl create -q "$scratch/own.cfg"
+matches "Xyl's already" "$(xyl adopt own 2>&1)"
+ok xyl destroy own
+
+echo 'what is refused'
+refused 'no domain' xyl adopt nobody
+refused 'control domain' xyl adopt 0
+start disk pvh
+domid=$(xl domid disk)
+ok xenstore-write "/libxl/$domid/device/vbd/51712/frontend" x
+refused "domain $domid is not adopted: it has vbd 51712" xyl adopt disk
+ok xls_of disk
+[ ! -e "/var/lib/xyl/vm/$(uuid_of disk)" ] || fail 'a record of one that was refused'
+ok xenstore-rm "/libxl/$domid/device/vbd"
+json=$(ls /var/lib/xen/userdata-d."$domid".*.libxl-json)
+cp "$json" "$scratch/json"
+python3 - "$json" <<'END'
+import json, sys
+record = json.load(open(sys.argv[1]))
+record["nics"] = [{"mac": "00:16:3e:00:00:01"}]
+record["b_info"]["bootloader"] = "pygrub"
+json.dump(record, open(sys.argv[1], "w"))
+END
+refused '`bootloader`.*`vif`|`vif`.*`bootloader`' xyl adopt disk
+cp "$scratch/json" "$json"
+ok xl destroy disk
+leaves_nothing "$scratch/before"
+
+echo 'killed in the middle, and again'
+for moment in 0.005 0.01 0.02 0.03 0.05; do
+	start again pvh
+	xyl adopt again >/dev/null 2>&1 &
+	pid=$!
+	sleep $moment
+	kill -KILL $pid 2>/dev/null
+	wait $pid 2>/dev/null
+	told=$(xyl adopt again 2>&1) || fail "after a kill at $moment: $told"
+	echo "killed after $moment s, then: $told"
+	no_xls_of again || fail "xl's process is there still"
+	equals 1 "$(monitors_of "$(uuid_of again)")"
+	first=$(xl domid again)
+	readies=$(grep -ac 'testguest: ready' "$consoles/guest-again.log")
+	tell again 'shutdown reboot'
+	within 30 other_domid again "$first"
+	within 20 readies again $((readies + 1))
+	ok xyl destroy again
+	rm -f "$consoles/guest-again.log"
+	pkill -HUP -x xenconsoled
+	leaves_nothing "$scratch/before"
+done
