@@ -9,7 +9,7 @@ mod system;
 #[cfg(feature = "mem")]
 pub mod mem;
 
-pub use system::{SystemClock, SystemFiles, SystemProcess};
+pub use system::{SystemClock, SystemFiles, SystemProcess, lock_for_child, lock_of_stdin};
 
 use std::io;
 use std::path::Path;
@@ -41,6 +41,9 @@ pub trait Files {
     /// The file is there as long as the lock is held, and is left over by a holder that died:
     /// then the lock is free.
     fn lock(&self, path: &Path, deadline: Option<Instant>) -> io::Result<Option<Box<dyn Lock>>>;
+    /// Whether somebody holds the lock that a file stands for. Looking leaves no trace: the file is not
+    /// opened for writing, so whoever is told of files that are closed after that (inotify) hears nothing.
+    fn is_locked(&self, path: &Path) -> io::Result<bool>;
 }
 
 /// A file that is added to.

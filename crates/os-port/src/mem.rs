@@ -220,6 +220,13 @@ impl Files for ProcessFiles {
             is_left: false,
         })))
     }
+
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        let disk = self.disk()?;
+        let is_there = disk.files.contains_key(path);
+        is_there.then_some(()).ok_or(ErrorKind::NotFound)?;
+        Ok(disk.locked.contains(path))
+    }
 }
 
 struct MemAppend {

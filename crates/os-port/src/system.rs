@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -81,6 +82,15 @@ impl Files for SystemFiles {
             }
         }
     }
+
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        // Shared, so that two who look at once do not take each other for the holder.
+        match File::open(path)?.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
 }
 
 struct Appended(File);
@@ -91,6 +101,27 @@ impl Append for Appended {
     }
 }
 
+/// Takes the lock that a file stands for, to hand it to a new process as its standard input: then that has it
+/// from its first moment on. `None` if another has it, or somebody just looks.
+pub fn lock_for_child(path: &Path) -> io::Result<Option<File>> {
+    let file = open_lock(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// The lock that [`lock_for_child`] gave to this process; `None` if its standard input is none. It ends with the
+/// process, whatever becomes of the value.
+pub fn lock_of_stdin(path: &Path) -> Option<Box<dyn Lock>> {
+    let stdin = io::stdin().as_fd().try_clone_to_owned().ok()?;
+    let lock = SystemLock::if_current(path, File::from(stdin))?;
+    // It is the same open file, so this is no new lock.
+    lock.file.try_lock().ok()?;
+    Some(Box::new(lock))
+}
+
 /// An advisory lock file that vanishes when it is released.
 ///
 /// The holder removes the file before it closes it, so whoever gets the lock must check that the
@@ -99,7 +130,7 @@ impl Append for Appended {
 struct SystemLock {
     path: PathBuf,
     is_left: bool,
-    _file: File,
+    file: File,
 }
 
 impl SystemLock {
@@ -111,7 +142,7 @@ impl SystemLock {
         same.then(|| SystemLock {
             path: path.to_owned(),
             is_left: false,
-            _file: file,
+            file,
         })
     }
 }
@@ -223,6 +254,7 @@ mod tests {
         let held = SystemFiles.lock(&path, None).unwrap();
         assert!(held.is_some());
         assert!(SystemFiles.lock(&path, None).unwrap().is_none());
+        assert!(SystemFiles.is_locked(&path).unwrap());
         let soon = Instant::now() + Duration::from_millis(5);
         assert!(SystemFiles.lock(&path, Some(soon)).unwrap().is_none());
         drop(held);
@@ -236,6 +268,7 @@ mod tests {
         let path = folder.path().join("lock");
         SystemFiles.lock(&path, None).unwrap().unwrap().leave();
         assert!(path.exists());
+        assert!(!SystemFiles.is_locked(&path).unwrap());
         assert!(SystemFiles.lock(&path, None).unwrap().is_some());
     }
 
@@ -253,6 +286,26 @@ mod tests {
         });
         drop(held);
         assert!(waiter.join().unwrap());
+    }
+
+    #[test]
+    fn a_child_has_its_lock_from_birth_to_death() {
+        use std::process::{Command, Stdio};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let lock = lock_for_child(&path).unwrap().unwrap();
+        assert!(lock_for_child(&path).unwrap().is_none());
+        let mut child = Command::new("sleep")
+            .arg("1000")
+            .stdin(Stdio::from(lock))
+            .spawn()
+            .unwrap();
+        assert!(SystemFiles.is_locked(&path).unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!SystemFiles.is_locked(&path).unwrap());
+        // The standard input of a test is none.
+        assert!(lock_of_stdin(&path).is_none());
     }
 
     #[test]

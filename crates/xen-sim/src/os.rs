@@ -120,6 +120,10 @@ impl Files for MortalFiles {
             }) as Box<dyn Lock>
         }))
     }
+
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        self.call("is_locked", READ_ERRORS, || self.inner.is_locked(path))
+    }
 }
 
 struct MortalAppend {

@@ -17,7 +17,7 @@ use xyl_saga::{Facts, Step, Way};
 use crate::admission::{self, Admitted};
 use crate::domid_history::DomidHistory;
 use crate::images::Images;
-use crate::operation::{Draft, Kind, step};
+use crate::operation::{Draft, KEEPS_RECORD, Kind, step};
 use crate::pools::{Pool, Pools};
 use crate::shim;
 use crate::spec::VmSpec;
@@ -65,6 +65,27 @@ pub fn create(
     request: &mut CreateRequest<'_>,
     cancel: &Cancel,
 ) -> Result<DomId, EngineError> {
+    create_with(host, request, cancel, false)
+}
+
+/// Creates a VM's next domain from its record, which stays even if that fails.
+pub(crate) fn again(host: &mut Host, planned: &Planned) -> Result<DomId, EngineError> {
+    let mut request = CreateRequest {
+        spec: &planned.spec,
+        config_text: &planned.config_text(),
+        paused: false,
+        before_start: &mut |_, _| Ok(()),
+        notice: &mut |_| (),
+    };
+    create_with(host, &mut request, &Cancel::new(), true)
+}
+
+fn create_with(
+    host: &mut Host,
+    request: &mut CreateRequest<'_>,
+    cancel: &Cancel,
+    keeps_record: bool,
+) -> Result<DomId, EngineError> {
     let spec = request.spec;
     let physical = host.hv.phys_info()?;
     let owner = Owner::take(host, spec.uuid)?;
@@ -79,9 +100,13 @@ pub fn create(
     )?;
     let mut args = Facts::new();
     args.insert("paused".to_owned(), request.paused.into());
+    if keeps_record {
+        args.insert(KEEPS_RECORD.to_owned(), true.into());
+    }
     let mut draft = Draft::new(host, spec.uuid);
     draft.prepared = Some(prepared);
     draft.paused = request.paused;
+    draft.keeps_record = keeps_record;
     draft.before_start = Some(&mut *request.before_start);
     draft.name_lock = Some(name_lock);
     let notice = &mut *request.notice;

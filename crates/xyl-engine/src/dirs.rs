@@ -65,6 +65,16 @@ impl Dirs {
         self.busy().join(format!("{NAME_LOCK}{name}"))
     }
 
+    /// What is to be watched over: a file for each VM.
+    pub fn watched(&self) -> PathBuf {
+        self.run.join("watch")
+    }
+
+    /// The lock of whoever watches over a VM.
+    pub fn watch(&self, uuid: Uuid) -> PathBuf {
+        self.watched().join(uuid.hyphenated().to_string())
+    }
+
     /// The folders of all VMs that something was done with since the host was started.
     pub fn vms_run(&self) -> PathBuf {
         self.run.join("vm")

@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod adopt;
+pub mod brake;
 pub mod cancel;
 pub mod control_error;
 pub mod create;
@@ -43,6 +44,7 @@ pub mod topology;
 pub mod tree;
 pub mod userdata;
 pub mod vcpus;
+pub mod watchers;
 pub mod xl_process;
 pub mod zone;
 
@@ -75,6 +77,8 @@ pub struct Host {
     pub clock: Rc<dyn Clock>,
     /// The process that works on it.
     pub process: Box<dyn Process>,
+    /// Told what is being waited for when that takes longer than a moment.
+    pub tell: Rc<dyn Fn(&str)>,
 }
 
 impl Host {
@@ -87,6 +91,7 @@ impl Host {
             files: Rc::new(SystemFiles),
             clock: Rc::new(SystemClock),
             process: Box::new(SystemProcess),
+            tell: Rc::new(|_| ()),
         }
     }
 

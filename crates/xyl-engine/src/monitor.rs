@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use os_port::Lock;
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, ShutdownReason};
 use xenstore::{Path, Tree};
@@ -13,7 +14,8 @@ use crate::domains::home;
 use crate::plan::Planned;
 use crate::soft_reset::{self, Outcome, Tally};
 use crate::spec::Action;
-use crate::{EngineError, Host, Owner, destroy, owner, record, restart};
+use crate::watchers::Post;
+use crate::{EngineError, Host, Owner, brake, destroy, ops, owner, record, restart};
 
 /// How often the domain is looked at when xenstored stays silent: a lost event delays, and no more.
 const RECHECK_EVERY: Duration = Duration::from_secs(3600);
@@ -33,23 +35,81 @@ pub struct Vm {
 }
 
 /// Watches a VM until it has ended for good, restarting it as its configuration says. `log` is told
-/// what happens, a line each.
-pub fn watch(host: &mut Host, mut vm: Vm, log: &mut dyn FnMut(&str)) -> Result<(), EngineError> {
+/// what happens, a line each. A process that dies meanwhile, or loses xenstored, leaves its post to the
+/// next one ([`crate::watchers`]), which starts with what has happened since.
+pub fn watch(host: &mut Host, vm: Vm, log: &mut dyn FnMut(&str)) -> Result<(), EngineError> {
+    watch_with(host, vm, None, log)
+}
+
+/// The same, by a process that may have been given its post's lock.
+pub fn watch_with(
+    host: &mut Host,
+    vm: Vm,
+    lock: Option<Box<dyn Lock>>,
+    log: &mut dyn FnMut(&str),
+) -> Result<(), EngineError> {
+    let Some(post) = Post::take(host, vm.uuid, lock)? else {
+        log(&format!("another process watches over {}", vm.uuid));
+        return Ok(());
+    };
+    let outcome = watch_at(host, vm, &post, log);
+    match &outcome {
+        Err(EngineError::Store(error)) if error.is_connection_lost() => {}
+        _ => post.abolish(host),
+    }
+    outcome
+}
+
+fn watch_at(
+    host: &mut Host,
+    mut vm: Vm,
+    post: &Post,
+    log: &mut dyn FnMut(&str),
+) -> Result<(), EngineError> {
     host.store.watch(&Path::release_domain(), END_TOKEN)?;
     let mut resets = Tally::default();
+    if ops::is_orphaned(&*host.files, &host.dirs, &*host.process, vm.uuid) {
+        // The one before has died in the middle of something.
+        let owner = Owner::take(host, vm.uuid)?;
+        if let Some(recovered) = &owner.recovered {
+            log(&recovered.line());
+        }
+    }
+    // The number may be that of a domain of long ago.
+    vm.domid = domain_of(host, vm.uuid)?.unwrap_or(vm.domid);
     loop {
         watch_name(host, vm)?;
         let next = next_action(host, vm, &mut resets, log)?;
         forget_name(host, vm)?;
-        let Some((action, planned)) = next else {
-            log(&format!("domain {} is gone", vm.domid));
-            return forget(host, vm.uuid);
+        let next = match next {
+            Some((action, planned)) => act(host, vm, action, &planned, log)?,
+            None => After::Gone,
         };
-        match act(host, vm, action, &planned, log)? {
-            Some(domid) => vm.domid = domid,
-            None => return Ok(()),
-        }
+        vm.domid = match next {
+            After::Next(domid) => domid,
+            After::End => return Ok(()),
+            After::Failed(cause) => match try_again(host, vm, &cause, log)? {
+                true => vm.domid,
+                false => return Err(cause),
+            },
+            After::Gone => match after_the_domain(host, vm, post, log)? {
+                Some(domid) => domid,
+                None => return Ok(()),
+            },
+        };
     }
+}
+
+/// What there is once the configuration's action was taken.
+enum After {
+    /// The VM's next domain, or the same one, which has to be looked at again.
+    Next(DomId),
+    /// Nothing more to do.
+    End,
+    /// The domain is not there any more.
+    Gone,
+    /// The VM's restart has failed.
+    Failed(EngineError),
 }
 
 /// Waits until the VM's domain has ended, and says what to do then; `None` when it is gone. A domain
@@ -111,16 +171,119 @@ fn next_action(
     }
 }
 
-/// Whoever destroyed the domain, xl perhaps, does not know of our record. Unless the VM has another
-/// domain by now, it goes.
-fn forget(host: &mut Host, uuid: Uuid) -> Result<(), EngineError> {
-    let _owner = Owner::take(host, uuid)?;
+/// The VM's domain now.
+fn domain_of(host: &Host, uuid: Uuid) -> Result<Option<DomId>, EngineError> {
     let domains = host.hv.domain_list()?;
-    let lives = |info: &DomainInfo| &info.handle == uuid.as_bytes() && !info.flags.dying;
-    match domains.iter().any(lives) {
-        true => Ok(()),
-        false => owner::forget(host, uuid),
+    let lives = |info: &&DomainInfo| &info.handle == uuid.as_bytes() && !info.flags.dying;
+    Ok(domains.iter().find(lives).map(|info| info.domid))
+}
+
+/// The domain is gone. The VM's next one, if it has one or is to get one. Whoever destroyed it, xl
+/// perhaps, does not know of our record: else that goes.
+fn after_the_domain(
+    host: &mut Host,
+    vm: Vm,
+    post: &Post,
+    log: &mut dyn FnMut(&str),
+) -> Result<Option<DomId>, EngineError> {
+    loop {
+        if post.is_abolished(host) {
+            return Ok(None);
+        }
+        let owner = Owner::take(host, vm.uuid)?;
+        if let Some(domid) = domain_of(host, vm.uuid)? {
+            log(&format!("the VM is domain {domid} now"));
+            return Ok(Some(domid));
+        }
+        if !restart::is_owed(host, vm.uuid)? {
+            log(&format!("domain {} is gone", vm.domid));
+            owner::forget(host, vm.uuid)?;
+            return Ok(None);
+        }
+        drop(owner);
+        let due = brake::read(&*host.files, &host.dirs, vm.uuid);
+        if let Some(due) = due.filter(|due| due.left(&*host.clock) > Duration::ZERO) {
+            host.wait_for_event(due.left(&*host.clock))?;
+            continue;
+        }
+        match restart::again(host, vm.uuid) {
+            Ok(domid) => {
+                log(&format!("restarted as domain {domid}"));
+                return Ok(Some(domid));
+            }
+            Err(EngineError::UuidTaken { domid, .. }) => return Ok(Some(domid)),
+            Err(cause) => {
+                if !try_again(host, vm, &cause, log)? {
+                    return Err(cause);
+                }
+            }
+        }
     }
+}
+
+/// A restart has failed: whether it is to be tried again, after a pause. If not, the record is put aside
+/// for whoever repairs what is wrong.
+fn try_again(
+    host: &mut Host,
+    vm: Vm,
+    cause: &EngineError,
+    log: &mut dyn FnMut(&str),
+) -> Result<bool, EngineError> {
+    if matches!(cause, EngineError::Store(error) if error.is_connection_lost()) {
+        return Ok(false);
+    }
+    if let Some(brake) = brake::of_failure(host, vm)? {
+        log(&format!(
+            "not restarted: {cause}. The next try follows in {} s, for {}",
+            brake.left(&*host.clock).as_secs(),
+            brake.why()
+        ));
+        return Ok(true);
+    }
+    let _owner = Owner::take(host, vm.uuid)?;
+    let kept = match domain_of(host, vm.uuid)? {
+        Some(domid) => format!(
+            "domain {domid} is left as it ended; to start it again: {}",
+            by_hand(host, vm.uuid, Some(domid))
+        ),
+        None => {
+            let path = record::keep(host, vm.uuid)?;
+            format!("to start it again: xyl create {}", path.display())
+        }
+    };
+    log(&format!(
+        "not restarted, after {} tries: {cause}. {kept}",
+        brake::TRIES
+    ));
+    Ok(false)
+}
+
+/// What to type for a VM whose ended domain is in the way.
+fn by_hand(host: &Host, uuid: Uuid, domid: Option<DomId>) -> String {
+    let path = record::path(&host.dirs, &uuid.hyphenated().to_string());
+    let destroy = domid.map_or(String::new(), |domid| format!("xl destroy {domid}; "));
+    format!("cp {} vm.cfg; {destroy}xyl create vm.cfg", path.display())
+}
+
+/// Lets a domain that has ended wait for its turn. Whether it is still there then.
+fn wait_for_turn(host: &mut Host, vm: Vm, log: &mut dyn FnMut(&str)) -> Result<bool, EngineError> {
+    let due = brake::of_end(host, vm)?;
+    let deadline = due.deadline(&*host.clock);
+    let pause = due.left(&*host.clock);
+    if pause > Duration::ZERO {
+        log(&format!(
+            "the restart waits {} s: {}",
+            pause.as_secs(),
+            due.why()
+        ));
+    }
+    while host.clock.now() < deadline {
+        host.wait_for_event(deadline.saturating_duration_since(host.clock.now()))?;
+        if domain_of(host, vm.uuid)? != Some(vm.domid) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Waits until the VM's domain has shut down (its state then), or does not exist any more (`None`).
@@ -170,40 +333,48 @@ fn put_name(host: &mut Host, vm: Vm, name: &str) {
     let _ = index.put(vm.domid, vm.uuid, name);
 }
 
-/// Does what the configuration says; the domid of the VM's next life, if there is one.
+/// Does what the configuration says.
 fn act(
     host: &mut Host,
     vm: Vm,
     action: Action,
     planned: &Planned,
     log: &mut dyn FnMut(&str),
-) -> Result<Option<DomId>, EngineError> {
+) -> Result<After, EngineError> {
     let keeps_old = match action {
         // A soft reset is no end: `next_action` does it.
-        Action::Preserve | Action::SoftReset => return Ok(None),
+        Action::Preserve | Action::SoftReset => return Ok(After::End),
         Action::Destroy => {
             destroy::destroy(host, vm.domid, false)?;
-            return Ok(None);
+            return Ok(After::End);
         }
         Action::Restart => false,
         Action::RenameRestart => true,
     };
-    let restarted = restart::restart(host, vm.uuid, vm.domid, keeps_old);
-    if let Err(EngineError::ForeignDevices { .. }) = &restarted {
-        let name = &planned.spec.name;
-        let path = record::path(&host.dirs, &vm.uuid.hyphenated().to_string());
-        log(&format!(
-            "not restarted, since xl has given it devices; to start it again: cp {} {name}.cfg; xl destroy {}; xyl create {name}.cfg",
-            path.display(),
-            vm.domid
-        ));
+    if !wait_for_turn(host, vm, log)? {
+        return Ok(After::Gone);
     }
-    let restarted = restarted?;
-    match restarted {
-        Some(domid) => log(&format!("restarted as domain {domid}")),
-        None => log("another process has ended or restarted it meanwhile"),
+    match restart::restart(host, vm.uuid, vm.domid, keeps_old) {
+        Ok(Some(domid)) => {
+            log(&format!("restarted as domain {domid}"));
+            Ok(After::Next(domid))
+        }
+        Ok(None) => {
+            log("another process has ended or restarted it meanwhile");
+            Ok(After::Gone)
+        }
+        Err(cause @ EngineError::ForeignDevices { .. }) => {
+            let name = &planned.spec.name;
+            let path = record::path(&host.dirs, &vm.uuid.hyphenated().to_string());
+            log(&format!(
+                "not restarted, since xl has given it devices; to start it again: cp {} {name}.cfg; xl destroy {}; xyl create {name}.cfg",
+                path.display(),
+                vm.domid
+            ));
+            Err(cause)
+        }
+        Err(cause) => Ok(After::Failed(cause)),
     }
-    Ok(restarted)
 }
 
 #[cfg(test)]
@@ -211,12 +382,20 @@ mod tests {
     use super::*;
     use crate::Dirs;
     use crate::testing::pv_request;
+    use std::rc::Rc;
     use xen_build::model::Model;
     use xen_port::Hypervisor;
     use xenstore::mem::MemStore;
 
     fn make_domain(hv: &Model, uuid: Uuid) -> DomId {
         hv.create_domain(&pv_request(*uuid.as_bytes())).unwrap()
+    }
+
+    const RECORD: &str = "name = \"g\"\nkernel = \"/k\"\nmemory = 8\non_poweroff = \"preserve\"\n";
+
+    fn host(hv: &Model, folder: &std::path::Path) -> Host {
+        let store = MemStore::new().client(0).unwrap();
+        Host::new(Box::new(hv.clone()), store, Dirs::below(folder))
     }
 
     /// Watches over a domain that was taken back before the monitor came to look; whether the VM's record
@@ -229,11 +408,11 @@ mod tests {
         // Xen does not give the number again soon; the model would.
         make_domain(&hv, Uuid::from_bytes([9; 16]));
         next(&hv, uuid);
-        let store = MemStore::new().client(0).unwrap();
-        let mut host = Host::new(Box::new(hv), store, Dirs::below(folder.path()));
+        let mut host = host(&hv, folder.path());
         let text = uuid.hyphenated().to_string();
-        record::write(&*host.files, &host.dirs, &text, "name = \"g\"\n").unwrap();
+        record::write(&*host.files, &host.dirs, &text, RECORD).unwrap();
         watch(&mut host, Vm { domid, uuid }, &mut |_| ()).unwrap();
+        assert!(!host.dirs.watch(uuid).exists());
         record::read(&*host.files, &host.dirs, &text).is_ok()
     }
 
@@ -246,9 +425,27 @@ mod tests {
     }
 
     #[test]
-    fn leaves_the_record_of_the_next_domain_alone() {
+    fn catches_up_with_the_next_domain_and_leaves_its_record() {
         assert!(record_outlives(|hv, uuid| {
-            make_domain(hv, uuid);
+            let next = make_domain(hv, uuid);
+            hv.shut_down(next, ShutdownReason::Poweroff);
         }));
+    }
+
+    #[test]
+    fn one_process_watches_over_a_vm() {
+        let folder = tempfile::tempdir().unwrap();
+        let (hv, uuid) = (Model::new(64), Uuid::from_bytes([7; 16]));
+        let domid = make_domain(&hv, uuid);
+        let mut host = host(&hv, folder.path());
+        let lock = host.files.lock(&host.dirs.watch(uuid), None).unwrap();
+        let mut lines = Vec::new();
+        host.clock = Rc::new(os_port::mem::VirtualClock::new());
+        watch(&mut host, Vm { domid, uuid }, &mut |line| {
+            lines.push(line.to_owned());
+        })
+        .unwrap();
+        assert_eq!(lines, [format!("another process watches over {uuid}")]);
+        drop(lock);
     }
 }

@@ -10,6 +10,9 @@ use xyl_saga::{Act, Facts, Step, Subject, Way};
 use crate::create::{self, Prepared};
 use crate::{EngineError, Host, destroy, preserve};
 
+/// The argument of a create whose VM keeps its record even where it fails.
+pub(crate) const KEEPS_RECORD: &str = "keeps_record";
+
 /// An operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -1,10 +1,13 @@
 //! What is under way, and what has ended, by the VMs' journals. Reading them takes no lock.
 
+use std::time::SystemTime;
+
 use os_port::{Files, Process, list_if_there};
 use uuid::Uuid;
 use xyl_saga::{Contents, JournalError, Operation, Past};
 
-use crate::{Dirs, EngineError};
+use crate::brake::{self, Brake};
+use crate::{Dirs, EngineError, Host};
 
 /// A VM's journal.
 pub struct VmOps {
@@ -14,6 +17,8 @@ pub struct VmOps {
     pub contents: Result<Contents, JournalError>,
     /// Whether somebody has the VM's lock, or died with it.
     pub is_busy: bool,
+    /// What holds its next restart up.
+    pub brake: Option<Brake>,
 }
 
 /// How an operation stands, for people.
@@ -56,8 +61,54 @@ pub fn all(files: &dyn Files, dirs: &Dirs) -> Result<Vec<VmOps>, EngineError> {
         uuid,
         contents: xyl_saga::load(files, &dirs.journal(uuid)),
         is_busy: busy.contains(&uuid.hyphenated().to_string()),
+        brake: brake::read(files, dirs, uuid),
     };
     Ok(uuids.into_iter().map(read).collect())
+}
+
+/// A VM's name, by the last of its operations that knew it.
+pub fn name(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Option<String> {
+    let contents = xyl_saga::load(files, &dirs.journal(uuid)).ok()?;
+    let operations = Past::of(&contents).operations.into_iter().rev();
+    let mut names = operations.map(|operation| operation.begin.name);
+    names.find(|name| !name.is_empty())
+}
+
+/// Who has a VM's lock, and what for, in words, by the VM's journal.
+pub(crate) fn holder(host: &Host, uuid: Uuid, now: SystemTime) -> String {
+    let contents = xyl_saga::load(&*host.files, &host.dirs.journal(uuid)).unwrap_or_default();
+    let past = Past::of(&contents);
+    let Some(operation) = past.under_way() else {
+        return format!("another process that has the VM {uuid} in hand");
+    };
+    let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH);
+    let now_ms = u64::try_from(since_1970.unwrap_or_default().as_millis()).unwrap_or(0);
+    let begin = &operation.begin;
+    let name = match begin.name.as_str() {
+        "" => begin.uuid.as_str(),
+        name => name,
+    };
+    format!(
+        "process {}, which has been at `{}` of {name} for {} s: {} ({})",
+        operation.pid,
+        begin.kind,
+        now_ms.saturating_sub(operation.begun_ms) / 1000,
+        operation.step.as_deref().unwrap_or("about to begin"),
+        begin.id,
+    )
+}
+
+/// Whether the process has died that a VM's journal says is at work on it.
+pub(crate) fn is_orphaned(
+    files: &dyn Files,
+    dirs: &Dirs,
+    process: &dyn Process,
+    uuid: Uuid,
+) -> bool {
+    let contents = xyl_saga::load(files, &dirs.journal(uuid)).unwrap_or_default();
+    let past = Past::of(&contents);
+    past.under_way()
+        .is_some_and(|operation| !process.is_running(operation.pid))
 }
 
 impl VmOps {

@@ -14,10 +14,12 @@ use xyl_saga::{Begin, Contents, Control, Facts, Journal, Outcome, Past, Record, 
 
 use crate::operation::{Draft, Kind};
 use crate::recover::{self, Recovered};
-use crate::{Cancel, Dirs, EngineError, Host, record};
+use crate::{Cancel, Dirs, EngineError, Host, ops, record, watchers};
 
 /// How long whoever changes the VM at the moment may take until it is another's turn.
 const LOCK_LIMIT: Duration = Duration::from_secs(180);
+/// How long nobody is told of that wait: most changes are done by then.
+const QUIET_LIMIT: Duration = Duration::from_millis(500);
 /// Largest request for a cancel that is read, in bytes: an operation's name.
 const CANCEL_MAX_BYTES: u64 = 256;
 
@@ -88,7 +90,7 @@ impl Owner {
             Ok(()) => Some(Outcome::Done),
             Err(failure) => failure.outcome,
         };
-        settle(draft.host, self.uuid, kind, ended)?;
+        settle(draft.host, self.uuid, kind, draft.keeps_record, ended)?;
         Ok(outcome?)
     }
 }
@@ -100,7 +102,16 @@ fn take_lock(host: &Host, uuid: Uuid) -> Result<(Box<dyn Lock>, bool), EngineErr
     if let Some(lock) = host.files.lock(&path, None).map_err(failed)? {
         return Ok((lock, false));
     }
-    let deadline = host.clock.now() + LOCK_LIMIT;
+    let begun = host.clock.now();
+    let quiet = Some(begun + QUIET_LIMIT);
+    if let Some(lock) = host.files.lock(&path, quiet).map_err(failed)? {
+        return Ok((lock, true));
+    }
+    (host.tell)(&format!(
+        "waiting for {}",
+        ops::holder(host, uuid, host.clock.calendar())
+    ));
+    let deadline = begun + LOCK_LIMIT;
     match host.files.lock(&path, Some(deadline)).map_err(failed)? {
         Some(lock) => Ok((lock, true)),
         None => Err(EngineError::Deadline {
@@ -150,26 +161,27 @@ pub(crate) fn resume(
     )))
 }
 
-/// After an operation: a VM that has no domain any more leaves nothing.
+/// After an operation: a VM that is to have no domain any more leaves nothing. One that was to get its
+/// next domain and did not keeps its record: `monitor` tries again.
 pub(crate) fn settle(
     host: &Host,
     uuid: Uuid,
     kind: Kind,
+    keeps_record: bool,
     ended: Option<Outcome>,
 ) -> Result<(), EngineError> {
-    let without_domain = match kind {
-        Kind::Destroy => Outcome::Done,
-        Kind::Create | Kind::Restart | Kind::RenameRestart => Outcome::Undone,
-    };
-    match ended == Some(without_domain) {
-        true => forget(host, uuid),
-        false => Ok(()),
+    match (kind, ended) {
+        (Kind::Destroy, Some(Outcome::Done)) => forget(host, uuid),
+        (Kind::Create, Some(Outcome::Undone)) if !keeps_record => forget(host, uuid),
+        (Kind::Create, Some(Outcome::Done)) => record::remove_kept(host, uuid),
+        _ => Ok(()),
     }
 }
 
 /// Removes what is kept of a VM that has no domain; the lock is held by the caller.
 pub(crate) fn forget(host: &Host, uuid: Uuid) -> Result<(), EngineError> {
     record::remove(&*host.files, &host.dirs, &uuid.hyphenated().to_string())?;
+    watchers::dismiss(&*host.files, &host.dirs, uuid)?;
     let folder = host.dirs.vm_run(uuid);
     remove_folder_if_there(&*host.files, &folder)
         .map_err(|source| EngineError::io("remove", &folder, source))

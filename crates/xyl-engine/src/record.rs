@@ -88,6 +88,36 @@ pub(crate) fn planned(host: &Host, uuid: Uuid) -> Result<Planned, EngineError> {
     })
 }
 
+/// Where the record goes of a VM that could not be restarted.
+pub fn kept_path(dirs: &Dirs, uuid: &str) -> PathBuf {
+    dirs.lib.join("kept").join(format!("{uuid}.cfg"))
+}
+
+/// Puts the record where nothing removes it but a create of the VM; the new path.
+pub(crate) fn keep(host: &Host, uuid: Uuid) -> Result<PathBuf, EngineError> {
+    let uuid = uuid.hyphenated().to_string();
+    let to = kept_path(&host.dirs, &uuid);
+    let text = read(&*host.files, &host.dirs, &uuid)?;
+    let folder = to.parent().unwrap_or(&to);
+    host.files
+        .create_folder(folder)
+        .map_err(|source| EngineError::io("create folder", folder, source))?;
+    write_whole(
+        &*host.files,
+        &to.with_extension("new"),
+        &to,
+        text.as_bytes(),
+    )?;
+    remove(&*host.files, &host.dirs, &uuid)?;
+    Ok(to)
+}
+
+/// Removes what [`keep`] kept: the VM has a domain again.
+pub(crate) fn remove_kept(host: &Host, uuid: Uuid) -> Result<(), EngineError> {
+    let path = kept_path(&host.dirs, &uuid.hyphenated().to_string());
+    remove_if_there(&*host.files, &path).map_err(|source| EngineError::io("remove", &path, source))
+}
+
 /// Removes the VM's folder; one that is not there is fine.
 pub fn remove(files: &dyn Files, dirs: &Dirs, uuid: &str) -> Result<(), EngineError> {
     let folder = dirs.vm(uuid);

@@ -7,15 +7,20 @@
 
 use std::path::{Path as FilePath, PathBuf};
 
-use os_port::{Files, Lock, list_if_there};
+use std::time::Duration;
+
+use os_port::{Files, Lock, Process, list_if_there};
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
 use xenstore::{Path, Tree};
 use xyl_saga::{Contents, Operation, Outcome, Past, Resumed};
 
 use crate::dirs::NAME_LOCK;
-use crate::operation::{Aside, Draft, Kind};
-use crate::{Dirs, EngineError, Host, destroy, domains, owner, record, tree, userdata};
+use crate::operation::{Aside, Draft, KEEPS_RECORD, Kind};
+use crate::{Dirs, EngineError, Host, destroy, domains, ops, owner, record, tree, userdata};
+
+/// How long the lock of a process that has died may be held by one that it was about to start.
+const ORPHAN_LIMIT: Duration = Duration::from_secs(2);
 
 /// What was made of an operation whose process had died.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,13 +121,14 @@ pub(crate) fn damaged(dirs: &Dirs, uuid: Uuid) -> PathBuf {
 
 /// Whether a dead process has left a lock, at the cost of looking into one folder that is most often
 /// empty.
-pub fn is_needed(files: &dyn Files, dirs: &Dirs) -> bool {
-    let is_free = |name: &String| match files.lock(&dirs.busy().join(name), None) {
-        Ok(Some(lock)) => {
-            lock.leave();
-            true
+pub fn is_needed(files: &dyn Files, dirs: &Dirs, process: &dyn Process) -> bool {
+    let is_free = |name: &String| match files.is_locked(&dirs.busy().join(name)) {
+        Ok(false) => true,
+        Ok(true) => {
+            Uuid::try_parse(name).is_ok_and(|uuid| ops::is_orphaned(files, dirs, process, uuid))
         }
-        Ok(None) => false,
+        // Its holder has removed it meanwhile.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
         // Whatever is wrong is told when it is looked at.
         Err(_) => true,
     };
@@ -142,10 +148,24 @@ pub(crate) fn try_lock(host: &Host, path: &FilePath) -> Result<Option<Box<dyn Lo
         .map_err(|source| EngineError::io("lock", path, source))
 }
 
+/// A VM's lock, if nobody who lives has it. A process that dies while it starts another one leaves its
+/// lock with that until the other program runs: a moment.
+fn lock_of_vm(host: &Host, uuid: Uuid) -> Result<Option<Box<dyn Lock>>, EngineError> {
+    let path = host.dirs.vm_lock(uuid);
+    let lock = try_lock(host, &path)?;
+    if lock.is_some() || !ops::is_orphaned(&*host.files, &host.dirs, &*host.process, uuid) {
+        return Ok(lock);
+    }
+    let deadline = host.clock.now() + ORPHAN_LIMIT;
+    host.files
+        .lock(&path, Some(deadline))
+        .map_err(|source| EngineError::io("lock", &path, source))
+}
+
 /// Finishes what was under way with one VM, unless a process that lives has it. What fails with this
 /// VM is told, and does not keep the others from being looked at.
 fn one(host: &mut Host, uuid: Uuid) -> Result<Option<Recovered>, EngineError> {
-    let Some(lock) = try_lock(host, &host.dirs.vm_lock(uuid))? else {
+    let Some(lock) = lock_of_vm(host, uuid)? else {
         return Ok(None);
     };
     let finished = record::remove_unfinished(host, uuid).and_then(|()| finish(host, uuid));
@@ -211,12 +231,13 @@ fn finish_last(
     })?;
     if last.outcome.is_some() {
         // It has ended, but perhaps its process died before all was put away.
-        owner::settle(host, uuid, kind, last.outcome)?;
+        let keeps_record = last.is_set(KEEPS_RECORD);
+        owner::settle(host, uuid, kind, keeps_record, last.outcome)?;
         return Ok(None);
     }
     let mut draft = redraft(host, uuid, kind, last)?;
     let resumed = owner::resume(&mut draft, kind, contents, past)?;
-    let domid = draft.domid;
+    let (domid, keeps_record) = (draft.domid, draft.keeps_record);
     drop(draft);
     let Some(resumed) = resumed else {
         return Ok(None);
@@ -226,7 +247,7 @@ fn finish_last(
         Resumed::Undone { .. } => Some(Outcome::Undone),
         Resumed::Failed(failure) => failure.outcome,
     };
-    owner::settle(host, uuid, kind, ended)?;
+    owner::settle(host, uuid, kind, keeps_record, ended)?;
     if let (Some(Outcome::Done), Some(domid)) = (ended, domid) {
         forget_without_domain(host, uuid, domid)?;
     }
@@ -298,7 +319,8 @@ fn redraft<'h>(
     draft.aside = aside;
     draft.domid = domid;
     draft.paused = last.is_set("paused");
-    draft.keeps_record = matches!(kind, Kind::Restart | Kind::RenameRestart);
+    draft.keeps_record =
+        matches!(kind, Kind::Restart | Kind::RenameRestart) || last.is_set(KEEPS_RECORD);
     Ok(draft)
 }
 

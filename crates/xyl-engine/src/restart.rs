@@ -5,10 +5,10 @@ use std::time::Duration;
 use os_port::Lock;
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
-use xyl_saga::Facts;
+use xyl_saga::{Facts, Outcome, Past};
 
-use crate::operation::{Draft, Kind};
-use crate::{Cancel, EngineError, Host, Owner, destroy, domains, live, preserve, record};
+use crate::operation::{Draft, KEEPS_RECORD, Kind};
+use crate::{Cancel, EngineError, Host, Owner, create, destroy, domains, live, preserve, record};
 
 /// How long another process may hold the VM's name.
 const NAME_LIMIT: Duration = Duration::from_secs(10);
@@ -55,6 +55,29 @@ pub fn restart(
     owner.carry_out(kind, &name, args, &mut draft, &Cancel::new(), &mut |_| ())?;
     drop(aside_lock);
     draft.domid().map(Some)
+}
+
+/// Gives a VM that has lost its domain to a restart that failed its next one, made from its record. What
+/// fails is undone, and leaves the record where it is.
+pub fn again(host: &mut Host, uuid: Uuid) -> Result<DomId, EngineError> {
+    let planned = record::planned(host, uuid)?;
+    create::again(host, &planned)
+}
+
+/// Whether a VM without a domain is to get one: its last operation was to give it one, and failed.
+pub(crate) fn is_owed(host: &Host, uuid: Uuid) -> Result<bool, EngineError> {
+    let contents = xyl_saga::load(&*host.files, &host.dirs.journal(uuid))?;
+    let past = Past::of(&contents);
+    let is_owed = past.operations.last().is_some_and(|last| {
+        let has_failed = last.outcome != Some(Outcome::Done);
+        let keeps_record = match Kind::parse(&last.begin.kind) {
+            Some(Kind::Restart | Kind::RenameRestart) => true,
+            _ => last.is_set(KEEPS_RECORD),
+        };
+        has_failed && keeps_record
+    });
+    let text = uuid.hyphenated().to_string();
+    Ok(is_owed && record::read(&*host.files, &host.dirs, &text).is_ok())
 }
 
 /// Writes what was changed while the domain ran into the VM's record; the VM's name.

@@ -144,6 +144,7 @@ commands! {
     Top = "top": commands::top::Args,
     Trigger = "trigger": commands::trigger::Args,
     Unpause = "unpause": commands::pause::UnpauseArgs,
+    UpgradeMonitors = "upgrade-monitors": commands::upgrade_monitors::Args,
     Uptime = "uptime": commands::uptime::Args,
     VcpuList = "vcpu-list": commands::vcpu_list::Args,
     VcpuPin = "vcpu-pin": commands::vcpu_pin::Args,

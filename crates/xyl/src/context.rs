@@ -4,6 +4,7 @@
 use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use os_port::{SystemClock, SystemFiles, SystemProcess};
@@ -261,11 +262,11 @@ impl Context {
 
     /// A host of its own for the engine's longer operations. Its counts go to [`Context::count`].
     pub fn open_host(&self) -> Result<Host, Failure> {
-        Ok(Host::new(
-            self.open_hypervisor()?,
-            self.connect()?,
-            self.dirs.clone(),
-        ))
+        let timestamps = self.options.timestamps;
+        Ok(Host {
+            tell: Rc::new(move |text| message(timestamps, "", text)),
+            ..Host::new(self.open_hypervisor()?, self.connect()?, self.dirs.clone())
+        })
     }
 
     /// What xl.conf says.
@@ -365,12 +366,7 @@ impl Context {
     }
 
     fn message(&self, kind: &str, text: &str) {
-        let stamp = if self.options.timestamps {
-            timestamp()
-        } else {
-            String::new()
-        };
-        eprintln!("{stamp}xyl: {kind}{}", indented(text));
+        message(self.options.timestamps, kind, text);
     }
 
     /// A wait that names itself on a terminal when it takes longer than a second.
@@ -433,6 +429,15 @@ fn store_counts(store: &Client) -> Vec<(&'static str, u64)> {
         ("xenstore bytes out", stats.bytes_out),
         ("xenstore bytes in", stats.bytes_in),
     ]
+}
+
+fn message(timestamps: bool, kind: &str, text: &str) {
+    let stamp = if timestamps {
+        timestamp()
+    } else {
+        String::new()
+    };
+    eprintln!("{stamp}xyl: {kind}{}", indented(text));
 }
 
 /// The time and this process's number, as xl's -T puts them before a message.

@@ -15,7 +15,7 @@ use xyl_engine::create::{CreateRequest, Notice, create};
 use xyl_engine::monitor::{self, Vm};
 use xyl_engine::plan::{self, Planned};
 use xyl_engine::spec::VmSpec;
-use xyl_engine::{Cancel, EngineError, Host, topology, userdata, vcpus};
+use xyl_engine::{Cancel, EngineError, Host, topology, userdata, vcpus, watchers};
 
 use crate::commands::console::outcome;
 use crate::commands::monitor::start_in_background;
@@ -132,6 +132,8 @@ fn create_now(
         if is_monitored {
             let vm = Vm { domid, uuid };
             monitor = Some(start_in_background(context, &planned.spec.name, vm)?);
+        } else if args.no_monitor {
+            watchers::dismiss(&SystemFiles, &context.dirs, uuid)?;
         }
         Ok(())
     };

@@ -28,6 +28,7 @@ pub mod simulated_host;
 pub mod sysrq;
 pub mod top;
 pub mod trigger;
+pub mod upgrade_monitors;
 pub mod uptime;
 pub mod vcpu_list;
 pub mod vcpu_pin;
@@ -75,14 +76,33 @@ pub const HERE: &[&str] = &[
     "vm-list",
 ];
 
-/// Commands for packagers, shells and Xyl itself: no prefix of theirs is completed.
-pub const HIDDEN: &[&str] = &["completion", "man", "monitor", "simulated-host"];
+/// Commands for packagers, shells and Xyl itself, and one that would keep `up` from being xl's `uptime`: no
+/// prefix of theirs is completed.
+pub const HIDDEN: &[&str] = &[
+    "completion",
+    "man",
+    "monitor",
+    "simulated-host",
+    "upgrade-monitors",
+];
 
 /// Runs one command.
 pub fn run(command: &Command, context: &Context) -> Outcome {
     if changes_a_vm(command) && !context.dry_run() {
         recover::before_a_change(context);
+        // Nobody needs to watch over what is about to go.
+        if !matches!(command, Command::Destroy(_)) {
+            recover::replace_dead_monitors(context);
+        }
     }
+    let outcome = run_one(command, context);
+    if matches!(command, Command::List(_)) && !context.dry_run() {
+        recover::replace_dead_monitors(context);
+    }
+    outcome
+}
+
+fn run_one(command: &Command, context: &Context) -> Outcome {
     match command {
         Command::Adopt(args) => adopt::run(args, context),
         Command::Audit(args) => audit::run(args, context),
@@ -119,6 +139,7 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
         Command::VcpuList(args) => vcpu_list::run(args, context),
         Command::VcpuPin(args) => vcpu_pin::run(args, context),
         Command::VcpuSet(args) => vcpu_set::run(args, context),
+        Command::UpgradeMonitors(args) => upgrade_monitors::run(args, context),
         Command::VmList(args) => vm_list::run(args, context),
     }
 }

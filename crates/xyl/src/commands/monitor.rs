@@ -6,11 +6,12 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use os_port::{SystemFiles, lock_for_child, lock_of_stdin};
 use uuid::Uuid;
 use xen_port::DomId;
 use xen_sys::{Program, Standby};
-use xyl_engine::EngineError;
 use xyl_engine::monitor::{self, Vm};
+use xyl_engine::{EngineError, ops, watchers};
 
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
@@ -44,7 +45,8 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         "watching over domain {} ({})",
         args.domid, args.uuid
     ));
-    Ok(monitor::watch(&mut host, vm, &mut |line| {
+    let lock = lock_of_stdin(&context.dirs.watch(vm.uuid));
+    Ok(monitor::watch_with(&mut host, vm, lock, &mut |line| {
         context.say(line)
     })?)
 }
@@ -55,6 +57,23 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
 /// all the same, and ends when the domain is taken back. It stands by until the answer is dropped or this
 /// process dies, and does not compete with it for the CPU meanwhile.
 pub fn start_in_background(context: &Context, name: &str, vm: Vm) -> Result<Standby, EngineError> {
+    let lock = lock_for(context, vm.uuid)?;
+    start_with(context, name, vm, lock)
+}
+
+/// The lock of whoever watches over a VM, to be given to the new process: so that nobody takes the VM for one
+/// without a monitor meanwhile.
+fn lock_for(context: &Context, uuid: Uuid) -> Result<Option<File>, EngineError> {
+    let watch = context.dirs.watch(uuid);
+    lock_for_child(&watch).map_err(|source| EngineError::io("lock", &watch, source))
+}
+
+fn start_with(
+    context: &Context,
+    name: &str,
+    vm: Vm,
+    lock: Option<File>,
+) -> Result<Standby, EngineError> {
     let log = log_path(context, name);
     let out =
         open_log(&log).map_err(|source| EngineError::io("open the monitor's log", &log, source))?;
@@ -63,8 +82,11 @@ pub fn start_in_background(context: &Context, name: &str, vm: Vm) -> Result<Stan
     })?;
     let no_start = |source| EngineError::io("start the monitor", &path, source);
     let program = Program::new(&path, words(vm), environment(context)).map_err(no_start)?;
-    let nothing = File::open("/dev/null").map_err(no_start)?;
-    Standby::start(&program, nothing.as_fd(), out.as_fd()).map_err(no_start)
+    let input = match lock {
+        Some(lock) => lock,
+        None => File::open("/dev/null").map_err(no_start)?,
+    };
+    Standby::start(&program, input.as_fd(), out.as_fd()).map_err(no_start)
 }
 
 /// The monitor's words after `xyl`.
@@ -85,6 +107,56 @@ fn environment(context: &Context) -> impl Iterator<Item = Vec<u8>> {
     });
     let all = kept.chain(host);
     all.map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat())
+}
+
+/// A monitor that was started in the place of one that had died.
+pub struct Heir {
+    /// The VM.
+    pub vm: Vm,
+    /// Its name.
+    pub name: String,
+    /// The new process.
+    pub pid: u32,
+}
+
+impl Heir {
+    /// What happened, in words.
+    pub fn line(&self) -> String {
+        format!(
+            "its monitor had died: process {} watches over it now",
+            self.pid
+        )
+    }
+}
+
+/// Starts a monitor for each VM that has lost its own. Where none has, that costs a look into one folder
+/// and at the lock of each of its files.
+pub fn replace_the_lost(context: &Context) -> Result<Vec<Heir>, Failure> {
+    let lost = watchers::lost(&SystemFiles, &context.dirs)?;
+    let heirs = lost.into_iter().map(|uuid| heir(context, uuid).transpose());
+    heirs.flatten().collect()
+}
+
+/// Starts a monitor for a VM that has none; `None` where another process does that just now.
+pub fn heir(context: &Context, uuid: Uuid) -> Result<Option<Heir>, Failure> {
+    let Some(lock) = lock_for(context, uuid)? else {
+        return Ok(None);
+    };
+    let domains = context.hv()?.domain_list()?;
+    let domain = domains.iter().find(|info| &info.handle == uuid.as_bytes());
+    let vm = Vm {
+        // Where there is none, the monitor finds out why by the UUID.
+        domid: domain.map_or(DomId::ZERO, |info| info.domid),
+        uuid,
+    };
+    let name = ops::name(&SystemFiles, &context.dirs, uuid)
+        .unwrap_or_else(|| uuid.hyphenated().to_string());
+    let child = start_with(context, &name, vm, Some(lock))?;
+    Ok(Some(Heir {
+        vm,
+        name,
+        pid: child.id(),
+    }))
 }
 
 fn open_log(path: &Path) -> std::io::Result<File> {

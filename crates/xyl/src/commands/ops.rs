@@ -3,8 +3,9 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
-use os_port::{SystemFiles, SystemProcess};
+use os_port::{SystemClock, SystemFiles, SystemProcess};
 use serde_json::{Value, json};
+use xyl_engine::brake::Brake;
 use xyl_engine::ops::{self, Standing, VmOps};
 use xyl_engine::owner;
 use xyl_saga::{Entry, Operation, Record};
@@ -19,14 +20,17 @@ use crate::output::printable;
     args_conflicts_with_subcommands = true,
     after_help = "What is shown comes from the VMs' journals (/run/xyl/vm/UUID/journal). An operation whose process has
 died is `interrupted`: the next command that changes a VM finishes it or takes it back, and so does `xyl recover`.
-`stuck` is what could not be taken back whole, or was left open by a failure: `xyl recover` goes on with it.
+`stuck` is what could not be taken back whole, or was left open by a failure: `xyl recover` goes on with it. A restart
+that `waits` is one of a guest that ends again and again: AGE is then how long it waits still, and STEP says why; `xyl
+destroy` ends the wait with the VM.
 
 Examples:
   xyl ops
   xyl ops show web                             step by step, with times
   xyl ops cancel 6a1d0c4e.12                   take it back, if it can still be
 
-JSON: an array of {id, vm, uuid, operation, state, step, pid, begun_ms, last_ms, failure}"
+JSON: an array of {id, vm, uuid, operation, state, step, pid, begun_ms, last_ms, failure,
+restart_waits_s, restart_waits_why}"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -76,6 +80,7 @@ fn list(context: &Context, vms: &[VmOps]) -> Outcome {
         "ID", "VM", "OPERATION", "STATE", "AGE"
     ))?;
     for (vm, last) in rows {
+        let waits = waiting(vm);
         let age_s = now_ms().saturating_sub(last.last_ms) / 1000;
         context.out.line(format!(
             "{:<14} {:<20} {:<14} {:<12} {:>6} s {}",
@@ -86,8 +91,26 @@ fn list(context: &Context, vms: &[VmOps]) -> Outcome {
             age_s,
             step_of(&last),
         ))?;
+        if let Some((brake, left_s)) = waits {
+            context.out.line(format!(
+                "{:<14} {:<20} {:<14} {:<12} {:>6} s {}",
+                "-",
+                name_of(&last),
+                "restart",
+                "waits",
+                left_s,
+                brake.why()
+            ))?;
+        }
     }
     Ok(())
+}
+
+/// What holds a VM's next restart up, and for how many seconds still.
+fn waiting(vm: &VmOps) -> Option<(Brake, u64)> {
+    let brake = vm.brake?;
+    let left_s = brake.left(&SystemClock).as_secs();
+    (left_s > 0).then_some((brake, left_s))
 }
 
 fn now_ms() -> u64 {
@@ -124,6 +147,8 @@ fn as_json(vm: &VmOps, operation: &Operation) -> Value {
         "begun_ms": operation.begun_ms,
         "last_ms": operation.last_ms,
         "failure": failure,
+        "restart_waits_s": waiting(vm).map(|(_, left_s)| left_s),
+        "restart_waits_why": waiting(vm).map(|(brake, _)| brake.why()),
     })
 }
 

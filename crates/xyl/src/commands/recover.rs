@@ -1,9 +1,11 @@
 //! `xyl recover`: finishes what dead processes have left under way.
 
-use os_port::SystemFiles;
+use os_port::{SystemFiles, SystemProcess};
 use serde_json::{Value, json};
+use xen_port::DomId;
 use xyl_engine::recover::{self, Recovered};
 
+use crate::commands::monitor::replace_the_lost;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 
@@ -12,7 +14,8 @@ use crate::error::{Failure, Outcome};
 #[command(
     after_help = "Every command that changes a VM does this first, for operations whose process has died. This one does it for
 all VMs, tries again what could not be taken back (`stuck` in `xyl ops`), and drops the configurations of VMs
-whose domain has gone while nobody watched.
+whose domain has gone while nobody watched. It starts a monitor for each VM that has lost its own, as `xyl list` and
+the commands that change a VM do too.
 
 Examples:
   xyl recover
@@ -29,7 +32,18 @@ pub fn run(_args: &Args, context: &Context) -> Outcome {
     let mut host = context.open_host()?;
     let recovered = recover::all(&mut host, true);
     context.count(&host);
-    let recovered = recovered?;
+    let mut recovered = recovered?;
+    recovered.extend(
+        replace_the_lost(context)?
+            .into_iter()
+            .map(|heir| Recovered {
+                what: heir.line(),
+                uuid: heir.vm.uuid,
+                domid: (heir.vm.domid != DomId::ZERO).then_some(heir.vm.domid),
+                name: heir.name,
+                has_failed: false,
+            }),
+    );
     let failed = recovered.iter().filter(|one| one.has_failed).count();
     if context.json() {
         let rows = recovered.iter().map(as_json).collect();
@@ -64,7 +78,7 @@ fn tell(context: &Context, recovered: &[Recovered]) {
 /// What every command that changes a VM does first. A failure here is told, and keeps nobody from what
 /// was asked for.
 pub fn before_a_change(context: &Context) {
-    if !recover::is_needed(&SystemFiles, &context.dirs) {
+    if !recover::is_needed(&SystemFiles, &context.dirs, &SystemProcess) {
         return;
     }
     let recovered = context
@@ -72,6 +86,18 @@ pub fn before_a_change(context: &Context) {
         .and_then(|mut host| Ok(recover::all(&mut host, false)?));
     match recovered {
         Ok(recovered) => tell(context, &recovered),
+        Err(failure) => context.warn(&failure),
+    }
+}
+
+/// Starts monitors in the place of those that have died, and says so.
+pub fn replace_dead_monitors(context: &Context) {
+    match replace_the_lost(context) {
+        Ok(heirs) => {
+            for heir in heirs {
+                context.say(format!("{}: {}", heir.name, heir.line()));
+            }
+        }
         Err(failure) => context.warn(&failure),
     }
 }

@@ -1,0 +1,319 @@
+//! The process that watches over a VM: reboot loops, restarts that fail, and its death at any call,
+//! after which its heir does what is left to do.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs
+)]
+
+#[path = "../../xen-build/tests/common/mod.rs"]
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use common::{Kernel, MIB, PAGE, pattern};
+use uuid::Uuid;
+use xen_image::elfnote::types;
+use xen_port::{DomId, Hypervisor, ShutdownReason};
+use xen_sim::{Ended, Fate, Moment, World};
+use xenstore::{Path as Node, Tree};
+use xyl_engine::create::{CreateRequest, create};
+use xyl_engine::monitor::{self, Vm};
+use xyl_engine::{Cancel, Dirs, EngineError, Host, brake, plan, record, recover, watchers};
+
+const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
+
+fn uuid() -> Uuid {
+    Uuid::parse_str(UUID).unwrap()
+}
+
+struct Bench {
+    folder: tempfile::TempDir,
+    world: World,
+}
+
+impl Bench {
+    /// A host with a guest.
+    fn new() -> (Bench, Vm) {
+        let bench = Bench {
+            folder: tempfile::tempdir().unwrap(),
+            world: World::new(256),
+        };
+        bench.install_kernel();
+        let domid = bench.create().unwrap();
+        (
+            bench,
+            Vm {
+                domid,
+                uuid: uuid(),
+            },
+        )
+    }
+
+    fn kernel(&self) -> PathBuf {
+        self.folder.path().join("kernel")
+    }
+
+    fn install_kernel(&self) {
+        let elf = Kernel::default()
+            .part(MIB, pattern(5, 1), PAGE)
+            .note(types::PHYS32_ENTRY, &0x10_0010_u32.to_le_bytes())
+            .elf();
+        std::fs::write(self.kernel(), elf).unwrap();
+    }
+
+    fn host(&self, fate: &Fate) -> Host {
+        let handles = self.world.handles(fate).unwrap();
+        let mut dirs = Dirs::below(Path::new("/"));
+        dirs.kernel_cache = self.folder.path().join("cache");
+        Host {
+            hv: handles.hv,
+            store: handles.store,
+            dirs,
+            files: handles.files,
+            clock: handles.clock,
+            process: handles.process,
+            tell: Rc::new(|_| ()),
+        }
+    }
+
+    fn free_host(&self) -> Host {
+        self.host(&self.world.fate(None))
+    }
+
+    fn create(&self) -> Result<DomId, EngineError> {
+        let text = format!(
+            "name = \"guest\"\nuuid = \"{UUID}\"\ntype = \"pvh\"\nmemory = 8\nkernel = \"{}\"\n",
+            self.kernel().display()
+        );
+        let planned = plan::plan_record("bench", &text, &mut || Ok(vec![(0, 0)]))?;
+        let mut request = CreateRequest {
+            spec: &planned.spec,
+            config_text: &planned.config_text(),
+            paused: false,
+            before_start: &mut |host, _| watchers::want(&*host.files, &host.dirs, uuid()),
+            notice: &mut |_| (),
+        };
+        create(&mut self.free_host(), &mut request, &Cancel::new())
+    }
+
+    /// The VM's domain, if it runs.
+    fn running(&self) -> Option<DomId> {
+        let domains = self.world.xen.domain_list().unwrap();
+        let runs = |info: &&xen_port::DomainInfo| {
+            info.handle == *uuid().as_bytes() && !info.flags.shutdown && !info.flags.paused
+        };
+        domains.iter().find(runs).map(|info| info.domid)
+    }
+
+    /// Ends the VM's domain, if it runs, for the n-th time: by reboots, and then a power-off.
+    fn end(&self, ends: &mut u32, reboots: u32) {
+        if let Some(domid) = self.running() {
+            *ends += 1;
+            // Its console has been served; a destroy would wait for that.
+            let tty = Node::new(&format!("/local/domain/{domid}/console/tty")).unwrap();
+            let mut store = self.world.store.client(0).unwrap();
+            store.write(&tty, b"/dev/pts/0").unwrap();
+            let reason = match *ends <= reboots {
+                true => ShutdownReason::Reboot,
+                false => ShutdownReason::Poweroff,
+            };
+            self.world.shut_down(domid, reason);
+        }
+    }
+
+    fn passed_s(&self) -> u64 {
+        self.world.clock.passed().as_secs()
+    }
+
+    fn has_file(&self, path: &Path) -> bool {
+        self.world.disk.contents(path).is_some()
+    }
+}
+
+#[test]
+fn a_guest_that_reboots_all_the_time_is_slowed_down_and_one_that_has_run_is_not() {
+    let (bench, vm) = Bench::new();
+    let (mut ends, mut starts_s, mut lines) = (0, vec![], vec![]);
+    bench.end(&mut ends, 5);
+    let mut host = bench.free_host();
+    let begun_s = bench.passed_s();
+    monitor::watch(&mut host, vm, &mut |line| {
+        lines.push(line.to_owned());
+        if line.starts_with("restarted as") {
+            starts_s.push(bench.passed_s() - begun_s);
+            if starts_s.len() == 4 {
+                bench
+                    .world
+                    .clock
+                    .advance(Duration::from_secs(brake::SHORT_LIFE_S));
+            }
+            bench.end(&mut ends, 5);
+        }
+    })
+    .unwrap();
+    // After the first end at once, then 2, 4 and 8 s later; after a life of 10 s at once again.
+    assert_eq!(starts_s, [0, 2, 6, 14, 24], "{lines:#?}");
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains("waits 8 s") && line.contains("4 times in a row"))
+    );
+    let left = bench.world.snapshot();
+    assert!(left.domains.is_empty());
+    assert!(!bench.has_file(&host.dirs.watch(uuid())));
+}
+
+#[test]
+fn a_wait_ends_with_the_domain() {
+    let (bench, vm) = Bench::new();
+    let mut ends = 0;
+    bench.end(&mut ends, 9);
+    let mut host = bench.free_host();
+    monitor::watch(&mut host, vm, &mut |line| {
+        if line.starts_with("restarted as") {
+            bench.end(&mut ends, 9);
+        }
+        if line.contains("waits 4 s") {
+            // While it waits, somebody destroys the domain.
+            let now = bench.world.clock.passed();
+            assert!(now < Duration::from_secs(20));
+            let domains = bench.world.xen.domain_list().unwrap();
+            let ours = domains.iter().find(|d| d.handle == *uuid().as_bytes());
+            let limit = std::time::Instant::now();
+            bench
+                .world
+                .xen
+                .destroy_domain(ours.unwrap().domid, limit)
+                .unwrap();
+        }
+    })
+    .unwrap();
+    assert_eq!(ends, 3);
+    assert!(record::read(&*host.files, &host.dirs, UUID).is_err());
+    assert!(!bench.has_file(&host.dirs.watch(uuid())));
+}
+
+#[test]
+fn a_restart_that_fails_is_tried_again_until_it_works() {
+    let (bench, vm) = Bench::new();
+    let (mut ends, mut failures) = (0, 0);
+    bench.end(&mut ends, 1);
+    std::fs::remove_file(bench.kernel()).unwrap();
+    let mut host = bench.free_host();
+    monitor::watch(&mut host, vm, &mut |line| {
+        if line.starts_with("not restarted") {
+            assert!(bench.running().is_none());
+            failures += 1;
+            if failures == 2 {
+                bench.install_kernel();
+            }
+        }
+        bench.end(&mut ends, 1);
+    })
+    .unwrap();
+    assert_eq!((ends, failures), (2, 2));
+    assert!(!bench.has_file(&host.dirs.watch(uuid())));
+    assert!(!bench.has_file(&record::kept_path(&host.dirs, UUID)));
+}
+
+#[test]
+fn a_restart_that_cannot_work_leaves_the_configuration_where_the_log_says() {
+    let (bench, vm) = Bench::new();
+    let mut lines = vec![];
+    bench.end(&mut 0, 1);
+    std::fs::remove_file(bench.kernel()).unwrap();
+    let mut host = bench.free_host();
+    let begun_s = bench.passed_s();
+    let outcome = monitor::watch(&mut host, vm, &mut |line| lines.push(line.to_owned()));
+    assert!(outcome.is_err());
+    let tries = lines.iter().filter(|l| l.starts_with("not restarted"));
+    assert_eq!(tries.count(), brake::TRIES as usize, "{lines:#?}");
+    assert_eq!(bench.passed_s() - begun_s, 2 + 4 + 8 + 16);
+    let kept = record::kept_path(&host.dirs, UUID);
+    let last = lines.last().unwrap();
+    assert!(last.contains(&format!("xyl create {}", kept.display())));
+    let text = String::from_utf8(bench.world.disk.contents(&kept).unwrap()).unwrap();
+    assert!(text.contains(UUID), "{text}");
+    // Nothing that comes later takes it away but the VM's next start.
+    recover::all(&mut bench.free_host(), true).unwrap();
+    assert!(bench.create().is_err());
+    assert!(bench.has_file(&kept));
+    bench.install_kernel();
+    bench.create().unwrap();
+    assert!(!bench.has_file(&kept));
+}
+
+/// Kills the monitor of a guest that reboots twice and then powers off, at every call; sometimes
+/// somebody recovers in between. The heir brings it to the same end, without pauses of its own.
+#[test]
+fn a_monitor_can_be_killed_at_any_call() {
+    let mut deaths = 0;
+    for call in 1.. {
+        let moment = Moment::ALL[call as usize % 3];
+        let (bench, vm) = Bench::new();
+        let mut ends = 0;
+        bench.end(&mut ends, 2);
+        let begun_s = bench.passed_s();
+        let fate = bench.world.fate(Some((call, moment)));
+        let ended = fate.run(|| {
+            monitor::watch(&mut bench.host(&fate), vm, &mut |line| {
+                if line.starts_with("restarted as") {
+                    bench.end(&mut ends, 2);
+                }
+            })
+        });
+        let was_killed = matches!(ended, Ended::Killed);
+        let mut host = bench.free_host();
+        if was_killed {
+            deaths += 1;
+            if call % 2 == 0 {
+                recover::all(&mut host, false).unwrap();
+            }
+            let lost = watchers::lost(&*host.files, &host.dirs).unwrap();
+            // Before it had its post, or after all was done, there is none to inherit.
+            bench.end(&mut ends, 2);
+            if !lost.is_empty() {
+                assert_eq!(lost, [uuid()]);
+                // One that waits for what never comes makes calls for ever.
+                let heir = bench.world.fate(Some((10_000, Moment::Before)));
+                let ended = heir.run(|| {
+                    let mut host = bench.host(&heir);
+                    monitor::watch(&mut host, vm, &mut |_| bench.end(&mut ends, 2))
+                });
+                let is_done = matches!(ended, Ended::Well(Ok(())));
+                assert!(is_done, "killed {moment:?} call {call}, then {ended:?}");
+            }
+        }
+        let what = format!("killed {moment:?} call {call}");
+        if was_killed {
+            // It may have died while it put things away.
+            recover::all(&mut host, false).unwrap();
+        }
+        assert_eq!(ends, 3, "{what}");
+        let domains = bench.world.xen.domain_list().unwrap();
+        assert!(domains.is_empty(), "{what}: {domains:?}");
+        let waited_s = bench.passed_s() - begun_s;
+        assert!((2..=4).contains(&waited_s), "{what}: {waited_s} s");
+        let files = bench.world.disk.paths();
+        let left: Vec<_> = files
+            .iter()
+            .filter(|file| file.to_string_lossy().contains(UUID))
+            .collect();
+        // One that died between its work's end and its lock's leaves an empty lock.
+        let is_lock = |file: &&PathBuf| **file == host.dirs.vm_lock(uuid());
+        assert!(
+            left.into_iter().all(|file| is_lock(&file)),
+            "{what}: {files:?}"
+        );
+        if !was_killed {
+            break;
+        }
+    }
+    println!("{deaths} deaths");
+    assert!(deaths > 100, "{deaths}");
+}

@@ -1,0 +1,154 @@
+//! Real monitors, killed and replaced, on a simulated host.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs
+)]
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const XYL: &str = env!("CARGO_BIN_EXE_xyl");
+
+/// A host of its own with a guest, which has a kernel of its own. It ends when its folder goes.
+struct Simulated {
+    folder: tempfile::TempDir,
+}
+
+impl Simulated {
+    fn new(create: &[&str]) -> Simulated {
+        let host = Simulated {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        host.must(&["info"]);
+        std::fs::copy(host.path("host/test-guest"), host.path("kernel")).unwrap();
+        let text = std::fs::read_to_string(host.path("host/guest.cfg")).unwrap();
+        let kernel = host.path("host/test-guest").display().to_string();
+        let text = text.replace(&kernel, &host.path("kernel").display().to_string());
+        std::fs::write(host.path("guest.cfg"), text).unwrap();
+        let config = host.path("guest.cfg").display().to_string();
+        host.must(&[&["create", "-q"], create, &[&config]].concat());
+        host
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn xyl(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(XYL);
+        command.args(arguments).stdin(Stdio::null());
+        for variable in ["XYL_JSON", "XYL_VERBOSE", "XYL_DRY_RUN", "XYL_TIMESTAMPS"] {
+            command.env_remove(variable);
+        }
+        command.env("XYL_XL_CONF", "/dev/null");
+        let host = format!("sim:{}", self.path("host").display());
+        command.env("XYL_HOST", host).output().unwrap()
+    }
+
+    /// What a command says on both outputs; it has to succeed.
+    fn must(&self, arguments: &[&str]) -> String {
+        let output = self.xyl(arguments);
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {text}");
+        text
+    }
+
+    fn watch_files(&self) -> Vec<PathBuf> {
+        let Ok(entries) = std::fs::read_dir(self.path("host/run/xyl/watch")) else {
+            return vec![];
+        };
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    /// The monitor's process, once it has taken its post.
+    fn monitor(&self) -> String {
+        let files = self.watch_files();
+        assert_eq!(files.len(), 1);
+        let pid = || {
+            std::fs::read_to_string(&files[0])
+                .unwrap()
+                .trim()
+                .to_owned()
+        };
+        self.until("a monitor", || {
+            let pid = pid();
+            let words = std::fs::read(format!("/proc/{pid}/cmdline"));
+            // Before it has written its number, the file is empty.
+            !pid.is_empty() && words.is_ok_and(|words| !words.is_empty())
+        });
+        pid()
+    }
+
+    /// Ends the monitor as nothing can be caught.
+    fn kill_monitor(&self) {
+        let pid = self.monitor();
+        let killed = Command::new("kill").args(["-KILL", &pid]).status();
+        assert!(killed.unwrap().success());
+        self.until("its end", || {
+            // A zombie, which nobody here waits for, has no command line any more.
+            std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.is_empty())
+                || !PathBuf::from(format!("/proc/{pid}")).exists()
+        });
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path("host/var/log/xen/xyl-guest.log")).unwrap_or_default()
+    }
+
+    fn until(&self, what: &str, is_so: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{what}: {}", self.log());
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn a_dead_monitor_is_replaced_once_and_its_heir_restarts_the_guest() {
+    let host = Simulated::new(&[]);
+    host.kill_monitor();
+    let told = host.must(&["list"]);
+    assert!(told.contains("guest: its monitor had died"), "{told}");
+    assert!(!host.must(&["list"]).contains("had died"));
+    let first = host.monitor();
+    let told = host.must(&["upgrade-monitors"]);
+    assert!(
+        told.contains(&format!("in the place of process {first}")),
+        "{told}"
+    );
+    host.until("another process", || host.monitor() != first);
+    host.must(&["reboot", "guest"]);
+    host.until("a restart", || host.log().contains("restarted as domain 2"));
+    host.kill_monitor();
+    host.must(&["destroy", "guest"]);
+    assert_eq!(host.watch_files(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn nobody_watches_over_a_guest_for_which_nobody_was_asked() {
+    let host = Simulated::new(&["-e"]);
+    assert!(!host.must(&["list"]).contains("had died"));
+    host.must(&["recover"]);
+    assert_eq!(host.watch_files(), Vec::<PathBuf>::new());
+    host.must(&["destroy", "guest"]);
+}
+
+#[test]
+fn a_restart_that_fails_is_tried_again_by_the_heir_of_a_dead_monitor_too() {
+    let host = Simulated::new(&[]);
+    host.monitor();
+    std::fs::rename(host.path("kernel"), host.path("aside")).unwrap();
+    host.must(&["reboot", "guest"]);
+    host.until("a failure", || host.log().contains("The next try follows"));
+    host.kill_monitor();
+    std::fs::rename(host.path("aside"), host.path("kernel")).unwrap();
+    host.must(&["recover"]);
+    host.until("a restart", || host.log().contains("restarted as domain"));
+    host.must(&["destroy", "guest"]);
+}
