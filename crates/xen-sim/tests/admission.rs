@@ -127,6 +127,7 @@ impl Bench {
             files: handles.files,
             clock: handles.clock,
             process: handles.process,
+            tell: std::rc::Rc::new(|_| ()),
         };
         Bench {
             world,

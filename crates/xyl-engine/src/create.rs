@@ -18,6 +18,7 @@ use crate::admission::{self, Admitted};
 use crate::domid_history::DomidHistory;
 use crate::images::Images;
 use crate::operation::{Draft, KEEPS_RECORD, Kind, step};
+use crate::plan::Planned;
 use crate::pools::{Pool, Pools};
 use crate::shim;
 use crate::spec::VmSpec;

@@ -82,6 +82,20 @@ fn is_domain(now: &Snapshot, text: &str) -> bool {
     domid.is_ok_and(|domid| now.domains.contains_key(&domid))
 }
 
+/// Whether a VM has lost its domain to a restart that failed: its monitor tries again, with its record.
+fn waits_for_its_next(now: &Snapshot, uuid: &str) -> bool {
+    let path = format!("/run/xyl/vm/{uuid}/journal");
+    let journal = now.files.get(Path::new(&path)).map(Vec::as_slice);
+    let journal = String::from_utf8_lossy(journal.unwrap_or_default());
+    let from_last_begin = journal.rfind("{\"begin\"").map(|at| &journal[at..]);
+    from_last_begin.is_some_and(|last| {
+        let is_restart = ["\"kind\":\"restart\"", "\"kind\":\"rename-restart\""]
+            .iter()
+            .any(|kind| last.contains(kind));
+        is_restart && last.contains("\"outcome\":\"undone\"")
+    })
+}
+
 /// Every file is one that is known, and has one who is there.
 fn files(now: &Snapshot, faults: &mut Vec<String>) {
     let vms: BTreeMap<String, DomId> = now
@@ -92,8 +106,11 @@ fn files(now: &Snapshot, faults: &mut Vec<String>) {
     let known = |path: &str| {
         let parts: Vec<&str> = path.split('/').skip(1).collect();
         match parts.as_slice() {
-            ["var", "lib", "xyl", "vm", uuid, "config.cfg"] => vms.contains_key(*uuid),
-            ["run", "xyl", "vm", uuid, "journal"] => vms.contains_key(*uuid),
+            ["var", "lib", "xyl", "vm", uuid, "config.cfg"]
+            | ["var", "lib", "xyl", "vm", uuid, "admission.json"]
+            | ["run", "xyl", "vm", uuid, "journal"] => {
+                vms.contains_key(*uuid) || waits_for_its_next(now, uuid)
+            }
             ["var", "lib", "xen", name] => {
                 let mut words = name.splitn(4, '.');
                 let is_kind = words.next() == Some("userdata-d");
