@@ -9,7 +9,7 @@ traces >before
 shim_cfg() {
 	local name=$1 kernel=$2 memory=$3
 	shift 3
-	printf '%s\n' "name = \"$name\"" 'type = "pvh"' 'pvshim = 1' "kernel = \"$guests/$kernel\"" "memory = $memory" "$@" >"$name.cfg"
+	printf '%s\n' "name = \"$name\"" 'type = "pvh"' 'pvshim = 1' "kernel = \"$guests/$kernel\"" "memory = $memory" "$(shim_needs)" "$@" >"$name.cfg"
 	echo "$name.cfg"
 }
 readies() {
