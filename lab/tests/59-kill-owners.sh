@@ -1,0 +1,72 @@
+# The process that watches over a VM is killed at a random moment while its guest reboots, resets itself and shuts down: the next
+# command starts another, which goes on, and a guest beside them misses no beat. ROUNDS says how often; SEED repeats its moments.
+# limit_s: 500
+. /xyl-lab/lab/lib.sh
+command -v xyl >/dev/null || skip 'no xyl here'
+rounds=${ROUNDS:-16}
+RANDOM=${SEED:=$((EPOCHSECONDS % 32768))}
+echo "SEED=$SEED"
+
+# config NAME LINE...: the path of a guest's configuration.
+config() {
+	printf '%s\n' "name = \"$1\"" 'type = "pvh"' "kernel = \"$guests/testguest\"" 'memory = 16' "${@:2}" >"$scratch/$1.cfg"
+	echo "$scratch/$1.cfg"
+}
+uuid_of() {
+	xl vm-list | awk -v name="$1" '$3 == name { print $1 }'
+}
+owner_of() {
+	pgrep -f "^[^ ]*xyl -T monitor [0-9]+ $1"
+}
+readies() {
+	[ "$(grep -ac 'testguest: ready' "$consoles/guest-$1.log")" -ge "$2" ]
+}
+counts_on() {
+	tr -d '\r' <"$consoles/guest-$1.log" | awk '$1 == "testguest:" && $2 == "heartbeat" {
+		if (last && $3 != last + 1) { print "after heartbeat", last, "came", $3; missed = 1 }
+		last = $3
+	} END { exit missed || !last }'
+}
+# A file that never has anything to read: waiting for it needs no process of its own.
+exec {never}<> <(:)
+kills=0
+# kill_owner UUID LIMIT_US: at a random moment before the limit. Then a command looks, as any administrator would.
+kill_owner() {
+	read -rt "$(printf '0.%06d' $((RANDOM * 32768 % $2)))" -u "$never"
+	kill -KILL "$(owner_of "$1")" 2>/dev/null && kills=$((kills + 1))
+	ok xyl list >/dev/null
+}
+
+ok xyl create -q "$(config beside 'cmdline = "heartbeat_ms=500"')"
+within 20 console_says beside 'testguest: ready'
+beside=$(xl domid beside)
+traces >"$scratch/before"
+for ((n = 1; n <= rounds; n++)); do
+	name=life-$n
+	ok xyl create -q "$(config "$name" 'cmdline = "heartbeat_ms=0"')"
+	within 20 readies "$name" 1
+	uuid=$(uuid_of "$name")
+	within 5 owner_of "$uuid" >/dev/null
+
+	ok xyl reboot "$name"
+	kill_owner "$uuid" 900000
+	within 40 readies "$name" 2
+	within 5 owner_of "$uuid" >/dev/null
+
+	domid=$(xyl domid "$name")
+	ok xenstore-write "/local/domain/$domid/data/command" 'shutdown soft_reset'
+	kill_owner "$uuid" 400000
+	within 40 console_says "$name" 'soft-reset done 1'
+	equals "$domid" "$(xyl domid "$name")"
+	within 5 owner_of "$uuid" >/dev/null
+
+	ok xyl shutdown "$name"
+	kill_owner "$uuid" 500000
+	within 40 domain_gone "$name"
+	leaves_nothing "$scratch/before"
+done
+echo "$kills owners killed in $rounds lives"
+[ $kills -ge $((rounds * 2)) ] || fail 'too few of them were there to be killed'
+equals "$beside" "$(xl domid beside)"
+ok counts_on beside
+ok xyl destroy beside
