@@ -200,33 +200,6 @@ impl<'h> NameIndex<'h> {
             .map_err(|source| EngineError::io("write", &path, source))
     }
 
-    /// The domains of entries whose watcher has ended: they count no more.
-    pub(crate) fn stale(&self) -> Vec<(DomId, Uuid)> {
-        let entries = Entry::last_of_each(&self.text());
-        let mut stale: Vec<_> = entries
-            .values()
-            .filter(|entry| !self.is_watched(entry))
-            .map(|entry| (entry.domid, entry.uuid))
-            .collect();
-        stale.sort_unstable();
-        stale
-    }
-
-    /// Drops the entries whose watcher has ended.
-    pub(crate) fn drop_stale(&self) -> Result<(), EngineError> {
-        let path = self.path();
-        let deadline = self.clock.now() + LOCK_LIMIT;
-        let lock = self
-            .files
-            .lock(&path.with_extension("lock"), Some(deadline));
-        let lock = lock.map_err(|source| EngineError::io("lock", &path, source))?;
-        let _lock = lock.ok_or_else(|| EngineError::Deadline {
-            what: format!("{}: another process has its lock", path.display()),
-            limit_s: LOCK_LIMIT.as_secs(),
-        })?;
-        self.rewrite(&self.text())
-    }
-
     fn is_watched(&self, entry: &Entry) -> bool {
         self.process.is_running(entry.watcher)
     }

@@ -55,8 +55,6 @@ pub enum Leak {
     Record(Uuid, bool),
     /// A journal that could not be trusted, set aside.
     DamagedJournal(String),
-    /// An entry in the index of names.
-    Name(DomId),
     /// A domain that was being made by somebody who has gone.
     HalfMade {
         /// Its number.
@@ -100,7 +98,6 @@ impl Leak {
             Leak::Userdata { .. } => "userdata",
             Leak::Record(..) => "record",
             Leak::DamagedJournal(_) => "damaged-journal",
-            Leak::Name(_) => "name",
             Leak::HalfMade { .. } => "half-made-domain",
             Leak::Dying { .. } => "dying-domain",
         }

@@ -26,7 +26,6 @@ struct Traces {
     /// VMs that something is kept of.
     vms: Vec<Uuid>,
     damaged: Vec<String>,
-    names: Vec<(DomId, Uuid)>,
     interfaces: Vec<(String, DomId)>,
     programs: Vec<Program>,
 }
@@ -50,7 +49,6 @@ pub(super) fn once(host: &mut Host, kernel: &Kernel) -> Result<Vec<Finding>, Eng
     found.extend(userdata(&traces, &domains));
     found.extend(records(host, &traces, &domains)?);
     found.extend(damaged(&traces));
-    found.extend(stale_names(&traces, &domains));
     found.extend(domains::half_made(host, kernel, &domains.infos)?);
     found.extend(domains::dying(host, kernel, &domains.infos)?);
     Ok(found)
@@ -87,9 +85,7 @@ impl Traces {
             .filter_map(parse_userdata)
             .collect();
         userdata.sort_unstable();
-        let (_, _, index) = host.directory();
         Ok(Traces {
-            names: index.stale(),
             nodes,
             backends,
             userdata,
@@ -449,21 +445,6 @@ fn damaged(traces: &Traces) -> Vec<Finding> {
             )
         })
         .collect()
-}
-
-fn stale_names(traces: &Traces, domains: &Domains) -> Vec<Finding> {
-    let lost = traces
-        .names
-        .iter()
-        .filter(|(domid, uuid)| !domains.has_both(*domid, *uuid));
-    lost.map(|(domid, _)| {
-        Finding::removable(
-            Leak::Name(*domid),
-            format!("entry in the index of names: domain {domid}"),
-            "its watcher was killed, and the domain is no more".to_owned(),
-        )
-    })
-    .collect()
 }
 
 #[cfg(test)]

@@ -94,10 +94,6 @@ fn one(host: &mut Host, kernel: &Kernel, leak: &Leak) -> Result<Option<String>, 
                 .map_err(|source| EngineError::io("remove", &path, source))?;
             Ok(None)
         }
-        Leak::Name(_) => {
-            let (_, _, index) = host.directory();
-            index.drop_stale().map(|()| None)
-        }
         Leak::HalfMade {
             domid,
             uuid,
