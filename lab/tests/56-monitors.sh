@@ -193,7 +193,7 @@ within 20 readies fails 3
 # ---- a wait says what it waits for ----
 exec {held}>"/run/xyl/busy/$uuid"
 ok flock "$held"
-xyl destroy fails 2>"$scratch/said" &
+xyl destroy fails 2>"$scratch/said" {held}>&- &
 destroy=$!
 within 3 grep -q "waiting for another process that has the VM $uuid in hand" "$scratch/said"
 exec {held}>&-
