@@ -1,6 +1,6 @@
 //! What protects this host against speculative execution attacks, for each type of guest, and which guests may start.
 //!
-//! [`policy`] and [`admit`] decide about a guest from the host's [`audit`]. Nothing here guesses: what no source says is
+//! [`policy`] and [`mod@admit`] decide about a guest from the host's [`audit`]. Nothing here guesses: what no source says is
 //! unknown, and is said to be. All I/O goes through ports.
 
 pub mod admit;

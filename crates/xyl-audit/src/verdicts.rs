@@ -1,6 +1,6 @@
 //! From facts to verdicts: for each guest type and family what the CPU has, and what Xen puts in its way.
 //!
-//! Two questions make a verdict: is the CPU affected ([`affected`]), and what stands in the way ([`defence`])? Where the
+//! Two questions make a verdict: is the CPU affected (`affected`), and what stands in the way (`defence`)? Where the
 //! first has no answer, a defence that is in force still counts; that nothing is in force then says nothing.
 //!
 //! Facts: Xen's `xen/arch/x86/spec_ctrl.c`, `docs/misc/xen-command-line.pandoc`, and the advisories that
