@@ -117,7 +117,8 @@ json=$(ls /var/lib/xen/userdata-d."$domid".*.libxl-json)
 cp "$json" "$scratch/json"
 python3 - "$json" <<'END'
 import json, sys
-record = json.load(open(sys.argv[1]))
+# libxl may end the file with a NUL.
+record = json.JSONDecoder().raw_decode(open(sys.argv[1]).read().lstrip())[0]
 record["nics"] = [{"mac": "00:16:3e:00:00:01"}]
 record["b_info"]["bootloader"] = "pygrub"
 json.dump(record, open(sys.argv[1], "w"))
