@@ -66,7 +66,7 @@ refused 'grub-pvh as a PV guest' xyl create -q "$(shim_cfg bad grub-pvh 64)"
 refused 'cannot start .*grub-pv64 as a PVH guest' xyl create -q "$(shim_cfg bad grub-pv64 64 "pvshim_path = \"$guests/grub-pv64\"")"
 leaves_nothing before
 # A 64-bit kernel does not mind.
-ok xyl create -q "$(shim_cfg shim-other grub-pv64 64 "pvshim_path = \"$scratch/shim-without\"" 'pvshim_extra = "pv=no-32"')"
+ok xyl create -q "$(shim_cfg shim-other grub-pv64 64 "pvshim_path = \"$scratch/shim-without\"" 'pvshim_extra = "pv=no-32 xsave=0"')"
 within 60 console_says shim-other XYL-GRUB-UP
 ok xyl destroy shim-other
 matches 'PV shim takes about 22 of the domain.s 32 MiB' "$(xyl create -p -e "$(shim_cfg tight grub-pv64 32)" 2>&1)"
