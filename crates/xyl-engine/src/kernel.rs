@@ -329,6 +329,8 @@ pub(crate) fn pretend_process(
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+
     use super::*;
 
     const MAPS: &str = "\
@@ -366,7 +368,14 @@ mod tests {
 
     #[test]
     fn a_process_is_ended_and_no_other_that_has_its_number() {
-        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A process in the middle of its exec has no command line yet: wait until it answers.
+        child.stdin.as_mut().unwrap().write_all(b"!").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let kernel = Kernel::system();
         let program = kernel.program(child.id());
         let program = program.expect("a child of this process");
