@@ -95,7 +95,8 @@ impl Bench {
             spec: &planned.spec,
             config_text: &planned.config_text(),
             paused: false,
-            before_start: &mut |host, _| watchers::want(&*host.files, &host.dirs, uuid()),
+            before_start: &mut |_, _| Ok(()),
+            watch: &mut |host, _| watchers::want(&*host.files, &host.dirs, uuid()),
             notice: &mut |_| (),
         };
         create(&mut self.free_host(), &mut request, &Cancel::new())

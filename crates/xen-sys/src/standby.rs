@@ -85,6 +85,13 @@ impl Standby {
         self.pid.unsigned_abs()
     }
 
+    /// Leaves it standing by until this process has ended, so that its start does not compete with what is left to
+    /// be done here.
+    pub fn let_go_at_exit(self) {
+        // The kernel closes the pipe when all else of this process is gone.
+        std::mem::forget(self);
+    }
+
     /// Ends it, whatever it has become.
     pub fn end(self) {
         // SAFETY: both take numbers; nobody else waits for this child, so its number is still its own. One that

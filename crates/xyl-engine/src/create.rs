@@ -42,8 +42,10 @@ pub struct CreateRequest<'a> {
     pub config_text: &'a str,
     /// Whether it stays paused.
     pub paused: bool,
-    /// Called when all is there but the start, such as to start the VM's monitor or attach a console. What it
-    /// starts has to end by itself when the domain goes, for the create may yet be taken back.
+    /// Starts the VM's monitor, once the VM's record is written. It has to end by itself when the domain goes, for
+    /// the create may yet be taken back.
+    pub watch: &'a mut dyn FnMut(&mut Host, DomId) -> Result<(), EngineError>,
+    /// Called when all is there but the start, such as to attach a console.
     pub before_start: &'a mut dyn FnMut(&mut Host, DomId) -> Result<(), EngineError>,
     /// Told what happens.
     pub notice: &'a mut dyn FnMut(Notice<'_>),
@@ -75,6 +77,7 @@ pub(crate) fn again(host: &mut Host, planned: &Planned) -> Result<DomId, EngineE
         spec: &planned.spec,
         config_text: &planned.config_text(),
         paused: false,
+        watch: &mut |_, _| Ok(()),
         before_start: &mut |_, _| Ok(()),
         notice: &mut |_| (),
     };
@@ -108,6 +111,7 @@ fn create_with(
     draft.prepared = Some(prepared);
     draft.paused = request.paused;
     draft.keeps_record = keeps_record;
+    draft.watch = Some(&mut *request.watch);
     draft.before_start = Some(&mut *request.before_start);
     draft.name_lock = Some(name_lock);
     let notice = &mut *request.notice;
@@ -145,7 +149,6 @@ pub(crate) fn steps<'a>() -> Vec<Step<Draft<'a>>> {
             write_nodes,
             Some(remove_nodes),
         ),
-        step("introduce it to xenstored", Back, 10, introduce, None),
         step(
             "record its configuration",
             Back,
@@ -154,6 +157,8 @@ pub(crate) fn steps<'a>() -> Vec<Step<Draft<'a>>> {
             Some(remove_records),
         ),
         step("have it watched", Back, 30, have_it_watched, None),
+        // Late: from here on xenconsoled is at work, and this process competes with it for the CPU.
+        step("introduce it to xenstored", Back, 10, introduce, None),
         step("start it", Commit, 10, start, None),
     ]
 }
@@ -625,10 +630,14 @@ fn remove_nodes(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
 
 fn introduce(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     let (domid, gfn) = (draft.domid()?, draft.built()?.store_gfn);
-    Ok(draft
+    draft
         .host
         .store
-        .introduce(domid.0, gfn.0, draft.store_port.0)?)
+        .introduce(domid.0, gfn.0, draft.store_port.0)?;
+    match &mut draft.before_start {
+        Some(before_start) => before_start(draft.host, domid),
+        None => Ok(()),
+    }
 }
 
 fn write_records(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
@@ -659,8 +668,8 @@ fn remove_records(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> 
 /// between the two leaves a VM that nobody restarts.
 fn have_it_watched(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     let domid = draft.domid()?;
-    match &mut draft.before_start {
-        Some(before_start) => before_start(draft.host, domid),
+    match &mut draft.watch {
+        Some(watch) => watch(draft.host, domid),
         None => Ok(()),
     }
 }

@@ -116,7 +116,7 @@ pub(crate) fn step<'a>(
 }
 
 /// Called when all is there but the start.
-pub(crate) type BeforeStart<'a> = &'a mut dyn FnMut(&mut Host, DomId) -> Result<(), EngineError>;
+pub(crate) type Callback<'a> = &'a mut dyn FnMut(&mut Host, DomId) -> Result<(), EngineError>;
 
 /// An operation under way.
 pub(crate) struct Draft<'a> {
@@ -138,7 +138,8 @@ pub(crate) struct Draft<'a> {
     pub keeps_record: bool,
     /// What the new domain is made from.
     pub prepared: Option<Prepared>,
-    pub before_start: Option<BeforeStart<'a>>,
+    pub watch: Option<Callback<'a>>,
+    pub before_start: Option<Callback<'a>>,
     pub name_lock: Option<Box<dyn Lock>>,
     pub store_port: EvtchnPort,
     pub console_port: EvtchnPort,
@@ -163,6 +164,7 @@ impl<'a> Draft<'a> {
             paused: false,
             keeps_record: false,
             prepared: None,
+            watch: None,
             before_start: None,
             name_lock: None,
             store_port: EvtchnPort(0),
