@@ -57,6 +57,11 @@ impl Area {
         })
     }
 
+    /// What was mapped, for who keeps it so.
+    pub(crate) fn into_memory(self) -> Box<dyn GuestMemory> {
+        self.memory
+    }
+
     /// Copies `bytes` to `address`.
     pub(crate) fn write(&mut self, step: Step, address: u64, bytes: &[u8]) -> Result<()> {
         let offset = self.offset(step, address, bytes.len())?;

@@ -32,5 +32,5 @@ mod span;
 pub use error::{BuildError, Result, Step};
 pub use grants::seed_grants;
 pub use pv::{build_pv, check_pv};
-pub use pvh::{build_pvh, check_pvh};
+pub use pvh::{build_pvh, build_pvh_mapped, check_pvh};
 pub use request::{BootModule, BuildRequest, Built, Channel, ExtentCounts, ModuleContent};

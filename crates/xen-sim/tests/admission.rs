@@ -179,6 +179,7 @@ impl Bench {
             spec: &planned.spec,
             config_text: &planned.config_text(),
             paused: false,
+            process_ends: false,
             watch: &mut |_, _| Ok(()),
             before_start: &mut |_, _| Ok(()),
             notice: &mut |_: Notice<'_>| meddle(&path),

@@ -486,6 +486,7 @@ fn another_process_can_cancel_a_create() {
             spec: &planned.spec,
             config_text: &planned.config_text(),
             paused: false,
+            process_ends: false,
             watch: &mut |_, _| Ok(()),
             // All is there but the start.
             before_start: &mut |_, _| {

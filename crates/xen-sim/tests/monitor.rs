@@ -95,6 +95,7 @@ impl Bench {
             spec: &planned.spec,
             config_text: &planned.config_text(),
             paused: false,
+            process_ends: false,
             before_start: &mut |_, _| Ok(()),
             watch: &mut |host, _| watchers::want(&*host.files, &host.dirs, uuid()),
             notice: &mut |_| (),

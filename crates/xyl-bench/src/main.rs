@@ -7,6 +7,7 @@
 
 mod budgets;
 mod floor;
+mod lives;
 mod measure;
 mod proxy;
 mod report;

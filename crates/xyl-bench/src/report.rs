@@ -1,5 +1,6 @@
 //! The table that goes to `docs/performance.md`.
 
+use crate::lives::Memory;
 use crate::measure::Spread;
 use crate::trace::Counts;
 
@@ -60,6 +61,37 @@ impl Report {
         self.notes.push(format!(
             "the floor of the same, before the crowd and in it: {}. This is what xenstored and Xen take.",
             line(floor),
+        ));
+    }
+
+    /// Adds what the processes take that wait for a guest's end.
+    pub fn memory(&mut self, xl: Memory, xyl: Memory) {
+        let line = |memory: Memory| {
+            format!(
+                "{} KiB private and written, {} KiB private and clean, {} KiB in all (PSS)",
+                memory.private_dirty_kib, memory.private_clean_kib, memory.share_kib
+            )
+        };
+        self.notes.push(format!(
+            "the process that waits for a guest's end, at rest: xl's {}; xyl's {}.",
+            line(xl),
+            line(xyl)
+        ));
+    }
+
+    /// Adds what a guest's reboot takes, with its process alive and killed.
+    pub fn recovery(&mut self, plain: Spread, killed: Spread) {
+        self.notes.push(format!(
+            "from a guest's reboot to its next life: {} ms; with its process killed (-9) meanwhile and `xyl recover` called at once: {} ms.",
+            text(plain),
+            text(killed)
+        ));
+    }
+
+    /// Adds what an operation writes to its VM's journal.
+    pub fn journal(&mut self, what: &str, writes: u64, bytes: u64) {
+        self.notes.push(format!(
+            "journal of `{what}`: {writes} writes, {bytes} bytes."
         ));
     }
 

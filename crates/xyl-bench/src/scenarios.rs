@@ -10,12 +10,12 @@ use crate::measure::{Spread, timed};
 use crate::proxy::Proxy;
 use crate::report::{Line, Report};
 use crate::trace::{self, Counts};
-use crate::{Outcome, floor};
+use crate::{Outcome, floor, lives};
 
 /// Memory of the small guests.
 const SMALL_MIB: u64 = 64;
 /// The name of every guest that is created alone.
-const NAME: &str = "bench";
+pub const NAME: &str = "bench";
 /// Memory of each guest of the crowd.
 const CROWD_MIB: u64 = 16;
 /// Guests at each end of the crowd whose times are compared.
@@ -109,6 +109,11 @@ impl Bench {
         )
     }
 
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Counts what one command costs.
     pub fn count(&self, command: &[String]) -> Outcome<(Counts, u64, u64)> {
         self.proxy.take();
@@ -156,6 +161,9 @@ pub fn all(guests: &Path, runs: usize, crowd: usize) -> Outcome<()> {
         &config,
         runs.min(7),
     )?;
+    lives::memory_at_rest(&bench, &mut report)?;
+    lives::recovery(&bench, &mut report, runs)?;
+    lives::journal(&bench, &mut report)?;
     if crowd > 0 {
         crowded(&bench, &mut report, crowd)?;
     }

@@ -58,6 +58,38 @@ pub fn count(arguments: &[String], xenstored_path: &Path, folder: &Path) -> Outc
     }
 }
 
+/// Runs a command under strace: how often it writes to a VM's journal, and how many bytes.
+pub fn journal(arguments: &[String], folder: &Path) -> Outcome<(u64, u64)> {
+    let log = folder.join("journal.log");
+    let status = Command::new("strace")
+        .args(["-q", "-y", "-e", "trace=write,pwrite64,writev", "-o"])
+        .arg(&log)
+        .arg("--")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()?;
+    if !status.success() {
+        return Err(format!("{}: {status} under strace", arguments.join(" ")).into());
+    }
+    Ok(parse_journal(&String::from_utf8_lossy(&std::fs::read(
+        log,
+    )?)))
+}
+
+/// Adds up lines as `write(10</run/xyl/vm/UUID/journal>, "..."..., 110) = 110`.
+fn parse_journal(text: &str) -> (u64, u64) {
+    let is_journal = |line: &&str| {
+        let file = line
+            .split_once('<')
+            .and_then(|(_, rest)| rest.split_once('>'));
+        file.is_some_and(|(path, _)| path.ends_with("/journal"))
+    };
+    let sizes: Vec<u64> = text.lines().filter(is_journal).map(result).collect();
+    (sizes.len() as u64, sizes.iter().sum())
+}
+
 fn wait_for(flag: &Path) -> Outcome<String> {
     let deadline = Instant::now() + TRACED_MAX;
     while Instant::now() < deadline {
@@ -111,6 +143,17 @@ fn result(call: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn adds_up_what_goes_to_the_journal() {
+        let text = "\
+write(10</run/xyl/vm/1-2/journal>, \"a\"..., 110) = 110
+write(1</run/log>, \"journal>\", 8) = 8
+write(10</run/xyl/vm/1-2/journal>, \"b\"..., 40) = 40
++++ exited with 0 +++
+";
+        assert_eq!(parse_journal(text), (2, 150));
+    }
 
     #[test]
     fn counts_what_strace_prints() {

@@ -278,6 +278,7 @@ impl Sweep {
             spec: &planned.spec,
             config_text: &planned.config_text(),
             paused: false,
+            process_ends: false,
             watch: &mut |_, _| Ok(()),
             before_start: &mut |_, _| Ok(()),
             notice: &mut |notice| {

@@ -42,6 +42,8 @@ pub struct CreateRequest<'a> {
     pub config_text: &'a str,
     /// Whether it stays paused.
     pub paused: bool,
+    /// Whether the process ends right after: then what it has mapped of the domain is left to that, which takes Xen less.
+    pub process_ends: bool,
     /// Starts the VM's monitor, once the VM's record is written. It has to end by itself when the domain goes, for
     /// the create may yet be taken back.
     pub watch: &'a mut dyn FnMut(&mut Host, DomId) -> Result<(), EngineError>,
@@ -77,6 +79,7 @@ pub(crate) fn again(host: &mut Host, planned: &Planned) -> Result<DomId, EngineE
         spec: &planned.spec,
         config_text: &planned.config_text(),
         paused: false,
+        process_ends: false,
         watch: &mut |_, _| Ok(()),
         before_start: &mut |_, _| Ok(()),
         notice: &mut |_| (),
@@ -111,6 +114,7 @@ fn create_with(
     draft.prepared = Some(prepared);
     draft.paused = request.paused;
     draft.keeps_record = keeps_record;
+    draft.keeps_mapping = request.process_ends;
     draft.watch = Some(&mut *request.watch);
     draft.before_start = Some(&mut *request.before_start);
     draft.name_lock = Some(name_lock);
@@ -123,6 +127,7 @@ fn create_with(
         cancel,
         &mut |step| notice(Notice::Step(step)),
     )?;
+    std::mem::forget(draft.mapping.take());
     draft.domid()
 }
 
@@ -452,6 +457,7 @@ fn unmake_domain(draft: &mut Draft<'_>, deadline: Instant) -> Result<(), EngineE
     let Some(domid) = draft.domid else {
         return Ok(());
     };
+    draft.mapping = None;
     if draft.is_still_ours(domid)? {
         destroy::end_domain(draft.host, domid, deadline)?;
     }
@@ -508,14 +514,16 @@ fn build_memory(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     let mut request = prepared.build_request(draft.domid()?, ports, &modules);
     let params = [(HvmParam::TimerMode, prepared.spec.timer_mode)];
     let hv = &*draft.host.hv;
-    let built = match prepared.spec.kind {
-        GuestKind::Pv => xen_build::build_pv(hv, &request)?,
+    let (built, mapping) = match prepared.spec.kind {
+        // A mapped page of a PV guest cannot become one of its page tables.
+        GuestKind::Pv => (xen_build::build_pv(hv, &request)?, None),
         _ => {
             request.hvm_params = &params;
-            xen_build::build_pvh(hv, &request)?
+            let (built, mapping) = xen_build::build_pvh_mapped(hv, &request)?;
+            (built, draft.keeps_mapping.then_some(mapping))
         }
     };
-    draft.built = Some(built);
+    (draft.built, draft.mapping) = (Some(built), mapping);
     Ok(())
 }
 

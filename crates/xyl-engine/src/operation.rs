@@ -4,7 +4,7 @@
 use os_port::Lock;
 use uuid::Uuid;
 use xen_build::Built;
-use xen_port::{DomId, EvtchnPort};
+use xen_port::{DomId, EvtchnPort, GuestMemory};
 use xyl_saga::{Act, Facts, Step, Subject, Way};
 
 use crate::create::{self, Prepared};
@@ -144,6 +144,9 @@ pub(crate) struct Draft<'a> {
     pub store_port: EvtchnPort,
     pub console_port: EvtchnPort,
     pub built: Option<Built>,
+    /// Whether what was mapped of the new domain stays so, and what that is.
+    pub keeps_mapping: bool,
+    pub mapping: Option<Box<dyn GuestMemory>>,
 }
 
 /// Another identity for a domain.
@@ -170,6 +173,8 @@ impl<'a> Draft<'a> {
             store_port: EvtchnPort(0),
             console_port: EvtchnPort(0),
             built: None,
+            keeps_mapping: false,
+            mapping: None,
         }
     }
 

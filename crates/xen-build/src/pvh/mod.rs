@@ -33,7 +33,9 @@ mod layout;
 mod start_info;
 
 use xen_image::{Feature, Image, PvhKernel};
-use xen_port::{Gfn, GuestKind, HvmBootCpu, HvmParam, Hypervisor, PAGE_SHIFT, PopulateFlags};
+use xen_port::{
+    Gfn, GuestKind, GuestMemory, HvmBootCpu, HvmParam, Hypervisor, PAGE_SHIFT, PopulateFlags,
+};
 
 use self::acpi::Acpi;
 use self::layout::{CONSOLE, HOLE_FIRST, IDENT_PT, Layout, MONITOR_RING, STORE, Sizes};
@@ -60,23 +62,36 @@ pub fn check_pvh(request: &BuildRequest<'_>) -> Result<()> {
 /// # Errors
 /// [`crate::BuildError`]. Nothing is claimed or mapped then; the domain holds part of its memory and is to be destroyed.
 pub fn build_pvh(hv: &dyn Hypervisor, request: &BuildRequest<'_>) -> Result<Built> {
+    build_pvh_mapped(hv, request).map(|(built, _)| built)
+}
+
+/// The same, with what was filled still mapped. In a PV dom0 its unmapping traps into Xen for each page; the end of a
+/// process takes all at once. While it lives, a domain that is destroyed cannot go.
+///
+/// # Errors
+/// Those of [`build_pvh`].
+pub fn build_pvh_mapped(
+    hv: &dyn Hypervisor,
+    request: &BuildRequest<'_>,
+) -> Result<(Built, Box<dyn GuestMemory>)> {
     let plan = Plan::new(request)?;
     let domid = request.domid;
     hv.set_memory_map(domid, &plan.layout.memory_map())
         .during(domid, Step::SetMemoryMap)?;
     let extents = plan.populate(hv)?;
-    plan.fill(hv)?;
+    let memory = plan.fill(hv)?;
     hv.set_hvm_params(domid, &plan.hvm_params())
         .during(domid, Step::SetHvmParams)?;
     hv.set_hvm_boot_cpu(domid, &plan.boot_cpu())
         .during(domid, Step::SetBootCpu)?;
     let (store, console) = (Gfn(STORE), Gfn(CONSOLE));
     grants::seed(hv, request, console, store)?;
-    Ok(Built {
+    let built = Built {
         store_gfn: store,
         console_gfn: console,
         extents,
-    })
+    };
+    Ok((built, memory))
 }
 
 /// All that is decided before the first request.
@@ -151,7 +166,7 @@ impl<'a> Plan<'a> {
         how.spans(extra, |_, _, _| ())
     }
 
-    fn fill(&self, hv: &dyn Hypervisor) -> Result<()> {
+    fn fill(&self, hv: &dyn Hypervisor) -> Result<Box<dyn GuestMemory>> {
         let layout = &self.layout;
         let mut area = Area::map(hv, self.request.domid, &layout.filled(), Gfn)?;
         let kernel = Placed::new(self.request.kernel, layout.kernel, |segment| segment.paddr);
@@ -173,7 +188,8 @@ impl<'a> Plan<'a> {
             Step::WriteIdentPt,
             PageSpan::new(IDENT_PT, 1),
             &identity_directory(),
-        )
+        )?;
+        Ok(area.into_memory())
     }
 
     fn start_info(&self) -> Vec<u8> {

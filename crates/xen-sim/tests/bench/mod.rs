@@ -115,6 +115,7 @@ pub fn create_planned(host: &mut Host, planned: &Planned) -> Result<DomId, Engin
         spec: &planned.spec,
         config_text: &planned.config_text(),
         paused: false,
+        process_ends: false,
         watch: &mut |_, _| Ok(()),
         before_start: &mut |_, _| Ok(()),
         notice: &mut |_| (),

@@ -160,6 +160,7 @@ fn create_now(
         spec: &planned.spec,
         config_text: &planned.config_text(),
         paused: args.paused,
+        process_ends: !args.console && !args.foreground,
         watch: &mut watch,
         before_start: &mut before_start,
         notice: &mut notice,
