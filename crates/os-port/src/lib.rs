@@ -50,6 +50,8 @@ pub trait Files {
 pub trait Append {
     /// Adds to the end, in one `write` call.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Returns when all that was added is on the disk.
+    fn sync(&mut self) -> io::Result<()>;
 }
 
 /// A lock that is held. Dropping it removes its file and frees it.

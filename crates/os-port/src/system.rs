@@ -99,6 +99,10 @@ impl Append for Appended {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.0.write_all(bytes)
     }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.sync_all()
+    }
 }
 
 /// Takes the lock that a file stands for, to hand it to a new process as its standard input: then that has it

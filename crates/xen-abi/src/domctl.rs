@@ -236,6 +236,8 @@ c_constants! {
     SET_TARGET: u32 = 46, "XEN_DOMCTL_set_target";
     /// Gets one HVM save record.
     GET_HVM_CONTEXT_PARTIAL: u32 = 55, "XEN_DOMCTL_gethvmcontext_partial";
+    /// Says what kind of page each of some frames is.
+    GET_PAGE_FRAME_INFO: u32 = 61, "XEN_DOMCTL_getpageframeinfo3";
     /// Gets the time-stamp counter's mode.
     GET_TSC_INFO: u32 = 59, "XEN_DOMCTL_gettscinfo";
     /// Sets the time-stamp counter's mode.
@@ -367,6 +369,13 @@ c_constants! {
     SHADOW_OP_GET_ALLOCATION: u32 = 30, "XEN_DOMCTL_SHADOW_OP_GET_ALLOCATION";
     /// Shadow operation: set the allocation in MiB.
     SHADOW_OP_SET_ALLOCATION: u32 = 31, "XEN_DOMCTL_SHADOW_OP_SET_ALLOCATION";
+
+    /// A frame that is none of the domain's pages, or one that Xen itself owns.
+    PFINFO_XTAB: u32 = 0xf << 28, "XEN_DOMCTL_PFINFO_XTAB";
+    /// A page whose memory is broken.
+    PFINFO_BROKEN: u32 = 0xd << 28, "XEN_DOMCTL_PFINFO_BROKEN";
+    /// Where a page's kind is.
+    PFINFO_LTAB_MASK: u32 = 0xf << 28, "XEN_DOMCTL_PFINFO_LTAB_MASK";
 }
 
 abi! {
@@ -592,6 +601,13 @@ abi! {
         4 pad: u32 = "";
         /// A `VcpuGuestContext`.
         8 ctxt: GuestHandle;
+    }
+    /// `XEN_DOMCTL_getpageframeinfo3`.
+    struct PageFrameInfo = "struct xen_domctl_getpageframeinfo3", 16 {
+        /// How many frames, 1024 at most.
+        0 num: u64;
+        /// u64 frames; Xen writes `PFINFO_*` in their place.
+        8 array: GuestHandle;
     }
     /// `XEN_DOMCTL_max_vcpus`.
     struct MaxVcpus = "struct xen_domctl_max_vcpus", 4 {

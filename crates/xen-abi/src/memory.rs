@@ -12,6 +12,8 @@ c_constants! {
     CURRENT_RESERVATION: u32 = 3, "XENMEM_current_reservation";
     /// Pages a domain may have.
     MAXIMUM_RESERVATION: u32 = 4, "XENMEM_maximum_reservation";
+    /// The frames of the table that leads from machine frames to the guests' own numbers.
+    MACHPHYS_MFN_LIST: u32 = 5, "XENMEM_machphys_mfn_list";
     /// Allocates memory at given guest frames.
     POPULATE_PHYSMAP: u32 = 6, "XENMEM_populate_physmap";
     /// Puts a special page into the guest's memory.
@@ -127,6 +129,19 @@ abi! {
         32 domid: u16;
         /// Padding.
         34 pad: [u16; 3] = "";
+    }
+    /// `XENMEM_machphys_mfn_list`.
+    struct MachphysMfnList = "struct xen_machphys_mfn_list", 24 {
+        /// Entries that the list has room for.
+        0 max_extents: u32;
+        /// Padding.
+        4 pad: u32 = "";
+        /// u64 frames: the first of each 2 MiB of the table.
+        8 extent_start: GuestHandle;
+        /// Out: entries that were filled in.
+        16 nr_extents: u32;
+        /// Padding.
+        20 pad2: u32 = "";
     }
     /// `XENMEM_acquire_resource`.
     struct AcquireResource = "struct xen_mem_acquire_resource", 32 {

@@ -13,7 +13,7 @@ use std::time::Instant;
 use xen_port::{
     CpuMap, CpuPolicy, CpuPool, CpuTopology, CreateDomain, DomId, DomainFlags, DomainInfo,
     E820Entry, Errno, EvtchnPort, Gfn, GuestKind, GuestMemory, HvError, HvmBootCpu, HvmParam,
-    Hypervisor, Mfn, NumaNode, PAGE_SIZE, PageTableLevel, PhysCaps, PhysInfo, PopulateFlags,
+    Hypervisor, Mfn, NumaNode, PAGE_SIZE, PageTableLevel, Pfn, PhysCaps, PhysInfo, PopulateFlags,
     PvBootCpu, Result, SchedulerGlobals, SchedulerId, SchedulerParams, ShutdownReason, Trigger,
     VcpuId, VcpuInfo, VcpuRunState, VersionInfo,
 };
@@ -27,6 +27,9 @@ const GAP: u64 = 3;
 
 /// Pieces that `fill_with` asks for: small and odd, so that who forgets where a piece belongs is found out.
 const FILL_PIECE_BYTES: usize = 3333;
+
+/// A vCPU's registers, in bytes (`vcpu_guest_context`).
+const VCPU_CONTEXT_BYTES: usize = 5168;
 
 /// One call, as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -973,6 +976,14 @@ impl Hypervisor for Model {
         })
     }
 
+    /// Where there are so many vCPUs, each has its number in all its registers.
+    fn vcpu_context(&self, domid: DomId, vcpu: VcpuId) -> Result<Option<Vec<u8>>> {
+        self.on_domain("vcpu_context", domid, 1, |domain| {
+            let is_there = vcpu.0 < domain.nr_vcpus;
+            Ok(is_there.then(|| vec![vcpu.0 as u8; VCPU_CONTEXT_BYTES]))
+        })
+    }
+
     fn scheduler_params(&self, domid: DomId, scheduler: SchedulerId) -> Result<SchedulerParams> {
         let op = "scheduler_params";
         self.check_scheduler(domid, scheduler)
@@ -1148,6 +1159,40 @@ impl Hypervisor for Model {
             .collect();
         drop(state);
         Ok(self.map_frames(domid, mapped?))
+    }
+
+    fn pages_among(
+        &self,
+        domid: DomId,
+        kind: GuestKind,
+        first: Gfn,
+        count: u32,
+    ) -> Result<Vec<(Pfn, Gfn)>> {
+        let asked = first.0..first.0 + u64::from(count);
+        self.on_domain("pages_among", domid, count as usize, |domain| {
+            let of_extent = |(page, (order, frame)): (&u64, &(u32, Mfn))| {
+                let (page, frame) = (*page, frame.0);
+                (0..1_u64 << order).map(move |index| match kind {
+                    GuestKind::Pv => (Pfn(page + index), Gfn(frame + index)),
+                    _ => (Pfn(page + index), Gfn(page + index)),
+                })
+            };
+            let pages = domain.extents.iter().flat_map(of_extent);
+            let mut found: Vec<(Pfn, Gfn)> = pages
+                .filter(|(_, frame)| asked.contains(&frame.0))
+                .collect();
+            found.sort_unstable_by_key(|(_, frame)| *frame);
+            Ok(found)
+        })
+    }
+
+    fn on_demand_pages(&self, domid: DomId) -> Result<(u64, u64)> {
+        self.on_domain("on_demand_pages", domid, 1, |domain| {
+            let reserved = domain.on_demand.iter();
+            let pages = reserved.flat_map(|(first, order)| *first..first + (1 << order));
+            let entries = pages.filter(|page| domain.frame(*page).is_none()).count();
+            Ok((entries as u64, domain.pod_pages))
+        })
     }
 
     fn map_grant_frames(&self, domid: DomId, nr_frames: u32) -> Result<Box<dyn GuestMemory>> {

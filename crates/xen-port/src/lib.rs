@@ -134,6 +134,13 @@ pub trait Hypervisor {
     /// write-back as the default type, as a PVH domain's boot contract wants it
     /// (`docs/misc/pvh.pandoc`).
     fn set_hvm_boot_cpu(&self, domid: DomId, cpu: &HvmBootCpu) -> Result<()>;
+    /// Registers of one vCPU as Xen keeps them (`vcpu_guest_context`, 5168 bytes; a 32-bit PV guest's, which are
+    /// fewer, are followed by zeros); `None` where the vCPU does not exist or was never started
+    /// (`XEN_DOMCTL_getvcpucontext`).
+    fn vcpu_context(&self, domid: DomId, vcpu: VcpuId) -> Result<Option<Vec<u8>>> {
+        let _ = vcpu;
+        Err(unsupported("XEN_DOMCTL_getvcpucontext", domid))
+    }
     /// Scheduler parameters of a domain, for the scheduler of its pool.
     fn scheduler_params(&self, domid: DomId, scheduler: SchedulerId) -> Result<SchedulerParams>;
     /// Sets them.
@@ -183,6 +190,31 @@ pub trait Hypervisor {
     /// frames by machine frame, the others by guest frame. Errors name the first frame that could
     /// not be mapped.
     fn map_foreign(&self, domid: DomId, frames: &[Gfn]) -> Result<Box<dyn GuestMemory>>;
+    /// The pages of a domain among the `count` frames from `first` on: the domain's own number of each, and the frame
+    /// by which a tool maps it, in the order of the frames. Pages that Xen itself owns (shared info, grant table) are
+    /// none of them. Several hypercalls, one for each 1024 frames (`XEN_DOMCTL_getpageframeinfo3`), and for PV a look into
+    /// Xen's table of the guests' own numbers, which a guest can write to: they are not checked. A page to be
+    /// populated on demand is populated by this.
+    fn pages_among(
+        &self,
+        domid: DomId,
+        kind: GuestKind,
+        first: Gfn,
+        count: u32,
+    ) -> Result<Vec<(Pfn, Gfn)>> {
+        let _ = (kind, first, count);
+        Err(unsupported("XEN_DOMCTL_getpageframeinfo3", domid))
+    }
+    /// Pages that are to be populated on demand, and pages that are set aside for that, of a PVH or HVM domain
+    /// (`XENMEM_get_pod_target`).
+    fn on_demand_pages(&self, domid: DomId) -> Result<(u64, u64)> {
+        Err(unsupported("XENMEM_get_pod_target", domid))
+    }
+    /// Copies whole pages of a domain, named as in [`Hypervisor::map_foreign`], to `bytes`, which has room for all of
+    /// them. Which of them could be mapped; the others' bytes are left as they were.
+    fn copy_pages(&self, domid: DomId, frames: &[Gfn], bytes: &mut [u8]) -> Result<Vec<bool>> {
+        memory::copy_pages_by_mapping(self, domid, frames, bytes)
+    }
     /// Maps the domain's first grant-table frames (`XENMEM_acquire_resource`, grant table, shared).
     fn map_grant_frames(&self, domid: DomId, nr_frames: u32) -> Result<Box<dyn GuestMemory>>;
     /// HVM parameter.

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::FileExt;
 
-use crate::Result;
+use crate::{DomId, Gfn, HvError, Hypervisor, PAGE_SIZE, Result};
 
 /// Pages of a guest mapped into this process, contiguous in the order they were asked for.
 /// Unmapped when dropped. Offsets are in bytes from the first page's start.
@@ -40,6 +40,40 @@ pub trait GuestMemory {
             file_offset += piece.len() as u64;
             Ok(())
         })
+    }
+}
+
+/// Copies pages by mapping all that can be mapped at once: a frame that cannot is left out, and the rest tried again.
+pub(crate) fn copy_pages_by_mapping<H: Hypervisor + ?Sized>(
+    hv: &H,
+    domid: DomId,
+    frames: &[Gfn],
+    bytes: &mut [u8],
+) -> Result<Vec<bool>> {
+    let mut is_there = vec![true; frames.len()];
+    loop {
+        let wanted = frames.iter().zip(&is_there).filter(|(_, there)| **there);
+        let wanted: Vec<Gfn> = wanted.map(|(frame, _)| *frame).collect();
+        if wanted.is_empty() {
+            return Ok(is_there);
+        }
+        let memory = match hv.map_foreign(domid, &wanted) {
+            Ok(memory) => memory,
+            Err(HvError::Map { gfn, .. }) if wanted.contains(&gfn) => {
+                let outcomes = is_there.iter_mut().zip(frames);
+                outcomes.for_each(|(there, frame)| *there &= *frame != gfn);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let mut copied = vec![0; memory.size_bytes()];
+        memory.read(0, &mut copied)?;
+        let pages = bytes.chunks_exact_mut(PAGE_SIZE).zip(&is_there);
+        let pages = pages.filter(|(_, there)| **there).map(|(page, _)| page);
+        for (page, from) in pages.zip(copied.chunks_exact(PAGE_SIZE)) {
+            page.copy_from_slice(from);
+        }
+        return Ok(is_there);
     }
 }
 

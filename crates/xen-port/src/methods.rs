@@ -7,7 +7,7 @@
 /// ```
 ///
 /// Not in it, for their answers or arguments are no plain data: `counters`, `destroy_domain`, `set_vcpu_affinity`,
-/// `map_foreign` and `map_grant_frames`.
+/// `map_foreign`, `copy_pages` and `map_grant_frames`.
 #[macro_export]
 macro_rules! hypervisor_methods {
     ($callback:ident) => {
@@ -40,6 +40,7 @@ macro_rules! hypervisor_methods {
             set_cpu_policy(domid: $crate::DomId) (policy: $crate::CpuPolicy) -> ();
             set_pv_boot_cpu(domid: $crate::DomId) (cpu: $crate::PvBootCpu) -> ();
             set_hvm_boot_cpu(domid: $crate::DomId) (cpu: $crate::HvmBootCpu) -> ();
+            vcpu_context(domid: $crate::DomId, vcpu: $crate::VcpuId) () -> Option<Vec<u8>>;
             scheduler_params(domid: $crate::DomId, scheduler: $crate::SchedulerId) () -> $crate::SchedulerParams;
             set_scheduler_params(domid: $crate::DomId) (params: $crate::SchedulerParams) -> ();
             set_tsc_mode(domid: $crate::DomId, mode: u32) () -> ();
@@ -54,6 +55,9 @@ macro_rules! hypervisor_methods {
             clear_pages(domid: $crate::DomId) (pages: [$crate::Gfn]) -> ();
             init_hypercall_page(domid: $crate::DomId, gfn: $crate::Gfn) () -> ();
             set_pod_target(domid: $crate::DomId, target_pages: u64) () -> ();
+            pages_among(domid: $crate::DomId, kind: $crate::GuestKind, first: $crate::Gfn, count: u32)
+                () -> Vec<($crate::Pfn, $crate::Gfn)>;
+            on_demand_pages(domid: $crate::DomId) () -> (u64, u64);
             hvm_param(domid: $crate::DomId, param: $crate::HvmParam) () -> u64;
             set_hvm_param(domid: $crate::DomId, param: $crate::HvmParam, value: u64) () -> ();
             set_hvm_params(domid: $crate::DomId) (params: [($crate::HvmParam, u64)]) -> ();

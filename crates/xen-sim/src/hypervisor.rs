@@ -41,7 +41,8 @@ fn errnos(op: &str) -> &'static [Errno] {
         "soft_reset" => &[Errno::EPERM, Errno::EBUSY, Errno::EAGAIN, Errno::ENOMEM],
         "alloc_unbound" => &[Errno::ENOSPC, Errno::ENOMEM, Errno::EPERM],
         "claim_pages" | "set_paging_mempool" | "set_max_vcpus" | "map_foreign"
-        | "map_grant_frames" | "populate_physmap" | "set_max_mem" | "cpu_policy" => ALLOCATES,
+        | "map_grant_frames" | "populate_physmap" | "set_max_mem" | "cpu_policy"
+        | "vcpu_context" => ALLOCATES,
         "set_cpu_policy" => &[Errno::EINVAL, Errno::ENOMEM, Errno::EPERM],
         "set_hvm_param" | "set_hvm_params" | "set_hvm_boot_cpu" | "set_pv_boot_cpu" => {
             &[Errno::EINVAL, Errno::EPERM, Errno::EFAULT]

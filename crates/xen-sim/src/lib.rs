@@ -25,4 +25,4 @@ mod store;
 mod world;
 
 pub use fate::{Ended, Fate, Fault, Moment, Sabotage};
-pub use world::{Handles, Snapshot, World};
+pub use world::{Handles, Snapshot, World, version};

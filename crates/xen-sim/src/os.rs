@@ -156,6 +156,14 @@ impl Append for MortalAppend {
             dead,
         )
     }
+
+    fn sync(&mut self) -> io::Result<()> {
+        if let Some(error) = self.fate.fault("sync", WRITE_ERRORS) {
+            return self.fate.call(|| Err(error.into()), dead);
+        }
+        let inner = &mut self.inner;
+        self.fate.call(|| inner.sync(), dead)
+    }
 }
 
 struct MortalLock {

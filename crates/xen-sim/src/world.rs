@@ -10,7 +10,7 @@ use std::time::Duration;
 use os_port::mem::{MemFiles, MemProcess, VirtualClock};
 use os_port::{Clock, Files, Process};
 use xen_build::model::Model;
-use xen_port::{DomId, DomainInfo, Hypervisor, ShutdownReason};
+use xen_port::{DomId, DomainInfo, Hypervisor, PAGE_SIZE, ShutdownReason, VersionInfo};
 use xenstore::mem::MemStore;
 use xenstore::{Client, Settings};
 
@@ -207,5 +207,24 @@ impl Snapshot {
             }
         }
         losses
+    }
+}
+
+/// What a simulated hypervisor says of itself, where it is told to.
+pub fn version() -> VersionInfo {
+    VersionInfo {
+        major: 4,
+        minor: 20,
+        extra: ".0-simulated".to_owned(),
+        compiler: "none".to_owned(),
+        compile_by: "xyl".to_owned(),
+        compile_domain: "simulated host".to_owned(),
+        compile_date: "never".to_owned(),
+        capabilities: "xen-3.0-x86_64 hvm-3.0-x86_64".to_owned(),
+        changeset: "none".to_owned(),
+        command_line: "none: this is a simulated host".to_owned(),
+        build_id: String::new(),
+        page_size_bytes: PAGE_SIZE as u32,
+        virt_start: 0xffff_8000_0000_0000,
     }
 }

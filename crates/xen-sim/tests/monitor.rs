@@ -43,6 +43,7 @@ impl Bench {
             folder: tempfile::tempdir().unwrap(),
             world: World::new(256),
         };
+        bench.world.xen.set_version(xen_sim::version());
         bench.install_kernel();
         let domid = bench.create().unwrap();
         (
@@ -87,7 +88,8 @@ impl Bench {
 
     fn create(&self) -> Result<DomId, EngineError> {
         let text = format!(
-            "name = \"guest\"\nuuid = \"{UUID}\"\ntype = \"pvh\"\nmemory = 8\nkernel = \"{}\"\n",
+            "name = \"guest\"\nuuid = \"{UUID}\"\ntype = \"pvh\"\nmemory = 8\nkernel = \"{}\"\n\
+             on_crash = \"coredump-restart\"\non_watchdog = \"coredump-destroy\"\n",
             self.kernel().display()
         );
         let planned = plan::plan_record("bench", &text, &mut || Ok(vec![(0, 0)]))?;
@@ -112,14 +114,18 @@ impl Bench {
         domains.iter().find(runs).map(|info| info.domid)
     }
 
+    /// A domain's console has been served; a destroy would wait for that.
+    fn serve_console(&self, domid: DomId) {
+        let tty = Node::new(&format!("/local/domain/{domid}/console/tty")).unwrap();
+        let mut store = self.world.store.client(0).unwrap();
+        store.write(&tty, b"/dev/pts/0").unwrap();
+    }
+
     /// Ends the VM's domain, if it runs, for the n-th time: by reboots, and then a power-off.
     fn end(&self, ends: &mut u32, reboots: u32) {
         if let Some(domid) = self.running() {
             *ends += 1;
-            // Its console has been served; a destroy would wait for that.
-            let tty = Node::new(&format!("/local/domain/{domid}/console/tty")).unwrap();
-            let mut store = self.world.store.client(0).unwrap();
-            store.write(&tty, b"/dev/pts/0").unwrap();
+            self.serve_console(domid);
             let reason = match *ends <= reboots {
                 true => ShutdownReason::Reboot,
                 false => ShutdownReason::Poweroff,
@@ -318,4 +324,114 @@ fn a_monitor_can_be_killed_at_any_call() {
     }
     println!("{deaths} deaths");
     assert!(deaths > 100, "{deaths}");
+}
+
+/// The file that the core of a guest that has ended goes to.
+const CORE: &str = "/var/lib/xen/dump/guest";
+
+#[test]
+fn a_core_is_dumped_before_the_guest_is_restarted_or_destroyed() {
+    let (bench, vm) = Bench::new();
+    let mut lines: Vec<String> = vec![];
+    bench.world.shut_down(vm.domid, ShutdownReason::Crash);
+    monitor::watch(&mut bench.free_host(), vm, &mut |line| {
+        if line.starts_with("restarted as") {
+            assert!(bench.has_file(Path::new(CORE)));
+            bench.world.disk.put(Path::new(CORE), b"seen");
+            bench
+                .world
+                .shut_down(bench.running().unwrap(), ShutdownReason::Watchdog);
+        }
+        lines.push(line.to_owned());
+    })
+    .unwrap();
+    let cores = lines
+        .iter()
+        .filter(|line| line.contains(" is in /var/lib/xen/dump/guest: "));
+    assert_eq!(cores.count(), 2, "{lines:#?}");
+    assert!(bench.world.disk.contents(Path::new(CORE)).unwrap().len() > 8 << 20);
+    assert!(bench.world.xen.domain_list().unwrap().is_empty());
+}
+
+#[test]
+fn a_core_that_cannot_be_had_is_told_of_and_the_guest_is_restarted() {
+    let (bench, vm) = Bench::new();
+    let mut lines: Vec<String> = vec![];
+    bench
+        .world
+        .xen
+        .fail_always("vcpu_context", xen_port::Errno::EPERM);
+    bench.world.shut_down(vm.domid, ShutdownReason::Crash);
+    monitor::watch(&mut bench.free_host(), vm, &mut |line| {
+        if line.starts_with("restarted as") {
+            bench
+                .world
+                .shut_down(bench.running().unwrap(), ShutdownReason::Poweroff);
+        }
+        lines.push(line.to_owned());
+    })
+    .unwrap();
+    assert!(
+        lines.iter().any(|line| line.contains("was not dumped")),
+        "{lines:#?}"
+    );
+    assert!(
+        lines.iter().any(|line| line.starts_with("restarted as")),
+        "{lines:#?}"
+    );
+    let files = bench.world.disk.paths();
+    assert!(
+        files
+            .iter()
+            .all(|file| !file.starts_with("/var/lib/xen/dump")),
+        "{files:?}"
+    );
+}
+
+/// The monitor of a guest that has crashed dies at every call (one of four without `XYL_SIM_FULL`); its heir dumps what is not dumped, and restarts the guest.
+#[test]
+fn a_monitor_that_dumps_can_be_killed_at_any_call() {
+    let mut deaths = 0;
+    let stride = match std::env::var_os("XYL_SIM_FULL") {
+        Some(_) => 1,
+        None => 4,
+    };
+    for call in (1_u64..).step_by(stride) {
+        let moment = Moment::ALL[call as usize % 3];
+        let (bench, vm) = Bench::new();
+        bench.serve_console(vm.domid);
+        bench.world.shut_down(vm.domid, ShutdownReason::Crash);
+        let fate = bench.world.fate(Some((call, moment)));
+        // The next one is powered off as soon as it runs.
+        let watch = |host: &mut Host| monitor::watch(host, vm, &mut |_| bench.end(&mut 1, 0));
+        let was_killed = matches!(fate.run(|| watch(&mut bench.host(&fate))), Ended::Killed);
+        let what = format!("killed {moment:?} call {call}");
+        if was_killed {
+            deaths += 1;
+            let mut host = bench.free_host();
+            bench.end(&mut 1, 0);
+            if !watchers::lost(&*host.files, &host.dirs).unwrap().is_empty() {
+                // One that waits for what never comes makes calls for ever.
+                let heir = bench.world.fate(Some((10_000, Moment::Before)));
+                let ended = heir.run(|| watch(&mut bench.host(&heir)));
+                let is_done = matches!(ended, Ended::Well(Ok(())));
+                assert!(is_done, "{what}, then {ended:?}");
+            }
+            recover::all(&mut host, false).unwrap();
+        }
+        let core = bench.world.disk.contents(Path::new(CORE));
+        let files = bench.world.disk.paths();
+        let cores = files
+            .iter()
+            .filter(|file| file.starts_with("/var/lib/xen/dump"));
+        assert_eq!(cores.count(), 1, "{what}: {files:?}");
+        assert!(core.unwrap().len() > 8 << 20, "{what}");
+        let domains = bench.world.xen.domain_list().unwrap();
+        assert!(domains.is_empty(), "{what}: {domains:?}");
+        if !was_killed {
+            break;
+        }
+    }
+    println!("{deaths} deaths");
+    assert!(deaths > 40, "{deaths}");
 }

@@ -17,6 +17,7 @@ mod grants;
 mod host;
 mod mapping;
 mod memory;
+mod pages;
 mod port;
 mod privcmd;
 mod scheduling;

@@ -5,9 +5,10 @@ use std::time::Instant;
 use xen_abi::domctl;
 use xen_port::{
     CpuMap, CpuPolicy, CpuPool, CpuTopology, CreateDomain, DomId, DomainInfo, E820Entry,
-    EvtchnPort, Gfn, GuestMemory, HostCpuPolicy, HostFeatureset, HvmBootCpu, HvmParam, Hypervisor,
-    Mfn, NumaNode, PageTableLevel, PhysInfo, PopulateFlags, PvBootCpu, Result, SchedulerGlobals,
-    SchedulerId, SchedulerParams, ShutdownReason, Trigger, VcpuId, VcpuInfo, VersionInfo,
+    EvtchnPort, Gfn, GuestKind, GuestMemory, HostCpuPolicy, HostFeatureset, HvmBootCpu, HvmParam,
+    Hypervisor, Mfn, NumaNode, PageTableLevel, Pfn, PhysInfo, PopulateFlags, PvBootCpu, Result,
+    SchedulerGlobals, SchedulerId, SchedulerParams, ShutdownReason, Trigger, VcpuId, VcpuInfo,
+    VersionInfo,
 };
 
 use crate::Xen;
@@ -158,6 +159,10 @@ impl Hypervisor for Xen {
         self.start_hvm_vcpu(domid, cpu)
     }
 
+    fn vcpu_context(&self, domid: DomId, vcpu: VcpuId) -> Result<Option<Vec<u8>>> {
+        self.read_vcpu_context(domid, vcpu)
+    }
+
     fn scheduler_params(&self, domid: DomId, scheduler: SchedulerId) -> Result<SchedulerParams> {
         self.read_scheduler_params(domid, scheduler)
     }
@@ -218,6 +223,24 @@ impl Hypervisor for Xen {
 
     fn map_foreign(&self, domid: DomId, frames: &[Gfn]) -> Result<Box<dyn GuestMemory>> {
         Ok(Box::new(self.foreign_memory(domid, frames)?))
+    }
+
+    fn pages_among(
+        &self,
+        domid: DomId,
+        kind: GuestKind,
+        first: Gfn,
+        count: u32,
+    ) -> Result<Vec<(Pfn, Gfn)>> {
+        self.find_pages(domid, kind, first, count)
+    }
+
+    fn on_demand_pages(&self, domid: DomId) -> Result<(u64, u64)> {
+        self.read_on_demand(domid)
+    }
+
+    fn copy_pages(&self, domid: DomId, frames: &[Gfn], bytes: &mut [u8]) -> Result<Vec<bool>> {
+        self.privcmd.copy_frames(domid, frames, bytes)
     }
 
     fn map_grant_frames(&self, domid: DomId, nr_frames: u32) -> Result<Box<dyn GuestMemory>> {

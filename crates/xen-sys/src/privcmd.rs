@@ -171,6 +171,37 @@ impl Privcmd {
         Ok(mapping)
     }
 
+    /// Copies whole pages of a domain, of which some may not be there; which were. They are mapped for reading alone, so that
+    /// a PV domain's page tables can be copied too.
+    pub(crate) fn copy_frames(
+        &self,
+        domid: DomId,
+        frames: &[Gfn],
+        bytes: &mut [u8],
+    ) -> Result<Vec<bool>> {
+        if frames.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mapping = Mapping::of_file(self.device.file(), 0, frames.len(), false)
+            .map_err(|source| self.cannot_reserve(source))?;
+        let numbers: Vec<u64> = frames.iter().map(|frame| frame.0).collect();
+        // An entry that the driver does not come to counts as not mapped.
+        let mut errors = vec![-Errno::EIO.0; frames.len()];
+        match self.map_batch(domid, mapping.address(), &numbers, &mut errors) {
+            // ENOENT: some frame is paged out; that one is left out.
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(Site::domain(MAP_BATCH, domid).error(errno)),
+        }
+        let pages = bytes.chunks_exact_mut(PAGE_SIZE).zip(&errors);
+        for (index, (page, error)) in pages.enumerate() {
+            // What is behind the address of a frame that was not mapped is not to be touched.
+            if *error == 0 {
+                mapping.read(index * PAGE_SIZE, page)?;
+            }
+        }
+        Ok(errors.iter().map(|error| *error == 0).collect())
+    }
+
     /// Maps one frame that was paged out: asks until Xen's pager has brought it back.
     fn page_in(&self, domid: DomId, address: u64, frame: Gfn) -> Result<()> {
         /// Each try has Xen ask the pager for the frame.
@@ -246,10 +277,13 @@ impl Privcmd {
 
     /// A range of addresses that the driver will put frames behind.
     fn reserve_addresses(&self, nr_pages: usize) -> Result<Mapping> {
-        Mapping::of_file(self.device.file(), 0, nr_pages, true).map_err(|source| {
-            self.device
-                .error("reserve addresses for foreign memory", source)
-        })
+        Mapping::of_file(self.device.file(), 0, nr_pages, true)
+            .map_err(|source| self.cannot_reserve(source))
+    }
+
+    fn cannot_reserve(&self, source: std::io::Error) -> HvError {
+        self.device
+            .error("reserve addresses for foreign memory", source)
     }
 }
 

@@ -236,6 +236,36 @@ impl Xen {
         )
     }
 
+    pub(crate) fn read_vcpu_context(&self, domid: DomId, vcpu: VcpuId) -> Result<Option<Vec<u8>>> {
+        self.with_release(
+            Site::domain("XEN_DOMCTL_getvcpucontext", domid),
+            |release| {
+                let mut call = self.privcmd.call(size_of::<vcpu::VcpuGuestContext>())?;
+                // What a 32-bit guest's registers leave free stays zero.
+                let registers = call.put(&vcpu::VcpuGuestContext::new_zeroed())?;
+                let request = domctl::VcpuContext {
+                    vcpu: vcpu.0,
+                    pad: 0,
+                    ctxt: registers.address(),
+                };
+                let version = release.interface().domctl;
+                let op = call.put(&Domctl::new(
+                    version,
+                    domctl::GET_VCPU_CONTEXT,
+                    domid.0,
+                    &request,
+                ))?;
+                // SAFETY: `op` is one domctl, `registers` the one context that Xen writes.
+                match unsafe { call.run(HYPERVISOR_DOMCTL, &[op.address()]) } {
+                    Ok(_) => Ok(Some(call.get(&registers)?.as_bytes().to_vec())),
+                    // No such vCPU; one that was never started.
+                    Err(Errno::EINVAL | Errno::ENODATA) => Ok(None),
+                    Err(errno) => Err(errno.into()),
+                }
+            },
+        )
+    }
+
     pub(crate) fn start_hvm_vcpu(&self, domid: DomId, cpu: &HvmBootCpu) -> Result<()> {
         let records = hvm_records(cpu);
         self.with_release(Site::domain("XEN_DOMCTL_sethvmcontext", domid), |release| {

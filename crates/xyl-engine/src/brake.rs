@@ -15,7 +15,7 @@ use xen_port::DomId;
 use xyl_saga::{Outcome, Past};
 
 use crate::monitor::Vm;
-use crate::{Dirs, EngineError, Host, record};
+use crate::{Dirs, EngineError, Host, ops, record};
 
 /// A domain that has ended within this time of its start has had a short life, in seconds.
 pub const SHORT_LIFE_S: u64 = 10;
@@ -168,10 +168,7 @@ fn note(host: &Host, uuid: Uuid, brake: &Brake) -> Result<(), EngineError> {
 fn life(host: &Host, uuid: Uuid) -> Result<Option<Duration>, EngineError> {
     let contents = xyl_saga::load(&*host.files, &host.dirs.journal(uuid))?;
     let past = Past::of(&contents);
-    let made = past
-        .operations
-        .last()
-        .filter(|last| last.outcome == Some(Outcome::Done));
+    let made = ops::last_of_domain(&past).filter(|last| last.outcome == Some(Outcome::Done));
     let Some(made) = made else {
         return Ok(None);
     };

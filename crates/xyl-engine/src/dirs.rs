@@ -50,6 +50,11 @@ impl Dirs {
         }
     }
 
+    /// Cores of domains that have ended (`XEN_DUMP_DIR`).
+    pub fn dump(&self) -> PathBuf {
+        self.xen_lib.join("dump")
+    }
+
     /// What is under way, or was when its process died: a file for each lock that is held.
     pub fn busy(&self) -> PathBuf {
         self.run.join("busy")

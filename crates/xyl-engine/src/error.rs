@@ -7,6 +7,7 @@ use xyl_saga::{Failure, JournalError};
 
 use crate::adopt::AdoptError;
 use crate::control_error::ControlError;
+use crate::dump_core::DumpError;
 use crate::shim::ShimError;
 use crate::soft_reset::SoftResetError;
 
@@ -134,6 +135,9 @@ pub enum EngineError {
     /// A domain cannot be soft-reset.
     #[error(transparent)]
     SoftReset(#[from] SoftResetError),
+    /// A domain's core cannot be dumped.
+    #[error(transparent)]
+    Dump(#[from] DumpError),
     /// A file could not be used.
     #[error("{op} {path}: {source}", path = path.display())]
     Io {

@@ -13,6 +13,7 @@ pub mod destroy;
 pub mod dirs;
 pub mod domains;
 pub mod domid_history;
+pub mod dump_core;
 pub mod error;
 pub mod fsck;
 pub mod holders;

@@ -270,6 +270,7 @@ mod tests {
             kernel = \"/boot/k\"\nramdisk = \"/boot/r\"\ncmdline = \"console=hvc0 x='y'\"\nmemory = 64\nmaxmem = 128\n\
             vcpus = 1\nmaxvcpus = 2\ncpus = [\"1\", \"2-3\"]\ncpus_soft = \"1\"\ncpu_weight = 512\ncap = 50\n\
             on_poweroff = \"preserve\"\non_reboot = \"rename-restart\"\non_crash = \"soft-reset\"\n\
+            on_watchdog = \"coredump-restart\"\non_soft_reset = \"coredump-destroy\"\n\
             tsc_mode = \"native\"\ntimer_mode = 0\nlocaltime = 0\nrtc_timeoffset = \"-60\"\nnomigrate = 1\nnestedhvm = 1\n\
             max_grant_frames = 40\nmax_maptrack_frames = 50\nmax_grant_version = 1\nmax_event_channels = 2047\n\
             msr_relaxed = 1\nhap = 0\npool = \"fast\"\nvmtrace_buf_kb = 64\n";

@@ -15,7 +15,7 @@ use crate::plan::Planned;
 use crate::soft_reset::{self, Outcome, Tally};
 use crate::spec::Action;
 use crate::watchers::Post;
-use crate::{EngineError, Host, Owner, brake, destroy, ops, owner, record, restart};
+use crate::{EngineError, Host, Owner, brake, destroy, dump_core, ops, owner, record, restart};
 
 /// How often the domain is looked at when xenstored stays silent: a lost event delays, and no more.
 const RECHECK_EVERY: Duration = Duration::from_secs(3600);
@@ -350,6 +350,8 @@ fn act(
         }
         Action::Restart => false,
         Action::RenameRestart => true,
+        Action::CoredumpDestroy => return dump_and(Action::Destroy, host, vm, planned, log),
+        Action::CoredumpRestart => return dump_and(Action::Restart, host, vm, planned, log),
     };
     if !wait_for_turn(host, vm, log)? {
         return Ok(After::Gone);
@@ -375,6 +377,18 @@ fn act(
         }
         Err(cause) => Ok(After::Failed(cause)),
     }
+}
+
+/// Dumps the domain's core, and goes on, whether there is one or not.
+fn dump_and(
+    then: Action,
+    host: &mut Host,
+    vm: Vm,
+    planned: &Planned,
+    log: &mut dyn FnMut(&str),
+) -> Result<After, EngineError> {
+    dump_core::at_end(host, vm, &planned.spec.name, log)?;
+    act(host, vm, then, planned, log)
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! The operations that change which domain a VM has, as sagas: what they are, their steps, and the
 //! draft that the steps work on.
 
+use std::rc::Rc;
+use std::time::Instant;
+
 use os_port::Lock;
 use uuid::Uuid;
 use xen_build::Built;
@@ -8,6 +11,7 @@ use xen_port::{DomId, EvtchnPort, GuestMemory};
 use xyl_saga::{Act, Facts, Step, Subject, Way};
 
 use crate::create::{self, Prepared};
+use crate::dump_core::{self, Dump};
 use crate::{EngineError, Host, destroy, preserve};
 
 /// The argument of a create whose VM keeps its record even where it fails.
@@ -24,15 +28,18 @@ pub enum Kind {
     Restart,
     /// The same, and the old domain is kept under another name.
     RenameRestart,
+    /// A VM's domain has its core written to a file. It stays the VM's domain.
+    DumpCore,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 4] = [
+    pub const ALL: [Kind; 5] = [
         Kind::Create,
         Kind::Destroy,
         Kind::Restart,
         Kind::RenameRestart,
+        Kind::DumpCore,
     ];
 
     /// Its word, in journals and for people.
@@ -42,6 +49,7 @@ impl Kind {
             Kind::Destroy => "destroy",
             Kind::Restart => "restart",
             Kind::RenameRestart => "rename-restart",
+            Kind::DumpCore => "dump-core",
         }
     }
 
@@ -63,6 +71,7 @@ impl Kind {
                 .into_iter()
                 .flatten()
                 .collect(),
+            Kind::DumpCore => dump_core::steps(),
         }
     }
 
@@ -147,6 +156,10 @@ pub(crate) struct Draft<'a> {
     /// Whether what was mapped of the new domain stays so, and what that is.
     pub keeps_mapping: bool,
     pub mapping: Option<Box<dyn GuestMemory>>,
+    /// The core that is being dumped.
+    pub dump: Option<Dump<'a>>,
+    /// Whether somebody wishes the operation to be taken back; for steps that take long.
+    pub is_cancelled: Rc<dyn Fn() -> bool>,
 }
 
 /// Another identity for a domain.
@@ -175,6 +188,8 @@ impl<'a> Draft<'a> {
             built: None,
             keeps_mapping: false,
             mapping: None,
+            dump: None,
+            is_cancelled: Rc::new(|| false),
         }
     }
 
@@ -200,8 +215,27 @@ impl<'a> Draft<'a> {
         self.built.as_ref().ok_or_else(|| self.has_no_domain())
     }
 
-    fn has_no_domain(&self) -> EngineError {
+    pub fn has_no_domain(&self) -> EngineError {
         EngineError::NoSuchDomain(format!("uuid={}", self.uuid_text()))
+    }
+
+    /// An error where the operation was cancelled, or what is being done has come to its limit of time.
+    pub fn must_go_on(
+        &self,
+        what: &str,
+        deadline: Instant,
+        limit_s: u64,
+    ) -> Result<(), EngineError> {
+        if (self.is_cancelled)() {
+            return Err(EngineError::Cancelled);
+        }
+        match self.host.clock.now() < deadline {
+            true => Ok(()),
+            false => Err(EngineError::Deadline {
+                what: what.to_owned(),
+                limit_s,
+            }),
+        }
     }
 
     /// Whether this number is still the VM's. Whoever has begun the operation knows that it is.

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use xyl_saga::{Contents, JournalError, Operation, Past};
 
 use crate::brake::{self, Brake};
+use crate::operation::Kind;
 use crate::{Dirs, EngineError, Host};
 
 /// A VM's journal.
@@ -72,6 +73,12 @@ pub fn name(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Option<String> {
     let operations = Past::of(&contents).operations.into_iter().rev();
     let mut names = operations.map(|operation| operation.begin.name);
     names.find(|name| !name.is_empty())
+}
+
+/// The last operation that had to do with which domain the VM has: all but a core that was dumped.
+pub(crate) fn last_of_domain(past: &Past) -> Option<&Operation> {
+    let mut last = past.operations.iter().rev();
+    last.find(|operation| Kind::parse(&operation.begin.kind) != Some(Kind::DumpCore))
 }
 
 /// Who has a VM's lock, and what for, in words, by the VM's journal.

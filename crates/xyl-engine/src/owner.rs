@@ -79,10 +79,14 @@ impl Owner {
         };
         journal.note(&*clock, Record::Begin(begin));
         let asked = CancelFile::of(draft.host, self.uuid, id);
+        let cancel = cancel.clone();
+        let is_cancelled: Rc<dyn Fn() -> bool> =
+            Rc::new(move || cancel.is_requested() || asked.is_there());
+        draft.is_cancelled = Rc::clone(&is_cancelled);
         let mut control = Control {
             journal: &mut journal,
             clock: &*clock,
-            cancelled: &mut || cancel.is_requested() || asked.is_there(),
+            cancelled: &mut || is_cancelled(),
             progress,
         };
         let outcome = xyl_saga::run(&kind.steps(), draft, &mut control);
@@ -174,6 +178,8 @@ pub(crate) fn settle(
         (Kind::Destroy, Some(Outcome::Done)) => forget(host, uuid),
         (Kind::Create, Some(Outcome::Undone)) if !keeps_record => forget(host, uuid),
         (Kind::Create, Some(Outcome::Done)) => record::remove_kept(host, uuid),
+        // One of xl's, of which nothing was kept here before.
+        (Kind::DumpCore, Some(_)) if record::is_absent(host, uuid) => forget(host, uuid),
         _ => Ok(()),
     }
 }

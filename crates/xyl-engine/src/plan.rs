@@ -228,10 +228,10 @@ fn why_not(key: &SetKey<'_>, domain: &DomainConfig) -> Option<String> {
     if !info.applies_to(domain.domain_type) || name != "builder" && info.is_deprecated() {
         return None;
     }
-    let value = key.value.to_value();
-    if let Some(reason) = unsupported_value(name, &value, domain) {
+    if let Some(reason) = unsupported_value(name, domain) {
         return Some(reason);
     }
+    let value = key.value.to_value();
     let harmless = OBEYED.contains(&name) || lacking(name).is_some() || is_off(&value);
     (!harmless && !is_default(name, &value, domain))
         .then(|| format!("`{name}` is not supported by Xyl yet{}", instead(name)))
@@ -245,21 +245,12 @@ fn instead(name: &str) -> &'static str {
     }
 }
 
-fn unsupported_value(name: &str, value: &Value, domain: &DomainConfig) -> Option<String> {
-    let Value::Atom(word) = value else {
-        return None;
-    };
-    match name {
-        "on_poweroff" | "on_reboot" | "on_watchdog" | "on_crash" | "on_soft_reset" => {
-            matches!(word.as_str(), "coredump-destroy" | "coredump-restart").then(|| {
-                format!("`{word}` is not supported by Xyl yet: use destroy, restart, rename-restart or preserve")
-            })
-        }
-        "acpi" if domain.domain_type == DomainType::Pvh && domain.platform.acpi == Some(false) => {
-            Some("a PVH guest without ACPI tables is not supported by Xyl yet".to_owned())
-        }
-        _ => None,
-    }
+fn unsupported_value(name: &str, domain: &DomainConfig) -> Option<String> {
+    let is_without_acpi = name == "acpi"
+        && domain.domain_type == DomainType::Pvh
+        && domain.platform.acpi == Some(false);
+    is_without_acpi
+        .then(|| "a PVH guest without ACPI tables is not supported by Xyl yet".to_owned())
 }
 
 /// Whether a value switches its setting off: nothing is asked for.
@@ -396,8 +387,10 @@ fn on_shutdown(domain: &DomainConfig) -> OnShutdown {
 
 fn action(action: CfgAction) -> Action {
     match action {
-        CfgAction::Destroy | CfgAction::CoredumpDestroy => Action::Destroy,
-        CfgAction::Restart | CfgAction::CoredumpRestart => Action::Restart,
+        CfgAction::Destroy => Action::Destroy,
+        CfgAction::Restart => Action::Restart,
+        CfgAction::CoredumpDestroy => Action::CoredumpDestroy,
+        CfgAction::CoredumpRestart => Action::CoredumpRestart,
         CfgAction::RenameRestart => Action::RenameRestart,
         CfgAction::Preserve => Action::Preserve,
         CfgAction::SoftReset => Action::SoftReset,
@@ -529,7 +522,6 @@ mod tests {
         for line in [
             "vif = [ \"bridge=br0\" ]",
             "type = \"hvm\"",
-            "on_crash = \"coredump-destroy\"",
             "pci = [ \"01:00.0\" ]",
             "type = \"pvh\"\nacpi = 0",
             "seclabel = \"system_u:system_r:domU_t\"",

@@ -5,7 +5,7 @@
 
 use std::path::{Path as FilePath, PathBuf};
 
-use os_port::{Files, remove_folder_if_there, remove_if_there};
+use os_port::{Files, list_if_there, remove_folder_if_there, remove_if_there};
 use uuid::Uuid;
 
 use crate::plan::{self, Planned};
@@ -64,6 +64,12 @@ pub(crate) fn write_whole(
         let _ = remove_if_there(files, new);
     }
     renamed
+}
+
+/// Whether nothing is recorded of the VM. What cannot be looked at may hold a record.
+pub(crate) fn is_absent(host: &Host, uuid: Uuid) -> bool {
+    let folder = host.dirs.vm(&uuid.hyphenated().to_string());
+    list_if_there(&*host.files, &folder).is_ok_and(|names| names.is_empty())
 }
 
 /// Reads the record.

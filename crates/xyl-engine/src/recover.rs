@@ -17,7 +17,9 @@ use xyl_saga::{Contents, Operation, Outcome, Past, Resumed};
 
 use crate::dirs::NAME_LOCK;
 use crate::operation::{Aside, Draft, KEEPS_RECORD, Kind};
-use crate::{Dirs, EngineError, Host, destroy, domains, ops, owner, record, tree, userdata};
+use crate::{
+    Dirs, EngineError, Host, destroy, domains, dump_core, ops, owner, record, tree, userdata,
+};
 
 /// How long the lock of a process that has died may be held by one that it was about to start.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(2);
@@ -109,7 +111,7 @@ pub(crate) fn is_settled(host: &Host, uuid: Uuid) -> Result<bool, EngineError> {
         .is_ok();
     let contents = xyl_saga::load(&*host.files, &host.dirs.journal(uuid))?;
     let past = Past::of(&contents);
-    let last = past.operations.last();
+    let last = ops::last_of_domain(&past);
     let is_done = last.is_none_or(|last| last.outcome == Some(Outcome::Done));
     Ok(!is_damaged && contents.damage.is_none() && is_done)
 }
@@ -301,7 +303,7 @@ fn redraft<'h>(
     let old = domid_of("old");
     let noted = domid_of("domid");
     let domid = match kind {
-        Kind::Destroy => None,
+        Kind::Destroy | Kind::DumpCore => None,
         // The number may be that of an earlier try, whose domain was removed.
         _ if is_there(host, uuid, noted)? => noted,
         _ => half_made(host, uuid, old)?.or(noted),
@@ -319,6 +321,7 @@ fn redraft<'h>(
     draft.aside = aside;
     draft.domid = domid;
     draft.paused = last.is_set("paused");
+    draft.dump = dump_core::from_journal(last);
     draft.keeps_record =
         matches!(kind, Kind::Restart | Kind::RenameRestart) || last.is_set(KEEPS_RECORD);
     Ok(draft)

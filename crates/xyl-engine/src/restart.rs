@@ -8,7 +8,9 @@ use xen_port::{DomId, DomainInfo};
 use xyl_saga::{Facts, Outcome, Past};
 
 use crate::operation::{Draft, KEEPS_RECORD, Kind};
-use crate::{Cancel, EngineError, Host, Owner, create, destroy, domains, live, preserve, record};
+use crate::{
+    Cancel, EngineError, Host, Owner, create, destroy, domains, live, ops, preserve, record,
+};
 
 /// How long another process may hold the VM's name.
 const NAME_LIMIT: Duration = Duration::from_secs(10);
@@ -68,7 +70,7 @@ pub fn again(host: &mut Host, uuid: Uuid) -> Result<DomId, EngineError> {
 pub(crate) fn is_owed(host: &Host, uuid: Uuid) -> Result<bool, EngineError> {
     let contents = xyl_saga::load(&*host.files, &host.dirs.journal(uuid))?;
     let past = Past::of(&contents);
-    let is_owed = past.operations.last().is_some_and(|last| {
+    let is_owed = ops::last_of_domain(&past).is_some_and(|last| {
         let has_failed = last.outcome != Some(Outcome::Done);
         let keeps_record = match Kind::parse(&last.begin.kind) {
             Some(Kind::Restart | Kind::RenameRestart) => true,

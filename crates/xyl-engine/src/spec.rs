@@ -137,6 +137,10 @@ pub enum Action {
     Preserve,
     /// Given its interfaces as new, and let run on.
     SoftReset,
+    /// Its core is dumped, and then it is destroyed.
+    CoredumpDestroy,
+    /// Its core is dumped, and then it is restarted.
+    CoredumpRestart,
 }
 
 impl Action {
@@ -148,6 +152,8 @@ impl Action {
             Action::RenameRestart => "rename-restart",
             Action::Preserve => "preserve",
             Action::SoftReset => "soft-reset",
+            Action::CoredumpDestroy => "coredump-destroy",
+            Action::CoredumpRestart => "coredump-restart",
         }
     }
 
@@ -156,6 +162,8 @@ impl Action {
         match self {
             Action::RenameRestart => "restart_rename",
             Action::SoftReset => "soft_reset",
+            Action::CoredumpDestroy => "coredump_destroy",
+            Action::CoredumpRestart => "coredump_restart",
             other => other.word(),
         }
     }

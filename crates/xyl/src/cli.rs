@@ -120,6 +120,7 @@ commands! {
     Dmesg = "dmesg": commands::dmesg::Args,
     Domid = "domid": commands::domid::Args,
     Domname = "domname": commands::domname::Args,
+    DumpCore = "dump-core": commands::dump_core::Args,
     Explain = "explain": commands::explain::Args,
     Fsck = "fsck": commands::fsck::Args,
     Info = "info": commands::info::Args,

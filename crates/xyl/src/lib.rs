@@ -10,6 +10,7 @@ pub mod complete;
 pub mod console;
 pub mod context;
 pub mod error;
+pub mod interrupts;
 pub mod output;
 pub mod words;
 pub mod xlconf;

@@ -15,10 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use xen_build::model::Model;
-use xen_port::{
-    CpuMap, DomId, Errno, Gfn, GuestMemory, Hypervisor, PAGE_SIZE, VcpuId, VersionInfo,
-    hypervisor_methods,
-};
+use xen_port::{CpuMap, DomId, Errno, Gfn, GuestMemory, Hypervisor, VcpuId, hypervisor_methods};
 use xenstore::mem::{MemStore, MemTransport};
 use xenstore::transport::Transport;
 use xenstore::{Client, Path as Node, Tree};
@@ -107,7 +104,7 @@ impl Machine {
         };
         let xen = Model::new(FREE_MIB);
         xen.set_cpus(CPUS);
-        xen.set_version(version());
+        xen.set_version(crate::version());
         xen.add_control_domain(CONTROL_MIB * 256);
         xen.log("(XEN) This is a simulated host: no Xen runs here.");
         let store = MemStore::new();
@@ -487,24 +484,6 @@ fn to_value(answer: impl Serialize) -> Result<Value, Refusal> {
 
 fn nonsense(error: serde_json::Error) -> Refusal {
     Refusal::Other(error.to_string())
-}
-
-fn version() -> VersionInfo {
-    VersionInfo {
-        major: 4,
-        minor: 20,
-        extra: ".0-simulated".to_owned(),
-        compiler: "none".to_owned(),
-        compile_by: "xyl".to_owned(),
-        compile_domain: "simulated host".to_owned(),
-        compile_date: "never".to_owned(),
-        capabilities: "xen-3.0-x86_64 hvm-3.0-x86_64".to_owned(),
-        changeset: "none".to_owned(),
-        command_line: "none: this is a simulated host".to_owned(),
-        build_id: String::new(),
-        page_size_bytes: PAGE_SIZE as u32,
-        virt_start: 0xffff_8000_0000_0000,
-    }
 }
 
 /// The configuration and kernel of a guest to try. What is there already is the user's.

@@ -1,13 +1,10 @@
 //! `xyl create`: a domain from its configuration.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueHint;
 use os_port::SystemFiles;
 use serde_json::json;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use xen_port::{CpuMap, DomId};
 use xen_sys::Standby;
 use xl_cfg::{Config, Report, Source};
@@ -23,6 +20,7 @@ use crate::commands::monitor::start_in_background;
 use crate::console::{Console, ConsoleError, Options};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
+use crate::interrupts::Interrupts;
 use crate::output::stderr_is_terminal;
 use crate::xlconf;
 
@@ -226,57 +224,6 @@ fn follow(
             "domain {} was created and runs, but its console cannot be shown: {error}",
             vm.domid
         ))),
-    }
-}
-
-/// The signals that ask a command to end. While this lives they ask for the create to be taken back.
-struct Interrupts {
-    cancel: Cancel,
-    is_too_late: Arc<AtomicBool>,
-    handlers: Vec<signal_hook::SigId>,
-}
-
-impl Interrupts {
-    fn catch() -> Result<Interrupts, Failure> {
-        let mut interrupts = Interrupts {
-            cancel: Cancel::new(),
-            is_too_late: Arc::default(),
-            handlers: Vec::new(),
-        };
-        for signal in [SIGHUP, SIGINT, SIGTERM] {
-            interrupts
-                .add(signal)
-                .map_err(|source| Failure::io("catch signals", source))?;
-        }
-        Ok(interrupts)
-    }
-
-    fn add(&mut self, signal: i32) -> std::io::Result<()> {
-        use signal_hook::flag::{register, register_conditional_default};
-        let is_too_late = Arc::clone(&self.is_too_late);
-        self.handlers
-            .push(register_conditional_default(signal, is_too_late)?);
-        self.handlers.push(register(signal, self.cancel.flag())?);
-        Ok(())
-    }
-
-    /// From now on such a signal ends the process at once; one that came too late to take the create
-    /// back ends it now.
-    fn end_the_command(mut self) -> Outcome {
-        self.is_too_late.store(true, Ordering::SeqCst);
-        self.handlers.clear();
-        if self.cancel.is_requested() {
-            return Err(Failure::Signal(SIGTERM));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Interrupts {
-    fn drop(&mut self) {
-        for handler in self.handlers.drain(..) {
-            signal_hook::low_level::unregister(handler);
-        }
     }
 }
 

@@ -27,7 +27,6 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("debug-keys", XL),
     ("devd", XL),
     ("dt-overlay", "it is for Arm hosts, which Xyl does not know"),
-    ("dump-core", XL),
     ("getenforce", XL),
     ("loadpolicy", XL),
     ("migrate", MOVING),

@@ -10,6 +10,7 @@ pub mod destroy;
 pub mod dmesg;
 pub mod domid;
 pub mod domname;
+pub mod dump_core;
 pub mod explain;
 pub mod fsck;
 pub mod info;
@@ -50,6 +51,7 @@ pub const HERE: &[&str] = &[
     "dmesg",
     "domid",
     "domname",
+    "dump-core",
     "explain",
     "fsck",
     "help",
@@ -114,6 +116,7 @@ fn run_one(command: &Command, context: &Context) -> Outcome {
         Command::Dmesg(args) => dmesg::run(args, context),
         Command::Domid(args) => domid::run(args, context),
         Command::Domname(args) => domname::run(args, context),
+        Command::DumpCore(args) => dump_core::run(args, context),
         Command::Explain(args) => explain::run(args, context),
         Command::Fsck(args) => fsck::run(args, context),
         Command::Info(args) => info::run(args, context),
@@ -151,6 +154,7 @@ fn changes_a_vm(command: &Command) -> bool {
         Command::Adopt(_)
             | Command::Create(_)
             | Command::Destroy(_)
+            | Command::DumpCore(_)
             | Command::MemMax(_)
             | Command::MemSet(_)
             | Command::Pause(_)

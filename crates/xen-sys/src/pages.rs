@@ -1,0 +1,197 @@
+//! Which pages a domain has.
+
+use xen_abi::domctl::{self, Domctl};
+use xen_abi::memory;
+use xen_abi::xen::{DOMID_XEN, HYPERVISOR_DOMCTL, HYPERVISOR_MEMORY_OP};
+use xen_port::{DomId, Errno, Gfn, GuestKind, PAGE_SIZE, Pfn, Result};
+
+use crate::Xen;
+use crate::privcmd::Site;
+
+/// Frames that one call tells of (`XEN_DOMCTL_getpageframeinfo3`).
+const FRAMES_PER_CALL: u32 = 1024;
+/// Entries in a page of the table of the guests' own numbers.
+const NUMBERS_PER_PAGE: u64 = (PAGE_SIZE / size_of::<u64>()) as u64;
+/// Pages of that table in each of its extents of 2 MiB.
+const PAGES_PER_EXTENT: u64 = 512;
+/// Extents of it that are asked for at most: those of 64 TiB of memory.
+const EXTENTS_MAX: u64 = 64 << 10;
+/// A frame without a number.
+const NO_NUMBER: u64 = u64::MAX;
+
+impl Xen {
+    pub(crate) fn read_on_demand(&self, domid: DomId) -> Result<(u64, u64)> {
+        let mut call = self.privcmd.call(0)?;
+        let argument = call.put(&memory::PodTarget {
+            target_pages: 0,
+            tot_pages: 0,
+            pod_cache_pages: 0,
+            pod_entries: 0,
+            domid: domid.0,
+            pad: [0; 3],
+        })?;
+        // SAFETY: `argument` is the one structure that this sub-operation reads and writes.
+        unsafe {
+            call.run(
+                HYPERVISOR_MEMORY_OP,
+                &[memory::GET_POD_TARGET.into(), argument.address()],
+            )
+        }
+        .map_err(|errno| Site::domain("XENMEM_get_pod_target", domid).error(errno))?;
+        let answer = call.get(&argument)?;
+        Ok((answer.pod_entries, answer.pod_cache_pages))
+    }
+
+    pub(crate) fn find_pages(
+        &self,
+        domid: DomId,
+        kind: GuestKind,
+        first: Gfn,
+        count: u32,
+    ) -> Result<Vec<(Pfn, Gfn)>> {
+        let mut frames = Vec::new();
+        let end = first.0.saturating_add(count.into());
+        let mut next = first.0;
+        while next < end {
+            let count = (end - next).min(FRAMES_PER_CALL.into());
+            self.find_some(domid, next, count, &mut frames)?;
+            next += count;
+        }
+        match kind {
+            GuestKind::Pv => self.guests_numbers(&frames),
+            _ => Ok(frames
+                .iter()
+                .map(|frame| (Pfn(*frame), Gfn(*frame)))
+                .collect()),
+        }
+    }
+
+    /// Adds those of the frames to `found` that are pages of the domain; no more than one call tells of.
+    fn find_some(&self, domid: DomId, first: u64, count: u64, found: &mut Vec<u64>) -> Result<()> {
+        let site = Site::domain("XEN_DOMCTL_getpageframeinfo3", domid);
+        let frames: Vec<u64> = (first..first + count).collect();
+        let kinds = self.with_release(site, |release| {
+            let mut call = self.privcmd.call(size_of_val(frames.as_slice()))?;
+            let list = call.put_slice(&frames)?;
+            let request = domctl::PageFrameInfo {
+                num: count,
+                array: list.address(),
+            };
+            let version = release.interface().domctl;
+            let op = call.put(&Domctl::new(
+                version,
+                domctl::GET_PAGE_FRAME_INFO,
+                domid.0,
+                &request,
+            ))?;
+            // SAFETY: `op` is one domctl, `list` has `num` entries.
+            unsafe { call.run(HYPERVISOR_DOMCTL, &[op.address()]) }?;
+            Ok(call.get_slice(&list, frames.len())?)
+        })?;
+        let pages = frames.iter().zip(kinds).filter(|(_, kind)| is_page(*kind));
+        found.extend(pages.map(|(frame, _)| *frame));
+        Ok(())
+    }
+
+    /// The numbers that the guests have given to machine frames of theirs, which are in ascending order.
+    fn guests_numbers(&self, frames: &[u64]) -> Result<Vec<(Pfn, Gfn)>> {
+        let Some(last) = frames.last() else {
+            return Ok(Vec::new());
+        };
+        let extents = self.table_extents(last / (NUMBERS_PER_PAGE * PAGES_PER_EXTENT) + 1)?;
+        let mut table = vec![0; PAGE_SIZE];
+        let mut numbered = Vec::with_capacity(frames.len());
+        for of_one_page in frames.chunk_by(|one, next| table_page(*one) == table_page(*next)) {
+            let Some(page) = of_one_page.first().map(|frame| table_page(*frame)) else {
+                continue;
+            };
+            let extent = usize::try_from(page / PAGES_PER_EXTENT).unwrap_or(usize::MAX);
+            let start = extents.get(extent).copied().filter(|start| *start != 0);
+            let Some(start) = start else { continue };
+            let at = Gfn(start + page % PAGES_PER_EXTENT);
+            let is_there = self
+                .privcmd
+                .copy_frames(DomId(DOMID_XEN), &[at], &mut table)?;
+            if is_there != [true] {
+                let site = Site::domain("IOCTL_PRIVCMD_MMAPBATCH_V2", DomId(DOMID_XEN));
+                return Err(site.error_with(
+                    Errno::EFAULT,
+                    format!(": frame {at} of the table of guests' page numbers"),
+                ));
+            }
+            let numbers = of_one_page
+                .iter()
+                .map(|frame| (number_of(&table, *frame), *frame));
+            let known = numbers.filter(|(number, _)| *number != NO_NUMBER);
+            numbered.extend(known.map(|(number, frame)| (Pfn(number), Gfn(frame))));
+        }
+        Ok(numbered)
+    }
+
+    /// The first frames of that table's extents.
+    fn table_extents(&self, wanted: u64) -> Result<Vec<u64>> {
+        let room = wanted.min(EXTENTS_MAX);
+        let mut call = self.privcmd.call(room as usize * size_of::<u64>())?;
+        let list = call.reserve::<u64>(room as usize)?;
+        let argument = call.put(&memory::MachphysMfnList {
+            max_extents: room as u32,
+            pad: 0,
+            extent_start: list.address(),
+            nr_extents: 0,
+            pad2: 0,
+        })?;
+        // SAFETY: `argument` is the one structure, `list` has room for `max_extents` entries.
+        unsafe {
+            call.run(
+                HYPERVISOR_MEMORY_OP,
+                &[memory::MACHPHYS_MFN_LIST.into(), argument.address()],
+            )
+        }
+        .map_err(|errno| Site::host("XENMEM_machphys_mfn_list").error(errno))?;
+        let filled = u64::from(call.get(&argument)?.nr_extents).min(room);
+        call.get_slice(&list, filled as usize)
+    }
+}
+
+fn is_page(kind: u64) -> bool {
+    let kind = kind & u64::from(domctl::PFINFO_LTAB_MASK);
+    kind != u64::from(domctl::PFINFO_XTAB) && kind != u64::from(domctl::PFINFO_BROKEN)
+}
+
+/// The page of the table that has a frame's number.
+fn table_page(frame: u64) -> u64 {
+    frame / NUMBERS_PER_PAGE
+}
+
+/// A frame's number in its page of the table.
+fn number_of(table: &[u8], frame: u64) -> u64 {
+    let index = (frame % NUMBERS_PER_PAGE) as usize;
+    let entry = table.as_chunks().0.get(index);
+    entry.map_or(NO_NUMBER, |bytes| u64::from_le_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_found_in_their_page() {
+        let mut table = vec![0xff; PAGE_SIZE];
+        table[16..24].copy_from_slice(&77_u64.to_le_bytes());
+        assert_eq!(number_of(&table, 3 * NUMBERS_PER_PAGE + 2), 77);
+        assert_eq!(number_of(&table, 3), NO_NUMBER);
+        assert_eq!(table_page(3 * NUMBERS_PER_PAGE + 2), 3);
+    }
+
+    #[test]
+    fn pages_are_told_from_what_is_none() {
+        for (kind, page) in [
+            (0, true),
+            (0x9000_0000, true),
+            (0xf000_0000, false),
+            (0xd000_0000, false),
+        ] {
+            assert_eq!(is_page(kind), page, "{kind:#x}");
+        }
+    }
+}
