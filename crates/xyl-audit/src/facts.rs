@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use os_port::Files;
 use serde::{Deserialize, Serialize};
-use xen_port::{CpuPolicy, HostCpuPolicy, HostFeatureset, Hypervisor};
+use xen_port::{
+    CpuPolicy, CpuTopology, Errno, HostCpuPolicy, HostFeatureset, HvError, Hypervisor, PhysInfo,
+};
 
 use crate::audit::CoreSharing;
 use crate::boot_log::BootLog;
@@ -19,7 +21,9 @@ const CPUINFO: &str = "/proc/cpuinfo";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Changes whenever the kept file would be misread.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// Largest kept file that is read, in bytes.
+const KEPT_MAX_BYTES: u64 = 1 << 20;
 
 /// The facts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,8 +54,13 @@ pub struct Facts {
     pub dom0_view: BTreeMap<String, String>,
     /// What the scheduler takes for one.
     pub granularity: Option<Sourced<String>>,
+    /// Whether two threads of one core are online somewhere.
+    pub has_siblings: Option<bool>,
     /// Sources that did not answer, and why.
     pub missing: Vec<String>,
+    /// Whether one of them may answer when it is asked again: such facts are not kept.
+    #[serde(skip)]
+    pub is_passing: bool,
 }
 
 /// Something, and who says so.
@@ -104,10 +113,23 @@ pub struct Abilities {
     pub hap: bool,
     /// Shadow paging.
     pub shadow: bool,
-    /// Threads of a core that are online.
+    /// Threads of the first CPU's core that are online.
     pub threads_per_core: u32,
     /// CPUs that are online.
     pub nr_cpus: u32,
+}
+
+impl From<&PhysInfo> for Abilities {
+    fn from(info: &PhysInfo) -> Abilities {
+        Abilities {
+            hvm: info.caps.hvm,
+            pv: info.caps.pv,
+            hap: info.caps.hap,
+            shadow: info.caps.shadow,
+            threads_per_core: info.threads_per_core,
+            nr_cpus: info.nr_cpus,
+        }
+    }
 }
 
 /// Whether `MSR_ARCH_CAPABILITIES` was to be had.
@@ -189,6 +211,7 @@ impl Facts {
             ..Facts::default()
         };
         facts.ask_xen(hv);
+        facts.ask_topology(hv);
         facts.ask_policies(hv);
         facts.ask_log(hv);
         facts.ask_dom0(files);
@@ -198,34 +221,76 @@ impl Facts {
 
     /// The facts kept from this boot of the host, or new ones, which are then kept.
     ///
-    /// Kept is what was found first: a host's command line, changeset and CPU stay until it is booted anew, and `/run` is
-    /// empty then. What can change meanwhile, a live patch or microcode that is loaded late, is seen by [`Facts::renew`].
+    /// A host's command line, changeset and CPU stay until it is booted anew, and `/run` is empty then. CPUs can come and go
+    /// meanwhile (`xen-hptool`): `physical`, which the caller has just asked for, shows it, and the threads are looked at
+    /// again. Microcode that is loaded late is seen by [`Facts::renew`] alone. Live patches are among no facts.
     #[must_use]
-    pub fn of_this_boot(hv: &dyn Hypervisor, files: &dyn Files, run: &Path) -> Facts {
-        Facts::kept(files, run).unwrap_or_else(|| Facts::renew(hv, files, run))
-    }
-
-    /// New facts, kept for [`Facts::of_this_boot`]. That they cannot be kept costs the next caller time, no more.
-    #[must_use]
-    pub fn renew(hv: &dyn Hypervisor, files: &dyn Files, run: &Path) -> Facts {
-        let facts = Facts::gather(hv, files);
-        let _ = facts.keep(files, run);
+    pub fn of_this_boot(
+        hv: &dyn Hypervisor,
+        files: &dyn Files,
+        run: &Path,
+        physical: &PhysInfo,
+    ) -> Facts {
+        let Some(mut facts) = Facts::kept(files, run) else {
+            return Facts::renew(hv, files, run);
+        };
+        let abilities = Abilities::from(physical);
+        if facts.abilities != Some(abilities) {
+            facts.abilities = Some(abilities);
+            facts.ask_topology(hv);
+            facts.keep(files, run);
+        }
         facts
     }
 
-    fn kept(files: &dyn Files, run: &Path) -> Option<Facts> {
-        let bytes = files.read(&kept_path(run), 1 << 20).ok()?;
+    /// New facts, kept for [`Facts::of_this_boot`].
+    #[must_use]
+    pub fn renew(hv: &dyn Hypervisor, files: &dyn Files, run: &Path) -> Facts {
+        let facts = Facts::gather(hv, files);
+        facts.keep(files, run);
+        facts
+    }
+
+    /// The facts kept from this boot of the host, if there are any; Xen is not asked.
+    #[must_use]
+    pub fn kept(files: &dyn Files, run: &Path) -> Option<Facts> {
+        let bytes = files.read(&kept_path(run), KEPT_MAX_BYTES).ok()?;
         let facts: Facts = serde_json::from_slice(&bytes).ok()?;
         let same = facts.format == FORMAT && facts.boot_id.is_some();
         (same && facts.boot_id == boot_id(files)).then_some(facts)
     }
 
-    fn keep(&self, files: &dyn Files, run: &Path) -> io::Result<()> {
+    /// That they cannot be kept costs the next caller time, no more.
+    fn keep(&self, files: &dyn Files, run: &Path) {
+        if !self.is_passing && self.boot_id.is_some() {
+            let _ = self.write(files, run);
+        }
+    }
+
+    /// A file of two writers at once is no facts or those of one of them, and a later writer's takes the place of one that
+    /// a dead writer has left.
+    fn write(&self, files: &dyn Files, run: &Path) -> io::Result<()> {
         let path = kept_path(run);
-        let new = path.with_extension(format!("new-{}", std::process::id()));
+        let new = path.with_extension("new");
         files.create_folder(run)?;
         files.write(&new, &serde_json::to_vec(self)?)?;
         files.rename(&new, &path)
+    }
+
+    /// Notes that a source did not answer.
+    fn miss(&mut self, what: &str, error: &HvError) {
+        self.is_passing |= is_passing(error);
+        self.missing.push(format!("{what}: {error}"));
+    }
+
+    fn ask_topology(&mut self, hv: &dyn Hypervisor) {
+        self.has_siblings = match hv.cpu_topology() {
+            Ok(cpus) => Some(has_siblings(&cpus)),
+            Err(error) => {
+                self.miss("CPU topology", &error);
+                None
+            }
+        };
     }
 
     fn ask_xen(&mut self, hv: &dyn Hypervisor) {
@@ -242,20 +307,11 @@ impl Facts {
                     build_id: version.build_id,
                 }
             }
-            Err(error) => self.missing.push(format!("Xen's version: {error}")),
+            Err(error) => self.miss("Xen's version", &error),
         }
         match hv.phys_info() {
-            Ok(info) => {
-                self.abilities = Some(Abilities {
-                    hvm: info.caps.hvm,
-                    pv: info.caps.pv,
-                    hap: info.caps.hap,
-                    shadow: info.caps.shadow,
-                    threads_per_core: info.threads_per_core,
-                    nr_cpus: info.nr_cpus,
-                });
-            }
-            Err(error) => self.missing.push(format!("{PHYSINFO}: {error}")),
+            Ok(info) => self.abilities = Some(Abilities::from(&info)),
+            Err(error) => self.miss(PHYSINFO, &error),
         }
     }
 
@@ -265,12 +321,12 @@ impl Facts {
         match (&raw, &host) {
             (Ok(raw), Ok(host)) => self.take_policies(raw, host),
             (Err(error), _) | (_, Err(error)) => {
-                self.missing.push(format!("{CPU_POLICY}: {error}"));
+                self.miss(CPU_POLICY, error);
             }
         }
         match hv.cpu_featureset(HostFeatureset::Host) {
             Ok(words) => self.featureset = Some(words),
-            Err(error) => self.missing.push(format!("featureset: {error}")),
+            Err(error) => self.miss("featureset", &error),
         }
     }
 
@@ -301,7 +357,7 @@ impl Facts {
     fn ask_log(&mut self, hv: &dyn Hypervisor) {
         match hv.console_ring(false) {
             Ok(log) => self.take_log(&log),
-            Err(error) => self.missing.push(format!("{BOOT_LOG}: {error}")),
+            Err(error) => self.miss(BOOT_LOG, &error),
         }
     }
 
@@ -464,15 +520,11 @@ impl Facts {
     /// Whether guests of different owners may run on one core's threads.
     #[must_use]
     pub fn core_sharing(&self) -> CoreSharing {
-        let Some(abilities) = self.abilities else {
-            return CoreSharing::Unknown;
-        };
         let granularity = self.granularity.as_ref().map(|word| word.value.as_str());
-        match (abilities.threads_per_core, granularity) {
-            (1, _) | (_, Some("core" | "socket")) => CoreSharing::No,
-            (0, _) => CoreSharing::Unknown,
+        match (self.has_siblings, granularity) {
+            (Some(false), _) | (_, Some("core" | "socket")) => CoreSharing::No,
             // Whole CPUs are the default.
-            (_, Some("cpu") | None) => CoreSharing::Yes,
+            (Some(true), Some("cpu") | None) => CoreSharing::Yes,
             _ => CoreSharing::Unknown,
         }
     }
@@ -498,6 +550,30 @@ impl Facts {
 
 fn kept_path(run: &Path) -> PathBuf {
     run.join("host-facts.json")
+}
+
+/// Whether the next try may end otherwise.
+fn is_passing(error: &HvError) -> bool {
+    let passing = [
+        Errno::EINTR,
+        Errno::EAGAIN,
+        Errno::EBUSY,
+        Errno::ENOMEM,
+        Errno::EFAULT,
+    ];
+    matches!(error, HvError::Call { errno, .. } if passing.contains(errno))
+}
+
+fn has_siblings(cpus: &[CpuTopology]) -> bool {
+    let mut cores: Vec<(u32, u32)> = cpus
+        .iter()
+        .filter_map(|cpu| cpu.location)
+        .map(|(core, socket, _)| (core, socket))
+        .collect();
+    let nr_cpus = cores.len();
+    cores.sort_unstable();
+    cores.dedup();
+    cores.len() < nr_cpus
 }
 
 fn boot_id(files: &dyn Files) -> Option<String> {
@@ -555,14 +631,14 @@ mod tests {
     fn threads_share_a_core_unless_something_says_otherwise() {
         let mut facts = with_command_line("");
         assert_eq!(facts.core_sharing(), CoreSharing::Unknown);
-        facts.abilities = Some(Abilities {
-            hvm: true,
-            pv: true,
-            hap: true,
-            shadow: true,
-            threads_per_core: 2,
-            nr_cpus: 8,
-        });
+        let at = |core, socket| CpuTopology {
+            location: Some((core, socket, 0)),
+        };
+        let offline = CpuTopology { location: None };
+        facts.has_siblings = Some(has_siblings(&[at(0, 0), offline, at(1, 0), at(0, 1)]));
+        assert_eq!(facts.core_sharing(), CoreSharing::No);
+        // The first core's second thread is offline, another core's is not.
+        facts.has_siblings = Some(has_siblings(&[at(0, 0), offline, at(1, 0), at(1, 0)]));
         assert_eq!(facts.core_sharing(), CoreSharing::Yes);
         facts.granularity = Some(Sourced::new("core".to_owned(), COMMAND_LINE));
         assert_eq!(facts.core_sharing(), CoreSharing::No);

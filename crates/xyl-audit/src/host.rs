@@ -3,28 +3,42 @@
 use std::path::Path;
 
 use os_port::Files;
-use xen_port::Hypervisor;
+use xen_port::{Hypervisor, PhysInfo};
 
 use crate::advisories::{self, Advisory, AdvisoryError};
 use crate::audit::Audit;
 use crate::facts::Facts;
 use crate::verdicts;
 
-/// For an admission: from the facts kept since the host was started, or from new ones. `run` is `/run/xyl`. With
-/// `with_advisories` those of Xyl and of `/etc/xyl/advisories.d` are judged, too.
+/// For an admission: from the facts kept since the host was started, or from new ones. `run` is `/run/xyl`, `physical` what
+/// Xen says of the host now. With `with_advisories` those of Xyl and of `/etc/xyl/advisories.d` are judged, too.
 pub fn audit(
     hv: &dyn Hypervisor,
     files: &dyn Files,
     run: &Path,
+    physical: &PhysInfo,
     with_advisories: bool,
 ) -> Result<Audit, AdvisoryError> {
-    let advisories = if with_advisories {
-        advisories::load(files, Path::new(advisories::FOLDER))?
-    } else {
-        Vec::new()
-    };
-    let facts = Facts::of_this_boot(hv, files, run);
+    let advisories = wanted(files, with_advisories)?;
+    let facts = Facts::of_this_boot(hv, files, run, physical);
     Ok(audit_of(&facts, &advisories))
+}
+
+/// The same from kept facts alone, without a question to Xen; `None` where there are none.
+pub fn kept_audit(
+    files: &dyn Files,
+    run: &Path,
+    with_advisories: bool,
+) -> Result<Option<Audit>, AdvisoryError> {
+    let advisories = wanted(files, with_advisories)?;
+    Ok(Facts::kept(files, run).map(|facts| audit_of(&facts, &advisories)))
+}
+
+fn wanted(files: &dyn Files, with_advisories: bool) -> Result<Vec<Advisory>, AdvisoryError> {
+    if !with_advisories {
+        return Ok(Vec::new());
+    }
+    advisories::load(files, Path::new(advisories::FOLDER))
 }
 
 /// The audit of a host with these facts.

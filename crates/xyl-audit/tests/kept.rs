@@ -9,16 +9,23 @@
 
 use std::path::Path;
 
+use os_port::Files;
 use os_port::mem::{Life, MemFiles};
 use xen_build::model::Model;
-use xen_port::VersionInfo;
+use xen_port::{Errno, Hypervisor, VersionInfo};
 use xyl_audit::Facts;
+use xyl_audit::audit::CoreSharing;
 use xyl_audit::facts::{BOOT_LOG, Known};
 use xyl_audit::{Family, GuestType, Standing};
 
 const RUN: &str = "/run/xyl";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const LOG: &str = include_str!("samples/4.21.1-amd-zen3.txt");
+
+fn of_this_boot(model: &Model, files: &dyn Files) -> Facts {
+    let physical = model.phys_info().unwrap();
+    Facts::of_this_boot(model, files, Path::new(RUN), &physical)
+}
 
 fn host(command_line: &str) -> Model {
     let model = Model::new(64);
@@ -53,41 +60,78 @@ fn facts_are_gathered_once_for_each_boot() {
     let model = host("smt=0");
     let line = |facts: Facts| facts.xen.command_line;
 
-    assert_eq!(line(Facts::of_this_boot(&model, &process, run)), "smt=0");
+    assert_eq!(line(of_this_boot(&model, &process)), "smt=0");
     set_command_line(&model, "smt=1");
-    assert_eq!(line(Facts::of_this_boot(&model, &process, run)), "smt=0");
+    assert_eq!(line(of_this_boot(&model, &process)), "smt=0");
     assert_eq!(line(Facts::renew(&model, &process, run)), "smt=1");
-    assert_eq!(line(Facts::of_this_boot(&model, &process, run)), "smt=1");
+    assert_eq!(line(of_this_boot(&model, &process)), "smt=1");
 
     files.put(Path::new(BOOT_ID), b"second\n");
     set_command_line(&model, "smt=2");
-    assert_eq!(line(Facts::of_this_boot(&model, &process, run)), "smt=2");
+    assert_eq!(line(of_this_boot(&model, &process)), "smt=2");
 
     // What somebody has damaged, or another version of Xyl has written, is not believed.
     for rubbish in ["", "{", "{\"format\": 0, \"boot_id\": \"second\"}"] {
         files.put(&run.join("host-facts.json"), rubbish.as_bytes());
-        assert_eq!(
-            line(Facts::of_this_boot(&model, &process, run)),
-            "smt=2",
-            "{rubbish}"
-        );
+        assert_eq!(line(of_this_boot(&model, &process)), "smt=2", "{rubbish}");
     }
 }
 
 #[test]
 fn a_host_without_a_boot_id_keeps_nothing() {
     let files = MemFiles::new();
-    let (run, process) = (Path::new(RUN), files.of(&Life::new(1)));
+    let process = files.of(&Life::new(1));
     let model = host("a");
-    assert_eq!(
-        Facts::of_this_boot(&model, &process, run).xen.command_line,
-        "a"
-    );
+    assert_eq!(of_this_boot(&model, &process).xen.command_line, "a");
     set_command_line(&model, "b");
+    assert_eq!(of_this_boot(&model, &process).xen.command_line, "b");
+}
+
+#[test]
+fn threads_that_come_and_go_are_seen_in_kept_facts() {
+    let files = MemFiles::new();
+    let process = files.of(&Life::new(1));
+    files.put(Path::new(BOOT_ID), b"first\n");
+    let model = host("a");
+    let mut physical = model.phys_info().unwrap();
+    let facts = Facts::of_this_boot(&model, &process, Path::new(RUN), &physical);
+    assert_eq!(facts.core_sharing(), CoreSharing::No);
+
+    // As kept from a moment when threads of a core were online.
+    let path = Path::new(RUN).join("host-facts.json");
+    let kept = String::from_utf8(process.read(&path, 1 << 20).unwrap()).unwrap();
+    let other = kept.replace("\"has_siblings\":false", "\"has_siblings\":true");
+    assert_ne!(kept, other);
+    files.put(&path, other.as_bytes());
+    let facts = Facts::of_this_boot(&model, &process, Path::new(RUN), &physical);
     assert_eq!(
-        Facts::of_this_boot(&model, &process, run).xen.command_line,
-        "b"
+        facts.core_sharing(),
+        CoreSharing::Yes,
+        "nothing has changed"
     );
+
+    physical.nr_cpus += 1;
+    set_command_line(&model, "b");
+    let facts = Facts::of_this_boot(&model, &process, Path::new(RUN), &physical);
+    assert_eq!(facts.core_sharing(), CoreSharing::No, "looked at anew");
+    assert_eq!(facts.xen.command_line, "a", "the rest is as it was kept");
+    let kept = Facts::kept(&process, Path::new(RUN)).unwrap();
+    assert_eq!(kept.abilities.unwrap().nr_cpus, physical.nr_cpus);
+}
+
+#[test]
+fn facts_with_a_hole_that_will_close_are_not_kept() {
+    let files = MemFiles::new();
+    let process = files.of(&Life::new(1));
+    files.put(Path::new(BOOT_ID), b"first\n");
+    let model = host("a");
+    let physical = model.phys_info().unwrap();
+    model.fail_at(0, Errno::ENOMEM);
+    let facts = Facts::of_this_boot(&model, &process, Path::new(RUN), &physical);
+    assert_eq!(facts.xen.version, None);
+    assert!(facts.missing.join("\n").contains("Xen's version"));
+    assert_eq!(Facts::kept(&process, Path::new(RUN)), None);
+    assert_eq!(of_this_boot(&model, &process).xen.version, Some((4, 21)));
 }
 
 #[test]

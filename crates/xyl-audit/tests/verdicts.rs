@@ -30,6 +30,7 @@ fn host(name: &str, threads_per_core: u32) -> Facts {
         threads_per_core,
         nr_cpus: 4,
     });
+    facts.has_siblings = Some(threads_per_core > 1);
     facts
 }
 
@@ -119,7 +120,7 @@ fn threads_of_one_core_weaken_what_they_share() {
         "shadowing does not mind"
     );
     let mut nothing = host("4.17.5-intel-kaby-lake-r-qubes", 2);
-    nothing.abilities = None;
+    nothing.has_siblings = None;
     assert_eq!(
         standing(&audit(&nothing), GuestType::Pvh, Mds),
         Standing::Unknown

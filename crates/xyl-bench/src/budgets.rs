@@ -30,6 +30,13 @@ const CREATE_PV: Budget = Budget {
     bytes: 3300,
     forks: 0,
 };
+/// The first create of a boot for which the policy has a question about the host: with the boot log, in as many parts as
+/// it has.
+const FIRST_CREATE_PV: Budget = Budget {
+    what: "create -e, PV 64 MiB, facts of the host not gathered yet",
+    hypercalls: 60,
+    ..CREATE_PV
+};
 const CREATE_PVH: Budget = Budget {
     what: "create -e, PVH 64 MiB",
     hypercalls: 22,
@@ -59,7 +66,7 @@ const DESTROY: Budget = Budget {
 /// Counts each operation and compares; fails where any is over its budget.
 pub fn check(guests: &Path) -> Outcome<()> {
     let bench = Bench::new(guests)?;
-    let mut over = 0;
+    let mut over = first_create(&bench)?;
     for (kind, create) in [("pv", &CREATE_PV), ("pvh", &CREATE_PVH)] {
         let config = bench.config("budget", kind, 64, &bench.test_guest(kind)?)?;
         over += compare(&bench, create, &["create", "-q", "-e", &config])?;
@@ -70,6 +77,14 @@ pub fn check(guests: &Path) -> Outcome<()> {
         return Err(format!("{over} counts are over their budget").into());
     }
     Ok(())
+}
+
+fn first_create(bench: &Bench) -> Outcome<u64> {
+    let _ = std::fs::remove_file("/run/xyl/host-facts.json");
+    let config = bench.config("first", "pv", 64, &bench.test_guest("pv")?)?;
+    let over = compare(bench, &FIRST_CREATE_PV, &["create", "-q", "-e", &config])?;
+    bench.count(&Tool::Xyl.command(&["destroy", "first"]))?;
+    Ok(over)
 }
 
 fn compare(bench: &Bench, budget: &Budget, words: &[&str]) -> Outcome<u64> {

@@ -4,7 +4,8 @@
 //! configuration's word and never of a path that is opened again: nothing can change between the look and the start. A
 //! refusal comes before anything is built. The decision and its reasons are kept with the VM, for `xyl explain`.
 //!
-//! The host's audit is not asked yet: what a rule asks of the host is unknown here.
+//! The host's audit is asked only where the policy has a rule about the guest's type, and rests on facts that are gathered
+//! once for each boot of the host. What cannot be gathered is unknown, and rules say what that means.
 //!
 //! A 32-bit PV kernel is not built bare at all: `xen-build` cannot, so no policy, configuration or fault of this module
 //! leads to one.
@@ -15,10 +16,10 @@ use std::time::SystemTime;
 use os_port::Files;
 use serde::{Deserialize, Serialize};
 use xen_image::{Image, PvWidth};
-use xen_port::{GuestKind, PhysInfo};
-use xyl_audit::admit::needs_host;
+use xen_port::{GuestKind, Hypervisor, PhysInfo};
+use xyl_audit::admit::{needs_advisories, needs_host};
+use xyl_audit::{Audit, DeviceModel, Operation, Policy, Request, Shim as ShimState, admit, host};
 pub use xyl_audit::{Decision, GuestType, ImageKind, Outcome};
-use xyl_audit::{DeviceModel, Operation, Policy, Request, Shim as ShimState, admit};
 
 use crate::create::Notice;
 use crate::record::write_whole;
@@ -55,14 +56,24 @@ pub struct Record {
 }
 
 impl Record {
-    /// What the policy of now says of the same guest.
-    pub fn decide_again(&self, files: &dyn Files, dirs: &Dirs) -> Result<Decision, EngineError> {
+    /// What the policy of now says of the same guest, on the host as it is now.
+    pub fn decide_again(
+        &self,
+        hv: &dyn Hypervisor,
+        files: &dyn Files,
+        dirs: &Dirs,
+    ) -> Result<Decision, EngineError> {
         let shim = match self.shim {
             Some(_) => ShimState::Ready,
             None => ShimState::NotLooked,
         };
         let request = request(self.image, self.pvshim, shim);
-        Ok(admit(&policy(files, dirs)?, None, &request))
+        let policy = policy(files, dirs)?;
+        let audit = match hv.phys_info() {
+            Ok(physical) => audit(hv, files, dirs, &physical, &policy, &request)?,
+            Err(_) => None,
+        };
+        Ok(admit(&policy, audit.as_ref(), &request))
     }
 
     /// What cannot be seen of the guest.
@@ -93,7 +104,16 @@ pub(crate) fn ask(
     let policy = policy(&*host.files, &host.dirs)?;
     let image = image_kind(spec, kernel)?;
     let pvshim = wish(spec);
-    let mut decision = admit(&policy, None, &request(image, pvshim, ShimState::NotLooked));
+    let first = request(image, pvshim, ShimState::NotLooked);
+    let audit = audit(
+        &*host.hv,
+        &*host.files,
+        &host.dirs,
+        physical,
+        &policy,
+        &first,
+    )?;
+    let mut decision = admit(&policy, audit.as_ref(), &first);
     let mut shim = None;
     if decision.outcome == Outcome::ConvertToShim {
         let converted = in_shim(spec);
@@ -104,7 +124,7 @@ pub(crate) fn ask(
             }
             Err(error) => state_of(error)?,
         };
-        decision = admit(&policy, None, &request(image, pvshim, state));
+        decision = admit(&policy, audit.as_ref(), &request(image, pvshim, state));
         *spec = converted;
     } else if decision.outcome == Outcome::Allow && spec.shim.is_some() {
         shim = Some(shim::ready(host, physical, spec, kernel)?);
@@ -115,8 +135,7 @@ pub(crate) fn ask(
             line: decision.line(),
         });
     }
-    let wants_facts = needs_host(&policy, &request(image, pvshim, ShimState::NotLooked));
-    tell(&decision, wants_facts, notice);
+    tell(&decision, notice);
     let record = Record {
         version: VERSION,
         decided_s: seconds(host.clock.calendar()),
@@ -130,8 +149,9 @@ pub(crate) fn ask(
     Ok(Admitted { record, shim })
 }
 
-/// What the policy would say of a configuration, without a look at the host: a shim is taken to be there. `None` where the
-/// kernel cannot be read or is none for this type, which a create says better.
+/// What the policy would say of a configuration, without a question to Xen: of the host's facts those kept from an earlier
+/// look count, and a shim is taken to be there. `None` where the kernel cannot be read or is none for this type, which a
+/// create says better.
 pub fn preview(
     files: &dyn Files,
     dirs: &Dirs,
@@ -145,7 +165,33 @@ pub fn preview(
         return Ok(None);
     };
     let request = request(image, wish(spec), ShimState::NotLooked);
-    Ok(Some(admit(&policy, None, &request)))
+    let audit = match needs_host(&policy, &request) {
+        true => host::kept_audit(files, &dirs.run, needs_advisories(&policy, &request))?,
+        false => None,
+    };
+    Ok(Some(admit(&policy, audit.as_ref(), &request)))
+}
+
+/// The host's audit, if the policy needs it for this guest.
+fn audit(
+    hv: &dyn Hypervisor,
+    files: &dyn Files,
+    dirs: &Dirs,
+    physical: &PhysInfo,
+    policy: &Policy,
+    request: &Request,
+) -> Result<Option<Audit>, EngineError> {
+    if !needs_host(policy, request) {
+        return Ok(None);
+    }
+    let with_advisories = needs_advisories(policy, request);
+    Ok(Some(host::audit(
+        hv,
+        files,
+        &dirs.run,
+        physical,
+        with_advisories,
+    )?))
 }
 
 fn request(image: ImageKind, pvshim: Option<bool>, shim: ShimState) -> Request {
@@ -205,17 +251,13 @@ fn state_of(error: EngineError) -> Result<ShimState, EngineError> {
     }
 }
 
-/// A guest that runs in another way than its configuration says is told of. What the policy may warn of only for want of
-/// facts about the host is said on request.
-fn tell(decision: &Decision, wants_facts: bool, notice: &mut dyn FnMut(Notice<'_>)) {
+/// A guest that runs in another way than its configuration says is told of, and what the policy warns of.
+fn tell(decision: &Decision, notice: &mut dyn FnMut(Notice<'_>)) {
     if decision.outcome == Outcome::ConvertToShim {
         notice(Notice::Warning(&decision.line()));
     }
     for warning in &decision.warnings {
-        notice(match wants_facts {
-            true => Notice::Remark(warning),
-            false => Notice::Warning(warning),
-        });
+        notice(Notice::Warning(warning));
     }
 }
 

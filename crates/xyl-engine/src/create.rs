@@ -60,8 +60,6 @@ pub enum Notice<'n> {
     Step(&'static str),
     /// Something is not as it should be, and the create goes on without it.
     Warning(&'n str),
-    /// Something that is good to know, for whoever asks for more words.
-    Remark(&'n str),
 }
 
 /// Creates a domain, or leaves no trace of it.

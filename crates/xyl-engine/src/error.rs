@@ -113,6 +113,9 @@ pub enum EngineError {
     /// The policy cannot be read.
     #[error(transparent)]
     Policy(#[from] xyl_audit::PolicyError),
+    /// Advisories that the policy names cannot be read.
+    #[error("{0}; the policy asks for advisories, so no guest is created until this is put right")]
+    Advisories(#[from] xyl_audit::advisories::AdvisoryError),
     /// All free domids were in use a moment ago.
     #[error("no domid is free that was not in use within the last minute: try again later")]
     NoFreshDomid,

@@ -152,7 +152,6 @@ fn create_now(
         Notice::Step(step) => context.note(1, || format!("create {}: {step}", planned.spec.name)),
         Notice::Warning(text) if !args.quiet => context.say(format!("warning: {text}")),
         Notice::Warning(_) => {}
-        Notice::Remark(text) => context.note(1, || text.to_owned()),
     };
     let mut request = CreateRequest {
         spec: &planned.spec,

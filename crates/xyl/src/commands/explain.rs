@@ -5,7 +5,6 @@ use os_port::SystemFiles;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use xen_port::DomainInfo;
-use xyl_engine::EngineError;
 use xyl_engine::admission::{self, Decision, ImageKind, Record};
 
 use crate::complete::domain_names;
@@ -17,7 +16,7 @@ use crate::output::printable;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The decision was taken when the domain was created, from the kernel that was loaded and the policy of then
-(/etc/xyl/policy.toml, or the default where there is none). If the policy of now says otherwise, that is a warning: a
+(/etc/xyl/policy.toml, or the default where there is none). If the policy and the host of now say otherwise, that is a warning: a
 running guest is left alone, and its next start is refused or changed.
 
 Examples:
@@ -96,13 +95,13 @@ fn explain(
     context: &Context,
     info: DomainInfo,
     name: String,
-) -> Result<Option<Explained>, EngineError> {
+) -> Result<Option<Explained>, Failure> {
     let uuid = Uuid::from_bytes(info.handle).hyphenated().to_string();
     let (files, dirs) = (&SystemFiles, &context.dirs);
     let Some(record) = admission::read(files, dirs, &uuid)? else {
         return Ok(None);
     };
-    let now = record.decide_again(files, dirs)?;
+    let now = record.decide_again(context.hv()?, files, dirs)?;
     Ok(Some(Explained {
         info,
         name,
