@@ -76,7 +76,7 @@ still_beats pv
 refused 'no file that could be replaced' xyl dump-core pv /dev/null
 refused 'control domain' xyl dump-core 0 "$scratch/zero"
 # A domain of xl's: nothing is kept of it.
-printf '%s\n' 'name = "of-xl"' 'type = "pvh"' "kernel = \"$guests/testguest\"" 'memory = 16' >"$scratch/of-xl.cfg"
+printf '%s\n' 'name = "of-xl"' 'type = "pvh"' "kernel = \"$guests/testguest\"" 'memory = 32' >"$scratch/of-xl.cfg"
 ok xl create -q "$scratch/of-xl.cfg"
 within 20 console_says of-xl 'testguest: ready'
 ls /run/xyl/vm >"$scratch/vms"
