@@ -97,6 +97,8 @@ pub struct ModelDomain {
     pub ports: BTreeMap<u32, DomId>,
     /// How often tools have paused it.
     pub pauses: u32,
+    /// Whether it was destroyed and somebody keeps it from going.
+    pub dying: bool,
     /// Why it shut down, if it has.
     pub shutdown: Option<ShutdownReason>,
     /// Whether its vCPUs have run.
@@ -140,6 +142,7 @@ impl ModelDomain {
             by_frame: BTreeMap::new(),
             ports: BTreeMap::new(),
             pauses: 1,
+            dying: false,
             shutdown: None,
             has_run: false,
             soft_resets: 0,
@@ -330,6 +333,13 @@ impl Model {
     pub fn shut_down(&self, domid: DomId, reason: ShutdownReason) {
         if let Some(domain) = self.state.borrow_mut().domains.get_mut(&domid.0) {
             domain.shutdown = domain.shutdown.or(Some(reason));
+        }
+    }
+
+    /// A domain is destroyed while somebody maps a page of it: it stays.
+    pub fn linger(&self, domid: DomId) {
+        if let Some(domain) = self.state.borrow_mut().domains.get_mut(&domid.0) {
+            domain.dying = true;
         }
     }
 
@@ -805,6 +815,13 @@ impl Hypervisor for Model {
     fn destroy_domain(&self, domid: DomId, _deadline: Instant) -> Result<()> {
         self.called("destroy_domain", Some(domid), 1)?;
         let mut state = self.state.borrow_mut();
+        if state
+            .domains
+            .get(&domid.0)
+            .is_some_and(|domain| domain.dying)
+        {
+            return Ok(());
+        }
         let domain = state
             .domains
             .remove(&domid.0)
@@ -1254,6 +1271,7 @@ fn info(domid: DomId, domain: &ModelDomain) -> DomainInfo {
             running: domid == DomId::ZERO,
             blocked: domain.is_running() && domid != DomId::ZERO,
             shutdown: domain.shutdown.is_some(),
+            dying: domain.dying,
             ..DomainFlags::default()
         },
         shutdown_reason: domain.shutdown,

@@ -721,7 +721,7 @@ fn every_error_of_every_call() {
 /// Faults planted in the engine, one for each kind of look: the seeds must find them.
 #[test]
 fn planted_faults_are_found() {
-    const LIMIT: u64 = 2000;
+    const LIMIT: u64 = 20_000;
     let mutants = [
         ("a missing undo", Sabotage::Forget("destroy_domain")),
         ("a missing undo of files", Sabotage::Forget("remove_folder")),

@@ -74,7 +74,8 @@ impl Standby {
             -1 => Err(io::Error::last_os_error()),
             0 => {
                 let fds = [input.as_raw_fd(), output.as_raw_fd(), output.as_raw_fd()];
-                become_program(fds, wait.as_raw_fd(), &program.path, &args, &env)
+                let pipe = (wait.as_raw_fd(), go.as_raw_fd());
+                become_program(fds, pipe, &program.path, &args, &env)
             }
             pid => Ok(Standby { pid, _go: go }),
         }
@@ -112,7 +113,7 @@ fn pointers(words: &[CString]) -> Vec<*const c_char> {
 /// In the child: waits to be let go, and becomes the program. Nothing but system calls, no memory asked for.
 fn become_program(
     fds: [RawFd; 3],
-    wait: RawFd,
+    (wait, go): (RawFd, RawFd),
     path: &CString,
     args: &[*const c_char],
     env: &[*const c_char],
@@ -121,6 +122,8 @@ fn become_program(
     // SAFETY: these calls take numbers, addresses of the local `byte` and of words that the caller keeps, lists
     // that end with a null, and no other memory. `_exit` runs nothing of the parent's.
     unsafe {
+        // The parent's end: as long as it is open here, the wait has no end.
+        libc::close(go);
         libc::setpgid(0, 0);
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         // First out of the way of where they go: a standard file of the parent's may have been closed.
@@ -131,13 +134,30 @@ fn become_program(
                 libc::_exit(NO_PROGRAM);
             }
         }
-        libc::syscall(libc::SYS_close_range, GO + 1, libc::c_uint::MAX, 0);
+        if libc::syscall(libc::SYS_close_range, GO + 1, libc::c_uint::MAX, 0) != 0 {
+            close_one_by_one(GO + 1);
+        }
         while libc::read(GO, ptr::from_mut(&mut byte).cast(), 1) < 0
             && *libc::__errno_location() == libc::EINTR
         {}
         libc::close(GO);
         libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr());
         libc::_exit(NO_PROGRAM)
+    }
+}
+
+/// Where there is no `close_range` (it came with Linux 5.9, and a filter may refuse it).
+fn close_one_by_one(first: RawFd) {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is a local structure of the kind that the call fills.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    let end = RawFd::try_from(limit.rlim_cur).unwrap_or(RawFd::MAX);
+    for fd in first..end {
+        // SAFETY: nothing in this child uses a descriptor from `first` on any more.
+        unsafe { libc::close(fd) };
     }
 }
 

@@ -18,6 +18,7 @@ use crate::kernel::{Kernel, Program};
 use crate::libxl_config::Unsupported;
 use crate::monitor::Vm;
 use crate::plan::{self, Planned};
+use crate::watchers;
 use crate::{
     EngineError, Host, Owner, destroy, domains, libxl_config, record, topology, xl_process,
 };
@@ -130,9 +131,12 @@ pub fn adopt(
         let text = planned.config_text();
         record::write(&*host.files, &host.dirs, &vm_text(vm), &text)?;
     }
+    // From here on whoever looks starts a monitor, should this process die.
+    watchers::want(&*host.files, &host.dirs, uuid)?;
     let ended = end_xls(host, kernel, vm);
     if ended.is_err() && !is_ours {
         // It stays xl's, then.
+        watchers::dismiss(&*host.files, &host.dirs, uuid)?;
         record::remove(&*host.files, &host.dirs, &vm_text(vm))?;
     }
     let ended = ended?;

@@ -36,13 +36,17 @@ pub fn destroy(host: &mut Host, domid: DomId, force: bool) -> Result<(), EngineE
     let info = find(host, domid)?;
     let uuid = Uuid::from_bytes(info.handle);
     let owner = Owner::take(host, uuid)?;
-    if owner.has_waited || owner.recovered.is_some() {
-        // Another process had its turn: the domain may be gone, and its number another's.
-        match host.hv.domain_info(domid)? {
-            Some(now) if now.handle == info.handle && !now.flags.dying => {}
-            _ => return Ok(()),
+    // Another process may have had its turn: the domain may be gone, and its number another's.
+    let had_its_turn = owner.has_waited || owner.recovered.is_some();
+    let info = match host.hv.domain_info(domid)? {
+        Some(now) if now.handle != info.handle => return Ok(()),
+        Some(now) if !now.flags.dying => now,
+        Some(_) if domains::lives(&*host.hv, info.handle)? => {
+            return end_leftover(host, domid, uuid);
         }
-    }
+        Some(now) if !had_its_turn => now,
+        _ => return Ok(()),
+    };
     if !force {
         refuse_foreign_devices(host, &info)?;
     }
@@ -52,6 +56,21 @@ pub fn destroy(host: &mut Host, domid: DomId, force: bool) -> Result<(), EngineE
     draft.old = Some(domid);
     let cancel = Cancel::new();
     owner.carry_out(Kind::Destroy, "", args, &mut draft, &cancel, &mut |_| ())
+}
+
+/// Ends what is left of an earlier domain of a VM that lives on in another: what the VM has stays.
+fn end_leftover(host: &mut Host, domid: DomId, uuid: Uuid) -> Result<(), EngineError> {
+    let uuid = uuid.hyphenated().to_string();
+    let vm = tree::vm_path(&uuid);
+    let mut batch = Batch::new();
+    for root in tree::roots(domid, &uuid).iter().filter(|root| **root != vm) {
+        batch.rm(&Path::new(root).map_err(xenstore::Error::from)?);
+    }
+    host.store
+        .transaction(|transaction| transaction.run(&batch).map(drop))?;
+    userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, &uuid)?;
+    let deadline = host.clock.now() + END_LIMIT;
+    end_domain(host, domid, deadline)
 }
 
 fn find(host: &Host, domid: DomId) -> Result<DomainInfo, EngineError> {
@@ -272,5 +291,45 @@ pub(crate) fn children(host: &mut Host, folder: &Path) -> Result<Vec<String>, En
     match host.store.directory(folder) {
         Err(xenstore::Error::NotFound { .. }) => Ok(Vec::new()),
         other => Ok(other?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::pv_request;
+    use crate::{Dirs, watchers};
+    use xen_build::model::Model;
+    use xen_port::Hypervisor;
+    use xenstore::mem::MemStore;
+
+    #[test]
+    fn what_is_left_of_an_earlier_domain_takes_nothing_of_the_vm_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (hv, uuid) = (Model::new(64), Uuid::from_bytes([7; 16]));
+        let earlier = hv.create_domain(&pv_request(*uuid.as_bytes())).unwrap();
+        hv.linger(earlier);
+        let now = hv.create_domain(&pv_request(*uuid.as_bytes())).unwrap();
+        let store = MemStore::new().client(0).unwrap();
+        let mut host = Host::new(Box::new(hv.clone()), store, Dirs::below(folder.path()));
+        let text = uuid.hyphenated().to_string();
+        record::write(&*host.files, &host.dirs, &text, "name = \"g\"\n").unwrap();
+        watchers::want(&*host.files, &host.dirs, uuid).unwrap();
+        let vm = Path::new(&tree::vm_path(&text)).unwrap();
+        let old = Path::domain(earlier.0).join("name").unwrap();
+        for node in [&vm, &old] {
+            host.store.write(node, b"g").unwrap();
+        }
+        destroy(&mut host, earlier, false).unwrap();
+        assert!(record::read(&*host.files, &host.dirs, &text).is_ok());
+        assert!(host.dirs.watch(uuid).exists());
+        assert!(host.store.read_opt(&vm).unwrap().is_some());
+        assert_eq!(host.store.read_opt(&old).unwrap(), None);
+        let found = domains::find_uuid(&hv, *uuid.as_bytes()).unwrap();
+        assert_eq!(found.info.domid, now);
+        // The last one takes all.
+        destroy(&mut host, now, false).unwrap();
+        assert!(record::read(&*host.files, &host.dirs, &text).is_err());
+        assert!(!host.dirs.watch(uuid).exists());
     }
 }

@@ -100,11 +100,17 @@ pub fn find_number(hv: &dyn Hypervisor, number: u64) -> Result<Domain, EngineErr
         .ok_or_else(|| EngineError::NoSuchDomain(number.to_string()))
 }
 
-/// Finds the domain with a UUID.
+/// Whether a VM has a domain that is not about to go.
+pub(crate) fn lives(hv: &dyn Hypervisor, handle: [u8; 16]) -> Result<bool, EngineError> {
+    let lives = |info: &DomainInfo| info.handle == handle && !info.flags.dying;
+    Ok(list(hv)?.iter().any(lives))
+}
+
+/// Finds the domain with a UUID: the one that lives, where an earlier one of the VM is still about to go.
 pub fn find_uuid(hv: &dyn Hypervisor, handle: [u8; 16]) -> Result<Domain, EngineError> {
-    list(hv)?
-        .into_iter()
-        .find(|info| info.handle == handle)
+    let found = list(hv)?.into_iter().filter(|info| info.handle == handle);
+    found
+        .min_by_key(|info| (info.flags.dying, info.domid))
         .map(|info| Domain { info, name: None })
         .ok_or_else(|| EngineError::NoSuchDomain(format!("uuid={}", uuid_text(&handle))))
 }

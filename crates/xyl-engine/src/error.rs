@@ -189,6 +189,19 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// What stopped an operation, where a step of one has failed; else the error itself.
+    pub fn cause(&self) -> &EngineError {
+        match self {
+            EngineError::Step(failure) => failure.cause.cause(),
+            other => other,
+        }
+    }
+
+    /// Whether the connection to xenstored is lost, so that nothing can be done by this process any more.
+    pub fn is_connection_lost(&self) -> bool {
+        matches!(self.cause(), EngineError::Store(error) if error.is_connection_lost())
+    }
+
     /// An error about a file.
     pub fn io(op: &'static str, path: &Path, source: std::io::Error) -> EngineError {
         EngineError::Io {

@@ -20,6 +20,11 @@ use crate::{EngineError, Host, Owner, brake, destroy, dump_core, ops, owner, rec
 /// How often the domain is looked at when xenstored stays silent: a lost event delays, and no more.
 const RECHECK_EVERY: Duration = Duration::from_secs(3600);
 
+/// How long a domain that something is missing of is left alone.
+const PAUSE: Duration = Duration::from_secs(2);
+/// What is said of a restart that has failed.
+const NOT_RESTARTED: &str = "not restarted";
+
 /// Token of the watch that tells of domains' ends.
 const END_TOKEN: &str = "xyl-end";
 /// Token of the watch on the domain's name.
@@ -54,7 +59,7 @@ pub fn watch_with(
     };
     let outcome = watch_at(host, vm, &post, log);
     match &outcome {
-        Err(EngineError::Store(error)) if error.is_connection_lost() => {}
+        Err(error) if error.is_connection_lost() => {}
         _ => post.abolish(host),
     }
     outcome
@@ -68,28 +73,27 @@ fn watch_at(
 ) -> Result<(), EngineError> {
     host.store.watch(&Path::release_domain(), END_TOKEN)?;
     let mut resets = Tally::default();
-    if ops::is_orphaned(&*host.files, &host.dirs, &*host.process, vm.uuid) {
-        // The one before has died in the middle of something.
-        let owner = Owner::take(host, vm.uuid)?;
-        if let Some(recovered) = &owner.recovered {
-            log(&recovered.line());
-        }
-    }
+    finish_what_was_begun(host, vm, log)?;
     // The number may be that of a domain of long ago.
     vm.domid = domain_of(host, vm.uuid)?.unwrap_or(vm.domid);
     loop {
         watch_name(host, vm)?;
-        let next = next_action(host, vm, &mut resets, log)?;
+        let begun = finish_what_was_begun(host, vm, log);
+        let next = begun.and_then(|()| next_action(host, vm, &mut resets, log));
         forget_name(host, vm)?;
         let next = match next {
-            Some((action, planned)) => act(host, vm, action, &planned, log)?,
-            None => After::Gone,
+            Ok(Some((action, planned))) => act(host, vm, action, &planned, log)?,
+            Ok(None) => After::Gone,
+            Err(cause) => After::Failed("cannot look after it", cause),
         };
         vm.domid = match next {
             After::Next(domid) => domid,
             After::End => return Ok(()),
-            After::Failed(cause) => match try_again(host, vm, &cause, log)? {
-                true => vm.domid,
+            After::Failed(what, cause) => match try_again(host, vm, (what, &cause), log)? {
+                true => {
+                    wait_out(host, vm)?;
+                    vm.domid
+                }
                 false => return Err(cause),
             },
             After::Gone => match after_the_domain(host, vm, post, log)? {
@@ -100,6 +104,22 @@ fn watch_at(
     }
 }
 
+/// Goes on with an operation that stands still: whoever began it has died, or could not go on.
+fn finish_what_was_begun(
+    host: &mut Host,
+    vm: Vm,
+    log: &mut dyn FnMut(&str),
+) -> Result<(), EngineError> {
+    if !ops::is_orphaned(&*host.files, &host.dirs, &*host.process, vm.uuid) {
+        return Ok(());
+    }
+    let owner = Owner::take(host, vm.uuid)?;
+    if let Some(recovered) = &owner.recovered {
+        log(&recovered.line());
+    }
+    Ok(())
+}
+
 /// What there is once the configuration's action was taken.
 enum After {
     /// The VM's next domain, or the same one, which has to be looked at again.
@@ -108,8 +128,8 @@ enum After {
     End,
     /// The domain is not there any more.
     Gone,
-    /// The VM's restart has failed.
-    Failed(EngineError),
+    /// What was to be done has failed: the words for that, and why.
+    Failed(&'static str, EngineError),
 }
 
 /// Waits until the VM's domain has ended, and says what to do then; `None` when it is gone. A domain
@@ -193,6 +213,11 @@ fn after_the_domain(
         let owner = Owner::take(host, vm.uuid)?;
         if let Some(domid) = domain_of(host, vm.uuid)? {
             log(&format!("the VM is domain {domid} now"));
+            if domid == vm.domid {
+                // Something of it is missing, and would be missed again at once.
+                drop(owner);
+                host.wait_for_event(PAUSE)?;
+            }
             return Ok(Some(domid));
         }
         if !restart::is_owed(host, vm.uuid)? {
@@ -213,7 +238,7 @@ fn after_the_domain(
             }
             Err(EngineError::UuidTaken { domid, .. }) => return Ok(Some(domid)),
             Err(cause) => {
-                if !try_again(host, vm, &cause, log)? {
+                if !try_again(host, vm, (NOT_RESTARTED, &cause), log)? {
                     return Err(cause);
                 }
             }
@@ -221,20 +246,21 @@ fn after_the_domain(
     }
 }
 
-/// A restart has failed: whether it is to be tried again, after a pause. If not, the record is put aside
+/// Something has failed: whether it is to be tried again, after a pause. If not, the record is put aside
 /// for whoever repairs what is wrong.
 fn try_again(
     host: &mut Host,
     vm: Vm,
-    cause: &EngineError,
+    (what, cause): (&str, &EngineError),
     log: &mut dyn FnMut(&str),
 ) -> Result<bool, EngineError> {
-    if matches!(cause, EngineError::Store(error) if error.is_connection_lost()) {
+    if cause.is_connection_lost() {
         return Ok(false);
     }
-    if let Some(brake) = brake::of_failure(host, vm)? {
+    let is_cancelled = matches!(cause.cause(), EngineError::Cancelled);
+    if !is_cancelled && let Some(brake) = brake::of_failure(host, vm)? {
         log(&format!(
-            "not restarted: {cause}. The next try follows in {} s, for {}",
+            "{what}: {cause}. The next try follows in {} s, for {}",
             brake.left(&*host.clock).as_secs(),
             brake.why()
         ));
@@ -251,11 +277,24 @@ fn try_again(
             format!("to start it again: xyl create {}", path.display())
         }
     };
-    log(&format!(
-        "not restarted, after {} tries: {cause}. {kept}",
-        brake::TRIES
-    ));
+    let tries = match is_cancelled {
+        true => String::new(),
+        false => format!(", after {} tries", brake::TRIES),
+    };
+    log(&format!("{what}{tries}: {cause}. {kept}"));
     Ok(false)
+}
+
+/// Waits until the next try is due.
+fn wait_out(host: &mut Host, vm: Vm) -> Result<(), EngineError> {
+    while let Some(due) = brake::read(&*host.files, &host.dirs, vm.uuid) {
+        let left = due.left(&*host.clock);
+        if left == Duration::ZERO {
+            break;
+        }
+        host.wait_for_event(left)?;
+    }
+    Ok(())
 }
 
 /// What to type for a VM whose ended domain is in the way.
@@ -345,8 +384,10 @@ fn act(
         // A soft reset is no end: `next_action` does it.
         Action::Preserve | Action::SoftReset => return Ok(After::End),
         Action::Destroy => {
-            destroy::destroy(host, vm.domid, false)?;
-            return Ok(After::End);
+            return Ok(match destroy::destroy(host, vm.domid, false) {
+                Ok(()) => After::End,
+                Err(cause) => After::Failed("not destroyed", cause),
+            });
         }
         Action::Restart => false,
         Action::RenameRestart => true,
@@ -375,7 +416,7 @@ fn act(
             ));
             Err(cause)
         }
-        Err(cause) => Ok(After::Failed(cause)),
+        Err(cause) => Ok(After::Failed(NOT_RESTARTED, cause)),
     }
 }
 
@@ -444,6 +485,43 @@ mod tests {
             let next = make_domain(hv, uuid);
             hv.shut_down(next, ShutdownReason::Poweroff);
         }));
+    }
+
+    /// Watches over a VM that powers itself off, with one call to Xen failing; what the log says, and the number of
+    /// the call that destroys.
+    fn power_off(failing: Option<usize>) -> (Vec<String>, Option<usize>) {
+        let folder = tempfile::tempdir().unwrap();
+        let (hv, uuid) = (Model::new(64), Uuid::from_bytes([7; 16]));
+        let domid = make_domain(&hv, uuid);
+        hv.shut_down(domid, ShutdownReason::Poweroff);
+        let mut host = host(&hv, folder.path());
+        let text = uuid.hyphenated().to_string();
+        let record = RECORD.replace("preserve", "destroy");
+        record::write(&*host.files, &host.dirs, &text, &record).unwrap();
+        hv.forget_calls();
+        if let Some(number) = failing {
+            hv.fail_at(number, xen_port::Errno::EIO);
+        }
+        let mut lines = Vec::new();
+        watch(&mut host, Vm { domid, uuid }, &mut |line| {
+            lines.push(line.to_owned());
+        })
+        .unwrap();
+        assert!(hv.domain(domid).is_none() && !host.dirs.watch(uuid).exists());
+        let calls = hv.calls();
+        let number = calls.iter().position(|call| call.op == "destroy_domain");
+        (lines, number)
+    }
+
+    #[test]
+    fn a_destroy_that_fails_is_tried_again() {
+        let (lines, number) = power_off(None);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let (lines, _) = power_off(number);
+        assert!(
+            lines.iter().any(|line| line.starts_with("not destroyed")),
+            "{lines:?}"
+        );
     }
 
     #[test]

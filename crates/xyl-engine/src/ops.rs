@@ -105,7 +105,7 @@ pub(crate) fn holder(host: &Host, uuid: Uuid, now: SystemTime) -> String {
     )
 }
 
-/// Whether the process has died that a VM's journal says is at work on it.
+/// Whether a VM's journal says that somebody is at work on it who is not: a process that has died, or this one.
 pub(crate) fn is_orphaned(
     files: &dyn Files,
     dirs: &Dirs,
@@ -114,8 +114,9 @@ pub(crate) fn is_orphaned(
 ) -> bool {
     let contents = xyl_saga::load(files, &dirs.journal(uuid)).unwrap_or_default();
     let past = Past::of(&contents);
-    past.under_way()
-        .is_some_and(|operation| !process.is_running(operation.pid))
+    past.under_way().is_some_and(|operation| {
+        operation.pid == process.id() || !process.is_running(operation.pid)
+    })
 }
 
 impl VmOps {

@@ -22,6 +22,7 @@ use crate::cli::GlobalArgs;
 use crate::console::Folders;
 use crate::error::{Failure, Outcome, indented};
 use crate::output::{Out, printable, stderr_is_terminal};
+use crate::tell;
 use crate::words::is_on;
 use crate::xlconf;
 
@@ -100,11 +101,11 @@ fn simulated_host(value: &Path) -> Result<Option<SimulatedHost>, Failure> {
         .power_on(&program, &["simulated-host"])
         .map_err(from_machine)?;
     if is_new {
-        eprintln!(
+        tell::line(format_args!(
             "xyl: the simulated host in {} is on now; a guest to try: xyl create {}",
             host.folder().display(),
             host.example().display()
-        );
+        ));
     }
     Ok(Some(host))
 }
@@ -437,7 +438,7 @@ fn message(timestamps: bool, kind: &str, text: &str) {
     } else {
         String::new()
     };
-    eprintln!("{stamp}xyl: {kind}{}", indented(text));
+    tell::line(format_args!("{stamp}xyl: {kind}{}", indented(text)));
 }
 
 /// The time and this process's number, as xl's -T puts them before a message.
@@ -461,10 +462,18 @@ impl Waiting {
     pub fn tick(&self) -> impl FnMut(Duration) + '_ {
         move |spent| {
             if self.in_place {
-                eprint!("\rxyl: waiting {} ({} s) ", self.what, spent.as_secs());
+                tell::part(format_args!(
+                    "\rxyl: waiting {} ({} s) ",
+                    self.what,
+                    spent.as_secs()
+                ));
                 self.line_open.set(true);
             } else if self.shows && spent.as_secs() % 10 == 1 {
-                eprintln!("xyl: waiting {} ({} s)", self.what, spent.as_secs());
+                tell::line(format_args!(
+                    "xyl: waiting {} ({} s)",
+                    self.what,
+                    spent.as_secs()
+                ));
             }
         }
     }
@@ -472,7 +481,7 @@ impl Waiting {
     /// Clears the line for another message.
     pub fn pause(&self) {
         if self.line_open.replace(false) {
-            eprint!("\r{}\r", " ".repeat(self.what.len() + 32));
+            tell::part(format_args!("\r{}\r", " ".repeat(self.what.len() + 32)));
         }
     }
 }

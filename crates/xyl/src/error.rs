@@ -11,6 +11,7 @@ use xyl_engine::EngineError;
 
 use crate::console::ConsoleError;
 use crate::output::{printable, stderr_is_terminal};
+use crate::tell;
 use crate::words::WordError;
 
 /// Outcome of a command.
@@ -264,7 +265,7 @@ pub fn report(failure: &Failure, as_json: bool) -> ExitCode {
         } else {
             format!("xyl: error: {}", indented(&failure.to_string()))
         };
-        eprintln!("{text}");
+        tell::line(format_args!("{text}"));
     }
     exit.into()
 }

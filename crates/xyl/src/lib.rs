@@ -4,6 +4,8 @@
 //! prefix, [`cli`] lets clap parse the rest, and each file under `commands` does one command with
 //! the [`context::Context`] that opens Xen and xenstore when they are first needed.
 
+#![deny(clippy::print_stderr)]
+
 pub mod cli;
 pub mod commands;
 pub mod complete;
@@ -12,6 +14,7 @@ pub mod context;
 pub mod error;
 pub mod interrupts;
 pub mod output;
+pub mod tell;
 pub mod words;
 pub mod xlconf;
 
@@ -68,7 +71,7 @@ fn refuse(error: &clap::Error, as_json: bool) -> ExitCode {
         );
     }
     if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        eprint!("xyl: ");
+        tell::part(format_args!("xyl: "));
     }
     // A message that cannot be shown is lost; the exit code still tells.
     let _ = error.print();

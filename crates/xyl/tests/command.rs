@@ -447,3 +447,17 @@ fn a_reader_that_has_gone_is_no_error() {
     assert_eq!(code(&output), 0);
     assert_eq!(stderr(&output), "");
 }
+
+#[test]
+fn an_error_that_nobody_can_read_still_ends_with_its_code() {
+    let full = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = xyl(&["create", "-n", "/no/such.cfg"])
+        .stderr(full)
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), code(&run(&["create", "-n", "/no/such.cfg"])));
+    assert_ne!(code(&output), 101);
+}

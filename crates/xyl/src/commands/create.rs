@@ -22,6 +22,7 @@ use crate::context::Context;
 use crate::error::{Failure, Outcome};
 use crate::interrupts::Interrupts;
 use crate::output::stderr_is_terminal;
+use crate::tell;
 use crate::xlconf;
 
 /// Create a domain from a configuration file
@@ -100,7 +101,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         return print_plan(context, &planned);
     }
     if args.debug {
-        eprintln!("{:#}", libxl_json(&planned.spec));
+        tell::line(format_args!("{:#}", libxl_json(&planned.spec)));
     }
     let mut host = context.open_host()?;
     let interrupts = Interrupts::catch()?;
@@ -145,6 +146,9 @@ fn create_now(
             monitor = Some(start_in_background(context, &planned.spec.name, vm)?);
         } else if args.no_monitor {
             watchers::dismiss(&SystemFiles, &context.dirs, uuid)?;
+        } else {
+            // This process will, if it lives until then.
+            watchers::want(&SystemFiles, &context.dirs, uuid)?;
         }
         Ok(())
     };
@@ -358,6 +362,9 @@ fn read(file: &Path, overrides: &[&str]) -> Result<Config, Failure> {
 
 fn show_warnings(report: &Report) {
     if !report.is_empty() {
-        eprintln!("{}", report.render(stderr_is_terminal()).trim_end());
+        tell::line(format_args!(
+            "{}",
+            report.render(stderr_is_terminal()).trim_end()
+        ));
     }
 }

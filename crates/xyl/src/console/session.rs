@@ -17,6 +17,7 @@ use xenstore::{Client, Path};
 use super::input::Pending;
 use super::terminal::RawTerminal;
 use super::{Console, ConsoleError, Ending, TOKEN, open_tty, tty_path};
+use crate::tell;
 
 /// How long the console of a domain that has shut down, and is kept, must be silent to count as
 /// ended: xenconsoled may still be on its way with the last bytes.
@@ -57,9 +58,9 @@ pub fn run(
 /// Tells a person why the session has ended.
 fn part(domain: &str, ending: Ending) {
     match ending {
-        Ending::Left => eprintln!("\nxyl: left the console of {domain}"),
-        Ending::ShutDown(_) => eprintln!("\nxyl: {domain} has shut down"),
-        Ending::Gone => eprintln!("\nxyl: {domain} has ended"),
+        Ending::Left => tell::line(format_args!("\nxyl: left the console of {domain}")),
+        Ending::ShutDown(_) => tell::line(format_args!("\nxyl: {domain} has shut down")),
+        Ending::Gone => tell::line(format_args!("\nxyl: {domain} has ended")),
         Ending::OutputClosed | Ending::Signal(_) => {}
     }
 }
@@ -174,7 +175,9 @@ impl<'a> Session<'a> {
     fn greet(&self) {
         if self.streams.interactive {
             let Console { domain, escape, .. } = &self.console;
-            eprint!("xyl: on the console of {domain}; {escape} leaves it\r\n");
+            tell::part(format_args!(
+                "xyl: on the console of {domain}; {escape} leaves it\r\n"
+            ));
         }
     }
 
