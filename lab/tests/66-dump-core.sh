@@ -117,7 +117,7 @@ other_domid() { local now && now=$(xl domid "$1" 2>/dev/null) && [ "$now" != "$2
 within 60 other_domid again "$first"
 within 20 console_says again 'testguest: ready'
 [ "$(stat -c %s $dumps/again)" -gt $((15 << 20)) ] || fail 'no core of again'
-matches "the core of domain $first is in $dumps/again: [0-9]+ bytes, 40[0-9]{2} pages" "$(cat /var/log/xen/xyl-again.log)"
+matches "the core of domain $first is in $dumps/again: [0-9]+ bytes, 4[01][0-9]{2} pages" "$(cat /var/log/xen/xyl-again.log)"
 start gone pv 'on_crash = "coredump-destroy"'
 tell gone 'panic'
 within 60 domain_gone gone
