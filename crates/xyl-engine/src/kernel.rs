@@ -164,11 +164,24 @@ impl Kernel {
         found
     }
 
-    /// The names of network interfaces.
-    pub fn interfaces(&self) -> Vec<String> {
+    /// The names of network interfaces that netback made, or a program by way of tun(4), as QEMU does. Whatever
+    /// its name, a VLAN or another interface that lies on top of one is none of them.
+    pub fn guest_interfaces(&self) -> Vec<String> {
         let mut found = names(&self.sys.join("class/net"));
+        found.retain(|name| self.is_of_netback_or_tun(name));
         found.sort_unstable();
         found
+    }
+
+    /// Netback's interfaces have a device on the bus xen-backend, and tun's a file `tun_flags`.
+    fn is_of_netback_or_tun(&self, name: &str) -> bool {
+        let folder = self.sys.join("class/net").join(name);
+        let bus = fs::read_link(folder.join("device/subsystem")).unwrap_or_default();
+        let is_netbacks = bus.file_name().is_some_and(|bus| bus == "xen-backend");
+        let is_on_another = names(&folder)
+            .iter()
+            .any(|entry| entry.starts_with("lower_"));
+        (is_netbacks || folder.join("tun_flags").exists()) && !is_on_another
     }
 
     /// The file behind a loop device, such as `loop0`; `None` where there is none.
@@ -325,6 +338,22 @@ pub(crate) fn pretend_process(
     for (number, target) in descriptors {
         std::os::unix::fs::symlink(target, folder.join("fd").join(number.to_string())).unwrap();
     }
+}
+
+/// An interface as the kernel shows one of netback's.
+#[cfg(test)]
+pub(crate) fn pretend_netback(root: &Path, name: &str) {
+    let device = root.join("sys/class/net").join(name).join("device");
+    fs::create_dir_all(&device).unwrap();
+    std::os::unix::fs::symlink("../../../bus/xen-backend", device.join("subsystem")).unwrap();
+}
+
+/// An interface as the kernel shows one of tun's.
+#[cfg(test)]
+pub(crate) fn pretend_tun(root: &Path, name: &str) {
+    let folder = root.join("sys/class/net").join(name);
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("tun_flags"), "0x1002\n").unwrap();
 }
 
 #[cfg(test)]

@@ -99,6 +99,12 @@ pub fn kept_path(dirs: &Dirs, uuid: &str) -> PathBuf {
     dirs.lib.join("kept").join(format!("{uuid}.cfg"))
 }
 
+/// Whether [`keep`] has kept the VM's configuration.
+pub(crate) fn is_kept(host: &Host, uuid: Uuid) -> bool {
+    let path = kept_path(&host.dirs, &uuid.hyphenated().to_string());
+    host.files.read(&path, RECORD_MAX_BYTES).is_ok()
+}
+
 /// Puts the record where nothing removes it but a create of the VM; the new path.
 pub(crate) fn keep(host: &Host, uuid: Uuid) -> Result<PathBuf, EngineError> {
     let uuid = uuid.hyphenated().to_string();

@@ -40,6 +40,16 @@ pub struct Recovered {
 }
 
 impl Recovered {
+    fn failed(uuid: Uuid, error: &EngineError) -> Recovered {
+        Recovered {
+            uuid,
+            name: String::new(),
+            domid: None,
+            what: format!("what was under way could not be finished: {error}"),
+            has_failed: true,
+        }
+    }
+
     /// A line about it.
     pub fn line(&self) -> String {
         let name = match self.name.as_str() {
@@ -63,57 +73,93 @@ pub fn all(host: &mut Host, stuck: bool) -> Result<Vec<Recovered>, EngineError> 
     let mut recovered = Vec::new();
     for name in names_in(host, &busy)? {
         match Uuid::try_parse(&name) {
-            Ok(uuid) => recovered.extend(one(host, uuid)?),
+            Ok(uuid) => recovered.extend(one(host, uuid)),
             // The file of a name that was being given; the lock itself died with its holder.
             Err(_) if name.starts_with(NAME_LOCK) => drop(try_lock(host, &busy.join(name))?),
             Err(_) => {}
         }
     }
-    if stuck {
-        for name in names_in(host, &host.dirs.vms_run())? {
-            if let Ok(uuid) = Uuid::try_parse(&name) {
-                recovered.extend(one(host, uuid)?);
-            }
+    if !stuck {
+        return Ok(recovered);
+    }
+    for uuid in vms_kept(host)? {
+        // What has failed already has been told.
+        if !recovered
+            .iter()
+            .any(|failed| failed.has_failed && failed.uuid == uuid)
+        {
+            recovered.extend(again(host, uuid));
         }
-        forget_the_gone(host)?;
     }
     Ok(recovered)
 }
 
-/// Removes the records of VMs that have no domain: xl has destroyed it while nobody watched, or the
+/// Tries once more what had ended with something left behind, and forgets a VM that is no more.
+fn again(host: &mut Host, uuid: Uuid) -> Option<Recovered> {
+    let recovered = one(host, uuid);
+    if recovered.as_ref().is_some_and(|one| one.has_failed) {
+        return recovered;
+    }
+    let forgotten = forget_if_gone(host, uuid);
+    let failure = forgotten.err().map(|error| Recovered::failed(uuid, &error));
+    failure.or(recovered)
+}
+
+/// Removes what is kept of a VM that has no domain: xl has destroyed it while nobody watched, or the
 /// host went down. One whose journal is damaged, or tells of a failure, is kept.
-fn forget_the_gone(host: &mut Host) -> Result<(), EngineError> {
-    for name in names_in(host, &host.dirs.lib.join("vm"))? {
-        let Ok(uuid) = Uuid::try_parse(&name) else {
-            continue;
-        };
-        // Whoever makes or restarts the VM has its lock.
-        let Some(_lock) = try_lock(host, &host.dirs.vm_lock(uuid))? else {
-            continue;
-        };
-        let has_domain = host
-            .hv
-            .domain_list()?
-            .iter()
-            .any(|info| &info.handle == uuid.as_bytes());
-        if !has_domain && is_settled(host, uuid)? {
-            owner::forget(host, uuid)?;
-        }
+fn forget_if_gone(host: &mut Host, uuid: Uuid) -> Result<(), EngineError> {
+    // Whoever makes or restarts the VM has its lock.
+    let Some(_lock) = try_lock(host, &host.dirs.vm_lock(uuid))? else {
+        return Ok(());
+    };
+    let infos = host.hv.domain_list()?;
+    let has_domain = infos.iter().any(|info| &info.handle == uuid.as_bytes());
+    if !has_domain && last_end(host, uuid)? == End::Well {
+        owner::forget(host, uuid)?;
     }
     Ok(())
 }
 
-/// Whether the last that was done with a VM was done in full, or its journal went with the host's run.
-pub(crate) fn is_settled(host: &Host, uuid: Uuid) -> Result<bool, EngineError> {
-    let is_damaged = host
+/// The VMs that have a record, or something of this run of the host.
+pub(crate) fn vms_kept(host: &Host) -> Result<Vec<Uuid>, EngineError> {
+    let mut kept = Vec::new();
+    for folder in [host.dirs.lib.join("vm"), host.dirs.vms_run()] {
+        for name in names_in(host, &folder)? {
+            kept.extend(Uuid::try_parse(&name));
+        }
+    }
+    kept.sort_unstable();
+    kept.dedup();
+    Ok(kept)
+}
+
+/// How the last that was done with a VM's domain has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// In full, or its journal went with the host's run.
+    Well,
+    /// It failed or was taken back, or its journal was set aside.
+    Badly,
+    /// It has not.
+    NotYet,
+}
+
+/// How the last that was done with a VM has ended, by its journal.
+pub(crate) fn last_end(host: &Host, uuid: Uuid) -> Result<End, EngineError> {
+    let was_damaged = host
         .files
         .read(&damaged(&host.dirs, uuid), u64::from(u32::MAX))
         .is_ok();
     let contents = xyl_saga::load(&*host.files, &host.dirs.journal(uuid))?;
     let past = Past::of(&contents);
-    let last = ops::last_of_domain(&past);
-    let is_done = last.is_none_or(|last| last.outcome == Some(Outcome::Done));
-    Ok(!is_damaged && contents.damage.is_none() && is_done)
+    let last = ops::last_of_domain(&past).map(|last| last.outcome);
+    Ok(match last {
+        _ if contents.damage.is_some() => End::NotYet,
+        Some(None) => End::NotYet,
+        _ if was_damaged => End::Badly,
+        None | Some(Some(Outcome::Done)) => End::Well,
+        Some(Some(Outcome::Undone | Outcome::Failed)) => End::Badly,
+    })
 }
 
 /// Where a journal goes that cannot be read.
@@ -166,22 +212,25 @@ fn lock_of_vm(host: &Host, uuid: Uuid) -> Result<Option<Box<dyn Lock>>, EngineEr
 
 /// Finishes what was under way with one VM, unless a process that lives has it. What fails with this
 /// VM is told, and does not keep the others from being looked at.
-fn one(host: &mut Host, uuid: Uuid) -> Result<Option<Recovered>, EngineError> {
-    let Some(lock) = lock_of_vm(host, uuid)? else {
-        return Ok(None);
-    };
+fn one(host: &mut Host, uuid: Uuid) -> Option<Recovered> {
+    let recovered = lock_of_vm(host, uuid).and_then(|lock| match lock {
+        Some(lock) => finish_locked(host, uuid, lock),
+        None => Ok(None),
+    });
+    recovered.unwrap_or_else(|error| Some(Recovered::failed(uuid, &error)))
+}
+
+fn finish_locked(
+    host: &mut Host,
+    uuid: Uuid,
+    lock: Box<dyn Lock>,
+) -> Result<Option<Recovered>, EngineError> {
     let finished = record::remove_unfinished(host, uuid).and_then(|()| finish(host, uuid));
     match finished {
         Ok(left) => Ok(left.recovered),
         Err(error) => {
             lock.leave();
-            Ok(Some(Recovered {
-                uuid,
-                name: String::new(),
-                domid: None,
-                what: format!("what was under way could not be finished: {error}"),
-                has_failed: true,
-            }))
+            Err(error)
         }
     }
 }

@@ -65,10 +65,13 @@ fn is_whole(host: &mut Host, info: &DomainInfo) -> Result<bool, EngineError> {
     Ok(has_userdata && host.store.is_introduced(info.domid.0)?)
 }
 
-/// Whether a process of ours is making it, or a journal knows of it: then `xyl recover` sees to it.
+/// Whether a process of ours is making it, or a journal knows of it: then `xyl recover` sees to it, and says
+/// what is wrong with a journal that cannot be read.
 fn is_worked_on(host: &Host, uuid: Uuid) -> Result<bool, EngineError> {
-    let journal = xyl_saga::load(&*host.files, &host.dirs.journal(uuid))?;
-    let is_known = journal.damage.is_some() || !journal.entries.is_empty();
+    let journal = xyl_saga::load(&*host.files, &host.dirs.journal(uuid));
+    let is_known = journal.map_or(true, |journal| {
+        journal.damage.is_some() || !journal.entries.is_empty()
+    });
     Ok(is_known || look::is_held(host, &host.dirs.vm_lock(uuid))?)
 }
 

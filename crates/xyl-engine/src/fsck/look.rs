@@ -14,7 +14,8 @@ use crate::adopt::is_monitor;
 use crate::destroy::children;
 use crate::holders::{backend_folders, qemus};
 use crate::kernel::{Kernel, Program};
-use crate::{EngineError, Host, names, recover};
+use crate::recover::{self, End};
+use crate::{EngineError, Host, names, record};
 
 /// What there is, before it is known which domains there are.
 struct Traces {
@@ -89,10 +90,10 @@ impl Traces {
             nodes,
             backends,
             userdata,
-            vms: vms_kept(host)?,
+            vms: recover::vms_kept(host)?,
             damaged: recover::names_in(host, &host.dirs.run.join("damaged"))?,
             interfaces: kernel
-                .interfaces()
+                .guest_interfaces()
                 .into_iter()
                 .filter_map(|name| interface_of(&name).map(|domid| (name, domid)))
                 .collect(),
@@ -171,18 +172,6 @@ fn interface_of(name: &str) -> Option<DomId> {
     let devid = devid.strip_suffix("-emu").unwrap_or(devid);
     devid.parse::<u32>().ok()?;
     domid_of(domid)
-}
-
-fn vms_kept(host: &Host) -> Result<Vec<Uuid>, EngineError> {
-    let mut kept = Vec::new();
-    for folder in [host.dirs.lib.join("vm"), host.dirs.vms_run()] {
-        for name in recover::names_in(host, &folder)? {
-            kept.extend(Uuid::try_parse(&name));
-        }
-    }
-    kept.sort_unstable();
-    kept.dedup();
-    Ok(kept)
 }
 
 /// Whether somebody has a lock. What a dead holder has left stays where it is: it tells of what was under way.
@@ -410,28 +399,45 @@ fn records(host: &Host, traces: &Traces, domains: &Domains) -> Result<Vec<Findin
         if has_monitor || is_held(host, &host.dirs.vm_lock(*uuid))? {
             continue;
         }
-        let is_settled = recover::is_settled(host, *uuid)?;
-        let finding = Finding::removable(
-            Leak::Record(*uuid, is_settled),
-            format!(
-                "record of a VM without a domain: {}",
-                host.dirs.vm(&uuid.to_string()).display()
-            ),
-            "its domain was destroyed while nobody watched, or the host went down".to_owned(),
-        );
-        found.push(match is_settled {
-            true => finding,
-            false => Finding {
-                cause: vec![format!(
-                    "the last operation on it did not end well: `xyl ops show {uuid}`"
-                )],
-                remedy: "`xyl recover` tries again; its configuration is kept, for `xyl create`"
-                    .to_owned(),
-                ..finding
-            },
-        });
+        found.extend(record_of(host, *uuid));
     }
     Ok(found)
+}
+
+/// What is kept of a VM without a domain; `None` where it is kept on purpose.
+fn record_of(host: &Host, uuid: Uuid) -> Option<Finding> {
+    let has_record = !record::is_absent(host, uuid);
+    let folder = match has_record {
+        true => host.dirs.vm(&uuid.hyphenated().to_string()),
+        false => host.dirs.vm_run(uuid),
+    };
+    let end = recover::last_end(host, uuid);
+    let finding = Finding::removable(
+        Leak::Record(uuid, matches!(end, Ok(End::Well))),
+        format!("record of a VM without a domain: {}", folder.display()),
+        "its domain was destroyed while nobody watched, or the host went down".to_owned(),
+    );
+    match end {
+        Ok(End::Well) => Some(finding),
+        // A restart was given up. The configuration was put aside, and `xyl ops` tells why.
+        Ok(End::Badly) if !has_record && record::is_kept(host, uuid) => None,
+        Ok(End::Badly | End::NotYet) => Some(Finding {
+            cause: vec![format!(
+                "the last operation on it did not end well: `xyl ops show {uuid}`"
+            )],
+            remedy: match has_record {
+                true => "`xyl recover` tries again; its configuration is kept, for `xyl create`",
+                false => "`xyl recover` tries again",
+            }
+            .to_owned(),
+            ..finding
+        }),
+        Err(error) => Some(Finding {
+            cause: vec![error.to_string()],
+            remedy: "put right what the cause names, then `xyl recover`".to_owned(),
+            ..finding
+        }),
+    }
 }
 
 fn damaged(traces: &Traces) -> Vec<Finding> {

@@ -50,8 +50,7 @@ pub(super) fn all(
 
 /// `recover` has removed it, unless the VM's last operation did not end well.
 fn record(host: &Host, uuid: Uuid, failed: Option<String>) -> Result<Option<String>, EngineError> {
-    let text = uuid.hyphenated().to_string();
-    let is_there = recover::names_in(host, &host.dirs.lib.join("vm"))?.contains(&text);
+    let is_there = recover::vms_kept(host)?.contains(&uuid);
     let kept = || "kept, since the last operation on the VM did not end well".to_owned();
     Ok(failed.or_else(|| is_there.then(kept)))
 }
@@ -76,7 +75,7 @@ fn one(host: &mut Host, kernel: &Kernel, leak: &Leak) -> Result<Option<String>, 
                 return Ok(Some(CHANGED.to_owned()));
             }
             // It may have gone with its backend's nodes.
-            match kernel.interfaces().contains(name) {
+            match kernel.guest_interfaces().contains(name) {
                 true => run("ip", &["link", "delete", name]),
                 false => Ok(None),
             }

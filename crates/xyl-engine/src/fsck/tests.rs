@@ -7,9 +7,10 @@ use xen_build::model::Model;
 use xen_port::{DomId, Hypervisor};
 use xenstore::mem::MemStore;
 use xenstore::{Client, Path, Tree};
+use xyl_saga::{Begin, Contents, Facts, Journal, Outcome, Record};
 
 use super::*;
-use crate::kernel::pretend_process;
+use crate::kernel::{pretend_netback, pretend_process, pretend_tun};
 use crate::testing::pv_request;
 use crate::{Dirs, record};
 
@@ -46,7 +47,7 @@ impl World {
         world.host.store.introduce(domid.0, 1, 1).unwrap();
         let (files, dirs) = (&*world.host.files, &world.host.dirs);
         record::write(files, dirs, &UUID.to_string(), "name = \"g\"\n").unwrap();
-        std::fs::create_dir_all(world.root.path().join("sys/class/net/vif1.0")).unwrap();
+        pretend_netback(world.root.path(), "vif1.0");
         let domid = domid.to_string();
         pretend_process(
             world.root.path(),
@@ -72,6 +73,37 @@ impl World {
         let path = self.root.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
+    }
+
+    /// A journal of one operation that has ended.
+    fn journal(&mut self, uuid: Uuid, kind: &str, outcome: Outcome) {
+        let host = &self.host;
+        let mut journal =
+            Journal::open(&*host.files, &host.dirs.journal(uuid), &Contents::default()).unwrap();
+        let begin = Begin {
+            id: "1".to_owned(),
+            kind: kind.to_owned(),
+            uuid: uuid.to_string(),
+            name: "gone".to_owned(),
+            pid: 1,
+            args: Facts::new(),
+        };
+        let name = "a step".to_owned();
+        let step = Record::Step { name: name.clone() };
+        let end = match outcome {
+            Outcome::Done => Record::Done {
+                name,
+                made: Facts::new(),
+            },
+            Outcome::Undone | Outcome::Failed => Record::Failed {
+                name,
+                cause: "no memory".to_owned(),
+            },
+        };
+        for record in [Record::Begin(begin), step, end, Record::Ended { outcome }] {
+            journal.note(&*host.clock, record);
+        }
+        journal.flush().unwrap();
     }
 
     fn kernel(&self) -> Kernel {
@@ -236,8 +268,11 @@ fn qemus_and_interfaces_are_known_by_their_domain() {
         "",
     );
     pretend_process(&root, 52, &["vim", "-xen-domid", "9"], &[], "");
-    for name in ["vif9.0", "vif9.1-emu", "eth0", "vif12.0"] {
-        std::fs::create_dir_all(root.join("sys/class/net").join(name)).unwrap();
+    for name in ["vif9.0", "vif12.0"] {
+        pretend_netback(&root, name);
+    }
+    for name in ["vif9.1-emu", "tap9.2", "tap0"] {
+        pretend_tun(&root, name);
     }
     // The configuration of domain 1 calls its interface like this.
     world.write("/local/domain/0/backend/vif/1/1/vifname", "vif12.0");
@@ -249,11 +284,78 @@ fn qemus_and_interfaces_are_known_by_their_domain() {
     assert_eq!(
         objects,
         [
+            "network interface without a domain: tap9.2",
             "network interface without a domain: vif9.0",
             "network interface without a domain: vif9.1-emu",
             "QEMU without a domain: process 51 (qemu-system-i386)",
         ]
     );
+}
+
+#[test]
+fn interfaces_that_only_have_such_a_name_are_no_leaks() {
+    let mut world = World::new();
+    let root = world.root.path().to_owned();
+    let net = root.join("sys/class/net");
+    // VLAN 100 of the interface `tap9`, a bridge, and a VLAN of which more is pretended.
+    std::fs::create_dir_all(net.join("tap9.100/lower_tap9")).unwrap();
+    std::fs::create_dir_all(net.join("vif9.0/bridge")).unwrap();
+    pretend_tun(&root, "tap9.101");
+    std::fs::create_dir_all(net.join("tap9.101/lower_tap9")).unwrap();
+    assert_eq!(world.look(), []);
+    // One takes the place of a leak between the look and the removal.
+    pretend_netback(&root, "vif9.1");
+    let (found, kernel) = (world.look(), world.kernel());
+    assert_eq!(found.len(), 1);
+    std::fs::remove_dir_all(net.join("vif9.1/device")).unwrap();
+    let made = repair(&mut world.host, &kernel, found).unwrap();
+    assert_eq!(made[0].verdict, Verdict::Removed, "nobody ran `ip`");
+}
+
+#[test]
+fn a_vm_whose_restart_was_given_up_is_no_leak() {
+    let mut world = World::new();
+    world.journal(GONE, "restart", Outcome::Undone);
+    assert_eq!(world.kinds(), ["record"]);
+    assert!(matches!(world.repair()[..], [Verdict::Left(_)]));
+    world.put(&format!("var/lib/xyl/kept/{GONE}.cfg"), "name = \"x\"\n");
+    assert_eq!(world.look(), []);
+}
+
+#[test]
+fn what_is_left_of_a_vm_in_this_run_alone_is_removed() {
+    let mut world = World::new();
+    world.journal(GONE, "restart", Outcome::Done);
+    assert_eq!(world.kinds(), ["record"]);
+    assert_eq!(world.repair(), [Verdict::Removed]);
+    assert_eq!(world.look(), []);
+}
+
+#[test]
+fn a_journal_that_cannot_be_read_is_told_and_keeps_nothing_else() {
+    let mut world = World::new();
+    let other = Uuid::from_bytes([9; 16]);
+    for uuid in [GONE, other] {
+        let path = format!("var/lib/xyl/vm/{uuid}/config.cfg");
+        world.put(&path, "name = \"x\"\n");
+    }
+    world.put(&format!("run/xyl/vm/{GONE}/journal"), "xyl-journal 99\n");
+    let found = world.look();
+    let [unreadable, gone] = &found[..] else {
+        panic!("{found:?}");
+    };
+    assert!(unreadable.cause[0].contains("version 99"), "{found:?}");
+    assert_eq!(gone.leak, Leak::Record(other, true));
+    let verdicts = world.repair();
+    assert!(
+        matches!(&verdicts[..], [Verdict::Left(why), Verdict::Removed] if why.contains("version 99")),
+        "{verdicts:?}"
+    );
+    let recovered = crate::recover::all(&mut world.host, true).unwrap();
+    let [one] = &recovered[..] else {
+        panic!("{recovered:?}");
+    };
+    assert!(one.has_failed && one.uuid == GONE, "{one:?}");
 }
 
 #[test]
