@@ -106,14 +106,10 @@ impl Append for Appended {
 }
 
 /// Takes the lock that a file stands for, to hand it to a new process as its standard input: then that has it
-/// from its first moment on. `None` if another has it, or somebody just looks.
-pub fn lock_for_child(path: &Path) -> io::Result<Option<File>> {
-    let file = open_lock(path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
-    }
+/// from its first moment on. Waits until `deadline`, or not at all without one, for whoever has it or just looks;
+/// `None` if that is not over then.
+pub fn lock_for_child(path: &Path, deadline: Option<Instant>) -> io::Result<Option<File>> {
+    lock_by(open_lock(path)?, deadline)
 }
 
 /// The lock that [`lock_for_child`] gave to this process; `None` if its standard input is none. It ends with the
@@ -297,8 +293,8 @@ mod tests {
         use std::process::{Command, Stdio};
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
-        let lock = lock_for_child(&path).unwrap().unwrap();
-        assert!(lock_for_child(&path).unwrap().is_none());
+        let lock = lock_for_child(&path, None).unwrap().unwrap();
+        assert!(lock_for_child(&path, None).unwrap().is_none());
         let mut child = Command::new("sleep")
             .arg("1000")
             .stdin(Stdio::from(lock))

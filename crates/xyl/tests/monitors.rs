@@ -131,6 +131,36 @@ fn a_dead_monitor_is_replaced_once_and_its_heir_restarts_the_guest() {
 }
 
 #[test]
+fn a_vm_that_gets_no_monitor_keeps_no_other_from_its_own() {
+    let host = Simulated::new(&[]);
+    host.kill_monitor();
+    // Two VMs that are to be watched over, of which the first cannot be; and one with a journal of another version.
+    let first = host.path("host/run/xyl/watch/00000000-0000-4000-8000-000000000001");
+    std::fs::write(&first, "").unwrap();
+    let name = first.file_name().unwrap().to_str().unwrap();
+    let log = host.path(&format!("host/var/log/xen/xyl-{name}.log"));
+    std::fs::create_dir_all(&log).unwrap();
+    let other = host.path("host/run/xyl/vm/00000000-0000-4000-8000-000000000002");
+    std::fs::create_dir_all(&other).unwrap();
+    std::fs::write(other.join("journal"), "xyl-journal 99\n").unwrap();
+    let output = host.xyl(&["recover"]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{told}");
+    assert!(told.contains("none could be started"), "{told}");
+    assert!(told.contains("version 99"), "{told}");
+    assert!(told.contains("watches over it now"), "{told}");
+    // The same for a command that only looks.
+    std::fs::remove_file(&first).unwrap();
+    host.kill_monitor();
+    std::fs::write(&first, "").unwrap();
+    let told = host.must(&["list"]);
+    assert!(told.contains("guest: its monitor had died"), "{told}");
+    std::fs::remove_file(&first).unwrap();
+    std::fs::remove_dir_all(&other).unwrap();
+    host.must(&["destroy", "guest"]);
+}
+
+#[test]
 fn nobody_watches_over_a_guest_for_which_nobody_was_asked() {
     let host = Simulated::new(&["-e"]);
     assert!(!host.must(&["list"]).contains("had died"));

@@ -77,7 +77,12 @@ fn chosen(args: &Args, context: &Context) -> Result<Vec<Explained>, Failure> {
         let names = context.names_or_warning(&infos);
         let mut all = Vec::new();
         for (info, name) in infos.into_iter().zip(names) {
-            all.extend(explain(context, info, name.unwrap_or_default())?);
+            let name = name.unwrap_or_default();
+            match explain(context, info, name.clone()) {
+                Ok(explained) => all.extend(explained),
+                // One that is damaged hides no others.
+                Err(failure) => context.say(format!("warning: {}: {failure}", printable(&name))),
+            }
         }
         return Ok(all);
     };

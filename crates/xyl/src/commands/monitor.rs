@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use os_port::{SystemFiles, lock_for_child, lock_of_stdin};
 use uuid::Uuid;
@@ -57,15 +58,19 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
 /// all the same, and ends when the domain is taken back. It stands by until the answer is dropped or this
 /// process dies, and does not compete with it for the CPU meanwhile.
 pub fn start_in_background(context: &Context, name: &str, vm: Vm) -> Result<Standby, EngineError> {
-    let lock = lock_for(context, vm.uuid)?;
+    let lock = lock_for(context, vm.uuid, None)?;
     start_with(context, name, vm, lock)
 }
 
 /// The lock of whoever watches over a VM, to be given to the new process: so that nobody takes the VM for one
 /// without a monitor meanwhile.
-fn lock_for(context: &Context, uuid: Uuid) -> Result<Option<File>, EngineError> {
+pub fn lock_for(
+    context: &Context,
+    uuid: Uuid,
+    deadline: Option<Instant>,
+) -> Result<Option<File>, EngineError> {
     let watch = context.dirs.watch(uuid);
-    lock_for_child(&watch).map_err(|source| EngineError::io("lock", &watch, source))
+    lock_for_child(&watch, deadline).map_err(|source| EngineError::io("lock", &watch, source))
 }
 
 fn start_with(
@@ -129,19 +134,57 @@ impl Heir {
     }
 }
 
+/// A VM that has lost its monitor, and gets none.
+pub struct NoHeir {
+    /// The VM.
+    pub uuid: Uuid,
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub failure: Failure,
+}
+
+impl NoHeir {
+    /// What happened, in words.
+    pub fn line(&self) -> String {
+        format!(
+            "its monitor had died, and none could be started: {}",
+            self.failure
+        )
+    }
+}
+
 /// Starts a monitor for each VM that has lost its own. Where none has, that costs a look into one folder
-/// and at the lock of each of its files.
-pub fn replace_the_lost(context: &Context) -> Result<Vec<Heir>, Failure> {
+/// and at the lock of each of its files. What fails with one VM keeps no other from its monitor.
+pub fn replace_the_lost(context: &Context) -> Result<Vec<Result<Heir, NoHeir>>, Failure> {
     let lost = watchers::lost(&SystemFiles, &context.dirs)?;
-    let heirs = lost.into_iter().map(|uuid| heir(context, uuid).transpose());
-    heirs.flatten().collect()
+    if !lost.is_empty() {
+        // Without it nobody gets one, which is to be said once.
+        context.hv()?;
+    }
+    let started = lost.into_iter().filter_map(|uuid| {
+        let heir = heir(context, uuid).transpose()?;
+        Some(heir.map_err(|failure| NoHeir {
+            uuid,
+            name: name_of(context, uuid),
+            failure,
+        }))
+    });
+    Ok(started.collect())
+}
+
+fn name_of(context: &Context, uuid: Uuid) -> String {
+    ops::name(&SystemFiles, &context.dirs, uuid).unwrap_or_else(|| uuid.hyphenated().to_string())
 }
 
 /// Starts a monitor for a VM that has none; `None` where another process does that just now.
-pub fn heir(context: &Context, uuid: Uuid) -> Result<Option<Heir>, Failure> {
-    let Some(lock) = lock_for(context, uuid)? else {
-        return Ok(None);
-    };
+fn heir(context: &Context, uuid: Uuid) -> Result<Option<Heir>, Failure> {
+    let lock = lock_for(context, uuid, None)?;
+    lock.map(|lock| heir_with(context, uuid, lock)).transpose()
+}
+
+/// Starts a monitor for a VM, with the lock of whoever watches over it.
+pub fn heir_with(context: &Context, uuid: Uuid, lock: File) -> Result<Heir, Failure> {
     let domains = context.hv()?.domain_list()?;
     let domain = domains.iter().find(|info| &info.handle == uuid.as_bytes());
     let vm = Vm {
@@ -149,14 +192,13 @@ pub fn heir(context: &Context, uuid: Uuid) -> Result<Option<Heir>, Failure> {
         domid: domain.map_or(DomId::ZERO, |info| info.domid),
         uuid,
     };
-    let name = ops::name(&SystemFiles, &context.dirs, uuid)
-        .unwrap_or_else(|| uuid.hyphenated().to_string());
+    let name = name_of(context, uuid);
     let child = start_with(context, &name, vm, Some(lock))?;
-    Ok(Some(Heir {
+    Ok(Heir {
         vm,
         name,
         pid: child.id(),
-    }))
+    })
 }
 
 fn open_log(path: &Path) -> std::io::Result<File> {

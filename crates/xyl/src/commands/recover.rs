@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use xen_port::DomId;
 use xyl_engine::recover::{self, Recovered};
 
-use crate::commands::monitor::replace_the_lost;
+use crate::commands::monitor::{Heir, NoHeir, replace_the_lost};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 
@@ -32,30 +32,45 @@ pub fn run(_args: &Args, context: &Context) -> Outcome {
     let mut host = context.open_host()?;
     let recovered = recover::all(&mut host, true);
     context.count(&host);
-    let mut recovered = recovered?;
-    recovered.extend(
-        replace_the_lost(context)?
-            .into_iter()
-            .map(|heir| Recovered {
-                what: heir.line(),
-                uuid: heir.vm.uuid,
-                domid: (heir.vm.domid != DomId::ZERO).then_some(heir.vm.domid),
-                name: heir.name,
-                has_failed: false,
-            }),
-    );
-    let failed = recovered.iter().filter(|one| one.has_failed).count();
+    // Whatever became of the operations, each VM is to have its monitor.
+    let replaced = replace_the_lost(context);
+    let mut rows = Vec::new();
+    let recovered = recovered.map(|all| rows.extend(all));
+    let replaced = replaced.map(|all| rows.extend(all.into_iter().map(of_monitor)));
     if context.json() {
-        let rows = recovered.iter().map(as_json).collect();
+        let rows = rows.iter().map(as_json).collect();
         context.out.json(&Value::Array(rows))?;
     } else {
-        tell(context, &recovered);
+        tell(context, &rows);
     }
-    match failed {
+    recovered?;
+    replaced?;
+    match rows.iter().filter(|one| one.has_failed).count() {
         0 => Ok(()),
-        _ => Err(Failure::refused(format!(
-            "{failed} operations could not be finished: `xyl ops` shows them"
+        failed => Err(Failure::refused(format!(
+            "{failed} of {} could not be finished: what is said of each tells why, and `xyl ops` what was under way",
+            rows.len()
         ))),
+    }
+}
+
+/// A monitor that was started, or could not be, as a line of the report.
+fn of_monitor(started: Result<Heir, NoHeir>) -> Recovered {
+    match started {
+        Ok(heir) => Recovered {
+            what: heir.line(),
+            uuid: heir.vm.uuid,
+            domid: (heir.vm.domid != DomId::ZERO).then_some(heir.vm.domid),
+            name: heir.name,
+            has_failed: false,
+        },
+        Err(none) => Recovered {
+            what: none.line(),
+            uuid: none.uuid,
+            domid: None,
+            name: none.name,
+            has_failed: true,
+        },
     }
 }
 
@@ -93,9 +108,12 @@ pub fn before_a_change(context: &Context) {
 /// Starts monitors in the place of those that have died, and says so.
 pub fn replace_dead_monitors(context: &Context) {
     match replace_the_lost(context) {
-        Ok(heirs) => {
-            for heir in heirs {
-                context.say(format!("{}: {}", heir.name, heir.line()));
+        Ok(started) => {
+            for one in started {
+                context.say(match one {
+                    Ok(heir) => format!("{}: {}", heir.name, heir.line()),
+                    Err(none) => format!("warning: {}: {}", none.name, none.line()),
+                });
             }
         }
         Err(failure) => context.warn(&failure),

@@ -1,5 +1,6 @@
 //! `xyl upgrade-monitors`: has this program's version watch over all VMs.
 
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use os_port::{Files, SystemFiles};
@@ -9,7 +10,7 @@ use uuid::Uuid;
 use xyl_engine::watchers::{self, Watched};
 use xyl_engine::{EngineError, ops};
 
-use crate::commands::monitor::heir;
+use crate::commands::monitor::{heir_with, lock_for};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 
@@ -40,7 +41,30 @@ struct Report {
     uuid: Uuid,
     name: String,
     old_pid: Option<u32>,
-    outcome: Result<u32, Failure>,
+    outcome: Result<u32, Stays>,
+}
+
+/// Why a VM has no new monitor.
+struct Stays {
+    failure: Failure,
+    /// Whether the old one has ended all the same.
+    has_ended: bool,
+}
+
+impl Report {
+    /// What became of it, in words.
+    fn line(&self) -> String {
+        let old = self
+            .old_pid
+            .map_or_else(|| "none".to_owned(), |pid| format!("process {pid}"));
+        match &self.outcome {
+            Ok(pid) => format!("process {pid} in the place of {old}"),
+            Err(stays) if stays.has_ended => {
+                format!("{old} was ended, and none was started: {}", stays.failure)
+            }
+            Err(stays) => format!("{old} stays: {}", stays.failure),
+        }
+    }
 }
 
 /// Runs `xyl upgrade-monitors`.
@@ -71,16 +95,12 @@ pub fn run(_args: &Args, context: &Context) -> Outcome {
 }
 
 fn tell(context: &Context, report: &Report) -> Outcome {
-    let old = report
-        .old_pid
-        .map_or_else(|| "none".to_owned(), |pid| format!("process {pid}"));
-    let now = match &report.outcome {
-        Ok(pid) => format!("process {pid} in the place of {old}"),
-        Err(failure) => format!("{old} stays: {failure}"),
-    };
-    Ok(context
-        .out
-        .line(format!("{} ({}): {now}", report.name, report.uuid))?)
+    Ok(context.out.line(format!(
+        "{} ({}): {}",
+        report.name,
+        report.uuid,
+        report.line()
+    ))?)
 }
 
 fn as_json(report: &Report) -> Value {
@@ -89,7 +109,7 @@ fn as_json(report: &Report) -> Value {
         "vm": report.name,
         "old_pid": report.old_pid,
         "pid": report.outcome.as_ref().ok(),
-        "failed": report.outcome.as_ref().err().map(ToString::to_string),
+        "failed": report.outcome.is_err().then(|| report.line()),
     })
 }
 
@@ -99,47 +119,53 @@ fn replace(context: &Context, watched: Watched) -> Report {
     let old_pid = watcher.filter(|_| watched.is_held);
     let outcome = match old_pid {
         Some(pid) => end_at_rest(context, uuid, pid),
-        None => Ok(()),
+        None => lock_for(context, uuid, None).map_err(Failure::from),
+    };
+    // The lock is in one hand all the time: nobody takes the VM for one without a monitor.
+    let outcome = match outcome {
+        Ok(Some(lock)) => heir_with(context, uuid, lock).map_err(|failure| Stays {
+            failure,
+            has_ended: old_pid.is_some(),
+        }),
+        Ok(None) => Err(Stays {
+            failure: Failure::refused("another process watches, or starts one just now"),
+            has_ended: old_pid.is_some_and(|pid| !is_alive(uuid, pid)),
+        }),
+        Err(failure) => Err(Stays {
+            failure,
+            has_ended: false,
+        }),
     };
     Report {
         uuid,
         name: ops::name(&SystemFiles, &context.dirs, uuid).unwrap_or_default(),
         old_pid,
-        outcome: outcome.and_then(|()| {
-            let heir = heir(context, uuid)?
-                .ok_or_else(|| Failure::refused("another process starts one just now"))?;
-            Ok(heir.pid)
-        }),
+        outcome: outcome.map(|heir| heir.pid),
     }
 }
 
-/// Ends a VM's monitor while nobody, and so not the monitor, changes the VM.
-fn end_at_rest(context: &Context, uuid: Uuid, pid: u32) -> Outcome {
+/// Ends a VM's monitor while nobody, and so not the monitor, changes the VM. The lock that it had, unless
+/// another has that now or it does not end.
+fn end_at_rest(context: &Context, uuid: Uuid, pid: u32) -> Result<Option<File>, Failure> {
     let vm_lock = context.dirs.vm_lock(uuid);
-    let lock = lock(&vm_lock, OPERATION_LIMIT)?;
-    let Some(_lock) = lock else {
+    let lock = SystemFiles.lock(&vm_lock, Some(Instant::now() + OPERATION_LIMIT));
+    let Some(_lock) = lock.map_err(|source| EngineError::io("lock", &vm_lock, source))? else {
         return Err(Failure::refused(
             "the VM is being changed: `xyl ops` shows how",
         ));
     };
     end(uuid, pid)?;
-    let watch = context.dirs.watch(uuid);
-    match self::lock(&watch, END_LIMIT)? {
-        // The next one is to find the file.
-        Some(lock) => {
-            lock.leave();
-            Ok(())
-        }
-        None => Err(Failure::refused("it does not end")),
+    let lock = lock_for(context, uuid, Some(Instant::now() + END_LIMIT))?;
+    match lock {
+        None if is_alive(uuid, pid) => Err(Failure::refused("it does not end")),
+        lock => Ok(lock),
     }
 }
 
-fn lock(
-    path: &std::path::Path,
-    limit: Duration,
-) -> Result<Option<Box<dyn os_port::Lock>>, Failure> {
-    let lock = SystemFiles.lock(path, Some(Instant::now() + limit));
-    Ok(lock.map_err(|source| EngineError::io("lock", path, source))?)
+/// Whether a process is there, and the VM's monitor.
+fn is_alive(uuid: Uuid, pid: u32) -> bool {
+    let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    is_monitor_of(uuid, &words)
 }
 
 /// Ends a process if it is the VM's monitor. It is held by a descriptor while that is looked at, so that
@@ -152,8 +178,7 @@ fn end(uuid: Uuid, pid: u32) -> Outcome {
         Err(rustix::io::Errno::SRCH) => return Ok(()),
         other => other.map_err(failed)?,
     };
-    let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    if !is_monitor_of(uuid, &words) {
+    if !is_alive(uuid, pid) {
         return Err(Failure::refused(
             "it is no monitor in the background: end it, and the next command starts one",
         ));
@@ -174,6 +199,22 @@ fn is_monitor_of(uuid: Uuid, words: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_became_of_the_old_one_is_told() {
+        let line = |has_ended| {
+            let failure = Failure::refused("no memory");
+            let report = Report {
+                uuid: Uuid::nil(),
+                name: "web".to_owned(),
+                old_pid: Some(7),
+                outcome: Err(Stays { failure, has_ended }),
+            };
+            report.line()
+        };
+        assert!(line(false).starts_with("process 7 stays: "));
+        assert!(line(true).starts_with("process 7 was ended, and none was started: "));
+    }
 
     #[test]
     fn monitors_are_known_by_their_words() {
