@@ -178,10 +178,13 @@ impl Context {
         self.options.verbose
     }
 
-    /// Whether this is a dry run; then it says what would be done.
+    /// Whether this is a dry run; then it says what would be done. Standard output is for the JSON alone, where
+    /// that is asked for.
     pub fn would(&self, what: String) -> Result<bool, Failure> {
-        if self.options.dry_run {
-            self.out.line(format!("would {what}"))?;
+        match (self.options.dry_run, self.options.json) {
+            (false, _) => {}
+            (true, false) => self.out.line(format!("would {what}"))?,
+            (true, true) => self.say(format!("would {what}")),
         }
         Ok(self.options.dry_run)
     }

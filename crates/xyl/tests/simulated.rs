@@ -180,6 +180,21 @@ fn the_usual_commands_work() {
 }
 
 #[test]
+fn a_dry_run_writes_nothing_but_json_where_that_is_asked_for() {
+    let host = Simulated::new();
+    host.must(&["info"]);
+    let folder = host.path().join("run/xyl/damaged");
+    std::fs::create_dir_all(&folder).unwrap();
+    let journal = folder.join("00000000-0000-4000-8000-000000000001");
+    std::fs::write(&journal, "?").unwrap();
+    let output = host.xyl(&["-N", "--json", "fsck", "--repair"]);
+    let rows: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(rows[0]["kind"], "damaged-journal");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("would remove"));
+    assert!(journal.exists());
+}
+
+#[test]
 fn a_host_that_is_none_is_refused() {
     let host = Simulated::new();
     for value in ["sim:", "ssh://x", "/tmp"] {
