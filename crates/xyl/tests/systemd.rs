@@ -16,6 +16,24 @@ const UNITS: [&str; 3] = [
     "xyl-recover.timer",
 ];
 
+/// Where README installs the program.
+const PROGRAM: &str = "/usr/local/sbin/xyl";
+
+#[test]
+fn the_units_run_the_program_that_readme_installs() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let service = root.join("dist/systemd/xyl-recover.service");
+    let service = std::fs::read_to_string(service).unwrap();
+    let starts = format!("ExecStart={PROGRAM} recover");
+    assert!(service.lines().any(|line| line == starts), "{service}");
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let (folder, _) = PROGRAM.rsplit_once('/').unwrap();
+    let installs =
+        |line: &str| line.contains("install -m755") && line.ends_with(&format!("/xyl {folder}/"));
+    assert!(readme.lines().any(installs));
+    assert!(readme.contains("install -m644 dist/systemd/xyl-recover.*"));
+}
+
 #[test]
 fn systemd_finds_nothing_wrong_with_the_units() {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dist/systemd");
@@ -23,7 +41,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     for unit in UNITS {
         let text = std::fs::read_to_string(shipped.join(unit)).unwrap();
         // Where the program will be installed there may be none yet.
-        let text = text.replace("/usr/bin/xyl", env!("CARGO_BIN_EXE_xyl"));
+        let text = text.replace(PROGRAM, env!("CARGO_BIN_EXE_xyl"));
         std::fs::write(folder.path().join(unit), text).unwrap();
     }
     let verified = Command::new("systemd-analyze")
