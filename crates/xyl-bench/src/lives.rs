@@ -33,7 +33,7 @@ pub struct Memory {
 /// Compares the processes that wait for a guest's end, each alone in its turn. They run from the disk: what lies in
 /// memory files counts as written.
 pub fn memory_at_rest(bench: &Bench, report: &mut Report) -> Outcome<()> {
-    let config = bench.config(NAME, "pvh", 16, &bench.test_guest("pvh")?)?;
+    let config = bench.config(NAME, "pvh", 32, &bench.test_guest("pvh")?)?;
     let on_disk = Path::new("/usr/local/bin/xyl");
     let installed = which("xyl")?;
     std::fs::copy(&installed, on_disk)?;

@@ -73,7 +73,7 @@ impl Report {
             )
         };
         self.notes.push(format!(
-            "the process that waits for a guest's end, at rest: xl's {}; xyl's {}.",
+            "the process that waits for a guest's end, at rest: xl's {}; xyl's {}: clean is its program, which all monitors share.",
             line(xl),
             line(xyl)
         ));
