@@ -94,10 +94,17 @@ if loop=$(losetup -f --show "$scratch/disk" 2>&1); then
 else
 	echo "no loop devices here: $loop"
 fi
-if made=$(ip tuntap add dev vif999.0-emu mode tap 2>&1 || ip link add vif999.0-emu type dummy 2>&1); then
+if made=$(ip tuntap add dev vif999.0-emu mode tap 2>&1); then
 	removed 'network interface without a domain: vif999.0-emu'
 else
-	echo "no interface could be made here: $made"
+	echo "no interface of QEMU's kind could be made here: $made"
+fi
+# Only the name is like Xen's.
+if made=$(ip link add vif998.0 type dummy 2>&1); then
+	clean
+	ok ip link delete vif998.0
+else
+	echo "no other interface could be made here: $made"
 fi
 
 echo 'xyl is killed in the middle of a create, and nobody recovers'
