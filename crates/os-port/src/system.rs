@@ -85,8 +85,9 @@ impl Files for SystemFiles {
 
     fn is_locked(&self, path: &Path) -> io::Result<bool> {
         // Shared, so that two who look at once do not take each other for the holder.
-        match File::open(path)?.try_lock_shared() {
-            Ok(()) => Ok(false),
+        let file = File::open(path)?;
+        match file.try_lock_shared() {
+            Ok(()) => file.unlock().map(|()| false),
             Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(error)) => Err(error),
         }
@@ -112,8 +113,7 @@ pub fn lock_for_child(path: &Path, deadline: Option<Instant>) -> io::Result<Opti
     lock_by(open_lock(path)?, deadline)
 }
 
-/// The lock that [`lock_for_child`] gave to this process; `None` if its standard input is none. It ends with the
-/// process, whatever becomes of the value.
+/// The lock that [`lock_for_child`] gave to this process; `None` if its standard input is none.
 pub fn lock_of_stdin(path: &Path) -> Option<Box<dyn Lock>> {
     let stdin = io::stdin().as_fd().try_clone_to_owned().ok()?;
     let lock = SystemLock::if_current(path, File::from(stdin))?;
@@ -159,6 +159,9 @@ impl Drop for SystemLock {
             // Nothing is lost where the file cannot be removed: the lock itself ends with the file's closing.
             let _ = fs::remove_file(&self.path);
         }
+        // A child that another thread has just forked has the file too until it executes its program: closing
+        // alone would leave the lock to it until then.
+        let _ = self.file.unlock();
     }
 }
 
@@ -270,6 +273,19 @@ mod tests {
         assert!(path.exists());
         assert!(!SystemFiles.is_locked(&path).unwrap());
         assert!(SystemFiles.lock(&path, None).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_is_free_at_once_though_another_has_its_file_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let file = lock_for_child(&path, None).unwrap().unwrap();
+        let child_before_its_exec = file.try_clone().unwrap();
+        let lock = SystemLock::if_current(&path, file).unwrap();
+        assert!(SystemFiles.is_locked(&path).unwrap());
+        Box::new(lock).leave();
+        assert!(!SystemFiles.is_locked(&path).unwrap());
+        drop(child_before_its_exec);
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub fn destroy(host: &mut Host, domid: DomId, force: bool) -> Result<(), EngineE
     let info = match host.hv.domain_info(domid)? {
         Some(now) if now.handle != info.handle => return Ok(()),
         Some(now) if !now.flags.dying => now,
-        Some(_) if domains::lives(&*host.hv, info.handle)? => {
+        Some(_) if domains::living(&*host.hv, info.handle)?.is_some() => {
             return end_leftover(host, domid, uuid);
         }
         Some(now) if !had_its_turn => now,
@@ -62,10 +62,8 @@ pub fn destroy(host: &mut Host, domid: DomId, force: bool) -> Result<(), EngineE
 fn end_leftover(host: &mut Host, domid: DomId, uuid: Uuid) -> Result<(), EngineError> {
     let uuid = uuid.hyphenated().to_string();
     let vm = tree::vm_path(&uuid);
-    let mut batch = Batch::new();
-    for root in tree::roots(domid, &uuid).iter().filter(|root| **root != vm) {
-        batch.rm(&Path::new(root).map_err(xenstore::Error::from)?);
-    }
+    let roots = tree::roots(domid, &uuid).into_iter();
+    let batch = removal_of(roots.filter(|root| *root != vm))?;
     host.store
         .transaction(|transaction| transaction.run(&batch).map(drop))?;
     userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, &uuid)?;
@@ -175,13 +173,18 @@ pub fn await_gone(
     Ok(left)
 }
 
+fn removal_of(roots: impl Iterator<Item = String>) -> Result<Batch, xenstore::Error> {
+    let mut batch = Batch::new();
+    for root in roots {
+        batch.rm(&Path::new(&root)?);
+    }
+    Ok(batch)
+}
+
 /// Removes a domain's xenstore nodes; those that are not there are fine.
 pub fn remove_nodes(host: &mut Host, domid: DomId, uuid: &str) -> Result<(), EngineError> {
     await_console(host, domid)?;
-    let mut batch = Batch::new();
-    for root in tree::roots(domid, uuid) {
-        batch.rm(&Path::new(&root).map_err(xenstore::Error::from)?);
-    }
+    let batch = removal_of(tree::roots(domid, uuid).into_iter())?;
     host.store
         .transaction(|transaction| transaction.run(&batch).map(drop))?;
     Ok(())
@@ -203,10 +206,7 @@ pub(crate) fn remove_nodes_if_ours(
         // Within the transaction, so that it cannot become another's between the look and the removal.
         let all = is_ours(transaction.read_opt(&vm)?);
         let roots = tree::roots(domid, uuid).into_iter();
-        let mut batch = Batch::new();
-        for root in roots.filter(|root| all || *root == ours) {
-            batch.rm(&Path::new(&root).map_err(xenstore::Error::from)?);
-        }
+        let batch = removal_of(roots.filter(|root| all || *root == ours))?;
         transaction.run(&batch)?;
         Ok(())
     })

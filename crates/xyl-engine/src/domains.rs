@@ -100,10 +100,10 @@ pub fn find_number(hv: &dyn Hypervisor, number: u64) -> Result<Domain, EngineErr
         .ok_or_else(|| EngineError::NoSuchDomain(number.to_string()))
 }
 
-/// Whether a VM has a domain that is not about to go.
-pub(crate) fn lives(hv: &dyn Hypervisor, handle: [u8; 16]) -> Result<bool, EngineError> {
-    let lives = |info: &DomainInfo| info.handle == handle && !info.flags.dying;
-    Ok(list(hv)?.iter().any(lives))
+/// A VM's domain that is not about to go.
+pub(crate) fn living(hv: &dyn Hypervisor, handle: [u8; 16]) -> Result<Option<DomId>, EngineError> {
+    let lives = |info: &&DomainInfo| info.handle == handle && !info.flags.dying;
+    Ok(list(hv)?.iter().find(lives).map(|info| info.domid))
 }
 
 /// Finds the domain with a UUID: the one that lives, where an earlier one of the VM is still about to go.

@@ -3,14 +3,14 @@
 //! One process per VM runs [`watch`]. It holds nothing that is not in Xen, xenstore or the VM's
 //! record on disk, and it sleeps until xenstored says that some domain has ended.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use os_port::Lock;
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, ShutdownReason};
 use xenstore::{Path, Tree};
 
-use crate::domains::home;
+use crate::domains::{self, home};
 use crate::plan::Planned;
 use crate::soft_reset::{self, Outcome, Tally};
 use crate::spec::Action;
@@ -193,9 +193,7 @@ fn next_action(
 
 /// The VM's domain now.
 fn domain_of(host: &Host, uuid: Uuid) -> Result<Option<DomId>, EngineError> {
-    let domains = host.hv.domain_list()?;
-    let lives = |info: &&DomainInfo| &info.handle == uuid.as_bytes() && !info.flags.dying;
-    Ok(domains.iter().find(lives).map(|info| info.domid))
+    domains::living(&*host.hv, *uuid.as_bytes())
 }
 
 /// The domain is gone. The VM's next one, if it has one or is to get one. Whoever destroyed it, xl
@@ -285,16 +283,24 @@ fn try_again(
     Ok(false)
 }
 
-/// Waits until the next try is due.
+/// Waits until the next try is due, or the domain is gone.
 fn wait_out(host: &mut Host, vm: Vm) -> Result<(), EngineError> {
-    while let Some(due) = brake::read(&*host.files, &host.dirs, vm.uuid) {
-        let left = due.left(&*host.clock);
-        if left == Duration::ZERO {
-            break;
-        }
-        host.wait_for_event(left)?;
+    if let Some(due) = brake::read(&*host.files, &host.dirs, vm.uuid) {
+        let deadline = due.deadline(&*host.clock);
+        wait_until(host, vm, deadline)?;
     }
     Ok(())
+}
+
+/// Waits, unless the domain goes meanwhile. Whether it is still there.
+fn wait_until(host: &mut Host, vm: Vm, deadline: Instant) -> Result<bool, EngineError> {
+    while host.clock.now() < deadline {
+        host.wait_for_event(deadline.saturating_duration_since(host.clock.now()))?;
+        if domain_of(host, vm.uuid)? != Some(vm.domid) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// What to type for a VM whose ended domain is in the way.
@@ -316,13 +322,7 @@ fn wait_for_turn(host: &mut Host, vm: Vm, log: &mut dyn FnMut(&str)) -> Result<b
             due.why()
         ));
     }
-    while host.clock.now() < deadline {
-        host.wait_for_event(deadline.saturating_duration_since(host.clock.now()))?;
-        if domain_of(host, vm.uuid)? != Some(vm.domid) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    wait_until(host, vm, deadline)
 }
 
 /// Waits until the VM's domain has shut down (its state then), or does not exist any more (`None`).
