@@ -167,6 +167,11 @@ fn next_action(
             ));
             return Ok(Some((action, planned)));
         }
+        if let Some(turn) = resets.rests_until()
+            && !wait_until(host, vm, turn)?
+        {
+            return Ok(None);
+        }
         let start = host.clock.now();
         // Nobody else changes the VM meanwhile; whoever had it before may have ended it.
         let _owner = Owner::take(host, vm.uuid)?;

@@ -110,6 +110,16 @@ pub(crate) fn parse_known(bytes: &[u8]) -> Result<Contents, Foreign> {
     Ok(contents)
 }
 
+/// What a file holds that is larger than any journal.
+pub(crate) fn too_large() -> Contents {
+    let what = format!("the file is larger than {FILE_MAX_BYTES} bytes, and so than any journal");
+    Contents {
+        size_bytes: usize::try_from(FILE_MAX_BYTES).unwrap_or(usize::MAX),
+        damage: Some(Damage { line: 1, what }),
+        ..Contents::default()
+    }
+}
+
 /// Lines that end.
 fn count(whole: &[u8]) -> usize {
     whole.iter().filter(|byte| **byte == b'\n').count()

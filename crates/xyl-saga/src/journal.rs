@@ -7,10 +7,10 @@ use std::time::SystemTime;
 use os_port::{Append, Clock, Files};
 
 use crate::codec::{self, Contents, Foreign};
-use crate::past::Past;
+use crate::past;
 use crate::record::{Entry, Record};
 
-/// From this size on a journal is rewritten with its latest operations alone, in bytes.
+/// From this size on a journal is rewritten with what is worth keeping of its latest operations, in bytes.
 const COMPACT_FROM_BYTES: usize = 16 << 10;
 /// Operations that such a journal keeps.
 const OPERATIONS_KEPT: usize = 4;
@@ -50,6 +50,7 @@ impl JournalError {
 pub fn load(files: &dyn Files, path: &Path) -> Result<Contents, JournalError> {
     let bytes = match files.read(path, codec::FILE_MAX_BYTES) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::default()),
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Ok(codec::too_large()),
         other => other.map_err(JournalError::io("read", path))?,
     };
     codec::parse_known(&bytes).map_err(|foreign: Foreign| JournalError::Foreign {
@@ -145,25 +146,15 @@ fn needs_rewrite(contents: &Contents) -> bool {
 /// Writes what is worth keeping to another file, and puts that in the journal's place.
 fn rewrite(files: &dyn Files, path: &Path, contents: &Contents) -> Result<(), JournalError> {
     let mut text = codec::first_line();
-    for entry in worth_keeping(contents) {
-        text.push_str(&codec::line(entry));
+    if contents.size_bytes > COMPACT_FROM_BYTES {
+        let kept = past::worth_keeping(contents, OPERATIONS_KEPT);
+        text.extend(kept.iter().map(codec::line));
+    } else {
+        text.extend(contents.entries.iter().map(codec::line));
     }
     let new = path.with_extension("new");
     files
         .write(&new, text.as_bytes())
         .and_then(|()| files.rename(&new, path))
         .map_err(JournalError::io("rewrite", path))
-}
-
-fn worth_keeping(contents: &Contents) -> &[Entry] {
-    let past = Past::of(contents);
-    let count = past.operations.len();
-    let from = match count.checked_sub(OPERATIONS_KEPT) {
-        Some(older) if contents.size_bytes > COMPACT_FROM_BYTES => past
-            .operations
-            .get(older)
-            .map_or(0, |operation| operation.first_entry),
-        _ => 0,
-    };
-    contents.entries.get(from..).unwrap_or_default()
 }

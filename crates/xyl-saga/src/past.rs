@@ -64,6 +64,70 @@ impl Past {
     }
 }
 
+/// The records of the last operations, as few as tell the same about them: an operation that cannot go on is tried
+/// again and again, and the tries that led nowhere are left out.
+pub(crate) fn worth_keeping(contents: &Contents, operations: usize) -> Vec<Entry> {
+    let past = Past::of(contents);
+    let first = past.operations.len().saturating_sub(operations);
+    let mut ends = past.operations.iter().map(|next| next.first_entry);
+    ends.nth(first);
+    let mut kept = Vec::new();
+    for operation in past.operations.iter().skip(first) {
+        let end = ends.next().unwrap_or(contents.entries.len());
+        let entries = contents.entries.get(operation.first_entry..end);
+        kept.extend(without_vain_tries(entries.unwrap_or_default()));
+    }
+    renumbered(
+        kept,
+        contents.entries.last().map_or(0, |last| last.sequence),
+    )
+}
+
+/// A try is all that one process did with an operation. Those after which it stood as it had stood before are left out,
+/// except the last.
+fn without_vain_tries(entries: &[Entry]) -> Vec<Entry> {
+    let tries = entries.chunk_by(|_, next| !matches!(next.record, Record::TakenOver { .. }));
+    let tries: Vec<&[Entry]> = tries.collect();
+    let Some((last, earlier)) = tries.split_last() else {
+        return Vec::new();
+    };
+    let mut past = Past::default();
+    let mut kept: Vec<(&[Entry], Option<Operation>)> = Vec::new();
+    for one in earlier {
+        one.iter().for_each(|entry| past.add(0, entry));
+        let stands = past.under_way().cloned();
+        let before = kept
+            .iter()
+            .position(|(_, stood)| stands_like(stood, &stands));
+        match before {
+            Some(before) => kept.truncate(before + 1),
+            None => kept.push((one, stands)),
+        }
+    }
+    let kept = kept.into_iter().map(|(one, _)| one);
+    kept.chain([*last]).flatten().cloned().collect()
+}
+
+/// Whether whoever takes an operation over would do the same, be it the one or the other.
+fn stands_like(one: &Option<Operation>, other: &Option<Operation>) -> bool {
+    let comparable = |operation: &Option<Operation>| {
+        let mut operation = operation.clone()?;
+        // By whom and when, and in which words it failed, changes with each try.
+        (operation.pid, operation.last_ms) = (0, 0);
+        operation.failure = operation.failure.map(|(step, _)| (step, String::new()));
+        Some(operation)
+    };
+    comparable(one) == comparable(other)
+}
+
+/// The records of a journal follow each other, and the last one keeps its number.
+fn renumbered(mut entries: Vec<Entry>, last: u64) -> Vec<Entry> {
+    for (entry, sequence) in entries.iter_mut().rev().zip((0..=last).rev()) {
+        entry.sequence = sequence;
+    }
+    entries
+}
+
 impl Operation {
     fn new(index: usize, entry: &Entry, begin: &Begin) -> Operation {
         Operation {

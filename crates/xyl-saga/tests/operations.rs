@@ -8,6 +8,7 @@
 )]
 
 use std::path::Path;
+use std::time::Duration;
 
 use os_port::mem::{Life, MemFiles, VirtualClock};
 use xyl_saga::{
@@ -151,6 +152,11 @@ impl Bench {
         resume(&steps(), operation, again, 2, &mut self.world, &mut control)
     }
 
+    fn lines(&self) -> usize {
+        let text = self.disk.contents(Path::new(PATH)).unwrap();
+        text.iter().filter(|byte| **byte == b'\n').count()
+    }
+
     /// A journal cut after so many of its lines, as if the process had died then.
     fn cut_to(&self, lines: usize) {
         let text = String::from_utf8(self.disk.contents(Path::new(PATH)).unwrap()).unwrap();
@@ -271,6 +277,40 @@ fn a_torn_end_is_cut_off_and_old_operations_go_away() {
     assert!(matches!(bench.resume(false), Resumed::Done));
     bench.run(None).0.unwrap();
     assert!(bench.past().under_way().is_none());
+}
+
+#[test]
+fn an_operation_that_cannot_go_on_does_not_fill_its_journal() {
+    let mut bench = Bench::new(Some("-two"));
+    bench.run(Some("last")).0.unwrap_err();
+    let begun_ms = bench.past().operations[0].begun_ms;
+    for round in 0..2000 {
+        bench.clock.advance(Duration::from_secs(60));
+        assert!(matches!(bench.resume(true), Resumed::Failed(_)));
+        if round % 3 == 0 {
+            // This one died before it could write its last words.
+            bench.cut_to(bench.lines() - 1 - round % 2);
+        }
+    }
+    let size = bench.disk.contents(Path::new(PATH)).unwrap().len();
+    assert!(size < 20_000, "{size}");
+    let past = bench.past();
+    let open = past.under_way().unwrap();
+    assert_eq!((past.operations.len(), open.begun_ms), (1, begun_ms));
+    assert!(open.is_cancelled && open.pid == 2 && open.last_ms > begun_ms + 119_000_000);
+    bench.world.broken = None;
+    bench.world.log.clear();
+    assert!(matches!(bench.resume(true), Resumed::Undone { .. }));
+    assert_eq!(bench.world.log, ["-two", "-one"]);
+}
+
+#[test]
+fn a_file_beyond_all_measure_is_damaged() {
+    let bench = Bench::new(None);
+    bench.disk.put(Path::new(PATH), &vec![b'x'; 2 << 20]);
+    let contents = load(&bench.disk.of(&Life::new(1)), Path::new(PATH)).unwrap();
+    assert!(contents.entries.is_empty());
+    assert!(contents.damage.unwrap().what.contains("larger than"));
 }
 
 #[test]
