@@ -128,6 +128,28 @@ cp "$scratch/json" "$json"
 ok xl destroy disk
 leaves_nothing "$scratch/before"
 
+echo 'in the shim, and what the policy does not want'
+start shimmed pvh 'pvshim = 1' "$(shim_needs)"
+ok xyl adopt shimmed 2>/dev/null
+matches 'shimmed .*: allowed' "$(xyl explain shimmed)"
+matches '^  pv-shim +shimmed \(' "$(xyl audit)"
+first=$(xl domid shimmed)
+tell shimmed 'shutdown reboot'
+within 60 other_domid shimmed "$first"
+within 60 readies shimmed 2
+matches '"pvshim": "True"' "$(xl list -l shimmed | tr -s ' ')"
+ok xyl destroy shimmed
+leaves_nothing "$scratch/before"
+start unwanted pvh
+mkdir -p /etc/xyl
+printf 'version = 1\n[guests]\npvh = "refuse"\n' >/etc/xyl/policy.toml
+refused 'not adopted: refused: the policy has pvh = "refuse".*stays xl' xyl adopt unwanted
+rm /etc/xyl/policy.toml
+ok xls_of unwanted
+[ ! -e "/var/lib/xyl/vm/$(uuid_of unwanted)" ] || fail 'a record of one that was refused'
+ok xl destroy unwanted
+leaves_nothing "$scratch/before"
+
 echo 'killed in the middle, and again'
 for moment in 0.005 0.01 0.02 0.03 0.05; do
 	start again pvh

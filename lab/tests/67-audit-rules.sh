@@ -33,6 +33,11 @@ rule pv64 'families = ["v2"]' 'verdicts = ["unprotected"]'
 matches 'warning: wide: the policy of now would have it otherwise: refused: rule "house rule"' "$(xyl explain wide 2>&1)"
 ok xl domid wide
 matches '"changed": ?true' "$(xyl explain --json wide 2>/dev/null)"
+matches '^  pv64 +wide \(' "$(xyl audit)"
+matches 'warning: wide \([0-9]+\): the policy of now would have it otherwise: refused' "$(xyl audit)"
+xyl audit --fail-on changed,bare-pv32 >/dev/null 2>failure && fail 'a changed verdict is no finding'
+matches 'wide \([0-9]+\) is not as the policy of now would have it$' "$(cat failure)"
+matches '"bare_pv32": ?false' "$(xyl list --json wide)"
 ok xyl destroy wide
 leaves_nothing before
 refused 'testguest is refused: rule "house rule": Spectre v2 .branch target injection. is unprotected; ask Kim .remedy: ' xyl create -q wide.cfg

@@ -105,6 +105,8 @@ pub struct ModelDomain {
     pub has_run: bool,
     /// How often it was soft-reset.
     pub soft_resets: u32,
+    /// 32 for a PV domain with a 32-bit kernel.
+    pub address_size_bits: u32,
 }
 
 impl ModelDomain {
@@ -146,6 +148,7 @@ impl ModelDomain {
             shutdown: None,
             has_run: false,
             soft_resets: 0,
+            address_size_bits: 64,
         }
     }
 
@@ -340,6 +343,13 @@ impl Model {
     pub fn linger(&self, domid: DomId) {
         if let Some(domain) = self.state.borrow_mut().domains.get_mut(&domid.0) {
             domain.dying = true;
+        }
+    }
+
+    /// A PV domain is one with a 32-bit kernel.
+    pub fn make_32_bit(&self, domid: DomId) {
+        if let Some(domain) = self.state.borrow_mut().domains.get_mut(&domid.0) {
+            domain.address_size_bits = 32;
         }
     }
 
@@ -892,6 +902,12 @@ impl Hypervisor for Model {
 
     fn node_affinity(&self, domid: DomId) -> Result<CpuMap> {
         self.on_domain("node_affinity", domid, 1, |_| Ok(CpuMap::all(1)))
+    }
+
+    fn address_size_bits(&self, domid: DomId) -> Result<u32> {
+        self.on_domain("address_size_bits", domid, 1, |domain| {
+            Ok(domain.address_size_bits)
+        })
     }
 
     fn set_max_vcpus(&self, domid: DomId, nr_vcpus: u32) -> Result<()> {

@@ -3,7 +3,7 @@
 use crate::CpuMap;
 
 /// Xen's version and build (`XENVER_*`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VersionInfo {
     /// Major number: 4.

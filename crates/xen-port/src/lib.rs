@@ -104,6 +104,9 @@ pub trait Hypervisor {
 
     /// NUMA nodes that a domain's memory comes from (`XEN_DOMCTL_getnodeaffinity`), as a set of node numbers.
     fn node_affinity(&self, domid: DomId) -> Result<CpuMap>;
+    /// Bits of the addresses that a domain's kernel uses as far as Xen cares (`XEN_DOMCTL_get_address_size`): 32 for a PV
+    /// domain that was started with a 32-bit kernel, for as long as it lives; else 64.
+    fn address_size_bits(&self, domid: DomId) -> Result<u32>;
 
     // ---- vCPUs ----------------------------------------------------------------------------
 

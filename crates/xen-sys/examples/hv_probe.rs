@@ -314,6 +314,10 @@ fn common(probe: &mut Probe, xen: &Xen, domid: DomId) {
             none,
         )
     });
+    probe.run("address_size_bits", || {
+        let bits = xen.address_size_bits(domid)?;
+        that(bits == 64, bits)
+    });
     probe.run("node_affinity", || {
         let nodes = xen.node_affinity(domid)?;
         that(nodes.contains(0), nodes)

@@ -172,6 +172,18 @@ impl Xen {
         .map(drop)
     }
 
+    pub(crate) fn read_address_size(&self, domid: DomId) -> Result<u32> {
+        let answer: domctl::AddressSize = self
+            .domctl(
+                "XEN_DOMCTL_get_address_size",
+                domctl::GET_ADDRESS_SIZE,
+                domid,
+                &domctl::AddressSize { size: 0 },
+            )?
+            .payload();
+        Ok(answer.size)
+    }
+
     pub(crate) fn read_node_affinity(&self, domid: DomId) -> Result<CpuMap> {
         self.with_release(
             Site::domain("XEN_DOMCTL_getnodeaffinity", domid),

@@ -120,6 +120,10 @@ impl Hypervisor for Xen {
         self.read_node_affinity(domid)
     }
 
+    fn address_size_bits(&self, domid: DomId) -> Result<u32> {
+        self.read_address_size(domid)
+    }
+
     fn set_max_vcpus(&self, domid: DomId, nr_vcpus: u32) -> Result<()> {
         self.make_vcpus(domid, nr_vcpus)
     }

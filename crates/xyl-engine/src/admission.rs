@@ -15,8 +15,9 @@ use std::time::SystemTime;
 
 use os_port::Files;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use xen_image::{Image, PvWidth};
-use xen_port::{GuestKind, Hypervisor, PhysInfo};
+use xen_port::{DomId, DomainInfo, Errno, GuestKind, Hypervisor, PhysInfo};
 use xyl_audit::admit::{needs_advisories, needs_host};
 use xyl_audit::{Audit, DeviceModel, Operation, Policy, Request, Shim as ShimState, admit, host};
 pub use xyl_audit::{Decision, GuestType, ImageKind, Outcome};
@@ -33,6 +34,8 @@ const VERSION: u32 = 1;
 const RECORD_MAX_BYTES: u64 = 64 << 10;
 /// What PV GRUB calls itself in its ELF notes.
 const GRUB: &str = "GRUB";
+/// The word in Xen's capabilities for bare 32-bit PV guests.
+const PV32: &str = "xen-3.0-x86_32p";
 
 /// A decision, as it is kept with the VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +70,7 @@ impl Record {
             Some(_) => ShimState::Ready,
             None => ShimState::NotLooked,
         };
-        let request = request(self.image, self.pvshim, shim);
+        let request = request(Operation::Create, self.image, self.pvshim, shim);
         let policy = policy(files, dirs)?;
         let audit = match hv.phys_info() {
             Ok(physical) => audit(hv, files, dirs, &physical, &policy, &request)?,
@@ -104,7 +107,8 @@ pub(crate) fn ask(
     let policy = policy(&*host.files, &host.dirs)?;
     let image = image_kind(spec, kernel)?;
     let pvshim = wish(spec);
-    let first = request(image, pvshim, ShimState::NotLooked);
+    let asks = |shim| request(Operation::Create, image, pvshim, shim);
+    let first = asks(ShimState::NotLooked);
     let audit = audit(
         &*host.hv,
         &*host.files,
@@ -124,7 +128,7 @@ pub(crate) fn ask(
             }
             Err(error) => state_of(error)?,
         };
-        decision = admit(&policy, audit.as_ref(), &request(image, pvshim, state));
+        decision = admit(&policy, audit.as_ref(), &asks(state));
         *spec = converted;
     } else if decision.outcome == Outcome::Allow && spec.shim.is_some() {
         shim = Some(shim::ready(host, physical, spec, kernel)?);
@@ -149,6 +153,105 @@ pub(crate) fn ask(
     Ok(Admitted { record, shim })
 }
 
+/// Asks the policy about a guest that another toolstack has started, and that is to become ours. What it is, Xen says: the
+/// file that it was started from may be another one by now.
+pub(crate) fn ask_of_running(
+    host: &Host,
+    info: &DomainInfo,
+    spec: &VmSpec,
+) -> Result<Record, EngineError> {
+    let (files, dirs) = (&*host.files, &host.dirs);
+    let kernel = crate::images::loader(dirs).load(&spec.kernel).ok();
+    let image = match &spec.shim {
+        // Xen sees the shim alone.
+        Some(_) => pv_kind_of_file(kernel.as_ref()),
+        None => running_image(&*host.hv, info)?,
+    };
+    let pvshim = wish(spec);
+    let request = request(Operation::Adopt, image, pvshim, ShimState::Ready);
+    let policy = policy(files, dirs)?;
+    let physical = host.hv.phys_info()?;
+    let audit = audit(&*host.hv, files, dirs, &physical, &policy, &request)?;
+    Ok(Record {
+        version: VERSION,
+        decided_s: seconds(host.clock.calendar()),
+        kernel: spec.kernel.clone(),
+        image,
+        is_boot_loader: kernel.as_ref().is_some_and(is_boot_loader),
+        pvshim,
+        shim: spec.shim.as_ref().and_then(|shim| shim.path.clone()),
+        decision: admit(&policy, audit.as_ref(), &request),
+    })
+}
+
+/// What a running domain is, by Xen's word.
+fn running_image(hv: &dyn Hypervisor, info: &DomainInfo) -> Result<ImageKind, EngineError> {
+    Ok(match info.kind() {
+        GuestKind::Pv if hv.address_size_bits(info.domid)? == 32 => ImageKind::Pv32,
+        GuestKind::Pv => ImageKind::Pv64,
+        GuestKind::Pvh => ImageKind::Pvh,
+        GuestKind::Hvm => ImageKind::Hvm,
+    })
+}
+
+/// The width of the kernel that a guest in the shim was started from; where the file tells nothing, the riskier one.
+fn pv_kind_of_file(kernel: Option<&Image>) -> ImageKind {
+    let width = kernel.and_then(|kernel| Some(kernel.pv().ok()?.width));
+    match width {
+        Some(PvWidth::Bits64) => ImageKind::Pv64,
+        Some(PvWidth::Bits32 { .. }) | None => ImageKind::Pv32,
+    }
+}
+
+/// The type of guest that a running domain is, whichever toolstack has started it. `is_bare_pv32` is Xen's word
+/// ([`bare_pv32`]), `config` libxl's record, without which a device model counts as one with its rights over the host.
+pub fn running_type(info: &DomainInfo, is_bare_pv32: bool, config: Option<&Value>) -> GuestType {
+    let built = config.and_then(|config| config.get("b_info"));
+    let says = |member: Option<&Value>| {
+        member.is_some_and(|value| *value == Value::Bool(true) || value.as_str() == Some("True"))
+    };
+    let is_set = |key: &str| says(built.and_then(|built| built.get(key)));
+    let pvshim = built.and_then(|built| built.get("type.pvh")?.get("pvshim"));
+    match info.kind() {
+        GuestKind::Pv if is_bare_pv32 => GuestType::Pv32,
+        GuestKind::Pv => GuestType::Pv64,
+        GuestKind::Pvh if says(pvshim) => GuestType::PvShim,
+        GuestKind::Pvh => GuestType::Pvh,
+        GuestKind::Hvm if is_set("dm_restrict") || is_set("device_model_stubdomain") => {
+            GuestType::Hvm
+        }
+        GuestKind::Hvm => GuestType::HvmOpenDm,
+    }
+}
+
+/// Which of these domains are bare 32-bit PV guests, whichever toolstack has started them. On a host that cannot run any
+/// that is known without a look at each.
+pub fn bare_pv32(hv: &dyn Hypervisor, infos: &[DomainInfo]) -> Result<Vec<DomId>, EngineError> {
+    let is_pv = |info: &&DomainInfo| info.domid != DomId::ZERO && info.kind() == GuestKind::Pv;
+    let pv: Vec<&DomainInfo> = infos.iter().filter(is_pv).collect();
+    let mut found = Vec::new();
+    if pv.is_empty() || !runs_pv32(hv)? {
+        return Ok(found);
+    }
+    for info in pv {
+        match hv.address_size_bits(info.domid) {
+            Ok(32) => found.push(info.domid),
+            Ok(_) => {}
+            // It has gone meanwhile.
+            Err(error) if error.is(Errno::ESRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(found)
+}
+
+fn runs_pv32(hv: &dyn Hypervisor) -> Result<bool, EngineError> {
+    let capabilities = hv.version()?.capabilities;
+    Ok(capabilities
+        .split_ascii_whitespace()
+        .any(|word| word == PV32))
+}
+
 /// What the policy would say of a configuration, without a question to Xen: of the host's facts those kept from an earlier
 /// look count, and a shim is taken to be there. `None` where the kernel cannot be read or is none for this type, which a
 /// create says better.
@@ -164,7 +267,7 @@ pub fn preview(
     let Ok(image) = image_kind(spec, &kernel) else {
         return Ok(None);
     };
-    let request = request(image, wish(spec), ShimState::NotLooked);
+    let request = request(Operation::Create, image, wish(spec), ShimState::NotLooked);
     let audit = match needs_host(&policy, &request) {
         true => host::kept_audit(files, &dirs.run, needs_advisories(&policy, &request))?,
         false => None,
@@ -194,10 +297,15 @@ fn audit(
     )?))
 }
 
-fn request(image: ImageKind, pvshim: Option<bool>, shim: ShimState) -> Request {
+fn request(
+    operation: Operation,
+    image: ImageKind,
+    pvshim: Option<bool>,
+    shim: ShimState,
+) -> Request {
     Request {
         image,
-        operation: Operation::Create,
+        operation,
         pvshim,
         device_model: DeviceModel::None,
         shim,
@@ -252,7 +360,7 @@ fn state_of(error: EngineError) -> Result<ShimState, EngineError> {
 }
 
 /// A guest that runs in another way than its configuration says is told of, and what the policy warns of.
-fn tell(decision: &Decision, notice: &mut dyn FnMut(Notice<'_>)) {
+pub(crate) fn tell(decision: &Decision, notice: &mut dyn FnMut(Notice<'_>)) {
     if decision.outcome == Outcome::ConvertToShim {
         notice(Notice::Warning(&decision.line()));
     }
@@ -305,4 +413,62 @@ pub fn read(files: &dyn Files, dirs: &Dirs, uuid: &str) -> Result<Option<Record>
         what: error.to_string(),
     })?;
     Ok(Some(record))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use xen_build::model::Model;
+    use xen_port::VersionInfo;
+
+    use super::*;
+    use crate::domains;
+    use crate::testing::pv_request;
+
+    fn version(capabilities: &str) -> VersionInfo {
+        VersionInfo {
+            capabilities: capabilities.to_owned(),
+            ..VersionInfo::default()
+        }
+    }
+
+    #[test]
+    fn a_bare_32_bit_guest_is_found_by_xens_word() {
+        let hv = Model::new(64);
+        let domid = hv.create_domain(&pv_request([1; 16])).unwrap();
+        hv.create_domain(&pv_request([2; 16])).unwrap();
+        hv.make_32_bit(domid);
+        let infos = domains::list(&hv).unwrap();
+        hv.set_version(version("xen-3.0-x86_64 xen-3.0-x86_32p hvm-3.0-x86_32"));
+        assert_eq!(bare_pv32(&hv, &infos).unwrap(), [domid]);
+        // Xen says that there can be none: nothing is asked of each.
+        hv.set_version(version("xen-3.0-x86_64 hvm-3.0-x86_32p"));
+        hv.forget_calls();
+        assert!(bare_pv32(&hv, &infos).unwrap().is_empty());
+        assert_eq!(hv.calls().len(), 1);
+        assert!(bare_pv32(&hv, &infos[..0]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_running_guest_is_of_the_type_that_xen_and_libxls_record_say() {
+        let of = |kind: GuestKind, pv32: bool, built: Value| {
+            let hv = Model::new(64);
+            let request = xen_port::CreateDomain {
+                kind,
+                ..pv_request([1; 16])
+            };
+            let domid = hv.create_domain(&request).unwrap();
+            let info = hv.domain_info(domid).unwrap().unwrap();
+            running_type(&info, pv32, Some(&json!({ "b_info": built })))
+        };
+        let nothing = || json!({});
+        assert_eq!(of(GuestKind::Pv, false, nothing()), GuestType::Pv64);
+        assert_eq!(of(GuestKind::Pv, true, nothing()), GuestType::Pv32);
+        assert_eq!(of(GuestKind::Pvh, false, nothing()), GuestType::Pvh);
+        let shim = json!({"type.pvh": {"pvshim": "True"}});
+        assert_eq!(of(GuestKind::Pvh, false, shim), GuestType::PvShim);
+        assert_eq!(of(GuestKind::Hvm, false, nothing()), GuestType::HvmOpenDm);
+        let confined = json!({"dm_restrict": "True"});
+        assert_eq!(of(GuestKind::Hvm, false, confined), GuestType::Hvm);
+    }
 }

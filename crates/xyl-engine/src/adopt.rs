@@ -14,6 +14,8 @@ use rustix::process::Signal;
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
 
+use crate::admission::{self, Outcome};
+use crate::create::Notice;
 use crate::kernel::{Kernel, Program};
 use crate::libxl_config::Unsupported;
 use crate::monitor::Vm;
@@ -47,6 +49,14 @@ pub enum AdoptError {
         domid: DomId,
         /// What it has, by the names of xl.cfg.
         what: String,
+    },
+    /// The policy of the host does not want it.
+    #[error("domain {domid} is not adopted: {line}; it stays xl's")]
+    Refused {
+        /// The domain.
+        domid: DomId,
+        /// The decision in words: cause and remedy.
+        line: String,
     },
     /// It has ended, or is ending.
     #[error(
@@ -101,6 +111,7 @@ pub fn adopt(
     info: &DomainInfo,
     force: bool,
     start: StartMonitor<'_>,
+    notice: &mut dyn FnMut(Notice<'_>),
 ) -> Result<Adopted, EngineError> {
     if info.domid == DomId::ZERO {
         return Err(EngineError::ControlDomain("adopting it"));
@@ -124,12 +135,18 @@ pub fn adopt(
         true => record::planned(host, uuid)?,
         false => planned(host, &info)?,
     };
+    let admitted = match is_ours {
+        true => None,
+        false => Some(admitted(host, &info, &planned)?),
+    };
     if !force {
         refuse_other_watchers(kernel, vm.domid)?;
     }
-    if !is_ours {
+    if let Some(admitted) = &admitted {
         let text = planned.config_text();
         record::write(&*host.files, &host.dirs, &vm_text(vm), &text)?;
+        admission::write(&*host.files, &host.dirs, &vm_text(vm), admitted)?;
+        admission::tell(&admitted.decision, notice);
     }
     // From here on whoever looks starts a monitor, should this process die.
     watchers::want(&*host.files, &host.dirs, uuid)?;
@@ -184,6 +201,23 @@ fn planned(host: &mut Host, info: &DomainInfo) -> Result<Planned, EngineError> {
     }
     let name = format!("libxl's record of domain {}", info.domid);
     plan::plan_record(&name, &text, &mut || topology::of(&*host.hv))
+}
+
+/// The policy's word on it, unless that is a refusal.
+fn admitted(
+    host: &Host,
+    info: &DomainInfo,
+    planned: &Planned,
+) -> Result<admission::Record, EngineError> {
+    let record = admission::ask_of_running(host, info, &planned.spec)?;
+    match record.decision.outcome {
+        Outcome::Allow => Ok(record),
+        Outcome::Refuse | Outcome::ConvertToShim => Err(AdoptError::Refused {
+            domid: info.domid,
+            line: record.decision.line(),
+        }
+        .into()),
+    }
 }
 
 /// A process of xl that does not say what it watches over may be about this domain, and the daemon of
@@ -278,6 +312,7 @@ mod tests {
 
     struct World {
         root: tempfile::TempDir,
+        hv: Model,
         host: Host,
         info: DomainInfo,
         started: Vec<String>,
@@ -290,13 +325,14 @@ mod tests {
             let domid = hv.create_domain(&pv_request(*UUID.as_bytes())).unwrap();
             let info = hv.domain_info(domid).unwrap().unwrap();
             let store = MemStore::new().client(0).unwrap();
-            let host = Host::new(Box::new(hv), store, Dirs::below(root.path()));
+            let host = Host::new(Box::new(hv.clone()), store, Dirs::below(root.path()));
             let folder = root.path().join("var/lib/xen");
             std::fs::create_dir_all(&folder).unwrap();
             let file = format!("userdata-d.{domid}.{UUID}.libxl-json");
             std::fs::write(folder.join(file), record).unwrap();
             World {
                 root,
+                hv,
                 host,
                 info,
                 started: Vec::new(),
@@ -309,7 +345,15 @@ mod tests {
                 started.push(format!("{name} {}", vm.domid));
                 Ok(())
             };
-            adopt(&mut self.host, &kernel, &self.info, force, &mut start)
+            let notice = &mut |_: Notice<'_>| ();
+            adopt(
+                &mut self.host,
+                &kernel,
+                &self.info,
+                force,
+                &mut start,
+                notice,
+            )
         }
 
         fn record(&self) -> Option<String> {
@@ -342,6 +386,36 @@ mod tests {
         let mut world = World::new(&record);
         let error = world.adopt(true).unwrap_err().to_string();
         assert!(error.contains("`disk`"), "{error}");
+        assert_eq!((world.record(), world.started.len()), (None, 0));
+    }
+
+    #[test]
+    fn a_bare_32_bit_guest_stays_xls_whatever_its_files_say() {
+        let mut world = World::new(RECORD);
+        world.hv.make_32_bit(world.info.domid);
+        let error = world.adopt(true).unwrap_err().to_string();
+        assert!(
+            error.contains("ring 1") && error.contains("stays xl's"),
+            "{error}"
+        );
+        assert_eq!((world.record(), world.started.len()), (None, 0));
+    }
+
+    #[test]
+    fn the_policy_is_asked_and_its_word_kept() {
+        let mut world = World::new(RECORD);
+        world.adopt(false).unwrap();
+        let kept = admission::read(&*world.host.files, &world.host.dirs, &UUID.to_string());
+        let kept = kept.unwrap().unwrap();
+        assert_eq!(kept.decision.outcome, Outcome::Allow);
+        assert_eq!(kept.image, admission::ImageKind::Pv64);
+
+        let mut world = World::new(RECORD);
+        let policy = &world.host.dirs.policy;
+        std::fs::create_dir_all(policy.parent().unwrap()).unwrap();
+        std::fs::write(policy, "version = 1\n[guests]\npv64 = \"refuse\"\n").unwrap();
+        let error = world.adopt(true).unwrap_err().to_string();
+        assert!(error.contains("pv64 = \"refuse\""), "{error}");
         assert_eq!((world.record(), world.started.len()), (None, 0));
     }
 

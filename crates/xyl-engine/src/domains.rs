@@ -286,7 +286,7 @@ pub fn configuration(
     info: &DomainInfo,
 ) -> Result<Value, EngineError> {
     let uuid = uuid_text(&info.handle);
-    let mut config = read_record(&userdata::path(xen_lib, info.domid, &uuid))?;
+    let mut config = libxl_record(xen_lib, info)?;
     let live = Live::read(store, info)?;
     let c_info = object(&mut config, "c_info");
     if let Some(name) = live.name {
@@ -319,6 +319,15 @@ fn object<'a>(config: &'a mut Value, key: &str) -> &'a mut Value {
         *member = json!({});
     }
     member
+}
+
+/// libxl's record of a domain, as it was written.
+pub fn libxl_record(xen_lib: &FilePath, info: &DomainInfo) -> Result<Value, EngineError> {
+    read_record(&userdata::path(
+        xen_lib,
+        info.domid,
+        &uuid_text(&info.handle),
+    ))
 }
 
 fn read_record(path: &FilePath) -> Result<Value, EngineError> {

@@ -38,7 +38,7 @@ const DEVICES: [(&str, &str); 16] = [
     ("usbdevs", "usbdev"),
 ];
 /// What is written as it is, by libxl's name and xl.cfg's.
-const SAME: [(&str, &str); 22] = [
+const SAME: [(&str, &str); 25] = [
     ("name", "name"),
     ("uuid", "uuid"),
     ("hap", "hap"),
@@ -61,6 +61,9 @@ const SAME: [(&str, &str); 22] = [
     ("weight", "cpu_weight"),
     ("cap", "cap"),
     ("acpi", "acpi"),
+    ("pvshim_path", "pvshim_path"),
+    ("pvshim_cmdline", "pvshim_cmdline"),
+    ("pvshim_extra", "pvshim_extra"),
 ];
 /// What libxl works out for itself, or asks for nothing that a guest without devices would see.
 const WITHOUT_MEANING: [&str; 25] = [
@@ -181,6 +184,7 @@ impl Reader {
             "claim_mode" => {}
             "passthrough" if matches!(value.as_str(), Some("default" | "disabled")) => {}
             _ if is_false(value) => {}
+            "pvshim" => self.set("pvshim", plain(value)),
             _ => self.refuse(name),
         }
     }
@@ -287,10 +291,27 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_in_the_shim_stays_there() {
+        let settings =
+            "pvshim = 1\npvshim_path = \"/s\"\npvshim_cmdline = \"a b\"\npvshim_extra = \"c\"\n";
+        let text =
+            format!("name = \"g\"\ntype = \"pvh\"\nkernel = \"/k\"\nmemory = 64\n{settings}");
+        let before = planned(&text).spec;
+        let json = to_json(&Record::of(&before, &before.uuid_text(), 0, None));
+        let (text, unsupported) = to_cfg(&json);
+        assert_eq!(unsupported, []);
+        assert!(before.shim.is_some());
+        assert_eq!(planned(&text).spec.shim, before.shim, "{text}");
+        // As xl writes it where there is none.
+        let without = json!({"c_info": {"type": "pvh", "name": "g"}, "b_info": {"type.pvh": {"pvshim": "False"}}});
+        assert!(!to_cfg(&without).0.contains("pvshim"));
+    }
+
+    #[test]
     fn what_xyl_cannot_do_is_named() {
         let json = json!({
             "c_info": {"type": "hvm", "name": "w", "driver_domain": "True", "passthrough": "share_pt"},
-            "b_info": {"bootloader": "pygrub", "type.pvh": {"pvshim": "True"}, "irqs": [5], "vnuma_nodes": [],
+            "b_info": {"bootloader": "pygrub", "irqs": [5], "vnuma_nodes": [],
                 "cpuid": null, "apic": "False", "something_new": 5, "device_model_stubdomain": "False"},
             "disks": [{"pdev_path": "/x"}],
             "nics": [{"mac": "00:16:3e:00:00:01"}],
@@ -307,7 +328,6 @@ mod tests {
                 "`driver_domain`",
                 "`irqs`",
                 "`passthrough`",
-                "`pvshim`",
                 "`something_new`",
                 "`type=\"hvm\"`",
                 "`vif`",

@@ -1,6 +1,7 @@
 //! `xyl adopt`: takes over a domain that xl has created.
 
 use xyl_engine::adopt::{self, Adopted};
+use xyl_engine::create::Notice;
 
 use crate::commands::monitor::start_in_background;
 use crate::complete::domain_names;
@@ -13,7 +14,8 @@ use crate::error::Outcome;
     after_help = "From then on Xyl watches over the domain, and restarts it or ends it as its configuration says; that is taken from libxl's
 record of it. xl's own process that waits for its end is ended, since two would both act on it. The guest sees
 none of this. xl's commands still work on the domain. A domain that has what Xyl cannot do (disks, network interfaces, HVM) is
-refused by name, and stays xl's. A domain that is Xyl's already gets its monitor back if it has lost it.
+refused by name, and stays xl's; so is one that the host's policy (/etc/xyl/policy.toml) does not allow as it runs: a bare 32-bit
+PV guest, unless it says otherwise. A domain that is Xyl's already gets its monitor back if it has lost it.
 
 Examples:
   xyl adopt web"
@@ -35,7 +37,19 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     }
     let mut host = context.open_host()?;
     let mut start = |name: &str, vm| start_in_background(context, name, vm).map(drop);
-    let adopted = adopt::adopt(&mut host, &context.kernel(), &info, args.force, &mut start);
+    let mut notice = |notice: Notice<'_>| {
+        if let Notice::Warning(text) = notice {
+            context.say(format!("warning: {text}"));
+        }
+    };
+    let adopted = adopt::adopt(
+        &mut host,
+        &context.kernel(),
+        &info,
+        args.force,
+        &mut start,
+        &mut notice,
+    );
     context.count(&host);
     let domid = info.domid;
     context.say(match adopted? {

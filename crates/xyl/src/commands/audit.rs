@@ -1,5 +1,7 @@
 //! `xyl audit`: what protects this host against speculative execution.
 
+mod running;
+
 use std::io::IsTerminal;
 
 use clap::builder::PossibleValuesParser;
@@ -9,6 +11,7 @@ use xyl_audit::advisories;
 use xyl_audit::audit::{AdvisoryRow, CoreSharing, Reason, Remedy};
 use xyl_audit::{AdvisoryVerdict, Audit, Facts, Family, GuestType, Row, Standing};
 
+use crate::commands::audit::running::Running;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 use crate::output::{left, printable};
@@ -30,9 +33,11 @@ WORDs of --fail-on:
                                  a verdict on that family other than ok and -
   v2:unknown                     that verdict on that family
   affected, cannot-tell          any advisory with that verdict
+  bare-pv32                      a bare 32-bit PV guest that runs, whichever toolstack has started it
+  changed                        a running guest that the policy of now would not let start as it runs
   XSA-471                        that advisory, if the host is affected or it cannot be told
 
-The facts are gathered anew, and kept for the policy (/etc/xyl/policy.toml) until the host is booted.
+Then the guests that run, by type. The facts are gathered anew, and kept for the policy (/etc/xyl/policy.toml) until the host is booted.
 
 Examples:
   xyl audit
@@ -42,7 +47,7 @@ Examples:
   xyl audit --json | jq '.rows[] | select(.standing == \"unprotected\") | [.guest, .family]'
 
 JSON: {facts, runs_here, core_sharing, rows: [{guest, family, standing, sure, against, reasons, remedies}], advisories:
-[{id, title, verdict, reasons, remedies, references, checked}]}
+[{id, title, verdict, reasons, remedies, references, checked}], running: [{domid, name, guest, bare_pv32, changed, now}]}
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what --fail-on names was found"
 )]
@@ -73,8 +78,10 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     let facts = Facts::renew(context.hv()?, &SystemFiles, &context.dirs.run);
     let audit = xyl_audit::host::audit_of(&facts, &advisories);
     let guests = guests_of(args, &facts);
+    let running = running::all(context)?;
     if context.json() {
-        context.out.json(&as_json(&facts, &audit, &guests))?;
+        let json = as_json(&facts, &audit, &guests, &running);
+        context.out.json(&json)?;
     } else {
         let report = Report {
             facts: &facts,
@@ -82,13 +89,21 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
             guests: &guests,
             colour: std::io::stdout().is_terminal(),
         };
-        for line in report.lines(args) {
+        for line in report
+            .lines(args)
+            .into_iter()
+            .chain(running::lines(&running))
+        {
             context.out.line(line)?;
         }
     }
     let found: Vec<String> = wanted
         .iter()
-        .flat_map(|wanted| wanted.found(&audit, &guests))
+        .flat_map(|wanted| {
+            let mut found = wanted.found(&audit, &guests);
+            found.extend(running.iter().filter_map(|one| wanted.found_running(one)));
+            found
+        })
         .collect();
     if found.is_empty() {
         return Ok(());
@@ -109,7 +124,12 @@ fn guests_of(args: &Args, facts: &Facts) -> Vec<GuestType> {
     }
 }
 
-fn as_json(facts: &Facts, audit: &Audit, guests: &[GuestType]) -> serde_json::Value {
+fn as_json(
+    facts: &Facts,
+    audit: &Audit,
+    guests: &[GuestType],
+    running: &[Running],
+) -> serde_json::Value {
     let rows: Vec<&Row> = audit
         .rows
         .iter()
@@ -126,6 +146,7 @@ fn as_json(facts: &Facts, audit: &Audit, guests: &[GuestType]) -> serde_json::Va
         "core_sharing": audit.core_sharing,
         "rows": rows,
         "advisories": audit.advisories,
+        "running": running::as_json(running),
     })
 }
 
@@ -137,6 +158,8 @@ enum FailOn {
     Both(Family, Standing),
     Advisories(AdvisoryVerdict),
     Advisory(String),
+    BarePv32,
+    Changed,
 }
 
 impl FailOn {
@@ -157,6 +180,11 @@ impl FailOn {
         }
         if word.contains('-') && word.starts_with(|c: char| c.is_ascii_uppercase()) {
             return Ok(FailOn::Advisory(word.to_owned()));
+        }
+        match word {
+            "bare-pv32" => return Ok(FailOn::BarePv32),
+            "changed" => return Ok(FailOn::Changed),
+            _ => {}
         }
         word.parse().map(FailOn::Family).map_err(|_| {
             Failure::usage(format!(
@@ -193,7 +221,22 @@ impl FailOn {
             FailOn::Standing(standing) => row.standing == *standing,
             FailOn::Family(family) => row.family == *family && weak,
             FailOn::Both(family, standing) => row.family == *family && row.standing == *standing,
-            FailOn::Advisories(_) | FailOn::Advisory(_) => false,
+            FailOn::Advisories(_) | FailOn::Advisory(_) | FailOn::BarePv32 | FailOn::Changed => {
+                false
+            }
+        }
+    }
+
+    fn found_running(&self, running: &Running) -> Option<String> {
+        let title = running.title();
+        match self {
+            FailOn::BarePv32 if running.is_bare_pv32() => {
+                Some(format!("{title} is a bare 32-bit PV guest"))
+            }
+            FailOn::Changed if running.is_otherwise() => {
+                Some(format!("{title} is not as the policy of now would have it"))
+            }
+            _ => None,
         }
     }
 

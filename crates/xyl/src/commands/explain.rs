@@ -34,17 +34,18 @@ pub struct Args {
 }
 
 /// What is known of one domain.
-struct Explained {
+pub struct Explained {
     info: DomainInfo,
     name: String,
     uuid: String,
     record: Record,
-    now: Decision,
+    /// What the policy of now would do with it, on the host as it is now.
+    pub now: Decision,
 }
 
 impl Explained {
     /// Whether a start would end otherwise now.
-    fn is_changed(&self) -> bool {
+    pub fn is_changed(&self) -> bool {
         let then = &self.record.decision;
         (then.outcome, then.guest) != (self.now.outcome, self.now.guest)
     }
@@ -63,12 +64,17 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     }
     for domain in domains.iter().filter(|domain| domain.is_changed()) {
         context.say(format!(
-            "warning: {}: the policy of now would have it otherwise: {}",
+            "warning: {}: {}",
             printable(&domain.name),
-            domain.now.line()
+            otherwise(&domain.now)
         ));
     }
     Ok(())
+}
+
+/// The words for a running guest that the policy would not let start as it runs.
+pub fn otherwise(now: &Decision) -> String {
+    format!("the policy of now would have it otherwise: {}", now.line())
 }
 
 fn chosen(args: &Args, context: &Context) -> Result<Vec<Explained>, Failure> {
@@ -78,7 +84,7 @@ fn chosen(args: &Args, context: &Context) -> Result<Vec<Explained>, Failure> {
         let mut all = Vec::new();
         for (info, name) in infos.into_iter().zip(names) {
             let name = name.unwrap_or_default();
-            match explain(context, info, name.clone()) {
+            match of(context, info, name.clone()) {
                 Ok(explained) => all.extend(explained),
                 // One that is damaged hides no others.
                 Err(failure) => context.say(format!("warning: {}: {failure}", printable(&name))),
@@ -88,7 +94,7 @@ fn chosen(args: &Args, context: &Context) -> Result<Vec<Explained>, Failure> {
     };
     let domain = context.find(asked)?;
     let name = context.name_of(&domain)?.unwrap_or_default();
-    let explained = explain(context, domain.info, name)?;
+    let explained = of(context, domain.info, name)?;
     explained.map(|one| vec![one]).ok_or_else(|| {
         Failure::refused(format!(
             "nothing was decided about `{asked}`: it was not created by this Xyl; `xyl audit` shows what protects each type of guest"
@@ -96,11 +102,8 @@ fn chosen(args: &Args, context: &Context) -> Result<Vec<Explained>, Failure> {
     })
 }
 
-fn explain(
-    context: &Context,
-    info: DomainInfo,
-    name: String,
-) -> Result<Option<Explained>, Failure> {
+/// What was decided about a domain, and what would be now; `None` if nothing was.
+pub fn of(context: &Context, info: DomainInfo, name: String) -> Result<Option<Explained>, Failure> {
     let uuid = Uuid::from_bytes(info.handle).hyphenated().to_string();
     let (files, dirs) = (&SystemFiles, &context.dirs);
     let Some(record) = admission::read(files, dirs, &uuid)? else {

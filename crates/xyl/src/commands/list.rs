@@ -1,8 +1,8 @@
 //! `xyl list`: all domains or one.
 
 use serde_json::{Value, json};
-use xen_port::{DomainInfo, GuestKind, ShutdownReason};
-use xyl_engine::domains;
+use xen_port::{DomId, DomainInfo, GuestKind, ShutdownReason};
+use xyl_engine::{admission, domains};
 
 use crate::complete::domain_names;
 use crate::context::Context;
@@ -13,7 +13,8 @@ const HELP: &str =
     "The state's letters: r running, b blocked, p paused, s shut down, then the reason
 (r reboot, s suspend, c crash, w watchdog, S soft reset), d dying.
 A name of (null) belongs to a domain that xenstore does not know, or to any domain
-while xenstored does not answer.
+while xenstored does not answer. Below the table, on standard error, a line for each
+bare 32-bit PV guest, whoever has started it: `xyl help audit`.
 
 Examples:
   xyl list
@@ -24,7 +25,7 @@ Examples:
 JSON: an array of objects with
   domid, name (or null), uuid, kind (pv, pvh, hvm), memory_kib, max_memory_kib,
   claimed_kib, vcpus_online, max_vcpus, state {running, blocked, paused, shutdown,
-  dying}, shutdown_reason (or null), cpu_time_ns, cpupool_id, ssidref
+  dying}, shutdown_reason (or null), cpu_time_ns, cpupool_id, ssidref, bare_pv32
 With -l: the array that xl prints: {domid, config}, config as libxl keeps it.";
 
 /// List all domains, or one
@@ -62,11 +63,12 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         return print_configurations(context, &infos);
     }
     let names = context.names_or_warning(&infos);
+    let bare_pv32 = bare_pv32_or_warning(context, &infos)?;
     if context.json() {
         let rows = infos
             .iter()
             .zip(&names)
-            .map(|(info, name)| to_json(info, name.as_deref()));
+            .map(|(info, name)| to_json(info, name.as_deref(), bare_pv32.contains(&info.domid)));
         return Ok(context.out.json(&Value::Array(rows.collect()))?);
     }
     let columns = Columns {
@@ -76,8 +78,28 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         cpupool: args.cpupool,
         numa: args.numa,
     };
-    print_table(context, &infos, &names, columns)
+    print_table(context, &infos, &names, columns)?;
+    for (info, name) in infos.iter().zip(&names) {
+        if bare_pv32.contains(&info.domid) {
+            let name = printable(name.as_deref().unwrap_or(domains::NO_NAME));
+            context.say(format!("warning: {name} ({}): {BARE_PV32}", info.domid));
+        }
+    }
+    Ok(())
 }
+
+/// Domains can be listed where that cannot be found out.
+fn bare_pv32_or_warning(context: &Context, infos: &[DomainInfo]) -> Result<Vec<DomId>, Failure> {
+    let found = admission::bare_pv32(context.hv()?, infos);
+    Ok(found.unwrap_or_else(|error| {
+        context.warn(&Failure::from(error));
+        Vec::new()
+    }))
+}
+
+/// What is to be known of a bare 32-bit PV guest.
+pub const BARE_PV32: &str = "is a bare 32-bit PV guest: its kernel runs in ring 1, where IBRS and its kin do not protect the \
+     hypervisor; shut it down, and create it anew for the PV shim";
 
 /// Columns beyond the usual ones.
 #[derive(Clone, Copy, Debug, Default)]
@@ -225,7 +247,7 @@ fn shutdown_reason(info: &DomainInfo) -> Option<ShutdownReason> {
 }
 
 /// A domain as `--json` prints it.
-pub fn to_json(info: &DomainInfo, name: Option<&str>) -> Value {
+pub fn to_json(info: &DomainInfo, name: Option<&str>, is_bare_pv32: bool) -> Value {
     let flags = &info.flags;
     json!({
         "domid": info.domid.0,
@@ -248,6 +270,7 @@ pub fn to_json(info: &DomainInfo, name: Option<&str>) -> Value {
         "cpu_time_ns": info.cpu_time_ns,
         "cpupool_id": info.cpupool,
         "ssidref": info.ssidref,
+        "bare_pv32": is_bare_pv32,
     })
 }
 
@@ -362,7 +385,7 @@ mod tests {
 
     #[test]
     fn json_has_the_documented_keys() {
-        let value = to_json(&dom0(), Some("Domain-0"));
+        let value = to_json(&dom0(), Some("Domain-0"), false);
         assert_eq!(value["memory_kib"], 2_097_152);
         assert_eq!(value["kind"], "pv");
         assert_eq!(value["shutdown_reason"], Value::Null);

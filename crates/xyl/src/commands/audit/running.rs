@@ -1,0 +1,163 @@
+//! The guests that run now, in the audit: of which type each is, and whether the policy would let it start so again.
+
+use serde_json::{Value, json};
+use xen_port::{DomId, DomainInfo};
+use xyl_audit::GuestType;
+use xyl_engine::admission::{self, Decision};
+use xyl_engine::domains;
+
+use crate::commands::explain;
+use crate::commands::list::BARE_PV32;
+use crate::context::Context;
+use crate::error::Failure;
+use crate::output::{left, printable};
+
+/// A guest that runs.
+pub struct Running {
+    domid: DomId,
+    name: String,
+    guest: GuestType,
+    /// What the policy would do with it now, where that is something else than was done.
+    otherwise: Option<Decision>,
+}
+
+impl Running {
+    /// Whether its kernel runs in ring 1, with nothing between it and the hypervisor.
+    pub fn is_bare_pv32(&self) -> bool {
+        self.guest == GuestType::Pv32
+    }
+
+    /// Whether the policy would have it otherwise now.
+    pub fn is_otherwise(&self) -> bool {
+        self.otherwise.is_some()
+    }
+
+    /// Its name and number.
+    pub fn title(&self) -> String {
+        format!("{} ({})", printable(&self.name), self.domid)
+    }
+
+    fn warnings(&self) -> impl Iterator<Item = String> + '_ {
+        let bare = self.is_bare_pv32().then(|| BARE_PV32.to_owned());
+        let otherwise = self.otherwise.as_ref().map(explain::otherwise);
+        let line = |what: String| format!("warning: {}: {what}", self.title());
+        bare.into_iter().chain(otherwise).map(line)
+    }
+}
+
+/// All guests but domain 0.
+pub fn all(context: &Context) -> Result<Vec<Running>, Failure> {
+    let mut infos = domains::list(context.hv()?)?;
+    infos.retain(|info| info.domid != DomId::ZERO && !info.flags.dying);
+    if infos.is_empty() {
+        return Ok(Vec::new());
+    }
+    let bare_pv32 = admission::bare_pv32(context.hv()?, &infos)?;
+    let names = context.names_or_warning(&infos);
+    let guests = infos.into_iter().zip(names).map(|(info, name)| {
+        let name = name.unwrap_or_else(|| domains::NO_NAME.to_owned());
+        one(context, &info, name, bare_pv32.contains(&info.domid))
+    });
+    Ok(guests.collect())
+}
+
+fn one(context: &Context, info: &DomainInfo, name: String, is_bare_pv32: bool) -> Running {
+    let config = domains::libxl_record(&context.dirs.xen_lib, info).ok();
+    // A record that is damaged is told of, and hides no guest.
+    let explained = explain::of(context, info.clone(), name.clone()).unwrap_or_else(|failure| {
+        context.say(format!("warning: {}: {failure}", printable(&name)));
+        None
+    });
+    Running {
+        domid: info.domid,
+        name,
+        guest: admission::running_type(info, is_bare_pv32, config.as_ref()),
+        otherwise: explained
+            .filter(|explained| explained.is_changed())
+            .map(|explained| explained.now),
+    }
+}
+
+/// The guests of each type, and what is to be known of some.
+pub fn lines(running: &[Running]) -> Vec<String> {
+    if running.is_empty() {
+        return vec![String::new(), "no guest runs".to_owned()];
+    }
+    let mut lines = vec![String::new(), "running guests:".to_owned()];
+    for guest in GuestType::ALL {
+        let of_type = running.iter().filter(|one| one.guest == *guest);
+        let titles: Vec<String> = of_type.map(Running::title).collect();
+        if !titles.is_empty() {
+            lines.push(format!("  {}{}", left(guest.word(), 13), titles.join(", ")));
+        }
+    }
+    lines.extend(running.iter().flat_map(Running::warnings));
+    lines
+}
+
+/// The same for programs.
+pub fn as_json(running: &[Running]) -> Value {
+    let rows = running.iter().map(|one| {
+        json!({
+            "domid": one.domid.0,
+            "name": one.name,
+            "guest": one.guest,
+            "bare_pv32": one.is_bare_pv32(),
+            "changed": one.is_otherwise(),
+            "now": one.otherwise,
+        })
+    });
+    Value::Array(rows.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use xyl_engine::admission::Outcome;
+
+    use super::*;
+
+    fn guest(domid: u16, name: &str, guest: GuestType) -> Running {
+        Running {
+            domid: DomId(domid),
+            name: name.to_owned(),
+            guest,
+            otherwise: None,
+        }
+    }
+
+    #[test]
+    fn guests_are_shown_by_type_and_marked() {
+        let mut refused = guest(4, "later", GuestType::Pv64);
+        refused.otherwise = Some(Decision {
+            outcome: Outcome::Refuse,
+            guest: GuestType::Pv64,
+            reasons: vec!["why".to_owned()],
+            warnings: Vec::new(),
+            remedies: Vec::new(),
+        });
+        let running = [
+            guest(3, "web", GuestType::Pv64),
+            refused,
+            guest(5, "old", GuestType::Pv32),
+        ];
+        let text = lines(&running).join("\n");
+        assert!(
+            text.contains("  pv64         web (3), later (4)\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains(
+                "warning: later (4): the policy of now would have it otherwise: refused: why"
+            ),
+            "{text}"
+        );
+        assert!(
+            text.contains("warning: old (5): is a bare 32-bit PV guest"),
+            "{text}"
+        );
+        let json = as_json(&running);
+        assert_eq!(json[2]["bare_pv32"], true);
+        assert_eq!(json[1]["changed"], true);
+        assert_eq!(json[0]["now"], Value::Null);
+    }
+}
