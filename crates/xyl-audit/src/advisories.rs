@@ -88,6 +88,8 @@ pub struct Advisory {
     pub references: Vec<String>,
     /// Where the conditions were checked; without it they were not.
     pub checked: Option<String>,
+    /// Why its fix cannot be told from the outside: then no host with the weakness is called mitigated or affected.
+    pub unverified: Option<String>,
 }
 
 /// Whom an advisory is about.
@@ -251,9 +253,20 @@ fn verdict(advisory: &Advisory, facts: &Facts, audit: &Audit) -> Judged {
     cpu_verdict(advisory, facts)
         .or_else(|| no_family_verdict(advisory, audit))
         .or_else(|| capability_verdict(advisory, facts))
+        .or_else(|| unverified_verdict(advisory))
         .or_else(|| option_verdict(advisory, facts))
         .or_else(|| fix_verdict(advisory, facts))
         .unwrap_or_else(|| family_verdict(advisory, facts, audit))
+}
+
+/// The verdict, if nobody has found out how the fix shows.
+fn unverified_verdict(advisory: &Advisory) -> Option<Judged> {
+    let why = advisory.unverified.as_ref()?;
+    Some(because(
+        AdvisoryVerdict::CannotTell,
+        why.as_str(),
+        "advisory",
+    ))
 }
 
 /// The verdict, if the CPU decides.
@@ -617,6 +630,17 @@ mod tests {
             AdvisoryVerdict::NotAffected
         );
         assert_eq!(of(fixed, &Facts::default()), AdvisoryVerdict::CannotTell);
+    }
+
+    #[test]
+    fn what_nobody_can_verify_is_not_said() {
+        let host = facts((4, 17), ".6", "git:abc");
+        let unverified = "unverified = \"no commit names it\"\n";
+        let fixed = format!("fixed = [\"4.17.6\"]\n{unverified}");
+        assert_eq!(of(&fixed, &host), AdvisoryVerdict::CannotTell);
+        // What does not bear on the host needs no fix.
+        let elsewhere = format!("{unverified}capability = \"xen-3.0-x86_32p\"\n");
+        assert_eq!(of(&elsewhere, &host), AdvisoryVerdict::NotAffected);
     }
 
     #[test]
