@@ -13,6 +13,7 @@ use os_port::{Files, Lock, Process, list_if_there};
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
 use xenstore::{Path, Tree};
+use xyl_saga::state::State;
 use xyl_saga::{Contents, Operation, Outcome, Past, Resumed};
 
 use crate::dirs::NAME_LOCK;
@@ -325,15 +326,29 @@ fn forget_without_domain(host: &mut Host, uuid: Uuid, domid: DomId) -> Result<()
 }
 
 fn told(kind: Kind, last: &Operation, resumed: &Resumed<EngineError>) -> (String, bool) {
-    let kind = kind.word();
-    let step = last.step.as_deref().unwrap_or("its first step");
-    let died = format!("its process {} died at `{step}`", last.pid);
+    let (kind, why) = (kind.word(), why_it_stood(last));
     match resumed {
-        Resumed::Done => (format!("finished a {kind}: {died}"), false),
-        Resumed::Undone { .. } => (format!("took a {kind} back: {died}"), false),
+        Resumed::Done => (format!("finished a {kind}: {why}"), false),
+        Resumed::Undone { .. } => (format!("took a {kind} back: {why}"), false),
         Resumed::Failed(failure) => (
-            format!("a {kind} could not be finished ({died}): {failure}"),
+            format!("a {kind} could not be finished ({why}): {failure}"),
             true,
+        ),
+    }
+}
+
+/// Why an operation was under way, and nobody at it.
+fn why_it_stood(last: &Operation) -> String {
+    let (pid, step) = (last.pid, last.step.as_deref());
+    match &last.failure {
+        Some((failed, cause))
+            if Some(failed.as_str()) == step && last.state == State::Reverting =>
+        {
+            format!("its process {pid} failed at `{failed}`: {cause}")
+        }
+        _ => format!(
+            "its process {pid} died at `{}`",
+            step.unwrap_or("its first step")
         ),
     }
 }
