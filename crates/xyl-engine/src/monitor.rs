@@ -73,12 +73,9 @@ fn watch_at(
 ) -> Result<(), EngineError> {
     host.store.watch(&Path::release_domain(), END_TOKEN)?;
     let mut resets = Tally::default();
-    finish_what_was_begun(host, vm, log)?;
-    // The number may be that of a domain of long ago.
-    vm.domid = domain_of(host, vm.uuid)?.unwrap_or(vm.domid);
     loop {
+        let begun = finish_what_was_begun(host, &mut vm, log);
         watch_name(host, vm)?;
-        let begun = finish_what_was_begun(host, vm, log);
         let next = begun.and_then(|()| next_action(host, vm, &mut resets, log));
         forget_name(host, vm)?;
         let next = match next {
@@ -104,19 +101,20 @@ fn watch_at(
     }
 }
 
-/// Goes on with an operation that stands still: whoever began it has died, or could not go on.
+/// Goes on with an operation that stands still: whoever began it has died, or could not go on. Then finds the VM's
+/// domain: the number that is known may be that of one of long ago.
 fn finish_what_was_begun(
     host: &mut Host,
-    vm: Vm,
+    vm: &mut Vm,
     log: &mut dyn FnMut(&str),
 ) -> Result<(), EngineError> {
-    if !ops::is_orphaned(&*host.files, &host.dirs, &*host.process, vm.uuid) {
-        return Ok(());
+    if ops::is_orphaned(&*host.files, &host.dirs, &*host.process, vm.uuid) {
+        let owner = Owner::take(host, vm.uuid)?;
+        if let Some(recovered) = &owner.recovered {
+            log(&recovered.line());
+        }
     }
-    let owner = Owner::take(host, vm.uuid)?;
-    if let Some(recovered) = &owner.recovered {
-        log(&recovered.line());
-    }
+    vm.domid = domain_of(host, vm.uuid)?.unwrap_or(vm.domid);
     Ok(())
 }
 
