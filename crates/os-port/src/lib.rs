@@ -80,6 +80,8 @@ pub trait Process {
     fn is_running(&self, id: u32) -> bool;
     /// A new UUID, made by chance.
     fn new_uuid(&self) -> [u8; 16];
+    /// This process is about to wait for long: it may give back what it can have again.
+    fn rest(&self) {}
 }
 
 /// Removes a file; one that is not there is fine.

@@ -20,6 +20,7 @@ mod memory;
 mod pages;
 mod port;
 mod privcmd;
+pub mod program;
 mod scheduling;
 mod standby;
 mod vcpu;

@@ -330,6 +330,7 @@ fn wait_for_turn(host: &mut Host, vm: Vm, log: &mut dyn FnMut(&str)) -> Result<b
 
 /// Waits until the VM's domain has shut down (its state then), or does not exist any more (`None`).
 fn wait_for_end(host: &mut Host, vm: Vm) -> Result<Option<DomainInfo>, EngineError> {
+    let mut is_rested = false;
     loop {
         let info = host.hv.domain_info(vm.domid)?;
         let Some(info) = info.filter(|info| &info.handle == vm.uuid.as_bytes()) else {
@@ -343,6 +344,10 @@ fn wait_for_end(host: &mut Host, vm: Vm) -> Result<Option<DomainInfo>, EngineErr
             .is_some_and(|reason| reason != ShutdownReason::Suspend)
         {
             return Ok(Some(info));
+        }
+        // Once: other domains' ends wake it up for a moment each.
+        if !std::mem::replace(&mut is_rested, true) {
+            host.process.rest();
         }
         let event = host.wait_for_event(RECHECK_EVERY)?;
         if event.is_some_and(|event| event.token == NAME_TOKEN) {

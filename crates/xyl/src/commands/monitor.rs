@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use os_port::{SystemFiles, lock_for_child, lock_of_stdin};
+use os_port::{Process, SystemFiles, SystemProcess, lock_for_child, lock_of_stdin};
 use uuid::Uuid;
 use xen_port::DomId;
 use xen_sys::{Program, Standby};
@@ -38,6 +38,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     // It keeps no folder of whoever started it in use.
     std::env::set_current_dir("/").map_err(|source| Failure::io("go to /", source))?;
     let mut host = context.open_host()?;
+    host.process = Box::new(Watcher);
     let vm = Vm {
         domid: DomId(args.domid),
         uuid: args.uuid,
@@ -50,6 +51,28 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     Ok(monitor::watch_with(&mut host, vm, lock, &mut |line| {
         context.say(line)
     })?)
+}
+
+/// This process, which waits for months.
+struct Watcher;
+
+impl Process for Watcher {
+    fn id(&self) -> u32 {
+        SystemProcess.id()
+    }
+
+    fn is_running(&self, id: u32) -> bool {
+        SystemProcess.is_running(id)
+    }
+
+    fn new_uuid(&self) -> [u8; 16] {
+        SystemProcess.new_uuid()
+    }
+
+    fn rest(&self) {
+        // Where that fails it only takes more memory.
+        let _ = xen_sys::program::give_back();
+    }
 }
 
 /// Starts the process that watches over a VM. What it says goes to a log of the VM's.
