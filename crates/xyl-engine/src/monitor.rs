@@ -20,6 +20,9 @@ use crate::{EngineError, Host, Owner, brake, destroy, dump_core, ops, owner, rec
 /// How often the domain is looked at when xenstored stays silent: a lost event delays, and no more.
 const RECHECK_EVERY: Duration = Duration::from_secs(3600);
 
+/// A domain at whose beginning nothing has happened for so long will run for long.
+const REST_AFTER: Duration = Duration::from_secs(1);
+
 /// How long a domain that something is missing of is left alone.
 const PAUSE: Duration = Duration::from_secs(2);
 /// What is said of a restart that has failed.
@@ -345,11 +348,17 @@ fn wait_for_end(host: &mut Host, vm: Vm) -> Result<Option<DomainInfo>, EngineErr
         {
             return Ok(Some(info));
         }
-        // Once: other domains' ends wake it up for a moment each.
-        if !std::mem::replace(&mut is_rested, true) {
-            host.process.rest();
+        let mut event = None;
+        if !is_rested {
+            event = host.wait_for_event(REST_AFTER)?;
         }
-        let event = host.wait_for_event(RECHECK_EVERY)?;
+        if event.is_none() {
+            // Once: other domains' ends wake it up for a moment each.
+            if !std::mem::replace(&mut is_rested, true) {
+                host.process.rest();
+            }
+            event = host.wait_for_event(RECHECK_EVERY)?;
+        }
         if event.is_some_and(|event| event.token == NAME_TOKEN) {
             index_name(host, vm)?;
         }
