@@ -679,6 +679,15 @@ impl Hypervisor for Model {
         version.map_or_else(|| self.unsupported("version"), Ok)
     }
 
+    fn capabilities(&self) -> Result<String> {
+        self.called("capabilities", None, 1)?;
+        let version = self.state.borrow().version.clone();
+        version.map_or_else(
+            || self.unsupported("capabilities"),
+            |known| Ok(known.capabilities),
+        )
+    }
+
     fn phys_info(&self) -> Result<PhysInfo> {
         self.called("phys_info", None, 1)?;
         let state = self.state.borrow();
@@ -905,8 +914,9 @@ impl Hypervisor for Model {
     }
 
     fn address_size_bits(&self, domid: DomId) -> Result<u32> {
-        self.on_domain("address_size_bits", domid, 1, |domain| {
-            Ok(domain.address_size_bits)
+        self.on_domain("address_size_bits", domid, 1, |domain| match domain.kind {
+            GuestKind::Pv => Ok(domain.address_size_bits),
+            GuestKind::Pvh | GuestKind::Hvm => Err(Errno::EOPNOTSUPP),
         })
     }
 

@@ -35,6 +35,8 @@ pub trait Hypervisor {
 
     /// Xen's version, capabilities and command line (several `XENVER_*` calls).
     fn version(&self) -> Result<VersionInfo>;
+    /// The guest types that can run, as in [`VersionInfo::capabilities`], and nothing else (one call).
+    fn capabilities(&self) -> Result<String>;
     /// CPUs, memory and capabilities of the host (`XEN_SYSCTL_physinfo`).
     fn phys_info(&self) -> Result<PhysInfo>;
     /// The hypervisor's log ring as raw bytes (`XEN_SYSCTL_readconsole`, repeated until all is read).
@@ -104,8 +106,8 @@ pub trait Hypervisor {
 
     /// NUMA nodes that a domain's memory comes from (`XEN_DOMCTL_getnodeaffinity`), as a set of node numbers.
     fn node_affinity(&self, domid: DomId) -> Result<CpuMap>;
-    /// Bits of the addresses that a domain's kernel uses as far as Xen cares (`XEN_DOMCTL_get_address_size`): 32 for a PV
-    /// domain that was started with a 32-bit kernel, for as long as it lives; else 64.
+    /// Bits of the addresses that a PV domain's kernel uses (`XEN_DOMCTL_get_address_size`): 32 for one that was started with
+    /// a 32-bit kernel, for as long as it lives, else 64. Of other domains Xen does not say it (EOPNOTSUPP).
     fn address_size_bits(&self, domid: DomId) -> Result<u32>;
 
     // ---- vCPUs ----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ macro_rules! hypervisor_methods {
     ($callback:ident) => {
         $callback! {
             version() () -> $crate::VersionInfo;
+            capabilities() () -> String;
             phys_info() () -> $crate::PhysInfo;
             console_ring(clear: bool) () -> Vec<u8>;
             scheduler_id() () -> $crate::SchedulerId;

@@ -314,9 +314,8 @@ fn common(probe: &mut Probe, xen: &Xen, domid: DomId) {
             none,
         )
     });
-    probe.run("address_size_bits", || {
-        let bits = xen.address_size_bits(domid)?;
-        that(bits == 64, bits)
+    probe.run("capabilities", || {
+        same(xen.capabilities()?, xen.version()?.capabilities)
     });
     probe.run("node_affinity", || {
         let nodes = xen.node_affinity(domid)?;
@@ -458,6 +457,10 @@ fn pages(start: u64, count: u64) -> Vec<Gfn> {
 fn pv_domain(probe: &mut Probe, xen: &Xen) {
     with_domain(probe, xen, GuestKind::Pv, |probe, domid| {
         common(probe, xen, domid);
+        probe.run("Pv: address_size_bits", || {
+            let bits = xen.address_size_bits(domid)?;
+            that(bits == 64, bits)
+        });
         let mut frames = Vec::new();
         probe.run("Pv: populate_physmap", || {
             let small = costs_one_populate(xen, domid, 0, &pages(0, 512))?;
@@ -627,6 +630,11 @@ fn shut_down_and_resume(xen: &Xen, domid: DomId) -> Outcome {
 fn pvh_domain(probe: &mut Probe, xen: &Xen) {
     with_domain(probe, xen, GuestKind::Pvh, |probe, domid| {
         common(probe, xen, domid);
+        probe.run("Pvh: address_size_bits", || {
+            let none = xen.address_size_bits(domid);
+            let is_refused = |error: &HvError| error.is(Errno::EOPNOTSUPP);
+            that(none.as_ref().is_err_and(is_refused), none)
+        });
         probe.run("Pvh: set_paging_mempool", || {
             costs(xen, 1, || Ok(xen.set_paging_mempool(domid, (4 << 20) + 1)?))
         });

@@ -39,10 +39,7 @@ impl Xen {
             compile_by: text(&info.compile_by),
             compile_domain: text(&info.compile_domain),
             compile_date: text(&info.compile_date),
-            capabilities: self.version_text::<version::Capabilities>(
-                "XENVER_capabilities",
-                version::CAPABILITIES,
-            )?,
+            capabilities: self.read_capabilities()?,
             changeset: self
                 .version_text::<version::ChangeSet>("XENVER_changeset", version::CHANGE_SET)?,
             command_line: self.version_text::<version::CommandLine>(
@@ -53,6 +50,10 @@ impl Xen {
             page_size_bytes: self.page_size()?,
             virt_start: platform.virt_start,
         })
+    }
+
+    pub(crate) fn read_capabilities(&self) -> Result<String> {
+        self.version_text::<version::Capabilities>("XENVER_capabilities", version::CAPABILITIES)
     }
 
     fn version_text<T: FromBytes + IntoBytes + zerocopy::Immutable>(

@@ -14,6 +14,10 @@ use xen_port::{
 use crate::Xen;
 
 impl Hypervisor for Xen {
+    fn capabilities(&self) -> Result<String> {
+        self.read_capabilities()
+    }
+
     fn version(&self) -> Result<VersionInfo> {
         self.read_version()
     }

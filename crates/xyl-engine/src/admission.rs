@@ -246,7 +246,7 @@ pub fn bare_pv32(hv: &dyn Hypervisor, infos: &[DomainInfo]) -> Result<Vec<DomId>
 }
 
 fn runs_pv32(hv: &dyn Hypervisor) -> Result<bool, EngineError> {
-    let capabilities = hv.version()?.capabilities;
+    let capabilities = hv.capabilities()?;
     Ok(capabilities
         .split_ascii_whitespace()
         .any(|word| word == PV32))
