@@ -63,6 +63,14 @@ within() {
 	done
 }
 
+# kill_hard PID: ends a process of xyl as nothing can be caught, at a moment that was left to chance. The runner counts them.
+kill_hard() {
+	kill -KILL "$1" 2>/dev/null && count_kill
+}
+count_kill() {
+	echo kill >>"${LAB_KILLS:-/dev/null}"
+}
+
 # console_says NAME PATTERN: whether the guest's console log has a matching line.
 console_says() {
 	grep -aqsE -- "$2" "$consoles/guest-$1.log"

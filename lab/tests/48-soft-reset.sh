@@ -94,7 +94,7 @@ for round in $(seq 1 15); do
 	ok xenstore-write "/local/domain/$domid/data/before-reset" "$round"
 	xenstore-write "/local/domain/$domid/data/command" 'shutdown soft_reset'
 	sleep "0.$(printf '%03d' $((round * 7 % 60)))"
-	kill -9 "$(monitor_of "$domid")"
+	kill_hard "$(monitor_of "$domid")"
 	xyl -T monitor "$domid" "$uuid" </dev/null >"$scratch/monitor.log" 2>&1 &
 	within 20 eval '! node data/before-reset >/dev/null && [ "$(node data/state)" = up ]'
 	within 10 eval '! xenstore-exists "/libxl/$domid/soft-reset"'

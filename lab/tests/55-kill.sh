@@ -38,6 +38,7 @@ killed() {
 	kill -KILL $pid 2>/dev/null
 	wait $pid 2>/dev/null
 	if [ $? -eq 137 ]; then
+		count_kill
 		limit_us=$((limit_us < 800000 ? limit_us * 5 / 4 : limit_us))
 	else
 		limit_us=$((limit_us > 4000 ? limit_us * 3 / 4 : limit_us))

@@ -112,7 +112,7 @@ for moment in 0.02 0.06; do
 	xyl create -q "$(config killed pvh)" &
 	pid=$!
 	sleep $moment
-	kill -KILL $pid 2>/dev/null
+	kill_hard $pid
 	wait $pid 2>/dev/null
 	code=0
 	xyl fsck --repair >"$scratch/out" || code=$?

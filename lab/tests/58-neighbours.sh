@@ -73,7 +73,7 @@ for round in $(seq 1 "$rounds"); do
 	ok xenstore-write "/local/domain/$domid/data/before-reset" "$round"
 	ok xenstore-write "/local/domain/$domid/data/command" 'shutdown soft_reset'
 	sleep "0.$(printf '%03d' $((RANDOM % 200)))"
-	kill -KILL "$(monitor_of "$domid")"
+	kill_hard "$(monitor_of "$domid")"
 	xyl -T monitor "$domid" "$uuid" </dev/null >>"$scratch/monitor.log" 2>&1 &
 	disown
 	within 40 eval '! xenstore-exists "/local/domain/$domid/data/before-reset" && [ "$(xenstore-read "/local/domain/$domid/data/state")" = up ]'

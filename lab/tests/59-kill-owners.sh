@@ -33,7 +33,7 @@ kills=0
 # kill_owner UUID LIMIT_US: at a random moment before the limit. Then a command looks, as any administrator would.
 kill_owner() {
 	read -rt "$(printf '0.%06d' $((RANDOM * 32768 % $2)))" -u "$never"
-	kill -KILL "$(owner_of "$1")" 2>/dev/null && kills=$((kills + 1))
+	kill_hard "$(owner_of "$1")" && kills=$((kills + 1))
 	ok xyl list >/dev/null
 }
 

@@ -1,6 +1,7 @@
 //! One boot of real Xen under QEMU: the host's files in, a script run in dom0, its output and results out.
 
 use crate::error::{Error, Result, at};
+use crate::monitor::Monitor;
 use crate::payload::Payload;
 use crate::process::{check_interrupt, interrupted, run_quietly, tied_to_us};
 use crate::root::{Root, Xen};
@@ -52,6 +53,8 @@ impl Default for Options {
 const DEFAULT_MEMORY_MIB: u32 = 6144;
 /// From QEMU's start until dom0 says "ready"; generous, for machines that do other things too.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
+/// From one sign of life of dom0 (it gives one every ten seconds) to the next; generous for the same reason.
+const SILENCE_LIMIT: Duration = Duration::from_secs(300);
 /// From the script's time limit (which dom0 itself enforces) until the results are out.
 const END_LIMIT: Duration = Duration::from_secs(60);
 /// How often to look at what dom0 said besides the script's output.
@@ -81,6 +84,7 @@ pub struct Outcome {
 
 /// The files of a boot. Dropping this removes them.
 pub struct Results {
+    xen: Xen,
     dir: TemporaryDir,
 }
 
@@ -90,18 +94,19 @@ impl Results {
         self.dir.path.join("out")
     }
 
-    /// Prints Xen's log, dom0's log and the guests' consoles on stderr, each under a heading.
+    /// Prints Xen's log, dom0's log and the guests' consoles on stderr, each under a heading that names the Xen.
     pub fn show_logs(&self) {
-        let logs = self.dir.path.join("logs");
+        let dir = &self.dir.path;
+        let logs = dir.join("logs");
         if !logs.exists() {
-            show_log(
+            self.show_log(
                 "serial line: Xen's log and dom0's log",
-                &self.dir.path.join("serial.log"),
+                &dir.join("serial.log"),
             );
             return;
         }
-        show_log("Xen's log", &logs.join("xen.log"));
-        show_log("dom0's log", &logs.join("dom0.log"));
+        self.show_log("Xen's log", &logs.join("xen.log"));
+        self.show_log("dom0's log", &logs.join("dom0.log"));
         let consoles = logs.join("xen/console");
         let mut guests: Vec<PathBuf> = fs::read_dir(&consoles)
             .map(|entries| {
@@ -113,31 +118,38 @@ impl Results {
         guests.sort();
         for console in guests {
             let name = console.file_name().unwrap_or_default().to_string_lossy();
-            show_log(&format!("guest's console {name}"), &console);
+            self.show_log(&format!("guest's console {name}"), &console);
         }
     }
-}
 
-fn show_log(title: &str, path: &Path) {
-    let content = fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&content);
-    let lines: Vec<&str> = text.lines().collect();
-    let skipped = lines.len().saturating_sub(LOG_TAIL_LINES);
-    let note = if skipped > 0 {
-        format!(" (without the first {skipped} lines)")
-    } else {
-        String::new()
-    };
-    eprintln!("===== {title}{note} =====");
-    for line in lines.iter().skip(skipped) {
-        eprintln!("{}", line.trim_end_matches('\r'));
+    fn show_log(&self, title: &str, path: &Path) {
+        let content = fs::read(path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&content);
+        let lines: Vec<&str> = text
+            .lines()
+            .map(|line| line.trim_end_matches('\r'))
+            .collect();
+        let (skipped, shown) = lines.split_at(lines.len().saturating_sub(LOG_TAIL_LINES));
+        let note = match skipped.len() {
+            0 => String::new(),
+            count => format!(" (without the first {count} lines)"),
+        };
+        // At once: another boot may be failing beside this one.
+        eprintln!(
+            "===== {}: {title}{note} =====\n{}",
+            self.xen.version(),
+            shown.join("\n")
+        );
     }
 }
 
 /// Boots, runs the payload's script, and waits for its end. A failure shows the logs itself.
 pub fn boot(options: &Options, root: &Root, payload: &Payload, talk: Talk<'_>) -> Result<Outcome> {
     let dir = TemporaryDir::new()?;
-    let results = Results { dir };
+    let results = Results {
+        xen: options.xen,
+        dir,
+    };
     let machine = Machine::start(options, root, payload, &results.dir.path, &talk)?;
     let started = machine.started;
     match machine.run(payload, talk) {
@@ -155,7 +167,8 @@ pub fn boot(options: &Options, root: &Root, payload: &Payload, talk: Talk<'_>) -
         Err(error) => {
             results.show_logs();
             eprintln!(
-                "===== boot given up after {} s =====",
+                "===== {}: boot given up after {} s =====",
+                options.xen.version(),
                 started.elapsed().as_secs()
             );
             Err(error)
@@ -187,6 +200,7 @@ struct Machine {
     qemu: Child,
     to_dom0: Option<ChildStdin>,
     from_dom0: Receiver<Vec<u8>>,
+    monitor: Monitor,
     control: PathBuf,
     serial: PathBuf,
     started: Instant,
@@ -215,6 +229,7 @@ impl Machine {
             .map_err(at("make", &results))?;
         let control = dir.join("control");
         File::create(&control).map_err(at("make", &control))?;
+        let monitor = Monitor::new(dir)?;
 
         let mut command = tied_to_us(setup::qemu());
         hardware(&mut command, options);
@@ -224,6 +239,7 @@ impl Machine {
         drive(&mut command, &input, "readonly=on");
         drive(&mut command, &results, "cache=unsafe");
         ports(&mut command, &control, dir, talk);
+        monitor.attach(&mut command);
         command
             .env("TMPDIR", dir)
             .stdin(Stdio::piped())
@@ -238,6 +254,7 @@ impl Machine {
             qemu,
             to_dom0,
             from_dom0,
+            monitor,
             control,
             serial: dir.join("serial.log"),
             started: Instant::now(),
@@ -254,7 +271,7 @@ impl Machine {
                 &mut terminal
             }
         };
-        let mut ready_after = None;
+        let mut signs = Signs::new();
         let mut looked = Instant::now();
         loop {
             match self.from_dom0.recv_timeout(LOOK_PERIOD) {
@@ -268,21 +285,23 @@ impl Machine {
             looked = Instant::now();
             check_interrupt()?;
             let said = fs::read_to_string(&self.control).unwrap_or_default();
-            if ready_after.is_none() && said.contains("ready ") {
-                ready_after = Some(self.started.elapsed());
-            }
+            signs.take(&said);
             let exit_code = said_code(&said, "exit ");
             if exit_code.is_some() || crate::terminal::left() {
                 self.drain(show);
                 return Ok(End {
                     exit_code: exit_code.or(said_code(&said, "script ")).unwrap_or(0),
-                    ready_after: ready_after.unwrap_or_else(|| self.started.elapsed()),
+                    ready_after: signs.ready.unwrap_or_else(Instant::now) - self.started,
                     with_results: exit_code.is_some(),
                 });
             }
             // A shell after the script may last as long as its user likes.
             let limit = payload.script_limit.filter(|_| !payload.shell);
-            self.check_alive(ready_after, limit)?;
+            self.check_alive()?;
+            if let Some(cause) = signs.missing(self.started, limit) {
+                self.monitor.show_cpu();
+                return self.give_up(cause);
+            }
         }
     }
 
@@ -293,34 +312,69 @@ impl Machine {
         }
     }
 
-    fn check_alive(
-        &mut self,
-        ready_after: Option<Duration>,
-        script_limit: Option<Duration>,
-    ) -> Result<()> {
-        let elapsed = self.started.elapsed();
-        let fail = |cause: String| {
-            Err(Error::Boot {
-                cause,
-                elapsed_s: elapsed.as_secs(),
-            })
-        };
+    fn check_alive(&mut self) -> Result<()> {
         if let Ok(Some(status)) = self.qemu.try_wait() {
-            return fail(format!("QEMU ended early ({status})"));
+            return self.give_up(format!("QEMU ended early ({status})"));
         }
-        if let Some(line) = fatal_line(&self.serial) {
-            return fail(line);
+        fatal_line(&self.serial).map_or(Ok(()), |line| self.give_up(line))
+    }
+
+    fn give_up<T>(&self, cause: String) -> Result<T> {
+        Err(Error::Boot {
+            cause,
+            elapsed_s: self.started.elapsed().as_secs(),
+        })
+    }
+}
+
+/// dom0's signs of life.
+struct Signs {
+    ready: Option<Instant>,
+    /// How much it had said when it last said something, and when that was.
+    heard_bytes: usize,
+    heard: Instant,
+}
+
+impl Signs {
+    fn new() -> Self {
+        Self {
+            ready: None,
+            heard_bytes: 0,
+            heard: Instant::now(),
         }
-        match (ready_after, script_limit) {
-            (None, _) if elapsed > BOOT_LIMIT => {
-                fail(format!("not ready within {} s", BOOT_LIMIT.as_secs()))
-            }
-            (Some(ready), Some(limit)) if elapsed > ready + limit + END_LIMIT => fail(format!(
-                "dom0 no longer answers; the script's limit was {} s",
+    }
+
+    /// Takes all that was said on the control port so far.
+    fn take(&mut self, said: &str) {
+        if said.len() > self.heard_bytes {
+            self.heard_bytes = said.len();
+            self.heard = Instant::now();
+        }
+        if said.contains("ready ") {
+            self.ready.get_or_insert(self.heard);
+        }
+    }
+
+    /// Which sign should have come by now and has not.
+    fn missing(&self, started: Instant, script_limit: Option<Duration>) -> Option<String> {
+        let Some(ready) = self.ready else {
+            return (started.elapsed() > BOOT_LIMIT)
+                .then(|| format!("not ready within {} s", BOOT_LIMIT.as_secs()));
+        };
+        let limit = script_limit?;
+        if ready.elapsed() > limit + END_LIMIT {
+            return Some(format!(
+                "not at its end {} s after the script's limit of {} s",
+                END_LIMIT.as_secs(),
                 limit.as_secs()
-            )),
-            _ => Ok(()),
+            ));
         }
+        (self.heard.elapsed() > SILENCE_LIMIT).then(|| {
+            format!(
+                "dom0 has given no sign of life for {} s",
+                SILENCE_LIMIT.as_secs()
+            )
+        })
     }
 }
 
@@ -355,8 +409,6 @@ fn hardware(command: &mut Command, options: &Options) {
         "-display",
         "none",
         "-no-reboot",
-        "-monitor",
-        "none",
         "-net",
         "none",
     ]);
@@ -381,9 +433,13 @@ fn hardware(command: &mut Command, options: &Options) {
 fn software(command: &mut Command, options: &Options, root: &Root) {
     // eager-fpu: emulated XSAVE ignores CR0.TS, so Xen's lazy switch would mix up FPU registers.
     // bootscrub=0: memory of a new QEMU is zero already.
+    // hpet=legacy-replacement: the HPET interrupts all the time, 100 times a second. With nested SVM, QEMU changes the
+    // flags of pending interrupts without its lock (helper_vmrun, do_vmexit), so now and then it forgets one of the
+    // local APIC's until the next interrupt of any kind. Xen asks that timer for one interrupt at a time: without a
+    // next one it slept for ever, its timer's interrupt pending.
     command.arg("-kernel").arg(root.xen()).arg("-append").arg(format!(
         "dom0_mem=1G,max:1G com1=115200,8n1 console=com1 noreboot spec-ctrl=eager-fpu bootscrub=0 \
-         loglvl=all guest_loglvl=warning {}",
+         hpet=legacy-replacement loglvl=all guest_loglvl=warning {}",
         options.xen_options
     ));
     let mut modules = root.vmlinux().into_os_string();

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::lab_test::{self, Tally};
 use crate::process::{self, check_interrupt, step};
 use crate::root::Xen;
+use crate::setup;
 use crate::sim;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -39,9 +40,12 @@ pub fn run(no_lab: bool, kvm: bool) -> Result<u8> {
     })?;
     checks.one("build for the lab", artifacts::build)?;
     if !no_lab {
-        for xen in [Xen::V4_17, Xen::V4_20] {
-            checks.lab(xen, kvm)?;
-        }
+        checks.one("what the lab needs", setup::ensure)?;
+        checks.lab(&[Xen::V4_17, Xen::V4_20], kvm)?;
+        println!(
+            "{} processes of xyl were killed at random moments in the lab",
+            checks.tally.kills
+        );
     }
     for name in &checks.failed {
         println!("failed: {name}");
@@ -114,37 +118,69 @@ impl Checks {
         })
     }
 
-    fn lab(&mut self, xen: Xen, kvm: bool) -> Result<()> {
-        let options = Options {
-            xen,
-            kvm,
-            ..Options::default()
+    /// All the lab's tests on each of these, side by side: a boot takes one core.
+    fn lab(&mut self, releases: &[Xen], kvm: bool) -> Result<()> {
+        let tests = |xen: Xen| {
+            let options = Options {
+                xen,
+                kvm,
+                ..Options::default()
+            };
+            tally_of(&lab_name(xen), || lab_test::run(&options, None))
         };
-        self.counted(&format!("lab tests on Xen {}", xen.version()), || {
-            lab_test::run(&options, None)
-        })
-    }
-
-    /// Does the work as a step. An error counts as one failure, and does not keep the other checks from running.
-    fn counted(&mut self, name: &str, work: impl FnOnce() -> Result<Tally>) -> Result<()> {
-        check_interrupt()?;
-        let tally = match step(name, work) {
-            Ok(tally) => tally,
-            Err(Error::Interrupted) => return Err(Error::Interrupted),
-            Err(error) => {
-                eprintln!("{name}: {error}");
-                Tally {
-                    failed: 1,
-                    ..Tally::default()
+        // A machine of one core does them one after the other.
+        let lanes = std::thread::available_parallelism().map_or(1, usize::from);
+        for together in releases.chunks(lanes) {
+            let tallies: Vec<_> = std::thread::scope(|scope| {
+                let running: Vec<_> = together
+                    .iter()
+                    .map(|&xen| scope.spawn(move || tests(xen)))
+                    .collect();
+                running.into_iter().map(|lane| lane.join()).collect()
+            });
+            for (&xen, tally) in together.iter().zip(tallies) {
+                match tally {
+                    Ok(tally) => self.add(&lab_name(xen), tally?),
+                    Err(panic) => std::panic::resume_unwind(panic),
                 }
             }
-        };
+        }
+        Ok(())
+    }
+
+    /// Does the work as a step, and adds what it counts.
+    fn counted(&mut self, name: &str, work: impl FnOnce() -> Result<Tally>) -> Result<()> {
+        check_interrupt()?;
+        let tally = tally_of(name, work)?;
+        self.add(name, tally);
+        Ok(())
+    }
+
+    fn add(&mut self, name: &str, tally: Tally) {
         if tally.failed > 0 {
             self.failed.push(name.to_owned());
         }
         self.tally += tally;
-        Ok(())
     }
+}
+
+/// Does the work as a step. An error counts as one failure, so that the other checks still run; only an interrupt is one.
+fn tally_of(name: &str, work: impl FnOnce() -> Result<Tally>) -> Result<Tally> {
+    match step(name, work) {
+        Err(Error::Interrupted) => Err(Error::Interrupted),
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            Ok(Tally {
+                failed: 1,
+                ..Tally::default()
+            })
+        }
+        tally => tally,
+    }
+}
+
+fn lab_name(xen: Xen) -> String {
+    format!("lab tests on Xen {}", xen.version())
 }
 
 /// Runs `cargo test`, passes its words on, and adds up what its harnesses report.
@@ -193,6 +229,7 @@ fn harness_counts(line: &str) -> Option<Tally> {
         passed: count("passed")?,
         failed: count("failed")?,
         skipped: count("ignored")?,
+        kills: 0,
     })
 }
 
@@ -228,7 +265,8 @@ mod tests {
             Some(Tally {
                 passed: 5,
                 failed: 2,
-                skipped: 1
+                skipped: 1,
+                kills: 0,
             })
         );
     }

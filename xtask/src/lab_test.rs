@@ -23,6 +23,8 @@ pub struct Tally {
     pub failed: usize,
     /// Said why they cannot run here.
     pub skipped: usize,
+    /// Processes of xyl that they have killed at random moments.
+    pub kills: usize,
 }
 
 impl AddAssign for Tally {
@@ -30,6 +32,7 @@ impl AddAssign for Tally {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.kills += other.kills;
     }
 }
 
@@ -57,6 +60,7 @@ pub fn run(options: &Options, filter: Option<&str>) -> Result<Tally> {
         names.len()
     );
     let mut report = Report {
+        xen: options.xen.version(),
         waiting: names,
         ..Report::default()
     };
@@ -68,7 +72,7 @@ pub fn run(options: &Options, filter: Option<&str>) -> Result<Tally> {
     );
     match outcome {
         Err(Error::Interrupted) => return Err(Error::Interrupted),
-        Err(error) => println!("FAIL boot ({error})"),
+        Err(error) => println!("{}: FAIL boot ({error})", options.xen.version()),
         Ok(outcome) if outcome.exit_code != 0 => outcome.results.show_logs(),
         Ok(_) => {}
     }
@@ -97,6 +101,8 @@ fn select(filter: Option<&str>) -> Result<BTreeSet<String>> {
 /// Passes the runner's lines on and counts its verdicts.
 #[derive(Default)]
 struct Report {
+    /// In front of each line: two releases may be at it side by side.
+    xen: &'static str,
     line: Vec<u8>,
     waiting: BTreeSet<String>,
     tally: Tally,
@@ -116,7 +122,7 @@ impl Report {
     }
 
     fn take_line(&mut self, line: &str) {
-        println!("{line}");
+        println!("{}: {line}", self.xen);
         let mut words = line.split(' ');
         let (verdict, name) = (
             words.next().unwrap_or_default(),
@@ -130,16 +136,26 @@ impl Report {
         };
         if self.waiting.remove(name) {
             *count += 1;
+            self.tally.kills += kills(line).unwrap_or(0);
         }
     }
 
     fn close(mut self) -> Tally {
         for name in &self.waiting {
-            println!("FAIL {name} (did not come to its end)");
+            println!("{}: FAIL {name} (did not come to its end)", self.xen);
         }
         self.tally.failed += self.waiting.len();
         self.tally
     }
+}
+
+/// Reads "... (12.0 s, 5 kills)".
+fn kills(line: &str) -> Option<usize> {
+    line.strip_suffix(" kills)")?
+        .rsplit_once(", ")?
+        .1
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -162,9 +178,19 @@ mod tests {
             Tally {
                 passed: 1,
                 failed: 1,
-                skipped: 1
+                skipped: 1,
+                kills: 0,
             }
         );
+    }
+
+    #[test]
+    fn what_a_test_has_killed_is_counted_once() {
+        let mut report = report(&["a", "b"]);
+        report.take(
+            b"pass a (1.0 s, 30 kills)\npass a (1.0 s, 30 kills)\nFAIL b (2.0 s, 12 kills)\n",
+        );
+        assert_eq!(report.close().kills, 42);
     }
 
     #[test]
@@ -176,7 +202,8 @@ mod tests {
             Tally {
                 passed: 1,
                 failed: 1,
-                skipped: 0
+                skipped: 0,
+                kills: 0,
             }
         );
     }

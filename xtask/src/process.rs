@@ -48,7 +48,7 @@ pub fn check_interrupt() -> Result<()> {
 /// A command that the kernel kills when this process dies, however it dies.
 ///
 /// `setpriv` (util-linux) sets the parent-death signal, which needs no unsafe code here. The signal follows the
-/// *thread* that started the program: start it from the main thread.
+/// *thread* that started the program: start it from one that waits for the program's end.
 pub fn tied_to_us(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
