@@ -2,7 +2,6 @@
 # limit_s: 240
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
-[ -z "$(shim_needs)" ] || skip 'the shim does not start here without a setting of its own, which a converted guest has not'
 cd "$scratch" || fail 'no scratch folder'
 policy=/etc/xyl/policy.toml
 [ ! -e $policy ] || fail 'there is a policy already'
@@ -11,7 +10,16 @@ traces >before
 printf '%s\n' 'name = "narrow"' "kernel = \"$guests/grub-pv32\"" 'memory = 64' >narrow.cfg
 printf '%s\n' 'name = "wide"' "kernel = \"$guests/testguest\"" 'memory = 16' >wide.cfg
 
-# Without a policy the default holds: in the shim, without a change of the configuration.
+# set_policy LINE...: a policy with these lines, and with what the shim needs here.
+set_policy() {
+	mkdir -p /etc/xyl
+	printf '%s\n' 'version = 1' "$@" >$policy
+	[ -z "$(shim_needs)" ] || printf '%s\n' '[shim]' "$(shim_needs | sed 's/^pvshim_//')" >>$policy
+}
+
+# Without a policy the default holds: in the shim, without a change of the configuration. (Where the shim needs a setting,
+# a policy gives it, and nothing else.)
+[ -z "$(shim_needs)" ] || set_policy
 matches 'grub-pv32 would be started in the PV shim' "$(xyl create -n narrow.cfg 2>&1 >/dev/null)"
 matches 'warning: .*grub-pv32.*|started in the PV shim: a 32-bit PV kernel runs in ring 1' "$(xyl create narrow.cfg 2>&1)"
 within 60 console_says narrow XYL-GRUB-UP
@@ -33,8 +41,7 @@ matches 'wide \([0-9]+\): allowed' "$(xyl explain wide)"
 equals pv "$(xenstore-read "/libxl/$(xl domid wide)/type")"
 
 # Another policy: what runs is left alone and told of, what is new is refused before anything is built.
-mkdir -p /etc/xyl
-printf '%s\n' 'version = 1' '[guests]' 'pv32 = "refuse"' >$policy
+set_policy '[guests]' 'pv32 = "refuse"'
 output=$(xyl explain narrow 2>&1)
 matches 'warning: narrow: the policy of now would have it otherwise: refused' "$output"
 ok xl domid narrow
@@ -44,13 +51,13 @@ leaves_nothing before
 refused 'grub-pv32 is refused: a 32-bit PV kernel runs in ring 1.*pv32 = "refuse".*remedy' xyl create -q narrow.cfg
 refused 'grub-pv32 would be refused' xyl create -q -n narrow.cfg
 # In the shim by the configuration's own word it may run.
-printf '%s\n' 'type = "pvh"' 'pvshim = 1' >>narrow.cfg
+printf '%s\n' 'type = "pvh"' 'pvshim = 1' "$(shim_needs)" >>narrow.cfg
 ok xyl create -q narrow.cfg
 within 60 eval '[ "$(grep -ac XYL-GRUB-UP "$consoles/guest-narrow.log")" -ge 2 ]'
 matches 'narrow \([0-9]+\): allowed' "$(xyl explain narrow)"
 ok xyl destroy narrow
 # A wish for a bare start takes the policy too; Xyl itself builds none at all.
-printf '%s\n' 'version = 1' '[guests]' 'pv32 = "allow"' >$policy
+set_policy '[guests]' 'pv32 = "allow"'
 refused '32-bit PV' xyl create -q /dev/null "name=\"bare\"; kernel=\"$guests/grub-pv32\"; memory=64; pvshim=0"
 echo nonsense >$policy
 refused 'policy.toml:1: .*no guest is created until' xyl create -q wide.cfg

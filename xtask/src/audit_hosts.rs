@@ -3,9 +3,12 @@
 
 use crate::boot::{self, Options, Talk};
 use crate::error::{Error, Result};
+use crate::lab_test::Tally;
+use crate::lanes::side_by_side;
 use crate::payload::Payload;
 use crate::root::Xen;
 use crate::{places, root, setup};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 const SCRIPT_LIMIT: Duration = Duration::from_secs(60);
@@ -110,22 +113,26 @@ const HOSTS: &[Host] = &[
     },
 ];
 
-/// Boots each host whose name contains `filter`. Our exit code is 1 if any was found to be something else than it is.
-pub fn run(options: &Options, filter: Option<&str>) -> Result<u8> {
+/// Boots each host whose name contains `filter`, side by side. One that was found to be something else than it is has failed.
+pub fn run(options: &Options, filter: Option<&str>) -> Result<Tally> {
     setup::ensure()?;
-    let chosen = HOSTS
+    let chosen: Vec<&Host> = HOSTS
         .iter()
-        .filter(|host| filter.is_none_or(|words| host.name.contains(words)));
-    let (mut passed, mut failed) = (0, 0);
-    for host in chosen {
-        if is_as_known(options, host)? {
-            passed += 1;
+        .filter(|host| filter.is_none_or(|words| host.name.contains(words)))
+        .collect();
+    // One after the other, so that each root is built once.
+    for xen in chosen.iter().map(|host| host.xen).collect::<BTreeSet<_>>() {
+        root::ensure(xen)?;
+    }
+    let mut tally = Tally::default();
+    for verdict in side_by_side(&chosen, |host| is_as_known(options, host)) {
+        if verdict? {
+            tally.passed += 1;
         } else {
-            failed += 1;
+            tally.failed += 1;
         }
     }
-    println!("{passed} passed, {failed} failed, 0 skipped");
-    Ok(u8::from(failed > 0))
+    Ok(tally)
 }
 
 fn is_as_known(options: &Options, host: &Host) -> Result<bool> {

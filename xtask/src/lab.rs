@@ -2,6 +2,7 @@
 
 use crate::boot::{self, Options, Talk};
 use crate::error::{Result, at};
+use crate::lab_test::Tally;
 use crate::payload::Payload;
 use crate::process::run_quietly;
 use crate::{artifacts, audit_hosts, bench, lab_test, root, setup, soak, terminal};
@@ -125,9 +126,7 @@ pub fn run(task: Task) -> Result<u8> {
             no_build,
         } => {
             build_unless(no_build)?;
-            let tally = lab_test::run(&options, filter.as_deref())?;
-            println!("{tally}");
-            Ok(u8::from(tally.failed > 0))
+            lab_test::run(&options, filter.as_deref()).map(Tally::close)
         }
         Task::Audit {
             filter,
@@ -135,7 +134,7 @@ pub fn run(task: Task) -> Result<u8> {
             no_build,
         } => {
             build_unless(no_build)?;
-            audit_hosts::run(&options, filter.as_deref())
+            audit_hosts::run(&options, filter.as_deref()).map(Tally::close)
         }
         Task::Bench { options } => bench::run(&options),
         Task::Soak {

@@ -27,6 +27,14 @@ pub struct Tally {
     pub kills: usize,
 }
 
+impl Tally {
+    /// Prints it, and gives our exit code: 0 if nothing failed.
+    pub fn close(self) -> u8 {
+        println!("{self}");
+        u8::from(self.failed > 0)
+    }
+}
+
 impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.passed += other.passed;

@@ -9,6 +9,7 @@ mod demo;
 mod error;
 mod lab;
 mod lab_test;
+mod lanes;
 mod monitor;
 mod payload;
 mod places;

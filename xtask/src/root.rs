@@ -15,7 +15,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// The Xen releases that the lab knows, each in the Debian suite that has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Xen {
     /// Xen 4.17, from Debian 12 (bookworm).
     #[value(name = "4.17")]

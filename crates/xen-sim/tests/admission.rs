@@ -276,6 +276,43 @@ fn what_cannot_be_converted_is_refused_with_cause_and_remedy() {
     assert!(error.contains("policy.toml:1"), "{error}");
 }
 
+#[test]
+fn the_policy_names_the_shim_of_converted_guests() {
+    let mut bench = Bench::new();
+    let path = bench.folder.path().join("house-shim");
+    let policy = format!("version = 1\n[shim]\npath = \"{}\"\n", path.display());
+    bench.set_policy(Some(&policy));
+    let error = bench
+        .create(&pv32(), "type = \"pv\"")
+        .unwrap_err()
+        .to_string();
+    for part in ["house-shim cannot be used: ", "remedy", "[shim]"] {
+        assert!(error.contains(part), "{part} is not in: {error}");
+    }
+    assert_eq!(bench.nr_domains(), 0);
+
+    std::fs::write(&path, shim(SAYS_PV32)).unwrap();
+    let domid = bench.create(&pv32(), "type = \"pv\"").unwrap();
+    assert_eq!(bench.kind(domid), GuestKind::Pvh);
+    assert_eq!(bench.record().shim.as_deref(), Some(path.as_path()));
+}
+
+#[test]
+fn a_policy_whose_shim_has_32_bit_pv_switched_off_starts_none_bare() {
+    let mut bench = Bench::new()
+        .with_shim(Some(SAYS_PV32))
+        .with_policy(Some("version = 1\n[shim]\nextra = \"pv=no-32\"\n"));
+    let error = bench
+        .create(&pv32(), "type = \"pv\"")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("`pv=no-32`") && error.contains("[shim]"),
+        "{error}"
+    );
+    assert_eq!(bench.nr_domains(), 0);
+}
+
 /// Refuses 64-bit PV guests for a verdict of the audit.
 fn rule(verdict: &str) -> String {
     format!(

@@ -405,7 +405,7 @@ fn with_shim(
         ),
         Shim::NoBinary { path } => (
             format!("there is no PV shim at {path}"),
-            "install Xen's shim (xen-shim), or name it with `pvshim_path`".to_owned(),
+            "install Xen's shim (xen-shim), or name it under [shim] in the policy".to_owned(),
         ),
         Shim::No32BitPv { path } if request.image == ImageKind::Pv32 => (
             format!("the PV shim {path} is built without 32-bit PV"),
@@ -414,7 +414,7 @@ fn with_shim(
         Shim::No32BitPv { .. } => return Decision::new(outcome, guest, found),
         Shim::Unfit { path, what } => (
             format!("the PV shim {path} cannot be used: {what}"),
-            "install another shim, or name one with `pvshim_path`".to_owned(),
+            "name another one under [shim] in the policy".to_owned(),
         ),
     };
     found.reasons.push(cause);

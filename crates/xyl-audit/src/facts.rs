@@ -285,7 +285,7 @@ impl Facts {
 
     fn ask_topology(&mut self, hv: &dyn Hypervisor) {
         self.has_siblings = match hv.cpu_topology() {
-            Ok(cpus) => Some(has_siblings(&cpus)),
+            Ok(cpus) => self.siblings_among(&cpus),
             Err(error) => {
                 self.miss("CPU topology", &error);
                 None
@@ -517,6 +517,30 @@ impl Facts {
             .is_some_and(|text| text == "Not affected")
     }
 
+    /// Whether two threads of one core are online. Xen lists all CPUs that are present, those too that `smt=0` keeps offline
+    /// (`cpu_present` in `xen/common/sysctl.c`), and does not say which of them are online, only how many.
+    fn siblings_among(&self, present: &[CpuTopology]) -> Option<bool> {
+        let mut cores: Vec<(u32, u32)> = present
+            .iter()
+            .filter_map(|cpu| cpu.location)
+            .map(|(core, socket, _)| (core, socket))
+            .collect();
+        let nr_present = cores.len();
+        cores.sort_unstable();
+        cores.dedup();
+        if cores.len() == nr_present {
+            return Some(false);
+        }
+        let online = self.abilities?;
+        let nr_cores = u32::try_from(cores.len()).unwrap_or(u32::MAX);
+        if online.nr_cpus > nr_cores || online.threads_per_core > 1 {
+            return Some(true);
+        }
+        // Who takes CPUs offline at run time may take a whole core, and leave both threads of another.
+        let is_smt_off = self.option("smt").is_some_and(|value| is_no(&value));
+        is_smt_off.then_some(false)
+    }
+
     /// Whether guests of different owners may run on one core's threads.
     #[must_use]
     pub fn core_sharing(&self) -> CoreSharing {
@@ -564,16 +588,9 @@ fn is_passing(error: &HvError) -> bool {
     matches!(error, HvError::Call { errno, .. } if passing.contains(errno))
 }
 
-fn has_siblings(cpus: &[CpuTopology]) -> bool {
-    let mut cores: Vec<(u32, u32)> = cpus
-        .iter()
-        .filter_map(|cpu| cpu.location)
-        .map(|(core, socket, _)| (core, socket))
-        .collect();
-    let nr_cpus = cores.len();
-    cores.sort_unstable();
-    cores.dedup();
-    cores.len() < nr_cpus
+/// Whether a word switches something off, as Xen reads it (`parse_bool`).
+pub(crate) fn is_no(word: &str) -> bool {
+    matches!(word, "no" | "off" | "false" | "0" | "disable")
 }
 
 fn boot_id(files: &dyn Files) -> Option<String> {
@@ -634,12 +651,32 @@ mod tests {
         let at = |core, socket| CpuTopology {
             location: Some((core, socket, 0)),
         };
-        let offline = CpuTopology { location: None };
-        facts.has_siblings = Some(has_siblings(&[at(0, 0), offline, at(1, 0), at(0, 1)]));
-        assert_eq!(facts.core_sharing(), CoreSharing::No);
-        // The first core's second thread is offline, another core's is not.
-        facts.has_siblings = Some(has_siblings(&[at(0, 0), offline, at(1, 0), at(1, 0)]));
-        assert_eq!(facts.core_sharing(), CoreSharing::Yes);
+        let absent = CpuTopology { location: None };
+        let mut sharing = |command_line: &str, nr_cpus, threads_per_core, present: &[_]| {
+            facts.xen.command_line = command_line.to_owned();
+            facts.abilities = Some(Abilities {
+                nr_cpus,
+                threads_per_core,
+                hvm: true,
+                pv: true,
+                hap: true,
+                shadow: false,
+            });
+            facts.has_siblings = facts.siblings_among(present);
+            facts.core_sharing()
+        };
+        let single = [at(0, 0), absent, at(1, 0), at(0, 1)];
+        assert_eq!(sharing("", 3, 1, &single), CoreSharing::No);
+        // The first core's second thread is absent, another core's is not.
+        let mixed = [at(0, 0), absent, at(1, 0), at(1, 0)];
+        assert_eq!(sharing("", 3, 1, &mixed), CoreSharing::Yes);
+        let double = [at(0, 0), at(0, 0), at(1, 0), at(1, 0)];
+        assert_eq!(sharing("", 4, 2, &double), CoreSharing::Yes);
+        // The second threads are parked; switched on at run time; some CPUs taken offline by hand.
+        assert_eq!(sharing("smt=0", 2, 1, &double), CoreSharing::No);
+        assert_eq!(sharing("smt=off", 4, 2, &double), CoreSharing::Yes);
+        assert_eq!(sharing("", 2, 2, &double), CoreSharing::Yes);
+        assert_eq!(sharing("", 2, 1, &double), CoreSharing::Unknown);
         facts.granularity = Some(Sourced::new("core".to_owned(), COMMAND_LINE));
         assert_eq!(facts.core_sharing(), CoreSharing::No);
     }

@@ -18,4 +18,4 @@ pub use admit::{Decision, DeviceModel, ImageKind, Operation, Outcome, Request, S
 pub use audit::{Audit, Row};
 pub use facts::Facts;
 pub use names::{AdvisoryVerdict, Family, GuestType, Standing, Sure, Target};
-pub use policy::{Policy, PolicyError};
+pub use policy::{Policy, PolicyError, ShimSettings};

@@ -1,7 +1,7 @@
 //! The policy file, `/etc/xyl/policy.toml`: which guests may start on this host. Its format is in `docs/policy.md`.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use os_port::Files;
 use serde::Deserialize;
@@ -24,6 +24,18 @@ pub struct Policy {
     guests: Vec<(GuestType, Action)>,
     /// The rules, in the order of the file.
     pub rules: Vec<Rule>,
+    /// The shim of guests that are converted.
+    pub shim: ShimSettings,
+}
+
+/// The PV shim of guests whose configuration says nothing of one: what `pvshim_path` and `pvshim_extra` say in others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShimSettings {
+    /// Its absolute path; without it, that of the host's Xen.
+    pub path: Option<PathBuf>,
+    /// What comes behind its command line.
+    pub extra: Option<String>,
 }
 
 /// What is done with a guest. The later one is the stronger.
@@ -116,6 +128,7 @@ impl Default for Policy {
                 .map(|guest| (*guest, Action::Refuse))
                 .collect(),
             rules: Vec::new(),
+            shim: ShimSettings::default(),
         })
     }
 }
@@ -159,6 +172,12 @@ impl Policy {
                 "this Xyl knows policies of version 1".to_owned(),
             ));
         }
+        let line_of_shim = line_of(text, file.shim.span().start);
+        let shim = file.shim.into_inner();
+        if shim.path.as_ref().is_some_and(|path| path.is_relative()) {
+            let what = "the shim's `path` has to be absolute".to_owned();
+            return Err(wrong(line_of_shim, what));
+        }
         let mut rules = Vec::new();
         for (index, rule) in file.rules.into_iter().enumerate() {
             let line = line_of(text, rule.span().start);
@@ -171,6 +190,7 @@ impl Policy {
         Ok(Policy {
             guests: file.guests.actions(),
             rules,
+            shim,
         })
     }
 
@@ -217,6 +237,12 @@ struct File {
     guests: Guests,
     #[serde(default)]
     rules: Vec<Spanned<RawRule>>,
+    #[serde(default = "no_shim_settings")]
+    shim: Spanned<ShimSettings>,
+}
+
+fn no_shim_settings() -> Spanned<ShimSettings> {
+    Spanned::new(0..0, ShimSettings::default())
 }
 
 /// What a guest type that is not PV can be treated with.
@@ -407,6 +433,26 @@ mod tests {
         assert_eq!(policy.base(GuestType::Pv32), Action::Convert);
         assert_eq!(policy.base(GuestType::Pvh), Action::Refuse);
         assert!(policy.rules.is_empty());
+    }
+
+    #[test]
+    fn the_shim_of_converted_guests_has_settings() {
+        let policy = |shim: &str| Policy::parse(&format!("version = 1\n{shim}"), "policy.toml");
+        assert_eq!(policy("").unwrap().shim, ShimSettings::default());
+        let both = policy("[shim]\npath = \"/s/xen-shim\"\nextra = \"xsave=0\"\n");
+        assert_eq!(
+            both.unwrap().shim,
+            ShimSettings {
+                path: Some("/s/xen-shim".into()),
+                extra: Some("xsave=0".to_owned()),
+            }
+        );
+        assert_eq!(
+            policy("[shim]\npath = \"xen-shim\"\n")
+                .unwrap_err()
+                .to_string(),
+            "policy.toml:2: the shim's `path` has to be absolute; the format is in docs/policy.md, and no guest is created until this is put right"
+        );
     }
 
     #[test]

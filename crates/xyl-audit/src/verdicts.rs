@@ -458,7 +458,7 @@ fn off_or_old(facts: &Facts, what: &str) -> Remedy {
 /// Whether a part of `spec-ctrl=` switches something off.
 fn switches_off(part: &str) -> bool {
     let value = part.split_once('=').map_or(part, |(_, value)| value);
-    matches!(value, "no" | "off" | "false" | "0" | "disable") || part.starts_with("no-")
+    facts::is_no(value) || part.starts_with("no-")
 }
 
 fn defence(facts: &Facts, guest: GuestType, family: Family) -> Defence {
@@ -651,16 +651,17 @@ fn pv_switch(facts: &Facts, option: &str) -> Option<(bool, &'static str, Sure)> 
     }
     facts.xen.version?;
     let mut on = true;
-    for part in facts.option_parts("spec-ctrl") {
-        match part.as_str() {
-            "no" | "off" | "false" | "0" | "disable" => on = false,
-            _ => {}
-        }
+    if facts
+        .option_parts("spec-ctrl")
+        .iter()
+        .any(|part| facts::is_no(part))
+    {
+        on = false;
     }
     for part in facts.option_parts(option) {
         match part.as_str() {
-            "no" | "off" | "false" | "0" | "disable" | "no-domu" | "domu=no" | "domu=0"
-            | "domu=off" | "domu=false" => on = false,
+            word if facts::is_no(word) => on = false,
+            "no-domu" | "domu=no" | "domu=0" | "domu=off" | "domu=false" => on = false,
             "yes" | "on" | "true" | "1" | "enable" | "domu" | "domu=yes" | "domu=1" | "domu=on"
             | "domu=true" | "default" => on = true,
             _ => {}

@@ -19,7 +19,9 @@ use serde_json::Value;
 use xen_image::{Image, PvWidth};
 use xen_port::{DomId, DomainInfo, Errno, GuestKind, Hypervisor, PhysInfo};
 use xyl_audit::admit::{needs_advisories, needs_host};
-use xyl_audit::{Audit, DeviceModel, Operation, Policy, Request, Shim as ShimState, admit, host};
+use xyl_audit::{
+    Audit, DeviceModel, Operation, Policy, Request, Shim as ShimState, ShimSettings, admit, host,
+};
 pub use xyl_audit::{Decision, GuestType, ImageKind, Outcome};
 
 use crate::create::Notice;
@@ -120,13 +122,13 @@ pub(crate) fn ask(
     let mut decision = admit(&policy, audit.as_ref(), &first);
     let mut shim = None;
     if decision.outcome == Outcome::ConvertToShim {
-        let converted = in_shim(spec);
+        let converted = in_shim(spec, &policy.shim);
         let state = match shim::ready(host, physical, &converted, kernel) {
             Ok(ready) => {
                 shim = Some(ready);
                 ShimState::Ready
             }
-            Err(error) => state_of(error)?,
+            Err(error) => state_of(error, &policy.shim)?,
         };
         decision = admit(&policy, audit.as_ref(), &asks(state));
         *spec = converted;
@@ -335,17 +337,21 @@ fn wish(spec: &VmSpec) -> Option<bool> {
     }
 }
 
-/// The same VM, in the usual shim.
-fn in_shim(spec: &VmSpec) -> VmSpec {
+/// The same VM, in the policy's shim.
+fn in_shim(spec: &VmSpec, settings: &ShimSettings) -> VmSpec {
     VmSpec {
         kind: GuestKind::Pvh,
-        shim: Some(Shim::default()),
+        shim: Some(Shim {
+            path: settings.path.clone(),
+            cmdline: None,
+            extra: settings.extra.clone(),
+        }),
         ..spec.clone()
     }
 }
 
 /// Why the shim cannot be used, for the policy to put into words; other errors stay what they are.
-fn state_of(error: EngineError) -> Result<ShimState, EngineError> {
+fn state_of(error: EngineError, settings: &ShimSettings) -> Result<ShimState, EngineError> {
     let text = |path: &Path| path.display().to_string();
     match error {
         EngineError::Shim(ShimError::NoHardwareVirtualisation) => Ok(ShimState::NoHvm),
@@ -355,6 +361,13 @@ fn state_of(error: EngineError) -> Result<ShimState, EngineError> {
         EngineError::Shim(ShimError::WithoutPv32 { shim, .. }) => {
             Ok(ShimState::No32BitPv { path: text(&shim) })
         }
+        EngineError::Image(error) => match &settings.path {
+            Some(path) => Ok(ShimState::Unfit {
+                path: text(path),
+                what: error.to_string(),
+            }),
+            None => Err(error.into()),
+        },
         other => Err(other),
     }
 }

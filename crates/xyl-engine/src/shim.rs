@@ -68,7 +68,7 @@ pub enum ShimError {
     },
     /// The shim's command line switches 32-bit PV off.
     #[error(
-        "{kernel} is a 32-bit PV kernel, and `{word}` on the shim's command line switches those off: take it out of `pvshim_cmdline` or `pvshim_extra`",
+        "{kernel} is a 32-bit PV kernel, and `{word}` on the shim's command line switches those off: take it out of `pvshim_cmdline` or `pvshim_extra`, or of [shim] in the policy",
         kernel = .kernel.display()
     )]
     Pv32SwitchedOff {
