@@ -47,6 +47,7 @@ impl Payload {
             fs::create_dir_all(&folder).map_err(at("make", folder))?;
         }
         link(&places::lab(), &stage.join("lab"))?;
+        link(&places::workspace().join("dist"), &stage.join("dist"))?;
         for file in our_executables()? {
             let folder = if is_guest(&file) { "guests" } else { "bin" };
             link_into(&file, &stage.join(folder))?;

@@ -106,7 +106,7 @@ fn packages(xen: Xen) -> Vec<String> {
     ];
     packages.extend(
         "xen-utils-common xenstore-utils qemu-system-xen seabios grub-xen-bin linux-image-amd64 kexec-tools \
-         bridge-utils iproute2 busybox-static kmod procps udev python3 util-linux e2fsprogs cpio zstd xz-utils strace"
+         bridge-utils iproute2 busybox-static kmod procps udev systemd python3 util-linux e2fsprogs cpio zstd xz-utils strace"
             .split_whitespace()
             .map(str::to_owned),
     );
