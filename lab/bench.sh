@@ -18,6 +18,7 @@ The budgets that CI enforces are in \`crates/xyl-bench/src/budgets.rs\`.
 HEAD
 	xyl-bench all "$@"
 	cat <<TAIL
+
 ## Where the time goes
 
 The goals are a tenth of xl's time for a create (a twentieth for a Debian kernel the second time), one and a half times the
