@@ -89,7 +89,7 @@ traces() {
 	xl list | awk 'NR > 1 { print "domain", $2 }'
 	xl claims | awk 'NR > 1 && $4 > 0 { print "claim", $2 }'
 	xenstore-ls -f / | sed 's/ = ".*//' | grep -vxE '/vm|/libxl|/local/domain/0/backend(/[a-z]+)?'
-	find /run/xyl /var/lib/xyl /var/lib/xen -mindepth 1 -path /var/lib/xen/dump -prune -o -print 2>/dev/null | grep -vxE '/var/lib/xyl/(vm|kept)|/run/xyl/(busy|vm|names|watch|host-facts\.(json|new))'
+	find /run/xyl /var/lib/xyl /var/lib/xen -mindepth 1 -path /var/lib/xen/dump -prune -o -print 2>/dev/null | grep -vxE '/var/lib/xyl/(vm|kept)|/run/xyl/(busy|vm|names|watch|(host-facts|told)\.(json|new))'
 	pgrep -ax 'xyl|xyld|xl'
 	true
 }

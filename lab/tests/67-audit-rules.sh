@@ -35,10 +35,22 @@ ok xl domid wide
 matches '"changed": ?true' "$(xyl explain --json wide 2>/dev/null)"
 matches '^  pv64 +wide \(' "$(xyl audit)"
 matches 'warning: wide \([0-9]+\): the policy of now would have it otherwise: refused' "$(xyl audit)"
+# Who looks every now and then tells it once.
+rm -f /run/xyl/told.json
+matches '^warning: wide \([0-9]+\): the policy of now would have it otherwise: refused: rule "house rule"' "$(xyl recover 2>&1)"
+equals '' "$(xyl recover 2>&1)"
+ok sed -i 's/"examined_s":[0-9]*/"examined_s":1/' /run/xyl/told.json
+equals '' "$(xyl recover 2>&1)"
+grep -q '"examined_s":1,' /run/xyl/told.json && fail 'it did not look'
 xyl audit --fail-on changed,bare-pv32 >/dev/null 2>failure && fail 'a changed verdict is no finding'
 matches 'wide \([0-9]+\) is not as the policy of now would have it$' "$(cat failure)"
 matches '"bare_pv32": ?false' "$(xyl list --json wide)"
 ok xyl destroy wide
+# One that xl has started is judged by its type.
+ok xl create -q wide.cfg
+matches 'warning: wide \([0-9]+\): the policy of now would have it otherwise: refused' "$(xyl audit)"
+xyl audit --fail-on changed >/dev/null 2>&1 && fail 'a guest of xl is never a finding'
+ok xl destroy wide
 leaves_nothing before
 refused 'testguest is refused: rule "house rule": Spectre v2 .branch target injection. is unprotected; ask Kim .remedy: ' xyl create -q wide.cfg
 refused 'would be refused: rule "house rule"' xyl create -q -n wide.cfg

@@ -50,7 +50,8 @@ impl Default for Options {
     }
 }
 
-const DEFAULT_MEMORY_MIB: u32 = 6144;
+/// What a machine has unless told otherwise.
+pub const DEFAULT_MEMORY_MIB: u32 = 6144;
 /// From QEMU's start until dom0 says "ready"; generous, for machines that do other things too.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 /// From one sign of life of dom0 (it gives one every ten seconds) to the next; generous for the same reason.

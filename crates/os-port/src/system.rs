@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, SendError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::{Append, Clock, Files, Lock, Process};
@@ -190,12 +190,16 @@ fn lock_by(file: File, deadline: Option<Instant>) -> io::Result<Option<File>> {
 }
 
 /// The kernel's wait for a lock knows no deadline, so a thread waits. One that gets the lock when
-/// nobody wants it any more closes the file, which frees it.
+/// nobody wants it any more gives it up, as [`SystemLock`] does.
 fn wait_for_lock(file: File, deadline: Instant) -> io::Result<Option<File>> {
     let (send, receive) = mpsc::sync_channel(0);
     std::thread::Builder::new()
         .name("lock".to_owned())
-        .spawn(move || send.send(file.lock().map(|()| file)))?;
+        .spawn(move || {
+            if let Err(SendError(Ok(unwanted))) = send.send(file.lock().map(|()| file)) {
+                let _ = unwanted.unlock();
+            }
+        })?;
     match receive.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         Ok(locked) => locked.map(Some),
         Err(_) => Ok(None),

@@ -11,6 +11,7 @@
 mod common;
 
 use std::path::Path;
+use std::time::Duration;
 
 use common::{Kernel, MIB, PAGE, pattern};
 use proptest::prelude::*;
@@ -20,6 +21,7 @@ use xen_port::{DomId, GuestKind, ShutdownReason, VersionInfo};
 use xen_sim::World;
 use xyl_engine::admission::{self, Decision, GuestType, Outcome, Record};
 use xyl_engine::create::{CreateRequest, Notice, create};
+use xyl_engine::reexamine::reexamine;
 use xyl_engine::{Cancel, Dirs, EngineError, Host, plan, restart};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000003";
@@ -273,6 +275,43 @@ fn what_cannot_be_converted_is_refused_with_cause_and_remedy() {
     }
     let mut bench = Bench::new().with_policy(Some("pv32 = 7"));
     let error = bench.create(&pv64(), "").unwrap_err().to_string();
+    assert!(error.contains("policy.toml:1"), "{error}");
+}
+
+#[test]
+fn a_changed_verdict_is_told_once_and_no_guest_is_touched() {
+    let mut bench = Bench::new().with_shim(Some(SAYS_PV32));
+    let domid = bench.create(&pv32(), "type = \"pv\"").unwrap();
+    let told = |bench: &Bench| -> Vec<(DomId, Outcome)> {
+        bench
+            .host
+            .clock
+            .wait_until(bench.host.clock.now() + Duration::from_secs(300));
+        let told = reexamine(&bench.host).unwrap();
+        told.iter()
+            .map(|(info, now)| (info.domid, now.outcome))
+            .collect()
+    };
+    assert_eq!(told(&bench), []);
+    bench.set_policy(Some(&policy("refuse", "allow")));
+    assert_eq!(
+        reexamine(&bench.host).unwrap(),
+        [],
+        "looked at a moment ago"
+    );
+    assert_eq!(told(&bench), [(domid, Outcome::Refuse)]);
+    assert_eq!(told(&bench), [], "told already");
+    // As it was, and otherwise again: news again.
+    bench.set_policy(Some(&policy("convert", "allow")));
+    assert_eq!(told(&bench), []);
+    bench.set_policy(Some(&policy("refuse", "allow")));
+    assert_eq!(told(&bench), [(domid, Outcome::Refuse)]);
+    assert_eq!(bench.kind(domid), GuestKind::Pvh);
+
+    bench.set_policy(Some("nonsense"));
+    let clock = &bench.host.clock;
+    clock.wait_until(clock.now() + Duration::from_secs(300));
+    let error = reexamine(&bench.host).unwrap_err().to_string();
     assert!(error.contains("policy.toml:1"), "{error}");
 }
 

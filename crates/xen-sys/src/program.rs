@@ -18,7 +18,7 @@ struct Mapping<'a> {
 /// addresses that was.
 ///
 /// # Errors
-/// What the kernel says; then nothing has changed.
+/// What the kernel says; some may have been given back before.
 pub fn give_back() -> io::Result<usize> {
     let smaps = fs::read_to_string("/proc/self/smaps")?;
     let program = fs::read_link("/proc/self/exe")?;

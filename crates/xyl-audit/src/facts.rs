@@ -452,7 +452,10 @@ impl Facts {
             .split_whitespace()
             .filter_map(|word| {
                 let (key, value) = word.split_once('=').unwrap_or((word, ""));
-                (key == name).then(|| value.to_owned())
+                match key.strip_prefix("no-") {
+                    Some(key) if key == name => Some("no".to_owned()),
+                    _ => (key == name).then(|| value.to_owned()),
+                }
             })
             .next_back()
     }
@@ -618,6 +621,10 @@ mod tests {
         assert_eq!(facts.option("xpti").as_deref(), Some("dom0"));
         assert_eq!(facts.option("smt").as_deref(), Some(""));
         assert_eq!(facts.option("pv"), None);
+        let facts = with_command_line("smt no-smt");
+        assert_eq!(facts.option("smt").as_deref(), Some("no"));
+        let facts = with_command_line("no-smt smt=1");
+        assert_eq!(facts.option("smt").as_deref(), Some("1"));
         assert_eq!(facts.option_parts("spec-ctrl"), ["no", "ibrs=1", "rsb"]);
     }
 

@@ -45,7 +45,8 @@ const CREATE_PVH: Budget = Budget {
     bytes: 3300,
     forks: 0,
 };
-/// With a PV guest one more than without: whether this host can run 32-bit ones, which are marked.
+/// With a PV guest one more than without: whether this host can run 32-bit ones, which are marked. One that can, as the
+/// lab's cannot, has one more for each PV guest.
 const LIST: Budget = Budget {
     what: "list",
     hypercalls: 3,

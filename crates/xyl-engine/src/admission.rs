@@ -81,6 +81,11 @@ impl Record {
         Ok(admit(&policy, audit.as_ref(), &request))
     }
 
+    /// Whether `now`, a later decision about the same guest, has another end.
+    pub fn is_otherwise(&self, now: &Decision) -> bool {
+        (self.decision.outcome, self.decision.guest) != (now.outcome, now.guest)
+    }
+
     /// What cannot be seen of the guest.
     pub fn unseen(&self) -> Option<&'static str> {
         self.is_boot_loader.then_some(
@@ -224,6 +229,32 @@ pub fn running_type(info: &DomainInfo, is_bare_pv32: bool, config: Option<&Value
         }
         GuestKind::Hvm => GuestType::HvmOpenDm,
     }
+}
+
+/// What the policy says of a running guest of this type about which nothing was decided: another toolstack has started it.
+pub fn decide_running(
+    hv: &dyn Hypervisor,
+    files: &dyn Files,
+    dirs: &Dirs,
+    guest: GuestType,
+) -> Result<Decision, EngineError> {
+    let (image, device_model) = match guest {
+        GuestType::Pv64 => (ImageKind::Pv64, DeviceModel::None),
+        // The width of a kernel in the shim is not known: the riskier one.
+        GuestType::Pv32 | GuestType::PvShim => (ImageKind::Pv32, DeviceModel::None),
+        GuestType::Pvh => (ImageKind::Pvh, DeviceModel::None),
+        GuestType::Hvm => (ImageKind::Hvm, DeviceModel::Confined),
+        GuestType::HvmOpenDm => (ImageKind::Hvm, DeviceModel::Open),
+    };
+    let pvshim = (guest == GuestType::PvShim).then_some(true);
+    let request = Request {
+        device_model,
+        ..request(Operation::Adopt, image, pvshim, ShimState::Ready)
+    };
+    let policy = policy(files, dirs)?;
+    let physical = hv.phys_info()?;
+    let audit = audit(hv, files, dirs, &physical, &policy, &request)?;
+    Ok(admit(&policy, audit.as_ref(), &request))
 }
 
 /// Which of these domains are bare 32-bit PV guests, whichever toolstack has started them. On a host that cannot run any

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
 
-use crate::admission::{self, Outcome};
+use crate::admission::{self, Outcome, Record};
 use crate::create::Notice;
 use crate::kernel::{Kernel, Program};
 use crate::libxl_config::Unsupported;
@@ -123,11 +123,11 @@ pub fn adopt(
     };
     let _owner = Owner::take(host, uuid)?;
     let info = running(host, vm)?;
-    let is_ours = record::read(&*host.files, &host.dirs, &vm_text(vm)).is_ok();
     let has_monitor = kernel
         .programs()
         .iter()
         .any(|program| is_monitor(program, uuid));
+    let is_ours = is_ours(host, kernel, vm, has_monitor);
     if is_ours && has_monitor {
         return Ok(Adopted::AlreadyOurs);
     }
@@ -143,9 +143,7 @@ pub fn adopt(
         refuse_other_watchers(kernel, vm.domid)?;
     }
     if let Some(admitted) = &admitted {
-        let text = planned.config_text();
-        record::write(&*host.files, &host.dirs, &vm_text(vm), &text)?;
-        admission::write(&*host.files, &host.dirs, &vm_text(vm), admitted)?;
+        keep(host, vm, &planned, admitted)?;
         admission::tell(&admitted.decision, notice);
     }
     // From here on whoever looks starts a monitor, should this process die.
@@ -162,6 +160,29 @@ pub fn adopt(
         true => Adopted::WatchedAgain,
         false => Adopted::TakenOver(ended),
     })
+}
+
+/// Whether the records that are there are of this domain. A VM's records outlive a crash of the host, and xl may have
+/// created a domain with the same UUID since; and an adoption may have died between one record and the other.
+fn is_ours(host: &Host, kernel: &Kernel, vm: Vm, has_monitor: bool) -> bool {
+    let (files, dirs, text) = (&*host.files, &host.dirs, vm_text(vm));
+    let has_xl = || {
+        let all = xl_process::all(kernel);
+        all.iter().any(|xl| xl.domid == Some(vm.domid))
+    };
+    let is_decided = || admission::read(files, dirs, &text).is_ok_and(|found| found.is_some());
+    record::read(files, dirs, &text).is_ok() && (has_monitor || (is_decided() && !has_xl()))
+}
+
+/// Writes both records of the VM, or none.
+fn keep(host: &Host, vm: Vm, planned: &Planned, admitted: &Record) -> Result<(), EngineError> {
+    let (files, dirs, text) = (&*host.files, &host.dirs, vm_text(vm));
+    let kept = record::write(files, dirs, &text, &planned.config_text())
+        .and_then(|()| admission::write(files, dirs, &text, admitted));
+    if kept.is_err() {
+        record::remove(files, dirs, &text)?;
+    }
+    kept
 }
 
 fn vm_text(vm: Vm) -> String {
@@ -204,11 +225,7 @@ fn planned(host: &mut Host, info: &DomainInfo) -> Result<Planned, EngineError> {
 }
 
 /// The policy's word on it, unless that is a refusal.
-fn admitted(
-    host: &Host,
-    info: &DomainInfo,
-    planned: &Planned,
-) -> Result<admission::Record, EngineError> {
+fn admitted(host: &Host, info: &DomainInfo, planned: &Planned) -> Result<Record, EngineError> {
     let record = admission::ask_of_running(host, info, &planned.spec)?;
     match record.decision.outcome {
         Outcome::Allow => Ok(record),

@@ -34,6 +34,7 @@ pub mod power;
 pub mod preserve;
 pub mod record;
 pub mod recover;
+pub mod reexamine;
 pub mod restart;
 pub mod sched;
 pub mod shim;

@@ -87,7 +87,13 @@ fn watch_at(
             Err(cause) => After::Failed("cannot look after it", cause),
         };
         vm.domid = match next {
-            After::Next(domid) => domid,
+            After::Next(domid) => {
+                // Another domain has asked for none yet.
+                if domid != vm.domid {
+                    resets = Tally::default();
+                }
+                domid
+            }
             After::End => return Ok(()),
             After::Failed(what, cause) => match try_again(host, vm, (what, &cause), log)? {
                 true => {
@@ -173,9 +179,9 @@ fn next_action(
         {
             return Ok(None);
         }
-        let start = host.clock.now();
         // Nobody else changes the VM meanwhile; whoever had it before may have ended it.
         let _owner = Owner::take(host, vm.uuid)?;
+        let start = host.clock.now();
         match soft_reset::run(host, vm, log)? {
             Outcome::Running => {
                 let now = host.clock.now();

@@ -38,8 +38,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// How often the log is told of a guest that resets itself all the time.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How many times as long as its last reset took a domain waits at least for the next one: resets of one guest take a
-/// quarter of the time at most, whatever it asks for. xl waits for two seconds before each.
+/// quarter of the time at most, whatever it asks for.
 const REST_TIMES: u32 = 3;
+/// The longest such wait, so that one slow reset holds up no other for long. It is what xl waits before each.
+const REST_MAX: Duration = Duration::from_secs(2);
 
 /// Why a domain cannot be soft-reset at all.
 #[derive(Debug, thiserror::Error)]
@@ -670,7 +672,7 @@ impl Tally {
     /// Counts a reset of the domain that took so long; the line to write, if it is time for one: with the first, then
     /// every minute at most.
     pub fn count(&mut self, domid: DomId, now: Instant, took: Duration) -> Option<String> {
-        self.rests_until = now.checked_add(took.saturating_mul(REST_TIMES));
+        self.rests_until = now.checked_add(took.saturating_mul(REST_TIMES).min(REST_MAX));
         self.untold += 1;
         if self.told_at.is_some_and(|at| now < at + TELL_EVERY) {
             return None;

@@ -751,4 +751,7 @@ fn a_guest_that_resets_itself_all_the_time_gets_a_quarter_of_it() {
         tally.count(DomId(3), now, took);
     }
     assert!(now - start >= (took * 4) * 99);
+    // A slow one holds up the next no longer than xl would.
+    tally.count(DomId(3), now, Duration::from_secs(150));
+    assert_eq!(tally.rests_until(), Some(now + Duration::from_secs(2)));
 }

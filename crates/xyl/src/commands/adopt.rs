@@ -14,8 +14,8 @@ use crate::error::Outcome;
     after_help = "From then on Xyl watches over the domain, and restarts it or ends it as its configuration says; that is taken from libxl's
 record of it. xl's own process that waits for its end is ended, since two would both act on it. The guest sees
 none of this. xl's commands still work on the domain. A domain that has what Xyl cannot do (disks, network interfaces, HVM) is
-refused by name, and stays xl's; so is one that the host's policy (/etc/xyl/policy.toml) does not allow as it runs: a bare 32-bit
-PV guest, unless it says otherwise. A domain that is Xyl's already gets its monitor back if it has lost it.
+refused by name, and stays xl's; so is one that the host's policy (/etc/xyl/policy.toml) does not allow as it runs, and a bare
+32-bit PV guest always is. A domain that is Xyl's already gets its monitor back if it has lost it.
 
 Examples:
   xyl adopt web"

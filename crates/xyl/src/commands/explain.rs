@@ -46,8 +46,7 @@ pub struct Explained {
 impl Explained {
     /// Whether a start would end otherwise now.
     pub fn is_changed(&self) -> bool {
-        let then = &self.record.decision;
-        (then.outcome, then.guest) != (self.now.outcome, self.now.guest)
+        self.record.is_otherwise(&self.now)
     }
 }
 

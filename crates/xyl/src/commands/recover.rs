@@ -3,11 +3,15 @@
 use os_port::{SystemFiles, SystemProcess};
 use serde_json::{Value, json};
 use xen_port::DomId;
+use xyl_engine::Host;
 use xyl_engine::recover::{self, Recovered};
+use xyl_engine::reexamine::reexamine;
 
+use crate::commands::explain::otherwise;
 use crate::commands::monitor::{Heir, NoHeir, replace_the_lost};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
+use crate::output::printable;
 
 /// Finish, or take back, what dead processes have left under way
 #[derive(Debug, clap::Args)]
@@ -15,7 +19,8 @@ use crate::error::{Failure, Outcome};
     after_help = "Every command that changes a VM does this first, for operations whose process has died. This one does it for
 all VMs, tries again what could not be taken back (`stuck` in `xyl ops`), and drops the configurations of VMs
 whose domain has gone while nobody watched. It starts a monitor for each VM that has lost its own, as `xyl list` and
-the commands that change a VM do too.
+the commands that change a VM do too. At most every four minutes it asks the policy again about the guests that run, with
+the host's facts gathered anew, and warns once of each that would be had otherwise now (`xyl explain`); none is touched.
 
 Examples:
   xyl recover
@@ -34,6 +39,9 @@ pub fn run(_args: &Args, context: &Context) -> Outcome {
     context.count(&host);
     // Whatever became of the operations, each VM is to have its monitor.
     let replaced = replace_the_lost(context);
+    if let Err(failure) = warn_of_changed_verdicts(context, &host) {
+        context.warn(&failure);
+    }
     let mut rows = Vec::new();
     let recovered = recovered.map(|all| rows.extend(all));
     let replaced = replaced.map(|all| rows.extend(all.into_iter().map(of_monitor)));
@@ -52,6 +60,22 @@ pub fn run(_args: &Args, context: &Context) -> Outcome {
             rows.len()
         ))),
     }
+}
+
+/// Tells of the guests that the policy would have otherwise now.
+fn warn_of_changed_verdicts(context: &Context, host: &Host) -> Outcome {
+    let (infos, verdicts): (Vec<_>, Vec<_>) = reexamine(host)?.into_iter().unzip();
+    let names = context.names_or_warning(&infos);
+    for ((info, name), now) in infos.iter().zip(names).zip(verdicts) {
+        let name = name.unwrap_or_default();
+        context.say(format!(
+            "warning: {} ({}): {}",
+            printable(&name),
+            info.domid,
+            otherwise(&now)
+        ));
+    }
+    Ok(())
 }
 
 /// A monitor that was started, or could not be, as a line of the report.

@@ -1,9 +1,10 @@
 //! The guests that run now, in the audit: of which type each is, and whether the policy would let it start so again.
 
+use os_port::SystemFiles;
 use serde_json::{Value, json};
 use xen_port::{DomId, DomainInfo};
 use xyl_audit::GuestType;
-use xyl_engine::admission::{self, Decision};
+use xyl_engine::admission::{self, Decision, Outcome};
 use xyl_engine::domains;
 
 use crate::commands::explain;
@@ -63,23 +64,39 @@ pub fn all(context: &Context) -> Result<Vec<Running>, Failure> {
 
 fn one(context: &Context, info: &DomainInfo, name: String, is_bare_pv32: bool) -> Running {
     let config = domains::libxl_record(&context.dirs.xen_lib, info).ok();
-    // A record that is damaged is told of, and hides no guest.
-    let explained = explain::of(context, info.clone(), name.clone()).unwrap_or_else(|failure| {
+    let guest = admission::running_type(info, is_bare_pv32, config.as_ref());
+    let warn = |failure: &Failure| {
         context.say(format!("warning: {}: {failure}", printable(&name)));
-        None
-    });
+    };
+    // A record that is damaged is told of, and hides no guest.
+    let explained = explain::of(context, info.clone(), name.clone());
+    let explained = explained.inspect_err(warn).unwrap_or_default();
+    let otherwise = match explained {
+        Some(explained) => explained.is_changed().then_some(explained.now),
+        None => refused_now(context, guest)
+            .inspect_err(warn)
+            .unwrap_or_default(),
+    };
     Running {
         domid: info.domid,
         name,
-        guest: admission::running_type(info, is_bare_pv32, config.as_ref()),
-        otherwise: explained
-            .filter(|explained| explained.is_changed())
-            .map(|explained| explained.now),
+        guest,
+        otherwise,
     }
 }
 
-/// The guests of each type, and what is to be known of some.
-pub fn lines(running: &[Running]) -> Vec<String> {
+/// What the policy has against a guest about which nothing was decided: xl has started it.
+fn refused_now(context: &Context, guest: GuestType) -> Result<Option<Decision>, Failure> {
+    let (files, dirs) = (&SystemFiles, &context.dirs);
+    let now = admission::decide_running(context.hv()?, files, dirs, guest)?;
+    Ok((now.outcome != Outcome::Allow).then_some(now))
+}
+
+/// The guests of each type, and what is to be known of some; `None` if Xen did not tell.
+pub fn lines(running: Option<&[Running]>) -> Vec<String> {
+    let Some(running) = running else {
+        return vec![String::new(), "running guests: unknown".to_owned()];
+    };
     if running.is_empty() {
         return vec![String::new(), "no guest runs".to_owned()];
     }
@@ -112,8 +129,6 @@ pub fn as_json(running: &[Running]) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use xyl_engine::admission::Outcome;
-
     use super::*;
 
     fn guest(domid: u16, name: &str, guest: GuestType) -> Running {
@@ -140,7 +155,7 @@ mod tests {
             refused,
             guest(5, "old", GuestType::Pv32),
         ];
-        let text = lines(&running).join("\n");
+        let text = lines(Some(&running)).join("\n");
         assert!(
             text.contains("  pv64         web (3), later (4)\n"),
             "{text}"
