@@ -37,7 +37,7 @@ matches '^  pv64 +wide \(' "$(xyl audit)"
 matches 'warning: wide \([0-9]+\): the policy of now would have it otherwise: refused' "$(xyl audit)"
 # Who looks every now and then tells it once.
 rm -f /run/xyl/told.json
-matches '^warning: wide \([0-9]+\): the policy of now would have it otherwise: refused: rule "house rule"' "$(xyl recover 2>&1)"
+matches 'warning: wide \([0-9]+\): the policy of now would have it otherwise: refused: rule "house rule"' "$(xyl recover 2>&1)"
 equals '' "$(xyl recover 2>&1)"
 ok sed -i 's/"examined_s":[0-9]*/"examined_s":1/' /run/xyl/told.json
 equals '' "$(xyl recover 2>&1)"

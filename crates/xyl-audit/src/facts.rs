@@ -621,11 +621,11 @@ mod tests {
         assert_eq!(facts.option("xpti").as_deref(), Some("dom0"));
         assert_eq!(facts.option("smt").as_deref(), Some(""));
         assert_eq!(facts.option("pv"), None);
+        assert_eq!(facts.option_parts("spec-ctrl"), ["no", "ibrs=1", "rsb"]);
         let facts = with_command_line("smt no-smt");
         assert_eq!(facts.option("smt").as_deref(), Some("no"));
         let facts = with_command_line("no-smt smt=1");
         assert_eq!(facts.option("smt").as_deref(), Some("1"));
-        assert_eq!(facts.option_parts("spec-ctrl"), ["no", "ibrs=1", "rsb"]);
     }
 
     #[test]
