@@ -39,9 +39,9 @@ matches 'warning: wide \([0-9]+\): the policy of now would have it otherwise: re
 rm -f /run/xyl/told.json
 matches 'warning: wide \([0-9]+\): the policy of now would have it otherwise: refused: rule "house rule"' "$(xyl recover 2>&1)"
 equals '' "$(xyl recover 2>&1)"
-ok sed -i 's/"examined_s":[0-9]*/"examined_s":1/' /run/xyl/told.json
+ok sed -i 's/"examined_s":[0-9]*/"examined_s":999999999/' /run/xyl/told.json
 equals '' "$(xyl recover 2>&1)"
-grep -q '"examined_s":1,' /run/xyl/told.json && fail 'it did not look'
+grep -q '"examined_s":999999999,' /run/xyl/told.json && fail 'it did not look'
 xyl audit --fail-on changed,bare-pv32 >/dev/null 2>failure && fail 'a changed verdict is no finding'
 matches 'wide \([0-9]+\) is not as the policy of now would have it$' "$(cat failure)"
 matches '"bare_pv32": ?false' "$(xyl list --json wide)"
