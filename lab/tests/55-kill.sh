@@ -1,6 +1,6 @@
 # xyl create and xyl destroy are killed at random moments; the next command finishes or takes back what was under way, and a
 # guest beside them runs on. KILLS says how often; SEED, which every run prints, repeats its moments.
-# limit_s: 400
+# limit_s: 600
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 

@@ -18,6 +18,11 @@ uuid_of() {
 owner_of() {
 	pgrep -f "^[^ ]*xyl -T monitor [0-9]+ $1"
 }
+# find_owner: sets owner, beforehand: a shutdown is over before pgrep is.
+find_owner() {
+	within 5 owner_of "$uuid" >/dev/null
+	owner=$(owner_of "$uuid")
+}
 readies() {
 	[ "$(grep -ac 'testguest: ready' "$consoles/guest-$1.log")" -ge "$2" ]
 }
@@ -30,10 +35,10 @@ counts_on() {
 # A file that never has anything to read: waiting for it needs no process of its own.
 exec {never}<> <(:)
 kills=0
-# kill_owner UUID LIMIT_US: at a random moment before the limit. Then a command looks, as any administrator would.
+# kill_owner LIMIT_US: at a random moment before the limit. Then a command looks, as any administrator would.
 kill_owner() {
-	read -rt "$(printf '0.%06d' $((RANDOM * 32768 % $2)))" -u "$never"
-	kill_hard "$(owner_of "$1")" && kills=$((kills + 1))
+	read -rt "$(printf '0.%06d' $((RANDOM * 32768 % $1)))" -u "$never"
+	kill_hard "$owner" && kills=$((kills + 1))
 	ok xyl list >/dev/null
 }
 
@@ -46,24 +51,24 @@ for ((n = 1; n <= rounds; n++)); do
 	ok xyl create -q "$(config "$name" 'cmdline = "heartbeat_ms=0"')"
 	within 20 readies "$name" 1
 	uuid=$(uuid_of "$name")
-	within 5 owner_of "$uuid" >/dev/null
+	find_owner
 
 	ok xyl reboot "$name"
-	kill_owner "$uuid" 900000
+	kill_owner 900000
 	within 40 readies "$name" 2
-	within 5 owner_of "$uuid" >/dev/null
+	find_owner
 
 	domid=$(xyl domid "$name")
 	ok xenstore-write "/local/domain/$domid/data/command" 'shutdown soft_reset'
-	kill_owner "$uuid" 400000
+	kill_owner 400000
 	within 40 console_says "$name" 'soft-reset done 1'
 	equals "$domid" "$(xyl domid "$name")"
-	within 5 owner_of "$uuid" >/dev/null
+	find_owner
 
 	# The guest and its owner are as fast as the command: they are not waited for.
 	xyl shutdown "$name" >"$scratch/shutdown" 2>&1 &
 	asked=$!
-	kill_owner "$uuid" 300000
+	kill_owner 100000
 	wait $asked || fail "the shutdown failed: $(cat "$scratch/shutdown")"
 	within 40 domain_gone "$name"
 	leaves_nothing "$scratch/before"
