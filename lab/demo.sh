@@ -112,6 +112,7 @@ for guest in "pv:testguest: heartbeat" "pvh:testguest: heartbeat" "linux:XYL-GUE
 done
 echo
 summary
+echo "(One run each, one after the other, under emulation: \`cargo xtask bench\` measures.)"
 rm -rf "$scratch"
 if [ $failures -gt 0 ]; then
 	echo "demo: $failures steps FAILED"

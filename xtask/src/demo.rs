@@ -6,7 +6,7 @@ use crate::payload::Payload;
 use crate::{artifacts, places, root, setup, terminal};
 use std::time::Duration;
 
-const DEMO_LIMIT: Duration = Duration::from_secs(900);
+const DEMO_LIMIT: Duration = Duration::from_secs(2700);
 
 /// Runs the demo; with `shell`, leaves the user in dom0 afterwards. Our exit code is 0 if every step worked.
 pub fn run(options: &Options, shell: bool) -> Result<u8> {
