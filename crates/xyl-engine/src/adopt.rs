@@ -123,10 +123,11 @@ pub fn adopt(
     };
     let _owner = Owner::take(host, uuid)?;
     let info = running(host, vm)?;
-    let has_monitor = kernel
-        .programs()
-        .iter()
-        .any(|program| is_monitor(program, uuid));
+    // Whoever watches over it holds that lock; one that has just been started may not have it yet.
+    let is_held = host.files.is_locked(&host.dirs.watch(uuid));
+    let is_at_its_post = is_held.unwrap_or(false);
+    let programs = || kernel.programs().into_iter();
+    let has_monitor = is_at_its_post || programs().any(|program| is_monitor(&program, uuid));
     let is_ours = is_ours(host, kernel, vm, has_monitor);
     if is_ours && has_monitor {
         return Ok(Adopted::AlreadyOurs);
