@@ -33,4 +33,6 @@ pub use error::{BuildError, Result, Step};
 pub use grants::seed_grants;
 pub use pv::{build_pv, check_pv};
 pub use pvh::{build_pvh, build_pvh_mapped, check_pvh};
-pub use request::{BootModule, BuildRequest, Built, Channel, ExtentCounts, ModuleContent};
+pub use request::{
+    BootModule, BuildRequest, Built, Channel, ExtentCounts, MEMORY_MAX_KIB, ModuleContent,
+};

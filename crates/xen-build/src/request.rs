@@ -6,7 +6,7 @@ use xen_port::{DomId, EvtchnPort, Gfn, GuestKind, HvmParam};
 use crate::error::{BuildError, Result};
 
 /// The most memory that a domain can be asked to have: 16 TiB, the end of what 32-bit grant entries can name.
-const MEMORY_MAX_KIB: u64 = 16 << 30;
+pub const MEMORY_MAX_KIB: u64 = 16 << 30;
 /// What a PV start_info keeps of the command line, with the zero byte that ends it (`MAX_GUEST_CMDLINE`).
 pub(crate) const PV_CMDLINE_BYTES: usize = 1024;
 /// PVH's contract sets no limit. Linux reads 2 KiB; this is far beyond what any kernel reads.

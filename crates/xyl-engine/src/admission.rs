@@ -285,27 +285,27 @@ fn runs_pv32(hv: &dyn Hypervisor) -> Result<bool, EngineError> {
         .any(|word| word == PV32))
 }
 
-/// What the policy would say of a configuration, without a question to Xen: of the host's facts those kept from an earlier
-/// look count, and a shim is taken to be there. `None` where the kernel cannot be read or is none for this type, which a
-/// create says better.
-pub fn preview(
+/// What the policy would say of a kernel, and the VM as it would be started then, without a question to Xen: of the host's
+/// facts those kept from an earlier look count, and a shim is taken to be there.
+pub(crate) fn preview(
     files: &dyn Files,
     dirs: &Dirs,
     spec: &VmSpec,
-) -> Result<Option<Decision>, EngineError> {
+    kernel: &Image,
+) -> Result<(Decision, VmSpec), EngineError> {
     let policy = policy(files, dirs)?;
-    let Ok(kernel) = crate::images::loader(dirs).load(&spec.kernel) else {
-        return Ok(None);
-    };
-    let Ok(image) = image_kind(spec, &kernel) else {
-        return Ok(None);
-    };
+    let image = image_kind(spec, kernel)?;
     let request = request(Operation::Create, image, wish(spec), ShimState::NotLooked);
     let audit = match needs_host(&policy, &request) {
         true => host::kept_audit(files, &dirs.run, needs_advisories(&policy, &request))?,
         false => None,
     };
-    Ok(Some(admit(&policy, audit.as_ref(), &request)))
+    let decision = admit(&policy, audit.as_ref(), &request);
+    let started = match decision.outcome {
+        Outcome::ConvertToShim => in_shim(spec, &policy.shim),
+        Outcome::Allow | Outcome::Refuse => spec.clone(),
+    };
+    Ok((decision, started))
 }
 
 /// The host's audit, if the policy needs it for this guest.

@@ -7,6 +7,7 @@
 use std::time::{Instant, SystemTime};
 
 use xen_build::{BootModule, BuildRequest, Channel, cpu_policy, memory};
+use xen_image::Image;
 use xen_port::{
     CreateDomain, DomId, EvtchnPort, GuestKind, HvmParam, PhysInfo, SchedulerId, SchedulerParams,
     VcpuId,
@@ -211,12 +212,9 @@ impl Prepared {
         check_memory(&spec, &physical)?;
         let images = Images::load_rest(&spec, kernel, shim)?;
         let daemons = Daemons::find(host)?;
-        let cmdline = match &spec.shim {
-            Some(shim) => shim.command_line(),
-            None => spec.cmdline.clone().unwrap_or_default(),
-        };
-        let prepared = Prepared {
-            cmdline,
+        check_image(&spec, &images, notice)?;
+        Ok(Prepared {
+            cmdline: started_cmdline(&spec),
             admission: record,
             spec,
             physical,
@@ -224,9 +222,7 @@ impl Prepared {
             daemons,
             pool,
             config_text,
-        };
-        check_image(&prepared, notice)?;
-        Ok(prepared)
+        })
     }
 
     fn modules(&self) -> Vec<BootModule<'_>> {
@@ -240,32 +236,48 @@ impl Prepared {
         ports: (EvtchnPort, EvtchnPort),
         modules: &'r [BootModule<'r>],
     ) -> BuildRequest<'r> {
-        let spec = &self.spec;
-        BuildRequest {
-            domid,
-            kernel: self.images.first(),
-            cmdline: &self.cmdline,
-            modules,
-            target_kib: spec.target_kib,
-            max_kib: spec.max_kib,
-            max_vcpus: spec.max_vcpus,
-            // A shim starts each CPU that is there when its guest does, and refuses others; its guest reads in xenstore
-            // which are to be online.
-            online_vcpus: match spec.shim {
-                Some(_) => spec.max_vcpus,
-                None => spec.vcpus,
-            },
-            store: Channel {
-                port: ports.0,
-                backend: self.daemons.store,
-            },
-            console: Channel {
-                port: ports.1,
-                backend: self.daemons.console,
-            },
-            claim: spec.claim,
-            hvm_params: &[],
-        }
+        let channels = self.daemons.channels(ports);
+        let first = self.images.first();
+        build_request(&self.spec, domid, channels, (first, &self.cmdline), modules)
+    }
+}
+
+/// The command line of what the domain starts: the shim's, where the kernel runs in one.
+fn started_cmdline(spec: &VmSpec) -> String {
+    match &spec.shim {
+        Some(shim) => shim.command_line(),
+        None => spec.cmdline.clone().unwrap_or_default(),
+    }
+}
+
+/// The channels to xenstore and to the console.
+type Channels = (Channel, Channel);
+
+fn build_request<'r>(
+    spec: &VmSpec,
+    domid: DomId,
+    (store, console): Channels,
+    (kernel, cmdline): (&'r Image, &'r str),
+    modules: &'r [BootModule<'r>],
+) -> BuildRequest<'r> {
+    BuildRequest {
+        domid,
+        kernel,
+        cmdline,
+        modules,
+        target_kib: spec.target_kib,
+        max_kib: spec.max_kib,
+        max_vcpus: spec.max_vcpus,
+        // A shim starts each CPU that is there when its guest does, and refuses others; its guest reads in xenstore
+        // which are to be online.
+        online_vcpus: match spec.shim {
+            Some(_) => spec.max_vcpus,
+            None => spec.vcpus,
+        },
+        store,
+        console,
+        claim: spec.claim,
+        hvm_params: &[],
     }
 }
 
@@ -364,6 +376,7 @@ fn paging_size_bytes(spec: &VmSpec, physical: &PhysInfo) -> u64 {
 }
 
 /// The domains that serve xenstore and consoles; domain 0 unless they say otherwise.
+#[derive(Default)]
 pub(crate) struct Daemons {
     pub(crate) store: DomId,
     pub(crate) console: DomId,
@@ -384,23 +397,52 @@ impl Daemons {
             console: domid(console).unwrap_or(DomId::ZERO),
         })
     }
+
+    fn channels(&self, (store, console): (EvtchnPort, EvtchnPort)) -> Channels {
+        let to = |port, backend| Channel { port, backend };
+        (to(store, self.store), to(console, self.console))
+    }
 }
 
-fn check_image(prepared: &Prepared, notice: &mut dyn FnMut(Notice<'_>)) -> Result<(), EngineError> {
-    let images = &prepared.images;
-    let modules = prepared.modules();
-    if let Some(shim) = &images.shim {
-        let bytes = modules.iter().map(|module| module.content.size_bytes());
-        let tight = shim::warn_of_memory(&prepared.spec, &images.kernel, bytes.sum())?;
-        for warning in shim.warnings.iter().chain(&tight) {
-            notice(Notice::Warning(warning));
-        }
-    }
-    let ports = (EvtchnPort(0), EvtchnPort(0));
-    let request = prepared.build_request(DomId::ZERO, ports, &modules);
-    match prepared.spec.kind {
+/// Checks that what the domain starts fits into it.
+pub(crate) fn check_image(
+    spec: &VmSpec,
+    images: &Images,
+    notice: &mut dyn FnMut(Notice<'_>),
+) -> Result<(), EngineError> {
+    warn_of_shim(spec, images, notice)?;
+    let modules = images.modules(spec.cmdline.as_deref().unwrap_or(""));
+    let none = Daemons::default().channels((EvtchnPort(0), EvtchnPort(0)));
+    let cmdline = started_cmdline(spec);
+    let request = build_request(
+        spec,
+        DomId::ZERO,
+        none,
+        (images.first(), &cmdline),
+        &modules,
+    );
+    match spec.kind {
         GuestKind::Pv => xen_build::check_pv(&request)?,
         _ => xen_build::check_pvh(&request)?,
+    }
+    Ok(())
+}
+
+/// Tells of what cannot be known of a guest in the shim.
+pub(crate) fn warn_of_shim(
+    spec: &VmSpec,
+    images: &Images,
+    notice: &mut dyn FnMut(Notice<'_>),
+) -> Result<(), EngineError> {
+    if spec.shim.is_none() {
+        return Ok(());
+    }
+    let modules = images.modules("");
+    let bytes = modules.iter().map(|module| module.content.size_bytes());
+    let tight = shim::warn_of_memory(spec, &images.kernel, bytes.sum())?;
+    let warnings = images.shim.iter().flat_map(|shim| &shim.warnings);
+    for warning in warnings.chain(&tight) {
+        notice(Notice::Warning(warning));
     }
     Ok(())
 }

@@ -32,6 +32,7 @@ pub mod plan;
 pub mod pools;
 pub mod power;
 pub mod preserve;
+pub mod preview;
 pub mod record;
 pub mod recover;
 pub mod reexamine;

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use uuid::Uuid;
+use xen_build::MEMORY_MAX_KIB;
 use xen_port::{CpuMap, GuestKind};
 use xl_cfg::types::{Action as CfgAction, Affinity, Passthrough, TimerMode, TscMode};
 use xl_cfg::{Config, DomainConfig, DomainType, SetKey, Source, Value};
@@ -154,7 +155,7 @@ pub fn plan(
     topology: &mut dyn FnMut() -> Result<Vec<(u32, u32)>, EngineError>,
 ) -> Result<Planned, EngineError> {
     let config = config.refuse_keys(why_not).map_err(xl_cfg::Error::from)?;
-    let config = check_vcpus(config)?.warn_of_keys(why_without_effect);
+    let config = check_memory(check_vcpus(config)?)?.warn_of_keys(why_without_effect);
     let spec = spec(&config.domain, defaults, topology)?;
     Ok(Planned { spec, config })
 }
@@ -191,6 +192,20 @@ fn check_vcpus(config: Config) -> Result<Config, EngineError> {
         "vcpus"
     };
     let message = format!("a PVH guest has at most {PVH_VCPUS_MAX} vCPUs; this is {nr_vcpus}");
+    let rejected = config.refuse_value(key, message);
+    Err(xl_cfg::Error::from(rejected).into())
+}
+
+/// What no domain can have is refused here, where the line of it is known.
+fn check_memory(config: Config) -> Result<Config, EngineError> {
+    const MAX_MIB: u64 = MEMORY_MAX_KIB / KIB_PER_MIB;
+    let memory = &config.domain.memory;
+    let sizes = [("memory", memory.target_mib), ("maxmem", memory.max_mib)];
+    let too_large = |(key, mib): &(&str, u64)| *mib > MAX_MIB && config.is_set(key);
+    let Some((key, mib)) = sizes.into_iter().find(too_large) else {
+        return Ok(config);
+    };
+    let message = format!("a guest has at most {MAX_MIB} MiB of memory (16 TiB); this is {mib}");
     let rejected = config.refuse_value(key, message);
     Err(xl_cfg::Error::from(rejected).into())
 }

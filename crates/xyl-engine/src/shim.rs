@@ -159,6 +159,20 @@ pub(crate) fn ready(
     Ok(shim)
 }
 
+/// The shim that the configuration names by its path, if it does, opened and checked as [`ready`] does.
+pub(crate) fn named(
+    spec: &VmSpec,
+    kernel: &Image,
+    loader: &Loader,
+) -> Result<Option<ShimImage>, EngineError> {
+    let Some(path) = spec.shim.as_ref().and_then(|shim| shim.path.as_ref()) else {
+        return Ok(None);
+    };
+    let mut shim = ShimImage::new(loader.load(path)?);
+    shim.warnings = check(spec, kernel, &shim)?;
+    Ok(Some(shim))
+}
+
 /// Opens the shim that the configuration names, or else the first that is found where Xen's tools install it.
 fn load(host: &Host, shim: &Shim, loader: &Loader) -> Result<ShimImage, EngineError> {
     if let Some(path) = &shim.path {

@@ -225,8 +225,11 @@ fn write(folder: &Path, name: &str, text: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-const GOOD: &str =
-    "name = \"web\"\ntype = \"pvh\"\nkernel = \"/boot/vmlinuz\"\nmemory = 64\nvcpus = 2\n";
+const GOOD: &str = concat!(
+    "name = \"web\"\ntype = \"pvh\"\nkernel = \"",
+    env!("CARGO_MANIFEST_DIR"),
+    "/../xen-image/tests/corpus/elf/linux\"\nmemory = 64\nvcpus = 2\n"
+);
 
 #[test]
 fn a_dry_run_prints_the_configuration_as_xl_does() {
@@ -256,13 +259,52 @@ fn settings_of_the_command_line_override_the_file() {
     assert_eq!(value["b_info"]["max_memkb"], 131_072);
     assert_eq!(value["b_info"]["max_vcpus"], 1);
     assert_eq!(value["c_info"]["name"], "other");
-    let from_nothing = run(&[
+    let from_nothing = run(&["create", "-n", "/dev/null", &GOOD.replace('\n', ";")]);
+    assert_eq!(code(&from_nothing), 0, "{}", stderr(&from_nothing));
+}
+
+#[test]
+fn a_dry_run_looks_at_the_files_and_the_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = write(folder.path(), "good.cfg", GOOD);
+    let none = write(folder.path(), "none", "");
+    for (setting, wanted) in [
+        ("kernel='/no/kernel'", "cannot open /no/kernel: "),
+        (
+            "kernel='/'",
+            "it is a directory, and a regular file is needed",
+        ),
+        (
+            &format!("kernel='{good}'"),
+            "neither an ELF image nor a bzImage",
+        ),
+        ("ramdisk='/no/ramdisk'", "cannot open /no/ramdisk: "),
+        (&format!("ramdisk='{none}'"), "the file is empty"),
+        ("memory=1", "1 MiB of memory are too little for this kernel"),
+        (
+            "memory=4000000000",
+            "<command line>:1:8: error: a guest has at most 16777216 MiB of memory",
+        ),
+        ("maxmem=16777217", "this is 16777217"),
+        ("pvshim=1; pvshim_path='/no/shim'", "cannot open /no/shim: "),
+    ] {
+        let output = run(&["create", "-n", &good, setting]);
+        let text = stderr(&output);
+        assert_eq!(
+            (code(&output), stdout(&output).as_str()),
+            (1, ""),
+            "{setting}: {text}"
+        );
+        assert!(text.contains(wanted), "{setting}: {text}");
+    }
+    // A guest for xl is not looked at any further.
+    let output = run(&[
         "create",
         "-n",
-        "/dev/null",
-        "name='n'; kernel='/k'; memory=16; type='pv'",
+        &good,
+        "kernel='/no/kernel'; disk=['/d,raw,xvda']",
     ]);
-    assert_eq!(code(&from_nothing), 0, "{}", stderr(&from_nothing));
+    assert_eq!(code(&output), 4);
 }
 
 #[test]

@@ -8,10 +8,11 @@ use serde_json::json;
 use xen_port::{CpuMap, DomId};
 use xen_sys::Standby;
 use xl_cfg::{Config, Report, Source};
-use xyl_engine::admission::{self, Outcome as Verdict};
+use xyl_engine::admission::Outcome as Verdict;
 use xyl_engine::create::{CreateRequest, Notice, create};
 use xyl_engine::monitor::{self, Vm};
 use xyl_engine::plan::{self, Planned};
+use xyl_engine::preview::{self, Preview};
 use xyl_engine::spec::VmSpec;
 use xyl_engine::{Cancel, EngineError, Host, topology, userdata, vcpus, watchers};
 
@@ -36,7 +37,7 @@ Examples:
   xyl create -c web.cfg                        with its console, from the first byte on
   xyl create -p web.cfg memory=512             paused, with other memory
   xyl create /dev/null 'name=\"t\"; kernel=\"/boot/k\"; memory=64'
-  xyl create -n web.cfg                        only check it, and print what was understood
+  xyl create -n web.cfg                        only check it and its files, and print what was understood
 
 JSON: {domid, name, uuid}; with -n the configuration with every default filled in, by topic: {name, uuid, type,
 platform, processors, memory, boot, actions, time, limits, disks, ..., raw}, where raw has each setting as it was given.
@@ -52,7 +53,7 @@ pub struct Args {
     /// Stay in the foreground until it has ended, doing what its configuration says about that
     #[arg(short = 'F')]
     foreground: bool,
-    /// Only check the configuration, and print it as JSON
+    /// Only check the configuration and the files that it names, and print it as JSON
     #[arg(short = 'n', long = "dryrun")]
     dry_run: bool,
     /// Say nothing but errors
@@ -282,11 +283,9 @@ fn common(one: &CpuMap, other: &CpuMap) -> CpuMap {
     one.iter().filter(|cpu| other.contains(*cpu)).collect()
 }
 
-/// What this host's policy would say: a guest that it refuses fails a dry run too.
+/// What a create would say of the files and of the policy: what it would refuse fails a dry run too.
 fn preview(args: &Args, context: &Context, spec: &VmSpec) -> Outcome {
-    let Some(decision) = admission::preview(&SystemFiles, &context.dirs, spec)? else {
-        return Ok(());
-    };
+    let Preview { decision, warnings } = preview::preview(&SystemFiles, &context.dirs, spec)?;
     let line = decision.line();
     let kernel = spec.kernel.display();
     match decision.outcome {
@@ -294,6 +293,11 @@ fn preview(args: &Args, context: &Context, spec: &VmSpec) -> Outcome {
         Verdict::ConvertToShim if args.quiet => {}
         Verdict::ConvertToShim => context.say(format!("{kernel} would be {line}")),
         Verdict::Refuse => return Err(Failure::refused(format!("{kernel} would be {line}"))),
+    }
+    if !args.quiet {
+        for warning in warnings {
+            context.say(format!("warning: {warning}"));
+        }
     }
     Ok(())
 }
