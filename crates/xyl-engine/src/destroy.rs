@@ -9,7 +9,7 @@ use xyl_saga::{Facts, Step, Way};
 
 use crate::domid_history::DomidHistory;
 use crate::operation::{Draft, Kind, step};
-use crate::{Cancel, EngineError, Host, Owner, domains, record, tree, userdata};
+use crate::{Cancel, EngineError, Host, Owner, domains, names, record, tree, userdata};
 
 /// How long Xen may take to give all of a domain's memory back, in seconds.
 const END_LIMIT_S: u64 = 120;
@@ -52,10 +52,11 @@ pub fn destroy(host: &mut Host, domid: DomId, force: bool) -> Result<(), EngineE
     }
     let mut args = Facts::new();
     args.insert("old".to_owned(), domid.0.into());
+    let name = names::on_disk(host, &info);
     let mut draft = Draft::new(host, uuid);
     draft.old = Some(domid);
     let cancel = Cancel::new();
-    owner.carry_out(Kind::Destroy, "", args, &mut draft, &cancel, &mut |_| ())
+    owner.carry_out(Kind::Destroy, &name, args, &mut draft, &cancel, &mut |_| ())
 }
 
 /// Ends what is left of an earlier domain of a VM that lives on in another: what the VM has stays.

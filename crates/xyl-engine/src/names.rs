@@ -14,15 +14,18 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use os_port::{Clock, Files, Process};
+use serde_json::Value;
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
 use xenstore::{Batch, Tree};
 
-use crate::domains::home;
-use crate::{Dirs, EngineError};
+use crate::domains::{home, uuid_text};
+use crate::{Dirs, EngineError, Host, userdata};
 
 /// Largest index that is read, in bytes: room for more domains than Xen can have.
 const INDEX_MAX_BYTES: u64 = 8 << 20;
+/// Largest libxl record that is read, in bytes. Those of xl are a few KiB.
+const RECORD_MAX_BYTES: u64 = 1 << 20;
 /// From this size on, an index is looked at for lines that have had their day, in bytes.
 const TIDY_FROM_BYTES: usize = 64 << 10;
 /// How long another process may take to put a name in.
@@ -58,6 +61,22 @@ pub fn of(
         *name = found.next().flatten();
     }
     Ok(names)
+}
+
+/// A domain's name as the host's files have it: the index, or else libxl's record, which a rename may have left behind.
+/// For journals alone, for which xenstored is not asked. Nothing where no file tells.
+pub(crate) fn on_disk(host: &Host, info: &DomainInfo) -> String {
+    let index = NameIndex::new(&*host.files, &*host.clock, &*host.process, &host.dirs);
+    let indexed = index.names(std::slice::from_ref(info)).pop().flatten();
+    indexed.or_else(|| recorded(host, info)).unwrap_or_default()
+}
+
+fn recorded(host: &Host, info: &DomainInfo) -> Option<String> {
+    let uuid = uuid_text(&info.handle);
+    let path = userdata::path(&host.dirs.xen_lib, info.domid, &uuid);
+    let bytes = host.files.read(&path, RECORD_MAX_BYTES).ok()?;
+    let record: Value = serde_json::from_slice(&bytes).ok()?;
+    Some(record.get("c_info")?.get("name")?.as_str()?.to_owned())
 }
 
 /// The first of the domains that has the name.
@@ -243,6 +262,7 @@ impl Entry {
 mod tests {
     use super::*;
     use os_port::{SystemClock, SystemFiles, SystemProcess};
+    use xen_build::model::Model;
     use xenstore::mem::MemStore;
 
     const UUID: Uuid = Uuid::from_bytes([7; 16]);
@@ -327,6 +347,23 @@ mod tests {
         folder.append(line.as_bytes());
         let infos = [info(5, UUID), info(6, UUID)];
         assert_eq!(folder.index().names(&infos), [None, None]);
+    }
+
+    #[test]
+    fn a_journal_has_the_name_from_the_files() {
+        let folder = Folder::new();
+        let store = MemStore::new().client(0).unwrap();
+        let host = Host::new(Box::new(Model::new(64)), store, folder.dirs.clone());
+        let info = info(4, UUID);
+        assert_eq!(on_disk(&host, &info), "");
+        let path = userdata::path(&folder.dirs.xen_lib, info.domid, &UUID.to_string());
+        SystemFiles.create_folder(path.parent().unwrap()).unwrap();
+        for (record, wanted) in [("{", ""), (r#"{"c_info": {"name": "of xl"}}"#, "of xl")] {
+            std::fs::write(&path, record).unwrap();
+            assert_eq!(on_disk(&host, &info), wanted);
+        }
+        folder.index().put(info.domid, UUID, "renamed").unwrap();
+        assert_eq!(on_disk(&host, &info), "renamed");
     }
 
     #[test]

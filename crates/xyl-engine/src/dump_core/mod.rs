@@ -15,7 +15,7 @@ use xyl_saga::{Facts, Operation, Outcome, Past, Step, Way};
 
 use crate::monitor::Vm;
 use crate::operation::{Draft, Kind, step};
-use crate::{Cancel, EngineError, Host, Owner};
+use crate::{Cancel, EngineError, Host, Owner, names};
 use format::{Core, NO_PAGE, Page};
 
 /// How long the memory may take, in seconds: that of a guest of a TiB, at 100 MiB a second, takes three hours.
@@ -172,10 +172,11 @@ fn carry_out(
     args.insert("unfinished".to_owned(), text(&dump.unfinished)?.into());
     args.insert("holds".to_owned(), dump.holds.into());
     args.insert(AT_END.to_owned(), is_at_end.into());
+    let name = names::on_disk(host, info);
     let mut draft = Draft::new(host, uuid);
     draft.old = Some(info.domid);
     draft.dump = Some(dump);
-    owner.carry_out(Kind::DumpCore, "", args, &mut draft, cancel, &mut |_| ())?;
+    owner.carry_out(Kind::DumpCore, &name, args, &mut draft, cancel, &mut |_| ())?;
     Ok(draft.dump.map(|dump| dump.dumped).unwrap_or_default())
 }
 
