@@ -512,8 +512,8 @@ fn colours() {
     expect![[r#"
         ^[1mguest.cfg:^[0m ^[1;31merror:^[0m the domain has no name
           ^[1;34m=^[0m ^[1mhelp:^[0m write `name = "guest"`
-        ^[1mguest.cfg:^[0m ^[1;31merror:^[0m there is neither `kernel` nor `bootloader`: the guest has nothing to boot
-          ^[1;34m=^[0m ^[1mhelp:^[0m write `kernel = "/path/to/vmlinuz"`, or `type = "hvm"` for a guest that boots from its disk
+        ^[1mguest.cfg:^[0m ^[1;31merror:^[0m there is no `kernel`: the guest has nothing to boot
+          ^[1;34m=^[0m ^[1mhelp:^[0m write `kernel = "/path/to/vmlinuz"`; one that is on the guest's own disk has to be copied out of it
         ^[1mguest.cfg:1:10:^[0m ^[1;31merror:^[0m `memory` wants a number of MiB, not `lots`
           ^[1;34m1^[0m ^[1;34m|^[0m memory = 'lots'
             ^[1;34m|^[0m          ^[1;31m^^^^^^^[0m

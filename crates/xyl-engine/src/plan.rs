@@ -231,7 +231,8 @@ fn lacking(name: &str) -> Option<&'static str> {
 fn why_not(key: &SetKey<'_>, domain: &DomainConfig) -> Option<String> {
     let info = key.info?;
     let name = info.name;
-    if matches!(name, "type" | "builder") && domain.domain_type == DomainType::Hvm {
+    let says_type = name == "type" || name == "builder" && !domain.raw.contains_key("type");
+    if says_type && domain.domain_type == DomainType::Hvm {
         return Some(
             "HVM guests are not supported by Xyl yet: use type=\"pvh\" or type=\"pv\"".to_owned(),
         );

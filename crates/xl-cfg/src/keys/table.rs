@@ -119,7 +119,7 @@ pub(super) static KEYS: &[KeyInfo] = &[
     deprecated(
         "builder",
         Any,
-        "write `type = \"hvm\"` for builder \"hvm\", `type = \"pv\"` for \"generic\" or \"linux\"",
+        "write `type` in its place: `type = \"pv\"` for \"generic\" and \"linux\"",
     ),
     ignored("pvh", "write `type = \"pvh\"`"),
     // Devices.

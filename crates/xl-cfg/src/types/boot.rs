@@ -81,9 +81,8 @@ impl Boot {
     pub(crate) fn check_complete(&self, domain_type: DomainType, diags: &mut Diags) {
         let has = self.kernel.is_some() || self.bootloader.is_some() || self.firmware.is_some();
         if domain_type != DomainType::Hvm && !has {
-            let message =
-                "there is neither `kernel` nor `bootloader`: the guest has nothing to boot";
-            let help = "write `kernel = \"/path/to/vmlinuz\"`, or `type = \"hvm\"` for a guest that boots from its disk";
+            let message = "there is no `kernel`: the guest has nothing to boot";
+            let help = "write `kernel = \"/path/to/vmlinuz\"`; one that is on the guest's own disk has to be copied out of it";
             diags.push(Diagnostic::error(Code::Missing, None, message).help(help));
         }
     }

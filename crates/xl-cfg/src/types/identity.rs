@@ -137,7 +137,7 @@ fn read_builder(reader: &mut Reader<'_>) -> Option<DomainType> {
         other => {
             let help = match DomainType::find(other) {
                 Some(domain_type) => format!("write `type = \"{domain_type}\"`"),
-                None => "known are `hvm` and `generic`, but better write `type` instead".to_owned(),
+                None => "write `type = \"pv\"` or `type = \"pvh\"` in its place".to_owned(),
             };
             reader.error(
                 Code::BadValue,
