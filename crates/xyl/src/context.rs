@@ -21,7 +21,7 @@ use xyl_engine::{Dirs, Host};
 use crate::cli::GlobalArgs;
 use crate::console::Folders;
 use crate::error::{Failure, Outcome, indented};
-use crate::output::{Out, printable, stderr_is_terminal};
+use crate::output::{Out, printable, printable_lines, stderr_is_terminal};
 use crate::tell;
 use crate::words::is_on;
 use crate::xlconf;
@@ -59,9 +59,10 @@ const LIST_PATIENCE: Duration = Duration::from_secs(5);
 impl Options {
     fn new(args: &GlobalArgs) -> Result<Options, Failure> {
         Ok(Options {
-            verbose: args
-                .verbose
-                .max(number_from("XYL_VERBOSE").map_or(0, |n| u8::try_from(n).unwrap_or(u8::MAX))),
+            verbose: match std::env::var_os(VERBOSE) {
+                Some(value) => args.verbose.max(verbosity(&value.to_string_lossy())?),
+                None => args.verbose,
+            },
             dry_run: args.dry_run,
             json: args.json,
             timestamps: args.timestamps,
@@ -94,20 +95,26 @@ fn simulated_host(value: &Path) -> Result<Option<SimulatedHost>, Failure> {
             )));
         }
     };
-    let host = SimulatedHost::in_folder(&folder).map_err(from_machine)?;
+    let host = SimulatedHost::in_folder(&folder).map_err(not_switched_on)?;
     let program =
         std::env::current_exe().map_err(|source| Failure::io("find this program", source))?;
     let is_new = host
         .power_on(&program, &["simulated-host"])
-        .map_err(from_machine)?;
+        .map_err(not_switched_on)?;
     if is_new {
         tell::line(format_args!(
             "xyl: the simulated host in {} is on now; a guest to try: xyl create {}",
-            host.folder().display(),
-            host.example().display()
+            printable(&host.folder().display().to_string()),
+            printable(&host.example().display().to_string())
         ));
     }
     Ok(Some(host))
+}
+
+fn not_switched_on(error: MachineError) -> Failure {
+    Failure::refused(format!(
+        "{error}\n{HOST}={SIMULATED}FOLDER wants a folder that can be made and written to, such as {SIMULATED}/tmp/xyl-host"
+    ))
 }
 
 fn from_machine(error: MachineError) -> Failure {
@@ -131,10 +138,22 @@ fn store_timeout(value: &str) -> Result<Option<Duration>, Failure> {
     }
 }
 
-/// A small number in an environment variable; a word that is none but switches on counts as 1.
-fn number_from(variable: &str) -> Option<u32> {
-    let value = std::env::var(variable).ok()?;
-    Some(value.parse().unwrap_or(u32::from(is_on(&value))))
+/// The variable that stands for so many `-v`.
+const VERBOSE: &str = "XYL_VERBOSE";
+
+/// How many that are; a word that switches on counts as 1.
+fn verbosity(value: &str) -> Result<u8, Failure> {
+    match value.to_ascii_lowercase().as_str() {
+        "y" | "yes" | "t" | "true" | "on" => Ok(1),
+        word if !is_on(word) => Ok(0),
+        word => word.parse().map_err(|_| {
+            Failure::usage(format!(
+                "{VERBOSE}={} is no number from 0 to {}: it stands for so many times -v",
+                printable(value),
+                u8::MAX
+            ))
+        }),
+    }
 }
 
 impl Context {
@@ -183,7 +202,7 @@ impl Context {
     pub fn would(&self, what: String) -> Result<bool, Failure> {
         match (self.options.dry_run, self.options.json) {
             (false, _) => {}
-            (true, false) => self.out.line(format!("would {what}"))?,
+            (true, false) => self.out.line(format!("would {}", printable(&what)))?,
             (true, true) => self.say(format!("would {what}")),
         }
         Ok(self.options.dry_run)
@@ -378,7 +397,7 @@ impl Context {
         let in_place = self.options.progress_in_place || stderr_is_terminal();
         let shows = in_place || self.options.verbose > 0;
         Waiting {
-            what,
+            what: printable(&what),
             in_place,
             shows,
             line_open: Cell::new(false),
@@ -441,7 +460,8 @@ fn message(timestamps: bool, kind: &str, text: &str) {
     } else {
         String::new()
     };
-    tell::line(format_args!("{stamp}xyl: {kind}{}", indented(text)));
+    let text = indented(&printable_lines(text));
+    tell::line(format_args!("{stamp}xyl: {kind}{text}"));
 }
 
 /// The time and this process's number, as xl's -T puts them before a message.

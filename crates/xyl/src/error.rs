@@ -10,7 +10,7 @@ use xl_cfg::{Code, Report, Severity};
 use xyl_engine::EngineError;
 
 use crate::console::ConsoleError;
-use crate::output::{printable, stderr_is_terminal};
+use crate::output::{printable, printable_lines, stderr_is_terminal};
 use crate::tell;
 use crate::words::WordError;
 
@@ -112,7 +112,8 @@ pub enum Failure {
     /// A signal ended the command: nothing to say.
     #[error("ended by signal {0}")]
     Signal(i32),
-    /// The configuration has errors; the text shows them with file, line and column.
+    /// The configuration has errors; the text shows them with file, line and column. Nothing in it drives a terminal but
+    /// Xyl's own colours.
     #[error("{0}")]
     Configuration(String),
 }
@@ -168,6 +169,15 @@ impl Failure {
         }
     }
 
+    /// Its text. What was typed, or comes from files or guests, drives no terminal.
+    fn for_a_terminal(&self) -> String {
+        match self {
+            // Xyl's own colours are in it, and nothing else.
+            Failure::Configuration(text) => text.clone(),
+            other => printable_lines(&other.to_string()),
+        }
+    }
+
     fn is_silent(&self) -> bool {
         matches!(
             self,
@@ -206,7 +216,7 @@ fn not_xen(path: &Path) -> Failure {
 
 impl From<xl_cfg::SourceError> for Failure {
     fn from(error: xl_cfg::SourceError) -> Failure {
-        Failure::Configuration(error.to_string())
+        Failure::Configuration(printable_lines(&error.to_string()))
     }
 }
 
@@ -217,7 +227,7 @@ impl From<xl_cfg::Error> for Failure {
                 let text = report.render(stderr_is_terminal());
                 refused(report, text.trim_end())
             }
-            None => Failure::Configuration(error.to_string()),
+            None => Failure::Configuration(printable_lines(&error.to_string())),
         }
     }
 }
@@ -230,18 +240,18 @@ fn refused(report: &Report, findings: &str) -> Failure {
             .filter(|finding| finding.severity == Severity::Error)
     };
     let text = format!("{}\n{findings}", report.summary());
-    if !errors().any(|error| error.code == Code::Unsupported) {
+    // Another error would stop xl too.
+    if !errors().all(|error| error.code == Code::Unsupported) {
         return Failure::Configuration(text);
     }
-    let text = format!(
-        "{text}\nuse `xl create {}` for this guest, or take these lines out; see docs/xl-compatibility.md",
-        printable(report.sources().main_name())
-    );
-    if errors().all(|error| error.code == Code::Unsupported) {
-        Failure::NotThereYet(text)
-    } else {
-        Failure::Configuration(text)
-    }
+    let command = match report.sources().main_name() {
+        // The settings were arguments, too many to say again.
+        "/dev/null" => "xl create".to_owned(),
+        file => format!("xl create {}", printable(file)),
+    };
+    Failure::NotThereYet(format!(
+        "{text}\nuse `{command}` for this guest, or take these lines out"
+    ))
 }
 
 /// Errors of the command's own output.
@@ -263,7 +273,7 @@ pub fn report(failure: &Failure, as_json: bool) -> ExitCode {
             json!({"error": {"message": failure.to_string(), "exit_code": exit.number()}})
                 .to_string()
         } else {
-            format!("xyl: error: {}", indented(&failure.to_string()))
+            format!("xyl: error: {}", indented(&failure.for_a_terminal()))
         };
         tell::line(format_args!("{text}"));
     }

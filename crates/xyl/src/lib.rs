@@ -19,6 +19,7 @@ pub mod words;
 pub mod xlconf;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -36,6 +37,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let as_json = words::asks_for_json(&args);
     let completed = match words::complete_command(&args) {
         Ok(completed) => completed,
+        Err(error) if error.is_help_on_later(&args) => {
+            return match writeln!(std::io::stdout(), "{error}") {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(source) => error::report(&Failure::from(source), as_json),
+            };
+        }
         Err(error) => return error::report(&Failure::from(error), as_json),
     };
     let parsed = cli::parser_for(words::plain_command(&completed))
@@ -43,7 +50,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         .and_then(|matches| Cli::from_arg_matches(&matches));
     match parsed {
         Ok(cli) => run_parsed(&cli),
-        Err(error) => refuse(&error, as_json),
+        Err(error) => refuse(&error, &args, as_json),
     }
 }
 
@@ -62,7 +69,7 @@ fn run_parsed(cli: &Cli) -> ExitCode {
 }
 
 /// Prints clap's own message: help and version are answers, the rest is a usage error.
-fn refuse(error: &clap::Error, as_json: bool) -> ExitCode {
+fn refuse(error: &clap::Error, args: &[OsString], as_json: bool) -> ExitCode {
     if error.use_stderr() && as_json {
         let text = error.render().to_string();
         return error::report(
@@ -73,8 +80,15 @@ fn refuse(error: &clap::Error, as_json: bool) -> ExitCode {
     if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         tell::part(format_args!("xyl: "));
     }
-    // A message that cannot be shown is lost; the exit code still tells.
-    let _ = error.print();
+    let is_control = |arg: &OsString| arg.to_string_lossy().contains(char::is_control);
+    if error.use_stderr() && args.iter().any(is_control) {
+        // Without clap's colours, which could not be told from what was typed.
+        let text = output::printable_lines(&error.render().to_string());
+        tell::part(format_args!("{text}"));
+    } else {
+        // A message that cannot be shown is lost; the exit code still tells.
+        let _ = error.print();
+    }
     if error.use_stderr() {
         error::Exit::Usage.into()
     } else {

@@ -65,6 +65,18 @@ pub fn printable(text: &str) -> String {
         .collect()
 }
 
+/// A message as it goes to a terminal: the same, but for the ends of its lines and for tabs.
+pub fn printable_lines(text: &str) -> String {
+    let shown = |c: char| {
+        if c.is_control() && !"\n\t".contains(c) {
+            '?'
+        } else {
+            c
+        }
+    };
+    text.chars().map(shown).collect()
+}
+
 /// Nanoseconds as seconds with one digit after the point.
 pub fn seconds(ns: u64) -> String {
     format!("{:.1}", ns as f64 / 1e9)
@@ -103,5 +115,6 @@ mod tests {
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
         assert_eq!(printable("a\x1b[2Jb\n"), "a?[2Jb?");
+        assert_eq!(printable_lines("a\x1b[2J\tb\r\n"), "a?[2J\tb?\n");
     }
 }

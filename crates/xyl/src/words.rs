@@ -36,6 +36,15 @@ pub enum WordError {
     },
 }
 
+impl WordError {
+    /// Whether help was asked for, and on a command of xl that is not there yet: then this is the help.
+    pub fn is_help_on_later(&self, args: &[OsString]) -> bool {
+        let asks = |arg: &OsString| matches!(arg.to_str(), Some("-h" | "--help" | "help"));
+        let mut before_end = args.iter().skip(1).take_while(|arg| *arg != "--");
+        matches!(self, WordError::NotThereYet { .. }) && before_end.any(asks)
+    }
+}
+
 fn hint(similar: &[&str]) -> String {
     if similar.is_empty() {
         String::new()

@@ -12,18 +12,26 @@ use xyl_engine::plan::HostDefaults;
 use crate::error::Failure;
 use crate::output::stderr_is_terminal;
 
+/// The variable that names another.
+const VARIABLE: &str = "XYL_XL_CONF";
 /// Where xl has it.
 const PATH: &str = "/etc/xen/xl.conf";
 
 /// Reads the file of this host, or the one that `XYL_XL_CONF` names. A host without one has the
 /// defaults.
 pub fn read() -> Result<XlConf, Failure> {
-    let chosen = std::env::var_os("XYL_XL_CONF").map(PathBuf::from);
-    let path = chosen.as_deref().unwrap_or(Path::new(PATH));
-    if chosen.is_none() && !path.exists() {
-        return Ok(XlConf::default());
-    }
-    parse(Source::read_file(path)?)
+    let Some(chosen) = std::env::var_os(VARIABLE).map(PathBuf::from) else {
+        return match Path::new(PATH) {
+            path if path.exists() => parse(Source::read_file(path)?),
+            _ => Ok(XlConf::default()),
+        };
+    };
+    let source = Source::read_file(&chosen).map_err(|error| {
+        Failure::refused(format!(
+            "{VARIABLE} names a file to read in place of {PATH}: {error}\nset it to one that is there, or unset it"
+        ))
+    })?;
+    parse(source)
 }
 
 fn parse(source: Source) -> Result<XlConf, Failure> {

@@ -149,6 +149,16 @@ fn commands_to_come_say_so() {
             stderr(&output)
         );
     }
+    // Help is an answer, also where it is short.
+    for arguments in [&["save", "--help"][..], &["help", "save"], &["sav", "-h"]] {
+        let output = run(arguments);
+        assert_eq!(code(&output), 0, "{arguments:?}");
+        assert!(
+            stdout(&output).starts_with("`save` is not there yet"),
+            "{arguments:?}"
+        );
+    }
+    assert_eq!(code(&run(&["save", "--", "--help"])), 4);
     let viewer = run(&["create", "-V", "x.cfg"]);
     assert_eq!(code(&viewer), 4);
     assert!(stderr(&viewer).contains("-V and -A"));
@@ -340,7 +350,7 @@ fn what_cannot_be_done_yet_is_refused_by_name_and_line() {
     );
     assert!(
         text.ends_with(&format!(
-            "use `xl create {file}` for this guest, or take these lines out; see docs/xl-compatibility.md\n"
+            "use `xl create {file}` for this guest, or take these lines out\n"
         )),
         "{text}"
     );
@@ -349,6 +359,10 @@ fn what_cannot_be_done_yet_is_refused_by_name_and_line() {
         code(&wrong_too),
         1,
         "another error has to be mended in any case"
+    );
+    assert!(
+        !stderr(&wrong_too).contains("xl create"),
+        "and xl would find it too"
     );
     assert!(
         text.contains("`disk` is not supported by Xyl yet"),
@@ -380,6 +394,62 @@ fn a_time_limit_that_is_none_is_named() {
             text.contains(&format!("XYL_STORE_TIMEOUT={value}")),
             "{text}"
         );
+    }
+}
+
+#[test]
+fn a_variable_that_makes_no_sense_is_named() {
+    let list = |variable: &str, value: &str| {
+        let output = xyl(&["create", "-n", "/dev/null", &GOOD.replace('\n', ";")])
+            .env(variable, value)
+            .output()
+            .unwrap();
+        (code(&output), stderr(&output))
+    };
+    for value in ["abc", "-1", "1000"] {
+        let (code, text) = list("XYL_VERBOSE", value);
+        assert_eq!(code, 2, "{text}");
+        assert!(
+            text.contains(&format!("XYL_VERBOSE={value} is no number")),
+            "{text}"
+        );
+    }
+    for value in ["", "2", "yes", "off"] {
+        let (_, text) = list("XYL_VERBOSE", value);
+        assert!(!text.contains("XYL_VERBOSE"), "{text}");
+    }
+    let (code, text) = list("XYL_XL_CONF", "/no/conf");
+    assert_eq!(code, 1, "{text}");
+    assert!(
+        text.contains("XYL_XL_CONF names a file") && text.contains("/no/conf"),
+        "{text}"
+    );
+    let (code, text) = list("XYL_HOST", "sim:/proc/no/host");
+    assert_eq!(code, 1, "{text}");
+    assert!(
+        text.contains("/proc/no/host") && text.contains("such as sim:/tmp/xyl-host"),
+        "{text}"
+    );
+}
+
+#[test]
+fn nothing_that_is_echoed_drives_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "good.cfg", GOOD);
+    for arguments in [
+        &["\x1b[31mlist"][..],
+        &["list", "--\x1b[31mx"],
+        &["trigger", "d", "\x1b[31m"],
+        &["create", "/no/\x1b[31m.cfg"],
+        &["create", "-n", &file, "kernel='/no/\x1b[31m'"],
+        &["create", "-n", &file, "memory='\x1b[31m'"],
+        &["-N", "create", &file, "a", "\x1b[31m"],
+    ] {
+        // As on a terminal.
+        let output = xyl(arguments).env("CLICOLOR_FORCE", "1").output().unwrap();
+        assert_ne!(code(&output), 0, "{arguments:?}");
+        let text = stderr(&output);
+        assert!(!text.contains("\x1b[31m"), "{arguments:?}: {text:?}");
     }
 }
 
