@@ -162,6 +162,14 @@ fn the_usual_commands_work() {
     assert!(host.must(&["vcpu-list", "guest"]).contains("1-2 / all"));
     host.must(&["sched-credit2", "-d", "guest", "-w", "512"]);
     assert!(host.must(&["sched-credit2", "-d", "guest"]).contains("512"));
+    let core = host.folder.path().join("core");
+    host.must(&["dump-core", "guest", core.to_str().unwrap()]);
+    let ops: serde_json::Value = serde_json::from_str(&host.must(&["ops", "--json"])).unwrap();
+    assert_eq!(
+        (&ops[0]["operation"], &ops[0]["vm"]),
+        (&"dump-core".into(), &"guest".into()),
+        "{ops}"
+    );
     host.must(&["rename", "guest", "web"]);
     assert!(host.must(&["dmesg"]).contains("d1: made"));
     for asks in ["uptime", "vm-list", "claims", "ops"] {
