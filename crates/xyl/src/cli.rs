@@ -169,6 +169,39 @@ pub fn parser_for(name: Option<&str>) -> clap::Command {
 mod tests {
     use super::*;
 
+    /// The texts after the help of all commands.
+    fn after_help(command: &clap::Command, found: &mut Vec<(String, String)>) {
+        if let Some(text) = command.get_after_help() {
+            found.push((command.get_name().to_owned(), text.to_string()));
+        }
+        for sub in command.get_subcommands() {
+            after_help(sub, found);
+        }
+    }
+
+    #[test]
+    fn prose_of_the_help_flows() {
+        let mut texts = Vec::new();
+        after_help(&Cli::command(), &mut texts);
+        assert!(texts.len() > 30);
+        let is_prose =
+            |line: &str| !line.is_empty() && !line.starts_with(' ') && !line.ends_with(':');
+        for (command, text) in texts {
+            let lines: Vec<&str> = text.lines().collect();
+            for pair in lines.windows(2) {
+                // A line that ends within a paragraph would end there on a narrow terminal too.
+                assert!(
+                    !pair.iter().all(|line| is_prose(line)),
+                    "{command}: {pair:?}"
+                );
+            }
+            let long = lines
+                .iter()
+                .find(|line| line.starts_with(' ') && line.chars().count() > 100);
+            assert_eq!(long, None, "{command}: it would be wrapped");
+        }
+    }
+
     #[test]
     fn one_command_alone_says_the_same_as_among_all() {
         for command in Cli::command().get_subcommands() {

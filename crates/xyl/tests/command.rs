@@ -525,13 +525,18 @@ fn manual_pages_are_made_for_every_command() {
     for command in COMMANDS {
         let page = std::fs::read_to_string(folder.path().join(format!("xyl-{command}.1"))).unwrap();
         assert!(
-            page.contains(".SH SYNOPSIS") && page.contains(".SH \"EXAMPLES\"\n.nf\n"),
+            page.contains(".SH \"SYNOPSIS\"") && page.contains(".SH \"EXAMPLES\"\n.nf\n"),
             "{command}: {page}"
         );
         assert!(
             page.contains(".SH \"SEE ALSO\"\nxyl(1)"),
             "{command}: {page}"
         );
+    }
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        let page = std::fs::read_to_string(&path).unwrap();
+        check_page(&path, &page);
     }
     let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
     assert!(
@@ -544,6 +549,33 @@ fn manual_pages_are_made_for_every_command() {
         !folder.path().join("xyl-man.1").exists(),
         "hidden commands have no page"
     );
+}
+
+/// What every page has to be, whatever is in it.
+fn check_page(path: &Path, page: &str) {
+    let name = path.display();
+    let footer = format!("\"xyl {}\"", env!("CARGO_PKG_VERSION"));
+    let title = page.lines().find(|line| line.starts_with(".TH")).unwrap();
+    assert!(title.contains(&footer), "{name}: {title}");
+    let mut headings: Vec<&str> = page
+        .lines()
+        .filter(|line| line.starts_with(".SH"))
+        .collect();
+    let nr_headings = headings.len();
+    headings.sort_unstable();
+    headings.dedup();
+    assert_eq!(
+        headings.len(),
+        nr_headings,
+        "{name}: a section is there twice"
+    );
+    assert!(!page.contains("\nJSON: "), "{name}: the heading says so");
+    let words = page.replace("\\-", "-");
+    let words = words.split(|c: char| !c.is_alphanumeric() && !"-()".contains(c));
+    for named in words.filter_map(|word| word.strip_suffix("(1)")) {
+        let there = path.with_file_name(format!("{named}.1"));
+        assert!(named == "xl" || there.exists(), "{name} names {named}(1)");
+    }
 }
 
 #[test]

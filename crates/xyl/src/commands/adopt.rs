@@ -11,10 +11,10 @@ use crate::error::Outcome;
 /// Take over a domain that xl has created
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "From then on Xyl watches over the domain, and restarts it or ends it as its configuration says; that is taken from libxl's
-record of it. xl's own process that waits for its end is ended, since two would both act on it. The guest sees
-none of this. xl's commands still work on the domain. A domain that has what Xyl cannot do (disks, network interfaces, HVM) is
-refused by name, and stays xl's; so is one that the host's policy (/etc/xyl/policy.toml) does not allow as it runs, and a bare
+    after_help = "From then on Xyl watches over the domain, and restarts it or ends it as its configuration says; that is taken from libxl's \
+record of it. xl's own process that waits for its end is ended, since two would both act on it. The guest sees \
+none of this. xl's commands still work on the domain. A domain that has what Xyl cannot do (disks, network interfaces, HVM) is \
+refused by name, and stays xl's; so is one that the host's policy (/etc/xyl/policy.toml) does not allow as it runs, and a bare \
 32-bit PV guest always is. A domain that is Xyl's already gets its monitor back if it has lost it.
 
 Examples:

@@ -19,12 +19,12 @@ use crate::output::{left, printable};
 /// Show what protects this host against speculative execution, for each type of guest
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A row is a family of attacks, a column a type of guest that can run here. The worst counts of what a guest
+    after_help = "A row is a family of attacks, a column a type of guest that can run here. The worst counts of what a guest \
 could do to the hypervisor, to other guests and to domain 0:
   ok       something stands in its way          -        the CPU does not have the weakness
   partly   something does, with a known gap     NO       nothing does
   ?        no source says; what is not known is never guessed
-A bare 32-bit PV guest is one whose kernel runs in ring 1. Guests in the shim, PVH and HVM have a column each; hvm-open-dm
+A bare 32-bit PV guest is one whose kernel runs in ring 1. Guests in the shim, PVH and HVM have a column each; hvm-open-dm \
 is HVM with a device model that is not deprivileged.
 
 WORDs of --fail-on:
@@ -33,8 +33,8 @@ WORDs of --fail-on:
                                  a verdict on that family other than ok and -
   v2:unknown                     that verdict on that family
   affected, cannot-tell          any advisory with that verdict
-  bare-pv32                      a bare 32-bit PV guest that runs, whichever toolstack has started it
-  changed                        a running guest that the policy of now would not let start as it runs
+  bare-pv32                      a bare 32-bit PV guest that runs, whoever has started it
+  changed                        a guest that runs as the policy would not let it start now
   XSA-471                        that advisory, if the host is affected or it cannot be told
 
 Then the guests that run, by type. The facts are gathered anew, and kept for the policy (/etc/xyl/policy.toml) until the host is booted.
@@ -46,11 +46,15 @@ Examples:
   xyl audit --fail-on unprotected --fail-on XSA-471
   xyl audit --json | jq '.rows[] | select(.standing == \"unprotected\") | [.guest, .family]'
 
-JSON: {facts, runs_here, core_sharing, rows: [{guest, family, standing, sure, against, reasons, remedies}], advisories:
-[{id, title, verdict, reasons, remedies, references, checked}], running: [{domid, name, guest, bare_pv32, changed, now}], or
+JSON: {facts, runs_here, core_sharing, rows: [{guest, family, standing, sure, against, reasons, remedies}], advisories: \
+[{id, title, verdict, reasons, remedies, references, checked}], running: [{domid, name, guest, bare_pv32, changed, now}], or \
 null if Xen did not tell}
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what --fail-on names was found"
+Exit codes:
+  0  done
+  1  failed
+  2  wrong usage
+  3  what --fail-on names was found"
 )]
 pub struct Args {
     /// Say for each verdict why, how sure it is, and what to do

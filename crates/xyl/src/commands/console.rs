@@ -8,7 +8,7 @@ use crate::error::{Failure, Outcome};
 /// Attach to a domain's console
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "On a terminal, keys go to the guest; Ctrl-] leaves. On a pipe, standard input goes to the guest,
+    after_help = "On a terminal, keys go to the guest; Ctrl-] leaves. On a pipe, standard input goes to the guest, \
 and its end does not end the session. The session ends with the domain.
 
 Examples:

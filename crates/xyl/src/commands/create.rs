@@ -29,7 +29,7 @@ use crate::xlconf;
 /// Create a domain from a configuration file
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "key=value arguments are read after the file, and override what it says; one may hold several
+    after_help = "key=value arguments are read after the file, and override what it says; one may hold several \
 settings, with `;` between. /dev/null as the file takes all settings from the command line.
 
 Examples:
@@ -37,10 +37,10 @@ Examples:
   xyl create -c web.cfg                        with its console, from the first byte on
   xyl create -p web.cfg memory=512             paused, with other memory
   xyl create /dev/null 'name=\"t\"; kernel=\"/boot/k\"; memory=64'
-  xyl create -n web.cfg                        only check it and its files, and print what was understood
+  xyl create -n web.cfg                        only check it and its files, and print it
 
-JSON: {domid, name, uuid}; with -n the configuration with every default filled in, by topic: {name, uuid, type,
-platform, processors, memory, boot, actions, time, limits, disks, ..., raw}, where raw has each setting as it was given.
+JSON: {domid, name, uuid}; with -n the configuration with every default filled in, by topic: {name, uuid, type, \
+platform, processors, memory, boot, actions, time, limits, disks, ..., raw}, where raw has each setting as it was given. \
 Without --json, -n prints libxl's own form, as `xl create -n` does: {c_info, b_info, ...}."
 )]
 pub struct Args {

@@ -19,7 +19,7 @@ const GONE_LIMIT: Duration = Duration::from_secs(10);
 /// End a domain at once, as if its power failed
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Xen keeps a domain as long as somebody holds a page of it. One that is still there 10 seconds after its end is
+    after_help = "Xen keeps a domain as long as somebody holds a page of it. One that is still there 10 seconds after its end is \
 told of, with whoever holds it, and exit code 1; `xyl fsck` tells the same later.
 
 Examples:

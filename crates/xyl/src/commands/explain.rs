@@ -15,8 +15,8 @@ use crate::output::printable;
 /// Explain what the host's policy decided about a domain, and what it would decide now
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The decision was taken when the domain was created, from the kernel that was loaded and the policy of then
-(/etc/xyl/policy.toml, or the default where there is none). If the policy and the host of now say otherwise, that is a warning: a
+    after_help = "The decision was taken when the domain was created, from the kernel that was loaded and the policy of then \
+(/etc/xyl/policy.toml, or the default where there is none). If the policy and the host of now say otherwise, that is a warning: a \
 running guest is left alone, and its next start is refused or changed.
 
 Examples:
@@ -24,7 +24,7 @@ Examples:
   xyl explain                                  all domains that Xyl has created
   xyl explain --json web
 
-JSON: an array of {domid, name, uuid, kernel, image, pvshim, shim, is_boot_loader, decided_s, decision, now, changed,
+JSON: an array of {domid, name, uuid, kernel, image, pvshim, shim, is_boot_loader, decided_s, decision, now, changed, \
 unseen}; decision and now are {outcome (allow, convert-to-shim, refuse), guest, reasons, warnings, remedies}"
 )]
 pub struct Args {

@@ -10,9 +10,9 @@ use crate::output::printable;
 /// Find what is left over of domains that are no more, and remove it
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Looks for what any toolstack has left over: xenstore nodes without a domain, domains that were destroyed and are still
-there (and who holds them), domains that somebody stopped making, operations whose process has died, VMs' records, libxl's
-userdata, QEMU processes, loop devices and network interfaces of domains that are no more. What somebody may be at work on is left
+    after_help = "Looks for what any toolstack has left over: xenstore nodes without a domain, domains that were destroyed and are still \
+there (and who holds them), domains that somebody stopped making, operations whose process has died, VMs' records, libxl's \
+userdata, QEMU processes, loop devices and network interfaces of domains that are no more. What somebody may be at work on is left \
 alone: what is found is looked at again two seconds later. A running guest is never touched.
 
 Examples:

@@ -18,7 +18,7 @@ Examples:
   xyl info -n
   xyl info --json | jq -r .xen_version
 
-JSON: an object with xl's keys; numbers where xl prints numbers. With -n also
+JSON: an object with xl's keys; numbers where xl prints numbers. With -n also \
 cpu_topology [{cpu, core, socket, node}] and numa_info [{node, memory_mib, free_mib, distances}]"
 )]
 pub struct Args {

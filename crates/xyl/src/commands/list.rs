@@ -10,10 +10,10 @@ use crate::error::{Failure, Outcome};
 use crate::output::{left, printable, right, seconds, uuid};
 
 const HELP: &str =
-    "The state's letters: r running, b blocked, p paused, s shut down, then the reason
-(r reboot, s suspend, c crash, w watchdog, S soft reset), d dying.
-A name of (null) belongs to a domain that xenstore does not know, or to any domain
-while xenstored does not answer. Below the table, on standard error, a line for each
+    "The state's letters: r running, b blocked, p paused, s shut down, then the reason \
+(r reboot, s suspend, c crash, w watchdog, S soft reset), d dying. \
+A name of (null) belongs to a domain that xenstore does not know, or to any domain \
+while xenstored does not answer. Below the table, on standard error, a line for each \
 bare 32-bit PV guest, whoever has started it: `xyl help audit`.
 
 Examples:

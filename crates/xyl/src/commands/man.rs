@@ -23,7 +23,10 @@ pub struct Args {
 
 /// Runs `xyl man`.
 pub fn run(args: &Args, _context: &Context) -> Outcome {
-    let mut xyl = Cli::command();
+    // No page is written for the `help` that clap adds, so none may be named.
+    let mut xyl = Cli::command()
+        .disable_help_subcommand(true)
+        .mut_subcommands(|sub| sub.disable_help_subcommand(true));
     xyl.build();
     write_all(&args.dir, &xyl, None)
 }
@@ -39,8 +42,7 @@ fn write_all(dir: &Path, command: &Command, parent: Option<&str>) -> Outcome {
 
 /// The subcommands that have pages.
 fn seen(command: &Command) -> impl Iterator<Item = &Command> {
-    let all = command.get_subcommands();
-    all.filter(|sub| !sub.is_hide_set() && sub.get_name() != "help")
+    command.get_subcommands().filter(|sub| !sub.is_hide_set())
 }
 
 /// `xyl-create`, as clap builds it.
@@ -59,11 +61,14 @@ fn write(dir: &Path, command: &Command, see_also: &[String]) -> Outcome {
 /// One page. clap_mangen knows the options; what clap keeps as one text after the help gets sections here.
 fn page(out: &mut dyn Write, command: &Command, see_also: &[String]) -> io::Result<()> {
     let usage = command.clone().render_usage().to_string();
-    let man = Man::new(command.clone());
+    let man = Man::new(command.clone())
+        .source(concat!("xyl ", env!("CARGO_PKG_VERSION")))
+        .manual("Xyl");
     man.render_title(out)?;
     man.render_name_section(out)?;
-    let usage = usage.trim_start_matches("Usage: ").trim();
-    writeln!(out, ".SH SYNOPSIS\n.nf\n{}\n.fi", escaped(usage))?;
+    let usage = usage.trim_start_matches("Usage: ").lines().map(str::trim);
+    let usage: Vec<&str> = usage.filter(|line| !line.is_empty()).collect();
+    section(out, "SYNOPSIS", &as_it_is(&usage))?;
     man.render_description_section(out)?;
     if command.get_arguments().next().is_some() {
         man.render_options_section(out)?;
@@ -72,39 +77,79 @@ fn page(out: &mut dyn Write, command: &Command, see_also: &[String]) -> io::Resu
         man.render_subcommands_section(out)?;
     }
     let after = command.get_after_help().map(ToString::to_string);
-    for part in after.as_deref().unwrap_or("").split("\n\n") {
-        section(out, part)?;
+    for (heading, body) in sections(after.as_deref().unwrap_or("")) {
+        section(out, heading, &body)?;
     }
     let pages: Vec<String> = see_also.iter().map(|name| format!("{name}(1)")).collect();
-    writeln!(
-        out,
-        ".SH \"SEE ALSO\"\n{}, xl(1), xl.cfg(5)",
-        escaped(&pages.join(", "))
-    )
+    let pages = format!("{}, xl(1), xl.cfg(5)", pages.join(", "));
+    section(out, "SEE ALSO", &escaped(&pages))
 }
 
-/// A part of the text after the help: one that begins with a heading gets its section, with lines as they are.
-fn section(out: &mut dyn Write, part: &str) -> io::Result<()> {
-    let (first, rest) = part.split_once('\n').unwrap_or((part, ""));
-    let heading = match first {
-        "Examples:" => "EXAMPLES",
-        "Exit codes:" => "EXIT STATUS",
-        "Environment:" => "ENVIRONMENT",
-        _ if first.starts_with("JSON:") => {
-            return writeln!(out, ".SH JSON\n.nf\n{}\n.fi", escaped(part));
+fn section(out: &mut dyn Write, heading: &str, body: &str) -> io::Result<()> {
+    writeln!(out, ".SH \"{heading}\"\n{}", body.trim_end())
+}
+
+/// The parts of the text after the help, by the sections that they belong to, as roff. Each section is there once, at the
+/// place of its first part.
+fn sections(after: &str) -> Vec<(&'static str, String)> {
+    let mut sections: Vec<(&'static str, String)> = Vec::new();
+    for part in after.split("\n\n").filter(|part| !part.trim().is_empty()) {
+        let (first, rest) = part.split_once('\n').unwrap_or((part, ""));
+        let (heading, body) = match first {
+            "Examples:" => ("EXAMPLES", rest.to_owned()),
+            "Exit codes:" => ("EXIT STATUS", rest.to_owned()),
+            "Environment:" => ("ENVIRONMENT", rest.to_owned()),
+            _ => match part.strip_prefix("JSON: ") {
+                Some(rest) => ("JSON", capitalised(rest)),
+                None => ("NOTES", part.to_owned()),
+            },
+        };
+        match sections.iter_mut().find(|(known, _)| *known == heading) {
+            Some((_, text)) => *text += &format!(".PP\n{}", flowing(&body)),
+            None => sections.push((heading, flowing(&body))),
         }
-        _ if part.trim().is_empty() => return Ok(()),
-        _ => return writeln!(out, ".SH NOTES\n.nf\n{}\n.fi", escaped(part)),
-    };
-    writeln!(out, ".SH \"{heading}\"\n.nf\n{}\n.fi", escaped(rest))
+    }
+    sections
 }
 
-/// A text for roff: backslashes, hyphens and what would be a request at the start of a line.
+fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(chars).collect()
+}
+
+/// Prose flows, and lines that stand in from the margin stay as they are.
+fn flowing(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let runs = lines.chunk_by(|one, next| one.starts_with(' ') == next.starts_with(' '));
+    let is_indented = |run: &[&str]| run.iter().any(|line| line.starts_with(' '));
+    runs.map(|run| match is_indented(run) {
+        true => as_it_is(run),
+        false => escaped(&run.join("\n")) + "\n",
+    })
+    .collect()
+}
+
+fn as_it_is(lines: &[&str]) -> String {
+    format!(".nf\n{}\n.fi\n", escaped(&lines.join("\n")))
+}
+
+/// A text for roff: what roff has another meaning or sign for, and what would be a request at the start of a line.
 fn escaped(text: &str) -> String {
-    let text = text.replace('\\', "\\e").replace('-', "\\-");
-    let lines = text.lines().map(|line| match line.chars().next() {
-        Some('.' | '\'') => format!("\\&{line}"),
-        _ => line.to_owned(),
-    });
-    lines.collect::<Vec<_>>().join("\n")
+    let mut escaped = String::with_capacity(text.len());
+    let mut starts_line = true;
+    for c in text.chars() {
+        match c {
+            '\\' => escaped.push_str("\\e"),
+            '-' => escaped.push_str("\\-"),
+            '\'' => escaped.push_str("\\(aq"),
+            '`' => escaped.push_str("\\(ga"),
+            '^' => escaped.push_str("\\(ha"),
+            '~' => escaped.push_str("\\(ti"),
+            '.' if starts_line => escaped.push_str("\\&."),
+            other => escaped.push(other),
+        }
+        starts_line = c == '\n';
+    }
+    escaped
 }

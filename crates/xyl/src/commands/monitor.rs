@@ -20,7 +20,7 @@ use crate::error::{Failure, Outcome};
 /// Watch over a VM, and do what its configuration says when it ends
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "`xyl create` starts this in the background for each VM, before the domain runs. Started by hand, it
+    after_help = "`xyl create` starts this in the background for each VM, before the domain runs. Started by hand, it \
 watches over a VM that lost its process.
 
 Examples:

@@ -18,10 +18,10 @@ use crate::output::printable;
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_help = "What is shown comes from the VMs' journals (/run/xyl/vm/UUID/journal). An operation whose process has
-died is `interrupted`: the next command that changes a VM finishes it or takes it back, and so does `xyl recover`.
-`stuck` is what could not be taken back whole, or was left open by a failure: `xyl recover` goes on with it. A restart
-that `waits` is one of a guest that ends again and again: AGE is then how long it waits still, and STEP says why; `xyl
+    after_help = "What is shown comes from the VMs' journals (/run/xyl/vm/UUID/journal). An operation whose process has \
+died is `interrupted`: the next command that changes a VM finishes it or takes it back, and so does `xyl recover`. \
+`stuck` is what could not be taken back whole, or was left open by a failure: `xyl recover` goes on with it. A restart \
+that `waits` is one of a guest that ends again and again: AGE is then how long it waits still, and STEP says why; `xyl \
 destroy` ends the wait with the VM.
 
 Examples:
@@ -29,7 +29,7 @@ Examples:
   xyl ops show web                             step by step, with times
   xyl ops cancel 6a1d0c4e.12                   take it back, if it can still be
 
-JSON: an array of {id, vm, uuid, operation, state, step, pid, begun_ms, last_ms, failure,
+JSON: an array of {id, vm, uuid, operation, state, step, pid, begun_ms, last_ms, failure, \
 restart_waits_s, restart_waits_why}"
 )]
 pub struct Args {

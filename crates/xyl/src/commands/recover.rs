@@ -16,10 +16,10 @@ use crate::output::printable;
 /// Finish, or take back, what dead processes have left under way
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Every command that changes a VM does this first, for operations whose process has died. This one does it for
-all VMs, tries again what could not be taken back (`stuck` in `xyl ops`), and drops the configurations of VMs
-whose domain has gone while nobody watched. It starts a monitor for each VM that has lost its own, as `xyl list` and
-the commands that change a VM do too. At most every four minutes it asks the policy again about the guests that run, with
+    after_help = "Every command that changes a VM does this first, for operations whose process has died. This one does it for \
+all VMs, tries again what could not be taken back (`stuck` in `xyl ops`), and drops the configurations of VMs \
+whose domain has gone while nobody watched. It starts a monitor for each VM that has lost its own, as `xyl list` and \
+the commands that change a VM do too. At most every four minutes it asks the policy again about the guests that run, with \
 the host's facts gathered anew, and warns once of each that would be had otherwise now (`xyl explain`); none is touched.
 
 Examples:

@@ -77,7 +77,7 @@ const CREDIT_HELP: &str = "Examples:
   xyl sched-credit -d web -w 512
   xyl sched-credit -s -t 10
 
-JSON: an array of pools {pool, tslice_ms, ratelimit_us, migration_delay_us,
+JSON: an array of pools {pool, tslice_ms, ratelimit_us, migration_delay_us, \
 domains [{domid, name, weight, cap}]}";
 
 /// What both commands share.

@@ -19,7 +19,7 @@ pub struct ShutdownArgs {
     common: CommonArgs,
 }
 
-const SHUTDOWN_HELP: &str = "The guest is asked through xenstore, and must take the request within 60 s. Whoever watches over
+const SHUTDOWN_HELP: &str = "The guest is asked through xenstore, and must take the request within 60 s. Whoever watches over \
 the domain then does what its configuration says (on_poweroff).
 
 Examples:
@@ -36,7 +36,7 @@ pub struct RebootArgs {
     common: CommonArgs,
 }
 
-const REBOOT_HELP: &str = "The guest is asked through xenstore, and must take the request within 60 s. Whoever watches over
+const REBOOT_HELP: &str = "The guest is asked through xenstore, and must take the request within 60 s. Whoever watches over \
 the domain then starts it anew, under another number (on_reboot).
 
 Examples:

@@ -7,7 +7,7 @@ use crate::error::{Failure, Outcome};
 /// Be a simulated host
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "`XYL_HOST=sim:FOLDER xyl COMMAND` starts this in the background when it is not there yet. It ends when it has had
+    after_help = "`XYL_HOST=sim:FOLDER xyl COMMAND` starts this in the background when it is not there yet. It ends when it has had \
 neither guests nor commands for a minute, or when FOLDER is removed.
 
 Examples:

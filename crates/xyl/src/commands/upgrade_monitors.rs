@@ -22,8 +22,8 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 /// Have this version of xyl watch over all VMs, in the place of the processes that do
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "For after an update of xyl. A monitor holds nothing: for each VM the old one is ended while it is at rest, and a
-new one starts, looks what the VM does, and goes on. The guest notices nothing, and nothing that it does meanwhile is
+    after_help = "For after an update of xyl. A monitor holds nothing: for each VM the old one is ended while it is at rest, and a \
+new one starts, looks what the VM does, and goes on. The guest notices nothing, and nothing that it does meanwhile is \
 missed. A VM that is being changed for more than 30 s is passed over, and so is one that `xyl create -F` watches over.
 
 Examples:

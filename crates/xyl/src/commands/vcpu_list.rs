@@ -16,7 +16,7 @@ use crate::output::{left, printable, right, seconds};
   xyl vcpu-list
   xyl vcpu-list web db
 
-JSON: an array of {domid, name, vcpu, online, cpu, state (running, blocked, runnable,
+JSON: an array of {domid, name, vcpu, online, cpu, state (running, blocked, runnable, \
 offline), cpu_time_ns, hard_affinity, soft_affinity}; affinities are arrays of CPUs")]
 pub struct Args {
     /// Only these domains

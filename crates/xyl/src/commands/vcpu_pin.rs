@@ -12,7 +12,7 @@ use crate::xlconf;
 /// Set which CPUs a vCPU may use, and which it prefers
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "CPUs are numbers and ranges with commas between: 0-3,^1,8; node:0 means all CPUs of a NUMA
+    after_help = "CPUs are numbers and ranges with commas between: 0-3,^1,8; node:0 means all CPUs of a NUMA \
 node, `all` all CPUs, `-` leaves an affinity as it is.
 
 Examples:

@@ -18,10 +18,10 @@ use table::{SortBy, Table};
 /// Watch what domains use of the host
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The columns are those of xentop, as far as Xyl knows them: states are d dying, s shut down,
+    after_help = "The columns are those of xentop, as far as Xyl knows them: states are d dying, s shut down, \
 b blocked, c crashed, p paused, r running; CPU(%) is in per cent of one CPU.
 
-Keys: q quits, s sorts by the next column, r the other way round, + and - change the delay,
+Keys: q quits, s sorts by the next column, r the other way round, + and - change the delay, \
 the arrows scroll.
 
 Examples:
@@ -29,8 +29,8 @@ Examples:
   xyl top -b -i 2 -d 5 | tail -n +2
   xyl top -b -i 1 --json
 
-JSON: with -b, for each sample an object {time_s, total_memory_kib, free_memory_kib, nr_cpus,
-domains [{domid, name, uuid, state, cpu_s, cpu_percent, memory_kib, memory_percent,
+JSON: with -b, for each sample an object {time_s, total_memory_kib, free_memory_kib, nr_cpus, \
+domains [{domid, name, uuid, state, cpu_s, cpu_percent, memory_kib, memory_percent, \
 max_memory_kib (or null), vcpus, ssidref}]}"
 )]
 pub struct Args {
