@@ -122,6 +122,35 @@ shim_needs() {
 	esac
 }
 
+# testguest_cfg NAME TYPE LINE...: prints an xl.cfg of the test guest.
+testguest_cfg() {
+	printf '%s\n' "name = \"$1\"" "type = \"$2\"" "kernel = \"$guests/testguest\"" "${@:3}"
+}
+# tell NAME WORDS: has the test guest do something.
+tell() {
+	ok xenstore-write "/local/domain/$(xl domid "$1")/data/command" "$2"
+}
+# readies NAME NUMBER: whether the test guest has been ready so many times.
+readies() {
+	[ "$(cat "$consoles/guest-$1.log" 2>/dev/null | grep -ac 'testguest: ready')" -ge "$2" ]
+}
+# beats NAME / beats_beyond NAME NUMBER: the test guest's heartbeat, and whether it has gone on.
+beats() {
+	xenstore-read "/local/domain/$(xl domid "$1")/data/heartbeat" 2>/dev/null || echo 0
+}
+beats_beyond() {
+	[ "$(beats "$1")" -gt "$2" ]
+}
+# other_domid NAME DOMID: whether the VM has another domain by now.
+other_domid() {
+	local now
+	now=$(xl domid "$1" 2>/dev/null) && [ "$now" != "$2" ]
+}
+# uuid_of NAME
+uuid_of() {
+	xl vm-list | awk -v name="$1" '$3 == name { print $1 }'
+}
+
 # linux_cfg NAME TYPE: prints an xl.cfg of Debian's kernel with the lab's small initramfs.
 linux_cfg() {
 	printf 'name = "%s"\ntype = "%s"\nkernel = "%s"\nramdisk = "%s"\ncmdline = "console=hvc0 quiet"\nmemory = 256\n' \

@@ -5,27 +5,12 @@ command -v xyl >/dev/null || skip 'no xyl here'
 
 # start NAME TYPE LINE...: a test guest made by xl, ready.
 start() {
-	local name=$1
-	printf 'name = "%s"\ntype = "%s"\nkernel = "%s"\nmemory = 16\n' "$1" "$2" "$guests/testguest" >"$scratch/$1.cfg"
+	testguest_cfg "$1" "$2" 'memory = 16' "${@:3}" >"$scratch/$1.cfg"
 	[ "$2" = pv ] || echo 'shadow_memory = 2' >>"$scratch/$1.cfg"
-	shift 2
-	printf '%s\n' "$@" >>"$scratch/$name.cfg"
-	rm -f "$consoles/guest-$name.log"
+	rm -f "$consoles/guest-$1.log"
 	pkill -HUP -x xenconsoled
-	ok xl create -q "$scratch/$name.cfg"
-	within 20 console_says "$name" 'testguest: ready'
-}
-tell() {
-	ok xenstore-write "/local/domain/$(xl domid "$1")/data/command" "$2"
-}
-beats() {
-	xenstore-read "/local/domain/$(xl domid "$1")/data/heartbeat" 2>/dev/null || echo 0
-}
-beats_beyond() {
-	[ "$(beats "$1")" -gt "$2" ]
-}
-readies() {
-	[ "$(grep -ac 'testguest: ready' "$consoles/guest-$1.log")" -ge "$2" ]
+	ok xl create -q "$scratch/$1.cfg"
+	within 20 console_says "$1" 'testguest: ready'
 }
 
 for type in pv pvh; do

@@ -5,22 +5,9 @@ command -v xyl >/dev/null || skip 'no xyl here'
 
 # start NAME TYPE LINE...: a test guest made by xyl, ready.
 start() {
-	local name=$1 type=$2
-	shift 2
-	printf '%s\n' "name = \"$name\"" "type = \"$type\"" "kernel = \"$guests/testguest\"" 'memory = 32' \
-		'cmdline = "heartbeat_ms=0"' "$@" >"$scratch/$name.cfg"
-	ok xyl create -q "$scratch/$name.cfg"
-	within 20 readies "$name" 1
-}
-readies() {
-	[ "$(grep -ac 'testguest: ready' "$consoles/guest-$1.log")" -ge "$2" ]
-}
-tell() {
-	ok xenstore-write "/local/domain/$(xl domid "$1")/data/command" "$2"
-}
-other_domid() {
-	local now
-	now=$(xl domid "$1" 2>/dev/null) && [ "$now" != "$2" ]
+	testguest_cfg "$1" "$2" 'memory = 32' 'cmdline = "heartbeat_ms=0"' "${@:3}" >"$scratch/$1.cfg"
+	ok xyl create -q "$scratch/$1.cfg"
+	within 20 readies "$1" 1
 }
 
 for type in pv pvh; do

@@ -9,16 +9,6 @@ cfg() {
 	printf '%s\n' "name = \"$1\"" "type = \"$2\"" "kernel = \"$guests/testguest\"" 'memory = 32' \
 		'cmdline = "heartbeat_ms=0"' "${@:3}" >"$1.cfg"
 }
-readies() {
-	[ "$(cat "$consoles/guest-$1.log" 2>/dev/null | grep -ac 'testguest: ready')" -ge "$2" ]
-}
-tell() {
-	ok xenstore-write "/local/domain/$(xl domid "$1")/data/command" "$2"
-}
-other_domid() {
-	local now
-	now=$(xl domid "$1" 2>/dev/null) && [ "$now" != "$2" ]
-}
 # monitors: the processes that watch over domains in the background.
 monitors() {
 	pgrep -f '^[^ ]*xyl -T monitor'

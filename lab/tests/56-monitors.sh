@@ -15,15 +15,6 @@ start() {
 	ok xyl create -q "$scratch/$name.cfg"
 	within 20 readies "$name" 1
 }
-readies() {
-	[ "$(cat "$consoles/guest-$1.log" 2>/dev/null | grep -ac 'testguest: ready')" -ge "$2" ]
-}
-uuid_of() {
-	xl vm-list | awk -v name="$1" '$3 == name { print $1 }'
-}
-tell() {
-	ok xenstore-write "/local/domain/$(xl domid "$1")/data/command" "$2"
-}
 # monitors NAME: the processes that watch over it.
 monitors() {
 	pgrep -f "^[^ ]*xyl -T monitor [0-9]+ $(uuid_of "$1")"
@@ -40,10 +31,6 @@ gone() {
 }
 one_monitor() {
 	[ "$(monitors "$1" | wc -l)" -eq 1 ]
-}
-other_domid() {
-	local now
-	now=$(xl domid "$1" 2>/dev/null) && [ "$now" != "$2" ]
 }
 state_is() {
 	[[ $(domain_state "$1") == *$2* ]]

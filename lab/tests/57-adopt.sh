@@ -5,23 +5,9 @@ command -v xyl >/dev/null || skip 'no xyl here'
 
 # start NAME TYPE LINE...: a test guest made by xl, ready.
 start() {
-	printf '%s\n' "name = \"$1\"" "type = \"$2\"" "kernel = \"$guests/testguest\"" 'memory = 32' \
-		'cmdline = "heartbeat_ms=100"' "${@:3}" >"$scratch/$1.cfg"
+	testguest_cfg "$1" "$2" 'memory = 32' 'cmdline = "heartbeat_ms=100"' "${@:3}" >"$scratch/$1.cfg"
 	ok xl create -q "$scratch/$1.cfg"
 	within 20 readies "$1" 1
-}
-readies() {
-	[ "$(grep -ac 'testguest: ready' "$consoles/guest-$1.log")" -ge "$2" ]
-}
-tell() {
-	ok xenstore-write "/local/domain/$(xl domid "$1")/data/command" "$2"
-}
-other_domid() {
-	local now
-	now=$(xl domid "$1" 2>/dev/null) && [ "$now" != "$2" ]
-}
-uuid_of() {
-	xl vm-list | awk -v name="$1" '$3 == name { print $1 }'
 }
 xls_of() {
 	pgrep -f "xl create -q $scratch/$1.cfg"

@@ -31,9 +31,6 @@ answers() {
 }
 within 30 answers
 
-uuid_of() {
-	xl vm-list | awk -v name="$1" '$3 == name { print $1 }'
-}
 monitor() {
 	pgrep -f "^[^ ]*xyl -T monitor [0-9]+ $uuid"
 }

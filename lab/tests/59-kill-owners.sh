@@ -12,9 +12,6 @@ config() {
 	printf '%s\n' "name = \"$1\"" 'type = "pvh"' "kernel = \"$guests/testguest\"" 'memory = 16' "${@:2}" >"$scratch/$1.cfg"
 	echo "$scratch/$1.cfg"
 }
-uuid_of() {
-	xl vm-list | awk -v name="$1" '$3 == name { print $1 }'
-}
 owner_of() {
 	pgrep -f "^[^ ]*xyl -T monitor [0-9]+ $1"
 }
@@ -22,9 +19,6 @@ owner_of() {
 find_owner() {
 	within 5 owner_of "$uuid" >/dev/null
 	owner=$(owner_of "$uuid")
-}
-readies() {
-	[ "$(grep -ac 'testguest: ready' "$consoles/guest-$1.log")" -ge "$2" ]
 }
 counts_on() {
 	tr -d '\r' <"$consoles/guest-$1.log" | awk '$1 == "testguest:" && $2 == "heartbeat" {

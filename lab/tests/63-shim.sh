@@ -12,15 +12,6 @@ shim_cfg() {
 	printf '%s\n' "name = \"$name\"" 'type = "pvh"' 'pvshim = 1' "kernel = \"$guests/$kernel\"" "memory = $memory" "$(shim_needs)" "$@" >"$name.cfg"
 	echo "$name.cfg"
 }
-readies() {
-	[ "$(grep -ac 'testguest: ready' "$consoles/guest-$1.log")" -ge "$2" ]
-}
-beats() {
-	xenstore-read "/local/domain/$(xl domid "$1")/data/heartbeat" 2>/dev/null || echo 0
-}
-beats_beyond() {
-	[ "$(beats "$1")" -gt "$2" ]
-}
 
 # Real PV kernels print their line, and xl takes the domain for one of its own.
 for width in 32 64; do

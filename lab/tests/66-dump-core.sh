@@ -7,25 +7,15 @@ command -v xyl >/dev/null || skip 'no xyl here'
 dumps=/var/lib/xen/dump
 # start NAME TYPE LINE...: a test guest made by xyl, ready.
 start() {
-	printf '%s\n' "name = \"$1\"" "type = \"$2\"" "kernel = \"$guests/testguest\"" 'memory = 16' \
-		'cmdline = "heartbeat_ms=100"' "${@:3}" >"$scratch/$1.cfg"
+	testguest_cfg "$1" "$2" 'memory = 16' 'cmdline = "heartbeat_ms=100"' "${@:3}" >"$scratch/$1.cfg"
 	ok xyl create -q "$scratch/$1.cfg"
 	within 20 console_says "$1" 'testguest: ready'
-}
-tell() {
-	ok xenstore-write "/local/domain/$(xl domid "$1")/data/command" "$2"
-}
-beats() {
-	xenstore-read "/local/domain/$(xl domid "$1")/data/heartbeat" 2>/dev/null || echo 0
-}
-has_beaten_since() {
-	[ "$(beats "$1")" -gt "$2" ]
 }
 # still_beats NAME: the guest runs.
 still_beats() {
 	local before
 	before=$(beats "$1")
-	within 20 has_beaten_since "$1" "$before"
+	within 20 beats_beyond "$1" "$before"
 }
 # compared NAME: both toolstacks dump the core of a domain that stands still; the line of numbers of the comparison.
 compared() {
@@ -113,7 +103,6 @@ rm -f $dumps/*
 start again pvh 'on_crash = "coredump-restart"'
 first=$(xl domid again)
 tell again 'shutdown crash'
-other_domid() { local now && now=$(xl domid "$1" 2>/dev/null) && [ "$now" != "$2" ]; }
 within 60 other_domid again "$first"
 within 20 console_says again 'testguest: ready'
 [ "$(stat -c %s $dumps/again)" -gt $((15 << 20)) ] || fail 'no core of again'
