@@ -1,7 +1,8 @@
 """Compares two cores of one domain that stood still: compare-cores.py FIRST SECOND.
 
 Prints what is in each, and a line of numbers: pages in both, those of them that differ, in the first alone, in the second
-alone. Fails where the sections, the notes, the registers or the shared info are not the same.
+alone. Fails where the ELF header, the sections' headers, the notes, the registers or the shared info are not the same; places in
+the file may differ, and so may the room for pages.
 """
 
 import struct
@@ -16,8 +17,13 @@ def fail(text):
     sys.exit("compare-cores: " + text)
 
 
+def elf_header(core):
+    """All of the header but for where the sections' headers are."""
+    return core[:40] + core[48:64]
+
+
 def sections(core):
-    """Name, offset and size of each section, as the ELF specification has them."""
+    """Offset, size and the rest of each section's header by its name, as the ELF specification has them."""
     if core[:6] != b"\x7fELF\x02\x01":
         fail("no 64-bit ELF file")
     (start,) = struct.unpack_from("<Q", core, 40)
@@ -28,7 +34,9 @@ def sections(core):
     def name(at):
         return core[strings + at : core.index(b"\0", strings + at)].decode()
 
-    return {name(header[0]): (header[4], header[5], header[1]) for header in headers[1:]}
+    if any(headers[0]):
+        fail("the first section is not nothing")
+    return {name(one[0]): (one[4], one[5], one[1:4] + one[6:]) for one in headers[1:]}
 
 
 def notes(core, place):
@@ -60,9 +68,17 @@ def main():
     places = [sections(core) for core in cores]
     if list(places[0]) != list(places[1]):
         fail("sections %s and %s" % tuple(list(one) for one in places))
-    if [one[2] for one in places[0].values()] != [one[2] for one in places[1].values()]:
-        fail("the kinds of the sections")
+    if elf_header(cores[0]) != elf_header(cores[1]):
+        fail("ELF headers %s and %s" % tuple(elf_header(core).hex() for core in cores))
+    for name in places[0]:
+        one, two = (place[name] for place in places)
+        print(name, "bytes:", one[1], two[1])
+        if one[2] != two[2]:
+            fail("%s: kind, flags, address, link, info, alignment, entry size %s and %s" % (name, one[2], two[2]))
     both = [notes(core, one[".note.Xen"]) for core, one in zip(cores, places)]
+    room = [struct.unpack_from("<Q", one[NOTE_HEADER], 16)[0] for one in both]
+    if room[0] == room[1] and [one[1] for one in places[0].values()] != [one[1] for one in places[1].values()]:
+        fail("the sizes of the sections, with room for as many pages")
     for kind in sorted(set(both[0]) | set(both[1])):
         say = [one.get(kind) for one in both]
         if kind == NOTE_HEADER:

@@ -151,6 +151,21 @@ uuid_of() {
 	xl vm-list | awk -v name="$1" '$3 == name { print $1 }'
 }
 
+# compared NAME: both toolstacks dump the core of a domain that stands still; the line of numbers of compare-cores.py. What
+# else it says, and how long they take, goes to stderr.
+compared() {
+	local begun=$SECONDS between
+	ok xl dump-core "$1" "$scratch/xl.core" >&2
+	between=$SECONDS
+	ok xyl dump-core "$1" "$scratch/xyl.core" >&2
+	echo "$1: xl $((between - begun)) s, xyl $((SECONDS - between)) s" >&2
+	equals 600 "$(stat -c %a "$scratch/xyl.core")"
+	python3 /xyl-lab/lab/compare-cores.py "$scratch/xl.core" "$scratch/xyl.core" >"$scratch/compared" || fail "not the same: $(cat "$scratch/compared")"
+	cat "$scratch/compared" >&2
+	tail -n 1 "$scratch/compared"
+	rm "$scratch"/*.core
+}
+
 # linux_cfg NAME TYPE: prints an xl.cfg of Debian's kernel with the lab's small initramfs.
 linux_cfg() {
 	printf 'name = "%s"\ntype = "%s"\nkernel = "%s"\nramdisk = "%s"\ncmdline = "console=hvc0 quiet"\nmemory = 256\n' \
