@@ -138,7 +138,7 @@ impl Results {
         // At once: another boot may be failing beside this one.
         eprintln!(
             "===== {}: {title}{note} =====\n{}",
-            self.xen.version(),
+            self.xen.name(),
             shown.join("\n")
         );
     }
@@ -169,7 +169,7 @@ pub fn boot(options: &Options, root: &Root, payload: &Payload, talk: Talk<'_>) -
             results.show_logs();
             eprintln!(
                 "===== {}: boot given up after {} s =====",
-                options.xen.version(),
+                options.xen.name(),
                 started.elapsed().as_secs()
             );
             Err(error)

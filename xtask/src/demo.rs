@@ -15,7 +15,7 @@ pub fn run(options: &Options, shell: bool) -> Result<u8> {
     let root = root::ensure(options.xen)?;
     let mut payload = Payload::script(places::lab().join("demo.sh"), DEMO_LIMIT);
     payload.shell = shell;
-    eprintln!("[boot Xen {} under QEMU]", options.xen.version());
+    eprintln!("[boot Xen {} under QEMU]", options.xen.name());
     let outcome = if shell {
         eprintln!("the demo comes first, then a shell in dom0; Ctrl-] ends it");
         let _raw = terminal::RawMode::enter()?;

@@ -25,6 +25,9 @@ pub enum Error {
     /// The machine lacks something that the lab needs.
     #[error("{what}; {remedy}")]
     Missing { what: String, remedy: String },
+    /// Something that has to be fetched cannot be had.
+    #[error("{what} cannot be had: {source}; look whether this machine's Debian mirror has it")]
+    Unreachable { what: String, source: Box<Error> },
     /// A boot ended before the script did.
     #[error("the boot failed after {elapsed_s} s: {cause}")]
     Boot { cause: String, elapsed_s: u64 },

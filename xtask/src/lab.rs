@@ -165,7 +165,7 @@ fn up(options: &Options, files: Vec<PathBuf>) -> Result<u8> {
         script_limit: None,
         shell: true,
     };
-    eprintln!("booting {}; Ctrl-] ends it", options.xen.version());
+    eprintln!("booting {}; Ctrl-] ends it", options.xen.name());
     let _raw = terminal::RawMode::enter()?;
     boot::boot(options, &root, &payload, Talk::Terminal).map(|_| 0)
 }

@@ -62,13 +62,9 @@ pub fn run(options: &Options, filter: Option<&str>) -> Result<Tally> {
     let mut payload = Payload::script(places::lab().join("run-tests"), ALL_TESTS_LIMIT);
     payload.arguments = names.iter().cloned().collect();
 
-    println!(
-        "lab tests on Xen {}: {}",
-        options.xen.version(),
-        names.len()
-    );
+    println!("lab tests on Xen {}: {}", options.xen.name(), names.len());
     let mut report = Report {
-        xen: options.xen.version(),
+        xen: options.xen.name(),
         waiting: names,
         ..Report::default()
     };
@@ -80,7 +76,7 @@ pub fn run(options: &Options, filter: Option<&str>) -> Result<Tally> {
     );
     match outcome {
         Err(Error::Interrupted) => return Err(Error::Interrupted),
-        Err(error) => println!("{}: FAIL boot ({error})", options.xen.version()),
+        Err(error) => println!("{}: FAIL boot ({error})", options.xen.name()),
         Ok(outcome) if outcome.exit_code != 0 => outcome.results.show_logs(),
         Ok(_) => {}
     }

@@ -46,6 +46,11 @@ pub fn runs() -> Result<PathBuf> {
     Ok(cache()?.join("runs"))
 }
 
+/// Where the Xens lie that are built here.
+pub fn xens() -> Result<PathBuf> {
+    Ok(cache()?.join("xens"))
+}
+
 /// Where the roots lie.
 pub fn roots() -> Result<PathBuf> {
     Ok(cache()?.join("roots"))

@@ -6,7 +6,7 @@
 
 use crate::error::{Result, at};
 use crate::process::{as_root, check_interrupt, remove_tree, run_quietly, step};
-use crate::{boot, places, setup};
+use crate::{boot, places, setup, xen_source};
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
@@ -23,20 +23,32 @@ pub enum Xen {
     /// Xen 4.20, from Debian 13 (trixie).
     #[value(name = "4.20")]
     V4_20,
+    /// Xen 4.17 built with CONFIG_PV32 from Debian's source, with all the rest of Debian 12: runs bare 32-bit PV guests.
+    #[value(name = "4.17-pv32")]
+    V4_17Pv32,
 }
 
 impl Xen {
-    /// The release as users write it.
-    pub fn version(self) -> &'static str {
+    /// As users write it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::V4_17 => "4.17",
+            Self::V4_20 => "4.20",
+            Self::V4_17Pv32 => "4.17-pv32",
+        }
+    }
+
+    /// The release.
+    pub fn version(self) -> &'static str {
+        match self {
+            Self::V4_17 | Self::V4_17Pv32 => "4.17",
             Self::V4_20 => "4.20",
         }
     }
 
     fn suite(self) -> &'static str {
         match self {
-            Self::V4_17 => "bookworm",
+            Self::V4_17 | Self::V4_17Pv32 => "bookworm",
             Self::V4_20 => "trixie",
         }
     }
@@ -45,12 +57,14 @@ impl Xen {
 /// A root on disk, whole and unchanging.
 pub struct Root {
     dir: PathBuf,
+    /// A Xen of our own in the place of Debian's.
+    own_xen: Option<PathBuf>,
 }
 
 impl Root {
     /// Xen, unpacked: a multiboot ELF.
     pub fn xen(&self) -> PathBuf {
-        self.dir.join("xen")
+        self.own_xen.clone().unwrap_or_else(|| self.dir.join("xen"))
     }
 
     /// dom0's kernel, unpacked.
@@ -75,15 +89,26 @@ pub fn ensure(xen: Xen) -> Result<Root> {
     fs::create_dir_all(&roots).map_err(at("make", &roots))?;
     let name = format!("{}-{}", xen.suite(), inputs_hash(xen)?);
     let dir = roots.join(&name);
-    if dir.exists() {
-        return Ok(Root { dir });
-    }
-
-    let _lock = lock(&roots)?;
+    let _lock;
     if !dir.exists() {
-        build(xen, &roots, &name)?;
+        _lock = lock(&roots)?;
+        if !dir.exists() {
+            build(xen, &roots, &name)?;
+        }
     }
-    Ok(Root { dir })
+    let own_xen = match xen {
+        Xen::V4_17Pv32 => Some(own_xen()?),
+        Xen::V4_17 | Xen::V4_20 => None,
+    };
+    Ok(Root { dir, own_xen })
+}
+
+/// The Xen that is built here, from source.
+fn own_xen() -> Result<PathBuf> {
+    let xens = places::xens()?;
+    fs::create_dir_all(&xens).map_err(at("make", &xens))?;
+    let _lock = lock(&xens)?;
+    xen_source::ensure(&xens)
 }
 
 /// Removes all roots, and what killed runs have left. Boots under way are not disturbed: they have their files open.
@@ -93,6 +118,7 @@ pub fn clean() -> Result<()> {
         let _lock = lock(&roots)?;
         remove_tree(&roots)?;
     }
+    remove_tree(&places::xens()?)?;
     boot::remove_dead_runs(&places::runs()?);
     println!("removed {}", roots.display());
     Ok(())
@@ -171,7 +197,7 @@ fn build(xen: Xen, roots: &Path, name: &str) -> Result<()> {
     let made = step(
         &format!(
             "build the root for Xen {} from Debian {}",
-            xen.version(),
+            xen.name(),
             xen.suite()
         ),
         || {
@@ -231,23 +257,34 @@ fn finish(building: &Path) -> Result<()> {
     run_quietly(&mut command).map(drop)
 }
 
+/// Whose signatures count.
+const SIGNED_BY: &str = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
+
 /// The suite and its updates, from the mirrors that this machine uses, signed by Debian's keys.
 fn sources_list(suite: &str) -> Result<String> {
-    let uris = mirror_uris()?;
-    let find = |name: &str, default: &str| {
-        uris.iter()
-            .find(|uri| uri.trim_end_matches('/').ends_with(name))
-            .cloned()
-            .unwrap_or_else(|| default.to_owned())
-    };
-    let debian = find("/debian", "http://deb.debian.org/debian");
-    let security = find("/debian-security", "http://deb.debian.org/debian-security");
-    let signed = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
+    let debian = mirror("debian")?;
+    let security = mirror("debian-security")?;
     Ok(format!(
-        "deb {signed} {debian} {suite} main\n\
-         deb {signed} {debian} {suite}-updates main\n\
-         deb {signed} {security} {suite}-security main\n"
+        "deb {SIGNED_BY} {debian} {suite} main\n\
+         deb {SIGNED_BY} {debian} {suite}-updates main\n\
+         deb {SIGNED_BY} {security} {suite}-security main\n"
     ))
+}
+
+/// The sources of the suite itself.
+pub fn source_line(xen: Xen) -> Result<String> {
+    let (debian, suite) = (mirror("debian")?, xen.suite());
+    Ok(format!("deb-src {SIGNED_BY} {debian} {suite} main\n"))
+}
+
+/// This machine's mirror of `archive` (`debian`, `debian-security`), else Debian's own.
+fn mirror(archive: &str) -> Result<String> {
+    let end = format!("/{archive}");
+    let uris = mirror_uris()?;
+    let own = uris
+        .into_iter()
+        .find(|uri| uri.trim_end_matches('/').ends_with(&end));
+    Ok(own.unwrap_or_else(|| format!("http://deb.debian.org/{archive}")))
 }
 
 /// The repositories that this machine's apt is set up with.

@@ -17,6 +17,16 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("gpgv", "gpgv"),
 ];
 
+/// What a Xen is built with.
+const COMPILERS: [(&str, &str); 6] = [
+    ("gcc", "gcc"),
+    ("ld", "binutils"),
+    ("make", "make"),
+    ("bison", "bison"),
+    ("flex", "flex"),
+    ("python3", "python3"),
+];
+
 /// The signing keys of the newest suite whose packages the lab uses.
 const NEWEST_SUITE_KEYS: &str = "/usr/share/keyrings/debian-archive-trixie-stable.gpg";
 
@@ -37,12 +47,25 @@ pub fn ensure() -> Result<()> {
     check_qemu()
 }
 
-fn missing_packages() -> Vec<String> {
-    let mut packages: Vec<String> = PROGRAMS
+/// Installs what is missing to build a Xen.
+pub fn ensure_compilers() -> Result<()> {
+    let packages = missing_of(&COMPILERS);
+    if packages.is_empty() {
+        return Ok(());
+    }
+    install(&packages)
+}
+
+fn missing_of(programs: &[(&str, &str)]) -> Vec<String> {
+    programs
         .iter()
         .filter(|(program, _)| !is_installed(program))
         .map(|(_, package)| (*package).to_owned())
-        .collect();
+        .collect()
+}
+
+fn missing_packages() -> Vec<String> {
+    let mut packages = missing_of(&PROGRAMS);
     if !Path::new(NEWEST_SUITE_KEYS).exists() {
         packages.push("debian-archive-keyring".into());
     }

@@ -65,6 +65,7 @@ pub fn layouts() -> impl Iterator<Item = &'static Layout> {
         crate::sysctl::LAYOUTS,
         crate::vcpu::LAYOUTS,
         crate::version::LAYOUTS,
+        crate::x86_32::LAYOUTS,
         crate::xen::LAYOUTS,
     ]
     .into_iter()
@@ -87,6 +88,7 @@ pub fn constants() -> impl Iterator<Item = &'static Constant> {
         crate::sysctl::CONSTANTS,
         crate::vcpu::CONSTANTS,
         crate::version::CONSTANTS,
+        crate::x86_32::CONSTANTS,
         crate::xen::CONSTANTS,
     ]
     .into_iter()

@@ -21,6 +21,7 @@ pub mod start;
 pub mod sysctl;
 pub mod vcpu;
 pub mod version;
+pub mod x86_32;
 pub mod xen;
 
 pub use version::{Interface, KnownReleases, Release, UnknownRelease};

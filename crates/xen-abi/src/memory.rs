@@ -41,6 +41,8 @@ c_constants! {
     MEMF_POPULATE_ON_DEMAND: u32 = 1 << 16, "XENMEMF_populate_on_demand";
     /// Flag: the node named, or none.
     MEMF_EXACT_NODE_REQUEST: u32 = 1 << 17, "XENMEMF_exact_node_request";
+    /// Flags: frames whose addresses have at most so many bits, here none more than 1; n bits are n times that.
+    MEMF_ADDRESS_BITS_1: u32 = 1, "XENMEMF_address_bits(1)";
     /// Flag: node 0; node n is n + 1 from bit 8.
     MEMF_NODE_0: u32 = 1 << 8, "XENMEMF_node(0)";
 

@@ -13,6 +13,8 @@ c_constants! {
     VGCF_SYSCALL_DISABLES_EVENTS: u64 = 1 << 4, "VGCF_syscall_disables_events";
     /// Context flag: the vCPU is up.
     VGCF_ONLINE: u64 = 1 << 5, "VGCF_online";
+    /// Number of the assist by which the top-level page table of a 32-bit guest may lie above 4 GiB.
+    VMASST_TYPE_PAE_EXTENDED_CR3: u32 = 3, "VMASST_TYPE_pae_extended_cr3";
     /// Xen's flat code segment for a 64-bit PV kernel.
     FLAT_KERNEL_CS: u16 = 0xe033, "FLAT_KERNEL_CS64";
     /// Xen's flat data segment.

@@ -227,6 +227,7 @@ fn run(
         store,
         console,
         claim: true,
+        allow_bare_pv32: false,
         hvm_params: if options.kind == GuestKind::Pv {
             &[]
         } else {

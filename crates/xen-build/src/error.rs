@@ -18,6 +18,8 @@ pub enum Step {
     SetCpuPolicy,
     /// The memory map that the guest will ask Xen for.
     SetMemoryMap,
+    /// PV: making the domain one for a 32-bit kernel.
+    MakePv32,
     /// The claim on free memory.
     Claim,
     /// The cache of populate-on-demand.
@@ -65,6 +67,7 @@ impl fmt::Display for Step {
             Step::ReadCpuPolicy => "reading the CPU policy",
             Step::SetCpuPolicy => "setting the CPU policy",
             Step::SetMemoryMap => "setting the memory map",
+            Step::MakePv32 => "making it a 32-bit PV domain",
             Step::Claim => "claiming memory",
             Step::SetPodTarget => "reserving memory to populate on demand",
             Step::Populate => "populating memory",
@@ -95,11 +98,16 @@ pub enum BuildError {
     /// The kernel or a module cannot be read, or is not fit for this type of domain.
     #[error(transparent)]
     Image(#[from] xen_image::Error),
-    /// A 32-bit PV kernel: it would run where the processor does not guard Xen against it.
+    /// A 32-bit PV kernel that nobody has allowed to run bare: it would run where the processor does not guard Xen against it.
     #[error(
-        "the kernel is a 32-bit PV kernel, which Xyl does not start bare (XSA-370): start it in the PV shim, or use a 64-bit or PVH kernel"
+        "the kernel is a 32-bit PV kernel, which does not start bare unless policy and configuration both say so: start it in the PV shim, or use a 64-bit or PVH kernel"
     )]
     Pv32,
+    /// A 32-bit PV kernel for page tables of two levels.
+    #[error(
+        "the kernel is a 32-bit PV kernel without PAE, which no supported Xen runs: use one that is built with PAE"
+    )]
+    NoPae,
     /// The kernel cannot run without something that no such domain gets.
     #[error("the kernel requires the feature `{feature}`, which a {kind} domain cannot have")]
     RequiredFeature {

@@ -59,6 +59,8 @@ pub struct ModelDomain {
     pub claimed_pages: u64,
     /// First page (by the domain's own numbers), order, and first frame of what it has.
     pub extents: BTreeMap<u64, (u32, Mfn)>,
+    /// Pages that were asked for below 4 GiB.
+    pub low_pages: Vec<u64>,
     /// First page and order of what is populated on demand.
     pub on_demand: BTreeMap<u64, u32>,
     /// Pages of the populate-on-demand cache.
@@ -125,6 +127,7 @@ impl ModelDomain {
             tot_pages: 0,
             claimed_pages: 0,
             extents: BTreeMap::new(),
+            low_pages: Vec::new(),
             on_demand: BTreeMap::new(),
             pod_pages: 0,
             memory_map: Vec::new(),
@@ -920,6 +923,24 @@ impl Hypervisor for Model {
         })
     }
 
+    fn make_pv32(&self, domid: DomId) -> Result<()> {
+        let version = self.state.borrow().version.clone();
+        let runs_them = version.is_some_and(|known| {
+            let mut words = known.capabilities.split_ascii_whitespace();
+            words.any(|word| word == "xen-3.0-x86_32p")
+        });
+        self.on_domain("make_pv32", domid, 1, |domain| {
+            match (runs_them, domain.kind, domain.tot_pages) {
+                (false, ..) => Err(Errno::EOPNOTSUPP),
+                (true, GuestKind::Pv, 0) => {
+                    domain.address_size_bits = 32;
+                    Ok(())
+                }
+                _ => Err(Errno::EACCES),
+            }
+        })
+    }
+
     fn set_max_vcpus(&self, domid: DomId, nr_vcpus: u32) -> Result<()> {
         let nr_cpus = self.state.borrow().nr_cpus;
         self.on_domain("set_max_vcpus", domid, 1, |domain| {
@@ -1116,6 +1137,9 @@ impl Hypervisor for Model {
                 .into_iter()
                 .for_each(|map| map.extend(start.iter().map(|gfn| (gfn.0, order))));
             return Ok(vec![Mfn(0); start.len()]);
+        }
+        if let Some(domain) = state.domains.get_mut(&domid.0).filter(|_| flags.below_4gib) {
+            domain.low_pages.extend(start.iter().map(|gfn| gfn.0));
         }
         Ok(start
             .iter()

@@ -24,6 +24,12 @@ pub(crate) struct Populate<'a> {
 }
 
 impl Populate<'_> {
+    /// The same from frames below 4 GiB.
+    pub(crate) fn below_4gib(mut self) -> Self {
+        self.flags.below_4gib = true;
+        self
+    }
+
     /// Allocates the pages of `spans`: one request for each size of extent that fits. What Xen has no extent of one size
     /// for is tried again with the next smaller one. `allocated` is told each extent's first page, order and frame.
     pub(crate) fn spans(

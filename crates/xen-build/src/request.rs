@@ -81,6 +81,9 @@ pub struct BuildRequest<'a> {
     pub console: Channel,
     /// Claims the memory first, so that a lack of it shows before any is allocated, and nobody else takes it meanwhile.
     pub claim: bool,
+    /// PV: whether a 32-bit kernel may run bare, in ring 1 of the hypervisor's own address space. Set it from the decision of
+    /// the host's policy about this very image and from nothing else; without it such a kernel is refused.
+    pub allow_bare_pv32: bool,
     /// PVH: more parameters to set along with the builder's own, such as `TimerMode`.
     pub hvm_params: &'a [(HvmParam, u64)],
 }

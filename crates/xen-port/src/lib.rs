@@ -25,7 +25,7 @@ pub use ids::{DomId, EvtchnPort, Gfn, Mfn, PAGE_SHIFT, PAGE_SIZE, Pfn, VcpuId};
 pub use memory::{E820Entry, E820Kind, GuestMemory, PageTableLevel, PopulateFlags};
 pub use requests::{
     CpuPolicy, CpuidLeaf, CreateDomain, DomainFlags, DomainInfo, GuestKind, HvmBootCpu, HvmParam,
-    MsrEntry, PvBootCpu, ShutdownReason, Trigger, VcpuInfo, VcpuRunState,
+    MsrEntry, PvBootCpu, PvMode, ShutdownReason, Trigger, VcpuInfo, VcpuRunState,
 };
 
 /// The hypervisor as the toolstack sees it. Every call is synchronous, and is one hypercall unless
@@ -109,6 +109,9 @@ pub trait Hypervisor {
     /// Bits of the addresses that a PV domain's kernel uses (`XEN_DOMCTL_get_address_size`): 32 for one that was started with
     /// a 32-bit kernel, for as long as it lives, else 64. Of other domains Xen does not say it (EOPNOTSUPP).
     fn address_size_bits(&self, domid: DomId) -> Result<u32>;
+    /// Makes a PV domain that has no memory yet one for a 32-bit kernel (`XEN_DOMCTL_set_address_size`). A Xen that runs none
+    /// says EOPNOTSUPP; for one that has memory already it is EACCES.
+    fn make_pv32(&self, domid: DomId) -> Result<()>;
 
     // ---- vCPUs ----------------------------------------------------------------------------
 

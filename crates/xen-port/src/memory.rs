@@ -87,6 +87,8 @@ pub struct PopulateFlags {
     pub node: Option<u32>,
     /// Only from that node (`XENMEMF_exact_node`).
     pub exact_node: bool,
+    /// Only frames below 4 GiB (`XENMEMF_address_bits(32)`).
+    pub below_4gib: bool,
 }
 
 /// Kind of a range of a guest's memory map.

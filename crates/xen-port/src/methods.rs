@@ -35,6 +35,7 @@ macro_rules! hypervisor_methods {
             set_domain_handle(domid: $crate::DomId, handle: [u8; 16]) () -> ();
             node_affinity(domid: $crate::DomId) () -> $crate::CpuMap;
             address_size_bits(domid: $crate::DomId) () -> u32;
+            make_pv32(domid: $crate::DomId) () -> ();
             set_max_vcpus(domid: $crate::DomId, nr_vcpus: u32) () -> ();
             vcpu_info(domid: $crate::DomId, vcpu: $crate::VcpuId) () -> $crate::VcpuInfo;
             vcpu_affinity(domid: $crate::DomId, vcpu: $crate::VcpuId) () -> ($crate::CpuMap, $crate::CpuMap);

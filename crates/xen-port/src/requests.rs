@@ -258,7 +258,21 @@ pub struct CpuPolicy {
     pub msrs: Vec<MsrEntry>,
 }
 
-/// Starting registers of a 64-bit PV domain's vCPU 0. What is not named here is zero; segments,
+/// How wide a PV domain's kernel is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum PvMode {
+    /// 64-bit: page tables of four levels.
+    Bits64,
+    /// 32-bit: page tables of three levels (PAE). The domain has been made one by
+    /// [`make_pv32`](crate::Hypervisor::make_pv32).
+    Bits32 {
+        /// The kernel can have its top-level page table above 4 GiB.
+        extended_cr3: bool,
+    },
+}
+
+/// Starting registers of a PV domain's vCPU 0. What is not named here is zero; segments,
 /// `CR3`, flags and the event masks are set as the PV boot contract asks (`arch-x86/xen.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -271,6 +285,8 @@ pub struct PvBootCpu {
     pub rsi: u64,
     /// Machine frame of the top-level page table.
     pub cr3: Mfn,
+    /// The kernel's width. A 32-bit one has addresses below 4 GiB.
+    pub mode: PvMode,
 }
 
 /// Starting registers of a PVH domain's vCPU 0 (`docs/misc/pvh.pandoc`).

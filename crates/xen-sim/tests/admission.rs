@@ -1,4 +1,5 @@
-//! Which guests start, and how: no policy, configuration or change of files on the way leads to a bare 32-bit PV domain.
+//! Which guests start, and how: no configuration or change of files on the way leads to a bare 32-bit PV domain unless policy
+//! and configuration both say so.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,7 +14,7 @@ mod common;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{Kernel, MIB, PAGE, pattern};
+use common::{Kernel, MIB, PAGE, narrow, pattern};
 use proptest::prelude::*;
 use uuid::Uuid;
 use xen_image::elfnote::types;
@@ -45,45 +46,8 @@ fn pv64() -> Vec<u8> {
     pv_notes().elf()
 }
 
-/// The same as a 32-bit ELF: the headers are narrower, the rest is as it was.
 fn pv32() -> Vec<u8> {
-    let wide = pv64();
-    let word = |at: usize| u32::from_le_bytes(wide[at..at + 4].try_into().unwrap());
-    let half = |at: usize| u16::from_le_bytes(wide[at..at + 2].try_into().unwrap());
-    let nr_headers = half(56) as usize;
-    let (base, new_base) = (64 + 56 * nr_headers, 52 + 32 * nr_headers);
-    let mut elf = wide[..16].to_vec();
-    elf[4] = 1;
-    for value in [2_u16, 3] {
-        elf.extend(value.to_le_bytes());
-    }
-    for value in [1, word(24), 52, 0, 0] {
-        elf.extend(value.to_le_bytes());
-    }
-    for value in [52, 32, nr_headers as u16, 40, 0, 0] {
-        elf.extend(value.to_le_bytes());
-    }
-    for at in (0..nr_headers).map(|index| 64 + 56 * index) {
-        let offset = word(at + 8) - (base - new_base) as u32;
-        let [vaddr, paddr] = [word(at + 16), word(at + 24)];
-        let [file_size, mem_size, align] = [word(at + 32), word(at + 40), word(at + 48)];
-        let flags = word(at + 4);
-        for value in [
-            word(at),
-            offset,
-            vaddr,
-            paddr,
-            file_size,
-            mem_size,
-            flags,
-            align,
-        ] {
-            elf.extend(value.to_le_bytes());
-        }
-    }
-    assert_eq!(elf.len(), new_base);
-    elf.extend(&wide[base..]);
-    elf
+    narrow(&pv64())
 }
 
 fn shim(says: &str) -> Vec<u8> {
@@ -101,6 +65,15 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
+        Bench::on(true)
+    }
+
+    /// On a host that runs bare 32-bit PV guests, or on one that does not.
+    fn on(runs_pv32: bool) -> Bench {
+        let capabilities = match runs_pv32 {
+            true => "xen-3.0-x86_64 xen-3.0-x86_32p hvm-3.0-x86_64",
+            false => "xen-3.0-x86_64 hvm-3.0-x86_32p hvm-3.0-x86_64",
+        };
         let folder = tempfile::tempdir().unwrap();
         let world = World::new(256);
         world.xen.set_version(VersionInfo {
@@ -111,7 +84,7 @@ impl Bench {
             compile_by: String::new(),
             compile_domain: String::new(),
             compile_date: String::new(),
-            capabilities: "xen-3.0-x86_64 xen-3.0-x86_32p hvm-3.0-x86_64".to_owned(),
+            capabilities: capabilities.to_owned(),
             changeset: String::new(),
             command_line: String::new(),
             build_id: String::new(),
@@ -191,6 +164,11 @@ impl Bench {
 
     fn create(&mut self, kernel: &[u8], settings: &str) -> Result<DomId, EngineError> {
         self.create_with(kernel, settings, &mut |_| ())
+    }
+
+    /// Whether it is a bare 32-bit PV domain, by the hypervisor's word.
+    fn is_bare_pv32(&self, domid: DomId) -> bool {
+        self.kind(domid) == GuestKind::Pv && self.host.hv.address_size_bits(domid).unwrap() == 32
     }
 
     fn kind(&self, domid: DomId) -> GuestKind {
@@ -455,19 +433,22 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn nothing_leads_to_a_bare_32_bit_pv_domain(
+    fn a_bare_32_bit_pv_domain_takes_policy_and_configuration(
         pv32_is in prop::sample::select(vec!["", "allow", "warn", "convert", "refuse", "nonsense"]),
         shim_is in prop::sample::select(vec!["allow", "warn", "refuse"]),
         says in prop::sample::select(vec![None, Some(SAYS_PV32), Some(SAYS_NO_PV32), Some("neither")]),
         kind in prop::sample::select(vec!["pv", "pvh"]),
         pvshim in prop::sample::select(vec!["", "pvshim = 0", "pvshim = 1"]),
+        runs_pv32 in any::<bool>(),
         starts_wide in any::<bool>(),
         swaps in 0..3_usize,
     ) {
-        let mut bench = Bench::new().with_shim(says);
+        let mut bench = Bench::on(runs_pv32).with_shim(says);
         if !pv32_is.is_empty() {
             bench.set_policy(Some(&policy(pv32_is, shim_is)));
         }
+        let both_say_so =
+            ["allow", "warn"].contains(&pv32_is) && kind == "pv" && pvshim == "pvshim = 0";
         let first = if starts_wide { pv64() } else { pv32() };
         let other = if starts_wide { pv32() } else { pv64() };
         // Somebody puts another kernel in its place as soon as the create says a word, or writes over it.
@@ -481,10 +462,13 @@ proptest! {
             _ => {}
         };
         let outcome = bench.create_with(&first, &format!("type = \"{kind}\"\n{pvshim}"), &mut meddle);
+        let is_bare = matches!(outcome, Ok(domid) if bench.is_bare_pv32(domid));
+        prop_assert_eq!(is_bare, !starts_wide && both_say_so && runs_pv32);
         match outcome {
             Ok(domid) if bench.kind(domid) == GuestKind::Pv => {
-                prop_assert!(starts_wide, "a bare 32-bit PV domain");
-                prop_assert_eq!(bench.record().decision.guest, GuestType::Pv64);
+                let guest = if is_bare { GuestType::Pv32 } else { GuestType::Pv64 };
+                prop_assert!(is_bare || starts_wide, "a bare 32-bit PV domain");
+                prop_assert_eq!(bench.record().decision.guest, guest);
             }
             Ok(_) => {
                 let record = bench.record();
@@ -495,7 +479,44 @@ proptest! {
             }
             Err(_) => prop_assert_eq!(bench.nr_domains(), 0),
         }
-        prop_assert!(!matches!(admission::read(&*bench.host.files, &bench.host.dirs, UUID),
-            Ok(Some(record)) if record.decision.is_bare_pv32()));
+        let recorded = admission::read(&*bench.host.files, &bench.host.dirs, UUID);
+        let marked = matches!(recorded, Ok(Some(record)) if record.decision.is_bare_pv32());
+        prop_assert_eq!(marked, is_bare);
     }
+}
+
+#[test]
+fn a_bare_32_bit_pv_guest_stays_bare_over_a_reboot_only_while_the_policy_says_so() {
+    let mut bench = Bench::new().with_policy(Some(&policy("allow", "allow")));
+    let first = bench.create(&pv32(), "pvshim = 0").unwrap();
+    assert!(bench.is_bare_pv32(first));
+    let infos = bench.host.hv.domain_list().unwrap();
+    assert_eq!(
+        admission::bare_pv32(&*bench.host.hv, &infos).unwrap(),
+        [first]
+    );
+    let uuid = Uuid::parse_str(UUID).unwrap();
+    bench.world.shut_down(first, ShutdownReason::Reboot);
+    let second = restart::restart(&mut bench.host, uuid, first, false)
+        .unwrap()
+        .unwrap();
+    assert!(bench.is_bare_pv32(second));
+    bench.set_policy(Some(&policy("convert", "allow")));
+    bench.world.shut_down(second, ShutdownReason::Reboot);
+    let line = match restart::restart(&mut bench.host, uuid, second, false) {
+        Err(error) => error.to_string(),
+        Ok(next) => panic!("restarted: {next:?}"),
+    };
+    assert!(line.contains("the policy does not allow"), "{line}");
+}
+
+#[test]
+fn a_host_that_runs_none_says_so_before_anything_is_built() {
+    let mut bench = Bench::on(false).with_policy(Some(&policy("allow", "allow")));
+    let error = bench.create(&pv32(), "pvshim = 0").unwrap_err().to_string();
+    assert!(
+        error.contains("CONFIG_PV32") && error.contains("pv=no-32"),
+        "{error}"
+    );
+    assert_eq!(bench.nr_domains(), 0);
 }

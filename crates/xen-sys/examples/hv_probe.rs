@@ -13,8 +13,8 @@ use xen_abi::Release;
 use xen_port::{
     CpuMap, CreateDomain, DomId, E820Entry, E820Kind, Errno, EvtchnPort, Gfn, GuestKind,
     GuestMemory, HvError, HvmBootCpu, HvmParam, Hypervisor, Mfn, PAGE_SIZE, PageTableLevel,
-    PopulateFlags, PvBootCpu, SchedulerGlobals, SchedulerParams, ShutdownReason, Trigger, VcpuId,
-    VcpuRunState,
+    PopulateFlags, PvBootCpu, PvMode, SchedulerGlobals, SchedulerParams, ShutdownReason, Trigger,
+    VcpuId, VcpuRunState,
 };
 use xen_sys::{EventChannel, EventChannels, Grants, Xen};
 
@@ -581,6 +581,7 @@ fn pv_domain(probe: &mut Probe, xen: &Xen) {
                             rsp: 0x2000,
                             rsi: 0,
                             cr3: table,
+                            mode: PvMode::Bits64,
                         },
                     )?)
                 })?;

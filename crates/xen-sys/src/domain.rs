@@ -184,6 +184,16 @@ impl Xen {
         Ok(answer.size)
     }
 
+    pub(crate) fn narrow_addresses(&self, domid: DomId) -> Result<()> {
+        self.domctl(
+            "XEN_DOMCTL_set_address_size",
+            domctl::SET_ADDRESS_SIZE,
+            domid,
+            &domctl::AddressSize { size: 32 },
+        )
+        .map(drop)
+    }
+
     pub(crate) fn read_node_affinity(&self, domid: DomId) -> Result<CpuMap> {
         self.with_release(
             Site::domain("XEN_DOMCTL_getnodeaffinity", domid),

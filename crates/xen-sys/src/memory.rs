@@ -346,7 +346,12 @@ fn mem_flags(flags: PopulateFlags) -> u32 {
         .node
         .filter(|node| *node < 0xff)
         .map_or(0, |node| (node + 1) * memory::MEMF_NODE_0);
-    on_demand | exact | node
+    let address = if flags.below_4gib {
+        32 * memory::MEMF_ADDRESS_BITS_1
+    } else {
+        0
+    };
+    on_demand | exact | node | address
 }
 
 fn pin_op((level, table): &(PageTableLevel, Mfn)) -> mmu::ExtOp {
@@ -419,8 +424,9 @@ mod tests {
             on_demand: true,
             node: Some(2),
             exact_node: true,
+            below_4gib: true,
         };
-        assert_eq!(mem_flags(flags), 1 << 16 | 1 << 17 | 3 << 8);
+        assert_eq!(mem_flags(flags), 1 << 16 | 1 << 17 | 3 << 8 | 32);
         assert_eq!(
             mem_flags(PopulateFlags {
                 node: Some(300),

@@ -128,6 +128,10 @@ impl Hypervisor for Xen {
         self.read_address_size(domid)
     }
 
+    fn make_pv32(&self, domid: DomId) -> Result<()> {
+        self.narrow_addresses(domid)
+    }
+
     fn set_max_vcpus(&self, domid: DomId, nr_vcpus: u32) -> Result<()> {
         self.make_vcpus(domid, nr_vcpus)
     }

@@ -2,10 +2,10 @@
 
 use xen_abi::domctl::{self, Bitmap, Domctl};
 use xen_abi::hvm;
-use xen_abi::vcpu;
 use xen_abi::xen::HYPERVISOR_DOMCTL;
+use xen_abi::{vcpu, x86_32};
 use xen_port::{
-    CpuMap, CpuPolicy, CpuidLeaf, DomId, Errno, HvmBootCpu, MsrEntry, PvBootCpu, Result,
+    CpuMap, CpuPolicy, CpuidLeaf, DomId, Errno, HvmBootCpu, MsrEntry, PvBootCpu, PvMode, Result,
     SchedulerId, SchedulerParams, VcpuId, VcpuInfo, VcpuRunState,
 };
 use zerocopy::{FromZeros, IntoBytes};
@@ -211,29 +211,43 @@ impl Xen {
     }
 
     pub(crate) fn start_pv_vcpu(&self, domid: DomId, cpu: &PvBootCpu) -> Result<()> {
-        let context = pv_context(cpu);
-        self.with_release(
-            Site::domain("XEN_DOMCTL_setvcpucontext", domid),
-            |release| {
-                let mut call = self.privcmd.call(size_of::<vcpu::VcpuGuestContext>())?;
-                let registers = call.put(&context)?;
-                let request = domctl::VcpuContext {
-                    vcpu: 0,
-                    pad: 0,
-                    ctxt: registers.address(),
-                };
-                let version = release.interface().domctl;
-                let op = call.put(&Domctl::new(
-                    version,
-                    domctl::SET_VCPU_CONTEXT,
-                    domid.0,
-                    &request,
-                ))?;
-                // SAFETY: `op` is one domctl, `registers` the one context that Xen reads.
-                unsafe { call.run(HYPERVISOR_DOMCTL, &[op.address()]) }?;
-                Ok(())
-            },
-        )
+        let site = Site::domain("XEN_DOMCTL_setvcpucontext", domid);
+        match cpu.mode {
+            PvMode::Bits64 => self.write_vcpu_context(site, domid, pv_context(cpu).as_bytes()),
+            PvMode::Bits32 { extended_cr3 } => {
+                let context = pv32_context(cpu, extended_cr3)
+                    .ok_or_else(|| site.error_with(Errno::EINVAL, BEYOND_32_BITS.to_owned()))?;
+                self.write_vcpu_context(site, domid, context.as_bytes())
+            }
+        }
+    }
+
+    /// `context`: of the size that Xen reads for the domain's width, at least.
+    fn write_vcpu_context(&self, site: Site, domid: DomId, context: &[u8]) -> Result<()> {
+        self.with_release(site, |release| {
+            // Room for the larger one: Xen, not the caller, knows the domain's width.
+            let mut bytes = [0; size_of::<vcpu::VcpuGuestContext>()];
+            for (to, from) in bytes.iter_mut().zip(context) {
+                *to = *from;
+            }
+            let mut call = self.privcmd.call(bytes.len())?;
+            let registers = call.put_slice(&bytes)?;
+            let request = domctl::VcpuContext {
+                vcpu: 0,
+                pad: 0,
+                ctxt: registers.address(),
+            };
+            let version = release.interface().domctl;
+            let op = call.put(&Domctl::new(
+                version,
+                domctl::SET_VCPU_CONTEXT,
+                domid.0,
+                &request,
+            ))?;
+            // SAFETY: `op` is one domctl, `registers` the one context that Xen reads.
+            unsafe { call.run(HYPERVISOR_DOMCTL, &[op.address()]) }?;
+            Ok(())
+        })
     }
 
     pub(crate) fn read_vcpu_context(&self, domid: DomId, vcpu: VcpuId) -> Result<Option<Vec<u8>>> {
@@ -461,6 +475,40 @@ fn pv_context(cpu: &PvBootCpu) -> vcpu::VcpuGuestContext {
     context
 }
 
+/// Why a 32-bit vCPU cannot start so.
+const BEYOND_32_BITS: &str = ": an address or a frame needs more than 32 bits";
+
+/// vCPU 0 of a 32-bit PV domain at its entry: kernel mode in ring 1, flat segments, interrupts on. `None`: some number does not
+/// fit into 32 bits.
+fn pv32_context(cpu: &PvBootCpu, extended_cr3: bool) -> Option<x86_32::VcpuGuestContext> {
+    const INTERRUPTS_ON: u32 = 1 << 9;
+    let narrow = |address: u64| u32::try_from(address).ok();
+    let mut context = x86_32::VcpuGuestContext::new_zeroed();
+    context.flags = x86_32::VGCF_IN_KERNEL | x86_32::VGCF_ONLINE;
+    context.user_regs = x86_32::UserRegs {
+        eip: narrow(cpu.rip)?,
+        esp: narrow(cpu.rsp)?,
+        esi: narrow(cpu.rsi)?,
+        eflags: INTERRUPTS_ON,
+        cs: x86_32::FLAT_KERNEL_CS,
+        ds: x86_32::FLAT_KERNEL_DS,
+        es: x86_32::FLAT_KERNEL_DS,
+        fs: x86_32::FLAT_KERNEL_DS,
+        gs: x86_32::FLAT_KERNEL_DS,
+        ss: x86_32::FLAT_KERNEL_SS,
+        ..x86_32::UserRegs::new_zeroed()
+    };
+    context.kernel_ss = x86_32::FLAT_KERNEL_SS.into();
+    context.kernel_sp = narrow(cpu.rsp)?;
+    let [_, _, _, cr3, ..] = &mut context.ctrlreg;
+    *cr3 = x86_32::cr3(cpu.cr3.0)?;
+    let [.., dr6, dr7] = &mut context.debugreg;
+    // Both are below 4 GiB.
+    (*dr6, *dr7) = (DR6_RESET as u32, DR7_RESET as u32);
+    context.vm_assist = u32::from(extended_cr3) << vcpu::VMASST_TYPE_PAE_EXTENDED_CR3;
+    Some(context)
+}
+
 /// The records that start vCPU 0: a header, the memory types of each vCPU, the registers, the end.
 ///
 /// All of them are written here. Reading Xen's own first would cost a hypercall in which Xen saves the whole domain.
@@ -573,6 +621,7 @@ mod tests {
             rsp: 0x2000,
             rsi: 0x3000,
             cr3: Mfn(0x1234),
+            mode: PvMode::Bits64,
         });
         assert_eq!(context.ctrlreg[3], 0x123_4000);
         assert_eq!(
@@ -586,6 +635,39 @@ mod tests {
         );
         assert_eq!((context.kernel_ss, context.kernel_sp), (0xe02b, 0x2000));
         assert_eq!(context.user_regs.rflags, 0x200);
+    }
+
+    #[test]
+    fn a_32_bit_vcpu_starts_in_ring_1_on_its_page_table() {
+        let cpu = PvBootCpu {
+            rip: 0xc010_0000,
+            rsp: 0xc020_0000,
+            rsi: 0xc020_1000,
+            cr3: Mfn(0x12_3456),
+            mode: PvMode::Bits32 { extended_cr3: true },
+        };
+        let context = pv32_context(&cpu, true).unwrap();
+        assert_eq!(context.ctrlreg[3], 0x2345_6001);
+        assert_eq!((context.flags, context.vm_assist), (0b10_0100, 1 << 3));
+        let registers = &context.user_regs;
+        assert_eq!(
+            (registers.eip, registers.esp, registers.esi),
+            (0xc010_0000, 0xc020_0000, 0xc020_1000)
+        );
+        assert_eq!(
+            (registers.cs, registers.ds, registers.ss),
+            (0xe019, 0xe021, 0xe021)
+        );
+        assert_eq!(
+            (context.kernel_ss, context.kernel_sp),
+            (0xe021, 0xc020_0000)
+        );
+        assert_eq!(pv32_context(&cpu, false).unwrap().vm_assist, 0);
+        let high = PvBootCpu {
+            rip: 1 << 32,
+            ..cpu
+        };
+        assert_eq!(pv32_context(&high, false), None);
     }
 
     /// Type, instance and body of each record.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use xen_port::{
     CreateDomain, DomId, E820Entry, E820Kind, Gfn, GuestKind, HvmBootCpu, HvmParam, Hypervisor,
-    Mfn, PageTableLevel, PopulateFlags, PvBootCpu,
+    Mfn, PageTableLevel, PopulateFlags, PvBootCpu, PvMode,
 };
 use xenstore::{Access, Batch, Client, Path, Perms, Tree};
 
@@ -138,6 +138,7 @@ fn make_pv(hv: &dyn Hypervisor, domid: DomId, first: Mfn) -> Outcome<Gfn> {
             rsp: 0,
             rsi: 0,
             cr3: first,
+            mode: PvMode::Bits64,
         },
     )?;
     Ok(Gfn(first.0 + 2))

@@ -7,8 +7,9 @@
 //! The host's audit is asked only where the policy has a rule about the guest's type, and rests on facts that are gathered
 //! once for each boot of the host. What cannot be gathered is unknown, and rules say what that means.
 //!
-//! A 32-bit PV kernel is not built bare at all: `xen-build` cannot, so no policy, configuration or fault of this module
-//! leads to one.
+//! A 32-bit PV kernel is built bare only where the decision about the image in hand says so ([`Decision::is_bare_pv32`]): it is
+//! the one thing that the builder's `allow_bare_pv32` is made from, and without that the builder refuses such a kernel, whatever
+//! has gone before.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -276,6 +277,14 @@ pub fn bare_pv32(hv: &dyn Hypervisor, infos: &[DomainInfo]) -> Result<Vec<DomId>
         }
     }
     Ok(found)
+}
+
+/// Whether this Xen runs bare 32-bit PV guests at all: asked before anything is built.
+pub(crate) fn check_runs_pv32(hv: &dyn Hypervisor) -> Result<(), EngineError> {
+    match runs_pv32(hv)? {
+        true => Ok(()),
+        false => Err(EngineError::NoPv32),
+    }
 }
 
 fn runs_pv32(hv: &dyn Hypervisor) -> Result<bool, EngineError> {

@@ -15,7 +15,7 @@ use xen_port::{
 use xenstore::{Access as StoreAccess, Batch, Path, Perms, Tree};
 use xyl_saga::{Facts, Step, Way};
 
-use crate::admission::{self, Admitted};
+use crate::admission::{self, Admitted, Decision};
 use crate::domid_history::DomidHistory;
 use crate::images::Images;
 use crate::operation::{Draft, KEEPS_RECORD, Kind, step};
@@ -209,10 +209,13 @@ impl Prepared {
             admission::ask(host, &physical, &mut spec, &kernel, notice)?;
         // How the guest is started is settled now.
         check_guest_type(&spec, &physical)?;
+        if record.decision.is_bare_pv32() {
+            admission::check_runs_pv32(&*host.hv)?;
+        }
         check_memory(&spec, &physical)?;
         let images = Images::load_rest(&spec, kernel, shim)?;
         let daemons = Daemons::find(host)?;
-        check_image(&spec, &images, notice)?;
+        check_image(&spec, &images, &record.decision, notice)?;
         Ok(Prepared {
             cmdline: started_cmdline(&spec),
             admission: record,
@@ -237,8 +240,12 @@ impl Prepared {
         modules: &'r [BootModule<'r>],
     ) -> BuildRequest<'r> {
         let channels = self.daemons.channels(ports);
-        let first = self.images.first();
-        build_request(&self.spec, domid, channels, (first, &self.cmdline), modules)
+        let start = Start {
+            kernel: self.images.first(),
+            cmdline: &self.cmdline,
+            allow_bare_pv32: self.admission.decision.is_bare_pv32(),
+        };
+        build_request(&self.spec, domid, channels, start, modules)
     }
 }
 
@@ -250,6 +257,15 @@ fn started_cmdline(spec: &VmSpec) -> String {
     }
 }
 
+/// What the domain starts.
+#[derive(Clone, Copy)]
+struct Start<'r> {
+    kernel: &'r Image,
+    cmdline: &'r str,
+    /// By the decision about this very image.
+    allow_bare_pv32: bool,
+}
+
 /// The channels to xenstore and to the console.
 type Channels = (Channel, Channel);
 
@@ -257,13 +273,13 @@ fn build_request<'r>(
     spec: &VmSpec,
     domid: DomId,
     (store, console): Channels,
-    (kernel, cmdline): (&'r Image, &'r str),
+    start: Start<'r>,
     modules: &'r [BootModule<'r>],
 ) -> BuildRequest<'r> {
     BuildRequest {
         domid,
-        kernel,
-        cmdline,
+        kernel: start.kernel,
+        cmdline: start.cmdline,
         modules,
         target_kib: spec.target_kib,
         max_kib: spec.max_kib,
@@ -277,6 +293,7 @@ fn build_request<'r>(
         store,
         console,
         claim: spec.claim,
+        allow_bare_pv32: start.allow_bare_pv32,
         hvm_params: &[],
     }
 }
@@ -408,19 +425,19 @@ impl Daemons {
 pub(crate) fn check_image(
     spec: &VmSpec,
     images: &Images,
+    decision: &Decision,
     notice: &mut dyn FnMut(Notice<'_>),
 ) -> Result<(), EngineError> {
     warn_of_shim(spec, images, notice)?;
     let modules = images.modules(spec.cmdline.as_deref().unwrap_or(""));
     let none = Daemons::default().channels((EvtchnPort(0), EvtchnPort(0)));
     let cmdline = started_cmdline(spec);
-    let request = build_request(
-        spec,
-        DomId::ZERO,
-        none,
-        (images.first(), &cmdline),
-        &modules,
-    );
+    let start = Start {
+        kernel: images.first(),
+        cmdline: &cmdline,
+        allow_bare_pv32: decision.is_bare_pv32(),
+    };
+    let request = build_request(spec, DomId::ZERO, none, start, &modules);
     match spec.kind {
         GuestKind::Pv => xen_build::check_pv(&request)?,
         _ => xen_build::check_pvh(&request)?,

@@ -99,6 +99,11 @@ pub enum EngineError {
     /// PV guests are compiled out or switched off.
     #[error("type=\"pv\" cannot run here: this Xen was built without PV guests: use type=\"pvh\"")]
     NoPv,
+    /// Bare 32-bit PV guests are compiled out or switched off.
+    #[error(
+        "a 32-bit PV kernel cannot run bare here: this Xen was built without CONFIG_PV32, was booted with `pv=no-32`, or uses CET: remove `pvshim = 0`, then it starts in the PV shim"
+    )]
+    NoPv32,
     /// The guest cannot run in the PV shim.
     #[error(transparent)]
     Shim(#[from] ShimError),

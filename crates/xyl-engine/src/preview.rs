@@ -38,7 +38,7 @@ pub fn preview(files: &dyn Files, dirs: &Dirs, spec: &VmSpec) -> Result<Preview,
         match (&spec.shim, &images.shim) {
             // Which shim it will be, the host decides.
             (Some(_), None) => warn_of_shim(&spec, &images, &mut notice)?,
-            _ => check_image(&spec, &images, &mut notice)?,
+            _ => check_image(&spec, &images, &decision, &mut notice)?,
         }
     }
     Ok(Preview { decision, warnings })

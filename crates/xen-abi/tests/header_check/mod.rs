@@ -29,7 +29,7 @@ struct Question {
 pub fn check(include_dir: &Path) -> Result<Report, String> {
     let headers = Headers::find(include_dir)?;
     let release = headers.release()?;
-    let questions = questions(release, headers.has_drivers());
+    let questions = questions(release, &headers);
     let program: String = questions.iter().fold(String::new(), |mut text, question| {
         // Writing to a String cannot fail.
         let _ = writeln!(
@@ -64,15 +64,17 @@ pub fn check(include_dir: &Path) -> Result<Report, String> {
     })
 }
 
-fn questions(release: Release, with_drivers: bool) -> Vec<Question> {
+fn questions(release: Release, headers: &Headers) -> Vec<Question> {
     let in_range = |since: Release, until: Release| (since..=until).contains(&release);
     let is_driver = |name: &str| {
         name.contains("ioctl") || name.contains("IOCTL") || name.starts_with("privcmd")
     };
+    let is_foreign = |name: &str| name.to_ascii_lowercase().contains("x86_32");
+    let (drivers, foreign) = (headers.has_drivers(), headers.has_foreign());
+    let is_there = |name: &str| (drivers || !is_driver(name)) && (foreign || !is_foreign(name));
     let mut questions = Vec::new();
-    let structures = layouts().filter(|layout| {
-        in_range(layout.since, layout.until) && (with_drivers || !is_driver(layout.c_name))
-    });
+    let structures =
+        layouts().filter(|layout| in_range(layout.since, layout.until) && is_there(layout.c_name));
     for layout in structures {
         let members = layout
             .members
@@ -100,9 +102,8 @@ fn questions(release: Release, with_drivers: bool) -> Vec<Question> {
             });
         }
     }
-    let values = constants().filter(|constant| {
-        in_range(constant.since, constant.until) && (with_drivers || !is_driver(constant.c_name))
-    });
+    let values = constants()
+        .filter(|constant| in_range(constant.since, constant.until) && is_there(constant.c_name));
     questions.extend(values.map(|constant| Question {
         what: format!("value of {}", constant.c_name),
         c_expression: constant.c_name.to_owned(),
@@ -148,6 +149,11 @@ impl Headers {
 
     fn has_drivers(&self) -> bool {
         self.xen_dir.join("sys/privcmd.h").exists()
+    }
+
+    /// What a 32-bit guest sees is generated when the headers are installed; Xen's source has it not.
+    fn has_foreign(&self) -> bool {
+        self.xen_dir.join("foreign/x86_32.h").exists()
     }
 
     fn release(&self) -> Result<Release, String> {
@@ -205,6 +211,9 @@ impl Headers {
         headers.push("io/xs_wire.h");
         if self.has_drivers() {
             headers.extend(["sys/privcmd.h", "sys/evtchn.h", "sys/gntdev.h"]);
+        }
+        if self.has_foreign() {
+            headers.push("foreign/x86_32.h");
         }
         for header in headers {
             // Writing to a String cannot fail.

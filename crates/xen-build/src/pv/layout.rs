@@ -7,10 +7,12 @@
 //! behind all that, not mapped; INIT_P2M wants the table of machine frames behind it too, mapped at an address of its own
 //! by page tables of its own.
 
-use xen_image::{PvKernel, PvWidth};
-use xen_port::{PAGE_SHIFT, PAGE_SIZE};
+use std::ops::Range;
 
-use super::page_tables::{Mapping, Tables};
+use xen_image::{PaeMode, PvKernel, PvWidth};
+use xen_port::{PAGE_SHIFT, PAGE_SIZE, PvMode};
+
+use super::page_tables::{Mapping, Paging, Tables};
 use crate::error::{BuildError, Result};
 use crate::span::{MIB, PAGE_BYTES, PAGES_PER_MIB, PageSpan, mib_for, pages_for};
 
@@ -18,10 +20,62 @@ use crate::span::{MIB, PAGE_BYTES, PAGES_PER_MIB, PageSpan, mib_for, pages_for};
 const MAPPING_ALIGN_BYTES: u64 = 4 * MIB;
 /// Padding behind the last boot structure.
 const PADDING_BYTES: u64 = 512 << 10;
-/// Machine frames are 64 bits wide in the table.
-const P2M_ENTRY_BYTES: u64 = 8;
 /// A 64-bit PV guest has no addresses between these: the hole of four-level paging, and what Xen keeps for itself.
-const NO_GUEST_VIRT: std::ops::Range<u64> = 0x0000_8000_0000_0000..0xffff_8800_0000_0000;
+const NO_GUEST_VIRT: Range<u64> = 0x0000_8000_0000_0000..0xffff_8800_0000_0000;
+/// A 32-bit PV guest has none from here on (`__HYPERVISOR_VIRT_START_PAE` of `arch-x86/xen-x86_32.h`).
+const NO_GUEST_VIRT_32: Range<u64> = 0xf580_0000..u64::MAX;
+
+/// What the kernel's width makes different.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Width {
+    pub(crate) mode: PvMode,
+    paging: Paging,
+    /// Bytes of a machine frame's number, in the table of them and elsewhere.
+    pub(crate) word_bytes: u64,
+    no_guest_virt: Range<u64>,
+}
+
+impl Width {
+    /// A 32-bit kernel is laid out only if the request says that it may run bare.
+    fn of(kernel: &PvKernel, allow_bare_pv32: bool) -> Result<Width> {
+        let extended_cr3 = match kernel.width {
+            PvWidth::Bits64 => {
+                return Ok(Width {
+                    mode: PvMode::Bits64,
+                    paging: Paging::FourLevels,
+                    word_bytes: 8,
+                    no_guest_virt: NO_GUEST_VIRT,
+                });
+            }
+            PvWidth::Bits32 { .. } if !allow_bare_pv32 => return Err(BuildError::Pv32),
+            PvWidth::Bits32 { pae: PaeMode::No } => return Err(BuildError::NoPae),
+            PvWidth::Bits32 { pae } => pae != PaeMode::Yes,
+        };
+        Ok(Width {
+            mode: PvMode::Bits32 { extended_cr3 },
+            paging: Paging::ThreeLevels,
+            word_bytes: 4,
+            no_guest_virt: NO_GUEST_VIRT_32,
+        })
+    }
+
+    /// A mapping of `pages` at `virt`, if a guest can have one there.
+    fn mapping(&self, virt: u64, pages: PageSpan) -> Result<Mapping> {
+        let (paging, hole) = (self.paging, &self.no_guest_virt);
+        let last = pages
+            .count
+            .checked_mul(PAGE_BYTES)
+            .and_then(|len| virt.checked_add(len.saturating_sub(1)));
+        match last {
+            Some(last) if virt > last || last < hole.start || virt >= hole.end => Ok(Mapping {
+                paging,
+                virt,
+                pages,
+            }),
+            _ => Err(beyond(virt, pages.count)),
+        }
+    }
+}
 
 /// The ramdisk's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +89,7 @@ pub(crate) struct Ramdisk {
 /// Where everything is, in the domain's own (pseudo-physical) pages.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
+    pub(crate) width: Width,
     pub(crate) nr_pages: u64,
     pub(crate) virt_base: u64,
     pub(crate) kernel: PageSpan,
@@ -54,18 +109,18 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Lays out a domain of `nr_pages` pages with a ramdisk of `ramdisk_len` bytes.
+    /// Lays out a domain of `nr_pages` pages with a ramdisk of `ramdisk_len` bytes. A 32-bit kernel is refused but for
+    /// `allow_bare_pv32`.
     ///
     /// Errors say how much memory would do, where there is too little.
     pub(crate) fn new(
         kernel: &PvKernel,
         nr_pages: u64,
         ramdisk_len: Option<u64>,
+        allow_bare_pv32: bool,
     ) -> Result<Layout> {
-        if kernel.width != PvWidth::Bits64 {
-            return Err(BuildError::Pv32);
-        }
-        let layout = Layout::unbounded(kernel, nr_pages, ramdisk_len)?;
+        let width = Width::of(kernel, allow_bare_pv32)?;
+        let layout = Layout::unbounded(kernel, &width, nr_pages, ramdisk_len)?;
         if layout.end <= nr_pages {
             return Ok(layout);
         }
@@ -76,7 +131,12 @@ impl Layout {
     }
 
     /// Lays out without asking whether there is enough memory.
-    fn unbounded(kernel: &PvKernel, nr_pages: u64, ramdisk_len: Option<u64>) -> Result<Layout> {
+    fn unbounded(
+        kernel: &PvKernel,
+        width: &Width,
+        nr_pages: u64,
+        ramdisk_len: Option<u64>,
+    ) -> Result<Layout> {
         let pfns = kernel.pfns();
         let mut row = Row { next: pfns.end };
         let kernel_span = PageSpan::new(pfns.start, pfns.end - pfns.start);
@@ -89,8 +149,8 @@ impl Layout {
                 mapped: true,
             });
         }
-        let p2m_pages = pages_for(nr_pages * P2M_ENTRY_BYTES);
-        let p2m_virt = separate_p2m(kernel);
+        let p2m_pages = pages_for(nr_pages * width.word_bytes);
+        let p2m_virt = separate_p2m(kernel, width);
         let mut p2m = PageSpan::default();
         if p2m_virt.is_none() {
             p2m = row.take(p2m_pages);
@@ -98,7 +158,7 @@ impl Layout {
         let start_info = row.take(1).first;
         let store = row.take(1).first;
         let console = row.take(1).first;
-        let (tables, mapped_end) = boot_tables(kernel.virt_base, row.next)?;
+        let (tables, mapped_end) = boot_tables(width, kernel.virt_base, row.next)?;
         row.take(tables.span().count);
         let stack = row.take(1).first;
         row.next = mapped_end;
@@ -112,12 +172,13 @@ impl Layout {
         let mut p2m_tables = None;
         if let Some(virt) = p2m_virt {
             p2m = row.take(p2m_pages);
-            let mapping = guest_mapping(virt, p2m)?;
+            let mapping = width.mapping(virt, p2m)?;
             let own = Tables::beside(&tables, mapping, row.next);
             row.take(own.span().count);
             p2m_tables = Some(own);
         }
         Ok(Layout {
+            width: width.clone(),
             nr_pages,
             virt_base: kernel.virt_base,
             kernel: kernel_span,
@@ -136,7 +197,7 @@ impl Layout {
 
     /// The virtual address of a page of the mapping.
     pub(crate) fn virt(&self, page: u64) -> u64 {
-        // Inside of the mapping, which `guest_mapping` has checked.
+        // Inside of the mapping, which `Width::mapping` has checked.
         self.virt_base.wrapping_add(page << PAGE_SHIFT)
     }
 
@@ -172,23 +233,24 @@ impl Row {
     }
 }
 
-/// The address of INIT_P2M, where it is one that libxc would go by too: below the kernel, on a page boundary.
-fn separate_p2m(kernel: &PvKernel) -> Option<u64> {
+/// The address of INIT_P2M, where it is one that libxc would go by too: of a 64-bit kernel, below it, on a page boundary.
+fn separate_p2m(kernel: &PvKernel, width: &Width) -> Option<u64> {
+    let fits = |virt: &u64| *virt < kernel.virt_base && virt.is_multiple_of(PAGE_BYTES);
     kernel
         .init_p2m
-        .filter(|virt| *virt < kernel.virt_base && virt.is_multiple_of(PAGE_BYTES))
+        .filter(|virt| width.mode == PvMode::Bits64 && fits(virt))
 }
 
 /// The page tables for pages 0 up to the mapping's end, themselves among them from page `first` on; and that end.
 ///
 /// More tables can need a longer mapping, and a longer mapping more tables; it ends because a table maps 512 pages.
-fn boot_tables(virt_base: u64, first: u64) -> Result<(Tables, u64)> {
+fn boot_tables(width: &Width, virt_base: u64, first: u64) -> Result<(Tables, u64)> {
     const STACK_PAGES: u64 = 1;
     let mut nr_tables = 0;
     loop {
         let least = first + nr_tables + STACK_PAGES + PADDING_BYTES / PAGE_BYTES;
         let end = mapping_end(virt_base, least)?;
-        let mapping = guest_mapping(virt_base, PageSpan::new(0, end))?;
+        let mapping = width.mapping(virt_base, PageSpan::new(0, end))?;
         let tables = Tables::new(mapping, first);
         if tables.span().count <= nr_tables {
             return Ok((tables, end));
@@ -207,20 +269,6 @@ fn mapping_end(virt_base: u64, least: u64) -> Result<u64> {
         .ok_or_else(|| beyond(virt_base, least))
 }
 
-/// A mapping of `pages` at `virt`, if a guest can have one there.
-fn guest_mapping(virt: u64, pages: PageSpan) -> Result<Mapping> {
-    let last = pages
-        .count
-        .checked_mul(PAGE_BYTES)
-        .and_then(|len| virt.checked_add(len.saturating_sub(1)));
-    match last {
-        Some(last) if virt > last || last < NO_GUEST_VIRT.start || virt >= NO_GUEST_VIRT.end => {
-            Ok(Mapping { virt, pages })
-        }
-        _ => Err(beyond(virt, pages.count)),
-    }
-}
-
 fn beyond(virt: u64, nr_pages: u64) -> BuildError {
     let mib = mib_for(nr_pages);
     BuildError::Layout {
@@ -232,7 +280,7 @@ fn beyond(virt: u64, nr_pages: u64) -> BuildError {
 fn needed_mib(kernel: &PvKernel, mut layout: Layout, ramdisk_len: Option<u64>) -> Result<u64> {
     loop {
         let mib = mib_for(layout.end);
-        layout = Layout::unbounded(kernel, mib * PAGES_PER_MIB, ramdisk_len)?;
+        layout = Layout::unbounded(kernel, &layout.width, mib * PAGES_PER_MIB, ramdisk_len)?;
         if layout.end <= mib * PAGES_PER_MIB {
             return Ok(mib);
         }

@@ -1,4 +1,4 @@
-//! Building a 64-bit PV domain.
+//! Building a PV domain.
 //!
 //! # Requests to the hypervisor
 //!
@@ -18,7 +18,9 @@
 //! | `map_grant_frames` | 1 mapping |
 //!
 //! That is 8 hypercalls and 2 mappings. Memory that is no multiple of 2 MiB, and memory that Xen has no superpages for, costs one `populate_physmap` more.
-//! `XEN_DOMCTL_set_address_size` is not needed: 64 bits are what a new PV domain has (`switch_native` does nothing then).
+//!
+//! A 32-bit kernel, which [`BuildRequest::allow_bare_pv32`] has to allow, costs one more before its memory, `make_pv32`: 64 bits
+//! are what a new PV domain has. One whose top-level page table cannot lie above 4 GiB costs two requests for memory more.
 
 mod layout;
 mod p2m;
@@ -28,7 +30,7 @@ mod start_info;
 use xen_image::{Feature, PvKernel, Segment};
 use xen_port::{
     DomainInfo, E820Entry, E820Kind, Errno, Gfn, GuestKind, Hypervisor, Mfn, PageTableLevel,
-    PopulateFlags, PvBootCpu,
+    PopulateFlags, PvBootCpu, PvMode,
 };
 
 use self::layout::{Layout, stack_top};
@@ -69,7 +71,10 @@ pub fn build_pv(hv: &dyn Hypervisor, request: &BuildRequest<'_>) -> Result<Built
     let shared_info = domain_info(hv, request)?.shared_info_frame;
     hv.set_memory_map(domid, &[balloon_limit(request)])
         .during(domid, Step::SetMemoryMap)?;
-    let (p2m, extents) = populate(hv, request)?;
+    if layout.width.mode != PvMode::Bits64 {
+        hv.make_pv32(domid).during(domid, Step::MakePv32)?;
+    }
+    let (p2m, extents) = populate(hv, request, &layout)?;
     let filler = Filler {
         request,
         kernel: &kernel,
@@ -85,7 +90,11 @@ pub fn build_pv(hv: &dyn Hypervisor, request: &BuildRequest<'_>) -> Result<Built
             .during(domid, Step::HypercallPage)?;
     }
     let top = p2m.mfn(layout.tables.span().first);
-    hv.pin_tables(domid, &[(PageTableLevel::L4, top)])
+    let level = match layout.width.mode {
+        PvMode::Bits64 => PageTableLevel::L4,
+        PvMode::Bits32 { .. } => PageTableLevel::L3,
+    };
+    hv.pin_tables(domid, &[(level, top)])
         .during(domid, Step::PinPageTables)?;
     hv.set_pv_boot_cpu(domid, &boot_cpu(&kernel, &layout, top))
         .during(domid, Step::SetBootCpu)?;
@@ -113,7 +122,12 @@ fn plan(request: &BuildRequest<'_>) -> Result<(PvKernel, Layout)> {
         .modules
         .first()
         .map(|ramdisk| ramdisk.content.size_bytes());
-    let layout = Layout::new(&kernel, request.target_pages(), ramdisk_len)?;
+    let layout = Layout::new(
+        &kernel,
+        request.target_pages(),
+        ramdisk_len,
+        request.allow_bare_pv32,
+    )?;
     Ok((kernel, layout))
 }
 
@@ -135,7 +149,11 @@ fn balloon_limit(request: &BuildRequest<'_>) -> E820Entry {
     }
 }
 
-fn populate(hv: &dyn Hypervisor, request: &BuildRequest<'_>) -> Result<(P2m, ExtentCounts)> {
+fn populate(
+    hv: &dyn Hypervisor,
+    request: &BuildRequest<'_>,
+    layout: &Layout,
+) -> Result<(P2m, ExtentCounts)> {
     let nr_pages = request.target_pages();
     let how = Populate {
         hv,
@@ -147,13 +165,36 @@ fn populate(hv: &dyn Hypervisor, request: &BuildRequest<'_>) -> Result<(P2m, Ext
     };
     let claim = Claim::stake(&how, nr_pages, request.claim)?;
     let mut p2m = P2m::default();
-    let pages = PageSpan::new(0, nr_pages);
-    let extents = how.spans(&[pages], |first, order, frame| {
-        p2m.add_extent(first, order, frame)
-    })?;
+    let mut note = |first, order, frame| p2m.add_extent(first, order, frame);
+    let low = page_below_4gib(layout);
+    let mut extents = how.spans(&around(nr_pages, low), &mut note)?;
+    if let Some(page) = low {
+        let table = [PageSpan::new(page, 1)];
+        extents.nr_4kib += how.below_4gib().spans(&table, &mut note)?.nr_4kib;
+    }
     p2m.sort();
     claim.fulfilled();
     Ok((p2m, extents))
+}
+
+/// The page whose frame has to be below 4 GiB: the top-level table of a 32-bit kernel that cannot have it elsewhere.
+fn page_below_4gib(layout: &Layout) -> Option<u64> {
+    let is_bound = layout.width.mode
+        == PvMode::Bits32 {
+            extended_cr3: false,
+        };
+    is_bound.then_some(layout.tables.span().first)
+}
+
+/// All pages but that one.
+fn around(nr_pages: u64, page: Option<u64>) -> Vec<PageSpan> {
+    match page {
+        None => vec![PageSpan::new(0, nr_pages)],
+        Some(page) => vec![
+            PageSpan::new(0, page),
+            PageSpan::new(page + 1, nr_pages.saturating_sub(page + 1)),
+        ],
+    }
 }
 
 fn boot_cpu(kernel: &PvKernel, layout: &Layout, top: Mfn) -> PvBootCpu {
@@ -162,6 +203,7 @@ fn boot_cpu(kernel: &PvKernel, layout: &Layout, top: Mfn) -> PvBootCpu {
         rsp: stack_top(layout),
         rsi: layout.virt(layout.start_info),
         cr3: top,
+        mode: layout.width.mode,
     }
 }
 
@@ -185,7 +227,8 @@ impl Filler<'_> {
         if let (Some(ramdisk), Some(module)) = (layout.ramdisk, self.request.modules.first()) {
             place_module(&mut area, &module.content, ramdisk.span)?;
         }
-        self.p2m.write(&mut area, layout.p2m)?;
+        self.p2m
+            .write(&mut area, layout.p2m, layout.width.word_bytes)?;
         self.write_tables(&mut area)?;
         rings::clear(&mut area, layout.store, layout.console)?;
         self.write_page(

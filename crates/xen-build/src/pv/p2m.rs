@@ -50,8 +50,8 @@ impl P2m {
         Gfn(self.mfn(page).0)
     }
 
-    /// Writes the list of all frames, 64 bits each, into the pages of `span`, and zeros behind it.
-    pub(super) fn write(&self, area: &mut Area, span: PageSpan) -> Result<()> {
+    /// Writes the list of all frames, `word_bytes` each, into the pages of `span`, and zeros behind it.
+    pub(super) fn write(&self, area: &mut Area, span: PageSpan, word_bytes: u64) -> Result<()> {
         const BATCH_BYTES: usize = 64 << 10;
         let mut batch = Vec::with_capacity(BATCH_BYTES);
         let mut address = span.address();
@@ -60,7 +60,7 @@ impl P2m {
             .iter()
             .flat_map(|run| run.first_frame..run.first_frame + run.pages.count);
         for frame in frames {
-            batch.extend_from_slice(&frame.to_le_bytes());
+            batch.extend(frame.to_le_bytes().iter().take(word_bytes as usize));
             if batch.len() == BATCH_BYTES {
                 area.write(Step::WriteP2m, address, &batch)?;
                 address += BATCH_BYTES as u64;

@@ -1,6 +1,6 @@
-//! A 64-bit PV domain's first page tables.
+//! A PV domain's first page tables.
 //!
-//! Four levels; a table is a page of 512 entries. A PV guest's entries name machine frames, and Xen takes a page as a page
+//! Four levels for a 64-bit kernel, three for a 32-bit one (PAE); a table is a page of 512 entries. A PV guest's entries name machine frames, and Xen takes a page as a page
 //! table only if nobody can write to it: so every page that is a table is mapped read-only.
 
 use std::ops::Range;
@@ -9,25 +9,50 @@ use xen_port::{Mfn, PAGE_SHIFT};
 
 use crate::span::PageSpan;
 
-/// Levels, the top one first: an entry of a level-1 table maps a page.
-const LEVELS: [u32; 4] = [4, 3, 2, 1];
+/// How many levels the tables have. An entry of a level-1 table maps a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Paging {
+    /// A 64-bit kernel's.
+    FourLevels,
+    /// A 32-bit kernel's: four entries at the top, of which Xen wants the last one to be there, for its own use.
+    ThreeLevels,
+}
+
+impl Paging {
+    /// The levels, the top one first.
+    fn levels(self) -> impl Iterator<Item = u32> {
+        let top = match self {
+            Self::FourLevels => 4,
+            Self::ThreeLevels => 3,
+        };
+        (1..=top).rev()
+    }
+
+    /// The bits of a virtual page number that tables go by. Above them a 64-bit address repeats the highest.
+    fn virt_page_mask(self) -> u64 {
+        match self {
+            Self::FourLevels => (1 << 36) - 1,
+            Self::ThreeLevels => (1 << 20) - 1,
+        }
+    }
+}
+
 const ENTRIES: u64 = 1 << ENTRIES_SHIFT;
 const ENTRIES_SHIFT: u32 = 9;
-/// The bits of a virtual page number that tables go by. Those above repeat the highest of them.
-const VIRT_PAGE_MASK: u64 = (1 << 36) - 1;
 
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
-/// What entries of a level-1 table have. Xen adds USER, as the guest's kernel runs in ring 3.
+/// What entries of a level-1 table have. Xen adds USER for a 64-bit kernel, which runs in ring 3.
 const PAGE_FLAGS: u64 = PRESENT | WRITABLE | ACCESSED;
 const TABLE_FLAGS: u64 = PRESENT | WRITABLE | ACCESSED | DIRTY | USER;
 
 /// Pages in a row, at virtual addresses in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mapping {
+    pub(crate) paging: Paging,
     pub(crate) virt: u64,
     pub(crate) pages: PageSpan,
 }
@@ -54,9 +79,9 @@ impl Place {
         if pages.is_empty() {
             return 0..0;
         }
-        let shift = level * ENTRIES_SHIFT;
-        let first = (pages.first & VIRT_PAGE_MASK) >> shift;
-        let last = ((pages.end() - 1) & VIRT_PAGE_MASK) >> shift;
+        let (shift, mask) = (level * ENTRIES_SHIFT, mapping.paging.virt_page_mask());
+        let first = (pages.first & mask) >> shift;
+        let last = ((pages.end() - 1) & mask) >> shift;
         first..last + 1
     }
 
@@ -88,18 +113,22 @@ pub(crate) struct Tables {
 impl Tables {
     /// All tables that `mapping` needs, from page `first` on.
     pub(crate) fn new(mapping: Mapping, first: u64) -> Tables {
-        let runs = LEVELS.map(|level| (level, Place::prefixes(level, mapping)));
+        let levels = mapping.paging.levels();
+        let mut runs: Vec<(u32, Range<u64>)> = levels
+            .map(|level| (level, Place::prefixes(level, mapping)))
+            .collect();
+        runs.extend(xens_own_table(mapping));
         Tables {
             mapping,
             first,
-            runs: runs.to_vec(),
+            runs,
         }
     }
 
     /// Those that it needs besides the ones of `others`, which map other addresses.
     pub(crate) fn beside(others: &Tables, mapping: Mapping, first: u64) -> Tables {
         let mut runs = Vec::new();
-        for level in LEVELS {
+        for level in mapping.paging.levels() {
             let wanted = Place::prefixes(level, mapping);
             let taken = Place::prefixes(level, others.mapping);
             runs.push((level, wanted.start..wanted.end.min(taken.start)));
@@ -144,9 +173,18 @@ impl Tables {
 
     /// The page that is mapped at a virtual page number, if it is one of these.
     fn mapped_page(&self, virt_page: u64) -> Option<u64> {
-        let offset = virt_page.wrapping_sub(self.mapping.virt_pages().first) & VIRT_PAGE_MASK;
+        let mask = self.mapping.paging.virt_page_mask();
+        let offset = virt_page.wrapping_sub(self.mapping.virt_pages().first) & mask;
         (offset < self.mapping.pages.count).then(|| self.mapping.pages.first + offset)
     }
+}
+
+/// The level-2 table of a 32-bit kernel's last GiB, where the mapping does not reach it: Xen maps its table of pages there
+/// (`create_pae_xen_mappings`), and takes no tables without it.
+fn xens_own_table(mapping: Mapping) -> Option<(u32, Range<u64>)> {
+    const LAST: u64 = 3;
+    let is_there = Place::prefixes(2, mapping).contains(&LAST);
+    (mapping.paging == Paging::ThreeLevels && !is_there).then_some((2, LAST..LAST + 1))
 }
 
 /// The tables of one domain: those of the mapping that it starts in, and those of another one, if there is one.
@@ -207,7 +245,7 @@ mod tests {
     fn walk(tables: &HashMap<u64, Vec<u8>>, top: u64, virt: u64) -> Option<(u64, bool)> {
         let mut page = top;
         let mut writable = true;
-        for level in LEVELS {
+        for level in Paging::FourLevels.levels() {
             let table = &tables[&page];
             let index = (virt >> (PAGE_SHIFT + (level - 1) * ENTRIES_SHIFT)) % ENTRIES;
             let bytes = table[index as usize * 8..][..8].try_into().unwrap();
@@ -224,6 +262,7 @@ mod tests {
     #[test]
     fn a_linux_like_mapping_takes_one_table_of_each_upper_level() {
         let mapping = Mapping {
+            paging: Paging::FourLevels,
             virt: 0xffff_ffff_8000_0000,
             pages: PageSpan::new(0, 2048),
         };
@@ -249,9 +288,38 @@ mod tests {
     }
 
     #[test]
+    fn a_32_bit_mapping_has_a_table_for_the_last_gib_whether_it_reaches_it_or_not() {
+        let of = |virt| {
+            let pages = PageSpan::new(0, 1024);
+            let paging = Paging::ThreeLevels;
+            Tables::new(
+                Mapping {
+                    paging,
+                    virt,
+                    pages,
+                },
+                100,
+            )
+        };
+        let (low, high) = (of(0x10_0000), of(0xc000_0000));
+        // One of level 3, two of level 2, three of level 1: 4 MiB from 1 MiB on.
+        assert_eq!(low.span(), PageSpan::new(100, 1 + 2 + 3));
+        assert_eq!(high.span(), PageSpan::new(100, 1 + 1 + 2));
+        for tables in [&low, &high] {
+            let groups = vec![tables];
+            let filled: HashMap<u64, Vec<u8>> = TableSet { groups }.filled(Mfn).collect();
+            let last = u64::from_le_bytes(filled[&100][24..32].try_into().unwrap());
+            assert_eq!(last & 0xfff, TABLE_FLAGS);
+            assert!(tables.span().contains(last >> PAGE_SHIFT));
+            assert!(filled[&100][32..].iter().all(|byte| *byte == 0));
+        }
+    }
+
+    #[test]
     fn mappings_beside_each_other_share_what_covers_both() {
         let kernel = Tables::new(
             Mapping {
+                paging: Paging::FourLevels,
                 virt: 0x10_0000,
                 pages: PageSpan::new(0, 512),
             },
@@ -260,6 +328,7 @@ mod tests {
         let near = Tables::beside(
             &kernel,
             Mapping {
+                paging: Paging::FourLevels,
                 virt: 0x4000_0000,
                 pages: PageSpan::new(600, 3),
             },

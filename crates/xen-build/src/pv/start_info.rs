@@ -1,8 +1,9 @@
-//! `start_info` and the shared-info page of a 64-bit PV domain.
+//! `start_info` and the shared-info page of a PV domain.
 //!
-//! Source: `struct start_info` and `struct shared_info` in `xen/include/public/xen.h`.
+//! Source: `struct start_info` and `struct shared_info` in `xen/include/public/xen.h`. Addresses and frames are as wide as the
+//! kernel's, and what is 64 bits wide is on a boundary of 64 bits in a 64-bit kernel alone.
 
-use xen_port::{Gfn, Mfn, PAGE_SIZE};
+use xen_port::{Gfn, Mfn, PAGE_SIZE, PvMode};
 
 use super::layout::{Layout, Ramdisk};
 use crate::bytes::Writer;
@@ -10,6 +11,7 @@ use crate::request::{BuildRequest, PV_CMDLINE_BYTES};
 
 /// Which hypervisor and which kind of guest, in the first field.
 const MAGIC: &str = "xen-3.0-x86_64";
+const MAGIC_32: &str = "xen-3.0-x86_32p";
 const MAGIC_BYTES: usize = 32;
 /// `SIF_MOD_START_PFN`: the ramdisk is named by its first page, not by an address.
 const FLAG_RAMDISK_BY_PAGE: u32 = 1 << 3;
@@ -33,27 +35,61 @@ pub(crate) fn start_info(
     let separate_p2m = p2m_tables.map_or((0, 0), |tables| {
         (layout.p2m.first, layout.p2m.count + tables.count)
     });
-    Writer::new()
-        .text(MAGIC, MAGIC_BYTES)
-        .u64(layout.nr_pages)
-        .u64(shared_info.0 << xen_port::PAGE_SHIFT)
-        .u32(flags)
-        .align(8)
-        .u64(frame_of(layout.store).0)
-        .u32(request.store.port.0)
-        .align(8)
-        .u64(frame_of(layout.console).0)
-        .u32(request.console.port.0)
-        .align(8)
-        .u64(layout.virt(layout.tables.span().first))
-        .u64(layout.tables.span().count)
-        .u64(layout.p2m_virt)
-        .u64(ramdisk_start)
-        .u64(ramdisk_len)
-        .text(request.cmdline, PV_CMDLINE_BYTES)
-        .u64(separate_p2m.0)
-        .u64(separate_p2m.1)
-        .finish()
+    let magic = match layout.width.mode {
+        PvMode::Bits64 => MAGIC,
+        PvMode::Bits32 { .. } => MAGIC_32,
+    };
+    let word_bytes = layout.width.word_bytes as usize;
+    Words {
+        writer: Writer::new().text(magic, MAGIC_BYTES),
+        word_bytes,
+    }
+    .words([layout.nr_pages, shared_info.0 << xen_port::PAGE_SHIFT])
+    .number(flags)
+    .words([frame_of(layout.store).0])
+    .number(request.store.port.0)
+    .words([frame_of(layout.console).0])
+    .number(request.console.port.0)
+    .words([
+        layout.virt(layout.tables.span().first),
+        layout.tables.span().count,
+        layout.p2m_virt,
+        ramdisk_start,
+        ramdisk_len,
+    ])
+    .text(request.cmdline, PV_CMDLINE_BYTES)
+    .words([separate_p2m.0, separate_p2m.1])
+    .writer
+    .finish()
+}
+
+/// A structure with words of one width, each on a boundary of that width.
+struct Words {
+    writer: Writer,
+    word_bytes: usize,
+}
+
+impl Words {
+    /// Words. Those of a 32-bit domain fit: its frames and addresses are below 2^32.
+    fn words<const N: usize>(mut self, values: [u64; N]) -> Words {
+        for value in values {
+            let bytes = value.to_le_bytes();
+            let word = bytes.get(..self.word_bytes).unwrap_or(&bytes);
+            self.writer = self.writer.align(self.word_bytes).bytes(word);
+        }
+        self
+    }
+
+    /// A number of 32 bits in either width.
+    fn number(mut self, value: u32) -> Words {
+        self.writer = self.writer.u32(value);
+        self
+    }
+
+    fn text(mut self, text: &str, len: usize) -> Words {
+        self.writer = self.writer.text(text, len);
+        self
+    }
 }
 
 /// Flags, start and length that say where the ramdisk is.

@@ -131,6 +131,46 @@ impl Kernel {
 }
 
 /// Bytes that are nowhere zero, and differ from place to place.
+/// A kernel's ELF as a 32-bit one: the headers are narrower, the rest is as it was.
+pub fn narrow(wide: &[u8]) -> Vec<u8> {
+    let word = |at: usize| u32::from_le_bytes(wide[at..at + 4].try_into().unwrap());
+    let half = |at: usize| u16::from_le_bytes(wide[at..at + 2].try_into().unwrap());
+    let nr_headers = half(56) as usize;
+    let (base, new_base) = (64 + 56 * nr_headers, 52 + 32 * nr_headers);
+    let mut elf = wide[..16].to_vec();
+    elf[4] = 1;
+    for value in [2_u16, 3] {
+        elf.extend(value.to_le_bytes());
+    }
+    for value in [1, word(24), 52, 0, 0] {
+        elf.extend(value.to_le_bytes());
+    }
+    for value in [52, 32, nr_headers as u16, 40, 0, 0] {
+        elf.extend(value.to_le_bytes());
+    }
+    for at in (0..nr_headers).map(|index| 64 + 56 * index) {
+        let offset = word(at + 8) - (base - new_base) as u32;
+        let [vaddr, paddr] = [word(at + 16), word(at + 24)];
+        let [file_size, mem_size, align] = [word(at + 32), word(at + 40), word(at + 48)];
+        let flags = word(at + 4);
+        for value in [
+            word(at),
+            offset,
+            vaddr,
+            paddr,
+            file_size,
+            mem_size,
+            flags,
+            align,
+        ] {
+            elf.extend(value.to_le_bytes());
+        }
+    }
+    assert_eq!(elf.len(), new_base);
+    elf.extend(&wide[base..]);
+    elf
+}
+
 pub fn pattern(len: u64, seed: u64) -> Vec<u8> {
     (0..len)
         .map(|i| ((i * 7 + i / 251 + seed) % 255) as u8 + 1)
@@ -181,6 +221,7 @@ pub fn request<'a>(domid: DomId, kernel: &'a Image, target_kib: u64) -> BuildReq
             backend: DomId(0),
         },
         claim: true,
+        allow_bare_pv32: false,
         hvm_params: &[],
     }
 }

@@ -111,7 +111,7 @@ pub(super) static KEYS: &[KeyInfo] = &[
     key("bootloader_restrict", Common, PvAndPvh),
     key("bootloader_user", Common, PvAndPvh),
     key("firmware", Common, Any),
-    key("pvshim", Common, Pvh),
+    key("pvshim", Common, PvAndPvh),
     key("pvshim_path", Common, Pvh),
     key("pvshim_cmdline", Common, Pvh),
     key("pvshim_extra", Common, Pvh),

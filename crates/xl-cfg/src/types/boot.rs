@@ -63,11 +63,7 @@ impl Boot {
             bootloader_user: reader.filled("bootloader_user", "a user's name"),
             firmware: reader.filled("firmware", "a firmware"),
             device_tree: reader.path("device_tree"),
-            shim: if domain_type == DomainType::Pvh {
-                PvShim::read(reader)
-            } else {
-                PvShim::default()
-            },
+            shim: PvShim::of(reader, domain_type),
         };
         if is_hvm {
             boot.check_direct_boot(reader)
@@ -130,6 +126,15 @@ impl Boot {
 }
 
 impl PvShim {
+    fn of(reader: &mut Reader<'_>, domain_type: DomainType) -> Self {
+        match domain_type {
+            DomainType::Pvh => return Self::read(reader),
+            DomainType::Pv => warn_of_shim_without_pvh(reader),
+            DomainType::Hvm => {}
+        }
+        Self::default()
+    }
+
     fn read(reader: &mut Reader<'_>) -> Self {
         let shim = Self {
             enabled: reader.flag("pvshim").unwrap_or(false),
@@ -149,6 +154,18 @@ impl PvShim {
             }
         }
         shim
+    }
+}
+
+/// A PV guest's `pvshim = 0` asks for a bare start, which the host's policy reads; `pvshim = 1` means nothing there.
+fn warn_of_shim_without_pvh(reader: &mut Reader<'_>) {
+    if let (Some(true), Some(span)) = (reader.flag("pvshim"), reader.span("pvshim")) {
+        reader.warn(
+            Code::NoEffect,
+            span,
+            "`pvshim` has no effect: this guest is of type `pv`",
+            "write `type = \"pvh\"` to start it in the PV shim",
+        );
     }
 }
 
