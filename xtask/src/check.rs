@@ -37,6 +37,9 @@ pub fn run(no_lab: bool, kvm: bool) -> Result<u8> {
     checks.counted("runs in the simulated world", || {
         cargo_test(&mut sim::seeds(1, sim::SEEDS_OF_A_TEST))
     })?;
+    checks.counted("processes beside each other in the simulated world", || {
+        cargo_test(&mut sim::interleavings(1, sim::SEEDS_OF_A_TEST))
+    })?;
     checks.one("layouts as in the headers of Debian's Xen packages", || {
         process::run(cargo().args(HEADER_CHECK.split(' ')))
     })?;

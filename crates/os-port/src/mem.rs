@@ -18,13 +18,12 @@
 //! # }
 //! ```
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::{Append, Clock, Files, Lock, Process};
@@ -43,6 +42,11 @@ impl Life {
             id,
             lives: Arc::new(AtomicBool::new(true)),
         }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.id
     }
 
     /// Ends it: nothing that it does has an effect any more.
@@ -65,15 +69,24 @@ impl Life {
 
 #[derive(Debug, Default)]
 struct Disk {
-    files: BTreeMap<PathBuf, Vec<u8>>,
+    files: BTreeMap<PathBuf, File>,
     folders: BTreeSet<PathBuf>,
-    locked: BTreeSet<PathBuf>,
+    /// The files that are locked, by their own numbers: a lock outlives its file's name.
+    locked: BTreeSet<u64>,
+    last_inode: u64,
+}
+
+/// A file, whatever it is called.
+#[derive(Debug, Default)]
+struct File {
+    inode: u64,
+    bytes: Vec<u8>,
 }
 
 /// A disk in memory; clones are the same one.
 #[derive(Clone, Debug, Default)]
 pub struct MemFiles {
-    disk: Rc<RefCell<Disk>>,
+    disk: Arc<Mutex<Disk>>,
 }
 
 impl MemFiles {
@@ -85,35 +98,53 @@ impl MemFiles {
     /// The disk as one process sees it.
     pub fn of(&self, life: &Life) -> ProcessFiles {
         ProcessFiles {
-            disk: Rc::clone(&self.disk),
+            disk: Arc::clone(&self.disk),
             life: life.clone(),
         }
     }
 
     /// All files, by path.
     pub fn paths(&self) -> Vec<PathBuf> {
-        self.disk.borrow().files.keys().cloned().collect()
+        locked(&self.disk).files.keys().cloned().collect()
     }
 
     /// All folders, by path.
     pub fn folders(&self) -> Vec<PathBuf> {
-        self.disk.borrow().folders.iter().cloned().collect()
+        locked(&self.disk).folders.iter().cloned().collect()
     }
 
     /// A file's contents.
     pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
-        self.disk.borrow().files.get(path).cloned()
+        let disk = locked(&self.disk);
+        disk.files.get(path).map(|file| file.bytes.clone())
     }
 
     /// Puts a file there, whoever's it is.
     pub fn put(&self, path: &Path, bytes: &[u8]) {
-        let mut disk = self.disk.borrow_mut();
+        let mut disk = locked(&self.disk);
         disk.make_folder(path.parent().unwrap_or(Path::new("/")));
-        disk.files.insert(path.to_owned(), bytes.to_vec());
+        disk.file(path).bytes = bytes.to_vec();
     }
 }
 
+/// The disk, for one access. Whoever panics with it in hand shall not hide its own message behind another panic.
+fn locked(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
+    disk.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Disk {
+    /// The file at a path; a new one if there is none.
+    fn file(&mut self, path: &Path) -> &mut File {
+        let last = &mut self.last_inode;
+        self.files.entry(path.to_owned()).or_insert_with(|| {
+            *last += 1;
+            File {
+                inode: *last,
+                bytes: Vec::new(),
+            }
+        })
+    }
+
     fn make_folder(&mut self, path: &Path) {
         self.folders.extend(path.ancestors().map(Path::to_owned));
     }
@@ -128,21 +159,44 @@ impl Disk {
 /// A disk as one process sees it.
 #[derive(Clone, Debug)]
 pub struct ProcessFiles {
-    disk: Rc<RefCell<Disk>>,
+    disk: Arc<Mutex<Disk>>,
     life: Life,
 }
 
 impl ProcessFiles {
-    fn disk(&self) -> io::Result<std::cell::RefMut<'_, Disk>> {
+    fn disk(&self) -> io::Result<MutexGuard<'_, Disk>> {
         self.life.refuse_the_dead()?;
-        Ok(self.disk.borrow_mut())
+        Ok(locked(&self.disk))
+    }
+
+    /// The lock that a path's file stands for, if somebody holds it.
+    pub fn held(&self, path: &Path) -> Option<Held> {
+        let disk = locked(&self.disk);
+        let inode = disk.files.get(path)?.inode;
+        disk.locked.contains(&inode).then(|| Held {
+            disk: Arc::clone(&self.disk),
+            inode,
+        })
+    }
+}
+
+/// A lock that somebody holds, or held.
+pub struct Held {
+    disk: Arc<Mutex<Disk>>,
+    inode: u64,
+}
+
+impl Held {
+    /// Whether nobody holds it any more.
+    pub fn is_free(&self) -> bool {
+        !locked(&self.disk).locked.contains(&self.inode)
     }
 }
 
 impl Files for ProcessFiles {
     fn read(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
         let disk = self.disk()?;
-        let bytes = disk.files.get(path).ok_or(ErrorKind::NotFound)?;
+        let bytes = &disk.files.get(path).ok_or(ErrorKind::NotFound)?.bytes;
         if bytes.len() as u64 > max_bytes {
             return Err(ErrorKind::FileTooLarge.into());
         }
@@ -152,17 +206,17 @@ impl Files for ProcessFiles {
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut disk = self.disk()?;
         disk.needs_folder_of(path)?;
-        disk.files.insert(path.to_owned(), bytes.to_vec());
+        disk.file(path).bytes = bytes.to_vec();
         Ok(())
     }
 
     fn append_to(&self, path: &Path) -> io::Result<Box<dyn Append>> {
         let mut disk = self.disk()?;
         disk.needs_folder_of(path)?;
-        disk.files.entry(path.to_owned()).or_default();
+        let inode = disk.file(path).inode;
         Ok(Box::new(MemAppend {
             files: self.clone(),
-            path: path.to_owned(),
+            inode,
         }))
     }
 
@@ -206,40 +260,41 @@ impl Files for ProcessFiles {
             .collect())
     }
 
-    /// One process runs at a time, so whoever holds the lock does not free it while another waits.
+    /// Does not wait: whoever lets several processes run does that ([`ProcessFiles::held`]).
     fn lock(&self, path: &Path, _deadline: Option<Instant>) -> io::Result<Option<Box<dyn Lock>>> {
         let mut disk = self.disk()?;
         disk.make_folder(path.parent().unwrap_or(Path::new("/")));
-        if !disk.locked.insert(path.to_owned()) {
+        let inode = disk.file(path).inode;
+        if !disk.locked.insert(inode) {
             return Ok(None);
         }
-        disk.files.entry(path.to_owned()).or_default();
         Ok(Some(Box::new(MemLock {
             files: self.clone(),
             path: path.to_owned(),
+            inode,
             is_left: false,
         })))
     }
 
     fn is_locked(&self, path: &Path) -> io::Result<bool> {
         let disk = self.disk()?;
-        let is_there = disk.files.contains_key(path);
-        is_there.then_some(()).ok_or(ErrorKind::NotFound)?;
-        Ok(disk.locked.contains(path))
+        let file = disk.files.get(path).ok_or(ErrorKind::NotFound)?;
+        Ok(disk.locked.contains(&file.inode))
     }
 }
 
 struct MemAppend {
     files: ProcessFiles,
-    path: PathBuf,
+    inode: u64,
 }
 
 impl Append for MemAppend {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut disk = self.files.disk()?;
         // A file that was removed meanwhile takes what is written, and nobody sees it.
-        if let Some(file) = disk.files.get_mut(&self.path) {
-            file.extend_from_slice(bytes);
+        let mut files = disk.files.values_mut();
+        if let Some(file) = files.find(|file| file.inode == self.inode) {
+            file.bytes.extend_from_slice(bytes);
         }
         Ok(())
     }
@@ -253,6 +308,7 @@ impl Append for MemAppend {
 struct MemLock {
     files: ProcessFiles,
     path: PathBuf,
+    inode: u64,
     is_left: bool,
 }
 
@@ -264,8 +320,8 @@ impl Lock for MemLock {
 
 impl Drop for MemLock {
     fn drop(&mut self) {
-        let mut disk = self.files.disk.borrow_mut();
-        disk.locked.remove(&self.path);
+        let mut disk = locked(&self.files.disk);
+        disk.locked.remove(&self.inode);
         if self.files.life.lives() && !self.is_left {
             disk.files.remove(&self.path);
         }
@@ -276,7 +332,7 @@ impl Drop for MemLock {
 #[derive(Clone, Debug)]
 pub struct VirtualClock {
     start: Instant,
-    passed: Rc<Cell<Duration>>,
+    passed_ns: Arc<AtomicU64>,
 }
 
 /// What the calendar shows when a virtual clock starts: the 1st of January 2026.
@@ -288,7 +344,7 @@ impl Default for VirtualClock {
     fn default() -> Self {
         VirtualClock {
             start: Instant::now(),
-            passed: Rc::default(),
+            passed_ns: Arc::default(),
         }
     }
 }
@@ -301,26 +357,27 @@ impl VirtualClock {
 
     /// Lets time pass.
     pub fn advance(&self, duration: Duration) {
-        self.passed.set(self.passed.get() + duration);
+        let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.passed_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
     /// How much time has passed.
     pub fn passed(&self) -> Duration {
-        self.passed.get()
+        Duration::from_nanos(self.passed_ns.load(Ordering::Relaxed))
     }
 }
 
 impl Clock for VirtualClock {
     fn now(&self) -> Instant {
-        self.start + self.passed.get()
+        self.start + self.passed()
     }
 
     fn calendar(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(CALENDAR_START_S) + self.passed.get()
+        SystemTime::UNIX_EPOCH + Duration::from_secs(CALENDAR_START_S) + self.passed()
     }
 
     fn since_boot_s(&self) -> u64 {
-        UPTIME_START_S + self.passed.get().as_secs()
+        UPTIME_START_S + self.passed().as_secs()
     }
 
     fn wait_until(&self, deadline: Instant) {

@@ -4,10 +4,9 @@
 //! told to fail at any of them. Frames are handed out dirty: what is not written is garbage. It is a model of what this
 //! crate asks, and no proof of what Xen does; the lab is that.
 
-use std::cell::{Ref, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use xen_port::{
@@ -226,10 +225,10 @@ struct State {
     console_ring: Vec<u8>,
 }
 
-/// The model. It is for one thread, as a build is.
+/// The model; clones are the same one.
 #[derive(Clone)]
 pub struct Model {
-    state: Rc<RefCell<State>>,
+    state: Arc<Mutex<State>>,
 }
 
 impl Model {
@@ -243,30 +242,30 @@ impl Model {
             ..State::default()
         };
         Model {
-            state: Rc::new(RefCell::new(state)),
+            state: Arc::new(Mutex::new(state)),
         }
     }
 
     /// The host has so many CPUs. At first it has one.
     pub fn set_cpus(&self, nr_cpus: u32) {
-        self.state.borrow_mut().nr_cpus = nr_cpus;
+        self.state().nr_cpus = nr_cpus;
     }
 
     /// What the hypervisor says of itself; without it, [`Hypervisor::version`] is not there.
     pub fn set_version(&self, version: VersionInfo) {
-        self.state.borrow_mut().version = Some(version);
+        self.state().version = Some(version);
     }
 
     /// The hypervisor logs a line.
     pub fn log(&self, line: &str) {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         state.console_ring.extend_from_slice(line.as_bytes());
         state.console_ring.push(b'\n');
     }
 
     /// The control domain, which has so many pages beside those that are free.
     pub fn add_control_domain(&self, nr_pages: u64) {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         let nr_vcpus = state.nr_cpus;
         let mut domain = ModelDomain::new(&mut state, GuestKind::Pv, [0; 16], 0);
         domain.max_pages = nr_pages;
@@ -282,7 +281,7 @@ impl Model {
     /// A guest gives memory back to the host, or takes some: it has `nr_pages` then, or as near to that as its limit and
     /// the host's free memory allow. What its own page numbers are is left as it was.
     pub fn balloon(&self, domid: DomId, nr_pages: u64) {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         let free = state.free_pages;
         let Some(domain) = state.domains.get_mut(&domid.0) else {
             return;
@@ -295,26 +294,26 @@ impl Model {
 
     /// A guest has brought up so many of its vCPUs.
     pub fn set_online_vcpus(&self, domid: DomId, nr_online: u32) {
-        if let Some(domain) = self.state.borrow_mut().domains.get_mut(&domid.0) {
+        if let Some(domain) = self.state().domains.get_mut(&domid.0) {
             domain.nr_online_vcpus = nr_online.min(domain.nr_vcpus);
         }
     }
 
     /// A domain has used CPU time.
     pub fn use_cpu(&self, domid: DomId, time_ns: u64) {
-        if let Some(domain) = self.state.borrow_mut().domains.get_mut(&domid.0) {
+        if let Some(domain) = self.state().domains.get_mut(&domid.0) {
             domain.cpu_time_ns += time_ns;
         }
     }
 
     /// Makes a CPU pool beside number 0, which is under credit2.
     pub fn add_pool(&self, id: u32, scheduler: SchedulerId) {
-        self.state.borrow_mut().pools.push((id, scheduler));
+        self.state().pools.push((id, scheduler));
     }
 
     /// The scheduler of a domain's pool; another one is refused as Xen does.
     fn check_scheduler(&self, domid: DomId, asked: SchedulerId) -> std::result::Result<(), Errno> {
-        let state = self.state.borrow();
+        let state = self.state();
         let domain = state.domains.get(&domid.0).ok_or(Errno::ESRCH)?;
         let found = state.pools.iter().find(|(id, _)| *id == domain.cpupool);
         let scheduler = found.map_or(SchedulerId::Credit2, |(_, scheduler)| *scheduler);
@@ -327,100 +326,110 @@ impl Model {
 
     /// From now on there are only `count` extents of `2^order` pages.
     pub fn limit_extents(&self, order: u32, count: usize) {
-        self.state.borrow_mut().extents_left.insert(order, count);
+        self.state().extents_left.insert(order, count);
     }
 
     /// From now on Xen does not clear pages, as if the caller were no PV domain.
     pub fn refuse_to_clear(&self) {
-        self.state.borrow_mut().cannot_clear = true;
+        self.state().cannot_clear = true;
     }
 
     /// A guest shuts itself down, as by `SCHEDOP_shutdown`.
     pub fn shut_down(&self, domid: DomId, reason: ShutdownReason) {
-        if let Some(domain) = self.state.borrow_mut().domains.get_mut(&domid.0) {
+        if let Some(domain) = self.state().domains.get_mut(&domid.0) {
             domain.shutdown = domain.shutdown.or(Some(reason));
         }
     }
 
     /// A domain is destroyed while somebody maps a page of it: it stays.
     pub fn linger(&self, domid: DomId) {
-        if let Some(domain) = self.state.borrow_mut().domains.get_mut(&domid.0) {
+        if let Some(domain) = self.state().domains.get_mut(&domid.0) {
             domain.dying = true;
         }
     }
 
     /// A PV domain is one with a 32-bit kernel.
     pub fn make_32_bit(&self, domid: DomId) {
-        if let Some(domain) = self.state.borrow_mut().domains.get_mut(&domid.0) {
+        if let Some(domain) = self.state().domains.get_mut(&domid.0) {
             domain.address_size_bits = 32;
         }
     }
 
     /// A running guest opens an event channel.
     pub fn open_port(&self, domid: DomId, remote: DomId) {
-        if let Some(domain) = self.state.borrow_mut().domains.get_mut(&domid.0) {
+        if let Some(domain) = self.state().domains.get_mut(&domid.0) {
             domain.open_port(remote);
         }
     }
 
     /// The next `count` soft resets are refused with `errno`.
     pub fn refuse_resets(&self, count: usize, errno: Errno) {
-        self.state.borrow_mut().refused_resets = Some((count, errno));
+        self.state().refused_resets = Some((count, errno));
     }
 
     /// The call number `number`, counted from 0 from here on, fails with `errno`; others do not.
     pub fn fail_at(&self, number: usize, errno: Errno) {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         state.calls.clear();
         state.fail_at = Some((number, errno));
     }
 
     /// From now on every call of the method `op` fails with `errno`.
     pub fn fail_always(&self, op: &'static str, errno: Errno) {
-        self.state.borrow_mut().fail_always = Some((op, errno));
+        self.state().fail_always = Some((op, errno));
     }
 
     /// Before the call number `number`, counted from 0 from here on, the caller's thread ends as if its process had been
     /// killed: it unwinds without a message. `None`: it lives on.
     pub fn die_at(&self, number: Option<usize>) {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         state.calls.clear();
         state.die_at = number;
     }
 
     /// The next domain gets this number, if it is free.
     pub fn set_next_domid(&self, domid: DomId) {
-        self.state.borrow_mut().last_domid = domid.0.saturating_sub(1);
+        self.state().last_domid = domid.0.saturating_sub(1);
     }
 
     /// The calls so far, or since [`Model::fail_at`] or [`Model::forget_calls`].
     pub fn calls(&self) -> Vec<Call> {
-        self.state.borrow().calls.clone()
+        self.state().calls.clone()
     }
 
     /// Starts counting anew.
     pub fn forget_calls(&self) {
-        self.state.borrow_mut().calls.clear();
+        self.state().calls.clear();
     }
 
     /// The domain, if there is one.
-    pub fn domain(&self, domid: DomId) -> Option<Ref<'_, ModelDomain>> {
-        Ref::filter_map(self.state.borrow(), |state| state.domains.get(&domid.0)).ok()
+    pub fn domain(&self, domid: DomId) -> Option<ModelDomain> {
+        self.state().domains.get(&domid.0).cloned()
+    }
+
+    /// The frame of one of a domain's pages, by its own numbers.
+    pub fn frame_of(&self, domid: DomId, page: u64) -> Option<Mfn> {
+        self.state().domains.get(&domid.0)?.frame(page)
+    }
+
+    /// The state, for one call. Whoever panics with it in hand shall not hide its own message behind another panic.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Pages that the host has free.
     pub fn free_pages(&self) -> u64 {
-        self.state.borrow().free_pages
+        self.state().free_pages
     }
 
     /// Mappings that were made and not dropped.
     pub fn live_mappings(&self) -> usize {
-        self.state.borrow().live_mappings.values().sum()
+        self.state().live_mappings.values().sum()
     }
 
     /// A frame's bytes.
     pub fn frame(&self, frame: Mfn) -> Vec<u8> {
-        let state = self.state.borrow();
+        let state = self.state();
         state
             .frames
             .get(&frame.0)
@@ -430,7 +439,7 @@ impl Model {
 
     /// Whether anybody wrote to a frame.
     pub fn is_written(&self, frame: Mfn) -> bool {
-        self.state.borrow().frames.contains_key(&frame.0)
+        self.state().frames.contains_key(&frame.0)
     }
 
     /// Bytes of a domain's memory, by its own addresses; garbage where it has none.
@@ -440,9 +449,7 @@ impl Model {
             let at = address + bytes.len() as u64;
             let start = (at % PAGE_SIZE as u64) as usize;
             let count = (PAGE_SIZE - start).min(len - bytes.len());
-            let frame = self
-                .domain(domid)
-                .and_then(|domain| domain.frame(at / PAGE_SIZE as u64));
+            let frame = self.frame_of(domid, at / PAGE_SIZE as u64);
             let page = frame.map_or_else(|| vec![DIRT; PAGE_SIZE], |frame| self.frame(frame));
             bytes.extend(page.iter().skip(start).take(count));
         }
@@ -451,7 +458,7 @@ impl Model {
 
     /// Counts a call, and fails it if it is to fail.
     fn called(&self, op: &'static str, domid: Option<DomId>, items: usize) -> Result<()> {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         let number = state.calls.len();
         if state.die_at == Some(number) {
             drop(state);
@@ -477,7 +484,7 @@ impl Model {
         act: impl FnOnce(&mut ModelDomain) -> std::result::Result<T, Errno>,
     ) -> Result<T> {
         self.called(op, Some(domid), items)?;
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         let domain = state.domains.get_mut(&domid.0).ok_or(Errno::ESRCH);
         domain
             .and_then(act)
@@ -489,7 +496,7 @@ impl Model {
     }
 
     fn map_frames(&self, domid: DomId, frames: Vec<Mfn>) -> Box<dyn GuestMemory> {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         *state.live_mappings.entry(domid.0).or_default() += 1;
         Box::new(Mapping {
             model: self.clone(),
@@ -593,7 +600,7 @@ impl Mapping {
         {
             return Err(beyond());
         }
-        let mut state = self.model.state.borrow_mut();
+        let mut state = self.model.state();
         let mut done = 0;
         while done < len {
             let at = offset + done;
@@ -613,7 +620,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        let mut state = self.model.state.borrow_mut();
+        let mut state = self.model.state();
         if let Some(count) = state.live_mappings.get_mut(&self.domid.0) {
             *count -= 1;
         }
@@ -678,13 +685,13 @@ impl GuestMemory for Mapping {
 impl Hypervisor for Model {
     fn version(&self) -> Result<VersionInfo> {
         self.called("version", None, 1)?;
-        let version = self.state.borrow().version.clone();
+        let version = self.state().version.clone();
         version.map_or_else(|| self.unsupported("version"), Ok)
     }
 
     fn capabilities(&self) -> Result<String> {
         self.called("capabilities", None, 1)?;
-        let version = self.state.borrow().version.clone();
+        let version = self.state().version.clone();
         version.map_or_else(
             || self.unsupported("capabilities"),
             |known| Ok(known.capabilities),
@@ -693,7 +700,7 @@ impl Hypervisor for Model {
 
     fn phys_info(&self) -> Result<PhysInfo> {
         self.called("phys_info", None, 1)?;
-        let state = self.state.borrow();
+        let state = self.state();
         Ok(PhysInfo {
             threads_per_core: 1,
             cores_per_socket: state.nr_cpus,
@@ -723,7 +730,7 @@ impl Hypervisor for Model {
 
     fn console_ring(&self, clear: bool) -> Result<Vec<u8>> {
         self.called("console_ring", None, 1)?;
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         let bytes = state.console_ring.clone();
         if clear {
             state.console_ring.clear();
@@ -738,7 +745,7 @@ impl Hypervisor for Model {
 
     fn cpu_pools(&self) -> Result<Vec<CpuPool>> {
         self.called("cpu_pools", None, 1)?;
-        let state = self.state.borrow();
+        let state = self.state();
         let pool = |id: u32, scheduler: SchedulerId| CpuPool {
             id,
             scheduler,
@@ -764,7 +771,7 @@ impl Hypervisor for Model {
 
     fn cpu_topology(&self) -> Result<Vec<CpuTopology>> {
         self.called("cpu_topology", None, 1)?;
-        let nr_cpus = self.state.borrow().nr_cpus;
+        let nr_cpus = self.state().nr_cpus;
         let place = |core| CpuTopology {
             location: Some((core, 0, 0)),
         };
@@ -773,7 +780,7 @@ impl Hypervisor for Model {
 
     fn numa_nodes(&self) -> Result<Vec<NumaNode>> {
         self.called("numa_nodes", None, 1)?;
-        let state = self.state.borrow();
+        let state = self.state();
         Ok(vec![NumaNode {
             id: 0,
             size_bytes: state.total_pages * PAGE_SIZE as u64,
@@ -787,7 +794,7 @@ impl Hypervisor for Model {
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
-        vec![("calls", self.state.borrow().calls.len() as u64)]
+        vec![("calls", self.state().calls.len() as u64)]
     }
 
     fn scheduler_globals(&self, _pool: u32) -> Result<SchedulerGlobals> {
@@ -801,12 +808,16 @@ impl Hypervisor for Model {
 
     fn domain_info(&self, domid: DomId) -> Result<Option<DomainInfo>> {
         self.called("domain_info", Some(domid), 1)?;
-        Ok(self.domain(domid).map(|domain| info(domid, &domain)))
+        let state = self.state();
+        Ok(state
+            .domains
+            .get(&domid.0)
+            .map(|domain| info(domid, domain)))
     }
 
     fn domain_list(&self) -> Result<Vec<DomainInfo>> {
         self.called("domain_list", None, 1)?;
-        let state = self.state.borrow();
+        let state = self.state();
         Ok(state
             .domains
             .iter()
@@ -816,7 +827,7 @@ impl Hypervisor for Model {
 
     fn create_domain(&self, request: &CreateDomain) -> Result<DomId> {
         self.called("create_domain", request.domid, 1)?;
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         // As Xen does, it goes on from the last number that it gave.
         let after_last = (1..DomId::FIRST_RESERVED)
             .map(|step| (state.last_domid + step - 1) % (DomId::FIRST_RESERVED - 1) + 1);
@@ -836,7 +847,7 @@ impl Hypervisor for Model {
 
     fn destroy_domain(&self, domid: DomId, _deadline: Instant) -> Result<()> {
         self.called("destroy_domain", Some(domid), 1)?;
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         if state
             .domains
             .get(&domid.0)
@@ -875,7 +886,7 @@ impl Hypervisor for Model {
     }
 
     fn soft_reset(&self, domid: DomId) -> Result<()> {
-        let refusal = match &mut self.state.borrow_mut().refused_resets {
+        let refusal = match &mut self.state().refused_resets {
             Some((count, errno)) if *count > 0 => {
                 *count -= 1;
                 Some(*errno)
@@ -924,7 +935,7 @@ impl Hypervisor for Model {
     }
 
     fn make_pv32(&self, domid: DomId) -> Result<()> {
-        let version = self.state.borrow().version.clone();
+        let version = self.state().version.clone();
         let runs_them = version.is_some_and(|known| {
             let mut words = known.capabilities.split_ascii_whitespace();
             words.any(|word| word == "xen-3.0-x86_32p")
@@ -942,7 +953,7 @@ impl Hypervisor for Model {
     }
 
     fn set_max_vcpus(&self, domid: DomId, nr_vcpus: u32) -> Result<()> {
-        let nr_cpus = self.state.borrow().nr_cpus;
+        let nr_cpus = self.state().nr_cpus;
         self.on_domain("set_max_vcpus", domid, 1, |domain| {
             domain.set_vcpus(nr_vcpus, nr_cpus);
             Ok(())
@@ -950,7 +961,7 @@ impl Hypervisor for Model {
     }
 
     fn vcpu_info(&self, domid: DomId, vcpu: VcpuId) -> Result<VcpuInfo> {
-        let nr_cpus = self.state.borrow().nr_cpus;
+        let nr_cpus = self.state().nr_cpus;
         self.on_domain("vcpu_info", domid, 1, |domain| {
             let (hard, _) = domain.affinity.get(vcpu.0 as usize).ok_or(Errno::ESRCH)?;
             let is_online = vcpu.0 < domain.nr_online_vcpus;
@@ -986,7 +997,7 @@ impl Hypervisor for Model {
         soft: Option<&CpuMap>,
         _force: bool,
     ) -> Result<(Option<CpuMap>, Option<CpuMap>)> {
-        let nr_cpus = self.state.borrow().nr_cpus;
+        let nr_cpus = self.state().nr_cpus;
         let there = |map: &CpuMap| {
             let kept: CpuMap = map.iter().filter(|cpu| *cpu < nr_cpus).collect();
             (!kept.is_empty()).then_some(kept).ok_or(Errno::EINVAL)
@@ -1129,7 +1140,7 @@ impl Hypervisor for Model {
         if matches!(pool, (GuestKind::Pvh | GuestKind::Hvm, 0)) {
             return Err(call_error("populate_physmap", Some(domid), Errno::EINVAL));
         }
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         if flags.on_demand {
             let domain = state.domains.get_mut(&domid.0);
             let on_demand = domain.map(|domain| &mut domain.on_demand);
@@ -1155,7 +1166,7 @@ impl Hypervisor for Model {
     }
 
     fn pin_tables(&self, domid: DomId, tables: &[(PageTableLevel, Mfn)]) -> Result<()> {
-        let state = self.state.borrow();
+        let state = self.state();
         let mapped = state.live_mappings.get(&domid.0).copied();
         let mapped = mapped.unwrap_or_default();
         drop(state);
@@ -1170,7 +1181,7 @@ impl Hypervisor for Model {
     }
 
     fn clear_pages(&self, domid: DomId, pages: &[Gfn]) -> Result<()> {
-        let supported = !self.state.borrow().cannot_clear;
+        let supported = !self.state().cannot_clear;
         self.on_domain("clear_pages", domid, pages.len(), |domain| {
             let owned = pages.iter().all(|gfn| domain.owns(Mfn(gfn.0)));
             match (supported, domain.kind) {
@@ -1179,7 +1190,7 @@ impl Hypervisor for Model {
                 _ => Err(Errno::EINVAL),
             }
         })?;
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         state
             .frames
             .extend(pages.iter().map(|gfn| (gfn.0, vec![0; PAGE_SIZE])));
@@ -1205,13 +1216,13 @@ impl Hypervisor for Model {
             domain.claimed_pages = domain.claimed_pages.saturating_sub(wanted);
             Ok(wanted)
         })?;
-        self.state.borrow_mut().free_pages -= taken;
+        self.state().free_pages -= taken;
         Ok(())
     }
 
     fn map_foreign(&self, domid: DomId, frames: &[Gfn]) -> Result<Box<dyn GuestMemory>> {
         self.called("map_foreign", Some(domid), frames.len())?;
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         let mapped: Result<Vec<Mfn>> = frames
             .iter()
             .map(|gfn| {

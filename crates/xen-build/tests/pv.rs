@@ -164,12 +164,7 @@ impl<'a> Guest<'a> {
     }
 
     fn frame_of(&self, page: u64) -> u64 {
-        self.model
-            .domain(self.domid)
-            .unwrap()
-            .frame(page)
-            .unwrap()
-            .0
+        self.model.frame_of(self.domid, page).unwrap().0
     }
 }
 

@@ -2,10 +2,14 @@
 
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use os_port::mem::Life;
+
+use crate::turns::{Seat, Waited, Wake};
 
 /// Where in a call a process dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +51,8 @@ pub enum Sabotage {
     /// What is added to a file is written only when more is added: a record that comes after what it
     /// is about, where it should come before.
     WriteLate,
+    /// Locks whose paths hold this text are taken, whoever has them: a lock that is forgotten.
+    NoLock(&'static str),
 }
 
 /// The fate of a process; clones are the same one.
@@ -60,6 +66,7 @@ pub struct Fate {
     fault: Option<Fault>,
     given: Arc<Mutex<Option<String>>>,
     interrupted_at: Option<u64>,
+    seat: Option<Seat>,
 }
 
 /// A call that fails.
@@ -88,7 +95,51 @@ impl Fate {
             fault: None,
             given: Arc::default(),
             interrupted_at: None,
+            seat: None,
         }
+    }
+
+    /// The same process, beside others in the world: at each call it waits for its turn.
+    #[must_use]
+    pub fn seated(self, seat: Seat) -> Fate {
+        Fate {
+            seat: Some(seat),
+            ..self
+        }
+    }
+
+    /// Lets others have their turns. A process alone goes on at once.
+    pub(crate) fn turn(&self) {
+        let seat = self.seat.as_ref().filter(|_| self.life.lives());
+        if seat.is_some_and(|seat| !seat.pass()) {
+            self.die();
+        }
+    }
+
+    /// Waits, while others have their turns, until `wake` says that it is over: whether it was before the
+    /// deadline. A process alone has nothing to wait for.
+    pub(crate) fn wait(&self, what: &str, deadline: Instant, wake: Wake) -> bool {
+        let Some(seat) = self.seat.as_ref().filter(|_| self.life.lives()) else {
+            return false;
+        };
+        match seat.wait(
+            &format!("process {} for {what}", self.life.id()),
+            deadline,
+            wake,
+        ) {
+            Waited::Woken => true,
+            Waited::TimeIsUp => false,
+            Waited::Over => self.die(),
+        }
+    }
+
+    pub(crate) fn is_seated(&self) -> bool {
+        self.seat.is_some()
+    }
+
+    fn die(&self) -> ! {
+        self.life.end();
+        panic::resume_unwind(Box::new(Kill))
     }
 
     /// A process that dies at its call number `call`, counted from 1.
@@ -151,6 +202,10 @@ impl Fate {
         matches!(self.sabotage, Some(Sabotage::Forget(forgotten)) if forgotten == op)
     }
 
+    pub(crate) fn takes_no_lock(&self, path: &Path) -> bool {
+        matches!(self.sabotage, Some(Sabotage::NoLock(part)) if path.to_string_lossy().contains(part))
+    }
+
     pub(crate) fn writes_late(&self) -> bool {
         self.sabotage == Some(Sabotage::WriteLate)
     }
@@ -166,8 +221,10 @@ impl Fate {
 
     /// Runs the process. When it returns, it is dead.
     pub fn run<T>(&self, body: impl FnOnce() -> T) -> Ended<T> {
+        self.seat.iter().for_each(Seat::enter);
         let outcome = panic::catch_unwind(AssertUnwindSafe(body));
         self.life.end();
+        self.seat.iter().for_each(Seat::leave);
         match outcome {
             Ok(value) => Ended::Well(value),
             Err(payload) if payload.is::<Kill>() => Ended::Killed,
@@ -196,6 +253,7 @@ impl Fate {
         if !self.life.lives() {
             return dead();
         }
+        self.turn();
         let now = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         if self.interrupted_at == Some(now) {
             let what = INTERRUPTION.take();
@@ -215,7 +273,7 @@ impl Fate {
                 // What the answer holds, such as a lock, is the dead's.
                 self.life.end();
                 drop(answer);
-                panic::resume_unwind(Box::new(Kill))
+                self.die()
             }
             _ => effect(),
         }

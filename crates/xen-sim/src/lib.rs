@@ -11,9 +11,11 @@
 //! happen in the world just before a call, such as a guest that shuts down or fills its part of xenstore. A [`Sabotage`]
 //! is a fault in the engine itself, for tests of the looks: a planted one has to be found.
 //!
-//! What is not modelled: more than one process at a time (a process runs from its start to its end or death, others
-//! before, after, or as an interruption), domains that take long to die, memory that other domains hold, and what a kernel
-//! does with its memory. The lab has those.
+//! Several processes run beside each other with [`Turns`]: each is a thread that waits for its turn at every call, and a
+//! seed decides whose turn it is. One without a [`Seat`] runs from its start to its end or death.
+//!
+//! What is not modelled: domains that take long to die, memory that other domains hold, and what a kernel does with its
+//! memory. The lab has those.
 //!
 //! [`machine`] is the same world as a process of its own, for the command.
 
@@ -22,7 +24,9 @@ mod hypervisor;
 pub mod machine;
 mod os;
 mod store;
+mod turns;
 mod world;
 
 pub use fate::{Ended, Fate, Fault, Moment, Sabotage};
+pub use turns::{Seat, Turns};
 pub use world::{Handles, Snapshot, World, version};

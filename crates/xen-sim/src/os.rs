@@ -2,12 +2,13 @@
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use os_port::mem::ProcessFiles;
-use os_port::{Append, Files, Lock};
+use os_port::mem::{MemProcess, ProcessFiles, VirtualClock};
+use os_port::{Append, Clock, Files, Lock, Process};
 
 use crate::fate::Fate;
+use crate::world::Processes;
 
 /// The disk behind a fate.
 pub(crate) struct MortalFiles {
@@ -42,6 +43,20 @@ impl MortalFiles {
         match self.fate.fault(op, errors) {
             Some(error) => self.fate.call(|| Err(error.into()), dead),
             None => self.fate.call(effect, dead),
+        }
+    }
+}
+
+impl MortalFiles {
+    /// Waits for whoever has a lock; whether that is over before the deadline.
+    fn wait_for_holder(&self, path: &Path, deadline: Instant) -> bool {
+        match self.inner.held(path) {
+            Some(held) => {
+                let what = path.display().to_string();
+                self.fate
+                    .wait(&what, deadline, Box::new(move || held.is_free()))
+            }
+            None => true,
         }
     }
 }
@@ -112,7 +127,18 @@ impl Files for MortalFiles {
     }
 
     fn lock(&self, path: &Path, deadline: Option<Instant>) -> io::Result<Option<Box<dyn Lock>>> {
-        let lock = self.call("lock", WRITE_ERRORS, || self.inner.lock(path, deadline))?;
+        if self.fate.takes_no_lock(path) {
+            return self.call("forgotten", &[], || {
+                Ok(Some(Box::new(NoLock) as Box<dyn Lock>))
+            });
+        }
+        let mut lock = self.call("lock", WRITE_ERRORS, || self.inner.lock(path, deadline))?;
+        while let (None, Some(deadline)) = (&lock, deadline) {
+            if !self.wait_for_holder(path, deadline) {
+                break;
+            }
+            lock = self.inner.lock(path, None)?;
+        }
         Ok(lock.map(|inner| {
             Box::new(MortalLock {
                 inner: Some(inner),
@@ -166,6 +192,13 @@ impl Append for MortalAppend {
     }
 }
 
+/// A lock that keeps nobody off.
+struct NoLock;
+
+impl Lock for NoLock {
+    fn leave(self: Box<Self>) {}
+}
+
 struct MortalLock {
     inner: Option<Box<dyn Lock>>,
     fate: Fate,
@@ -186,5 +219,54 @@ impl Drop for MortalLock {
             let inner = std::cell::Cell::new(Some(inner));
             self.fate.call(|| drop(inner.take()), || drop(inner.take()));
         }
+    }
+}
+
+/// The clock, by which a process waits while others have their turns.
+pub(crate) struct MortalClock {
+    pub inner: VirtualClock,
+    pub fate: Fate,
+}
+
+impl Clock for MortalClock {
+    fn now(&self) -> Instant {
+        self.inner.now()
+    }
+
+    fn calendar(&self) -> SystemTime {
+        self.inner.calendar()
+    }
+
+    fn since_boot_s(&self) -> u64 {
+        self.inner.since_boot_s()
+    }
+
+    fn wait_until(&self, deadline: Instant) {
+        match self.fate.is_seated() {
+            true => _ = self.fate.wait("the clock", deadline, Box::new(|| false)),
+            false => self.inner.wait_until(deadline),
+        }
+    }
+}
+
+/// The process itself, among all others of its world.
+pub(crate) struct MortalProcess {
+    pub inner: MemProcess,
+    pub all: Processes,
+    pub fate: Fate,
+}
+
+impl Process for MortalProcess {
+    fn id(&self) -> u32 {
+        self.inner.id()
+    }
+
+    fn is_running(&self, id: u32) -> bool {
+        self.fate.turn();
+        self.all.is_running(id)
+    }
+
+    fn new_uuid(&self) -> [u8; 16] {
+        self.inner.new_uuid()
     }
 }

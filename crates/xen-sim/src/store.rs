@@ -4,6 +4,8 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use os_port::Clock;
+use os_port::mem::VirtualClock;
 use xenstore::ErrorName;
 use xenstore::mem::{Fault, MemStore, MemTransport};
 use xenstore::transport::{Limits, Transport};
@@ -17,6 +19,7 @@ const HEADER_BYTES: usize = 16;
 pub(crate) struct MortalTransport {
     pub inner: MemTransport,
     pub store: MemStore,
+    pub clock: VirtualClock,
     pub fate: Fate,
 }
 
@@ -58,7 +61,17 @@ impl Transport for MortalTransport {
     }
 
     fn receive(&mut self, into: &mut Vec<u8>, deadline: Instant) -> io::Result<usize> {
-        self.inner.receive(into, deadline)
+        loop {
+            match self.inner.receive(into, deadline) {
+                Err(error) if error.kind() == ErrorKind::TimedOut => {
+                    let arrival = Box::new(self.inner.arrival());
+                    if !self.fate.wait("xenstored", deadline, arrival) {
+                        return Err(error);
+                    }
+                }
+                other => return other,
+            }
+        }
     }
 
     fn limits(&self) -> Limits {
@@ -70,7 +83,13 @@ impl Transport for MortalTransport {
     }
 
     fn pause(&mut self, duration: Duration) {
-        self.inner.pause(duration);
+        match self.fate.is_seated() {
+            true => {
+                let deadline = self.clock.now() + duration;
+                self.fate.wait("a pause", deadline, Box::new(|| false));
+            }
+            false => self.inner.pause(duration),
+        }
     }
 }
 

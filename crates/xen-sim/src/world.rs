@@ -1,22 +1,22 @@
 //! The world, the processes in it, and what a checker sees of it.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use os_port::mem::{MemFiles, MemProcess, VirtualClock};
+use os_port::mem::{Life, MemFiles, MemProcess, VirtualClock};
 use os_port::{Clock, Files, Process};
 use xen_build::model::Model;
 use xen_port::{DomId, DomainInfo, Hypervisor, PAGE_SIZE, ShutdownReason, VersionInfo};
 use xenstore::mem::MemStore;
-use xenstore::{Client, Settings};
+use xenstore::{Client, RetryPolicy, Settings};
 
 use crate::fate::{Fate, Moment};
 use crate::hypervisor::MortalXen;
-use crate::os::MortalFiles;
+use crate::os::{MortalClock, MortalFiles, MortalProcess};
 use crate::store::MortalTransport;
 
 /// A host in memory.
@@ -29,7 +29,30 @@ pub struct World {
     pub disk: MemFiles,
     /// The clock.
     pub clock: VirtualClock,
-    last_process: Cell<u32>,
+    processes: Processes,
+}
+
+/// All processes that there have been in a world.
+#[derive(Clone, Default)]
+pub(crate) struct Processes {
+    lives: Arc<Mutex<Vec<Life>>>,
+}
+
+impl Processes {
+    fn next_id(&self) -> u32 {
+        let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        lives.len() as u32 + 1
+    }
+
+    fn add(&self, life: &Life) {
+        let mut lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        lives.push(life.clone());
+    }
+
+    pub(crate) fn is_running(&self, id: u32) -> bool {
+        let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        lives.iter().any(|life| life.id() == id && life.lives())
+    }
 }
 
 /// What a process has of the world, all behind its fate.
@@ -56,22 +79,19 @@ impl World {
             store,
             disk: MemFiles::new(),
             clock: VirtualClock::new(),
-            last_process: Cell::new(0),
+            processes: Processes::default(),
         }
-    }
-
-    fn next_process(&self) -> u32 {
-        self.last_process.set(self.last_process.get() + 1);
-        self.last_process.get()
     }
 
     /// The fate of a new process, which dies at its call number `call` if there is one.
     pub fn fate(&self, doom: Option<(u64, Moment)>) -> Fate {
-        let id = self.next_process();
-        match doom {
+        let id = self.processes.next_id();
+        let fate = match doom {
             Some((call, moment)) => Fate::doomed(id, call, moment),
             None => Fate::free(id),
-        }
+        };
+        self.processes.add(fate.life());
+        fate
     }
 
     /// What the process of this fate has of the world.
@@ -84,7 +104,17 @@ impl World {
         let transport = MortalTransport {
             inner: self.store.connect(0)?,
             store: self.store.clone(),
+            clock: self.clock.clone(),
             fate: fate.clone(),
+        };
+        // Pauses that are the same in every run.
+        let retry = RetryPolicy {
+            seed: Some(fate.life().id().into()),
+            ..RetryPolicy::default()
+        };
+        let settings = Settings {
+            retry,
+            ..Settings::default()
         };
         Ok(Handles {
             hv: Box::new(MortalXen {
@@ -92,13 +122,20 @@ impl World {
                 store: self.store.clone(),
                 fate: fate.clone(),
             }),
-            store: Client::new(Box::new(transport), Settings::default()),
+            store: Client::new(Box::new(transport), settings),
             files: Rc::new(MortalFiles {
                 inner: self.disk.of(fate.life()),
                 fate: fate.clone(),
             }),
-            clock: Rc::new(self.clock.clone()),
-            process: Box::new(MemProcess::new(fate.life())),
+            clock: Rc::new(MortalClock {
+                inner: self.clock.clone(),
+                fate: fate.clone(),
+            }),
+            process: Box::new(MortalProcess {
+                inner: MemProcess::new(fate.life()),
+                all: self.processes.clone(),
+                fate: fate.clone(),
+            }),
         })
     }
 

@@ -13,17 +13,21 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use common::{Kernel, MIB, PAGE, pattern};
 use uuid::Uuid;
 use xen_image::elfnote::types;
-use xen_port::{DomId, Hypervisor, ShutdownReason};
-use xen_sim::{Ended, Fate, Moment, World};
+use xen_port::{DomId, DomainInfo, Hypervisor, ShutdownReason};
+use xen_sim::{Ended, Fate, Moment, Turns, World};
 use xenstore::{Path as Node, Tree};
 use xyl_engine::create::{CreateRequest, create};
 use xyl_engine::monitor::{self, Vm};
-use xyl_engine::{Cancel, Dirs, EngineError, Host, brake, plan, record, recover, watchers};
+use xyl_engine::power::{self, PowerRequest};
+use xyl_engine::{
+    Cancel, Dirs, EngineError, Host, brake, destroy, plan, record, recover, watchers,
+};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
 
@@ -324,6 +328,148 @@ fn a_monitor_can_be_killed_at_any_call() {
     }
     println!("{deaths} deaths");
     assert!(deaths > 100, "{deaths}");
+}
+
+// ---- a guest that soft-resets itself as soon as it runs ------------------------------------------------
+
+/// What is seen of such a guest: when it asked, and when it ran again, by the world's clock.
+#[derive(Default)]
+struct Storm {
+    resets: Mutex<Vec<(Duration, Duration)>>,
+    lines: Mutex<Vec<String>>,
+}
+
+impl Storm {
+    /// Such a guest, its monitor, and a command that comes after so long; how long that took.
+    fn run(
+        &self,
+        bench: &Bench,
+        vm: Vm,
+        after: Duration,
+        command: impl FnOnce(&mut Host) + Send,
+    ) -> Duration {
+        let turns = Turns::fair(7, &bench.world.clock, 3);
+        let (monitor, guest) = (turns.servant(0), turns.servant(1));
+        let fates = [monitor, guest, turns.seat(2)].map(|seat| bench.world.fate(None).seated(seat));
+        let took = std::thread::scope(|scope| {
+            let [monitor, guest, operator] = &fates;
+            scope.spawn(|| {
+                monitor.run(|| {
+                    let log = &mut |line: &str| self.lines.lock().unwrap().push(line.to_owned());
+                    monitor::watch(&mut bench.host(monitor), vm, log).unwrap();
+                })
+            });
+            scope.spawn(|| guest.run(|| self.reset_all_the_time(bench, guest, vm.domid)));
+            let command = scope.spawn(|| {
+                let ended = operator.run(|| {
+                    let mut host = bench.host(operator);
+                    let due = host.clock.now() + after;
+                    host.clock.wait_until(due);
+                    let begun = host.clock.now();
+                    command(&mut host);
+                    host.clock.now() - begun
+                });
+                match ended {
+                    Ended::Well(took) => took,
+                    Ended::Killed => panic!("it did not end"),
+                }
+            });
+            command.join().unwrap()
+        });
+        assert_eq!(turns.stuck(), None);
+        took
+    }
+
+    /// The guest.
+    fn reset_all_the_time(&self, bench: &Bench, fate: &Fate, domid: DomId) {
+        let host = bench.host(fate);
+        let mut asked = None;
+        while let Some(info) = host.hv.domain_info(domid).unwrap() {
+            let now = bench.world.clock.passed();
+            if !info.flags.shutdown && !info.flags.paused && !info.flags.dying {
+                let reset = asked.replace(now).map(|asked| (asked, now));
+                self.resets.lock().unwrap().extend(reset);
+                bench.world.shut_down(domid, ShutdownReason::SoftReset);
+            }
+            let next = host.clock.now() + Duration::from_millis(1);
+            host.clock.wait_until(next);
+        }
+    }
+
+    fn lines_of(&self, text: &str) -> usize {
+        let lines = self.lines.lock().unwrap();
+        lines.iter().filter(|line| line.contains(text)).count()
+    }
+}
+
+#[test]
+fn a_storm_of_soft_resets_gets_a_quarter_of_the_time_and_one_line_a_minute() {
+    let (bench, vm) = Bench::new();
+    bench.serve_console(vm.domid);
+    let storm = Storm::default();
+    let took = storm.run(&bench, vm, Duration::from_secs(100), |host| {
+        destroy::destroy(host, vm.domid, false).unwrap();
+    });
+    let resets = storm.resets.lock().unwrap();
+    // The first one waits for nothing, so it takes what a reset takes.
+    let (begun, ran) = resets[0];
+    let (alone, count) = (ran - begun, resets.len() as u32 - 1);
+    let each = (resets[resets.len() - 1].1 - ran) / count;
+    assert!(
+        each >= alone * 3,
+        "{each:?} for each of {count}, {alone:?} for the first"
+    );
+    assert!(count > 500, "{count}");
+    let longest = resets.iter().map(|(asked, ran)| *ran - *asked).max();
+    assert!(longest.unwrap() < Duration::from_secs(2), "{longest:?}");
+    assert_eq!(
+        storm.lines_of("asked for a soft reset"),
+        2,
+        "{:?}",
+        storm.lines
+    );
+    assert_eq!(
+        storm.lines_of("each waits for 3 times as long"),
+        1,
+        "{:?}",
+        storm.lines
+    );
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(bench.world.xen.domain_list().unwrap().is_empty());
+}
+
+/// A reset that Xen holds up for long, 2.6 s, makes the next one wait for two seconds, and no command for any.
+#[test]
+fn the_rest_after_a_slow_soft_reset_is_two_seconds_and_holds_up_no_command() {
+    let slow_storm = |after, command: fn(&mut Host, &DomainInfo)| {
+        let (bench, vm) = Bench::new();
+        bench.serve_console(vm.domid);
+        bench.world.xen.refuse_resets(60, xen_port::Errno::EBUSY);
+        let storm = Storm::default();
+        let took = storm.run(&bench, vm, after, |host| {
+            let info = host.hv.domain_info(vm.domid).unwrap().unwrap();
+            command(host, &info);
+            destroy::destroy(host, vm.domid, false).unwrap();
+        });
+        assert!(bench.world.xen.domain_list().unwrap().is_empty());
+        assert!(took < Duration::from_millis(100), "{took:?}");
+        let resets = storm.resets.into_inner().unwrap();
+        let waits = resets.iter().map(|(asked, ran)| *ran - *asked);
+        waits.collect::<Vec<_>>()
+    };
+    // In the middle of the rest.
+    let waits = slow_storm(Duration::from_millis(3500), |host, info| {
+        assert!(info.flags.shutdown && !info.flags.paused);
+        let (hv, store) = (&*host.hv, &mut host.store);
+        power::ask(hv, store, info, PowerRequest::Poweroff, false).unwrap();
+    });
+    assert_eq!(waits.len(), 1);
+    assert!(waits[0] > Duration::from_secs(2), "{waits:?}");
+    // Some resets later.
+    let waits = slow_storm(Duration::from_secs(8), |_, _| ());
+    let rest = Duration::from_secs(2)..Duration::from_millis(2100);
+    assert!(rest.contains(&waits[1]), "{:?}", &waits[..2]);
+    assert!(waits[2] < Duration::from_millis(100), "{:?}", &waits[..3]);
 }
 
 /// The file that the core of a guest that has ended goes to.

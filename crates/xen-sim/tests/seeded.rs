@@ -17,6 +17,7 @@ mod checks;
 use std::cell::Cell;
 use std::time::Duration;
 
+use bench::seeds::{Dice, number_of, run_seeds};
 use bench::{Bench, create_planned};
 use uuid::Uuid;
 use xen_port::{DomId, Hypervisor, ShutdownReason};
@@ -40,33 +41,6 @@ const OTHER_NAMES: [&str; 3] = ["alder", "birch", "cherry"];
 const SEEDS: u64 = 200;
 /// Operations of a run.
 const OPERATIONS: u64 = 4;
-
-// ---- chance ------------------------------------------------------------------------------------------
-
-/// Numbers that follow from a seed (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.number() % limit
-    }
-
-    fn percent(&mut self, chance: u64) -> bool {
-        self.below(100) < chance
-    }
-
-    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len() as u64) as usize]
-    }
-}
 
 // ---- what is done, and what goes wrong ------------------------------------------------------------------
 
@@ -581,50 +555,10 @@ fn run(
     Ok(())
 }
 
-fn number_of(variable: &str) -> Option<u64> {
-    let value = std::env::var(variable).ok()?;
-    Some(value.parse().expect("a number"))
-}
-
 fn replay_line(seed: u64) -> String {
     format!(
         "XYL_SIM_SEED={seed} cargo test --profile sim -p xen-sim --test seeded a_seed -- --nocapture"
     )
-}
-
-/// Runs many seeds on all processors; the first faults.
-fn run_seeds(from: u64, count: u64) -> Vec<String> {
-    let workers = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    let work = move |worker: u64| {
-        let bench = Bench::new();
-        let plans = plans(&bench);
-        let mut faults = Vec::new();
-        for seed in (from + worker..from + count).step_by(workers as usize) {
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                run(&bench, &bench, &plans, seed, false)
-            }));
-            let fault = match outcome {
-                Ok(Ok(())) => continue,
-                Ok(Err(fault)) => fault,
-                Err(_) => "panic".to_owned(),
-            };
-            faults.push(format!(
-                "seed {seed}: {fault}\n  replay: {}",
-                replay_line(seed)
-            ));
-            if faults.len() >= 5 {
-                break;
-            }
-        }
-        faults
-    };
-    let threads: Vec<_> = (0..workers)
-        .map(|worker| std::thread::spawn(move || work(worker)))
-        .collect();
-    let found = threads
-        .into_iter()
-        .flat_map(|thread| thread.join().unwrap());
-    found.collect()
 }
 
 #[test]
@@ -638,7 +572,11 @@ fn a_seed_decides_everything_and_nothing_is_lost() {
     let count = number_of("XYL_SIM_SEEDS").unwrap_or(SEEDS);
     let from = number_of("XYL_SIM_FROM").unwrap_or(1);
     let begun = std::time::Instant::now();
-    let faults = run_seeds(from, count);
+    let bench = Bench::new();
+    let plans = plans(&bench);
+    let faults = run_seeds(from, count, replay_line, |seed| {
+        run(&bench, &bench, &plans, seed, false)
+    });
     println!("{count} seeds from {from}, {:?}", begun.elapsed());
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }

@@ -214,6 +214,12 @@ impl MemTransport {
         self
     }
 
+    /// Whether something has arrived, or the connection is closed: for whoever watches from outside.
+    pub fn arrival(&self) -> impl Fn() -> bool + Send + use<> {
+        let (store, id) = (self.store.clone(), self.id);
+        move || store.lock().daemon.has_output(id)
+    }
+
     /// Takes what has arrived; none while the connection is there and silent.
     fn take_arrived(&self, into: &mut Vec<u8>) -> Option<usize> {
         self.store.lock().daemon.take_output(self.id, into)

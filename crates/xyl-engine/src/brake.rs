@@ -6,6 +6,7 @@
 //! What outlives a process is a line in `/run/xyl/vm/UUID/brake`; how long a domain has lived is in the
 //! VM's journal. So whoever takes a monitor's place waits for the rest of the pause, and no longer.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -155,12 +156,17 @@ fn note(host: &Host, uuid: Uuid, brake: &Brake) -> Result<(), EngineError> {
     host.files
         .create_folder(&folder)
         .map_err(|source| EngineError::io("create folder", &folder, source))?;
-    record::write_whole(
+    let written = record::write_whole(
         &*host.files,
         &path.with_extension("new"),
         &path,
         brake.text().as_bytes(),
-    )
+    );
+    match written {
+        // The VM was destroyed and forgotten between the two: nothing is left to be held up.
+        Err(EngineError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// How long the VM's domain has lived, by the operation that made it; `None` where the journal does not

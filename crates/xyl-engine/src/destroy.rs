@@ -28,8 +28,23 @@ const CONSOLE_TOKEN: &str = "xyl-tty";
 /// Destroys a domain and all that the toolstack made for it.
 ///
 /// A domain with devices that Xyl cannot take down is refused, unless `force` says to leave their
-/// backends to themselves.
+/// backends to themselves. Whose VM has got its next domain by the time that it is this process's turn
+/// (its guest has rebooted) loses that one: it is the VM that was to go.
 pub fn destroy(host: &mut Host, domid: DomId, force: bool) -> Result<(), EngineError> {
+    destroy_with(host, domid, force, true)
+}
+
+/// The same for this one domain, which has ended: a next one of its VM stays.
+pub(crate) fn destroy_ended(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
+    destroy_with(host, domid, false, false)
+}
+
+fn destroy_with(
+    host: &mut Host,
+    domid: DomId,
+    force: bool,
+    follows: bool,
+) -> Result<(), EngineError> {
     if domid == DomId::ZERO {
         return Err(EngineError::ControlDomain("destroying it"));
     }
@@ -38,7 +53,17 @@ pub fn destroy(host: &mut Host, domid: DomId, force: bool) -> Result<(), EngineE
     let owner = Owner::take(host, uuid)?;
     // Another process may have had its turn: the domain may be gone, and its number another's.
     let had_its_turn = owner.has_waited || owner.recovered.is_some();
-    let info = match host.hv.domain_info(domid)? {
+    let now = host.hv.domain_info(domid)?;
+    let is_gone = |now: &DomainInfo| now.handle != info.handle || now.flags.dying;
+    if follows
+        && !info.flags.dying
+        && now.as_ref().is_none_or(is_gone)
+        && let Some(next) = domains::living(&*host.hv, info.handle)?
+    {
+        drop(owner);
+        return destroy_with(host, next, force, follows);
+    }
+    let info = match now {
         Some(now) if now.handle != info.handle => return Ok(()),
         Some(now) if !now.flags.dying => now,
         Some(_) if domains::living(&*host.hv, info.handle)?.is_some() => {

@@ -257,6 +257,7 @@ pub fn rename(host: &mut Host, info: &DomainInfo, new_name: &str) -> Result<(), 
     // The name of one that Xen is still freeing is free.
     infos.retain(|info| !info.flags.dying);
     host.store.try_transaction(|transaction| {
+        refuse_removed(&*host.hv, transaction, info)?;
         let names = names::read(transaction, &infos)?;
         let taken = |(other, name): &(&DomainInfo, Option<String>)| {
             other.domid != info.domid && name.as_deref() == Some(new_name)
@@ -275,6 +276,21 @@ pub fn rename(host: &mut Host, info: &DomainInfo, new_name: &str) -> Result<(), 
         transaction.run(&batch)?;
         Ok(())
     })
+}
+
+/// Somebody else may destroy a domain at any time; what is written of it afterwards would stay for ever, or be another's.
+/// Within a transaction, so that it cannot go between this look and the commit.
+fn refuse_removed(
+    hv: &dyn Hypervisor,
+    store: &mut impl Tree,
+    info: &DomainInfo,
+) -> Result<(), EngineError> {
+    let now = hv.domain_info(info.domid)?;
+    let is_same = now.is_some_and(|now| now.handle == info.handle);
+    match is_same && store.exists(&Path::domain(info.domid.0))? {
+        true => Ok(()),
+        false => Err(EngineError::NoSuchDomain(info.domid.to_string())),
+    }
 }
 
 /// A domain's configuration as `xl list -l` shows it: libxl's record, with what may have changed
@@ -412,11 +428,9 @@ mod tests {
         let web = hv.create_domain(&pv_request([1; 16])).unwrap();
         let nameless = hv.create_domain(&pv_request([2; 16])).unwrap();
         let store = MemStore::new();
-        store
-            .client(0)
-            .unwrap()
-            .write(&home(web, "name").unwrap(), b"web")
-            .unwrap();
+        let mut client = store.client(0).unwrap();
+        client.write(&home(web, "name").unwrap(), b"web").unwrap();
+        client.mkdir(&Path::domain(nameless.0)).unwrap();
         (hv, store, web, nameless)
     }
 
@@ -574,6 +588,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dirs = Dirs::below(folder.path());
         let mut host = Host::new(Box::new(hv), store.client(0).unwrap(), dirs);
+        host.store.mkdir(&Path::domain(domid.0)).unwrap();
         rename(&mut host, &info, "new").unwrap();
         let name = host.store.read_text(&home(domid, "name").unwrap());
         assert_eq!(name.unwrap(), "new");

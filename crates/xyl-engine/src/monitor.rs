@@ -175,9 +175,12 @@ fn next_action(
             return Ok(Some((action, planned)));
         }
         if let Some(turn) = resets.rests_until()
-            && !wait_until(host, vm, turn)?
+            && turn > host.clock.now()
         {
-            return Ok(None);
+            resets.explain(vm.domid).iter().for_each(|line| log(line));
+            if !wait_until(host, vm, turn)? {
+                return Ok(None);
+            }
         }
         // Nobody else changes the VM meanwhile; whoever had it before may have ended it.
         let _owner = Owner::take(host, vm.uuid)?;
@@ -407,8 +410,10 @@ fn act(
         // A soft reset is no end: `next_action` does it.
         Action::Preserve | Action::SoftReset => return Ok(After::End),
         Action::Destroy => {
-            return Ok(match destroy::destroy(host, vm.domid, false) {
+            return Ok(match destroy::destroy_ended(host, vm.domid) {
                 Ok(()) => After::End,
+                // Somebody was faster.
+                Err(EngineError::NoSuchDomain(_)) => After::Gone,
                 Err(cause) => After::Failed("not destroyed", cause),
             });
         }

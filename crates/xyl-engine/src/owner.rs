@@ -166,22 +166,28 @@ pub(crate) fn resume(
 }
 
 /// After an operation: a VM that is to have no domain any more leaves nothing. One that was to get its
-/// next domain and did not keeps its record: `monitor` tries again.
+/// next domain and did not keeps its record: `monitor` tries again. Whether the VM was forgotten, its journal with it.
 pub(crate) fn settle(
     host: &Host,
     uuid: Uuid,
     kind: Kind,
     keeps_record: bool,
     ended: Option<Outcome>,
-) -> Result<(), EngineError> {
-    match (kind, ended) {
-        (Kind::Destroy, Some(Outcome::Done)) => forget(host, uuid),
-        (Kind::Create, Some(Outcome::Undone)) if !keeps_record => forget(host, uuid),
-        (Kind::Create, Some(Outcome::Done)) => record::remove_kept(host, uuid),
+) -> Result<bool, EngineError> {
+    let is_over = match (kind, ended) {
+        (Kind::Destroy, Some(Outcome::Done)) => true,
+        (Kind::Create, Some(Outcome::Undone)) => !keeps_record,
         // One of xl's, of which nothing was kept here before.
-        (Kind::DumpCore, Some(_)) if record::is_absent(host, uuid) => forget(host, uuid),
-        _ => Ok(()),
+        (Kind::DumpCore, Some(_)) => record::is_absent(host, uuid),
+        _ => false,
+    };
+    if is_over {
+        forget(host, uuid)?;
     }
+    if (kind, ended) == (Kind::Create, Some(Outcome::Done)) {
+        record::remove_kept(host, uuid)?;
+    }
+    Ok(is_over)
 }
 
 /// Removes what is kept of a VM that has no domain; the lock is held by the caller.

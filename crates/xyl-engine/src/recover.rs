@@ -246,6 +246,17 @@ pub(crate) fn finish(host: &mut Host, uuid: Uuid) -> Result<Left, EngineError> {
     }
     let past = Past::of(&contents);
     let recovered = match past.operations.last() {
+        Some(last) if last.outcome.is_some() => {
+            // It has ended, but perhaps its process died before all was put away.
+            let keeps_record = last.is_set(KEEPS_RECORD);
+            if owner::settle(host, uuid, kind_of(uuid, last)?, keeps_record, last.outcome)? {
+                return Ok(Left {
+                    contents: Contents::default(),
+                    recovered: None,
+                });
+            }
+            None
+        }
         Some(last) => finish_last(host, uuid, last, &contents, &past)?,
         None => {
             forget_empty(host, uuid)?;
@@ -270,6 +281,13 @@ fn forget_empty(host: &Host, uuid: Uuid) -> Result<(), EngineError> {
         .map_err(|source| EngineError::io("remove", &folder, source))
 }
 
+fn kind_of(uuid: Uuid, operation: &Operation) -> Result<Kind, EngineError> {
+    Kind::parse(&operation.begin.kind).ok_or_else(|| EngineError::UnknownOperation {
+        uuid: uuid.hyphenated().to_string(),
+        kind: operation.begin.kind.clone(),
+    })
+}
+
 fn finish_last(
     host: &mut Host,
     uuid: Uuid,
@@ -277,16 +295,7 @@ fn finish_last(
     contents: &Contents,
     past: &Past,
 ) -> Result<Option<Recovered>, EngineError> {
-    let kind = Kind::parse(&last.begin.kind).ok_or_else(|| EngineError::UnknownOperation {
-        uuid: uuid.hyphenated().to_string(),
-        kind: last.begin.kind.clone(),
-    })?;
-    if last.outcome.is_some() {
-        // It has ended, but perhaps its process died before all was put away.
-        let keeps_record = last.is_set(KEEPS_RECORD);
-        owner::settle(host, uuid, kind, keeps_record, last.outcome)?;
-        return Ok(None);
-    }
+    let kind = kind_of(uuid, last)?;
     let mut draft = redraft(host, uuid, kind, last)?;
     let resumed = owner::resume(&mut draft, kind, contents, past)?;
     let (domid, keeps_record) = (draft.domid, draft.keeps_record);

@@ -661,12 +661,24 @@ pub struct Tally {
     rests_until: Option<Instant>,
     told_at: Option<Instant>,
     untold: u64,
+    is_explained: bool,
 }
 
 impl Tally {
     /// From when on the next reset may begin; `None` for the first.
     pub fn rests_until(&self) -> Option<Instant> {
         self.rests_until
+    }
+
+    /// A domain has to wait for its next reset: the line that says why, the first time.
+    pub fn explain(&mut self, domid: DomId) -> Option<String> {
+        let is_new = !std::mem::replace(&mut self.is_explained, true);
+        is_new.then(|| {
+            format!(
+                "domain {domid} asks for one soft reset after the other: from now on each waits for {REST_TIMES} times as long as the last one took, {} s at most",
+                REST_MAX.as_secs()
+            )
+        })
     }
 
     /// Counts a reset of the domain that took so long; the line to write, if it is time for one: with the first, then

@@ -120,7 +120,10 @@ fn files(now: &Snapshot, faults: &mut Vec<String>) {
                 let owner = vms.get(uuid).map(DomId::to_string);
                 is_kind && is_last && owner == Some(domid)
             }
-            ["run", "xen", "domid-history"] => true,
+            ["run", "xyl", "watch", uuid] | ["run", "xyl", "vm", uuid, "brake"] => {
+                vms.contains_key(*uuid)
+            }
+            ["run", "xen", "domid-history"] | ["run", "xyl", "names" | "names.lock"] => true,
             _ => false,
         }
     };

@@ -4,6 +4,7 @@
 
 #[path = "../../../xen-build/tests/common/mod.rs"]
 pub mod common;
+pub mod seeds;
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,8 @@ use xyl_engine::{Cancel, Dirs, EngineError, Host};
 pub struct Bench {
     /// A fault in every process that acts or recovers.
     pub sabotage: Option<Sabotage>,
-    _folder: tempfile::TempDir,
+    /// Lives as long as somebody uses it.
+    folder: std::sync::Arc<tempfile::TempDir>,
     kernel: PathBuf,
     kernel_cache: PathBuf,
 }
@@ -35,9 +37,19 @@ impl Bench {
         let kernel_cache = folder.path().join("cache");
         Bench {
             sabotage: None,
-            _folder: folder,
+            folder: std::sync::Arc::new(folder),
             kernel,
             kernel_cache,
+        }
+    }
+
+    /// The same without a fault in the engine.
+    pub fn sound(&self) -> Bench {
+        Bench {
+            sabotage: None,
+            folder: std::sync::Arc::clone(&self.folder),
+            kernel: self.kernel.clone(),
+            kernel_cache: self.kernel_cache.clone(),
         }
     }
 

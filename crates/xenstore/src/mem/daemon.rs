@@ -126,6 +126,12 @@ impl Daemon {
         true
     }
 
+    /// Whether there is something to be received, if only the end of the connection.
+    pub fn has_output(&self, id: ConnectionId) -> bool {
+        let connection = self.connections.get(&id);
+        connection.is_none_or(|connection| connection.is_closed || !connection.output.is_empty())
+    }
+
     /// Moves the output for a client to `into`; none if there is none yet, 0 bytes if the connection is closed.
     pub fn take_output(&mut self, id: ConnectionId, into: &mut Vec<u8>) -> Option<usize> {
         let connection = match self.connections.get_mut(&id) {

@@ -1,0 +1,379 @@
+//! Several processes in one world, one call at a time, in an order that a seed decides.
+//!
+//! Each process is a thread with a [`Seat`]. Whoever has the turn runs, all others stand still; at each call that
+//! crosses a port the turn is handed to whom the dice choose. A process that waits (for a lock, for xenstored, for
+//! the clock) gets no turn until what it waits for is there or its time has come. When all wait, time passes. So the
+//! same seed gives the same order of calls, and a wait that nothing ends is found instead of hanging.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use os_port::Clock;
+use os_port::mem::VirtualClock;
+
+/// How long a call takes.
+const CALL_TIME: Duration = Duration::from_micros(100);
+/// More turns than a run of a few commands can need.
+const TURNS_MAX: u64 = 200_000;
+/// More turns than any run can need.
+const LONG_TURNS_MAX: u64 = 5_000_000;
+/// How long those who serve on have after the last of the others has ended, for what is still to be done.
+const AFTERWARDS: Duration = Duration::from_secs(300);
+/// How likely it is, in percent, that a process keeps its turn; a run has one of them throughout.
+const STAYS_PERCENT: [u64; 6] = [0, 30, 60, 85, 95, 99];
+/// In one run of so many a process stands still from some call on, until the others have ended or wait.
+const STALLED_RUNS: u64 = 2;
+/// Within how many of its calls.
+const STALLED_WITHIN: u64 = 60;
+/// In one run of so many, waiting times come to their end now and then although others could go on.
+const HASTY_RUNS: u64 = 4;
+/// How likely that is then at each turn, in permille.
+const HASTE_PERMILLE: u64 = 5;
+
+/// What keeps a process from going on, and whether it is over.
+pub(crate) type Wake = Box<dyn Fn() -> bool + Send>;
+
+/// The order of several processes.
+#[derive(Clone)]
+pub struct Turns {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// One for each seat.
+    changed: Vec<Condvar>,
+    clock: VirtualClock,
+}
+
+struct State {
+    dice: u64,
+    stays_percent: u64,
+    is_hasty: bool,
+    /// Who stands still, and after how many of its calls.
+    stalled: Option<(usize, u64)>,
+    seats: Vec<Standing>,
+    /// Those who are no reason to go on.
+    servants: Vec<bool>,
+    now: usize,
+    count: u64,
+    turns_max: u64,
+    /// The last who ended and was no servant, by the clock.
+    last_end: Instant,
+    /// Who had the turn, in order, as one number.
+    order: u64,
+    /// Why all had to end.
+    stuck: Option<String>,
+    is_over: bool,
+}
+
+enum Standing {
+    Ready,
+    Waiting {
+        what: String,
+        deadline: Instant,
+        wake: Wake,
+    },
+    Gone,
+}
+
+/// What a wait came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// What was waited for is there.
+    Woken,
+    /// Time is up.
+    TimeIsUp,
+    /// The run ends here.
+    Over,
+}
+
+impl Turns {
+    /// An order for so many processes in a world with this clock.
+    pub fn new(seed: u64, clock: &VirtualClock, processes: usize) -> Turns {
+        let mut state = State {
+            dice: seed,
+            stays_percent: 0,
+            is_hasty: false,
+            stalled: None,
+            seats: (0..processes).map(|_| Standing::Ready).collect(),
+            servants: vec![false; processes],
+            now: 0,
+            count: 0,
+            turns_max: TURNS_MAX,
+            last_end: clock.now(),
+            order: 0,
+            stuck: None,
+            is_over: false,
+        };
+        let choice = state.below(STAYS_PERCENT.len() as u64) as usize;
+        state.stays_percent = STAYS_PERCENT.get(choice).copied().unwrap_or_default();
+        state.is_hasty = state.below(HASTY_RUNS) == 0;
+        if state.below(STALLED_RUNS) == 0 {
+            let who = state.below(processes.max(1) as u64) as usize;
+            state.stalled = Some((who, state.below(STALLED_WITHIN)));
+        }
+        state.now = state.below(processes.max(1) as u64) as usize;
+        Turns {
+            shared: Arc::new(Shared {
+                state: Mutex::new(state),
+                changed: (0..processes).map(|_| Condvar::new()).collect(),
+                clock: clock.clone(),
+            }),
+        }
+    }
+
+    /// An order for a long run, in which nobody is held up: whose turn it is depends on chance alone.
+    pub fn fair(seed: u64, clock: &VirtualClock, processes: usize) -> Turns {
+        let turns = Turns::new(seed, clock, processes);
+        let mut state = turns.state();
+        (state.stalled, state.is_hasty, state.stays_percent) = (None, false, 0);
+        state.turns_max = LONG_TURNS_MAX;
+        drop(state);
+        turns
+    }
+
+    /// The seat of a process, by its number from 0.
+    pub fn seat(&self, number: usize) -> Seat {
+        Seat {
+            turns: self.clone(),
+            number,
+        }
+    }
+
+    /// The seat of a process that serves for ever, such as a monitor: it is ended when all others have ended and
+    /// nothing is left for it to do.
+    pub fn servant(&self, number: usize) -> Seat {
+        if let Some(servant) = self.state().servants.get_mut(number) {
+            *servant = true;
+        }
+        self.seat(number)
+    }
+
+    /// Why the run could not come to its end, if it could not.
+    pub fn stuck(&self) -> Option<String> {
+        self.state().stuck.clone()
+    }
+
+    /// How often the turn was given, and a number that stands for the order in which it was.
+    pub fn order(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.count, state.order)
+    }
+
+    /// Whoever panics with it in hand shall not hide its own message behind another panic.
+    fn state(&self) -> MutexGuard<'_, State> {
+        let state = self.shared.state.lock();
+        state.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The place of one process in the order.
+#[derive(Clone)]
+pub struct Seat {
+    turns: Turns,
+    number: usize,
+}
+
+impl std::fmt::Debug for Seat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Seat({})", self.number)
+    }
+}
+
+impl Seat {
+    /// Waits for the first turn.
+    pub(crate) fn enter(&self) {
+        drop(self.until_mine(self.turns.state()));
+    }
+
+    /// Gives the turn to whoever the dice choose, and waits for the next one. False when the run ends here.
+    #[must_use]
+    pub(crate) fn pass(&self) -> bool {
+        let mut state = self.turns.state();
+        self.turns.shared.clock.advance(CALL_TIME);
+        state.count += 1;
+        if state.count > state.turns_max {
+            let what = format!("no end after {} turns", state.count);
+            state.stuck.get_or_insert(what);
+        }
+        self.hand_over(&mut state);
+        !self.until_mine(state).is_ended()
+    }
+
+    /// Waits until `wake` or the deadline, while others have their turns.
+    pub(crate) fn wait(&self, what: &str, deadline: Instant, wake: Wake) -> Waited {
+        let mut state = self.turns.state();
+        if let Some(standing) = state.seats.get_mut(self.number) {
+            *standing = Standing::Waiting {
+                what: what.to_owned(),
+                deadline,
+                wake,
+            };
+        }
+        self.hand_over(&mut state);
+        let mut state = self.until_mine(state);
+        if state.is_ended() {
+            return Waited::Over;
+        }
+        let standing = state.seats.get_mut(self.number);
+        let before = standing.map(|standing| std::mem::replace(standing, Standing::Ready));
+        match before {
+            Some(Standing::Waiting { wake, .. }) if !wake() => Waited::TimeIsUp,
+            _ => Waited::Woken,
+        }
+    }
+
+    /// The process has ended.
+    pub(crate) fn leave(&self) {
+        let mut state = self.turns.state();
+        if let Some(standing) = state.seats.get_mut(self.number) {
+            *standing = Standing::Gone;
+        }
+        if state.servants.get(self.number) == Some(&false) {
+            state.last_end = self.turns.shared.clock.now();
+        }
+        self.hand_over(&mut state);
+    }
+
+    fn hand_over(&self, state: &mut State) {
+        if !state.is_ended() {
+            state.choose(&self.turns.shared.clock);
+        }
+        let changed = &self.turns.shared.changed;
+        match state.is_ended() {
+            true => changed.iter().for_each(Condvar::notify_all),
+            false if state.now == self.number => {}
+            false => changed
+                .get(state.now)
+                .into_iter()
+                .for_each(Condvar::notify_all),
+        }
+    }
+
+    fn until_mine<'s>(&self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        let changed = self.turns.shared.changed.get(self.number);
+        while let Some(changed) = changed.filter(|_| state.now != self.number && !state.is_ended())
+        {
+            let woken = changed.wait(state);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        state
+    }
+}
+
+impl State {
+    fn is_ended(&self) -> bool {
+        self.is_over || self.stuck.is_some()
+    }
+
+    /// A number that follows from the seed (splitmix64).
+    fn below(&mut self, limit: u64) -> u64 {
+        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.dice;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % limit.max(1)
+    }
+
+    /// Decides whose turn it is next.
+    fn choose(&mut self, clock: &VirtualClock) {
+        let stalled = self.count_down();
+        let keeps = self.below(100) < self.stays_percent && stalled != Some(self.now);
+        let now = clock.now();
+        if keeps && matches!(self.seats.get(self.now), Some(Standing::Ready)) {
+            return;
+        }
+        let mut able: Vec<usize> = self
+            .seats
+            .iter()
+            .enumerate()
+            .filter(|(_, standing)| standing.is_able(now))
+            .map(|(number, _)| number)
+            .collect();
+        if able.len() > 1 {
+            able.retain(|number| Some(*number) != stalled);
+        }
+        let is_hasty = self.is_hasty && self.below(1000) < HASTE_PERMILLE;
+        let choice = self.below(able.len() as u64) as usize;
+        match able.get(choice) {
+            Some(number) if !is_hasty => self.give(*number),
+            other => {
+                let number = other.copied();
+                if !self.let_time_pass(clock)
+                    && let Some(number) = number
+                {
+                    self.give(number);
+                }
+            }
+        }
+    }
+
+    /// Who stands still now, if it has made so many of its calls.
+    fn count_down(&mut self) -> Option<usize> {
+        let (who, left) = self.stalled.as_mut()?;
+        if *who == self.now {
+            *left = left.saturating_sub(1);
+        }
+        (*left == 0).then_some(*who)
+    }
+
+    fn give(&mut self, number: usize) {
+        self.now = number;
+        self.order = (self.order ^ (number as u64 + 1)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+
+    /// It is the turn of whoever's time is up first. False where nobody waits.
+    fn let_time_pass(&mut self, clock: &VirtualClock) -> bool {
+        let waiting = self.seats.iter().enumerate();
+        let first = waiting
+            .filter_map(|(number, standing)| Some((standing.deadline()?, number)))
+            .min();
+        let Some((deadline, number)) = first else {
+            return false;
+        };
+        let is_served = self.seats.iter().zip(&self.servants);
+        let mut others = is_served.filter(|(standing, servant)| standing.is_there() && !**servant);
+        if others.next().is_none() && deadline > self.last_end + AFTERWARDS {
+            self.is_over = true;
+            return true;
+        }
+        self.count += 1;
+        if self.count > self.turns_max {
+            let told: Vec<String> = self.seats.iter().filter_map(Standing::told).collect();
+            self.stuck = Some(format!("waiting without an end: {}", told.join(", ")));
+            return true;
+        }
+        clock.advance(deadline.saturating_duration_since(clock.now()));
+        self.give(number);
+        true
+    }
+}
+
+impl Standing {
+    fn is_there(&self) -> bool {
+        !matches!(self, Standing::Gone)
+    }
+
+    fn is_able(&self, now: Instant) -> bool {
+        match self {
+            Standing::Ready => true,
+            Standing::Waiting { deadline, wake, .. } => *deadline <= now || wake(),
+            Standing::Gone => false,
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Standing::Waiting { deadline, .. } => Some(*deadline),
+            _ => None,
+        }
+    }
+
+    fn told(&self) -> Option<String> {
+        match self {
+            Standing::Waiting { what, .. } => Some(what.clone()),
+            _ => None,
+        }
+    }
+}
