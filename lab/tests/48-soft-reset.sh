@@ -101,7 +101,14 @@ for round in $(seq 1 15); do
 done
 within 10 eval '[ "$(grep -ac "soft-reset done" "$consoles/guest-taken.log")" -ge 15 ]'
 matches '^taken +[0-9]+ +32 +1 +-?[rb]?' "$(xl list taken)"
-ok xl destroy taken
+# Who asks it to shut down while it waits for its reset asks its next kernel.
+kill_hard "$(monitor_of "$domid")"
+xenstore-write "/local/domain/$domid/data/command" 'shutdown soft_reset'
+within 20 state_is taken s
+xenstore-write "/local/domain/$domid/control/shutdown" poweroff
+xyl -T monitor "$domid" "$uuid" </dev/null >"$scratch/monitor.log" 2>&1 &
+within 20 console_says taken 'soft-reset done 16'
+within 20 domain_gone taken
 
 # A PV guest that asks has crashed, and its owner reads why.
 start asks-pv pv 'on_crash = "preserve"'

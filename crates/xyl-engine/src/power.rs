@@ -80,6 +80,13 @@ impl PowerRequest {
         }
     }
 
+    /// The request that a word in `control/shutdown` is, whoever wrote it there.
+    pub(crate) fn of_word(word: &[u8]) -> Option<PowerRequest> {
+        [PowerRequest::Poweroff, PowerRequest::Reboot]
+            .into_iter()
+            .find(|request| request.word().as_bytes() == word)
+    }
+
     fn button(self) -> Trigger {
         match self {
             PowerRequest::Poweroff => Trigger::Power,
@@ -127,7 +134,7 @@ fn has_pv_control(hv: &dyn Hypervisor, info: &DomainInfo) -> Result<bool, Engine
     Ok(info.kind() != GuestKind::Hvm || hv.hvm_param(info.domid, HvmParam::CallbackIrq)? != 0)
 }
 
-fn shutdown_path(domid: DomId) -> Result<Path, EngineError> {
+pub(crate) fn shutdown_path(domid: DomId) -> Result<Path, EngineError> {
     home(domid, "control/shutdown")
 }
 

@@ -22,6 +22,7 @@ use xenstore::{Batch, Path, Tree};
 
 use crate::create::{self, Daemons};
 use crate::monitor::Vm;
+use crate::power::{self, PowerRequest};
 use crate::tree::{self, DomainTree};
 use crate::{EngineError, Host, destroy, spec};
 
@@ -186,6 +187,8 @@ struct Note {
     phase: Phase,
     /// The domain was paused by somebody else before, and stays so.
     stays_paused: bool,
+    /// What the guest was asked for and had not taken yet: the node is the guest's, and goes with the release.
+    asked_for: Option<PowerRequest>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,14 +216,21 @@ impl Phase {
 
 impl Note {
     fn text(self) -> String {
+        let asked_for = self
+            .asked_for
+            .map_or_else(String::new, |request| format!(" {}", request.word()));
         let paused = if self.stays_paused { STAYS_PAUSED } else { "" };
-        format!("{}{paused}", self.phase.word())
+        format!("{}{asked_for}{paused}", self.phase.word())
     }
 
     fn parse(text: &str) -> Option<Note> {
-        let (word, stays_paused) = match text.strip_suffix(STAYS_PAUSED) {
-            Some(word) => (word, true),
+        let (text, stays_paused) = match text.strip_suffix(STAYS_PAUSED) {
+            Some(rest) => (rest, true),
             None => (text, false),
+        };
+        let (word, asked_for) = match text.split_once(' ') {
+            Some((word, asked)) => (word, Some(PowerRequest::of_word(asked.as_bytes())?)),
+            None => (text, None),
         };
         let phase = [Phase::Asked, Phase::Described, Phase::GivenUp]
             .into_iter()
@@ -228,6 +238,7 @@ impl Note {
         Some(Note {
             phase,
             stays_paused,
+            asked_for,
         })
     }
 }
@@ -381,6 +392,7 @@ impl<'a> Draft<'a> {
         let note = Note {
             phase: Phase::GivenUp,
             stays_paused,
+            asked_for: None,
         };
         let info = match self.write_note(note).and_then(|()| self.info()) {
             Err(EngineError::NoSuchDomain(_)) => return Ok(()),
@@ -417,6 +429,7 @@ fn note(draft: &mut Draft<'_>) -> Result<(), EngineError> {
     draft.write_note(Note {
         phase: Phase::Asked,
         stays_paused: info.flags.paused,
+        asked_for: None,
     })
 }
 
@@ -430,6 +443,7 @@ fn hold(draft: &mut Draft<'_>) -> Result<(), EngineError> {
         draft.write_note(Note {
             phase: Phase::Asked,
             stays_paused: false,
+            asked_for: None,
         })?;
     }
     Ok(draft.host.hv.pause_domain(draft.vm.domid)?)
@@ -461,9 +475,27 @@ fn no_device_model(draft: &Draft<'_>, step: &'static str) -> Result<(), EngineEr
 fn release(draft: &mut Draft<'_>) -> Result<(), EngineError> {
     let domid = draft.vm.domid.0;
     if draft.host.store.is_introduced(domid)? {
+        keep_request(draft)?;
         draft.host.store.release(domid)?;
     }
     Ok(())
+}
+
+/// Who has asked the guest to shut down or reboot asked the VM, whichever kernel it runs: the next one gets to know.
+fn keep_request(draft: &mut Draft<'_>) -> Result<(), EngineError> {
+    let asked_for = waiting_request(&mut draft.host.store, draft.vm.domid)?;
+    match (asked_for, draft.read_note()?) {
+        (Some(_), Some(note)) => draft.write_note(Note { asked_for, ..note }),
+        _ => Ok(()),
+    }
+}
+
+fn waiting_request(
+    store: &mut impl Tree,
+    domid: DomId,
+) -> Result<Option<PowerRequest>, EngineError> {
+    let word = store.read_opt(&power::shutdown_path(domid)?)?;
+    Ok(word.and_then(|word| PowerRequest::of_word(&word)))
 }
 
 fn reset(draft: &mut Draft<'_>) -> Result<(), EngineError> {
@@ -508,10 +540,13 @@ fn open_channels(draft: &mut Draft<'_>) -> Result<(), EngineError> {
 /// which watches the console's nodes, finds the new port and the old tty.
 fn write_nodes(draft: &mut Draft<'_>) -> Result<(), EngineError> {
     let info = draft.info()?;
+    let before = draft.read_note()?;
     let note = Note {
         phase: Phase::Described,
-        stays_paused: draft.stays_paused()?,
+        stays_paused: before.is_some_and(|note| note.stays_paused),
+        asked_for: None,
     };
+    let kept = before.and_then(|note| note.asked_for);
     let rings = Rings {
         store_gfn: Gfn(draft.param(HvmParam::StorePfn)?),
         store_port: draft.port(HvmParam::StoreEvtchn)?,
@@ -521,7 +556,14 @@ fn write_nodes(draft: &mut Draft<'_>) -> Result<(), EngineError> {
     draft.host.store.try_transaction(|transaction| {
         refuse_removed(transaction, info.domid)?;
         let live = Live::read(transaction, &info)?;
-        transaction.run(&live.nodes(&info, &rings, note)?)?;
+        // One that came since the release counts more than the one before.
+        let asked_for = waiting_request(transaction, info.domid)?.or(kept);
+        let mut batch = live.nodes(&info, &rings, note)?;
+        if let Some(request) = asked_for {
+            let node = power::shutdown_path(info.domid)?;
+            batch.write(&node, request.word().as_bytes());
+        }
+        transaction.run(&batch)?;
         Ok::<(), EngineError>(())
     })
 }

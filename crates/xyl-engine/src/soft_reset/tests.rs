@@ -443,6 +443,32 @@ fn processes_may_be_killed_at_any_request() {
     }
 }
 
+/// Somebody asks the guest to shut down while it waits for its reset, as `xyl shutdown` does.
+fn ask_to_shut_down(world: &mut World) {
+    let (mut client, domid) = (world.store.client(0).unwrap(), world.vm.domid);
+    let info = world.hv.domain_info(domid).unwrap().unwrap();
+    power::ask(&world.hv, &mut client, &info, PowerRequest::Poweroff, false).unwrap();
+    let node = power::shutdown_path(domid).unwrap().as_str().to_owned();
+    world.nodes.get_mut(&node).unwrap().0 = b"poweroff".to_vec();
+}
+
+#[test]
+fn a_request_that_the_guest_had_not_taken_reaches_its_next_kernel_whoever_is_killed() {
+    for number in 1.. {
+        let mut world = World::new(GuestKind::Pvh);
+        ask_to_shut_down(&mut world);
+        die_at_request(&world.store, number);
+        let is_done = as_process(|| world.run()).is_some();
+        world.store.clear_fault_hook();
+        finish(&world);
+        world.assert_is_reset(1);
+        if is_done {
+            assert!(number > 20, "only {number} requests");
+            return;
+        }
+    }
+}
+
 /// What a new monitor does.
 fn finish(world: &World) {
     let is_shut_down = world.hv.domain(world.vm.domid).unwrap().shutdown.is_some();
@@ -701,11 +727,18 @@ fn the_documentation_holds_this_table() {
 fn notes_are_read_back_and_nothing_else_is() {
     for phase in [Phase::Asked, Phase::Described, Phase::GivenUp] {
         for stays_paused in [false, true] {
-            let note = Note {
-                phase,
-                stays_paused,
-            };
-            assert_eq!(Note::parse(&note.text()), Some(note));
+            for asked_for in [
+                None,
+                Some(PowerRequest::Poweroff),
+                Some(PowerRequest::Reboot),
+            ] {
+                let note = Note {
+                    phase,
+                    stays_paused,
+                    asked_for,
+                };
+                assert_eq!(Note::parse(&note.text()), Some(note));
+            }
         }
     }
     for text in [
@@ -714,6 +747,8 @@ fn notes_are_read_back_and_nothing_else_is() {
         " paused",
         "asked ",
         "asked paused paused",
+        "asked soft-reset",
+        "asked poweroff reboot",
         "ASKED",
     ] {
         assert_eq!(Note::parse(text), None, "{text}");
