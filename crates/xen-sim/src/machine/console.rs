@@ -18,7 +18,7 @@ const LINE_MAX_BYTES: usize = 256;
 pub(super) struct Console {
     master: OwnedFd,
     /// Held open, so that the pty outlives its readers.
-    _slave: OwnedFd,
+    slave: OwnedFd,
     tty: String,
     log: Option<File>,
     kept: Vec<u8>,
@@ -41,7 +41,7 @@ impl Console {
         rustix::io::ioctl_fionbio(&master, true)?;
         Ok(Console {
             master,
-            _slave: slave,
+            slave,
             tty: tty.to_string_lossy().into_owned(),
             log: OpenOptions::new().create(true).append(true).open(log).ok(),
             kept: Vec::new(),
@@ -61,6 +61,11 @@ impl Console {
     /// Whether bytes wait for a reader.
     pub fn is_full(&self) -> bool {
         !self.kept.is_empty()
+    }
+
+    /// Whether a reader has not read all yet that was printed. What it has not is lost when the pty is closed.
+    pub fn is_unread(&self) -> bool {
+        self.is_full() || rustix::io::ioctl_fionread(&self.slave).is_ok_and(|bytes| bytes > 0)
     }
 
     /// The guest prints.

@@ -34,6 +34,10 @@ const CPUS: u32 = 4;
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// How often it looks whether its folder is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long the console of a domain that has gone stays open at least: what was printed takes a moment to be readable.
+const LAST_WORDS_LEAST: Duration = Duration::from_millis(50);
+/// And at most, for somebody to read it.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
 
 /// Is a simulated host until it is switched off. Says so on standard output once it takes commands.
 ///
@@ -55,6 +59,8 @@ struct Machine {
     /// xenconsoled's and the CPU's way into xenstore.
     own: Client,
     guests: BTreeMap<u16, Guest>,
+    /// Consoles of domains that have gone, and since when: a reader gets the last words.
+    last_words: Vec<(Console, Instant)>,
     xen_socket: UnixListener,
     store_socket: UnixListener,
     xen_links: Vec<XenLink>,
@@ -126,6 +132,7 @@ impl Machine {
             store,
             own,
             guests: BTreeMap::new(),
+            last_words: Vec::new(),
             store_socket: listen(&host.store_socket())?,
             // The last: who can connect to it finds the rest.
             xen_socket: listen(&host.xen_socket())?,
@@ -146,6 +153,10 @@ impl Machine {
                 }
             }
             self.deliver();
+            self.close_consoles();
+            if !self.last_words.is_empty() {
+                wake = wake.min(Instant::now() + LAST_WORDS_LEAST);
+            }
             if !self.host.xen_socket().exists() || (self.is_idle() && self.switches_off()?) {
                 return Ok(());
             }
@@ -214,6 +225,15 @@ impl Machine {
         }
     }
 
+    /// Consoles of domains that have gone are closed once they have been read, or nobody reads them.
+    fn close_consoles(&mut self) {
+        self.last_words.retain_mut(|(console, since)| {
+            console.flush();
+            let gone_for = since.elapsed();
+            gone_for < LAST_WORDS_LEAST || (console.is_unread() && gone_for < LAST_WORDS_LIMIT)
+        });
+    }
+
     /// What the hypervisor did is told to xenstored, to the guests, and to the log.
     fn bring_up_to_date(&mut self) {
         // A number comes again only after all others: whoever has one is who had it before.
@@ -232,7 +252,9 @@ impl Machine {
             .copied()
             .collect();
         for domid in gone {
-            self.guests.remove(&domid);
+            let console = self.guests.remove(&domid).and_then(|guest| guest.console);
+            self.last_words
+                .extend(console.map(|console| (console, Instant::now())));
             self.store.domain_destroyed(domid);
             self.log(&format!("d{domid}: gone"));
         }

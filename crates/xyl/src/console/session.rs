@@ -22,6 +22,11 @@ use crate::tell;
 /// How long the console of a domain that has shut down, and is kept, must be silent to count as
 /// ended: xenconsoled may still be on its way with the last bytes.
 const QUIET: Duration = Duration::from_millis(500);
+/// How long the last bytes of a domain that has gone may take.
+const LAST_BYTES: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 /// Signals that end a session.
 const SIGNALS: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
@@ -334,12 +339,29 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Shows all that the tty still has.
+    /// Shows all that the tty still has. Its last bytes may still be on their way: they have come once xenconsoled has closed
+    /// it, or when nothing has come for a while.
     fn drain(&mut self) -> Result<(), ConsoleError> {
-        while let Some(bytes) = self.read_tty()?.filter(|bytes| !bytes.is_empty()) {
+        while let Some(bytes) = self.read_tty()? {
+            if bytes.is_empty() && !self.has_more()? {
+                return Ok(());
+            }
             self.show(&bytes)?;
         }
         Ok(())
+    }
+
+    /// Waits until the tty has bytes or is closed, for a while.
+    fn has_more(&self) -> Result<bool, ConsoleError> {
+        let Some(tty) = &self.console.tty else {
+            return Ok(false);
+        };
+        let mut fds = [PollFd::new(tty, PollFlags::IN)];
+        match poll(&mut fds, Some(&LAST_BYTES)) {
+            Ok(nr_ready) => Ok(nr_ready > 0),
+            Err(Errno::INTR) => Ok(false),
+            Err(errno) => Err(failed("wait for the console", errno)),
+        }
     }
 
     /// Writes to standard output; false when nobody reads it any more.
