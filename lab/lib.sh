@@ -88,7 +88,7 @@ domain_state() {
 traces() {
 	xl list | awk 'NR > 1 { print "domain", $2 }'
 	xl claims | awk 'NR > 1 && $4 > 0 { print "claim", $2 }'
-	xenstore-ls -f / | sed 's/ = ".*//' | grep -vxE '/vm|/libxl|/local/domain/0/backend(/[a-z]+)?'
+	xenstore-ls -f / | sed 's/ = ".*//' | grep -vxE '/vm|/libxl|/tool/xyl(/told)?|/local/domain/0/backend(/[a-z]+)?'
 	find /run/xyl /var/lib/xyl /var/lib/xen -mindepth 1 -path /var/lib/xen/dump -prune -o -print 2>/dev/null | grep -vxE '/var/lib/xyl/(vm|kept)|/run/xyl/(busy|vm|names|watch|(host-facts|told)\.(json|new))'
 	pgrep -ax 'xyl|xyld|xl'
 	true
@@ -149,6 +149,14 @@ other_domid() {
 # uuid_of NAME
 uuid_of() {
 	xl vm-list | awk -v name="$1" '$3 == name { print $1 }'
+}
+
+# monitors NAME: the processes that watch over it. gone PID: whether a process has ended.
+monitors() {
+	pgrep -f "^[^ ]*xyl -T monitor [0-9]+ $(uuid_of "$1")"
+}
+gone() {
+	! kill -0 "$1" 2>/dev/null
 }
 
 # compared NAME: both toolstacks dump the core of a domain that stands still; the line of numbers of compare-cores.py. What

@@ -16,9 +16,6 @@ monitors() {
 no_monitor() {
 	! monitors
 }
-gone() {
-	! kill -0 "$1" 2>/dev/null
-}
 traces >before
 
 # -F: the command itself watches, through a restart, until the end.

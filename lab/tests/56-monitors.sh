@@ -15,19 +15,12 @@ start() {
 	ok xyl create -q "$scratch/$name.cfg"
 	within 20 readies "$name" 1
 }
-# monitors NAME: the processes that watch over it.
-monitors() {
-	pgrep -f "^[^ ]*xyl -T monitor [0-9]+ $(uuid_of "$1")"
-}
 # kill_monitor NAME: ends it as nothing can be caught, and waits until it is gone.
 kill_monitor() {
 	local pid
 	pid=$(monitors "$1")
 	ok kill -9 "$pid"
 	within 10 gone "$pid"
-}
-gone() {
-	! kill -0 "$1" 2>/dev/null
 }
 one_monitor() {
 	[ "$(monitors "$1" | wc -l)" -eq 1 ]

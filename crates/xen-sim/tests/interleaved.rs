@@ -28,7 +28,8 @@ use xyl_engine::create::{CreateRequest, create};
 use xyl_engine::domains::DomainRef;
 use xyl_engine::monitor::{self, Vm};
 use xyl_engine::plan::Planned;
-use xyl_engine::{Cancel, EngineError, Host, destroy, domains, power, recover, restart, watchers};
+use xyl_engine::requests::{self, Request};
+use xyl_engine::{Cancel, EngineError, Host, destroy, domains, recover, restart, watchers};
 
 const ASH: &str = "6a1d0c4e-0000-4000-8000-000000000001";
 const OTHER: &str = "6a1d0c4e-0000-4000-8000-000000000002";
@@ -104,6 +105,13 @@ const MEETINGS: &[Meeting] = &[
     meeting(&[Create, Destroy], true),
     meeting(&[Create, Destroy], false),
     meeting(&[Destroy, Destroy], true),
+    meeting(&[Monitor, Destroy], true),
+    meeting(&[Monitor, Pause], true),
+    meeting(&[Monitor, Pause, Rename], true),
+    meeting(&[Monitor, Destroy, Rename], true),
+    meeting(&[Monitor, Destroy, Pause], true),
+    meeting(&[Monitor, Destroy, Create], true),
+    meeting(&[Monitor, Rename, Recover], true),
     meeting(&[Monitor, REBOOT, Destroy], true),
     meeting(&[Monitor, REBOOT, Pause], true),
     meeting(&[Monitor, REBOOT, Rename], true),
@@ -155,6 +163,16 @@ impl Told {
         fared.any(|(_, fared)| matches!(fared, Fared::Killed))
     }
 
+    /// Whether a destroy was begun by the monitor, and not done by the time that whoever had asked gave up.
+    fn is_destroyed_late(&self) -> bool {
+        let mut fared = self.fared.iter();
+        let gave_up = |(act, fared): &(Act, Fared)| match fared {
+            Fared::Failed(why) => *act == Destroy && why.contains("not within"),
+            _ => false,
+        };
+        fared.any(gave_up) && self.lines.iter().any(|line| line.contains("destroy, for"))
+    }
+
     /// How many of these came to a good end.
     fn well(&self, act: Act) -> usize {
         let of = self.fared.iter().filter(|(one, _)| *one == act);
@@ -203,20 +221,17 @@ impl Scene<'_> {
             Create => create_planned(host, &self.plans.ash).map(drop),
             CreateNamesake => create_planned(host, &self.plans.namesake).map(drop),
             Destroy => {
-                let info = find(host, "ash")?;
-                destroy::destroy(host, info.domid, false)
+                let force = false;
+                ask(host, "ash", &Request::Destroy { force })
             }
-            Pause => {
-                let info = find(host, "ash")?;
-                power::pause(&*host.hv, info.domid)
-            }
+            Pause => ask(host, "ash", &Request::Pause),
             Rename => {
-                let info = find(host, "ash")?;
-                domains::rename(host, &info, "alder")
+                let name = "alder".to_owned();
+                ask(host, "ash", &Request::Rename { name })
             }
             RenameOther => {
-                let info = find(host, "beech")?;
-                domains::rename(host, &info, "ash")
+                let name = "ash".to_owned();
+                ask(host, "beech", &Request::Rename { name })
             }
             Recover => {
                 let recovered = recover::all(host, true)?;
@@ -303,6 +318,12 @@ impl Scene<'_> {
             _ => Ok(()),
         }
     }
+}
+
+/// Asks whoever watches over the domain of this name, or does it where nobody does.
+fn ask(host: &mut Host, name: &str, request: &Request) -> Result<(), EngineError> {
+    let info = find(host, name)?;
+    requests::ask_for(host, &info, request).map(drop)
 }
 
 fn find(host: &mut Host, name: &str) -> Result<DomainInfo, EngineError> {
@@ -451,6 +472,7 @@ fn judge(
     }
     let now = &told.now;
     names_are_unique(now)?;
+    nothing_is_asked(now)?;
     let mine = checks::vm(now, ASH, &NAMES)?;
     let other = checks::vm(now, OTHER, &NAMES)?;
     for info in mine.iter().chain(&other) {
@@ -491,7 +513,8 @@ fn judge(
             return fail("not one that won");
         }
     }
-    if is_whole && meeting.has_ash && !ended && told.well(Destroy) == 0 && !is_there {
+    let may_be_gone = ended || told.well(Destroy) > 0 || told.is_destroyed_late();
+    if is_whole && meeting.has_ash && !may_be_gone && !is_there {
         return fail("lost");
     }
     if is_whole && meeting.acts.contains(&Recover) {
@@ -522,6 +545,14 @@ fn runs_still(meeting: Meeting, info: Option<&DomainInfo>, told: &Told) -> Resul
         return Err(format!("domain {} is paused; {:?}", info.domid, told.lines));
     }
     Ok(())
+}
+
+/// What was asked was done, or taken back.
+fn nothing_is_asked(now: &Snapshot) -> Result<(), String> {
+    match now.nodes.keys().find(|node| node.contains("/xyl/asked/")) {
+        Some(node) => Err(format!("{node} was never carried out")),
+        None => Ok(()),
+    }
 }
 
 fn names_are_unique(now: &Snapshot) -> Result<(), String> {

@@ -25,8 +25,9 @@ use xen_sim::{Ended, Fault, Moment, Sabotage, Snapshot, World};
 use xenstore::{Path as Node, Tree};
 use xyl_engine::monitor::Vm;
 use xyl_engine::plan::Planned;
+use xyl_engine::requests::{self, Request};
 use xyl_engine::soft_reset::{self, Outcome};
-use xyl_engine::{EngineError, Host, destroy, domains, power, recover, restart};
+use xyl_engine::{EngineError, Host, destroy, recover, restart};
 
 const BYSTANDER: &str = "6a1d0c4e-0000-4000-8000-0000000000ff";
 const UUIDS: [&str; 3] = [
@@ -73,8 +74,8 @@ impl Operation {
         match self {
             Operation::Create => 120,
             Operation::Destroy => 40,
-            Operation::Pause | Operation::Unpause => 1,
-            Operation::Rename => 12,
+            Operation::Pause | Operation::Unpause => 8,
+            Operation::Rename => 20,
             Operation::Restart | Operation::RenameRestart => 160,
             Operation::SoftReset => 90,
         }
@@ -290,12 +291,12 @@ impl<'a> Run<'a> {
         match operation {
             Operation::Create => create_planned(host, plan).map(drop),
             Operation::Destroy => destroy::destroy(host, old()?, false),
-            Operation::Pause => power::pause(&*host.hv, old()?),
-            Operation::Unpause => power::unpause(&*host.hv, old()?),
-            Operation::Rename => match host.hv.domain_info(old()?)? {
-                Some(info) => domains::rename(host, &info, new_name),
-                None => Ok(()),
-            },
+            Operation::Pause => ask(host, old()?, &Request::Pause),
+            Operation::Unpause => ask(host, old()?, &Request::Unpause),
+            Operation::Rename => {
+                let name = new_name.to_owned();
+                ask(host, old()?, &Request::Rename { name })
+            }
             Operation::Restart => restart::restart(host, uuid, old()?, false).map(drop),
             Operation::RenameRestart => restart::restart(host, uuid, old()?, true).map(drop),
             Operation::SoftReset => reset(host, uuid, old()?),
@@ -487,6 +488,14 @@ impl<'a> Run<'a> {
 }
 
 /// A soft reset, as the monitor does it.
+/// Has a change made of a domain, if it is still there.
+fn ask(host: &mut Host, domid: DomId, request: &Request) -> Result<(), EngineError> {
+    match host.hv.domain_info(domid)? {
+        Some(info) => requests::ask_for(host, &info, request).map(drop),
+        None => Ok(()),
+    }
+}
+
 fn reset(host: &mut Host, uuid: Uuid, domid: DomId) -> Result<(), EngineError> {
     let _owner = xyl_engine::Owner::take(host, uuid)?;
     match soft_reset::run(host, Vm { domid, uuid }, &mut |_| ())? {

@@ -31,24 +31,35 @@ const CONSOLE_TOKEN: &str = "xyl-tty";
 /// backends to themselves. Whose VM has got its next domain by the time that it is this process's turn
 /// (its guest has rebooted) loses that one: it is the VM that was to go.
 pub fn destroy(host: &mut Host, domid: DomId, force: bool) -> Result<(), EngineError> {
-    destroy_with(host, domid, force, true)
+    let info = find(host, domid)?;
+    destroy_found(host, &info, force)
+}
+
+/// The same for a domain that was found a while ago; one that is gone by now is fine.
+pub(crate) fn destroy_found(
+    host: &mut Host,
+    info: &DomainInfo,
+    force: bool,
+) -> Result<(), EngineError> {
+    destroy_with(host, info, force, true)
 }
 
 /// The same for this one domain, which has ended: a next one of its VM stays.
 pub(crate) fn destroy_ended(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
-    destroy_with(host, domid, false, false)
+    let info = find(host, domid)?;
+    destroy_with(host, &info, false, false)
 }
 
 fn destroy_with(
     host: &mut Host,
-    domid: DomId,
+    info: &DomainInfo,
     force: bool,
     follows: bool,
 ) -> Result<(), EngineError> {
+    let domid = info.domid;
     if domid == DomId::ZERO {
         return Err(EngineError::ControlDomain("destroying it"));
     }
-    let info = find(host, domid)?;
     let uuid = Uuid::from_bytes(info.handle);
     let owner = Owner::take(host, uuid)?;
     // Another process may have had its turn: the domain may be gone, and its number another's.
@@ -61,7 +72,8 @@ fn destroy_with(
         && let Some(next) = domains::living(&*host.hv, info.handle)?
     {
         drop(owner);
-        return destroy_with(host, next, force, follows);
+        let next = find(host, next)?;
+        return destroy_with(host, &next, force, follows);
     }
     let info = match now {
         Some(now) if now.handle != info.handle => return Ok(()),

@@ -100,8 +100,11 @@ pub fn find_number(hv: &dyn Hypervisor, number: u64) -> Result<Domain, EngineErr
         .ok_or_else(|| EngineError::NoSuchDomain(number.to_string()))
 }
 
-/// A VM's domain that is not about to go.
+/// A VM's domain that is not about to go. A handle of zeros is nobody's: whoever makes domains without one makes several.
 pub(crate) fn living(hv: &dyn Hypervisor, handle: [u8; 16]) -> Result<Option<DomId>, EngineError> {
+    if handle == [0; 16] {
+        return Ok(None);
+    }
     let lives = |info: &&DomainInfo| info.handle == handle && !info.flags.dying;
     Ok(list(hv)?.iter().find(lives).map(|info| info.domid))
 }

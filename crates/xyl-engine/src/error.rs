@@ -188,6 +188,9 @@ pub enum EngineError {
         /// How long.
         limit_s: u64,
     },
+    /// The process that watches over the VM has failed at what it was asked for; why, in its words.
+    #[error("{0}")]
+    ByMonitor(String),
     /// A step of an operation failed, and what was made before it was taken back.
     #[error(transparent)]
     Step(#[from] Box<Failure<EngineError>>),

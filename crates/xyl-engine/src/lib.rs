@@ -36,6 +36,7 @@ pub mod preview;
 pub mod record;
 pub mod recover;
 pub mod reexamine;
+pub mod requests;
 pub mod restart;
 pub mod sched;
 pub mod shim;

@@ -15,7 +15,9 @@ use crate::plan::Planned;
 use crate::soft_reset::{self, Outcome, Tally};
 use crate::spec::Action;
 use crate::watchers::Post;
-use crate::{EngineError, Host, Owner, brake, destroy, dump_core, ops, owner, record, restart};
+use crate::{
+    EngineError, Host, Owner, brake, destroy, dump_core, ops, owner, record, requests, restart,
+};
 
 /// How often the domain is looked at when xenstored stays silent: a lost event delays, and no more.
 const RECHECK_EVERY: Duration = Duration::from_secs(3600);
@@ -78,6 +80,8 @@ fn watch_at(
     let mut resets = Tally::default();
     loop {
         let begun = finish_what_was_begun(host, &mut vm, log);
+        let listened_to = vm.domid;
+        requests::listen(host, listened_to)?;
         watch_name(host, vm)?;
         let next = begun.and_then(|()| next_action(host, vm, &mut resets, log));
         forget_name(host, vm)?;
@@ -97,7 +101,7 @@ fn watch_at(
             After::End => return Ok(()),
             After::Failed(what, cause) => match try_again(host, vm, (what, &cause), log)? {
                 true => {
-                    wait_out(host, vm)?;
+                    wait_out(host, vm, log)?;
                     vm.domid
                 }
                 false => return Err(cause),
@@ -107,6 +111,7 @@ fn watch_at(
                 None => return Ok(()),
             },
         };
+        requests::stop_listening(host, listened_to)?;
     }
 }
 
@@ -152,7 +157,7 @@ fn next_action(
         let reason = if soft_reset::is_under_way(host, vm.domid)? {
             None
         } else {
-            match wait_for_end(host, vm)?.and_then(|info| info.shutdown_reason) {
+            match wait_for_end(host, vm, log)?.and_then(|info| info.shutdown_reason) {
                 None => return Ok(None),
                 reason => reason,
             }
@@ -178,7 +183,7 @@ fn next_action(
             && turn > host.clock.now()
         {
             resets.explain(vm.domid).iter().for_each(|line| log(line));
-            if !wait_until(host, vm, turn)? {
+            if !wait_until(host, vm, turn, log)? {
                 return Ok(None);
             }
         }
@@ -299,18 +304,26 @@ fn try_again(
 }
 
 /// Waits until the next try is due, or the domain is gone.
-fn wait_out(host: &mut Host, vm: Vm) -> Result<(), EngineError> {
+fn wait_out(host: &mut Host, vm: Vm, log: &mut dyn FnMut(&str)) -> Result<(), EngineError> {
     if let Some(due) = brake::read(&*host.files, &host.dirs, vm.uuid) {
         let deadline = due.deadline(&*host.clock);
-        wait_until(host, vm, deadline)?;
+        wait_until(host, vm, deadline, log)?;
     }
     Ok(())
 }
 
-/// Waits, unless the domain goes meanwhile. Whether it is still there.
-fn wait_until(host: &mut Host, vm: Vm, deadline: Instant) -> Result<bool, EngineError> {
+/// Waits, unless the domain goes meanwhile, and does what is asked of it. Whether it is still there.
+fn wait_until(
+    host: &mut Host,
+    vm: Vm,
+    deadline: Instant,
+    log: &mut dyn FnMut(&str),
+) -> Result<bool, EngineError> {
     while host.clock.now() < deadline {
-        host.wait_for_event(deadline.saturating_duration_since(host.clock.now()))?;
+        let event = host.wait_for_event(deadline.saturating_duration_since(host.clock.now()))?;
+        if event.is_some_and(|event| event.token == requests::TOKEN) {
+            requests::serve(host, vm, log)?;
+        }
         if domain_of(host, vm.uuid)? != Some(vm.domid) {
             return Ok(false);
         }
@@ -337,11 +350,16 @@ fn wait_for_turn(host: &mut Host, vm: Vm, log: &mut dyn FnMut(&str)) -> Result<b
             due.why()
         ));
     }
-    wait_until(host, vm, deadline)
+    wait_until(host, vm, deadline, log)
 }
 
-/// Waits until the VM's domain has shut down (its state then), or does not exist any more (`None`).
-fn wait_for_end(host: &mut Host, vm: Vm) -> Result<Option<DomainInfo>, EngineError> {
+/// Waits until the VM's domain has shut down (its state then), or does not exist any more (`None`), and does what is
+/// asked of it meanwhile.
+fn wait_for_end(
+    host: &mut Host,
+    vm: Vm,
+    log: &mut dyn FnMut(&str),
+) -> Result<Option<DomainInfo>, EngineError> {
     let mut is_rested = false;
     loop {
         let info = host.hv.domain_info(vm.domid)?;
@@ -368,8 +386,11 @@ fn wait_for_end(host: &mut Host, vm: Vm) -> Result<Option<DomainInfo>, EngineErr
             }
             event = host.wait_for_event(RECHECK_EVERY)?;
         }
-        if event.is_some_and(|event| event.token == NAME_TOKEN) {
-            index_name(host, vm)?;
+        match event.as_ref().map(|event| event.token.as_str()) {
+            Some(NAME_TOKEN) => index_name(host, vm)?,
+            // What was done may have taken memory.
+            Some(requests::TOKEN) => is_rested &= !requests::serve(host, vm, log)?,
+            _ => {}
         }
     }
 }

@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use os_port::{Files, Lock, remove_folder_if_there};
+use os_port::{Files, Lock, remove_folder_if_there, remove_if_there};
 use uuid::Uuid;
 use xyl_saga::{Begin, Contents, Control, Facts, Journal, Outcome, Past, Record, Resumed};
 
 use crate::operation::{Draft, Kind};
 use crate::recover::{self, Recovered};
-use crate::{Cancel, Dirs, EngineError, Host, ops, record, watchers};
+use crate::{Cancel, Dirs, EngineError, Host, ops, record, requests, watchers};
 
 /// How long whoever changes the VM at the moment may take until it is another's turn.
 const LOCK_LIMIT: Duration = Duration::from_secs(180);
@@ -174,6 +174,11 @@ pub(crate) fn settle(
     keeps_record: bool,
     ended: Option<Outcome>,
 ) -> Result<bool, EngineError> {
+    if kind == Kind::DumpCore {
+        let progress = requests::progress_file(host, uuid);
+        remove_if_there(&*host.files, &progress)
+            .map_err(|source| EngineError::io("remove", &progress, source))?;
+    }
     let is_over = match (kind, ended) {
         (Kind::Destroy, Some(Outcome::Done)) => true,
         (Kind::Create, Some(Outcome::Undone)) => !keeps_record,

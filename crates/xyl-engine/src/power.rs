@@ -14,17 +14,24 @@ use crate::domains::home;
 /// How often a wait tells that it is still waiting.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Stops a domain's vCPUs.
-pub fn pause(hv: &dyn Hypervisor, domid: DomId) -> Result<(), EngineError> {
-    refuse_control_domain(domid, "pausing it")?;
-    hv.pause_domain(domid)
-        .map_err(|error| gone_or(error, domid))
+/// Stops a domain's vCPUs, unless they are stopped: Xen counts (`controller_pause_count`), so that a second pause would
+/// take a second unpause to undo.
+pub fn pause(hv: &dyn Hypervisor, info: &DomainInfo) -> Result<(), EngineError> {
+    refuse_control_domain(info.domid, "pausing it")?;
+    if info.flags.paused {
+        return Ok(());
+    }
+    hv.pause_domain(info.domid)
+        .map_err(|error| gone_or(error, info.domid))
 }
 
-/// Lets a paused domain run on.
-pub fn unpause(hv: &dyn Hypervisor, domid: DomId) -> Result<(), EngineError> {
-    hv.unpause_domain(domid)
-        .map_err(|error| gone_or(error, domid))
+/// Lets a paused domain run on; one that runs is fine, which Xen refuses.
+pub fn unpause(hv: &dyn Hypervisor, info: &DomainInfo) -> Result<(), EngineError> {
+    if !info.flags.paused {
+        return Ok(());
+    }
+    hv.unpause_domain(info.domid)
+        .map_err(|error| gone_or(error, info.domid))
 }
 
 /// Sends a trigger to a vCPU.
@@ -63,7 +70,7 @@ fn refuse_control_domain(domid: DomId, what: &'static str) -> Result<(), EngineE
 }
 
 /// What a guest is asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum PowerRequest {
     /// To shut down.
     Poweroff,
@@ -96,7 +103,7 @@ impl PowerRequest {
 }
 
 /// How a request went out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Asked {
     /// Through xenstore: the guest acknowledges it by emptying the node.
     ByXenstore,

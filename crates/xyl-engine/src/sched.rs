@@ -12,7 +12,7 @@ const RATELIMIT_US: std::ops::RangeInclusive<u32> = 100..=500_000;
 const MIGRATION_DELAY_US: std::ops::RangeInclusive<u32> = 0..=100_000;
 
 /// A change of a domain's share; what is `None` stays.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ShareChange {
     /// Weight against the others, 1 to 65535.
     pub weight: Option<u16>,

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use os_port::{SystemClock, SystemFiles, SystemProcess};
-use xen_port::{DomainInfo, Hypervisor};
+use xen_port::{DomId, DomainInfo, Hypervisor};
 use xen_sim::machine::{Host as SimulatedHost, MachineError};
 use xenstore::{Client, Settings};
 use xl_cfg::XlConf;
@@ -16,6 +16,7 @@ use xyl_engine::domains::{self, Domain, DomainRef};
 use xyl_engine::kernel::Kernel;
 use xyl_engine::names::{self, NameIndex};
 use xyl_engine::pools::Pools;
+use xyl_engine::requests::{self, Request};
 use xyl_engine::{Dirs, Host};
 
 use crate::cli::GlobalArgs;
@@ -309,6 +310,41 @@ impl Context {
             DomainRef::Uuid(handle) => Ok(domains::find_uuid(self.hv()?, handle)?),
             DomainRef::Name(name) => self.find_by_name(&name),
         }
+    }
+
+    /// The domain that was asked for, for whoever has a host of his own.
+    pub fn find_on(&self, host: &mut Host, asked: &str) -> Result<Domain, Failure> {
+        let (hv, store, index) = host.directory();
+        Ok(domains::find(hv, store, &index, &DomainRef::parse(asked))?)
+    }
+
+    /// Has a change made of a domain that was asked for; says what it would do in a dry run.
+    pub fn change(
+        &self,
+        asked: &str,
+        request: &Request,
+        would: impl FnOnce(DomId) -> String,
+    ) -> Outcome {
+        let mut host = self.open_host()?;
+        let info = self.find_on(&mut host, asked)?.info;
+        self.change_on(&mut host, &info, request, would)
+    }
+
+    /// The same of a domain that was found.
+    pub fn change_on(
+        &self,
+        host: &mut Host,
+        info: &DomainInfo,
+        request: &Request,
+        would: impl FnOnce(DomId) -> String,
+    ) -> Outcome {
+        if self.would(would(info.domid))? {
+            return Ok(());
+        }
+        let outcome = requests::ask_for(host, info, request);
+        self.count(host);
+        outcome?;
+        Ok(())
     }
 
     /// The domain with a name, even if that is all digits; `uuid=...` works too.

@@ -100,7 +100,7 @@ pub struct DumpRequest<'r> {
 }
 
 /// A core.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Dumped {
     /// The file's size.
     pub size_bytes: u64,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
 use xyl_engine::destroy;
-use xyl_engine::domains::{self, DomainRef};
+use xyl_engine::requests::{self, Request};
 use xyl_engine::{Host, holders};
 
 use crate::complete::domain_names;
@@ -38,16 +38,15 @@ pub struct Args {
 /// Runs `xyl destroy`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
     let mut host = context.open_host()?;
-    let asked = DomainRef::parse(&args.domain);
-    let (hv, store, index) = host.directory();
-    let info = domains::find(hv, store, &index, &asked)?.info;
+    let info = context.find_on(&mut host, &args.domain)?.info;
     if context.would(format!("destroy domain {}", info.domid))? {
         return Ok(());
     }
-    let outcome = destroy::destroy(&mut host, info.domid, args.force);
+    let force = args.force;
+    let outcome = requests::ask_for(&mut host, &info, &Request::Destroy { force });
     let outcome = outcome
         .map_err(Failure::from)
-        .and_then(|()| see_it_gone(context, &mut host, &info));
+        .and_then(|_| see_it_gone(context, &mut host, &info));
     context.count(&host);
     outcome
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use clap::ValueHint;
 use serde_json::json;
-use xyl_engine::domains::{self, DomainRef};
-use xyl_engine::dump_core::{DumpRequest, Dumped, dump_core};
+use xyl_engine::dump_core::Dumped;
+use xyl_engine::requests::{self, Asking, Done, Request};
 
 use crate::complete::domain_names;
 use crate::context::Context;
@@ -49,9 +49,7 @@ pub struct Args {
 /// Runs `xyl dump-core`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
     let mut host = context.open_host()?;
-    let asked = DomainRef::parse(&args.domain);
-    let (hv, store, index) = host.directory();
-    let domain = domains::find(hv, store, &index, &asked)?;
+    let domain = context.find_on(&mut host, &args.domain)?;
     let domid = domain.info.domid;
     let file = match &args.file {
         Some(file) => whole_path(file)?,
@@ -71,15 +69,20 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     }
     let interrupts = Interrupts::catch()?;
     let mut progress = Progress::new(context, domid.0);
-    let request = DumpRequest {
-        domid,
-        file: &file,
+    let request = Request::DumpCore {
+        file: file.clone(),
         is_live: args.live,
+    };
+    let mut asking = Asking {
+        cancel: &interrupts.cancel,
         progress: &mut |written, size| progress.tell(written, size),
     };
-    let outcome = dump_core(&mut host, request, &interrupts.cancel);
+    let outcome = requests::ask(&mut host, &domain.info, &request, &mut asking);
     context.count(&host);
-    told(args, context, &file, outcome?)
+    match outcome? {
+        Done::Dumped(dumped) => told(args, context, &file, dumped),
+        Done::Plainly | Done::Asked(_) => Ok(()),
+    }
 }
 
 /// A name that a domain of another toolstack has may be no name of a file.

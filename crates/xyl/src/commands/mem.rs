@@ -1,6 +1,6 @@
 //! `xyl mem-set` and `xyl mem-max`.
 
-use xyl_engine::memory;
+use xyl_engine::requests::Request;
 
 use crate::complete::domain_names;
 use crate::context::Context;
@@ -43,37 +43,19 @@ pub struct MaxArgs {
 /// Runs `xyl mem-set`.
 pub fn run_set(args: &SetArgs, context: &Context) -> Outcome {
     let target_kib = parse_size_kib(&args.size)?;
-    let domain = context.find(&args.domain)?;
-    if context.would(format!(
-        "set the memory of domain {} to {target_kib} KiB",
-        domain.info.domid
-    ))? {
-        return Ok(());
-    }
-    Ok(memory::set_target(
-        context.hv()?,
-        &mut *context.store()?,
-        &domain.info,
-        target_kib,
-    )?)
+    context.change(
+        &args.domain,
+        &Request::MemoryTarget { target_kib },
+        |domid| format!("set the memory of domain {domid} to {target_kib} KiB"),
+    )
 }
 
 /// Runs `xyl mem-max`.
 pub fn run_max(args: &MaxArgs, context: &Context) -> Outcome {
     let max_kib = parse_size_kib(&args.size)?;
-    let domain = context.find(&args.domain)?;
-    if context.would(format!(
-        "set the greatest memory of domain {} to {max_kib} KiB",
-        domain.info.domid
-    ))? {
-        return Ok(());
-    }
-    Ok(memory::set_maximum(
-        context.hv()?,
-        &mut *context.store()?,
-        &domain.info,
-        max_kib,
-    )?)
+    context.change(&args.domain, &Request::MemoryMaximum { max_kib }, |domid| {
+        format!("set the greatest memory of domain {domid} to {max_kib} KiB")
+    })
 }
 
 /// A size as xl takes it: decimal digits and at most one letter, MiB without a letter. Answer in KiB.

@@ -1,6 +1,6 @@
 //! `xyl pause` and `xyl unpause`.
 
-use xyl_engine::power;
+use xyl_engine::requests::Request;
 
 use crate::complete::domain_names;
 use crate::context::Context;
@@ -30,18 +30,14 @@ pub struct UnpauseArgs {
 
 /// Runs `xyl pause`.
 pub fn run_pause(args: &PauseArgs, context: &Context) -> Outcome {
-    let domain = context.find(&args.domain)?;
-    if context.would(format!("pause domain {}", domain.info.domid))? {
-        return Ok(());
-    }
-    Ok(power::pause(context.hv()?, domain.info.domid)?)
+    context.change(&args.domain, &Request::Pause, |domid| {
+        format!("pause domain {domid}")
+    })
 }
 
 /// Runs `xyl unpause`.
 pub fn run_unpause(args: &UnpauseArgs, context: &Context) -> Outcome {
-    let domain = context.find(&args.domain)?;
-    if context.would(format!("unpause domain {}", domain.info.domid))? {
-        return Ok(());
-    }
-    Ok(power::unpause(context.hv()?, domain.info.domid)?)
+    context.change(&args.domain, &Request::Unpause, |domid| {
+        format!("unpause domain {domid}")
+    })
 }

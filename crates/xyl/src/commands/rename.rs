@@ -1,6 +1,6 @@
 //! `xyl rename`: another name for a domain.
 
-use xyl_engine::domains;
+use xyl_engine::requests::Request;
 
 use crate::complete::domain_names;
 use crate::context::Context;
@@ -20,15 +20,10 @@ pub struct Args {
 
 /// Runs `xyl rename`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
-    let domain = context.find(&args.domain)?;
-    if context.would(format!(
-        "rename domain {} to `{}`",
-        domain.info.domid, args.new_name
-    ))? {
-        return Ok(());
-    }
-    let mut host = context.open_host()?;
-    let outcome = domains::rename(&mut host, &domain.info, &args.new_name);
-    context.count(&host);
-    Ok(outcome?)
+    let request = Request::Rename {
+        name: args.new_name.clone(),
+    };
+    context.change(&args.domain, &request, |domid| {
+        format!("rename domain {domid} to `{}`", args.new_name)
+    })
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use xen_port::{DomainInfo, SchedulerGlobals, SchedulerId};
 use xyl_engine::pools::Pools;
-use xyl_engine::{domains, sched};
+use xyl_engine::{domains, requests, sched};
 
 use crate::complete::domain_names;
 use crate::context::Context;
@@ -149,19 +149,17 @@ fn one_domain(request: &Request, asked: &str, context: &Context) -> Outcome {
         let name = context.name_of(&domain)?;
         return show_domains(request, context, &[(domain.info, name)]);
     }
-    if context.would(format!("set the share of domain {}", domain.info.domid))? {
-        return Ok(());
-    }
-    let change = sched::ShareChange {
-        weight: request.weight,
-        cap: request.cap,
+    let share = requests::Request::Share {
+        scheduler: request.scheduler,
+        change: sched::ShareChange {
+            weight: request.weight,
+            cap: request.cap,
+        },
     };
-    Ok(sched::set_share(
-        context.hv()?,
-        &domain.info,
-        request.scheduler,
-        change,
-    )?)
+    let mut host = context.open_host()?;
+    context.change_on(&mut host, &domain.info, &share, |domid| {
+        format!("set the share of domain {domid}")
+    })
 }
 
 fn show_domains(

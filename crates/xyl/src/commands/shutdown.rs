@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use xen_port::{DomId, DomainInfo};
-use xyl_engine::domains;
 use xyl_engine::power::{self, Asked, End, PowerRequest, Until};
+use xyl_engine::requests::{self, Done, Request};
+use xyl_engine::{Host, domains};
 
 use crate::commands::list::reason_name;
 use crate::complete::domain_names;
@@ -77,11 +78,12 @@ pub fn run_reboot(args: &RebootArgs, context: &Context) -> Outcome {
 }
 
 fn run(args: &CommonArgs, request: PowerRequest, context: &Context) -> Outcome {
-    let chosen = chosen(args, context)?;
+    let mut host = context.open_host()?;
+    let chosen = chosen(args, context, &mut host)?;
     let mut asked = Vec::new();
     let mut first_failure = None;
     for info in chosen {
-        match ask(args, request, context, &info) {
+        match ask(args, request, context, &mut host, &info) {
             Ok(Some(how)) => asked.push((info, how)),
             Ok(None) => {}
             // With -a the others are asked all the same.
@@ -92,11 +94,12 @@ fn run(args: &CommonArgs, request: PowerRequest, context: &Context) -> Outcome {
             Err(failure) => return Err(failure),
         }
     }
-    wait_until_taken(args, context, &asked)?;
+    wait_until_taken(args, context, &mut host, &asked)?;
     if args.wait > 0 {
         wait_until_ended(
             args,
             context,
+            &mut host,
             asked.into_iter().map(|(info, _)| info).collect(),
         )?;
     }
@@ -108,11 +111,15 @@ fn run(args: &CommonArgs, request: PowerRequest, context: &Context) -> Outcome {
     }
 }
 
-fn chosen(args: &CommonArgs, context: &Context) -> Result<Vec<DomainInfo>, Failure> {
+fn chosen(
+    args: &CommonArgs,
+    context: &Context,
+    host: &mut Host,
+) -> Result<Vec<DomainInfo>, Failure> {
     match &args.domain {
-        Some(asked) => Ok(vec![context.find(asked)?.info]),
+        Some(asked) => Ok(vec![context.find_on(host, asked)?.info]),
         None => {
-            let infos = domains::list(context.hv()?)?;
+            let infos = domains::list(&*host.hv)?;
             let is_guest = |info: &DomainInfo| info.domid != DomId::ZERO && !info.flags.xs_domain;
             Ok(infos.into_iter().filter(is_guest).collect())
         }
@@ -123,6 +130,7 @@ fn ask(
     args: &CommonArgs,
     request: PowerRequest,
     context: &Context,
+    host: &mut Host,
     info: &DomainInfo,
 ) -> Result<Option<Asked>, Failure> {
     let verb = match request {
@@ -133,34 +141,44 @@ fn ask(
         return Ok(None);
     }
     context.say(format!("asking domain {} to {verb}", info.domid));
-    let mut store = context.store()?;
-    Ok(Some(power::ask(
-        context.hv()?,
-        &mut *store,
-        info,
+    let request = Request::Power {
         request,
-        args.fallback,
-    )?))
+        fallback: args.fallback,
+    };
+    Ok(match requests::ask_for(host, info, &request)? {
+        Done::Asked(how) => Some(how),
+        Done::Plainly | Done::Dumped(_) => None,
+    })
 }
 
 /// Waits until those that were asked through xenstore have taken the request.
 fn wait_until_taken(
     args: &CommonArgs,
     context: &Context,
+    host: &mut Host,
     asked: &[(DomainInfo, Asked)],
 ) -> Outcome {
     let limit = args.timeout.map_or(ACKNOWLEDGE_LIMIT, Duration::from_secs);
     for (info, how) in asked {
         if *how == Asked::ByXenstore {
             let waiting = context.waiting(format!("for domain {} to take the request", info.domid));
-            let mut store = context.store()?;
-            power::wait_for_acknowledgement(&mut store, info.domid, limit, &mut waiting.tick())?;
+            power::wait_for_acknowledgement(
+                &mut host.store,
+                info.domid,
+                limit,
+                &mut waiting.tick(),
+            )?;
         }
     }
     Ok(())
 }
 
-fn wait_until_ended(args: &CommonArgs, context: &Context, infos: Vec<DomainInfo>) -> Outcome {
+fn wait_until_ended(
+    args: &CommonArgs,
+    context: &Context,
+    host: &mut Host,
+    infos: Vec<DomainInfo>,
+) -> Outcome {
     let until = if args.wait == 1 {
         Until::ShutDown
     } else {
@@ -180,10 +198,9 @@ fn wait_until_ended(args: &CommonArgs, context: &Context, infos: Vec<DomainInfo>
             End::Gone => format!("domain {domid} is gone"),
         });
     };
-    let mut store = context.store()?;
     Ok(power::wait_for_end(
-        context.hv()?,
-        &mut store,
+        &*host.hv,
+        &mut host.store,
         &infos,
         until,
         limit,

@@ -1,6 +1,6 @@
 //! `xyl sysrq`: a magic SysRq key for a Linux guest.
 
-use xyl_engine::power;
+use xyl_engine::requests::Request;
 
 use crate::complete::domain_names;
 use crate::context::Context;
@@ -34,16 +34,7 @@ fn one_key(word: &str) -> Result<char, String> {
 
 /// Runs `xyl sysrq`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
-    let domain = context.find(&args.domain)?;
-    if context.would(format!(
-        "send SysRq `{}` to domain {}",
-        args.key, domain.info.domid
-    ))? {
-        return Ok(());
-    }
-    Ok(power::send_sysrq(
-        &mut *context.store()?,
-        domain.info.domid,
-        args.key,
-    )?)
+    context.change(&args.domain, &Request::Sysrq { key: args.key }, |domid| {
+        format!("send SysRq `{}` to domain {domid}", args.key)
+    })
 }

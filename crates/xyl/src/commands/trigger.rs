@@ -1,7 +1,7 @@
 //! `xyl trigger`: an NMI, a button and their like.
 
 use xen_port::{Trigger, VcpuId};
-use xyl_engine::power;
+use xyl_engine::requests::Request;
 
 use crate::complete::domain_names;
 use crate::context::Context;
@@ -49,17 +49,8 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
             ));
         }
     };
-    let domain = context.find(&args.domain)?;
-    if context.would(format!(
-        "send {trigger:?} to vCPU {} of domain {}",
-        args.vcpu, domain.info.domid
-    ))? {
-        return Ok(());
-    }
-    Ok(power::send_trigger(
-        context.hv()?,
-        domain.info.domid,
-        VcpuId(args.vcpu),
-        trigger,
-    )?)
+    let vcpu = VcpuId(args.vcpu);
+    context.change(&args.domain, &Request::Trigger { vcpu, trigger }, |domid| {
+        format!("send {trigger:?} to vCPU {vcpu} of domain {domid}")
+    })
 }

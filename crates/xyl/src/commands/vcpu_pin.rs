@@ -2,6 +2,7 @@
 
 use xen_port::{CpuMap, GuestKind, VcpuId};
 use xl_cfg::types::CpuList;
+use xyl_engine::requests::{self, Request};
 use xyl_engine::vcpus;
 
 use crate::complete::domain_names;
@@ -62,16 +63,15 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     if context.dry_run() {
         return print_plan(context, hard.as_ref(), soft.as_ref());
     }
-    for vcpu in vcpus::chosen(&domain.info, only)? {
-        vcpus::pin(
-            context.hv()?,
-            domain.info.domid,
-            vcpu,
-            hard.as_ref(),
-            soft.as_ref(),
-            args.force,
-        )?;
-    }
+    let request = Request::Pin {
+        vcpus: vcpus::chosen(&domain.info, only)?,
+        hard,
+        soft,
+        force: args.force,
+    };
+    let mut host = context.open_host()?;
+    requests::ask_for(&mut host, &domain.info, &request)?;
+    context.count(&host);
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! `xyl vcpu-set`: how many vCPUs a domain is to use.
 
-use xyl_engine::vcpus;
+use xyl_engine::Host;
+use xyl_engine::requests::Request;
 
 use crate::complete::domain_names;
 use crate::context::Context;
@@ -28,25 +29,19 @@ pub struct Args {
 
 /// Runs `xyl vcpu-set`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
-    let domain = context.find(&args.domain)?;
+    let mut host = context.open_host()?;
+    let info = context.find_on(&mut host, &args.domain)?.info;
     if !args.ignore_host {
-        check_host(args, context, domain.info.nr_online_vcpus)?;
+        check_host(args, &host, info.nr_online_vcpus)?;
     }
-    if context.would(format!(
-        "set domain {} to {} vCPUs",
-        domain.info.domid, args.nr_vcpus
-    ))? {
-        return Ok(());
-    }
-    Ok(vcpus::set_online(
-        &mut *context.store()?,
-        &domain.info,
-        args.nr_vcpus,
-    )?)
+    let nr_vcpus = args.nr_vcpus;
+    context.change_on(&mut host, &info, &Request::Vcpus { nr_vcpus }, |domid| {
+        format!("set domain {domid} to {nr_vcpus} vCPUs")
+    })
 }
 
-fn check_host(args: &Args, context: &Context, nr_online: u32) -> Outcome {
-    let nr_cpus = context.hv()?.phys_info()?.max_cpu_id + 1;
+fn check_host(args: &Args, host: &Host, nr_online: u32) -> Outcome {
+    let nr_cpus = host.hv.phys_info()?.max_cpu_id.saturating_add(1);
     if args.nr_vcpus > nr_online && args.nr_vcpus > nr_cpus {
         return Err(Failure::refused(format!(
             "{} vCPUs are more than this host's {nr_cpus} CPUs: repeat with --ignore-host if that is meant",

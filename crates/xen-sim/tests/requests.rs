@@ -1,0 +1,485 @@
+//! What is asked of a VM's monitor: carried out by it, whoever dies on the way.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs
+)]
+
+mod bench;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use bench::{Bench, create_planned};
+use uuid::Uuid;
+use xen_port::{CpuMap, DomId, DomainInfo, Hypervisor, VcpuId};
+use xen_sim::{Ended, Fate, Moment, Turns, World};
+use xenstore::{Path as Node, Tree};
+use xyl_engine::create::{CreateRequest, create};
+use xyl_engine::monitor::{self, Vm};
+use xyl_engine::power::PowerRequest;
+use xyl_engine::requests::{self, Asking, Done, Request};
+use xyl_engine::{Cancel, EngineError, Host, watchers};
+
+const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
+
+fn uuid() -> Uuid {
+    Uuid::parse_str(UUID).unwrap()
+}
+
+/// A host with a guest that is to be watched over.
+fn guest(bench: &Bench) -> (World, DomId) {
+    let world = World::new(256);
+    world.xen.set_version(xen_sim::version());
+    let plan = bench.plan(&bench.config("guest", UUID)).unwrap();
+    let domid = bench.must(&world, |host| {
+        let mut request = CreateRequest {
+            spec: &plan.spec,
+            config_text: &plan.config_text(),
+            paused: false,
+            process_ends: false,
+            watch: &mut |host, _| watchers::want(&*host.files, &host.dirs, uuid()),
+            before_start: &mut |_, _| Ok(()),
+            notice: &mut |_| (),
+        };
+        create(host, &mut request, &Cancel::new())
+    });
+    let tty = Node::new(&format!("/local/domain/{domid}/console/tty")).unwrap();
+    let mut store = world.store.client(0).unwrap();
+    store.write(&tty, b"/dev/pts/0").unwrap();
+    (world, domid)
+}
+
+fn info(world: &World, domid: DomId) -> Option<DomainInfo> {
+    world.xen.domain_info(domid).unwrap()
+}
+
+/// What is said, and what the log of the monitor holds.
+struct Heard {
+    said: Option<Result<Done, String>>,
+    log: Vec<String>,
+    calls: (u64, u64),
+}
+
+type Doom = Option<(u64, Moment)>;
+
+/// A monitor, and beside it a process that asks. Either may be killed.
+fn ask_beside(
+    bench: &Bench,
+    (world, domid): (&World, DomId),
+    seed: u64,
+    (of_monitor, of_asker): (Doom, Doom),
+    request: &Request,
+    cancel: &Cancel,
+) -> Heard {
+    let turns = Turns::fair(seed, &world.clock, 2);
+    let watching: Fate = world.fate(of_monitor).seated(turns.servant(0));
+    let asking: Fate = world.fate(of_asker).seated(turns.seat(1));
+    let log = Mutex::new(Vec::new());
+    let (said, calls) = std::thread::scope(|scope| {
+        let monitor = scope.spawn(|| {
+            let vm = Vm {
+                domid,
+                uuid: uuid(),
+            };
+            let watch = |host: &mut Host| {
+                monitor::watch(host, vm, &mut |line| {
+                    log.lock().unwrap().push(line.to_owned())
+                })
+            };
+            bench.run(world, watching, watch).1
+        });
+        let asker = scope.spawn(|| {
+            let (ended, calls) = bench.run(world, asking, |host| {
+                // By then the monitor is at its post, or dead.
+                while !is_at_its_post(host) && turns_are_left(host) {}
+                let Some(info) = host.hv.domain_info(domid)? else {
+                    return Err(EngineError::NoSuchDomain(domid.to_string()));
+                };
+                let mut asking = Asking {
+                    cancel,
+                    progress: &mut |_, _| (),
+                };
+                requests::ask(host, &info, request, &mut asking)
+            });
+            let said = match ended {
+                Ended::Well(outcome) => Some(outcome.map_err(|error| error.to_string())),
+                Ended::Killed => None,
+            };
+            (said, calls)
+        });
+        let (said, of_asker) = asker.join().unwrap();
+        (said, (monitor.join().unwrap(), of_asker))
+    });
+    assert_eq!(turns.stuck(), None);
+    let log = log.into_inner().unwrap();
+    Heard { said, log, calls }
+}
+
+fn is_at_its_post(host: &Host) -> bool {
+    let watch = host.dirs.watch(uuid());
+    host.files.is_locked(&watch).unwrap_or(false)
+}
+
+/// A moment for the others; not for ever.
+fn turns_are_left(host: &mut Host) -> bool {
+    let pause = std::time::Duration::from_millis(10);
+    host.wait_for_event(pause).unwrap();
+    host.clock.since_boot_s() < 2
+}
+
+/// The next monitor, until it has nothing to do any more.
+fn heir(bench: &Bench, world: &World, domid: DomId) {
+    let turns = Turns::fair(1, &world.clock, 2);
+    let watching = world.fate(None).seated(turns.servant(0));
+    let other = world.fate(None).seated(turns.seat(1));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let vm = Vm {
+                domid,
+                uuid: uuid(),
+            };
+            bench.run(world, watching, |host| {
+                monitor::watch(host, vm, &mut |_| ())
+            })
+        });
+        scope.spawn(|| {
+            bench.run(world, other, |host| {
+                host.wait_for_event(std::time::Duration::from_secs(10))
+            })
+        });
+    });
+}
+
+fn asked(world: &World) -> Vec<String> {
+    let nodes = world.snapshot().nodes;
+    let asked = nodes.keys().filter(|node| node.contains("/xyl/asked/"));
+    asked.cloned().collect()
+}
+
+fn told(world: &World) -> usize {
+    let nodes = world.snapshot().nodes;
+    nodes
+        .keys()
+        .filter(|node| node.starts_with("/tool/xyl/told/"))
+        .count()
+}
+
+fn core() -> PathBuf {
+    PathBuf::from("/var/lib/xen/guest.core")
+}
+
+fn all() -> Vec<Request> {
+    vec![
+        Request::Pause,
+        Request::Unpause,
+        Request::Power {
+            request: PowerRequest::Poweroff,
+            fallback: false,
+        },
+        Request::Sysrq { key: 'h' },
+        Request::Rename {
+            name: "other".to_owned(),
+        },
+        Request::MemoryTarget { target_kib: 4096 },
+        Request::MemoryMaximum { max_kib: 16384 },
+        Request::Vcpus { nr_vcpus: 1 },
+        Request::Pin {
+            vcpus: vec![VcpuId(0)],
+            hard: Some(CpuMap::all(1)),
+            soft: None,
+            force: false,
+        },
+        Request::DumpCore {
+            file: core(),
+            is_live: false,
+        },
+        Request::Destroy { force: false },
+    ]
+}
+
+/// Whether a request has had its effect.
+fn is_done(world: &World, domid: DomId, request: &Request) -> bool {
+    let Some(now) = info(world, domid) else {
+        return matches!(request, Request::Destroy { .. });
+    };
+    let snapshot = world.snapshot();
+    let node = |name: &str| {
+        let value = snapshot.nodes.get(&format!("/local/domain/{domid}/{name}"));
+        value.map(|value| String::from_utf8_lossy(value).into_owned())
+    };
+    match request {
+        Request::Pause => now.flags.paused,
+        Request::Unpause => !now.flags.paused,
+        Request::Power { .. } => node("control/shutdown").as_deref() == Some("poweroff"),
+        Request::Sysrq { .. } => node("control/sysrq").as_deref() == Some("h"),
+        Request::Rename { .. } => node("name").as_deref() == Some("other"),
+        Request::MemoryTarget { .. } => node("memory/target").as_deref() == Some("4096"),
+        Request::MemoryMaximum { .. } => node("memory/static-max").as_deref() == Some("16384"),
+        Request::Vcpus { .. } => node("cpu/0/availability").as_deref() == Some("online"),
+        Request::DumpCore { .. } => world.disk.contents(&core()).is_some(),
+        Request::Destroy { .. } => false,
+        _ => true,
+    }
+}
+
+#[test]
+fn a_monitor_carries_out_what_is_asked() {
+    let bench = Bench::new();
+    for request in all() {
+        let (world, domid) = guest(&bench);
+        let heard = ask_beside(
+            &bench,
+            (&world, domid),
+            1,
+            (None, None),
+            &request,
+            &Cancel::new(),
+        );
+        let word = request.word();
+        assert!(
+            matches!(heard.said, Some(Ok(_))),
+            "{word}: {:?}",
+            heard.said
+        );
+        assert!(
+            heard.log[0].starts_with(&format!("{word}, for process")),
+            "{:?}",
+            heard.log
+        );
+        assert!(is_done(&world, domid, &request), "{word}");
+        assert_eq!((asked(&world), told(&world)), (vec![], 0), "{word}");
+    }
+}
+
+#[test]
+fn what_the_monitor_meets_is_what_the_asker_hears() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let request = Request::Vcpus { nr_vcpus: 99 };
+    let heard = ask_beside(
+        &bench,
+        (&world, domid),
+        1,
+        (None, None),
+        &request,
+        &Cancel::new(),
+    );
+    let why = heard.said.unwrap().unwrap_err();
+    assert!(why.contains("cannot use 99 vCPUs"), "{why}");
+    assert!(
+        heard.log[1].contains("cannot use 99 vCPUs"),
+        "{:?}",
+        heard.log
+    );
+}
+
+/// Whoever asks is killed at each of its calls: what it had asked is done, or was never asked.
+#[test]
+fn a_request_outlives_whoever_has_asked() {
+    let bench = Bench::new();
+    for request in all() {
+        let mut done = (0, 0);
+        for call in 1.. {
+            let (world, domid) = guest(&bench);
+            let doom = Some((call, Moment::ALL[call as usize % 3]));
+            let heard = ask_beside(
+                &bench,
+                (&world, domid),
+                call,
+                (None, doom),
+                &request,
+                &Cancel::new(),
+            );
+            let word = request.word();
+            assert_eq!(asked(&world), Vec::<String>::new(), "{word}, call {call}");
+            if heard.said.is_some() {
+                assert!(heard.calls.1 < call || is_done(&world, domid, &request));
+                break;
+            }
+            match is_done(&world, domid, &request) {
+                true => done.1 += 1,
+                false => done.0 += 1,
+            }
+        }
+        assert!(done.1 > 0, "{}: {done:?}", request.word());
+    }
+}
+
+/// The monitor is killed at each of its calls: whoever asks gets what it wants all the same, and soon.
+#[test]
+fn a_request_outlives_the_monitor() {
+    let bench = Bench::new();
+    for request in all() {
+        for call in 1.. {
+            let (world, domid) = guest(&bench);
+            let doom = Some((call, Moment::ALL[call as usize % 3]));
+            let before = world.clock.passed();
+            let heard = ask_beside(
+                &bench,
+                (&world, domid),
+                call,
+                (doom, None),
+                &request,
+                &Cancel::new(),
+            );
+            let word = request.word();
+            assert!(
+                matches!(heard.said, Some(Ok(_))) && is_done(&world, domid, &request),
+                "{word}, call {call}: {:?}",
+                heard.said
+            );
+            assert_eq!(asked(&world), Vec::<String>::new(), "{word}, call {call}");
+            let passed = world.clock.passed() - before;
+            assert!(passed.as_secs() < 5, "{word}, call {call}: {passed:?}");
+            if heard.calls.0 < call {
+                break;
+            }
+        }
+    }
+}
+
+/// Both are killed: the next monitor does what was asked.
+#[test]
+fn a_request_outlives_both() {
+    let bench = Bench::new();
+    let request = Request::Rename {
+        name: "other".to_owned(),
+    };
+    let mut late = 0;
+    for call in 1..60 {
+        for of_asker in [12, 14, 16, 20] {
+            let (world, domid) = guest(&bench);
+            let dooms = (Some((call, Moment::After)), Some((of_asker, Moment::After)));
+            ask_beside(
+                &bench,
+                (&world, domid),
+                call,
+                dooms,
+                &request,
+                &Cancel::new(),
+            );
+            late += asked(&world).len();
+            let was_asked = !asked(&world).is_empty();
+            heir(&bench, &world, domid);
+            assert_eq!(asked(&world), Vec::<String>::new(), "{call}, {of_asker}");
+            assert!(
+                !was_asked || is_done(&world, domid, &request),
+                "{call}, {of_asker}"
+            );
+        }
+    }
+    assert!(late > 0);
+}
+
+/// Somebody holds the post and does nothing: a stopped process.
+#[test]
+fn a_monitor_that_stands_still_holds_nobody_up_for_long() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let fate = world.fate(None);
+    let stopped = bench.host(&world, &fate);
+    let lock = stopped
+        .files
+        .lock(&stopped.dirs.watch(uuid()), None)
+        .unwrap();
+    let info = info(&world, domid).unwrap();
+    let before = world.clock.passed();
+    bench.must(&world, |host| {
+        requests::ask_for(host, &info, &Request::Pause)
+    });
+    assert!(is_done(&world, domid, &Request::Pause));
+    assert_eq!(asked(&world), Vec::<String>::new());
+    let passed = world.clock.passed() - before;
+    assert!(passed.as_secs() < 7, "{passed:?}");
+    drop(lock);
+}
+
+/// A dump that is not wanted any more leaves no file, whoever dumps.
+#[test]
+fn a_dump_is_taken_back() {
+    let bench = Bench::new();
+    let (cancel, request) = (
+        Cancel::new(),
+        Request::DumpCore {
+            file: core(),
+            is_live: false,
+        },
+    );
+    cancel.request();
+    for seed in 1..40 {
+        let (world, domid) = guest(&bench);
+        let heard = ask_beside(
+            &bench,
+            (&world, domid),
+            seed,
+            (None, None),
+            &request,
+            &cancel,
+        );
+        // It may have been done by the time that anybody looked.
+        let is_there = world.disk.contents(&core()).is_some();
+        assert_eq!(is_there, heard.said.unwrap().is_ok(), "{seed}");
+        assert!(!info(&world, domid).unwrap().flags.paused);
+        let parts = world.snapshot().files;
+        assert!(
+            !parts
+                .keys()
+                .any(|path| path.to_string_lossy().contains("guest.core")
+                    && path != Path::new("/var/lib/xen/guest.core"))
+        );
+    }
+}
+
+/// A node that no xyl has written, or a later one, is no reason to stop.
+#[test]
+fn what_cannot_be_read_is_answered_and_forgotten() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let mut store = world.store.client(0).unwrap();
+    for (id, text) in [
+        ("x", "{}"),
+        ("00-99-2", "\"levitate\""),
+        ("1-99-3", "\"pause\""),
+    ] {
+        let node = Node::new(&format!("/libxl/{domid}/xyl/asked/{id}")).unwrap();
+        store.write(&node, text.as_bytes()).unwrap();
+    }
+    let request = Request::Rename {
+        name: "other".to_owned(),
+    };
+    let heard = ask_beside(
+        &bench,
+        (&world, domid),
+        1,
+        (None, None),
+        &request,
+        &Cancel::new(),
+    );
+    assert!(matches!(heard.said, Some(Ok(_))), "{:?}", heard.said);
+    assert_eq!((asked(&world), told(&world)), (vec![], 0));
+    assert!(!info(&world, domid).unwrap().flags.paused);
+}
+
+/// Where nobody watches, whoever asks does it himself.
+#[test]
+fn without_a_monitor_the_asker_does_it() {
+    let bench = Bench::new();
+    let world = World::new(256);
+    let plan = bench.plan(&bench.config("guest", UUID)).unwrap();
+    let domid = bench.must(&world, |host| create_planned(host, &plan));
+    let info = info(&world, domid).unwrap();
+    bench.must(&world, |host| {
+        requests::ask_for(host, &info, &Request::Pause)
+    });
+    assert!(is_done(&world, domid, &Request::Pause));
+    assert!(
+        !world
+            .snapshot()
+            .nodes
+            .keys()
+            .any(|node| node.contains("/xyl/"))
+    );
+}

@@ -1,0 +1,126 @@
+# What changes a VM is carried out by its monitor: it outlives the command that has asked, and the monitor; a monitor that stands
+# still holds nobody up; and none of it makes the monitor any larger.
+# limit_s: 300
+. /xyl-lab/lab/lib.sh
+command -v xyl >/dev/null || skip 'no xyl here'
+rounds=${ROUNDS:-12}
+RANDOM=${SEED:=$((EPOCHSECONDS % 32768))}
+echo "SEED=$SEED"
+
+log=/var/log/xen/xyl-asked.log
+log_says() {
+	grep -qE -- "$1" "$log"
+}
+paused() {
+	[[ $(domain_state asked) == *p* ]]
+}
+# requests: those that nobody has carried out yet.
+requests() {
+	xenstore-ls -f "/libxl/$(xl domid asked)/xyl/asked" 2>/dev/null
+}
+none_left() {
+	[ -z "$(requests)" ]
+}
+one_monitor() {
+	[ "$(monitors asked | wc -l)" -eq 1 ]
+}
+# own_kib PID: what it has that no other process has, written to.
+own_kib() {
+	awk '/^Private_Dirty/ { sum += $2 } END { print sum }' "/proc/$1/smaps"
+}
+is_small() {
+	[ "$(own_kib "$monitor")" -le "$1" ]
+}
+# at_random COMMAND...: the command, killed at a random moment; whether it had ended before.
+at_random() {
+	local pid
+	"$@" &
+	pid=$!
+	read -rt "$(printf '0.%06d' $((RANDOM * 32768 % 120000)))" -u "$never"
+	kill_hard "$pid"
+	wait "$pid" 2>/dev/null
+}
+# A file that never has anything to read: waiting for it needs no process of its own.
+exec {never}<> <(:)
+traces >"$scratch/before"
+
+testguest_cfg asked pvh 'memory = 32' 'vcpus = 1' 'maxvcpus = 2' 'cmdline = "heartbeat_ms=200"' >"$scratch/asked.cfg"
+rm -f "$log"
+ok xyl create -q "$scratch/asked.cfg"
+within 20 readies asked 1
+within 10 one_monitor
+monitor=$(monitors asked)
+
+# ---- all of it is the monitor's ----
+sleep 2 # it gives back what its start took one second after that
+small=$(own_kib "$monitor")
+ok xyl pause asked
+paused || fail 'not paused'
+# Xen counts pauses; a second one is none.
+ok xyl pause asked
+ok xyl unpause asked
+paused && fail 'still paused'
+ok xyl unpause asked
+ok xyl mem-max asked 64
+ok xyl mem-set asked 24
+equals 24576 "$(xenstore-read "/local/domain/$(xl domid asked)/memory/target")"
+ok xyl vcpu-set asked 2
+ok xyl vcpu-pin asked 0 0
+ok xyl sched-credit2 -d asked -w 300
+ok xyl sysrq asked h
+ok xyl trigger asked nmi
+refused 'cannot use 9 vCPUs' xyl vcpu-set -i asked 9
+ok xyl rename asked other
+ok xyl rename other asked
+ok xyl dump-core asked "$scratch/core"
+[ -s "$scratch/core" ] || fail 'no core'
+for word in pause unpause mem-max mem-set vcpu-set vcpu-pin sched sysrq trigger rename dump-core; do
+	log_says "xyl: $word, for process [0-9]+\$" || fail "no $word in the monitor's log: $(cat "$log")"
+done
+none_left || fail "left: $(requests)"
+echo "the monitor's own memory: $small KiB before, $(own_kib "$monitor") KiB after all that"
+within 10 is_small $((small + 64))
+
+# ---- whoever asks is killed ----
+for ((n = 1; n <= rounds; n++)); do
+	at_random xyl pause asked
+	within 10 none_left
+	at_random xyl unpause asked
+	within 10 none_left
+	ok xyl unpause asked
+	paused && fail 'paused for ever'
+	at_random xyl rename asked "asked-$n"
+	within 10 eval 'xl domid asked >/dev/null 2>&1 || xl domid "asked-$n" >/dev/null 2>&1'
+	within 10 eval '[ -z "$(xenstore-ls -f /libxl | grep /xyl/asked/)" ]'
+	xl domid asked >/dev/null 2>&1 || ok xyl rename "asked-$n" asked
+done
+equals "$monitor" "$(monitors asked)"
+
+# ---- the monitor is killed ----
+for ((n = 1; n <= rounds; n++)); do
+	xyl mem-set asked $((20 + n)) &
+	asker=$!
+	read -rt "$(printf '0.%06d' $((RANDOM * 32768 % 80000)))" -u "$never"
+	kill_hard "$monitor"
+	wait "$asker" || fail "round $n: exit code $?"
+	equals $(((20 + n) * 1024)) "$(xenstore-read "/local/domain/$(xl domid asked)/memory/target")"
+	none_left || fail "left: $(requests)"
+	within 10 eval 'xyl list >/dev/null 2>&1; one_monitor'
+	monitor=$(monitors asked)
+done
+
+# ---- the monitor stands still ----
+kill -STOP "$monitor"
+begun=$SECONDS
+ok xyl pause asked
+[ $((SECONDS - begun)) -le 20 ] || fail "$((SECONDS - begun)) s"
+paused || fail 'not paused'
+ok xyl unpause asked
+kill -CONT "$monitor"
+
+# ---- destroyed, and whoever asked is gone ----
+at_random xyl destroy asked
+xl domid asked >/dev/null 2>&1 && echo 'killed too early to have asked'
+within 20 eval 'xyl destroy asked >/dev/null 2>&1; domain_gone asked'
+within 10 gone "$monitor"
+leaves_nothing "$scratch/before"
