@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::Outcome;
+use crate::measure::timed;
 use crate::scenarios::{Bench, Tool};
 
 /// Upper limits of one operation: what it takes now. Each domid that was in use a moment ago costs a create
@@ -65,6 +66,16 @@ const DESTROY: Budget = Budget {
     forks: 0,
 };
 
+/// Asked of the VM's monitor; the looks for an answer, five in a second, are in it.
+const PAUSE: Budget = Budget {
+    what: "pause, by the monitor",
+    hypercalls: 3,
+    mappings: 0,
+    requests: 20,
+    bytes: 2000,
+    forks: 0,
+};
+
 /// Counts each operation and compares; fails where any is over its budget.
 pub fn check(guests: &Path) -> Outcome<()> {
     let bench = Bench::new(guests)?;
@@ -75,6 +86,10 @@ pub fn check(guests: &Path) -> Outcome<()> {
         over += compare(&bench, &LIST, &["list"])?;
         over += compare(&bench, &DESTROY, &["destroy", "budget"])?;
     }
+    let config = bench.config("budget", "pvh", 64, &bench.test_guest("pvh")?)?;
+    timed(&Tool::Xyl.command(&["create", "-q", &config]))?;
+    over += compare(&bench, &PAUSE, &["pause", "budget"])?;
+    timed(&Tool::Xyl.command(&["destroy", "budget"]))?;
     if over > 0 {
         return Err(format!("{over} counts are over their budget").into());
     }

@@ -148,6 +148,7 @@ pub fn all(guests: &Path, runs: usize, crowd: usize) -> Outcome<()> {
         let floor = floor_of(guest, SMALL_MIB, runs)?;
         report.floor(&format!("create {what}"), create, floor);
     }
+    pause(&bench, &mut report, runs)?;
     let config = bench.config(NAME, "pvh", 256, &bench.linux())?;
     // The first create of each tool fills its caches, where it has any.
     for tool in [Tool::Xl, Tool::Xyl] {
@@ -213,6 +214,33 @@ fn create_and_destroy(
         xyl_counts: xyl_destroy,
     });
     Ok(xyl.median_ms)
+}
+
+/// A change of a guest that runs; xyl has its monitor make it.
+fn pause(bench: &Bench, report: &mut Report, runs: usize) -> Outcome<()> {
+    let config = bench.config(NAME, "pvh", SMALL_MIB, &bench.test_guest("pvh")?)?;
+    let mut found = Vec::new();
+    for tool in [Tool::Xl, Tool::Xyl] {
+        timed(&tool.command(&["create", "-q", &config]))?;
+        let mut times = Vec::new();
+        for _ in 0..runs {
+            times.push(timed(&tool.command(&["pause", NAME]))?);
+            timed(&tool.command(&["unpause", NAME]))?;
+        }
+        let counts = bench.count(&tool.command(&["pause", NAME]))?;
+        timed(&tool.command(&["destroy", NAME]))?;
+        found.push((Spread::of(times)?, counts));
+    }
+    let [(xl, xl_counts), (xyl, xyl_counts)] =
+        <[_; 2]>::try_from(found).map_err(|_| "two tools were measured")?;
+    report.compare(Line {
+        what: "pause".to_owned(),
+        xl,
+        xyl,
+        xl_counts,
+        xyl_counts,
+    });
+    Ok(())
 }
 
 /// What any command takes before and after its work: the start and the end of a process.
