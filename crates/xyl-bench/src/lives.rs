@@ -186,11 +186,12 @@ fn lives_again(before: u16) -> bool {
         .any(|info| info.domid.0 > before && info.cpu_time_ns > 0 && !info.flags.dying)
 }
 
-/// What the journal takes in the common operations.
+/// What the journal takes in the common operations. Nobody watches over the guest, so that it is this command that
+/// writes.
 pub fn journal(bench: &Bench, report: &mut Report) -> Outcome<()> {
     let config = bench.config(NAME, "pvh", 16, &bench.test_guest("pvh")?)?;
     for (what, words) in [
-        ("create", &["-q", config.as_str()][..]),
+        ("create", &["-q", "-e", config.as_str()][..]),
         ("pause", &[NAME]),
         ("unpause", &[NAME]),
         ("destroy", &[NAME]),

@@ -362,39 +362,44 @@ impl Letter {
         host: &mut Host,
         asking: &mut Asking<'_>,
     ) -> Result<Option<Result<Done, EngineError>>, EngineError> {
-        host.store.watch(&self.asked, ANSWER_TOKEN)?;
+        host.store.watch(&self.told, ANSWER_TOKEN)?;
         let outcome = self.wait(host, asking);
         // So that nobody does it any more once this process has given up.
         let outcome = match outcome {
-            Ok(End::Answered) => self.take(host),
-            Ok(End::Unanswered) => self.withdraw(host),
+            Ok(Some(value)) => self.take(host, &value).map(Some),
+            Ok(None) => self.withdraw(host),
             Err(error) => match self.withdraw(host)? {
                 None => Err(error),
                 answered => Ok(answered),
             },
         };
-        host.store.unwatch(&self.asked, ANSWER_TOKEN)?;
+        host.store.unwatch(&self.told, ANSWER_TOKEN)?;
         outcome
     }
 
-    fn wait(&self, host: &mut Host, asking: &mut Asking<'_>) -> Result<End, EngineError> {
+    /// Waits for the answer; `None` where nobody takes care of it.
+    fn wait(
+        &self,
+        host: &mut Host,
+        asking: &mut Asking<'_>,
+    ) -> Result<Option<Vec<u8>>, EngineError> {
         let begun = host.clock.now();
         let (mut has_told, mut has_cancelled) = (false, false);
         loop {
             let event = host.wait_for_event(TICK)?;
-            if !host.store.exists(&self.asked)? {
-                return Ok(End::Answered);
+            if let Some(value) = host.store.read_opt(&self.told)? {
+                return Ok(Some(value));
             }
             if event.is_some() {
                 continue;
             }
             let waited = host.clock.now().saturating_duration_since(begun);
-            let is_idle = !host
-                .files
-                .is_locked(&host.dirs.vm_lock(self.vm.uuid))
-                .unwrap_or(false);
-            if !is_watched(host, self.vm) || (is_idle && waited >= PATIENCE) {
-                return Ok(End::Unanswered);
+            let lock = host.dirs.vm_lock(self.vm.uuid);
+            let is_idle = !host.files.is_locked(&lock).unwrap_or(false);
+            // A request goes with its domain: when that is destroyed, in answer to it perhaps, or restarted.
+            let is_overdue = waited >= PATIENCE || !host.store.exists(&self.asked)?;
+            if !is_watched(host, self.vm) || (is_idle && is_overdue) {
+                return Ok(None);
             }
             if waited >= self.limit {
                 return Err(self.too_late(host));
@@ -449,43 +454,30 @@ impl Letter {
 
     /// Takes the request back; the answer where there is one by now.
     fn withdraw(&self, host: &mut Host) -> Result<Option<Result<Done, EngineError>>, EngineError> {
-        let mut was_there = false;
+        let mut answer = None;
         host.store.try_transaction(|transaction| {
-            was_there = transaction.exists(&self.asked)?;
-            if was_there {
-                transaction.rm(&self.asked)?;
-            }
-            Ok::<_, EngineError>(())
+            answer = transaction.read_opt(&self.told)?;
+            Ok::<_, EngineError>(transaction.rm(&self.asked)?)
         })?;
-        match was_there {
-            true => Ok(None),
-            false => self.take(host),
-        }
+        answer.map(|value| self.take(host, &value)).transpose()
     }
 
-    /// Takes the answer; `None` where there is none: the request has gone with the domain.
-    fn take(&self, host: &mut Host) -> Result<Option<Result<Done, EngineError>>, EngineError> {
-        let Some(value) = host.store.read_opt(&self.told)? else {
-            return Ok(None);
-        };
+    /// Takes the answer.
+    fn take(
+        &self,
+        host: &mut Host,
+        value: &[u8],
+    ) -> Result<Result<Done, EngineError>, EngineError> {
         host.store.rm(&self.told)?;
-        Ok(Some(match serde_json::from_slice(&value) {
+        Ok(match serde_json::from_slice(value) {
             Ok(Told::Done(done)) => Ok(done),
             Ok(Told::Failed(why)) => Err(EngineError::ByMonitor(why)),
             Err(_) => Err(EngineError::ByMonitor(format!(
                 "the answer of the monitor cannot be read: {}",
-                String::from_utf8_lossy(&value)
+                String::from_utf8_lossy(value)
             ))),
-        }))
+        })
     }
-}
-
-/// How a wait ended.
-enum End {
-    /// The request was taken away.
-    Answered,
-    /// Nobody takes care of it.
-    Unanswered,
 }
 
 /// A name for a request: when, by which process, of which VM. They are carried out in the order of their names.
@@ -574,7 +566,10 @@ fn serve_one(
     if &info.handle != vm.uuid.as_bytes() {
         return Ok(());
     }
-    let outcome = match serde_json::from_slice::<Request>(&text) {
+    let request = serde_json::from_slice::<Request>(&text);
+    // Its own request goes with the domain.
+    let is_destroy = matches!(request, Ok(Request::Destroy { .. }));
+    let outcome = match request {
         Ok(_) if !is_meant(id, vm.uuid) => Err(EngineError::NoSuchDomain(vm.domid.to_string())),
         Ok(request) => {
             log(&format!(
@@ -606,7 +601,7 @@ fn serve_one(
     let is_waited_for = asker(id).is_some_and(|pid| host.process.is_running(pid));
     let answer = is_waited_for.then(|| serde_json::to_vec(&answer).unwrap_or_default());
     host.store.try_transaction(|transaction| {
-        if !transaction.exists(&asked)? {
+        if !is_destroy && !transaction.exists(&asked)? {
             return Ok(());
         }
         let mut batch = Batch::new();
