@@ -116,11 +116,13 @@ done
 # ---- the monitor stands still ----
 kill -STOP "$monitor"
 begun=$SECONDS
-ok xyl pause asked
+matches "process $monitor\\) does not answer: this process does it" "$(xyl pause asked 2>&1)"
 [ $((SECONDS - begun)) -le 20 ] || fail "$((SECONDS - begun)) s"
 paused || fail 'not paused'
 ok xyl unpause asked
-kill -CONT "$monitor"
+ok xyl upgrade-monitors
+within 10 gone "$monitor"
+monitor=$(monitors asked)
 
 # ---- destroyed, and whoever asked is gone ----
 at_random xyl destroy asked

@@ -25,6 +25,7 @@ use crate::power::{self, Asked, PowerRequest};
 use crate::sched::{self, ShareChange};
 use crate::{
     Cancel, EngineError, Host, Owner, destroy, domains, memory, ops, owner, record, tree, vcpus,
+    watchers,
 };
 
 /// How often whoever waits for an answer looks around, where no event tells of one.
@@ -397,8 +398,12 @@ impl Letter {
             let lock = host.dirs.vm_lock(self.vm.uuid);
             let is_idle = !host.files.is_locked(&lock).unwrap_or(false);
             // A request goes with its domain: when that is destroyed, in answer to it perhaps, or restarted.
-            let is_overdue = waited >= PATIENCE || !host.store.exists(&self.asked)?;
-            if !is_watched(host, self.vm) || (is_idle && is_overdue) {
+            let is_gone = !host.store.exists(&self.asked)?;
+            if !is_watched(host, self.vm) || (is_idle && is_gone) {
+                return Ok(None);
+            }
+            if is_idle && waited >= PATIENCE {
+                self.tell_of_silence(host);
                 return Ok(None);
             }
             if waited >= self.limit {
@@ -424,6 +429,14 @@ impl Letter {
             false => "; Ctrl-C ends this wait, and not what was asked for",
         };
         (host.tell)(&format!("waiting for {holder}{stays}"));
+    }
+
+    fn tell_of_silence(&self, host: &Host) {
+        let watcher = watchers::watcher(&*host.files, &host.dirs, self.vm.uuid).unwrap_or(0);
+        (host.tell)(&format!(
+            "the monitor of domain {} (process {watcher}) does not answer: this process does it; a monitor of an older version,              or a stopped one, is replaced by `xyl upgrade-monitors`",
+            self.vm.domid
+        ));
     }
 
     fn too_late(&self, host: &Host) -> EngineError {

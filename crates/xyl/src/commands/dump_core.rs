@@ -22,7 +22,7 @@ const TELL_EVERY: Duration = Duration::from_secs(2);
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The domain stands still meanwhile, so that what is in the file is of one moment; with --live it runs on. One that \
-was paused before stays paused. The file is in the format of `xl dump-core`. It has another name until it is whole and \
+was paused before stays paused. The VM's monitor writes it, where there is one. The file is in the format of `xl dump-core`. It has another name until it is whole and \
 on the disk: a dump that fails, or that Ctrl-C ends, leaves nothing, and the domain runs on. After a kill, the next \
 command that changes a VM, or `xyl recover`, sees to that.
 

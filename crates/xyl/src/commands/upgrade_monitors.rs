@@ -183,7 +183,10 @@ fn end(uuid: Uuid, pid: u32) -> Outcome {
             "it is no monitor in the background: end it, and the next command starts one",
         ));
     }
-    match pidfd_send_signal(&process, Signal::TERM) {
+    let sent = pidfd_send_signal(&process, Signal::TERM)
+        // One that was stopped would end only when somebody lets it go on.
+        .and_then(|()| pidfd_send_signal(&process, Signal::CONT));
+    match sent {
         Err(rustix::io::Errno::SRCH) => Ok(()),
         other => other.map_err(failed),
     }
