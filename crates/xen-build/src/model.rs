@@ -84,6 +84,8 @@ pub struct ModelDomain {
     pub policy: CpuPolicy,
     /// Size of the paging pool in bytes.
     pub paging_pool_bytes: u64,
+    /// vCPUs that its creation asked for.
+    vcpus_asked_for: u32,
     /// vCPUs.
     pub nr_vcpus: u32,
     /// vCPUs that the guest has brought up.
@@ -139,6 +141,7 @@ impl ModelDomain {
             grant_table,
             policy: CpuPolicy::default(),
             paging_pool_bytes: 0,
+            vcpus_asked_for: 0,
             nr_vcpus: 0,
             nr_online_vcpus: 0,
             affinity: Vec::new(),
@@ -839,7 +842,9 @@ impl Hypervisor for Model {
         if state.domains.contains_key(&domid) {
             return Err(call_error("create_domain", request.domid, Errno::EEXIST));
         }
-        let domain = ModelDomain::new(&mut state, request.kind, request.handle, request.cpupool);
+        let mut domain =
+            ModelDomain::new(&mut state, request.kind, request.handle, request.cpupool);
+        domain.vcpus_asked_for = request.max_vcpus;
         state.domains.insert(domid, domain);
         state.last_domid = domid;
         Ok(DomId(domid))
@@ -955,6 +960,10 @@ impl Hypervisor for Model {
     fn set_max_vcpus(&self, domid: DomId, nr_vcpus: u32) -> Result<()> {
         let nr_cpus = self.state().nr_cpus;
         self.on_domain("set_max_vcpus", domid, 1, |domain| {
+            // Xen has made room for so many when it made the domain, and takes no other number.
+            if nr_vcpus != domain.vcpus_asked_for {
+                return Err(Errno::EINVAL);
+            }
             domain.set_vcpus(nr_vcpus, nr_cpus);
             Ok(())
         })

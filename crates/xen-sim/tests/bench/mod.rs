@@ -53,6 +53,10 @@ impl Bench {
         }
     }
 
+    pub fn kernel(&self) -> &Path {
+        &self.kernel
+    }
+
     pub fn config(&self, name: &str, uuid: &str) -> String {
         format!(
             "name = \"{name}\"\nuuid = \"{uuid}\"\ntype = \"pvh\"\nmemory = 8\nkernel = \"{}\"\n",

@@ -1,0 +1,456 @@
+//! What the toolstack relies on of a host, a check each: the same ones run on the simulated host (`tests/conformance.rs`) and on
+//! real Xen (`examples/conformance.rs`, in the lab). They are what keeps the simulated host honest.
+
+use std::fmt::Debug;
+use std::path::{Path as FilePath, PathBuf};
+use std::time::Duration;
+
+use uuid::Uuid;
+use xen_port::{
+    CreateDomain, DomId, DomainInfo, Errno, Gfn, GuestKind, HvError, HvmParam, PopulateFlags,
+    ShutdownReason,
+};
+use xenstore::{Path, Tree};
+use xyl_engine::create::{CreateRequest, create};
+use xyl_engine::requests::{self, Done, Request};
+use xyl_engine::{Cancel, EngineError, Host, destroy, domains, plan, restart};
+
+/// A check that fails says why.
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+/// The host that is looked at.
+pub struct Subject<'s> {
+    /// A process's way to it.
+    pub host: &'s mut Host,
+    /// A kernel of a PVH guest.
+    pub kernel: &'s FilePath,
+    /// Where a core may be written.
+    pub folder: &'s FilePath,
+}
+
+/// Looks at one thing.
+type Check = fn(&mut Subject<'_>) -> Outcome;
+
+/// The checks, by what they say.
+pub const CHECKS: &[(&str, Check)] = &[
+    ("a domain that is not there is ESRCH", absent),
+    ("a new domain is paused, empty and has no vCPU", new_domain),
+    ("a number that is taken is EEXIST", taken),
+    ("pauses are counted, that of the creation too", pauses),
+    ("the first reason of a shutdown stays", first_reason),
+    ("no more pages than the maximum", page_limit),
+    (
+        "a claim is seen, taken back, and refused where it is too large",
+        claims,
+    ),
+    ("event channels have the lowest free port", ports),
+    ("parameters of a PVH domain are kept", parameters),
+    ("a handle can be changed", handles),
+    (
+        "a transaction sees what it wrote, and a conflict is tried again",
+        transactions,
+    ),
+    (
+        "a watch tells of itself at once, and of what goes with its parent",
+        watches,
+    ),
+    ("a VM's life: create, change, dump, restart, destroy", life),
+];
+
+/// Runs all of them; how many failed. `tell` is told of each.
+pub fn run(mut subject: Subject<'_>, tell: &mut dyn FnMut(&str)) -> usize {
+    let mut failures = 0;
+    for (what, check) in CHECKS {
+        match check(&mut subject) {
+            Ok(()) => tell(&format!("ok   {what}")),
+            Err(why) => {
+                failures += 1;
+                tell(&format!("FAIL {what}: {why}"));
+            }
+        }
+    }
+    failures
+}
+
+fn same<T: PartialEq + Debug>(what: &str, found: T, expected: T) -> Outcome {
+    match found == expected {
+        true => Ok(()),
+        false => Err(format!("{what}: {found:?}, not {expected:?}").into()),
+    }
+}
+
+fn fails<T: Debug>(what: &str, outcome: Result<T, HvError>, errno: Errno) -> Outcome {
+    match &outcome {
+        Err(error) if error.is(errno) => Ok(()),
+        _ => Err(format!("{what}: {outcome:?}, not {errno:?}").into()),
+    }
+}
+
+// ---- the hypervisor -------------------------------------------------------------------------------
+
+const HANDLE: [u8; 16] = *b"xyl-conformance!";
+/// Its number is not given to anybody for a while, so nobody has it.
+const NOBODY: DomId = DomId(32_000);
+
+fn request(kind: GuestKind) -> CreateDomain {
+    CreateDomain {
+        domid: None,
+        kind,
+        handle: HANDLE,
+        ssidref: 0,
+        hap: kind != GuestKind::Pv,
+        oos_off: true,
+        nested_virt: false,
+        vpmu: false,
+        iommu: false,
+        max_vcpus: 2,
+        max_evtchn_port: 1023,
+        max_grant_frames: Some(4),
+        max_maptrack_frames: Some(0),
+        max_grant_version: 1,
+        cpupool: 0,
+        msr_relaxed: false,
+        vmtrace_size_bytes: 0,
+    }
+}
+
+/// Lets a check have an empty domain, and ends that.
+fn with_domain(
+    subject: &mut Subject<'_>,
+    kind: GuestKind,
+    check: impl FnOnce(&mut Host, DomId) -> Outcome,
+) -> Outcome {
+    let host = &mut *subject.host;
+    let domid = host.hv.create_domain(&request(kind))?;
+    let outcome = check(host, domid);
+    let deadline = host.clock.now() + Duration::from_secs(60);
+    host.hv.destroy_domain(domid, deadline)?;
+    let uuid = Uuid::from_bytes(HANDLE);
+    let left = destroy::await_gone(host, domid, uuid, Duration::from_secs(20))?;
+    outcome?;
+    same("left", left.map(|info| info.flags), None)
+}
+
+fn info(host: &Host, domid: DomId) -> Result<DomainInfo, Box<dyn std::error::Error>> {
+    Ok(host
+        .hv
+        .domain_info(domid)?
+        .ok_or("there is no such domain")?)
+}
+
+fn absent(subject: &mut Subject<'_>) -> Outcome {
+    let host = &mut *subject.host;
+    let deadline = host.clock.now() + Duration::from_secs(5);
+    same("domain_info", host.hv.domain_info(NOBODY)?, None)?;
+    fails("pause", host.hv.pause_domain(NOBODY), Errno::ESRCH)?;
+    fails("unpause", host.hv.unpause_domain(NOBODY), Errno::ESRCH)?;
+    fails(
+        "set_max_mem",
+        host.hv.set_max_mem(NOBODY, 1024),
+        Errno::ESRCH,
+    )?;
+    fails(
+        "set_max_vcpus",
+        host.hv.set_max_vcpus(NOBODY, 1),
+        Errno::ESRCH,
+    )?;
+    let destroyed = host.hv.destroy_domain(NOBODY, deadline);
+    fails("destroy", destroyed, Errno::ESRCH)
+}
+
+fn new_domain(subject: &mut Subject<'_>) -> Outcome {
+    for kind in [GuestKind::Pv, GuestKind::Pvh] {
+        with_domain(subject, kind, |host, domid| {
+            let new = info(host, domid)?;
+            same("kind", new.kind(), kind)?;
+            same("handle", new.handle, HANDLE)?;
+            let flags = &new.flags;
+            same(
+                "flags",
+                (flags.paused, flags.shutdown, flags.dying),
+                (true, false, false),
+            )?;
+            same("pages", new.tot_pages, 0)?;
+            same("vCPUs", new.max_vcpu_id, None)?;
+            let other = host.hv.set_max_vcpus(domid, 1);
+            fails("another number of vCPUs", other, Errno::EINVAL)?;
+            host.hv.set_max_vcpus(domid, 2)?;
+            same("vCPUs then", info(host, domid)?.max_vcpu_id, Some(1))
+        })?;
+    }
+    Ok(())
+}
+
+fn taken(subject: &mut Subject<'_>) -> Outcome {
+    with_domain(subject, GuestKind::Pvh, |host, domid| {
+        let again = CreateDomain {
+            domid: Some(domid),
+            ..request(GuestKind::Pvh)
+        };
+        fails("create", host.hv.create_domain(&again), Errno::EEXIST)
+    })
+}
+
+fn pauses(subject: &mut Subject<'_>) -> Outcome {
+    with_domain(subject, GuestKind::Pvh, |host, domid| {
+        host.hv.set_max_vcpus(domid, 2)?;
+        host.hv.pause_domain(domid)?;
+        host.hv.unpause_domain(domid)?;
+        same("paused", info(host, domid)?.flags.paused, true)?;
+        // Its vCPU has never been started: nothing runs.
+        host.hv.unpause_domain(domid)?;
+        same("paused then", info(host, domid)?.flags.paused, false)?;
+        fails(
+            "one unpause more",
+            host.hv.unpause_domain(domid),
+            Errno::EINVAL,
+        )
+    })
+}
+
+fn first_reason(subject: &mut Subject<'_>) -> Outcome {
+    with_domain(subject, GuestKind::Pvh, |host, domid| {
+        host.hv.set_max_vcpus(domid, 2)?;
+        for reason in [ShutdownReason::Reboot, ShutdownReason::Poweroff] {
+            host.hv.remote_shutdown(domid, reason)?;
+            let ended = info(host, domid)?;
+            same(
+                "reason",
+                ended.shutdown_reason,
+                Some(ShutdownReason::Reboot),
+            )?;
+            same("shutdown", ended.flags.shutdown, true)?;
+        }
+        Ok(())
+    })
+}
+
+fn page_limit(subject: &mut Subject<'_>) -> Outcome {
+    with_domain(subject, GuestKind::Pv, |host, domid| {
+        host.hv.set_max_mem(domid, 1024)?;
+        same("limit", info(host, domid)?.max_pages, 256)?;
+        let frames: Vec<Gfn> = (0..512).map(Gfn).collect();
+        let flags = PopulateFlags::default();
+        let got = host.hv.populate_physmap(domid, 0, flags, &frames)?;
+        same("pages", got.len(), 256)?;
+        same("pages by Xen", info(host, domid)?.tot_pages, 256)
+    })
+}
+
+fn claims(subject: &mut Subject<'_>) -> Outcome {
+    with_domain(subject, GuestKind::Pv, |host, domid| {
+        host.hv.set_max_mem(domid, 16 << 10)?;
+        host.hv.claim_pages(domid, 1000)?;
+        same("claimed", info(host, domid)?.outstanding_pages, 1000)?;
+        host.hv.claim_pages(domid, 0)?;
+        same("claimed then", info(host, domid)?.outstanding_pages, 0)?;
+        fails(
+            "more than it may have",
+            host.hv.claim_pages(domid, 5000),
+            Errno::EINVAL,
+        )
+    })
+}
+
+fn ports(subject: &mut Subject<'_>) -> Outcome {
+    with_domain(subject, GuestKind::Pvh, |host, domid| {
+        host.hv.set_max_vcpus(domid, 2)?;
+        for expected in [1, 2, 3] {
+            let port = host.hv.alloc_unbound(domid, DomId::ZERO)?;
+            same("port", port.0, expected)?;
+        }
+        Ok(())
+    })
+}
+
+fn parameters(subject: &mut Subject<'_>) -> Outcome {
+    with_domain(subject, GuestKind::Pvh, |host, domid| {
+        same("before", host.hv.hvm_param(domid, HvmParam::ConsolePfn)?, 0)?;
+        host.hv
+            .set_hvm_param(domid, HvmParam::ConsolePfn, 0xfefff)?;
+        same(
+            "after",
+            host.hv.hvm_param(domid, HvmParam::ConsolePfn)?,
+            0xfefff,
+        )
+    })
+}
+
+fn handles(subject: &mut Subject<'_>) -> Outcome {
+    with_domain(subject, GuestKind::Pv, |host, domid| {
+        host.hv.set_domain_handle(domid, [7; 16])?;
+        same("handle", info(host, domid)?.handle, [7; 16])?;
+        let found = domains::find_uuid(&*host.hv, [7; 16])?;
+        same("found", found.info.domid, domid)?;
+        Ok(host.hv.set_domain_handle(domid, HANDLE)?)
+    })
+}
+
+// ---- xenstore -------------------------------------------------------------------------------------
+
+fn path(text: &str) -> Result<Path, EngineError> {
+    Ok(Path::new(text).map_err(xenstore::Error::from)?)
+}
+
+fn transactions(subject: &mut Subject<'_>) -> Outcome {
+    let store = &mut subject.host.store;
+    let (folder, node) = (path("/tool/conformance")?, path("/tool/conformance/a/b")?);
+    let mut tries = 0;
+    store.try_transaction(|transaction| {
+        tries += 1;
+        transaction.write(&node, b"inside")?;
+        same("inside", transaction.read(&node)?, b"inside".to_vec())
+    })?;
+    same("after", store.read(&node)?, b"inside".to_vec())?;
+    store.rm(&folder)?;
+    same("gone", store.read_opt(&node)?, None)?;
+    // What is not there can be removed, whether its parent is there or not.
+    store.rm(&folder)?;
+    store.rm(&node)?;
+    same("tries", tries, 1)
+}
+
+fn watches(subject: &mut Subject<'_>) -> Outcome {
+    let host = &mut *subject.host;
+    let (folder, node) = (path("/tool/conformance")?, path("/tool/conformance/a/b")?);
+    host.store.write(&node, b"1")?;
+    host.store.watch(&node, "conformance")?;
+    let mut events = Vec::new();
+    for change in [false, true] {
+        if change {
+            host.store.rm(&folder)?;
+        }
+        let event = host.wait_for_event(Duration::from_secs(10))?;
+        events.push(event.map(|event| event.path.to_string()));
+    }
+    let more = host.wait_for_event(Duration::from_millis(200))?;
+    host.store.unwatch(&node, "conformance")?;
+    let expected = Some(node.to_string());
+    same("events", events, vec![expected.clone(), expected])?;
+    same("one more", more.is_some(), false)
+}
+
+// ---- the engine's way ------------------------------------------------------------------------------
+
+const VM: &str = "6a1d0c4e-0000-4000-8000-00000000c0de";
+
+fn life(subject: &mut Subject<'_>) -> Outcome {
+    let uuid = Uuid::parse_str(VM)?;
+    let before = roots_of(subject.host, uuid)?;
+    let domid = make(subject)?;
+    let outcome = live(subject, uuid, domid);
+    // However far it came, nothing is to stay.
+    if let Ok(found) = domains::find_uuid(&*subject.host.hv, *uuid.as_bytes()) {
+        requests::ask_for(
+            subject.host,
+            &found.info,
+            &Request::Destroy { force: false },
+        )?;
+        let limit = Duration::from_secs(20);
+        let left = destroy::await_gone(subject.host, found.info.domid, uuid, limit)?;
+        same("there still", left.map(|info| info.flags), None)?;
+    }
+    outcome?;
+    same("nodes", roots_of(subject.host, uuid)?, before)
+}
+
+/// How much of the VM xenstore has.
+fn roots_of(host: &mut Host, uuid: Uuid) -> Result<bool, EngineError> {
+    let vm = path(&format!("/vm/{}", uuid.hyphenated()))?;
+    Ok(host.store.exists(&vm)?)
+}
+
+fn make(subject: &mut Subject<'_>) -> Result<DomId, Box<dyn std::error::Error>> {
+    let text = format!(
+        "name = \"conformance\"\nuuid = \"{VM}\"\ntype = \"pvh\"\nmemory = 16\nvcpus = 1\nmaxvcpus = 2\nkernel = \"{}\"\n",
+        subject.kernel.display()
+    );
+    let planned = plan::plan_record("conformance", &text, &mut || Ok(vec![(0, 0)]))?;
+    let mut request = CreateRequest {
+        spec: &planned.spec,
+        config_text: &planned.config_text(),
+        paused: true,
+        process_ends: false,
+        watch: &mut |_, _| Ok(()),
+        before_start: &mut |_, _| Ok(()),
+        notice: &mut |_| (),
+    };
+    Ok(create(subject.host, &mut request, &Cancel::new())?)
+}
+
+fn live(subject: &mut Subject<'_>, uuid: Uuid, domid: DomId) -> Outcome {
+    let host = &mut *subject.host;
+    let made = info(host, domid)?;
+    same("paused", made.flags.paused, true)?;
+    let node = |host: &mut Host, name: &str| -> Result<_, Box<dyn std::error::Error>> {
+        let value = host
+            .store
+            .read(&path(&format!("/local/domain/{domid}/{name}"))?)?;
+        Ok(String::from_utf8(value)?)
+    };
+    same("name", node(host, "name")?, "conformance".to_owned())?;
+
+    let ask = |host: &mut Host, request: Request| requests::ask_for(host, &made, &request);
+    ask(host, Request::Unpause)?;
+    ask(host, Request::Unpause)?;
+    ask(host, Request::Pause)?;
+    ask(host, Request::Pause)?;
+    same("paused again", info(host, domid)?.flags.paused, true)?;
+    ask(
+        host,
+        Request::Rename {
+            name: "renamed".to_owned(),
+        },
+    )?;
+    same("new name", node(host, "name")?, "renamed".to_owned())?;
+    ask(host, Request::MemoryMaximum { max_kib: 32 << 10 })?;
+    ask(
+        host,
+        Request::MemoryTarget {
+            target_kib: 12 << 10,
+        },
+    )?;
+    same("target", node(host, "memory/target")?, "12288".to_owned())?;
+    same("maximum", info(host, domid)?.max_pages, (13 << 20) / 4096)?;
+    ask(host, Request::Vcpus { nr_vcpus: 2 })?;
+    same(
+        "vCPU 1",
+        node(host, "cpu/1/availability")?,
+        "online".to_owned(),
+    )?;
+    let refused = ask(host, Request::Vcpus { nr_vcpus: 3 });
+    same("three vCPUs", refused.is_err(), true)?;
+
+    let file: PathBuf = subject.folder.join("conformance.core");
+    let done = ask(
+        host,
+        Request::DumpCore {
+            file: file.clone(),
+            is_live: false,
+        },
+    )?;
+    let Done::Dumped(dumped) = done else {
+        return Err(format!("a dump says {done:?}").into());
+    };
+    same("pages that are missing", dumped.nr_missing, 0)?;
+    let core = host.files.read(&file, 64 << 20)?;
+    same("ELF", core.starts_with(b"\x7fELF"), true)?;
+    same("size", core.len() as u64, dumped.size_bytes)?;
+    host.files.remove(&file)?;
+
+    host.hv.remote_shutdown(domid, ShutdownReason::Reboot)?;
+    let next = restart::restart(host, uuid, domid, false)?.ok_or("no restart")?;
+    same("another number", next != domid, true)?;
+    let now = info(host, next)?;
+    same("handle", now.handle, *uuid.as_bytes())?;
+    let name = host
+        .store
+        .read(&path(&format!("/local/domain/{next}/name"))?)?;
+    same("name kept", name, b"renamed".to_vec())?;
+    same(
+        "nodes of the old",
+        host.store
+            .exists(&path(&format!("/local/domain/{domid}"))?)?,
+        false,
+    )
+}
