@@ -129,4 +129,6 @@ at_random xyl destroy asked
 xl domid asked >/dev/null 2>&1 && echo 'killed too early to have asked'
 within 20 eval 'xyl destroy asked >/dev/null 2>&1; domain_gone asked'
 within 10 gone "$monitor"
+# An answer that nobody has read goes with the next recovery.
+ok xyl recover
 leaves_nothing "$scratch/before"

@@ -337,7 +337,7 @@ fn told(act: Act, error: &EngineError) -> String {
         EngineError::NameTaken { .. }
         | EngineError::NameBusy { .. }
         | EngineError::UuidTaken { .. } => act != Destroy,
-        EngineError::NoSuchDomain(_) => true,
+        EngineError::NoSuchDomain(_) | EngineError::Restarted { .. } => true,
         EngineError::Deadline { .. } => true,
         _ => false,
     };

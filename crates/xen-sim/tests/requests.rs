@@ -326,8 +326,11 @@ fn a_request_outlives_the_monitor() {
                 &Cancel::new(),
             );
             let word = request.word();
+            // A key that may have been sent is not sent again.
+            let is_unsure = matches!(&heard.said, Some(Err(why)) if why.contains("may have been done"))
+                && matches!(request, Request::Sysrq { .. });
             assert!(
-                matches!(heard.said, Some(Ok(_))) && is_done(&world, domid, &request),
+                is_unsure || matches!(heard.said, Some(Ok(_))) && is_done(&world, domid, &request),
                 "{word}, call {call}: {:?}",
                 heard.said
             );

@@ -188,6 +188,16 @@ pub enum EngineError {
         /// How long.
         limit_s: u64,
     },
+    /// The VM has got its next domain before its turn came.
+    #[error(
+        "domain {domid} has ended, and its VM is domain {next} now: nothing was done; repeat it for that one"
+    )]
+    Restarted {
+        /// The domain that was meant.
+        domid: DomId,
+        /// The VM's domain now.
+        next: DomId,
+    },
     /// The process that watches over the VM has failed at what it was asked for; why, in its words.
     #[error("{0}")]
     ByMonitor(String),

@@ -65,6 +65,8 @@ pub fn watch_with(
     let outcome = watch_at(host, vm, &post, log);
     match &outcome {
         Err(error) if error.is_connection_lost() => {}
+        // Somebody has had the VM in hand for too long: whoever looks next starts another monitor.
+        Err(error) if matches!(error.cause(), EngineError::Deadline { .. }) => {}
         _ => post.abolish(host),
     }
     outcome

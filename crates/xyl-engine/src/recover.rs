@@ -19,7 +19,8 @@ use xyl_saga::{Contents, Operation, Outcome, Past, Resumed};
 use crate::dirs::NAME_LOCK;
 use crate::operation::{Aside, Draft, KEEPS_RECORD, Kind};
 use crate::{
-    Dirs, EngineError, Host, destroy, domains, dump_core, ops, owner, record, tree, userdata,
+    Dirs, EngineError, Host, destroy, domains, dump_core, ops, owner, record, requests, tree,
+    userdata,
 };
 
 /// How long the lock of a process that has died may be held by one that it was about to start.
@@ -68,7 +69,7 @@ pub(crate) struct Left {
 }
 
 /// Finishes all that dead processes have left under way. What lives is left alone. With `stuck`, also
-/// what had ended with something left behind.
+/// what had ended with something left behind; and answers that nobody will read go.
 pub fn all(host: &mut Host, stuck: bool) -> Result<Vec<Recovered>, EngineError> {
     let busy = host.dirs.busy();
     let mut recovered = Vec::new();
@@ -92,6 +93,7 @@ pub fn all(host: &mut Host, stuck: bool) -> Result<Vec<Recovered>, EngineError> 
             recovered.extend(again(host, uuid));
         }
     }
+    requests::remove_unread(host)?;
     Ok(recovered)
 }
 

@@ -3,8 +3,8 @@
 //! A command that wants a VM changed writes that down below `/libxl/D/xyl/asked`, which no guest can write to. The VM's
 //! monitor is woken by it, carries it out under the VM's lock, and takes the node away in the transaction that writes
 //! what came of it below `/tool/xyl/told`, where it outlives the domain. So it is done whatever becomes of the command, and by the monitor's heir
-//! where the monitor dies; every request may be carried out twice, since one that dies between the deed and the
-//! transaction leaves it to be done again.
+//! where the monitor dies. A monitor that dies between the deed and the transaction leaves it to be done again; what must not
+//! be done twice (a key, a trigger) is taken away before the deed.
 //!
 //! Where nobody watches (`create -e`, a domain of xl's, a monitor that has died), or a monitor does not get to it though
 //! nobody has the VM in hand, the command takes its request back and carries it out itself, under the same lock.
@@ -144,6 +144,11 @@ impl Request {
         }
     }
 
+    /// Whether it can be carried out twice: all that sets something. What a guest is sent it gets once at most.
+    fn is_repeatable(&self) -> bool {
+        !matches!(self, Request::Sysrq { .. } | Request::Trigger { .. })
+    }
+
     fn limit(&self) -> Duration {
         match self {
             Request::DumpCore { .. } => DUMP_LIMIT,
@@ -195,28 +200,63 @@ pub fn ask(
         domid: info.domid,
         uuid: Uuid::from_bytes(info.handle),
     };
-    if is_watched(host, vm)
-        && let Some(letter) = Letter::send(host, vm, request)?
-    {
-        return match letter.answer(host, asking)? {
-            Some(outcome) => outcome,
-            None => after_silence(request, carry_out(host, info, request, asking)),
-        };
+    let is_held = host.files.is_locked(&host.dirs.watch(vm.uuid));
+    let is_vm = vm.domid != DomId::ZERO;
+    match is_held {
+        Ok(true) if is_vm => {
+            if let Some(letter) = Letter::send(host, vm, request)? {
+                return match letter.answer(host, asking)? {
+                    Reply::Came(outcome) => outcome,
+                    Reply::MayBeDone if !request.is_repeatable() => {
+                        Err(EngineError::ByMonitor(format!(
+                            "the monitor of domain {} died at the {}: it may have been done; look, and repeat it if not",
+                            vm.domid,
+                            request.word()
+                        )))
+                    }
+                    Reply::MayBeDone | Reply::TakenBack => {
+                        let outcome = carry_out(host, info, request, asking);
+                        after_silence(host, vm, request, outcome)
+                    }
+                };
+            }
+        }
+        // It has lost its monitor. What others have asked comes first.
+        Ok(false) if is_vm => {
+            let tell = host.tell.clone();
+            serve(host, vm, &mut |line| tell(line))?;
+        }
+        _ => {}
     }
     carry_out(host, info, request, asking)
 }
 
-/// A guest that has gone meanwhile is what a shutdown and a reboot are for: it may have been asked by a monitor that died
-/// before it could say so.
+/// What it means that the domain has gone while its monitor was asked.
 fn after_silence(
+    host: &Host,
+    vm: Vm,
     request: &Request,
     outcome: Result<Done, EngineError>,
 ) -> Result<Done, EngineError> {
-    match (request, outcome) {
-        (Request::Power { .. }, Err(EngineError::NoSuchDomain(_))) => {
-            Ok(Done::Asked(Asked::ByXenstore))
-        }
-        (_, outcome) => outcome,
+    let Err(EngineError::NoSuchDomain(_)) = outcome else {
+        return outcome;
+    };
+    match (request, domains::living(&*host.hv, *vm.uuid.as_bytes())?) {
+        (Request::Destroy { .. }, None) => Ok(Done::Plainly),
+        // The guest has ended, as it was to, and may have been asked by a monitor that died before it could say so.
+        (Request::Power { .. }, None) => Ok(Done::Asked(Asked::ByXenstore)),
+        (
+            Request::Power {
+                request: PowerRequest::Reboot,
+                ..
+            },
+            Some(_),
+        ) => Ok(Done::Asked(Asked::ByXenstore)),
+        (_, Some(next)) => Err(EngineError::Restarted {
+            domid: vm.domid,
+            next,
+        }),
+        (_, None) => outcome,
     }
 }
 
@@ -327,6 +367,18 @@ struct Letter {
     told: Path,
     limit: Duration,
     word: &'static str,
+    /// The file of a core.
+    file: Option<String>,
+}
+
+/// What became of a letter.
+enum Reply {
+    /// It was answered.
+    Came(Result<Done, EngineError>),
+    /// Nobody has begun it, or nobody will see it again.
+    TakenBack,
+    /// It was gone, without an answer: with its domain, or with a monitor that died at it.
+    MayBeDone,
 }
 
 impl Letter {
@@ -344,6 +396,10 @@ impl Letter {
             told: below(all_told()?, &id)?,
             limit: request.limit(),
             word: request.word(),
+            file: match request {
+                Request::DumpCore { file, .. } => file.to_str().map(str::to_owned),
+                _ => None,
+            },
         };
         let mut is_there = false;
         host.store.try_transaction(|transaction| {
@@ -357,21 +413,17 @@ impl Letter {
         Ok(is_there.then_some(letter))
     }
 
-    /// What came of it; `None` where this process is to carry it out.
-    fn answer(
-        &self,
-        host: &mut Host,
-        asking: &mut Asking<'_>,
-    ) -> Result<Option<Result<Done, EngineError>>, EngineError> {
+    /// What came of it.
+    fn answer(&self, host: &mut Host, asking: &mut Asking<'_>) -> Result<Reply, EngineError> {
         host.store.watch(&self.told, ANSWER_TOKEN)?;
         let outcome = self.wait(host, asking);
         // So that nobody does it any more once this process has given up.
         let outcome = match outcome {
-            Ok(Some(value)) => self.take(host, &value).map(Some),
+            Ok(Some(value)) => self.take(host, &value).map(Reply::Came),
             Ok(None) => self.withdraw(host),
             Err(error) => match self.withdraw(host)? {
-                None => Err(error),
-                answered => Ok(answered),
+                Reply::Came(outcome) => Ok(Reply::Came(outcome)),
+                Reply::TakenBack | Reply::MayBeDone => Err(error),
             },
         };
         host.store.unwatch(&self.told, ANSWER_TOKEN)?;
@@ -385,6 +437,7 @@ impl Letter {
         asking: &mut Asking<'_>,
     ) -> Result<Option<Vec<u8>>, EngineError> {
         let begun = host.clock.now();
+        let mut idle_since = begun;
         let (mut has_told, mut has_cancelled) = (false, false);
         loop {
             let event = host.wait_for_event(TICK)?;
@@ -394,15 +447,19 @@ impl Letter {
             if event.is_some() {
                 continue;
             }
-            let waited = host.clock.now().saturating_duration_since(begun);
+            let now = host.clock.now();
+            let waited = now.saturating_duration_since(begun);
             let lock = host.dirs.vm_lock(self.vm.uuid);
             let is_idle = !host.files.is_locked(&lock).unwrap_or(false);
+            if !is_idle {
+                idle_since = now;
+            }
             // A request goes with its domain: when that is destroyed, in answer to it perhaps, or restarted.
             let is_gone = !host.store.exists(&self.asked)?;
             if !is_watched(host, self.vm) || (is_idle && is_gone) {
                 return Ok(None);
             }
-            if is_idle && waited >= PATIENCE {
+            if now.saturating_duration_since(idle_since) >= PATIENCE {
                 self.tell_of_silence(host);
                 return Ok(None);
             }
@@ -434,7 +491,7 @@ impl Letter {
     fn tell_of_silence(&self, host: &Host) {
         let watcher = watchers::watcher(&*host.files, &host.dirs, self.vm.uuid).unwrap_or(0);
         (host.tell)(&format!(
-            "the monitor of domain {} (process {watcher}) does not answer: this process does it; a monitor of an older version,              or a stopped one, is replaced by `xyl upgrade-monitors`",
+            "the monitor of domain {} (process {watcher}) does not answer: this process does it; a monitor of an older version, or a stopped one, is replaced by `xyl upgrade-monitors`",
             self.vm.domid
         ));
     }
@@ -458,7 +515,8 @@ impl Letter {
             .under_way()
             .filter(|operation| Kind::parse(&operation.begin.kind) == Some(Kind::DumpCore));
         match dump {
-            Some(dump) if self.word == Kind::DumpCore.word() => {
+            // Not somebody else's.
+            Some(dump) if self.file.is_some() && dump.text("file") == self.file.as_deref() => {
                 owner::ask_to_cancel(&*host.files, &host.dirs, self.vm.uuid, &dump.begin.id)
             }
             _ => Err(EngineError::Cancelled),
@@ -466,13 +524,18 @@ impl Letter {
     }
 
     /// Takes the request back; the answer where there is one by now.
-    fn withdraw(&self, host: &mut Host) -> Result<Option<Result<Done, EngineError>>, EngineError> {
-        let mut answer = None;
+    fn withdraw(&self, host: &mut Host) -> Result<Reply, EngineError> {
+        let (mut answer, mut was_there) = (None, false);
         host.store.try_transaction(|transaction| {
             answer = transaction.read_opt(&self.told)?;
+            was_there = transaction.exists(&self.asked)?;
             Ok::<_, EngineError>(transaction.rm(&self.asked)?)
         })?;
-        answer.map(|value| self.take(host, &value)).transpose()
+        match answer {
+            Some(value) => self.take(host, &value).map(Reply::Came),
+            None if was_there => Ok(Reply::TakenBack),
+            None => Ok(Reply::MayBeDone),
+        }
     }
 
     /// Takes the answer.
@@ -570,21 +633,34 @@ fn serve_one(
 ) -> Result<(), EngineError> {
     let asked = below(asked_of(vm.domid)?, id)?;
     let told = below(all_told()?, id)?;
+    // Whoever has the VM in hand comes first; what is taken back meanwhile is not done any more.
+    if let Some(recovered) = &Owner::take(host, vm.uuid)?.recovered {
+        log(&recovered.line());
+    }
     let Some(text) = host.store.read_opt(&asked)? else {
         return Ok(());
     };
-    let Some(info) = host.hv.domain_info(vm.domid)? else {
-        return Ok(());
-    };
-    if &info.handle != vm.uuid.as_bytes() {
-        return Ok(());
+    if is_forgotten(host, id) {
+        log(&format!(
+            "the request {id} is too old, and nobody waits for it: not done"
+        ));
+        return Ok(host.store.rm(&asked)?);
     }
+    let info = host.hv.domain_info(vm.domid)?;
+    let info = info.filter(|info| &info.handle == vm.uuid.as_bytes());
     let request = serde_json::from_slice::<Request>(&text);
     // Its own request goes with the domain.
     let is_destroy = matches!(request, Ok(Request::Destroy { .. }));
-    let outcome = match request {
-        Ok(_) if !is_meant(id, vm.uuid) => Err(EngineError::NoSuchDomain(vm.domid.to_string())),
-        Ok(request) => {
+    let is_once = matches!(&request, Ok(request) if !request.is_repeatable());
+    if is_once {
+        host.store.rm(&asked)?;
+    }
+    let outcome = match (request, info) {
+        (Ok(_), None) => Err(EngineError::NoSuchDomain(vm.domid.to_string())),
+        (Ok(_), _) if !is_meant(id, vm.uuid) => {
+            Err(EngineError::NoSuchDomain(vm.domid.to_string()))
+        }
+        (Ok(request), Some(info)) => {
             log(&format!(
                 "{}, for process {}",
                 request.word(),
@@ -596,7 +672,7 @@ fn serve_one(
             }
             outcome
         }
-        Err(error) => {
+        (Err(error), _) => {
             log(&format!(
                 "a request that cannot be read ({error}): {}",
                 String::from_utf8_lossy(&text)
@@ -614,7 +690,7 @@ fn serve_one(
     let is_waited_for = asker(id).is_some_and(|pid| host.process.is_running(pid));
     let answer = is_waited_for.then(|| serde_json::to_vec(&answer).unwrap_or_default());
     host.store.try_transaction(|transaction| {
-        if !is_destroy && !transaction.exists(&asked)? {
+        if !is_destroy && !is_once && !transaction.exists(&asked)? {
             return Ok(());
         }
         let mut batch = Batch::new();
@@ -625,6 +701,15 @@ fn serve_one(
         transaction.run(&batch)?;
         Ok(())
     })
+}
+
+/// Whether whoever has asked has died, and so long ago that nobody counts on it any more.
+fn is_forgotten(host: &Host, id: &str) -> bool {
+    let since_1970 = host.clock.calendar().duration_since(SystemTime::UNIX_EPOCH);
+    let now_ms = since_1970.unwrap_or_default().as_millis();
+    let asked_ms: Option<u128> = id.split('-').next().and_then(|ms| ms.parse().ok());
+    let age_ms = asked_ms.map_or(0, |ms| now_ms.saturating_sub(ms));
+    age_ms > LIMIT.as_millis() && !asker(id).is_some_and(|pid| host.process.is_running(pid))
 }
 
 fn carry_out_watched(
@@ -656,8 +741,8 @@ fn carry_out_watched(
     carry_out(host, info, request, &mut asking)
 }
 
-/// Removes the answers that nobody waits for any more.
-fn remove_unread(host: &mut Host) -> Result<(), EngineError> {
+/// Removes the answers that nobody waits for any more: who has asked has died before he could take them.
+pub(crate) fn remove_unread(host: &mut Host) -> Result<(), EngineError> {
     for id in destroy::children(host, &all_told()?)? {
         if !asker(&id).is_some_and(|pid| host.process.is_running(pid)) {
             host.store.rm(&below(all_told()?, &id)?)?;

@@ -94,7 +94,8 @@ fn run(args: &CommonArgs, request: PowerRequest, context: &Context) -> Outcome {
             Err(failure) => return Err(failure),
         }
     }
-    wait_until_taken(args, context, &mut host, &asked)?;
+    let not_taken = wait_until_taken(args, context, &mut host, &asked)?;
+    let first_failure = first_failure.or(not_taken);
     if args.wait > 0 {
         wait_until_ended(
             args,
@@ -105,7 +106,7 @@ fn run(args: &CommonArgs, request: PowerRequest, context: &Context) -> Outcome {
     }
     match first_failure {
         Some(_) => Err(Failure::refused(
-            "some domains could not be asked; see above",
+            "some domains could not be asked, or have not taken the request; see above",
         )),
         None => Ok(()),
     }
@@ -151,26 +152,36 @@ fn ask(
     })
 }
 
-/// Waits until those that were asked through xenstore have taken the request.
+/// Waits until those that were asked through xenstore have taken the request; with -a, the first of those that have not.
 fn wait_until_taken(
     args: &CommonArgs,
     context: &Context,
     host: &mut Host,
     asked: &[(DomainInfo, Asked)],
-) -> Outcome {
+) -> Result<Option<Failure>, Failure> {
+    let mut first_failure = None;
     let limit = args.timeout.map_or(ACKNOWLEDGE_LIMIT, Duration::from_secs);
     for (info, how) in asked {
         if *how == Asked::ByXenstore {
             let waiting = context.waiting(format!("for domain {} to take the request", info.domid));
-            power::wait_for_acknowledgement(
+            let taken = power::wait_for_acknowledgement(
                 &mut host.store,
                 info.domid,
                 limit,
                 &mut waiting.tick(),
-            )?;
+            );
+            drop(waiting);
+            match taken.map_err(Failure::from) {
+                // With -a the others are waited for all the same.
+                Err(failure) if args.all => {
+                    context.warn(&failure);
+                    first_failure.get_or_insert(failure);
+                }
+                other => other?,
+            }
         }
     }
-    Ok(())
+    Ok(first_failure)
 }
 
 fn wait_until_ended(
