@@ -4,7 +4,7 @@
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 
-kills=${KILLS:-45}
+kills=${KILLS:-40}
 RANDOM=${SEED:=$((EPOCHSECONDS % 32768))}
 echo "SEED=$SEED"
 

@@ -1,9 +1,9 @@
 # What changes a VM is carried out by its monitor: it outlives the command that has asked, and the monitor; a monitor that stands
 # still holds nobody up; and none of it makes the monitor any larger.
-# limit_s: 300
+# limit_s: 480
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
-rounds=${ROUNDS:-12}
+rounds=${ROUNDS:-8}
 RANDOM=${SEED:=$((EPOCHSECONDS % 32768))}
 echo "SEED=$SEED"
 
