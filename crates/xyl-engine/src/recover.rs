@@ -19,8 +19,8 @@ use xyl_saga::{Contents, Operation, Outcome, Past, Resumed};
 use crate::dirs::NAME_LOCK;
 use crate::operation::{Aside, Draft, KEEPS_RECORD, Kind};
 use crate::{
-    Dirs, EngineError, Host, destroy, domains, dump_core, ops, owner, record, requests, tree,
-    userdata,
+    Dirs, EngineError, Host, create, destroy, domains, dump_core, ops, owner, record, requests,
+    tree, userdata,
 };
 
 /// How long the lock of a process that has died may be held by one that it was about to start.
@@ -381,7 +381,7 @@ fn redraft<'h>(
         Kind::Destroy | Kind::DumpCore => None,
         // The number may be that of an earlier try, whose domain was removed.
         _ if is_there(host, uuid, noted)? => noted,
-        _ => half_made(host, uuid, old)?.or(noted),
+        _ => half_made(host, uuid, old.filter(|_| !is_remade(last)))?.or(noted),
     };
     let aside = match (last.text("aside_uuid"), last.text("aside_name")) {
         (Some(uuid), Some(name)) => Uuid::try_parse(uuid).ok().map(|uuid| Aside {
@@ -400,6 +400,13 @@ fn redraft<'h>(
     draft.keeps_record =
         matches!(kind, Kind::Restart | Kind::RenameRestart) || last.is_set(KEEPS_RECORD);
     Ok(draft)
+}
+
+/// Whether the VM's next domain is being made: then the old one is gone, and its number may have come to the next.
+fn is_remade(last: &Operation) -> bool {
+    let step = last.step.as_deref();
+    let mut steps = create::steps().into_iter();
+    steps.any(|of_create| Some(of_create.name) == step)
 }
 
 /// Whether the VM has a domain of that number.
