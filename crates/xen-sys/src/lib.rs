@@ -23,6 +23,7 @@ mod privcmd;
 pub mod program;
 mod scheduling;
 mod standby;
+mod syscall;
 mod vcpu;
 mod xen;
 

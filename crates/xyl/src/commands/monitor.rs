@@ -114,7 +114,7 @@ fn start_with(
         Some(lock) => lock,
         None => File::open("/dev/null").map_err(no_start)?,
     };
-    Standby::start(&program, input.as_fd(), out.as_fd()).map_err(no_start)
+    Standby::start(program, input.as_fd(), out.as_fd()).map_err(no_start)
 }
 
 /// The monitor's words after `xyl`.
