@@ -31,6 +31,6 @@ pub use events::{EventChannel, EventChannels};
 pub use grants::{GrantedMemory, Grants};
 pub use memory::ForeignMemory;
 pub use privcmd::Stats;
-pub use scheduling::give_way_to_daemons;
+pub use scheduling::{give_way_to_daemons, take_precedence_to_end};
 pub use standby::{Program, Standby};
 pub use xen::Xen;

@@ -135,9 +135,13 @@ fn create_now(
     let uuid = planned.spec.uuid;
     let is_monitored = !args.foreground && !args.no_monitor;
     let (mut console, mut monitor) = (None, None);
+    let process_ends = !args.console && !args.foreground;
     let mut before_start = |host: &mut Host, domid: DomId| {
         if args.console {
             console = open_console(context, host, domid)?;
+        }
+        if process_ends {
+            xen_sys::take_precedence_to_end();
         }
         Ok(())
     };
@@ -162,7 +166,7 @@ fn create_now(
         spec: &planned.spec,
         config_text: &planned.config_text(),
         paused: args.paused,
-        process_ends: !args.console && !args.foreground,
+        process_ends,
         watch: &mut watch,
         before_start: &mut before_start,
         notice: &mut notice,
