@@ -12,7 +12,8 @@ emulated CPU. Absolute times mean nothing there; ratios and counts do. Times are
 smallest and the largest in brackets; a time is that of the whole command, from its start to its end. Hypercalls,
 mappings (other requests to privcmd), forks (processes and threads) and bytes read are what strace saw of the command and
 its children; xenstore requests and bytes were counted by a proxy before xenstored. A create leaves a process that
-waits for the domain's end: that is xyl's one fork, just before the guest starts; with \`-e\` there is none.
+waits for the domain's end: that is xyl's one "fork" (a \`clone\` that copies no memory), just before the guest starts; with \`-e\` there
+is none.
 The budgets that CI enforces are in \`crates/xyl-bench/src/budgets.rs\`.
 
 HEAD
@@ -24,12 +25,16 @@ HEAD
 The goals are a tenth of xl's time for a create (a twentieth for a Debian kernel the second time), one and a half times the
 floor, and a 300th guest that costs at most 1.2 times the first. What stands in the way under emulation:
 
-- Each system call of a PV dom0 switches page tables twice, and the emulation starts with an empty TLB after each: 25 to 50
-  microseconds for the least of them. A process that does nothing takes tens of milliseconds so, and a request to xenstored, which
-  takes seven system calls there, half a millisecond to one. Such a process and the floor together come to more than a tenth of
-  xl's time here already; \`create -p -e\`, which starts neither monitor nor guest, takes about as long as those two.
-- What a create takes beyond: its successor's process (a fork), and what works beside it on the one CPU of this dom0 from the
-  introduction on: xenconsoled, xenstored for xenconsoled, and the guest. Hence the domain is introduced last.
+- Each system call of a PV dom0 switches page tables twice, and the emulation starts with an empty TLB after each: 17 to 50
+  microseconds for the least of them, 50 to 90 for a page fault, and half a millisecond to one for a request to xenstored, which takes
+  seven system calls there. So the start and the end of a process that does nothing (above) and the floor together are about a tenth
+  of xl's time already. What xyl takes beyond is, in a trace of its system calls (ftrace), in equal parts: its start
+  (140 to 170 page faults, most for its code); its 46 requests to xenstored, three times those of the floor; and what comes before the
+  domain: configuration, kernel, name, policy, journal.
+- The guest's first steps run on the one CPU of this dom0, too: the unpause of a PV guest alone took 12 ms there, and what the guest
+  asks of xenstored and xenconsoled as long again. The domain is introduced last for that reason, and the command goes before
+  those two from then on, to its end.
+- The VM's own process shares the command's memory until the command ends: a fork's copies of pages took 25 to 30 ms.
 - xenstored tells every connection's watches of every node that a transaction has changed when it ends: a create writes some 40
   nodes, and each domain and each monitor is a connection. With 120 domains one TRANSACTION_END took 73 ms (ftrace). The floor in
   the crowd shows the same. The names of other domains, which xl reads one by one, are not read by xyl (\`/run/xyl/names\`), so

@@ -48,7 +48,16 @@ enum Command {
     },
 }
 
+/// The word that makes this program end at once: what a process takes by itself.
+const NOTHING: &str = "nothing";
+
 fn main() -> ExitCode {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == NOTHING)
+    {
+        return ExitCode::SUCCESS;
+    }
     let outcome = match Args::parse().command {
         Command::All {
             guests,

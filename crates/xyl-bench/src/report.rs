@@ -40,11 +40,13 @@ impl Report {
         ));
     }
 
-    /// Adds what a process takes that does nothing.
-    pub fn process(&mut self, alone: Spread) {
+    /// Adds what a process takes that does nothing: one that loads its libraries, and one that holds all it needs, as xyl does.
+    pub fn process(&mut self, dynamic: Spread, fixed: Spread) {
         self.notes.push(format!(
-            "a process that does nothing (`true`) takes {} ms from its start to its end; each command's time holds one.",
-            text(alone),
+            "a process that does nothing takes {} ms from its start to its end when it is linked statically, as xyl is, and {} ms when \
+             it has to load libraries (`true`), as xl has to; each command's time holds one.",
+            text(fixed),
+            text(dynamic),
         ));
     }
 

@@ -10,7 +10,7 @@ use crate::measure::{Spread, timed};
 use crate::proxy::Proxy;
 use crate::report::{Line, Report};
 use crate::trace::{self, Counts};
-use crate::{Outcome, floor, lives};
+use crate::{NOTHING, Outcome, floor, lives};
 
 /// Memory of the small guests.
 const SMALL_MIB: u64 = 64;
@@ -140,7 +140,11 @@ fn name_of(path: &Path) -> String {
 pub fn all(guests: &Path, runs: usize, crowd: usize) -> Outcome<()> {
     let bench = Bench::new(guests)?;
     let mut report = Report::default();
-    report.process(process_alone(runs)?);
+    let this = std::env::current_exe()?.display().to_string();
+    report.process(
+        process_alone(&["true"], runs)?,
+        process_alone(&[&this, NOTHING], runs)?,
+    );
     for (kind, guest) in [("pv", GuestKind::Pv), ("pvh", GuestKind::Pvh)] {
         let config = bench.config(NAME, kind, SMALL_MIB, &bench.test_guest(kind)?)?;
         let what = format!("{} {SMALL_MIB} MiB", kind.to_uppercase());
@@ -244,8 +248,9 @@ fn pause(bench: &Bench, report: &mut Report, runs: usize) -> Outcome<()> {
 }
 
 /// What any command takes before and after its work: the start and the end of a process.
-fn process_alone(runs: usize) -> Outcome<Spread> {
-    let times: Outcome<Vec<Duration>> = (0..runs).map(|_| timed(&["true".to_owned()])).collect();
+fn process_alone(words: &[&str], runs: usize) -> Outcome<Spread> {
+    let command: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+    let times: Outcome<Vec<Duration>> = (0..runs).map(|_| timed(&command)).collect();
     Spread::of(times?)
 }
 
