@@ -47,6 +47,8 @@ ok xyl unpause narrow
 # Its core is one of a whole domain. (xl makes none of a guest that has not told where its table of frames is, as GRUB.)
 ok xyl dump-core narrow core
 [ "$(stat -c %s core)" -gt $((64 << 20)) ] || fail 'the core has not all of its memory'
+# Of an i386 (EM_386), in a 64-bit file.
+equals 3 "$(od -An -tu2 -j18 -N2 core | tr -d ' ')"
 rm core
 ok xyl destroy narrow
 leaves_nothing before

@@ -114,11 +114,12 @@ fn own_xen() -> Result<PathBuf> {
 /// Removes all roots, and what killed runs have left. Boots under way are not disturbed: they have their files open.
 pub fn clean() -> Result<()> {
     let roots = places::roots()?;
-    if roots.exists() {
-        let _lock = lock(&roots)?;
-        remove_tree(&roots)?;
+    for folder in [roots.clone(), places::xens()?] {
+        if folder.exists() {
+            let _lock = lock(&folder)?;
+            remove_tree(&folder)?;
+        }
     }
-    remove_tree(&places::xens()?)?;
     boot::remove_dead_runs(&places::runs()?);
     println!("removed {}", roots.display());
     Ok(())

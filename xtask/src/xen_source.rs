@@ -1,4 +1,5 @@
-//! A Xen that runs bare 32-bit PV guests: Debian's own source of it, built with CONFIG_PV32, which Debian's package has not.
+//! A Xen that runs bare 32-bit PV guests: the source that Debian's package is made from, without Debian's patches, built with
+//! CONFIG_PV32, which Debian's package has not. For tests alone: it has none of the suite's security updates either.
 //!
 //! The hypervisor alone is built (about two minutes); all the rest of the lab's root is Debian's. It is built once and kept
 //! beside the roots.
@@ -16,10 +17,10 @@ use std::process::Command;
 const CONFIG: &str = "CONFIG_PV32=y\nCONFIG_DEBUG=n\n";
 /// Shown at the end of Xen's version, so that nobody takes it for Debian's.
 const VENDOR_VERSION: &str = "XEN_VENDORVERSION=-pv32";
-/// Changes when the recipe does.
+/// Changes when the recipe or the configuration above does.
 const RECIPE: u32 = 1;
 
-/// The hypervisor: found, or built. Whoever calls holds the roots' lock.
+/// The hypervisor: found, or built. Whoever calls holds the lock of the folder.
 pub fn ensure(roots: &Path) -> Result<PathBuf> {
     let kept = roots.join(format!("xen-4.17-pv32-{RECIPE}"));
     if kept.exists() {
@@ -66,9 +67,12 @@ fn fetch(building: &Path) -> Result<PathBuf> {
     };
     apt(&["update"])
         .and_then(|()| apt(&["source", "--download-only", "xen"]))
-        .map_err(|error| Error::Unreachable {
-            what: "Debian's source of Xen".into(),
-            source: Box::new(error),
+        .map_err(|error| match error {
+            Error::Interrupted => Error::Interrupted,
+            error => Error::Unreachable {
+                what: "Debian's source of Xen".into(),
+                source: Box::new(error),
+            },
         })?;
     unpack(building)
 }

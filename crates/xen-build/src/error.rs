@@ -231,7 +231,7 @@ fn free_text(free_mib: Option<u64>) -> String {
         || "and Xen does not say how much is free".to_owned(),
         |free| {
             format!(
-                "{free} MiB free: give the domain less, shut another down, or take memory from dom0 (if that is more than enough, the domain's limit, max_mem, is too low)"
+                "{free} MiB free: give the domain less, shut another down, or take memory from dom0 (if that is more than enough: the domain's limit, max_mem, is too low; or it is a bare 32-bit PV guest on a host with more than 166 GiB, whose memory has to lie in the lowest 128)"
             )
         },
     )

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::*;
 use xen_build::model::Model;
-use xen_build::{BuildError, BuildRequest, build_pv, check_pv};
+use xen_build::{BootModule, BuildError, BuildRequest, ModuleContent, build_pv, check_pv};
 use xen_image::elfnote::types;
 use xen_image::{Image, Limits};
 use xen_port::{DomId, GuestKind, Mfn, PageTableLevel, PvMode, VersionInfo};
@@ -105,6 +105,32 @@ fn built(virt_base: u64, pae: &str) -> (Model, DomId, Walk) {
     let mut walk = Walk::default();
     walk.table(&model, cpu.cr3.0, 3, 0);
     (model, domid, walk)
+}
+
+#[test]
+fn a_ramdisk_whose_length_does_not_fit_is_refused() {
+    let path = std::env::temp_dir().join(format!("xen-build-ramdisk-{}", std::process::id()));
+    let file = std::fs::File::create(&path).unwrap();
+    // A file with nothing in it takes no room.
+    file.set_len(4 << 30).unwrap();
+    let ramdisk = xen_image::Module::open(&path, u64::MAX).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let modules = [BootModule {
+        content: ModuleContent::File(&ramdisk),
+        cmdline: "",
+    }];
+    let image = kernel(VIRT_BASE, "yes,bimodal");
+    let request = BuildRequest {
+        modules: &modules,
+        target_kib: 8 << 20,
+        max_kib: 8 << 20,
+        ..bare(DomId(1), &image)
+    };
+    let refused = check_pv(&request).unwrap_err();
+    assert!(
+        refused.to_string().contains("4294967296 bytes"),
+        "{refused}"
+    );
 }
 
 #[test]

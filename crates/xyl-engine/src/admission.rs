@@ -171,9 +171,9 @@ pub(crate) fn ask_of_running(
     let (files, dirs) = (&*host.files, &host.dirs);
     let kernel = crate::images::loader(dirs).load(&spec.kernel).ok();
     let image = match &spec.shim {
-        // Xen sees the shim alone.
-        Some(_) => pv_kind_of_file(kernel.as_ref()),
-        None => running_image(&*host.hv, info)?,
+        // Xen sees the shim alone, which is never a PV guest.
+        Some(_) if info.kind() != GuestKind::Pv => pv_kind_of_file(kernel.as_ref()),
+        _ => running_image(&*host.hv, info)?,
     };
     let pvshim = wish(spec);
     let request = request(Operation::Adopt, image, pvshim, ShimState::Ready);

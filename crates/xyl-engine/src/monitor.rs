@@ -48,10 +48,16 @@ pub struct Vm {
 /// what happens, a line each. A process that dies meanwhile, or loses xenstored, leaves its post to the
 /// next one ([`crate::watchers`]), which starts with what has happened since.
 pub fn watch(host: &mut Host, vm: Vm, log: &mut dyn FnMut(&str)) -> Result<(), EngineError> {
-    watch_with(host, vm, None, log)
+    match Post::take(host, vm.uuid, None)? {
+        Some(post) => keep(host, vm, post, log),
+        None => {
+            tell_of_other(vm, log);
+            Ok(())
+        }
+    }
 }
 
-/// The same, by a process that may have been given its post's lock.
+/// The same, by a process that may have been given its post's lock, and that says when it has its post.
 pub fn watch_with(
     host: &mut Host,
     vm: Vm,
@@ -59,9 +65,19 @@ pub fn watch_with(
     log: &mut dyn FnMut(&str),
 ) -> Result<(), EngineError> {
     let Some(post) = Post::take(host, vm.uuid, lock)? else {
-        log(&format!("another process watches over {}", vm.uuid));
+        tell_of_other(vm, log);
         return Ok(());
     };
+    log(&format!("watching over domain {} ({})", vm.domid, vm.uuid));
+    keep(host, vm, post, log)
+}
+
+fn tell_of_other(vm: Vm, log: &mut dyn FnMut(&str)) {
+    log(&format!("another process watches over {}", vm.uuid));
+}
+
+/// Keeps the post until there is nothing to watch over any more.
+fn keep(host: &mut Host, vm: Vm, post: Post, log: &mut dyn FnMut(&str)) -> Result<(), EngineError> {
     let outcome = watch_at(host, vm, &post, log);
     match &outcome {
         Err(error) if error.is_connection_lost() => {}

@@ -34,7 +34,7 @@ pub struct Context {
     pub out: Out,
     /// Folders.
     pub dirs: Dirs,
-    /// The simulated host that stands in for the real one, if any; switched on.
+    /// The simulated host that stands in for the real one, if any.
     simulated: Option<SimulatedHost>,
     hv: OnceCell<Box<dyn Hypervisor>>,
     store: RefCell<Option<Client>>,
@@ -81,8 +81,8 @@ const HOST: &str = "XYL_HOST";
 /// What stands before a simulated host's folder there.
 const SIMULATED: &str = "sim:";
 
-/// The host that `XYL_HOST` names, switched on; nothing counts as not set.
-fn simulated_host(value: &Path) -> Result<Option<SimulatedHost>, Failure> {
+/// The host that `XYL_HOST` names, switched on if it is to be; nothing counts as not set.
+fn simulated_host(value: &Path, switches_on: bool) -> Result<Option<SimulatedHost>, Failure> {
     let text = value.to_string_lossy();
     if text.is_empty() {
         return Ok(None);
@@ -97,6 +97,9 @@ fn simulated_host(value: &Path) -> Result<Option<SimulatedHost>, Failure> {
         }
     };
     let host = SimulatedHost::in_folder(&folder).map_err(not_switched_on)?;
+    if !switches_on {
+        return Ok(Some(host));
+    }
     let program =
         std::env::current_exe().map_err(|source| Failure::io("find this program", source))?;
     let is_new = host
@@ -158,14 +161,14 @@ fn verbosity(value: &str) -> Result<u8, Failure> {
 }
 
 impl Context {
-    /// A context for these options. Nothing is opened yet.
+    /// A context for these options. Nothing is opened yet; a simulated host is switched on if it is to be.
     ///
     /// # Errors
     /// [`Failure::Usage`] if an environment variable cannot be understood.
-    pub fn new(args: &GlobalArgs) -> Result<Context, Failure> {
+    pub fn new(args: &GlobalArgs, switches_on: bool) -> Result<Context, Failure> {
         let options = Options::new(args)?;
         let simulated = match std::env::var_os(HOST) {
-            Some(value) => simulated_host(Path::new(&value))?,
+            Some(value) => simulated_host(Path::new(&value), switches_on)?,
             None => None,
         };
         Ok(Context {

@@ -56,7 +56,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run_parsed(cli: &Cli) -> ExitCode {
     xen_sys::give_way_to_daemons();
-    let context = match Context::new(&cli.global) {
+    // A monitor belongs to a VM of a host that is on: one whose folder has been removed is not to come back for it.
+    let switches_on = !matches!(cli.command, cli::Command::Monitor(_));
+    let context = match Context::new(&cli.global, switches_on) {
         Ok(context) => context,
         Err(failure) => return error::report(&failure, cli.global.json),
     };

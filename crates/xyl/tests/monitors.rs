@@ -131,6 +131,34 @@ fn a_dead_monitor_is_replaced_once_and_its_heir_restarts_the_guest() {
 }
 
 #[test]
+fn a_second_monitor_does_not_say_that_it_watches() {
+    let host = Simulated::new(&[]);
+    host.monitor();
+    let uuid = host.watch_files()[0].file_name().unwrap().to_owned();
+    let uuid = uuid.to_str().unwrap();
+    host.until("the first one's word", || {
+        host.log().contains("watching over domain 1")
+    });
+    let told = host.must(&["monitor", "1", uuid]);
+    assert!(
+        told.contains("another process watches over") && !told.contains("watching"),
+        "{told}"
+    );
+    host.must(&["destroy", "guest"]);
+}
+
+#[test]
+fn a_monitor_switches_no_host_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let gone = folder.path().join("gone");
+    let mut command = Command::new(XYL);
+    command.args(["monitor", "1", "00000000-0000-4000-8000-000000000001"]);
+    command.env("XYL_HOST", format!("sim:{}", gone.display()));
+    assert!(!command.output().unwrap().status.success());
+    assert!(!gone.exists());
+}
+
+#[test]
 fn a_vm_that_gets_no_monitor_keeps_no_other_from_its_own() {
     let host = Simulated::new(&[]);
     host.kill_monitor();

@@ -36,6 +36,20 @@ pub(crate) struct Width {
 }
 
 impl Width {
+    /// `start_info` says how long the ramdisk is in one word.
+    fn check_ramdisk(&self, ramdisk_len: Option<u64>) -> Result<()> {
+        match ramdisk_len {
+            Some(len) if self.word_bytes == 4 && u32::try_from(len).is_err() => {
+                Err(BuildError::Layout {
+                    what: format!(
+                        "its ramdisk has {len} bytes, and a 32-bit PV kernel is told their number in 32 bits"
+                    ),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A 32-bit kernel is laid out only if the request says that it may run bare.
     fn of(kernel: &PvKernel, allow_bare_pv32: bool) -> Result<Width> {
         let extended_cr3 = match kernel.width {
@@ -120,6 +134,7 @@ impl Layout {
         allow_bare_pv32: bool,
     ) -> Result<Layout> {
         let width = Width::of(kernel, allow_bare_pv32)?;
+        width.check_ramdisk(ramdisk_len)?;
         let layout = Layout::unbounded(kernel, &width, nr_pages, ramdisk_len)?;
         if layout.end <= nr_pages {
             return Ok(layout);

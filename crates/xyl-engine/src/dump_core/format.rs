@@ -30,6 +30,10 @@ const SHT_PROGBITS: u32 = 1;
 const SHT_STRTAB: u32 = 3;
 const SHT_NOTE: u32 = 7;
 
+/// Machines.
+const EM_386: u16 = 3;
+const EM_X86_64: u16 = 62;
+
 /// A page: the domain's own number of it, and the frame by which it was mapped.
 pub(super) type Page = (u64, u64);
 
@@ -39,6 +43,8 @@ pub(super) struct Core<'c> {
     pub version: &'c VersionInfo,
     /// Whether the domain's own page numbers are those by which it was mapped: all but PV.
     pub is_translated: bool,
+    /// Whether the kernel is a bare 32-bit PV one.
+    pub is_pv32: bool,
     /// Registers of each vCPU, all of one size.
     pub vcpus: &'c [Vec<u8>],
     /// The shared-info page, where there is one.
@@ -82,7 +88,7 @@ impl Core<'_> {
     pub fn head(&self) -> Vec<u8> {
         let notes = self.notes();
         let sections = self.sections(notes.len() as u64);
-        let mut head = elf_header(sections.len() as u16 + 1);
+        let mut head = elf_header(self.machine(), sections.len() as u16 + 1);
         head.extend([0; SECTION_HEADER_BYTES]);
         for (section, (offset, name)) in sections.iter().zip(self.places(&sections)) {
             section_header(&mut head, section, offset, name);
@@ -92,6 +98,14 @@ impl Core<'_> {
         head.extend(self.shared_info.unwrap_or_default());
         head.resize(head.len().next_multiple_of(PAGE_SIZE), 0);
         head
+    }
+
+    /// The guest's, whatever the host is; the file is a 64-bit one all the same.
+    fn machine(&self) -> u16 {
+        match self.is_pv32 {
+            true => EM_386,
+            false => EM_X86_64,
+        }
     }
 
     /// What the table behind the last page says of some pages.
@@ -186,7 +200,7 @@ impl Core<'_> {
         let mut notes = Vec::new();
         note(&mut notes, NOTE_NONE, &[]);
         note(&mut notes, NOTE_HEADER, &header);
-        note(&mut notes, NOTE_XEN_VERSION, &xen_version(self.version));
+        note(&mut notes, NOTE_XEN_VERSION, &self.xen_version());
         note(
             &mut notes,
             NOTE_FORMAT_VERSION,
@@ -194,30 +208,39 @@ impl Core<'_> {
         );
         notes
     }
-}
 
-/// What Xen says of itself, in the fields of `struct xen_dumpcore_elfnote_xen_version_desc`.
-fn xen_version(version: &VersionInfo) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    bytes.extend(u64::from(version.major).to_le_bytes());
-    bytes.extend(u64::from(version.minor).to_le_bytes());
-    for (text, length) in [
-        (&version.extra, 16),
-        (&version.compiler, 64),
-        (&version.compile_by, 16),
-        (&version.compile_domain, 32),
-        (&version.compile_date, 32),
-        (&version.capabilities, 1024),
-        (&version.changeset, 64),
-    ] {
-        let end = bytes.len() + length;
-        // The last byte is a NUL.
-        bytes.extend(text.bytes().take(length - 1));
-        bytes.resize(end, 0);
+    /// What Xen says of itself, in the fields of `struct xen_dumpcore_elfnote_xen_version_desc`.
+    fn xen_version(&self) -> Vec<u8> {
+        let version = self.version;
+        let mut bytes = Vec::new();
+        bytes.extend(u64::from(version.major).to_le_bytes());
+        bytes.extend(u64::from(version.minor).to_le_bytes());
+        for (text, length) in [
+            (&version.extra, 16),
+            (&version.compiler, 64),
+            (&version.compile_by, 16),
+            (&version.compile_domain, 32),
+            (&version.compile_date, 32),
+            (&version.capabilities, 1024),
+            (&version.changeset, 64),
+        ] {
+            let end = bytes.len() + length;
+            // The last byte is a NUL.
+            bytes.extend(text.bytes().take(length - 1));
+            bytes.resize(end, 0);
+        }
+        let page_size_bytes = u64::from(version.page_size_bytes).to_le_bytes();
+        if self.is_pv32 {
+            // An address of such a guest has four bytes, and the note is no shorter for that.
+            bytes.extend((version.virt_start as u32).to_le_bytes());
+            bytes.extend(page_size_bytes);
+            bytes.extend([0; 4]);
+        } else {
+            bytes.extend(version.virt_start.to_le_bytes());
+            bytes.extend(page_size_bytes);
+        }
+        bytes
     }
-    bytes.extend(version.virt_start.to_le_bytes());
-    bytes.extend(u64::from(version.page_size_bytes).to_le_bytes());
-    bytes
 }
 
 /// Each note's length is a multiple of 4, so none is padded.
@@ -230,18 +253,17 @@ fn note(notes: &mut Vec<u8>, kind: u32, says: &[u8]) {
     notes.extend(says);
 }
 
-/// The header of a 64-bit little-endian core of an x86-64 machine, whose section headers follow at once, the first but
-/// one of which is that of the names.
-fn elf_header(nr_sections: u16) -> Vec<u8> {
+/// The header of a 64-bit little-endian core, whose section headers follow at once, the first but one of which is that of
+/// the names.
+fn elf_header(machine: u16, nr_sections: u16) -> Vec<u8> {
     const ET_CORE: u16 = 4;
-    const EM_X86_64: u16 = 62;
     const PROGRAM_HEADER_BYTES: u16 = 56;
     let mut header = Vec::from(*b"\x7fELF");
     // 64 bits, little endian, version 1, System V and its version.
     header.extend([2, 1, 1, 0, 1]);
     header.resize(16, 0);
     header.extend(ET_CORE.to_le_bytes());
-    header.extend(EM_X86_64.to_le_bytes());
+    header.extend(machine.to_le_bytes());
     header.extend(1_u32.to_le_bytes());
     for address in [0, 0, ELF_HEADER_BYTES as u64] {
         header.extend(address.to_le_bytes());
@@ -318,7 +340,7 @@ pub(super) mod tests {
     /// Reads a core as its specification says, by offsets written down a second time.
     pub fn read_back(file: &[u8]) -> ReadBack {
         assert_eq!(&file[..10], b"\x7fELF\x02\x01\x01\x00\x01\x00");
-        assert_eq!((number(file, 16, 2), number(file, 18, 2)), (4, 62));
+        assert_eq!(number(file, 16, 2), 4);
         let (start, size) = (number(file, 40, 8) as usize, number(file, 58, 2) as usize);
         let (count, of_names) = (number(file, 60, 2) as usize, number(file, 62, 2) as usize);
         assert_eq!((number(file, 56, 2), size), (0, 64));
@@ -392,6 +414,7 @@ pub(super) mod tests {
         let core = Core {
             version: &version,
             is_translated: false,
+            is_pv32: false,
             vcpus: &vcpus,
             shared_info: Some(&shared_info),
             nr_pages: 3,
@@ -420,12 +443,34 @@ pub(super) mod tests {
         assert_eq!(numbers(&says[1264..]), [0xffff_8000_0000_0000, 4096]);
     }
 
+    /// The format's specification (`docs/misc/dump-core-format.txt`), and `elfnote_dump_xen_version` in `xg_core.c`.
+    #[test]
+    fn a_bare_32_bit_domains_core_is_one_of_its_machine() {
+        let (version, vcpus) = (version(), vec![vec![1; 2800]]);
+        let mut core = Core {
+            version: &version,
+            is_translated: false,
+            is_pv32: true,
+            vcpus: &vcpus,
+            shared_info: None,
+            nr_pages: 1,
+        };
+        let file = whole(&core, &[(0, 70)]);
+        assert_eq!(number(&file, 18, 2), 3);
+        let read = read_back(&file);
+        let says = &read.notes[2].1;
+        assert_eq!((says.len(), number(says, 1268, 8)), (1280, 4096));
+        core.is_pv32 = false;
+        assert_eq!(number(&whole(&core, &[(0, 70)]), 18, 2), 62);
+    }
+
     #[test]
     fn a_translated_domains_core_has_its_own_numbers_alone() {
         let (version, vcpus) = (version(), vec![vec![1; 5168]]);
         let core = Core {
             version: &version,
             is_translated: true,
+            is_pv32: false,
             vcpus: &vcpus,
             shared_info: None,
             nr_pages: 2,

@@ -421,6 +421,7 @@ fn write(draft: &mut Draft<'_>, deadline: Instant) -> Result<(), EngineError> {
 struct Subject {
     version: VersionInfo,
     is_translated: bool,
+    is_pv32: bool,
     vcpus: Vec<Vec<u8>>,
     shared_info: Option<Vec<u8>>,
 }
@@ -441,6 +442,7 @@ impl Subject {
         Ok(Subject {
             version: host.hv.version()?,
             is_translated: info.kind() != GuestKind::Pv,
+            is_pv32: info.kind() == GuestKind::Pv && host.hv.address_size_bits(info.domid)? == 32,
             vcpus,
             shared_info: is_there.then_some(page),
         })
@@ -450,6 +452,7 @@ impl Subject {
         Core {
             version: &self.version,
             is_translated: self.is_translated,
+            is_pv32: self.is_pv32,
             vcpus: &self.vcpus,
             shared_info: self.shared_info.as_deref(),
             nr_pages,

@@ -43,10 +43,6 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         domid: DomId(args.domid),
         uuid: args.uuid,
     };
-    context.say(format!(
-        "watching over domain {} ({})",
-        args.domid, args.uuid
-    ));
     let lock = lock_of_stdin(&context.dirs.watch(vm.uuid));
     Ok(monitor::watch_with(&mut host, vm, lock, &mut |line| {
         context.say(line)
