@@ -34,7 +34,9 @@ floor, and a 300th guest that costs at most 1.2 times the first. What stands in 
 - The guest's first steps run on the one CPU of this dom0, too: the unpause of a PV guest alone took 12 ms there, and what the guest
   asks of xenstored and xenconsoled as long again. The domain is introduced last for that reason, and the command goes before
   those two from then on, to its end.
-- The VM's own process shares the command's memory until the command ends: a fork's copies of pages took 25 to 30 ms.
+- The VM's own process shares the command's memory until the command ends: a fork's copies of pages took 25 to 30 ms. That memory
+  goes, with what the command had mapped of a PVH guest, when the VM's process starts, after the command's end: here a destroy
+  follows at once and has to wait for that start.
 - xenstored tells every connection's watches of every node that a transaction has changed when it ends: a create writes some 40
   nodes, and each domain and each monitor is a connection. With 120 domains one TRANSACTION_END took 73 ms (ftrace). The floor in
   the crowd shows the same. The names of other domains, which xl reads one by one, are not read by xyl (\`/run/xyl/names\`), so
