@@ -10,9 +10,11 @@ use crate::process::{self, check_interrupt, step};
 use crate::root::Xen;
 use crate::setup;
 use crate::sim;
+use crate::times::Times;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 /// Compares the structures with the C headers of every libxen-dev that Debian's suites offer.
 const HEADER_CHECK: &str = "run --quiet --package xen-abi --example header_check -- \
@@ -46,19 +48,24 @@ pub fn run(no_lab: bool, kvm: bool) -> Result<u8> {
     checks.one("build for the lab", artifacts::build)?;
     if !no_lab {
         checks.one("what the lab needs", setup::ensure)?;
-        checks.lab(&[Xen::V4_17, Xen::V4_20], kvm)?;
-        checks.counted("lab tests of bare 32-bit PV guests", || bare_pv32(kvm))?;
+        let tests = Times::default();
+        checks.lab(&[Xen::V4_17, Xen::V4_20], kvm, &tests)?;
+        checks.counted("lab tests of bare 32-bit PV guests", || {
+            bare_pv32(kvm, &tests)
+        })?;
         if !kvm {
             // These hosts' CPUs are emulated ones.
             checks.counted("xyl audit on other hosts", || {
                 audit_hosts::run(&Options::default(), None)
             })?;
         }
+        print!("{}", tests.table("Lab tests"));
         println!(
             "{} processes of xyl were killed at random moments in the lab",
             checks.tally.kills
         );
     }
+    print!("{}", checks.times.table("Parts of this run"));
     for name in &checks.failed {
         println!("failed: {name}");
     }
@@ -89,6 +96,7 @@ impl Workspace {
 struct Checks {
     tally: Tally,
     failed: Vec<String>,
+    times: Times,
 }
 
 impl Checks {
@@ -130,14 +138,16 @@ impl Checks {
     }
 
     /// All the lab's tests on each of these, side by side: a boot takes one core.
-    fn lab(&mut self, releases: &[Xen], kvm: bool) -> Result<()> {
+    fn lab(&mut self, releases: &[Xen], kvm: bool, times: &Times) -> Result<()> {
         let tests = |&xen: &Xen| {
             let options = Options {
                 xen,
                 kvm,
                 ..Options::default()
             };
-            tally_of(&lab_name(xen), || lab_test::run(&options, None))
+            tally_of(&lab_name(xen), &self.times, || {
+                lab_test::run(&options, None, times)
+            })
         };
         for (&xen, tally) in releases.iter().zip(side_by_side(releases, tests)) {
             self.add(&lab_name(xen), tally?);
@@ -148,7 +158,7 @@ impl Checks {
     /// Does the work as a step, and adds what it counts.
     fn counted(&mut self, name: &str, work: impl FnOnce() -> Result<Tally>) -> Result<()> {
         check_interrupt()?;
-        let tally = tally_of(name, work)?;
+        let tally = tally_of(name, &self.times, work)?;
         self.add(name, tally);
         Ok(())
     }
@@ -162,8 +172,11 @@ impl Checks {
 }
 
 /// Does the work as a step. An error counts as one failure, so that the other checks still run; only an interrupt is one.
-fn tally_of(name: &str, work: impl FnOnce() -> Result<Tally>) -> Result<Tally> {
-    match step(name, work) {
+fn tally_of(name: &str, times: &Times, work: impl FnOnce() -> Result<Tally>) -> Result<Tally> {
+    let started = Instant::now();
+    let done = step(name, work);
+    times.note(name, started.elapsed());
+    match done {
         Err(Error::Interrupted) => Err(Error::Interrupted),
         Err(error) => {
             eprintln!("{name}: {error}");
@@ -178,13 +191,13 @@ fn tally_of(name: &str, work: impl FnOnce() -> Result<Tally>) -> Result<Tally> {
 
 /// Debian's Xens run none, so one is built that does. Where Debian's source of it cannot be had, that is a skipped test; one that
 /// does not build is a failed one.
-fn bare_pv32(kvm: bool) -> Result<Tally> {
+fn bare_pv32(kvm: bool, times: &Times) -> Result<Tally> {
     let options = Options {
         xen: Xen::V4_17Pv32,
         kvm,
         ..Options::default()
     };
-    match lab_test::run(&options, Some("pv32")) {
+    match lab_test::run(&options, Some("pv32"), times) {
         Err(Error::Unreachable { what, source }) => {
             println!("skip {what}: {source}");
             Ok(Tally {

@@ -5,6 +5,7 @@ use crate::error::{Result, at};
 use crate::lab_test::Tally;
 use crate::payload::Payload;
 use crate::process::run_quietly;
+use crate::times::Times;
 use crate::{artifacts, audit_hosts, bench, lab_test, root, setup, soak, terminal};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -126,7 +127,10 @@ pub fn run(task: Task) -> Result<u8> {
             no_build,
         } => {
             build_unless(no_build)?;
-            lab_test::run(&options, filter.as_deref()).map(Tally::close)
+            let times = Times::default();
+            let tally = lab_test::run(&options, filter.as_deref(), &times)?;
+            print!("{}", times.table("Lab tests"));
+            Ok(tally.close())
         }
         Task::Audit {
             filter,

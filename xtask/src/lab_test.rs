@@ -3,6 +3,7 @@
 use crate::boot::{self, Options, Talk};
 use crate::error::{Error, Result, at};
 use crate::payload::Payload;
+use crate::times::Times;
 use crate::{places, root, setup};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -55,7 +56,8 @@ impl fmt::Display for Tally {
 }
 
 /// Runs the tests whose names contain `filter` on one Xen, with the programs and guests as they are built. Tests that a broken boot kept from running count as failed.
-pub fn run(options: &Options, filter: Option<&str>) -> Result<Tally> {
+/// Each test's time goes to `times`.
+pub fn run(options: &Options, filter: Option<&str>, times: &Times) -> Result<Tally> {
     let names = select(filter)?;
     setup::ensure()?;
     let root = root::ensure(options.xen)?;
@@ -79,6 +81,9 @@ pub fn run(options: &Options, filter: Option<&str>) -> Result<Tally> {
         Err(error) => println!("{}: FAIL boot ({error})", options.xen.name()),
         Ok(outcome) if outcome.exit_code != 0 => outcome.results.show_logs(),
         Ok(_) => {}
+    }
+    for (name, took) in &report.took {
+        times.note(&format!("{name} on Xen {}", options.xen.name()), *took);
     }
     Ok(report.close())
 }
@@ -110,6 +115,7 @@ struct Report {
     line: Vec<u8>,
     waiting: BTreeSet<String>,
     tally: Tally,
+    took: Vec<(String, Duration)>,
 }
 
 impl Report {
@@ -141,6 +147,9 @@ impl Report {
         if self.waiting.remove(name) {
             *count += 1;
             self.tally.kills += kills(line).unwrap_or(0);
+            if let Some(took) = took(line) {
+                self.took.push((name.to_owned(), took));
+            }
         }
     }
 
@@ -160,6 +169,12 @@ fn kills(line: &str) -> Option<usize> {
         .1
         .parse()
         .ok()
+}
+
+/// Reads "pass NAME (12.0 s" with whatever follows.
+fn took(line: &str) -> Option<Duration> {
+    let seconds = line.split_once(" (")?.1.split_once(" s")?.0;
+    Duration::try_from_secs_f32(seconds.parse().ok()?).ok()
 }
 
 #[cfg(test)]
@@ -195,6 +210,14 @@ mod tests {
             b"pass a (1.0 s, 30 kills)\npass a (1.0 s, 30 kills)\nFAIL b (2.0 s, 12 kills)\n",
         );
         assert_eq!(report.close().kills, 42);
+    }
+
+    #[test]
+    fn the_time_of_a_test_is_read() {
+        let seconds = |line| took(line).map(|took| took.as_secs_f32());
+        assert_eq!(seconds("pass a (12.5 s)"), Some(12.5));
+        assert_eq!(seconds("FAIL a (1.0 s, 30 kills)"), Some(1.0));
+        assert_eq!(seconds("skip a (no systemd here)"), None);
     }
 
     #[test]

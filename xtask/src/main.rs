@@ -19,6 +19,7 @@ mod setup;
 mod sim;
 mod soak;
 mod terminal;
+mod times;
 mod xen_source;
 
 use clap::{Parser, Subcommand};
