@@ -117,7 +117,7 @@ fn simulated_host(value: &Path, switches_on: bool) -> Result<Option<SimulatedHos
 
 fn not_switched_on(error: MachineError) -> Failure {
     Failure::refused(format!(
-        "{error}\n{HOST}={SIMULATED}FOLDER wants a folder that can be made and written to, such as {SIMULATED}/tmp/xyl-host"
+        "{error}\n{HOST}={SIMULATED}FOLDER wants a folder of your own that can be made and written to, such as {SIMULATED}$HOME/xyl-host"
     ))
 }
 

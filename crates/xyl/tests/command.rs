@@ -427,7 +427,7 @@ fn a_variable_that_makes_no_sense_is_named() {
     let (code, text) = list("XYL_HOST", "sim:/proc/no/host");
     assert_eq!(code, 1, "{text}");
     assert!(
-        text.contains("/proc/no/host") && text.contains("such as sim:/tmp/xyl-host"),
+        text.contains("/proc/no/host") && text.contains("such as sim:$HOME/xyl-host"),
         "{text}"
     );
 }

@@ -93,8 +93,11 @@ fn ten_seconds_are_as_readme_says() {
     let script = lines[1..]
         .join("\n")
         .replace("$PWD/target/debug", programs)
-        .replace("/tmp/xyl-host", host.path().to_str().unwrap());
-    assert!(script.contains(programs) && !script.contains("/tmp/xyl-host"));
+        .replace(
+            "${XDG_RUNTIME_DIR:-$HOME}/xyl-host",
+            host.path().to_str().unwrap(),
+        );
+    assert!(script.contains(programs) && !script.contains("HOME"));
     let mut command = host.command("bash", &["-exc", &script]);
     let output = command.output().unwrap();
     let (out, err) = (
@@ -220,4 +223,23 @@ fn a_host_that_is_none_is_refused() {
         !output.status.success() && why.contains("/proc/none"),
         "{why}"
     );
+}
+
+#[test]
+fn what_somebody_else_has_put_into_the_folder_is_not_touched() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let host = Simulated::new();
+    let target = host.folder.path().join("target");
+    let log = host.path().join("var/log/xen");
+    std::fs::create_dir_all(&log).unwrap();
+    symlink(&target, log.join("xyl-guest.log")).unwrap();
+    for mode in [0o777, 0o700] {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(host.path(), permissions).unwrap();
+        assert_eq!(host.xyl(&["info"]).status.code(), Some(1));
+        let names = std::fs::read_dir(host.path()).unwrap();
+        let names: Vec<_> = names.map(|name| name.unwrap().file_name()).collect();
+        assert_eq!(names, ["var"]);
+    }
+    assert!(!target.exists());
 }

@@ -1,6 +1,6 @@
 //! What xenconsoled does: a pty for each domain's console, and a log of what it printed.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -8,6 +8,8 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{self, OpenptFlags};
 use rustix::termios::{self, OptionalActions};
+
+use super::folder;
 
 /// How much is kept for a reader who has not come yet.
 const KEPT_MAX_BYTES: usize = 64 << 10;
@@ -43,7 +45,7 @@ impl Console {
             master,
             slave,
             tty: tty.to_string_lossy().into_owned(),
-            log: OpenOptions::new().create(true).append(true).open(log).ok(),
+            log: folder::open_log(log).ok(),
             kept: Vec::new(),
             line: Vec::new(),
         })

@@ -7,16 +7,19 @@
 //! locks, the monitor of each VM. So whatever is killed here is killed as on a real host; killing the host itself is a
 //! power failure, and `run` is as empty after it as after a boot.
 //!
+//! The folder is its user's alone ([`MachineError::NotPrivate`]), and both ends of a socket look who is at the other.
+//!
 //! The host ends by itself when it has had neither guests nor commands for a minute, or when its folder is gone.
 
 mod console;
+mod folder;
 mod guest;
 mod kernel;
 mod remote;
 mod server;
 mod wire;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -36,20 +39,59 @@ pub(crate) const READY: &[u8] = b"ready\n";
 
 /// Why a simulated host cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("simulated host: {op} {path}: {source}", path = path.display())]
-pub struct MachineError {
-    /// What was tried.
-    pub op: &'static str,
-    /// With which file.
-    pub path: PathBuf,
-    /// What the system said.
-    pub source: io::Error,
+pub enum MachineError {
+    /// A call of the system failed.
+    #[error("simulated host: {op} {path}: {source}", path = path.display())]
+    System {
+        /// What was tried.
+        op: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The folder belongs to somebody else, or others can write to it.
+    #[error(
+        "simulated host: will not use {path}: it belongs to user {uid} with mode {mode:04o}, and others could choose what \
+         is written where; name a new folder, or one of user {wanted_uid} that no other can write to",
+        path = path.display()
+    )]
+    NotPrivate {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
+        /// Its permission bits.
+        mode: u32,
+        /// Whose it has to be.
+        wanted_uid: u32,
+    },
+    /// The folder is none of a simulated host: it holds something else.
+    #[error(
+        "simulated host: will not use {path}: it holds `{}` and is no simulated host's; name a new folder, or an empty one",
+        found.escape_debug(),
+        path = path.display()
+    )]
+    NotAHost {
+        /// The folder.
+        path: PathBuf,
+        /// The name of something in it.
+        found: String,
+    },
+    /// The process at a socket's other end is another user's.
+    #[error("simulated host: the process at {path} belongs to user {uid}; name another folder", path = path.display())]
+    ForeignPeer {
+        /// The socket.
+        path: PathBuf,
+        /// Whose the process is.
+        uid: u32,
+    },
 }
 
 impl MachineError {
     pub(crate) fn new(op: &'static str, path: &Path) -> impl Fn(io::Error) -> MachineError {
         let path = path.to_owned();
-        move |source| MachineError {
+        move |source| MachineError::System {
             op,
             path: path.clone(),
             source,
@@ -93,21 +135,14 @@ impl Host {
 
     /// Whoever switches the host on or off holds it.
     fn lock(&self) -> Result<File, MachineError> {
-        let path = self.folder.join("power.lock");
-        fs::create_dir_all(&self.folder).map_err(MachineError::new("make", &self.folder))?;
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path);
-        file.map_err(MachineError::new("open", &path))
+        folder::prepare(&self.folder)
     }
 
     /// Sees to it that the host runs. `program` with the folder as its last argument has to call [`serve`]; whether it
     /// was started now is the answer.
     ///
     /// # Errors
-    /// When the folder cannot be written to, or the process does not start.
+    /// When the folder is not this user's alone, holds something else or cannot be written to, or the process does not start.
     pub fn power_on(&self, program: &Path, arguments: &[&str]) -> Result<bool, MachineError> {
         let lock = self.lock()?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive)
@@ -116,7 +151,7 @@ impl Host {
             return Ok(false);
         }
         let log = self.folder.join("host.log");
-        let errors = OpenOptions::new().create(true).append(true).open(&log);
+        let errors = folder::open_log(&log);
         let mut child = Command::new(program)
             .args(arguments)
             .arg(&self.folder)
@@ -155,22 +190,26 @@ impl Host {
     /// A handle of its hypervisor.
     ///
     /// # Errors
-    /// When nothing answers.
+    /// When nothing answers, or the folder or whoever answers is another user's.
     pub fn hypervisor(&self) -> Result<Box<dyn Hypervisor>, MachineError> {
         let path = self.xen_socket();
+        folder::check(&self.folder)?;
         let stream = UnixStream::connect(&path).map_err(MachineError::new("connect to", &path))?;
+        folder::check_peer(&stream, &path)?;
         Ok(Box::new(remote::RemoteXen::new(stream)))
     }
 
     /// A connection to its xenstored.
     ///
     /// # Errors
-    /// When nothing answers.
+    /// When nothing answers, or the folder or whoever answers is another user's.
     pub fn store(&self, settings: Settings) -> Result<Client, MachineError> {
         let path = self.store_socket();
+        folder::check(&self.folder)?;
         let deadline = Instant::now() + settings.request_timeout.min(Duration::from_secs(30));
         let transport = SocketTransport::connect(&path, deadline)
             .map_err(MachineError::new("connect to", &path))?;
+        folder::check_peer(&transport, &path)?;
         Ok(Client::new(Box::new(transport), settings))
     }
 }

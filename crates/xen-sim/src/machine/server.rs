@@ -23,7 +23,7 @@ use xenstore::{Client, Path as Node, Tree};
 use super::console::Console;
 use super::guest::Guest;
 use super::wire::{self, Answer, Call, Frame, Refusal};
-use super::{Host, MachineError, READY, kernel};
+use super::{Host, MachineError, READY, folder, kernel};
 
 /// Free memory of the host, and what domain 0 has.
 const FREE_MIB: u64 = 8192;
@@ -89,6 +89,8 @@ struct StoreLink {
 
 impl Machine {
     fn boot(host: &Host) -> Result<Machine, MachineError> {
+        // Before anything in it is touched.
+        drop(host.lock()?);
         let run = host.folder.join("run");
         // It does not outlive a boot, as on a real host.
         match fs::remove_dir_all(&run) {
@@ -194,11 +196,14 @@ impl Machine {
 
     fn accept(&mut self) {
         while let Ok((stream, _)) = self.xen_socket.accept() {
-            if stream.set_nonblocking(true).is_ok() {
+            if self.is_own(&stream) && stream.set_nonblocking(true).is_ok() {
                 self.xen_links.push(XenLink::new(stream));
             }
         }
         while let Ok((stream, _)) = self.store_socket.accept() {
+            if !self.is_own(&stream) {
+                continue;
+            }
             if let (Ok(()), Ok(inner)) = (stream.set_nonblocking(true), self.store.connect(0)) {
                 self.store_links.push(StoreLink {
                     stream,
@@ -208,6 +213,11 @@ impl Machine {
                 });
             }
         }
+    }
+
+    /// Whether whoever connects is the host's user. Others find the connection closed.
+    fn is_own(&self, stream: &UnixStream) -> bool {
+        folder::check_peer(stream, &self.host.folder).is_ok()
     }
 
     /// Whoever is told something by xenstored gets it, and readers of consoles what was printed.
@@ -520,9 +530,7 @@ fn write_example(host: &Host) -> Result<(), MachineError> {
         (&kernel_path, kernel::image()),
         (&config, text.into_bytes()),
     ] {
-        if !path.exists() {
-            fs::write(path, bytes).map_err(MachineError::new("write", path))?;
-        }
+        folder::write_once(path, &bytes).map_err(MachineError::new("write", path))?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::error::{Failure, Outcome};
 neither guests nor commands for a minute, or when FOLDER is removed.
 
 Examples:
-  XYL_HOST=sim:/tmp/xyl xyl info"
+  XYL_HOST=sim:$HOME/xyl-host xyl info"
 )]
 pub struct Args {
     /// The folder that it lives in
