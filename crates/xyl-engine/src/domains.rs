@@ -13,7 +13,7 @@ use std::time::Duration;
 use os_port::Lock;
 use serde_json::{Value, json};
 use uuid::Uuid;
-use xen_port::{DomId, DomainInfo, Hypervisor, SchedulerParams};
+use xen_port::{CpuPool, DomId, DomainInfo, Hypervisor, SchedulerParams};
 use xenstore::{Batch, Path, Tree};
 use xl_cfg::types::{BadName, check_name};
 
@@ -304,9 +304,40 @@ pub fn configuration(
     xen_lib: &FilePath,
     info: &DomainInfo,
 ) -> Result<Value, EngineError> {
+    let pools = hv.cpu_pools()?;
+    let live = Live::read(store, std::slice::from_ref(info))?.pop();
+    configured(hv, &pools, xen_lib, info, live.unwrap_or_default())
+}
+
+/// The same of several domains, in the order given: xenstore is asked once for all of them, and Xen once for its pools.
+/// A domain without libxl's record has an error of its own in its place.
+///
+/// # Errors
+/// Those of xenstore and Xen.
+pub fn configurations(
+    hv: &dyn Hypervisor,
+    store: &mut impl Tree,
+    xen_lib: &FilePath,
+    infos: &[DomainInfo],
+) -> Result<Vec<Result<Value, EngineError>>, EngineError> {
+    let pools = hv.cpu_pools()?;
+    let lives = Live::read(store, infos)?;
+    Ok(infos
+        .iter()
+        .zip(lives)
+        .map(|(info, live)| configured(hv, &pools, xen_lib, info, live))
+        .collect())
+}
+
+fn configured(
+    hv: &dyn Hypervisor,
+    pools: &[CpuPool],
+    xen_lib: &FilePath,
+    info: &DomainInfo,
+    live: Live,
+) -> Result<Value, EngineError> {
     let uuid = uuid_text(&info.handle);
     let mut config = libxl_record(xen_lib, info)?;
-    let live = Live::read(store, info)?;
     let c_info = object(&mut config, "c_info");
     if let Some(name) = live.name {
         c_info["name"] = name.into();
@@ -322,7 +353,7 @@ pub fn configuration(
     if let Some(max_kib) = live.max_kib {
         b_info["max_memkb"] = max_kib.into();
     }
-    if let Some(share) = share(hv, info)? {
+    if let Some(share) = share(hv, pools, info) {
         b_info["sched_params"] = share;
     }
     Ok(config)
@@ -369,6 +400,7 @@ fn read_record(path: &FilePath) -> Result<Value, EngineError> {
 }
 
 /// What changes while a domain runs.
+#[derive(Default)]
 struct Live {
     name: Option<String>,
     target_kib: Option<u64>,
@@ -377,42 +409,47 @@ struct Live {
 }
 
 impl Live {
-    fn read(store: &mut impl Tree, info: &DomainInfo) -> Result<Live, EngineError> {
+    /// That of each domain, in one batch.
+    fn read(store: &mut impl Tree, infos: &[DomainInfo]) -> Result<Vec<Live>, EngineError> {
         let mut batch = Batch::new();
-        let name = batch.read_opt(&home(info.domid, "name")?);
-        let target = batch.read_opt(&home(info.domid, "memory/target")?);
-        let max = batch.read_opt(&home(info.domid, "memory/static-max")?);
-        let videoram = batch.read_opt(&home(info.domid, "memory/videoram")?);
+        let mut indices = Vec::with_capacity(infos.len());
+        for info in infos {
+            let mut read = |node| Ok::<_, EngineError>(batch.read_opt(&home(info.domid, node)?));
+            indices.push((
+                read("name")?,
+                read("memory/target")?,
+                read("memory/static-max")?,
+                read("memory/videoram")?,
+            ));
+        }
         let replies = store.run(&batch)?;
-        let number = |index| {
-            replies
-                .value(index)
-                .and_then(|bytes| std::str::from_utf8(bytes).ok()?.parse().ok())
+        let text = |index| {
+            let bytes: &[u8] = replies.value(index)?;
+            Some(String::from_utf8_lossy(bytes).into_owned())
         };
-        Ok(Live {
-            name: replies
-                .value(name)
-                .map(|bytes| String::from_utf8_lossy(bytes).into_owned()),
-            target_kib: number(target),
-            max_kib: number(max),
-            videoram_kib: number(videoram).unwrap_or(0),
-        })
+        let number = |index| text(index)?.parse().ok();
+        Ok(indices
+            .into_iter()
+            .map(|(name, target, max, videoram)| Live {
+                name: text(name),
+                target_kib: number(target),
+                max_kib: number(max),
+                videoram_kib: number(videoram).unwrap_or(0),
+            })
+            .collect())
     }
 }
 
 /// A domain's share of the CPUs as libxl writes it; `None` under a scheduler without shares.
-fn share(hv: &dyn Hypervisor, info: &DomainInfo) -> Result<Option<Value>, EngineError> {
-    let pools = hv.cpu_pools()?;
-    let Some(pool) = pools.iter().find(|pool| pool.id == info.cpupool) else {
-        return Ok(None);
-    };
+fn share(hv: &dyn Hypervisor, pools: &[CpuPool], info: &DomainInfo) -> Option<Value> {
+    let pool = pools.iter().find(|pool| pool.id == info.cpupool)?;
     let name = pool.scheduler.name();
-    Ok(match hv.scheduler_params(info.domid, pool.scheduler) {
+    match hv.scheduler_params(info.domid, pool.scheduler) {
         Ok(SchedulerParams::Credit { weight, cap } | SchedulerParams::Credit2 { weight, cap }) => {
             Some(json!({"sched": name, "weight": weight, "cap": cap}))
         }
         Err(_) => None,
-    })
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 
 use serde_json::Value;
 
+use crate::json::{self, Layout};
+
 /// Standard output, buffered. A reader that has gone away ends the command quietly: see
 /// [`crate::error::Failure::BrokenPipe`].
 pub struct Out(RefCell<BufWriter<Stdout>>);
@@ -28,9 +30,14 @@ impl Out {
         self.0.borrow_mut().write_all(bytes)
     }
 
-    /// Writes a JSON value, indented.
+    /// Writes a JSON value of Xyl's own.
     pub fn json(&self, value: &Value) -> io::Result<()> {
-        writeln!(self.0.borrow_mut(), "{value:#}")
+        self.line(json::text(value, Layout::Own)?)
+    }
+
+    /// Writes a JSON value that stands in for xl's output.
+    pub fn xl_json(&self, value: &Value) -> io::Result<()> {
+        self.line(json::text(value, Layout::Xl)?)
     }
 
     /// Hands what is buffered to the system.

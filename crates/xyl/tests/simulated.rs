@@ -243,3 +243,95 @@ fn what_somebody_else_has_put_into_the_folder_is_not_touched() {
     }
     assert!(!target.exists());
 }
+
+/// The number and name of each domain as Xen's script `xendomains` takes them from `list -l`: it keeps the lines that are
+/// `    {`, that have `"name":`, and that begin with `        "domid":`, and reads these without their margin.
+fn as_xendomains_reads(list: &str) -> Vec<(String, String)> {
+    let (mut domid, mut name) = (None, None);
+    let mut found = Vec::new();
+    for line in list.lines() {
+        let value = |key: &str| {
+            let value = line.trim_start().strip_prefix(key)?;
+            Some(value.strip_suffix(',')?.trim_matches('"').to_owned())
+        };
+        if line == "    {" {
+            (domid, name) = (None, None);
+        } else if line.contains("\"name\":") {
+            name = value("\"name\": ");
+        } else if line.starts_with("        \"domid\":") {
+            domid = value("\"domid\": ");
+        }
+        if let (Some(domid), Some(name)) = (&domid, &name) {
+            found.push((domid.clone(), name.clone()));
+        }
+    }
+    found.dedup();
+    found
+}
+
+#[test]
+fn xendomains_finds_the_guests() {
+    let host = Simulated::new();
+    host.create();
+    let cfg = host.path().join("guest.cfg");
+    let cfg = cfg.to_str().unwrap();
+    host.must(&["create", cfg, "name='other'"]);
+    let found = as_xendomains_reads(&host.must(&["list", "-l"]));
+    let pair = |domid: &str, name: &str| (domid.to_owned(), name.to_owned());
+    assert!(found.contains(&pair("1", "guest")), "{found:?}");
+    assert!(found.contains(&pair("2", "other")), "{found:?}");
+    // So it asks for the name in a configuration.
+    let dry = host.must(&["create", "--quiet", "--dryrun", "--defconfig", cfg]);
+    assert!(
+        dry.lines().any(|line| line == "        \"name\": \"guest\","),
+        "{dry}"
+    );
+}
+
+#[test]
+fn a_domain_without_a_record_is_listed_with_what_is_known() {
+    let host = Simulated::new();
+    host.create();
+    let userdata = host.path().join("var/lib/xen");
+    for entry in std::fs::read_dir(&userdata).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "libxl-json") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let output = host.xyl(&["list", "-l", "guest"]);
+    assert!(output.status.success());
+    let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let all: serde_json::Value = serde_json::from_str(&host.must(&["list", "--json"])).unwrap();
+    let guest = &all.as_array().unwrap()[1];
+    assert_eq!(
+        list,
+        serde_json::json!([{"domid": 1, "config": {"c_info": {
+            "type": "pvh", "name": "guest", "uuid": guest["uuid"]
+        }}}])
+    );
+    let found = as_xendomains_reads(&host.must(&["list", "-l"]));
+    assert!(found.contains(&("1".to_owned(), "guest".to_owned())));
+}
+
+#[test]
+fn listing_configurations_asks_xenstore_and_xen_once_for_all() {
+    let host = Simulated::new();
+    host.create();
+    let cfg = host.path().join("guest.cfg");
+    let cost = |what: &str| {
+        let output = host.xyl(&["-v", "list", "-l"]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let cost = text.lines().find(|line| line.contains("cost:")).unwrap();
+        let number = cost.split(what).nth(1).unwrap().trim_start();
+        let number = number.split(',').next().unwrap();
+        number.parse::<u64>().unwrap()
+    };
+    let before = (cost("simulated hypercalls"), cost("round trips"));
+    for name in ["b", "c", "d", "e"] {
+        host.must(&["create", cfg.to_str().unwrap(), &format!("name='{name}'")]);
+    }
+    // One hypercall for the share of each domain, and no other.
+    assert_eq!(cost("simulated hypercalls"), before.0 + 4);
+    assert_eq!(cost("round trips"), before.1);
+}

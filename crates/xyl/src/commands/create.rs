@@ -22,6 +22,7 @@ use crate::console::{Console, ConsoleError, Options};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 use crate::interrupts::Interrupts;
+use crate::json::{self, Layout};
 use crate::output::stderr_is_terminal;
 use crate::tell;
 use crate::xlconf;
@@ -102,7 +103,8 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         return print_plan(context, &planned);
     }
     if args.debug {
-        tell::line(format_args!("{:#}", libxl_json(&planned.spec)));
+        let text = json::text(&libxl_json(&planned.spec), Layout::Xl)?;
+        tell::line(format_args!("{text}"));
     }
     let mut host = context.open_host()?;
     let interrupts = Interrupts::catch()?;
@@ -316,7 +318,7 @@ fn print_plan(context: &Context, planned: &Planned) -> Outcome {
         })?;
         return Ok(context.out.json(&config)?);
     }
-    Ok(context.out.json(&libxl_json(&planned.spec))?)
+    Ok(context.out.xl_json(&libxl_json(&planned.spec))?)
 }
 
 fn libxl_json(spec: &VmSpec) -> serde_json::Value {

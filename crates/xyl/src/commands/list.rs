@@ -26,7 +26,8 @@ JSON: an array of objects with
   domid, name (or null), uuid, kind (pv, pvh, hvm), memory_kib, max_memory_kib,
   claimed_kib, vcpus_online, max_vcpus, state {running, blocked, paused, shutdown,
   dying}, shutdown_reason (or null), cpu_time_ns, cpupool_id, ssidref, bare_pv32
-With -l: the array that xl prints: {domid, config}, config as libxl keeps it.";
+With -l: the array that xl prints: {domid, config}, config as libxl keeps it. A domain \
+of which libxl keeps none has its type, name and uuid there.";
 
 /// List all domains, or one
 #[derive(Debug, clap::Args)]
@@ -296,21 +297,40 @@ pub fn reason_name(reason: ShutdownReason) -> String {
     }
 }
 
-/// Prints the configurations of those domains that have one; xl leaves the others out too.
+/// Prints the configurations of domains. One without libxl's record (of a toolstack that keeps none) has what is known of it.
 fn print_configurations(context: &Context, infos: &[DomainInfo]) -> Outcome {
+    let configs = domains::configurations(
+        context.hv()?,
+        &mut *context.store()?,
+        &context.dirs.xen_lib,
+        infos,
+    )?;
+    let names = match configs.iter().all(Result::is_ok) {
+        true => vec![None; infos.len()],
+        false => context.names_or_warning(infos),
+    };
     let mut array = Vec::new();
-    for info in infos {
-        match domains::configuration(
-            context.hv()?,
-            &mut *context.store()?,
-            &context.dirs.xen_lib,
-            info,
-        ) {
-            Ok(config) => array.push(json!({"domid": info.domid.0, "config": config})),
-            Err(error) => context.warn(&Failure::from(error)),
-        }
+    for ((info, name), config) in infos.iter().zip(names).zip(configs) {
+        let config = config.unwrap_or_else(|error| {
+            context.say(format!(
+                "warning: domain {}: {error}; its type, name and UUID alone are shown",
+                info.domid
+            ));
+            without_record(info, name)
+        });
+        array.push(json!({"domid": info.domid.0, "config": config}));
     }
-    Ok(context.out.json(&Value::Array(array))?)
+    Ok(context.out.xl_json(&Value::Array(array))?)
+}
+
+/// What Xen and xenstore tell of a domain, in libxl's form.
+fn without_record(info: &DomainInfo, name: Option<String>) -> Value {
+    let mut c_info = json!({"type": kind_name(info.kind())});
+    if let Some(name) = name {
+        c_info["name"] = name.into();
+    }
+    c_info["uuid"] = uuid(&info.handle).into();
+    json!({"c_info": c_info})
 }
 
 #[cfg(test)]

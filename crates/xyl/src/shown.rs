@@ -1,0 +1,185 @@
+//! What is not Xyl's own, made fit for a terminal: names of domains, strings of guests, of xl, of files and of users.
+//!
+//! [`Shown`] is the one way for such text to a terminal. It writes out each character that could move the cursor, change
+//! colours, turn the direction of the text or have no width.
+
+use std::fmt::{self, Display, Write};
+
+use xyl_engine::domains::NO_NAME;
+
+/// Foreign text as it goes to a terminal.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a> {
+    text: &'a str,
+    form: Form,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Name,
+    Cell,
+    Line,
+    Lines,
+}
+
+impl<'a> Shown<'a> {
+    /// A name within a message: as it is if it is plain ([`is_plain_name`]), else in quotes.
+    pub fn name(name: &'a str) -> Shown<'a> {
+        Shown {
+            text: name,
+            form: Form::Name,
+        }
+    }
+
+    /// A name in a table. It keeps xl's bytes, and is quoted only where it would pass for something else: where it has
+    /// characters that are written out, blanks at an end or side by side, or the form of a quoted name or of [`NO_NAME`].
+    pub fn cell(name: &'a str) -> Shown<'a> {
+        Shown {
+            text: name,
+            form: Form::Cell,
+        }
+    }
+
+    /// Text within a line.
+    pub fn line(text: &'a str) -> Shown<'a> {
+        Shown {
+            text,
+            form: Form::Line,
+        }
+    }
+
+    /// Text of several lines: ends of lines and tabs stay.
+    pub fn lines(text: &'a str) -> Shown<'a> {
+        Shown {
+            text,
+            form: Form::Lines,
+        }
+    }
+
+    fn is_quoted(&self) -> bool {
+        match self.form {
+            Form::Name => !is_plain_name(self.text),
+            Form::Cell => passes_for_another(self.text),
+            Form::Line | Form::Lines => false,
+        }
+    }
+}
+
+impl Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_quoted = self.is_quoted();
+        if is_quoted {
+            f.write_char('"')?;
+        }
+        for c in self.text.chars() {
+            let keeps = is_harmless(c) || self.form == Form::Lines && "\n\t".contains(c);
+            match c {
+                '"' | '\\' if is_quoted => write!(f, "\\{c}")?,
+                c if keeps => f.write_char(c)?,
+                c => write!(f, "{}", c.escape_unicode())?,
+            }
+        }
+        if is_quoted {
+            f.write_char('"')?;
+        }
+        Ok(())
+    }
+}
+
+/// The name of a domain in a table; [`NO_NAME`] for one without.
+pub fn cell(name: Option<&str>) -> String {
+    name.map_or_else(|| NO_NAME.to_owned(), |name| Shown::cell(name).to_string())
+}
+
+/// Whether a name needs no quotes in a message, nor in a shell: a letter, digit or `_`, then these and `.+:@-`.
+pub fn is_plain_name(name: &str) -> bool {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    name.starts_with(is_word) && name.chars().all(|c| is_word(c) || ".+:@-".contains(c))
+}
+
+fn passes_for_another(name: &str) -> bool {
+    name == NO_NAME
+        || name.starts_with('"')
+        || name.is_empty()
+        || name.trim() != name
+        || name.contains("  ")
+        || !name.chars().all(is_harmless)
+}
+
+/// Whether a character has a shape of its own and changes nothing but the place where it stands.
+pub fn is_harmless(c: char) -> bool {
+    // Letters and symbols that look like blanks.
+    const BLANK: [char; 5] = ['\u{115f}', '\u{1160}', '\u{2800}', '\u{3164}', '\u{ffa0}'];
+    match c {
+        ' '..='~' => true,
+        c if BLANK.contains(&c) => false,
+        // The standard library writes out controls (Cc), formats (Cf), separators, private and unassigned characters, and
+        // those that join the one before.
+        c => c.escape_debug().len() == 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_names_are_as_they_are() {
+        for name in ["web", "Domain-0", "7seas", "_x", "a.b+c:d@e-f"] {
+            assert_eq!(Shown::name(name).to_string(), name);
+            assert_eq!(Shown::cell(name).to_string(), name);
+        }
+    }
+
+    #[test]
+    fn other_names_are_quoted_in_messages() {
+        for (name, shown) in [
+            ("", "\"\""),
+            ("a;reboot", "\"a;reboot\""),
+            ("-x", "\"-x\""),
+            ("two words", "\"two words\""),
+            ("uuid=1", "\"uuid=1\""),
+            ("größe", "\"größe\""),
+            ("a\"b\\", "\"a\\\"b\\\\\""),
+            ("\u{1b}[31m", "\"\\u{1b}[31m\""),
+            ("a\u{202e}b\u{200b}", "\"a\\u{202e}b\\u{200b}\""),
+        ] {
+            assert_eq!(Shown::name(name).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn a_table_keeps_the_bytes_of_xl_where_nothing_is_forged() {
+        for name in ["two words", "größe", "a;b", "-x", "日本", "it's"] {
+            assert_eq!(Shown::cell(name).to_string(), name);
+        }
+        for name in [
+            "",
+            " a",
+            "a ",
+            "a  0  1024",
+            "(null)",
+            "\"a\"",
+            "a\n",
+            "a\u{301}",
+            "a\u{3164}",
+        ] {
+            let shown = Shown::cell(name).to_string();
+            assert!(shown.starts_with('"') && shown != name, "{shown}");
+        }
+        assert_eq!(cell(None), "(null)");
+    }
+
+    #[test]
+    fn nothing_drives_the_terminal() {
+        let all = (0..=0x10_ffff).filter_map(char::from_u32);
+        let text: String = all.collect();
+        let shown = Shown::line(&text).to_string();
+        let drives = |c: char| c.is_control() || "\u{202e}\u{200b}\u{2066}\u{feff}\u{ad}".contains(c);
+        assert!(!shown.contains(drives));
+        assert_eq!(Shown::line("a\tb\n").to_string(), "a\\u{9}b\\u{a}");
+        assert_eq!(Shown::lines("a\tb\n\r").to_string(), "a\tb\n\\u{d}");
+        // What is no name is not quoted.
+        assert_eq!(Shown::line("say \"x\\y\"").to_string(), "say \"x\\y\"");
+    }
+}
