@@ -175,7 +175,8 @@ mod tests {
         let all = (0..=0x10_ffff).filter_map(char::from_u32);
         let text: String = all.collect();
         let shown = Shown::line(&text).to_string();
-        let drives = |c: char| c.is_control() || "\u{202e}\u{200b}\u{2066}\u{feff}\u{ad}".contains(c);
+        let drives =
+            |c: char| c.is_control() || "\u{202e}\u{200b}\u{2066}\u{feff}\u{ad}".contains(c);
         assert!(!shown.contains(drives));
         assert_eq!(Shown::line("a\tb\n").to_string(), "a\\u{9}b\\u{a}");
         assert_eq!(Shown::lines("a\tb\n\r").to_string(), "a\tb\n\\u{d}");

@@ -283,7 +283,8 @@ fn xendomains_finds_the_guests() {
     // So it asks for the name in a configuration.
     let dry = host.must(&["create", "--quiet", "--dryrun", "--defconfig", cfg]);
     assert!(
-        dry.lines().any(|line| line == "        \"name\": \"guest\","),
+        dry.lines()
+            .any(|line| line == "        \"name\": \"guest\","),
         "{dry}"
     );
 }

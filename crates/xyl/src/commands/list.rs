@@ -320,17 +320,16 @@ fn print_configurations(context: &Context, infos: &[DomainInfo]) -> Outcome {
         });
         array.push(json!({"domid": info.domid.0, "config": config}));
     }
-    Ok(context.out.xl_json(&Value::Array(array))?)
+    context.out.xl_json(&Value::Array(array))?;
+    // xl's `puts` adds a newline to that of yajl.
+    Ok(context.out.line("")?)
 }
 
 /// What Xen and xenstore tell of a domain, in libxl's form.
 fn without_record(info: &DomainInfo, name: Option<String>) -> Value {
-    let mut c_info = json!({"type": kind_name(info.kind())});
-    if let Some(name) = name {
-        c_info["name"] = name.into();
-    }
-    c_info["uuid"] = uuid(&info.handle).into();
-    json!({"c_info": c_info})
+    let (kind, uuid) = (kind_name(info.kind()), uuid(&info.handle));
+    // Debian's scripts ask each domain for its name.
+    json!({"c_info": {"type": kind, "name": name, "uuid": uuid}})
 }
 
 #[cfg(test)]
