@@ -123,11 +123,7 @@ pub fn adopt(
     };
     let _owner = Owner::take(host, uuid)?;
     let info = running(host, vm)?;
-    // Whoever watches over it holds that lock; one that has just been started may not have it yet.
-    let is_held = host.files.is_locked(&host.dirs.watch(uuid));
-    let is_at_its_post = is_held.unwrap_or(false);
-    let programs = || kernel.programs().into_iter();
-    let has_monitor = is_at_its_post || programs().any(|program| is_monitor(&program, uuid));
+    let has_monitor = watchers::is_watched(&*host.files, &host.dirs, uuid)?;
     let is_ours = is_ours(host, kernel, vm, has_monitor);
     if is_ours && has_monitor {
         return Ok(Adopted::AlreadyOurs);
@@ -190,13 +186,6 @@ fn vm_text(vm: Vm) -> String {
     vm.uuid.hyphenated().to_string()
 }
 
-/// Whether a process is the monitor of a VM.
-pub(crate) fn is_monitor(program: &Program, uuid: Uuid) -> bool {
-    let uuid = uuid.hyphenated().to_string();
-    let is_xyl = program.name().starts_with("xyl");
-    is_xyl && program.args.iter().any(|arg| arg == "monitor") && program.args.contains(&uuid)
-}
-
 /// The domain, if it has not ended.
 fn running(host: &Host, vm: Vm) -> Result<DomainInfo, EngineError> {
     let info = host.hv.domain_info(vm.domid)?;
@@ -244,7 +233,9 @@ fn refuse_other_watchers(kernel: &Kernel, domid: DomId) -> Result<(), EngineErro
     let xls = xl_process::all(kernel).into_iter();
     let mut unknown = xls.filter(|xl| xl.domid.is_none()).map(|xl| xl.program);
     let programs = kernel.programs().into_iter();
-    let mut others = programs.filter(|program| OTHER_TOOLSTACKS.contains(&program.name()));
+    // Any user's process can have such a name.
+    let mut others =
+        programs.filter(|program| program.is_roots && OTHER_TOOLSTACKS.contains(&program.name()));
     let watcher = unknown.find(|program| kernel.can_make_domains(program.pid));
     match watcher.or_else(|| others.next()) {
         Some(program) => Err(AdoptError::Watched {
@@ -320,7 +311,7 @@ mod tests {
 
     use super::*;
     use crate::Dirs;
-    use crate::kernel::pretend_process;
+    use crate::kernel::{pretend_process, pretend_uid};
     use crate::testing::pv_request;
 
     const UUID: Uuid = Uuid::from_bytes([7; 16]);
@@ -392,10 +383,15 @@ mod tests {
         assert!(record.contains(&format!("uuid = \"{UUID}\"")), "{record}");
         // Killed before the monitor was there.
         assert_eq!(world.adopt(false).unwrap(), Adopted::WatchedAgain);
+        // A process that only calls itself its monitor is none.
         let uuid = UUID.to_string();
         world.process(9, &["/usr/bin/xyl", "-T", "monitor", "1", &uuid], &[]);
+        assert_eq!(world.adopt(false).unwrap(), Adopted::WatchedAgain);
+        let path = world.host.dirs.watch(UUID);
+        let lock = world.host.files.lock(&path, None).unwrap();
         assert_eq!(world.adopt(false).unwrap(), Adopted::AlreadyOurs);
-        assert_eq!(world.started.len(), 2);
+        assert_eq!(world.started.len(), 3);
+        drop(lock);
     }
 
     #[test]
@@ -463,6 +459,17 @@ mod tests {
         );
         assert_eq!(world.record(), None);
         assert_eq!(world.adopt(true).unwrap(), Adopted::TakenOver(Vec::new()));
+    }
+
+    #[test]
+    fn a_process_of_another_user_is_no_reason_not_to() {
+        let mut world = World::new(RECORD);
+        let privcmd = Path::new("/dev/xen/privcmd");
+        for (pid, name) in [(9, "xl"), (10, "libvirtd")] {
+            world.process(pid, &[name, "create", "a"], &[(4, privcmd)]);
+            pretend_uid(world.root.path(), pid, 65534);
+        }
+        assert_eq!(world.adopt(false).unwrap(), Adopted::TakenOver(Vec::new()));
     }
 
     #[test]

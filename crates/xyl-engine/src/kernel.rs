@@ -5,13 +5,15 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
 use xen_port::DomId;
 
 /// Largest file of the kernel's that is read, in bytes: the mappings of a process with very many.
@@ -35,6 +37,9 @@ pub struct Program {
     pub pid: u32,
     /// When it was started, in the kernel's clock ticks: a number that is used again belongs to another process.
     started: u64,
+    /// Whether it is root's: the real, effective, saved and file system's user. What another user's process says in its
+    /// arguments and files is that user's word.
+    pub is_roots: bool,
     /// Its arguments, its own name first.
     pub args: Vec<String>,
 }
@@ -94,7 +99,21 @@ impl Kernel {
             .map(|arg| String::from_utf8_lossy(arg).into_owned())
             .collect();
         let has_args = args.iter().any(|arg| !arg.is_empty());
-        has_args.then_some(Program { pid, started, args })
+        has_args.then_some(Program {
+            pid,
+            started,
+            is_roots: self.is_roots(pid),
+            args,
+        })
+    }
+
+    /// Whether a process is root's. The owner of its folder does not tell: that is root for each process that has made
+    /// itself not dumpable (proc(5)).
+    fn is_roots(&self, pid: u32) -> bool {
+        let text = read(&self.of(pid, "status")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let uids = text.lines().find_map(|line| line.strip_prefix("Uid:"));
+        uids.is_some_and(|uids| uids.split_whitespace().eq(["0"; 4]))
     }
 
     fn started(&self, pid: u32) -> Option<u64> {
@@ -123,6 +142,23 @@ impl Kernel {
     /// What a descriptor of a process stands for.
     pub fn descriptor(&self, pid: u32, number: u32) -> Option<PathBuf> {
         fs::read_link(self.of(pid, "fd").join(number.to_string())).ok()
+    }
+
+    /// Opens the file that a descriptor of a process stands for, to read it: that very file, whatever its path leads to
+    /// now. `None` unless it is a regular file of this process's user. Nothing else is opened: a FIFO would make this
+    /// process wait, and a device may act.
+    pub fn open_descriptor(&self, pid: u32, number: u32) -> Option<fs::File> {
+        let path = self.of(pid, "fd").join(number.to_string());
+        let place = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let stat = rustix::fs::fstat(&place).ok()?;
+        let is_regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if !is_regular || stat.st_uid != geteuid().as_raw() {
+            return None;
+        }
+        let place = format!("/proc/self/fd/{}", place.as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(place, flags, Mode::empty()).ok()?;
+        Some(fs::File::from(opened))
     }
 
     /// Whether a process can talk to the hypervisor: only then can it make a domain. One that cannot be
@@ -320,7 +356,7 @@ fn size_kib(line: &str) -> Option<u64> {
     Some(address(to)?.checked_sub(address(from)?)? / 1024)
 }
 
-/// A process as its kernel shows it, for tests of those who look for one.
+/// A process of root as its kernel shows it, for tests of those who look for one.
 #[cfg(test)]
 pub(crate) fn pretend_process(
     root: &Path,
@@ -335,9 +371,18 @@ pub(crate) fn pretend_process(
     let stat = format!("{pid} (a) b) S 1 {}77 0", "0 ".repeat(17));
     fs::write(folder.join("stat"), stat).unwrap();
     fs::write(folder.join("maps"), maps).unwrap();
+    pretend_uid(root, pid, 0);
     for (number, target) in descriptors {
         std::os::unix::fs::symlink(target, folder.join("fd").join(number.to_string())).unwrap();
     }
+}
+
+/// From now on that process is this user's.
+#[cfg(test)]
+pub(crate) fn pretend_uid(root: &Path, pid: u32, uid: u32) {
+    let status = root.join("proc").join(pid.to_string()).join("status");
+    let text = format!("Name:\ta\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\nGid:\t0\t0\t0\t0\n");
+    fs::write(status, text).unwrap();
 }
 
 /// An interface as the kernel shows one of netback's.
@@ -393,6 +438,49 @@ mod tests {
         );
         assert!(kernel.can_make_domains(12) && !kernel.can_make_domains(3));
         assert!(!kernel.can_make_domains(99), "it has ended");
+    }
+
+    #[test]
+    fn a_process_is_roots_only_if_all_its_users_are() {
+        let root = tempfile::tempdir().unwrap();
+        pretend_process(root.path(), 3, &["sh"], &[], "");
+        let kernel = Kernel::below(root.path());
+        assert!(kernel.program(3).unwrap().is_roots);
+        let status = root.path().join("proc/3/status");
+        for uids in [
+            "1000\t0\t0\t0",
+            "0\t0\t0\t1000",
+            "65534\t65534\t65534\t65534",
+            "0",
+        ] {
+            fs::write(&status, format!("Uid:\t{uids}\n")).unwrap();
+            assert!(!kernel.program(3).unwrap().is_roots, "{uids}");
+        }
+        fs::remove_file(&status).unwrap();
+        assert!(!kernel.program(3).unwrap().is_roots);
+    }
+
+    #[test]
+    fn only_regular_files_of_this_user_are_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        let pipe = root.path().join("pipe");
+        fs::write(&file, "text").unwrap();
+        let mode = Mode::RUSR | Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).unwrap();
+        let null = Path::new("/dev/null");
+        let descriptors: [(u32, &Path); 3] = [(1, &file), (2, &pipe), (3, null)];
+        pretend_process(root.path(), 3, &["sh"], &descriptors, "");
+        let kernel = Kernel::below(root.path());
+        let text = kernel.open_descriptor(3, 1).map(io::read_to_string);
+        assert_eq!(text.unwrap().unwrap(), "text");
+        for number in [2, 3, 4] {
+            assert!(kernel.open_descriptor(3, number).is_none());
+        }
+        // Only root can give a file away.
+        if std::os::unix::fs::chown(&file, Some(65534), None).is_ok() {
+            assert!(kernel.open_descriptor(3, 1).is_none());
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! which of them have lost their process, without a question to Xen or xenstored. A VM that nobody is
 //! to watch over (`xyl create -e`) has no file.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use os_port::{Files, Lock, list_if_there};
@@ -122,6 +123,15 @@ pub fn all(files: &dyn Files, dirs: &Dirs) -> Result<Vec<Watched>, EngineError> 
         Some(Watched { uuid, is_held })
     });
     Ok(watched.collect())
+}
+
+/// Whether a process watches over a VM. Whoever does has had the lock from its first moment on.
+pub fn is_watched(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Result<bool, EngineError> {
+    let path = dirs.watch(uuid);
+    match files.is_locked(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        other => other.map_err(|source| EngineError::io("look at the lock", &path, source)),
+    }
 }
 
 /// The VMs that have lost the process that watched over them.

@@ -4,10 +4,12 @@
 //! `/var/log/xen/xl-NAME.log` (`.log.1` and so on once there is a newer one), and there it says
 //! `Waiting for domain NAME (domid D) to die [pid P]`, again for each domain that it has restarted.
 //! Fact: `tools/xl/xl_vmcontrol.c`, the same in 4.17 to 4.22.
+//!
+//! Any user's process can call itself `xl create` and name any file as its output. So only processes of root count, and
+//! their logs only as [`Kernel::open_descriptor`] opens them.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
 
 use xen_port::DomId;
 
@@ -52,7 +54,7 @@ fn is_maker(program: &Program) -> bool {
                 .iter()
                 .any(|maker| maker.starts_with(command.as_str()))
     };
-    program.name() == "xl" && command.is_some_and(is_one)
+    program.is_roots && program.name() == "xl" && command.is_some_and(is_one)
 }
 
 /// The domain that a process says it watches over.
@@ -62,11 +64,11 @@ fn watched(kernel: &Kernel, program: &Program) -> Option<DomId> {
     if !name.starts_with("xl-") || !name.contains(".log") {
         return None;
     }
-    last_watched(&tail(&log)?, program.pid)
+    let log = kernel.open_descriptor(program.pid, 1)?;
+    last_watched(&tail(log)?, program.pid)
 }
 
-fn tail(path: &Path) -> Option<String> {
-    let mut file = File::open(path).ok()?;
+fn tail(mut file: File) -> Option<String> {
     let size_bytes = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(size_bytes.saturating_sub(LOG_TAIL_BYTES)))
         .ok()?;
@@ -92,7 +94,7 @@ fn last_watched(log: &str, pid: u32) -> Option<DomId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::pretend_process;
+    use crate::kernel::{pretend_process, pretend_uid};
 
     #[test]
     fn the_last_line_of_this_process_counts() {
@@ -123,5 +125,21 @@ mod tests {
         let found = all(&Kernel::below(root.path()));
         let found: Vec<_> = found.iter().map(|xl| (xl.program.pid, xl.domid)).collect();
         assert_eq!(found, [(20, Some(DomId(6))), (21, None)]);
+        pretend_uid(root.path(), 20, 65534);
+        let found = all(&Kernel::below(root.path()));
+        let found: Vec<_> = found.iter().map(|xl| xl.program.pid).collect();
+        assert_eq!(found, [21]);
+    }
+
+    #[test]
+    fn a_log_that_would_make_this_process_wait_is_not_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let pipe = root.path().join("xl-a.log");
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).unwrap();
+        pretend_process(root.path(), 20, &["xl", "create", "a"], &[(1, &pipe)], "");
+        let found = all(&Kernel::below(root.path()));
+        let found: Vec<_> = found.iter().map(|xl| (xl.program.pid, xl.domid)).collect();
+        assert_eq!(found, [(20, None)]);
     }
 }

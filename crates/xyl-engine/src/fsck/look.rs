@@ -10,12 +10,11 @@ use xenstore::{Batch, Path, Tree};
 
 use super::domains;
 use super::finding::{Finding, Leak, NodeOwner};
-use crate::adopt::is_monitor;
 use crate::destroy::children;
 use crate::holders::{backend_folders, qemus};
 use crate::kernel::{Kernel, Program};
 use crate::recover::{self, End};
-use crate::{EngineError, Host, names, record};
+use crate::{EngineError, Host, names, record, watchers};
 
 /// What there is, before it is known which domains there are.
 struct Traces {
@@ -392,10 +391,7 @@ fn userdata(traces: &Traces, domains: &Domains) -> Vec<Finding> {
 fn records(host: &Host, traces: &Traces, domains: &Domains) -> Result<Vec<Finding>, EngineError> {
     let mut found = Vec::new();
     for uuid in traces.vms.iter().filter(|uuid| !domains.has_vm(**uuid)) {
-        let has_monitor = traces
-            .programs
-            .iter()
-            .any(|program| is_monitor(program, *uuid));
+        let has_monitor = watchers::is_watched(&*host.files, &host.dirs, *uuid)?;
         if has_monitor || is_held(host, &host.dirs.vm_lock(*uuid))? {
             continue;
         }
