@@ -86,7 +86,7 @@ vif = [ '', 'mac=00:16:3e:0a:0b:0c,bridge=xenbr0,model=e1000,type=ioemu', 'ip=19
 vif = [ 'rate=10Mb/s', 'rate=250KB/s', 'rate=1MB/s@20ms,backend=net,devid=7,mtu=9000', 'gatewaydev=eth0' ]
 ==== same
 vif = [ 'rate=10' ]
-==== same
+==== strict
 vif = [ 'brigde=xenbr0' ]
 ==== same
 vif = [ 'mac=0:16:3E:1:2:3' ]
@@ -135,6 +135,10 @@ vif = [
     'bridge=b'   # another
 
 ]
+==== same
+vif = ''; disk = ''; pci = ''
+==== same
+type = "pvh"; device_model_version = "qemu-xen-traditional"
 ==== same
 vif = [ , '' ]
 ==== same

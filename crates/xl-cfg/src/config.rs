@@ -309,7 +309,7 @@ fn build(settings: &Settings, diags: &mut Diags) -> DomainConfig {
     let boot = Boot::read(&mut reader, domain_type);
     if complete {
         check_name_given(settings, reader.diags);
-        boot.check_complete(domain_type, reader.diags);
+        boot.check_complete(domain_type, &mut reader);
     }
     let vnuma = types::read_vnuma(&mut reader);
     let hvm =
@@ -334,7 +334,7 @@ fn build(settings: &Settings, diags: &mut Diags) -> DomainConfig {
         display: Display::read(&mut reader),
         framebuffers: types::read_framebuffers(&mut reader),
         hardware: Hardware::read(&mut reader),
-        device_model: DeviceModel::read(&mut reader),
+        device_model: DeviceModel::read(&mut reader, domain_type),
         hvm,
         raw: settings
             .in_order()
@@ -367,7 +367,7 @@ impl DomainConfig {
 fn check_name_given(settings: &Settings, diags: &mut Diags) {
     if settings.get("name").is_none() {
         let message = "the domain has no name";
-        diags
-            .push(Diagnostic::error(Code::Missing, None, message).help("write `name = \"guest\"`"));
+        let help = "give it one, as in `name = \"guest\"`";
+        diags.push(Diagnostic::error(Code::Missing, None, message).help(help));
     }
 }

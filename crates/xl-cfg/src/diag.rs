@@ -65,6 +65,44 @@ pub struct Note {
     pub text: String,
 }
 
+/// An edit that does what a diagnostic's help says: the text of `span` becomes `replacement`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suggestion {
+    /// The place that is replaced.
+    pub span: Span,
+    /// What stands there then; empty: the place is taken out.
+    pub replacement: String,
+}
+
+/// What to do about a finding: the sentence, and the edit where there is exactly one.
+#[derive(Debug, Clone)]
+pub(crate) struct Remedy {
+    pub(crate) help: String,
+    pub(crate) suggestion: Option<Suggestion>,
+}
+
+impl Remedy {
+    /// Says `help`, and does it by `suggestion`.
+    pub(crate) fn new(help: impl Into<String>, suggestion: impl Into<Option<Suggestion>>) -> Self {
+        Self {
+            help: help.into(),
+            suggestion: suggestion.into(),
+        }
+    }
+}
+
+impl From<&str> for Remedy {
+    fn from(help: &str) -> Self {
+        Self::new(help, None)
+    }
+}
+
+impl From<String> for Remedy {
+    fn from(help: String) -> Self {
+        Self::new(help, None)
+    }
+}
+
 /// One finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
@@ -80,6 +118,8 @@ pub struct Diagnostic {
     pub notes: Vec<Note>,
     /// What to write instead.
     pub help: Option<String>,
+    /// The same as an edit, where there is exactly one.
+    pub suggestion: Option<Suggestion>,
 }
 
 impl Diagnostic {
@@ -101,6 +141,7 @@ impl Diagnostic {
             message: shorten(message),
             notes: Vec::new(),
             help: None,
+            suggestion: None,
         }
     }
 
@@ -109,6 +150,20 @@ impl Diagnostic {
     pub fn help(mut self, text: impl Into<String>) -> Self {
         self.help = Some(shorten(text.into()));
         self
+    }
+
+    /// Adds the edit that does what the help says.
+    #[must_use]
+    pub fn suggest(mut self, suggestion: impl Into<Option<Suggestion>>) -> Self {
+        self.suggestion = suggestion.into();
+        self
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub(crate) fn remedy(self, remedy: impl Into<Remedy>) -> Self {
+        let Remedy { help, suggestion } = remedy.into();
+        self.help(help).suggest(suggestion)
     }
 
     /// Adds a remark.
@@ -335,6 +390,24 @@ pub struct Located<'a> {
     /// What to write instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub help: Option<&'a str>,
+    /// The same as an edit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suggestion: Option<LocatedSuggestion<'a>>,
+}
+
+/// A suggestion with its place spelt out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LocatedSuggestion<'a> {
+    /// The file or text.
+    pub file: String,
+    /// Line of its first character, from 1.
+    pub line: usize,
+    /// Column of its first character, from 1, in characters.
+    pub column: usize,
+    /// How many characters are replaced, line ends among them.
+    pub length: usize,
+    /// What stands there then.
+    pub replacement: &'a str,
 }
 
 /// A note with its place spelt out.
@@ -369,6 +442,23 @@ impl<'a> Located<'a> {
                 .map(|note| LocatedNote::new(note, sources))
                 .collect(),
             help: diagnostic.help.as_deref(),
+            suggestion: diagnostic
+                .suggestion
+                .as_ref()
+                .map(|suggestion| LocatedSuggestion::new(suggestion, sources)),
+        }
+    }
+}
+
+impl<'a> LocatedSuggestion<'a> {
+    fn new(suggestion: &'a Suggestion, sources: &Sources) -> Self {
+        let Location { file, line, column } = sources.locate(suggestion.span);
+        Self {
+            file,
+            line,
+            column,
+            length: sources.text(suggestion.span).chars().count(),
+            replacement: &suggestion.replacement,
         }
     }
 }

@@ -23,7 +23,8 @@
 //! The language is xl's: what xl accepts is accepted, what xl refuses is refused, but for this:
 //!
 //! - *Half a configuration obeyed is worse than none.* Where xl drops a setting with a mere warning, such as
-//!   `memory = "lots"` or a `disk` that is no list, or cuts a number short without a word, the configuration is refused.
+//!   `memory = "lots"`, a `disk` that is no list or a parameter of `vif` that nobody knows, or cuts a number short without
+//!   a word, the configuration is refused. A setting that is empty, such as `vif = ""`, asks for nothing: a warning.
 //!   So are things that libxl would trip over later (`vdev=vda`, two disks of one `vdev`), and names of domains that
 //!   cannot be part of a file's name.
 //! - *Form alone is no reason to refuse.* CRLF line ends, a byte order mark and a comment without a line end are
@@ -49,7 +50,9 @@ mod xl_conf;
 pub use config::{
     Config, DomainConfig, Error, Rejected, SetKey, parse, parse_refusing, parse_value, read_file,
 };
-pub use diag::{Code, Diagnostic, Located, LocatedNote, Note, Report, Severity};
+pub use diag::{
+    Code, Diagnostic, Located, LocatedNote, LocatedSuggestion, Note, Report, Severity, Suggestion,
+};
 pub use keys::{DomainType, KeyClass, KeyInfo, all as all_keys, class_of, lookup as lookup_key};
 pub use source::{COMMAND_LINE, Location, Source, SourceError, Sources, Span};
 pub use syntax::{Node, NodeKind, Value};

@@ -41,6 +41,20 @@ fn parse_magnitude(digits: &str) -> Result<u64, NumberError> {
     u64::from_str_radix(digits, radix).map_err(|_| NumberError::TooLarge)
 }
 
+/// A size with a unit (`2g`, `512 MiB`) in MiB; `None` for smaller units and for what is no size.
+pub(crate) fn in_mib(text: &str) -> Option<u64> {
+    let lower = text.to_ascii_lowercase();
+    let unit = lower.trim_start_matches(|c: char| c.is_ascii_digit());
+    let digits = lower.get(..lower.len() - unit.len())?;
+    let factor: u64 = match unit.trim() {
+        "m" | "mb" | "mib" => 1,
+        "g" | "gb" | "gib" => 1 << 10,
+        "t" | "tb" | "tib" => 1 << 20,
+        _ => return None,
+    };
+    parse_digits(digits, 10)?.checked_mul(factor)
+}
+
 /// Parses digits of the given base and nothing else.
 pub(crate) fn parse_digits(text: &str, radix: u32) -> Option<u64> {
     let all_digits = !text.is_empty() && text.chars().all(|c| c.is_digit(radix));

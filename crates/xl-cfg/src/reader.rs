@@ -2,12 +2,16 @@
 
 use std::ops::RangeInclusive;
 
-use crate::diag::{Code, Diagnostic, Diags};
+use crate::diag::{Code, Diagnostic, Diags, Remedy, Suggestion};
+use crate::keys;
 use crate::keyword::{Keyword, nearest, one_of};
-use crate::number::{self, NumberError};
+use crate::number::{self, NumberError, in_mib};
 use crate::settings::{Setting, Settings};
 use crate::source::Span;
-use crate::syntax::{Node, NodeKind, Text};
+use crate::syntax::{Node, NodeKind, Text, Value};
+
+/// What sizes of memory are counted in, as messages say it.
+pub(crate) const MIB: &str = "a number of MiB";
 
 pub(crate) struct Reader<'a> {
     settings: &'a Settings,
@@ -37,10 +41,10 @@ impl<'a> Reader<'a> {
         code: Code,
         span: Span,
         message: impl Into<String>,
-        help: impl Into<String>,
+        remedy: impl Into<Remedy>,
     ) {
         self.diags
-            .push(Diagnostic::error(code, span, message).help(help));
+            .push(Diagnostic::error(code, span, message).remedy(remedy));
     }
 
     pub(crate) fn warn(
@@ -48,10 +52,10 @@ impl<'a> Reader<'a> {
         code: Code,
         span: Span,
         message: impl Into<String>,
-        help: impl Into<String>,
+        remedy: impl Into<Remedy>,
     ) {
         self.diags
-            .push(Diagnostic::warning(code, span, message).help(help));
+            .push(Diagnostic::warning(code, span, message).remedy(remedy));
     }
 
     /// The known name nearest to a wrong one. Not looked for when nobody would see it.
@@ -67,17 +71,64 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// "Did you mean", with the edit; what is known where no name is near.
+    pub(crate) fn did_you_mean(
+        &self,
+        name: Text<'_>,
+        known: impl Iterator<Item = &'static str> + Clone,
+    ) -> Remedy {
+        let all = one_of(known.clone());
+        self.did_you_mean_or(name, known, &format!("known are {all}"))
+    }
+
+    /// The same with another sentence where no name is near.
+    pub(crate) fn did_you_mean_or(
+        &self,
+        name: Text<'_>,
+        known: impl Iterator<Item = &'static str>,
+        otherwise: &str,
+    ) -> Remedy {
+        match self.suggest(name.text, known) {
+            Some(near) => Remedy::new(format!("did you mean `{near}`?"), name.replaced(near)),
+            None => otherwise.into(),
+        }
+    }
+
+    /// "Take the line out", with `why` behind it.
+    pub(crate) fn take_out(&self, key: &str, why: &str) -> Remedy {
+        match self.settings.get(key) {
+            Some(setting) => setting.take_out(why),
+            None => format!("take the line out{why}").into(),
+        }
+    }
+
+    /// What to write where a setting has another name today.
+    pub(crate) fn renamed(&self, setting: &Setting, key: &str) -> Remedy {
+        self.settings.write_as(setting, key)
+    }
+
+    /// What takes the place of an old setting.
+    pub(crate) fn in_successors_place(&self, key: &str, otherwise: &str) -> Remedy {
+        match self.settings.get(key) {
+            Some(setting) => keys::in_successors_place(setting, self.settings, otherwise),
+            None => otherwise.into(),
+        }
+    }
+
     /// The setting's single value.
     pub(crate) fn text(&mut self, key: &str) -> Option<Text<'a>> {
         let setting = self.settings.get(key)?;
         let atom = setting.value.atom();
         if atom.is_none() {
-            let help = format!("write `{key} = \"...\"`, without brackets");
+            let remedy = match only_item(setting) {
+                Some(item) => setting.write(&item, ", without brackets"),
+                None => format!("write `{key} = \"...\"`, without brackets").into(),
+            };
             self.error(
                 Code::WrongType,
                 setting.value.span,
                 format!("`{key}` wants a single value, not a list"),
-                help,
+                remedy,
             );
         }
         atom
@@ -87,24 +138,38 @@ impl<'a> Reader<'a> {
         self.text(key).map(|text| text.text.to_owned())
     }
 
-    /// A string that may not be empty, such as a path or a name. `what` as in "a path".
-    pub(crate) fn filled(&mut self, key: &str, what: &str) -> Option<String> {
+    /// A string such as a path or a name; an empty one asks for nothing.
+    pub(crate) fn filled(&mut self, key: &str) -> Option<String> {
         let text = self.text(key)?;
         if text.text.is_empty() {
-            let message = format!("`{key}` wants {what}, and this is empty");
-            self.error(
-                Code::BadValue,
-                text.span(),
-                message,
-                "leave the line out if there is nothing to say",
-            );
+            self.warn_of_nothing(key);
             return None;
         }
         Some(text.text.to_owned())
     }
 
+    /// A string that has to say something. `what` as in "a path".
+    pub(crate) fn wanted(&mut self, key: &str, what: &str, help: &str) -> Option<String> {
+        let text = self.text(key)?;
+        if text.text.is_empty() {
+            let message = format!("`{key}` wants {what}, and this is empty");
+            self.error(Code::BadValue, text.span(), message, help);
+            return None;
+        }
+        Some(text.text.to_owned())
+    }
+
+    /// Warns of a setting that is empty: xl goes on without it, and so does the guest.
+    pub(crate) fn warn_of_nothing(&mut self, key: &str) {
+        if let Some(setting) = self.settings.get(key) {
+            let message = format!("`{key}` has no effect: it is empty");
+            let remedy = setting.take_out("");
+            self.warn(Code::NoEffect, setting.value.span, message, remedy);
+        }
+    }
+
     pub(crate) fn path(&mut self, key: &str) -> Option<String> {
-        self.filled(key, "a path")
+        self.filled(key)
     }
 
     /// A number within `range`. `what` as in "a number of MiB".
@@ -117,12 +182,17 @@ impl<'a> Reader<'a> {
         let setting = self.settings.get(key)?;
         let Some(text) = setting.value.atom() else {
             let message = format!("`{key}` wants {what}, not a list");
-            self.error(
-                Code::WrongType,
-                setting.value.span,
-                message,
-                format!("write `{key} = {}`, without brackets", only_item(setting)),
-            );
+            let item = only_item(setting).filter(|item| {
+                let Value::Atom(text) = item else {
+                    return false;
+                };
+                number::parse(text).is_ok_and(|number| range.contains(&number))
+            });
+            let remedy = match item {
+                Some(item) => setting.write(&item, ", without brackets"),
+                None => format!("write {what}, without brackets").into(),
+            };
+            self.error(Code::WrongType, setting.value.span, message, remedy);
             return None;
         };
         if setting.appended {
@@ -169,11 +239,13 @@ impl<'a> Reader<'a> {
                 None
             }
             Err(NumberError::BadOctal) => {
-                let help = format!("write `{}`", text.text.trim_start_matches('0'));
+                let digits = text.text.trim_start_matches('0');
+                let remedy = write_number(text, digits, &range)
+                    .unwrap_or_else(|| format!("write {what}").into());
                 let message = format!(
                     "{name} wants {what}; a leading 0 makes it octal, which has no digits 8 and 9"
                 );
-                self.error(Code::BadValue, text.span(), message, help);
+                self.error(Code::BadValue, text.span(), message, remedy);
                 None
             }
             Err(NumberError::NotANumber) => {
@@ -182,7 +254,7 @@ impl<'a> Reader<'a> {
                     Code::BadValue,
                     text.whole_if_all(),
                     message,
-                    number_help(text, what),
+                    number_remedy(text, what, &range),
                 );
                 None
             }
@@ -221,13 +293,13 @@ impl<'a> Reader<'a> {
             return Some(items);
         }
         let value = setting.value.to_value();
+        if value == Value::Atom(String::new()) {
+            self.warn_of_nothing(key);
+            return Some(&[]);
+        }
         let message = format!("`{key}` wants a list, not a single value");
-        self.error(
-            Code::WrongType,
-            setting.value.span,
-            message,
-            format!("write `{key} = [ {value} ]`"),
-        );
+        let remedy = setting.write(&Value::List(vec![value]), "");
+        self.error(Code::WrongType, setting.value.span, message, remedy);
         None
     }
 
@@ -245,12 +317,8 @@ impl<'a> Reader<'a> {
         let atom = item.atom();
         if atom.is_none() {
             let message = format!("the items of `{key}` are texts, not lists");
-            self.error(
-                Code::WrongType,
-                item.span,
-                message,
-                "take the inner brackets out",
-            );
+            let remedy = Remedy::new("take the inner brackets out", without_brackets(item));
+            self.error(Code::WrongType, item.span, message, remedy);
         }
         atom
     }
@@ -282,12 +350,16 @@ impl<'a> Reader<'a> {
     ) -> Option<T> {
         let found = find(text.text);
         if found.is_none() {
-            let help = match self.suggest(text.text, T::names()) {
-                Some(near) => format!("did you mean `{near}`? known are {}", one_of(T::names())),
-                None => format!("known are {}", one_of(T::names())),
+            let known = one_of(T::names());
+            let remedy = match self.suggest(text.text, T::names()) {
+                Some(near) => {
+                    let help = format!("did you mean `{near}`? known are {known}");
+                    Remedy::new(help, text.replaced(near))
+                }
+                None => format!("known are {known}").into(),
             };
             let message = format!("{name} cannot be {}", describe(text));
-            self.error(Code::BadValue, text.whole_if_all(), message, help);
+            self.error(Code::BadValue, text.whole_if_all(), message, remedy);
         }
         found
     }
@@ -306,17 +378,28 @@ impl Text<'_> {
     }
 }
 
-/// The number of a list that has one item, or an example.
-fn only_item(setting: &Setting) -> &str {
+/// The item of a list that has one, and no list in it.
+fn only_item(setting: &Setting) -> Option<Value> {
     let NodeKind::List(items) = &setting.value.kind else {
-        return "1";
+        return None;
     };
-    let only = match items.as_slice() {
-        [one] => one.atom().map(|text| text.text),
-        _ => None,
+    let [item] = items.as_slice() else {
+        return None;
     };
-    only.filter(|text| number::parse(text).is_ok_and(|number| number >= 0))
-        .unwrap_or("1")
+    Some(item.to_value()).filter(|value| matches!(value, Value::Atom(_)))
+}
+
+/// The edit that leaves the items of an inner list without its brackets.
+fn without_brackets(list: &Node) -> Option<Suggestion> {
+    let Value::List(items) = list.to_value() else {
+        return None;
+    };
+    let is_flat = items.iter().all(|item| matches!(item, Value::Atom(_)));
+    let texts: Vec<String> = items.iter().map(Value::to_string).collect();
+    (is_flat && !texts.is_empty()).then(|| Suggestion {
+        span: list.span,
+        replacement: texts.join(", "),
+    })
 }
 
 fn describe(text: Text<'_>) -> String {
@@ -330,31 +413,25 @@ fn number_text(text: Text<'_>) -> String {
     text.text.trim().chars().take(40).collect()
 }
 
-fn number_help(text: Text<'_>, what: &str) -> String {
+fn number_remedy(text: Text<'_>, what: &str, range: &RangeInclusive<i64>) -> Remedy {
     let lower = text.text.to_ascii_lowercase();
-    let digits: String = lower.chars().take_while(char::is_ascii_digit).collect();
-    match (lower.as_str(), what) {
-        ("true" | "yes" | "on", _) => "write 1".to_owned(),
-        ("false" | "no" | "off", _) => "write 0".to_owned(),
-        (_, "a number of MiB") if !digits.is_empty() => {
-            mib_help(&digits, lower.trim_start_matches(&digits))
-        }
-        (_, "a number of MiB") => "512 means 512 MiB".to_owned(),
-        _ => format!("write {what}"),
-    }
-}
-
-/// What a size with a unit is in MiB.
-fn mib_help(digits: &str, unit: &str) -> String {
-    let factor: Option<u64> = match unit.trim() {
-        "m" | "mb" | "mib" => Some(1),
-        "g" | "gb" | "gib" => Some(1 << 10),
-        "t" | "tb" | "tib" => Some(1 << 20),
+    let wanted = match (lower.as_str(), what) {
+        ("true" | "yes" | "on", "0 or 1") => write_number(text, "1", range),
+        ("false" | "no" | "off", "0 or 1") => write_number(text, "0", range),
+        (size, MIB) => in_mib(size).and_then(|mib| {
+            let Remedy { help, suggestion } = write_number(text, &mib.to_string(), range)?;
+            Some(Remedy::new(format!("{help}: the unit is MiB"), suggestion))
+        }),
         _ => None,
     };
-    let size = factor.and_then(|factor| digits.parse::<u64>().ok()?.checked_mul(factor));
-    size.map_or_else(
-        || "512 means 512 MiB".to_owned(),
-        |size| format!("write {size}: the unit is MiB"),
-    )
+    wanted.unwrap_or_else(|| match what {
+        MIB => "512 means 512 MiB".into(),
+        _ => format!("write {what}").into(),
+    })
+}
+
+/// "Write this number", if it is one that is taken.
+fn write_number(text: Text<'_>, number: &str, range: &RangeInclusive<i64>) -> Option<Remedy> {
+    let fits = number::parse(number).is_ok_and(|number| range.contains(&number));
+    fits.then(|| Remedy::new(format!("write `{number}`"), text.replaced(number)))
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use crate::diag::{Code, Diagnostic, Diags};
+use crate::diag::{Code, Diagnostic, Diags, Remedy, Suggestion};
 use crate::source::{Source, Span};
-use crate::syntax::{Node, NodeKind, Operation, Statement};
+use crate::syntax::{Node, NodeKind, Operation, Statement, Value};
 
 /// One setting as it stands after the last statement.
 #[derive(Debug, Clone)]
@@ -18,6 +18,43 @@ pub struct Setting {
     pub value: Node,
     /// Whether the last statement was a `+=`.
     pub appended: bool,
+    /// Whether more than one statement has made the value, so that no one place has all of it.
+    pub joined: bool,
+}
+
+impl Setting {
+    /// The edit that takes the setting out; `None` where more than one statement has made its value.
+    pub(crate) fn removed(&self) -> Option<Suggestion> {
+        self.replaced(String::new())
+    }
+
+    /// The edit that writes another statement in its place.
+    pub(crate) fn replaced(&self, replacement: String) -> Option<Suggestion> {
+        let span = self.key_span.to(self.value.span);
+        (!self.joined).then_some(Suggestion { span, replacement })
+    }
+
+    /// The edit that writes a statement before it.
+    pub(crate) fn preceded(&self, statement: &str) -> Option<Suggestion> {
+        let span = self.key_span.part(0..0);
+        let replacement = format!("{statement}; ");
+        (!self.joined).then_some(Suggestion { span, replacement })
+    }
+
+    /// "Take the line out", with `why` behind it.
+    pub(crate) fn take_out(&self, why: &str) -> Remedy {
+        Remedy::new(format!("take the line out{why}"), self.removed())
+    }
+
+    /// "Write `key = value`", with `why` behind it.
+    pub(crate) fn write(&self, value: &Value, why: &str) -> Remedy {
+        let edit = Suggestion {
+            span: self.value.span,
+            replacement: value.to_string(),
+        };
+        let help = format!("write `{} = {value}`{why}", self.key);
+        Remedy::new(help, (!self.joined).then_some(edit))
+    }
 }
 
 /// All settings by name.
@@ -27,6 +64,23 @@ pub(crate) struct Settings(BTreeMap<String, Setting>);
 impl Settings {
     pub(crate) fn get(&self, key: &str) -> Option<&Setting> {
         self.0.get(key)
+    }
+
+    /// The edit that gives a setting another name, unless one of that name is set already.
+    pub(crate) fn renamed(&self, setting: &Setting, key: &str) -> Option<Suggestion> {
+        let is_free = self.get(key).is_none() && !setting.joined;
+        is_free.then(|| Suggestion {
+            span: setting.key_span,
+            replacement: key.to_owned(),
+        })
+    }
+
+    /// "Write this name", or "take the line out" where it is set already.
+    pub(crate) fn write_as(&self, setting: &Setting, key: &str) -> Remedy {
+        if self.get(key).is_some() {
+            return setting.take_out(&format!(": `{key}` is set"));
+        }
+        Remedy::new(format!("write `{key}`"), self.renamed(setting, key))
     }
 
     /// The settings in the order of their places.
@@ -80,6 +134,7 @@ impl From<Statement> for Setting {
             key_span,
             value,
             appended: operation == Operation::Append,
+            joined: false,
         }
     }
 }
@@ -93,9 +148,14 @@ fn complain_of_bare_negatives(node: &Node, diags: &mut Diags) {
         }
         NodeKind::Number(text) if text.starts_with('-') && !diags.has_error_in(node.span) => {
             let message = "negative numbers have to be quoted";
+            let edit = Suggestion {
+                span: node.span,
+                replacement: format!("\"{text}\""),
+            };
             diags.push(
                 Diagnostic::error(Code::Syntax, node.span, message)
-                    .help(format!("write `\"{text}\"`")),
+                    .help(format!("write `\"{text}\"`"))
+                    .suggest(edit),
             );
         }
         NodeKind::Number(_) | NodeKind::Text { .. } => {}
@@ -117,6 +177,7 @@ fn duplicate(earlier: &Setting, later: &Statement) -> Diagnostic {
     } else {
         "take one of them out".to_owned()
     })
+    .suggest(earlier.removed())
 }
 
 /// Whether somebody may have meant `+=`.
@@ -134,8 +195,13 @@ fn append(setting: &mut Setting, statement: Statement, diags: &mut Diags) {
     } = statement;
     match (&mut setting.value.kind, value.kind) {
         (NodeKind::List(items), NodeKind::List(more)) => items.extend(more),
-        (NodeKind::List(_), _) => {
-            return diags.push(mixed(setting, &key, value.span, "a single value", "a list"));
+        (NodeKind::List(_), NodeKind::Text { text, .. } | NodeKind::Number(text)) => {
+            let edit = Suggestion {
+                span: value.span,
+                replacement: Value::List(vec![Value::Atom(text)]).to_string(),
+            };
+            let complaint = mixed(setting, &key, value.span, "a single value", "a list");
+            return diags.push(complaint.suggest(edit));
         }
         (_, NodeKind::List(_)) => {
             return diags.push(mixed(setting, &key, value.span, "a list", "a single value"));
@@ -147,6 +213,7 @@ fn append(setting: &mut Setting, statement: Statement, diags: &mut Diags) {
     setting.value.span = value.span;
     setting.key_span = key_span;
     setting.appended = true;
+    setting.joined = true;
 }
 
 fn append_text(old: &mut NodeKind, more: &str) {

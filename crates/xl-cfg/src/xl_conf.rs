@@ -163,7 +163,7 @@ impl XlConf {
                 .keyword("output_format")
                 .unwrap_or(OutputFormat::Json),
             blkdev_start: reader
-                .filled("blkdev_start", "a virtual disk")
+                .filled("blkdev_start")
                 .unwrap_or_else(|| "xvda".to_owned()),
             remus_netbuf_script: reader.string("remus.default.netbufscript"),
             colo_proxy_script: reader.string("colo.default.proxyscript"),
@@ -194,12 +194,12 @@ fn read_mask(reader: &mut Reader<'_>, key: &str) -> Option<CpuList> {
 /// A setting that had another name once. The new name counts if both are set.
 fn renamed(reader: &mut Reader<'_>, key: &str, old: &str) -> Option<String> {
     if let Some(setting) = reader.setting(old) {
-        let help = format!("write `{key}`");
+        let remedy = reader.renamed(setting, key);
         reader.warn(
             Code::Deprecated,
             setting.key_span,
             format!("`{old}` is deprecated"),
-            help,
+            remedy,
         );
     }
     reader.string(key).or(reader.string(old))
@@ -215,7 +215,9 @@ fn warn_of_unknown(settings: &Settings, diags: &mut Diags) {
             let message = format!("unknown setting `{key}`, ignored");
             let warning = Diagnostic::warning(Code::UnknownName, setting.key_span, message);
             diags.push(match nearest(key, NAMES.into_iter()) {
-                Some(near) => warning.help(format!("did you mean `{near}`?")),
+                Some(near) => warning
+                    .help(format!("did you mean `{near}`?"))
+                    .suggest(settings.renamed(setting, near)),
                 None => warning,
             });
         }

@@ -49,6 +49,16 @@ fn check_report(report: &Report) {
     );
     assert!(report.render(true).len() >= rendered.len());
     serde_json::to_string(report).unwrap();
+    for edit in report.iter().filter_map(|one| one.suggestion.as_ref()) {
+        let range = edit.span.start as usize..edit.span.end as usize;
+        let sources: Vec<_> = report.sources().iter().collect();
+        assert!(
+            sources[edit.span.source as usize]
+                .text()
+                .get(range)
+                .is_some()
+        );
+    }
     for located in report.located() {
         let source = report
             .sources()

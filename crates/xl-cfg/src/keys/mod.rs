@@ -4,9 +4,11 @@ mod table;
 
 use serde::{Deserialize, Serialize};
 
-use crate::diag::{Code, Diagnostic, Diags};
+use crate::diag::{Code, Diagnostic, Diags, Remedy};
 use crate::keyword::{keywords, nearest};
+use crate::number;
 use crate::settings::{Setting, Settings};
+use crate::syntax::Value;
 
 keywords! {
     /// The guest's type.
@@ -77,10 +79,14 @@ impl Guests {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
     Current,
-    /// It works, but there is something better: what.
+    /// It works, but another setting has taken its place ([`successor`]): what to write.
     Deprecated(&'static str),
-    /// It is read and thrown away, by xl too: why, or what to do instead.
+    /// It is read and thrown away, by xl too: what to do instead.
     Ignored(&'static str),
+    /// The same, and nothing takes its place: why.
+    Gone(&'static str),
+    /// The same, and another setting takes its place.
+    Renamed(&'static str),
 }
 
 /// What is known of a setting.
@@ -110,7 +116,10 @@ impl KeyInfo {
     /// Whether the setting has no effect any more.
     #[must_use]
     pub fn is_ignored(&self) -> bool {
-        matches!(self.standing, Standing::Ignored(_))
+        matches!(
+            self.standing,
+            Standing::Ignored(_) | Standing::Gone(_) | Standing::Renamed(_)
+        )
     }
 }
 
@@ -140,8 +149,8 @@ pub(crate) fn check(settings: &Settings, domain_type: Option<DomainType>, diags:
             return;
         }
         match lookup(&setting.key) {
-            Some(info) => check_known(info, setting, domain_type, diags),
-            None => diags.push(unknown(setting)),
+            Some(info) => check_known(info, setting, settings, domain_type, diags),
+            None => diags.push(unknown(setting, settings)),
         }
     }
 }
@@ -149,14 +158,26 @@ pub(crate) fn check(settings: &Settings, domain_type: Option<DomainType>, diags:
 fn check_known(
     info: &KeyInfo,
     setting: &Setting,
+    settings: &Settings,
     domain_type: Option<DomainType>,
     diags: &mut Diags,
 ) {
     let name = info.name;
+    let no_effect = || {
+        let message = format!("`{name}` has no effect");
+        Diagnostic::warning(Code::NoEffect, setting.key_span, message)
+    };
     let warn = |code, message| Diagnostic::warning(code, setting.key_span, message);
     match (info.standing, domain_type) {
         (Standing::Ignored(help), _) => {
-            diags.push(warn(Code::NoEffect, format!("`{name}` has no effect")).help(help));
+            let remedy = in_successors_place(setting, settings, help);
+            diags.push(no_effect().remedy(remedy));
+        }
+        (Standing::Gone(why), _) => {
+            diags.push(no_effect().remedy(setting.take_out(why)));
+        }
+        (Standing::Renamed(to), _) => {
+            diags.push(no_effect().remedy(settings.write_as(setting, to)));
         }
         (_, Some(domain_type)) if !info.applies_to(domain_type) => {
             let message = format!("`{name}` has no effect: it is for {}", info.guests.name());
@@ -164,13 +185,48 @@ fn check_known(
             diags.push(warn(Code::NoEffect, message).note(note));
         }
         (Standing::Deprecated(help), _) => {
-            diags.push(warn(Code::Deprecated, format!("`{name}` is deprecated")).help(help));
+            let remedy = in_successors_place(setting, settings, help);
+            let message = format!("`{name}` is deprecated");
+            diags.push(warn(Code::Deprecated, message).remedy(remedy));
         }
         (Standing::Current, _) => {}
     }
 }
 
-fn unknown(setting: &Setting) -> Diagnostic {
+/// The setting that means today what an old one meant, and its value; `None` where the value says nothing.
+fn successor(key: &str, value: &Value) -> Option<(&'static str, &'static str)> {
+    let Value::Atom(text) = value else {
+        return None;
+    };
+    let flag = || number::parse(text).ok().map(|number| number != 0);
+    match (key, text.as_str()) {
+        ("builder", "hvm") => Some(("type", "hvm")),
+        ("builder", "pvh") => Some(("type", "pvh")),
+        // xend called it "linux".
+        ("builder", "generic" | "linux" | "pv") => Some(("type", "pv")),
+        ("altp2mhvm", _) => Some(("altp2m", if flag()? { "mixed" } else { "disabled" })),
+        ("stdvga", _) => Some(("vga", if flag()? { "stdvga" } else { "cirrus" })),
+        _ => None,
+    }
+}
+
+/// "Write the successor", or "take the line out" where that is set already; `otherwise` where the value says nothing.
+pub(crate) fn in_successors_place(
+    setting: &Setting,
+    settings: &Settings,
+    otherwise: &str,
+) -> Remedy {
+    let Some((key, value)) = successor(&setting.key, &setting.value.to_value()) else {
+        return otherwise.into();
+    };
+    if settings.get(key).is_some() {
+        return setting.take_out(&format!(": `{key}` is set"));
+    }
+    let statement = format!("{key} = \"{value}\"");
+    Remedy::new(format!("write `{statement}`"), setting.replaced(statement))
+}
+
+fn unknown(setting: &Setting, settings: &Settings) -> Diagnostic {
     let key = setting.key.as_str();
     let shown: String = key.chars().take(60).collect();
     let warning = Diagnostic::warning(
@@ -181,13 +237,28 @@ fn unknown(setting: &Setting) -> Diagnostic {
     if let Some(text) = elsewhere(key) {
         return warning.help(text);
     }
-    match nearest(key, all().map(|info| info.name)) {
-        Some(near) => warning.help(format!("did you mean `{near}`?")),
+    match meant(key).or_else(|| nearest(key, all().map(|info| info.name))) {
+        Some(near) => {
+            let help = format!("did you mean `{near}`?");
+            let edit = settings.renamed(setting, near);
+            warning.help(help).suggest(edit)
+        }
         None => warning,
     }
 }
 
-/// Where a name belongs that is no domain's setting.
+/// The setting that people mean by another word.
+fn meant(key: &str) -> Option<&'static str> {
+    match key {
+        "mem" | "ram" => Some("memory"),
+        "disks" => Some("disk"),
+        "initrd" => Some("ramdisk"),
+        "bootargs" | "append" | "args" => Some("cmdline"),
+        _ => None,
+    }
+}
+
+/// Where a name belongs that is no domain's setting, and what it may mean.
 fn elsewhere(key: &str) -> Option<&'static str> {
     match key {
         _ if key.starts_with("vif.default.") || key.starts_with("vm.") => {
@@ -200,12 +271,8 @@ fn elsewhere(key: &str) -> Option<&'static str> {
         | "domid_policy"
         | "run_hotplug_scripts" => Some("it belongs into xl.conf"),
         "sched" | "nodes" => Some("it belongs into the configuration of a CPU pool"),
-        "mem" | "ram" => Some("did you mean `memory`?"),
         "cpu" => Some("did you mean `cpus` (which host CPUs) or `vcpus` (how many)?"),
-        "network" | "nic" | "nics" => Some("did you mean `vif`?"),
-        "disks" => Some("did you mean `disk`?"),
-        "initrd" => Some("did you mean `ramdisk`?"),
-        "bootargs" | "append" | "args" => Some("did you mean `cmdline`?"),
+        "network" | "nic" | "nics" => Some("did you mean `vif`, a list of interfaces?"),
         _ => None,
     }
 }

@@ -31,9 +31,24 @@ const fn ignored(name: &'static str, help: &'static str) -> KeyInfo {
     }
 }
 
+/// `why` comes behind "take the line out".
+const fn gone(name: &'static str, why: &'static str) -> KeyInfo {
+    KeyInfo {
+        standing: Standing::Gone(why),
+        ..ignored(name, "")
+    }
+}
+
+const fn renamed(name: &'static str, to: &'static str) -> KeyInfo {
+    KeyInfo {
+        standing: Standing::Renamed(to),
+        ..ignored(name, "")
+    }
+}
+
 /// A setting of xend, the toolstack before xl.
 const fn xend(name: &'static str) -> KeyInfo {
-    ignored(name, "it is from xend's time; take the line out")
+    gone(name, ": it is from xend's time")
 }
 
 pub(super) static KEYS: &[KeyInfo] = &[
@@ -68,13 +83,13 @@ pub(super) static KEYS: &[KeyInfo] = &[
     key("cap", Common, Any),
     key("period", Niche, Any),
     key("extratime", Niche, Any),
-    ignored(
+    gone(
         "slice",
-        "it belonged to the SEDF scheduler, which is gone; take the line out",
+        ": it belonged to the SEDF scheduler, which is gone",
     ),
-    ignored(
+    gone(
         "latency",
-        "it belonged to the SEDF scheduler, which is gone; take the line out",
+        ": it belonged to the SEDF scheduler, which is gone",
     ),
     key("cpuid", Common, Any),
     key("nestedhvm", Common, HvmAndPvh),
@@ -82,11 +97,7 @@ pub(super) static KEYS: &[KeyInfo] = &[
     key("vmtrace_buf_kb", Niche, Any),
     key("altp2m", Niche, Any),
     key("altp2m_count", Niche, Any),
-    deprecated(
-        "altp2mhvm",
-        Hvm,
-        "write `altp2m = \"mixed\"` instead of `altp2mhvm = 1`",
-    ),
+    deprecated("altp2mhvm", Hvm, "set `altp2m` in its place"),
     key("msr_relaxed", Niche, Any),
     key("tsc_mode", Niche, Any),
     // Not without effect on PV guests: an error.
@@ -119,9 +130,9 @@ pub(super) static KEYS: &[KeyInfo] = &[
     deprecated(
         "builder",
         Any,
-        "write `type` in its place: `type = \"pv\"` for \"generic\" and \"linux\"",
+        "write `type = \"pv\"`, `type = \"pvh\"` or `type = \"hvm\"`",
     ),
-    ignored("pvh", "write `type = \"pvh\"`"),
+    ignored("pvh", "set `type` to `pvh` if the guest is one"),
     // Devices.
     key("disk", Core, Any),
     key("vif", Core, Any),
@@ -162,11 +173,7 @@ pub(super) static KEYS: &[KeyInfo] = &[
     ignored("vncconsole", "use the option -V of the create command"),
     ignored("vncviewer", "use the option -V of the create command"),
     key("vga", Common, Hvm),
-    deprecated(
-        "stdvga",
-        Hvm,
-        "write `vga = \"stdvga\"` for 1, `vga = \"cirrus\"` for 0",
-    ),
+    deprecated("stdvga", Hvm, "set `vga` in its place"),
     key("videoram", Common, Hvm),
     key("nographic", Niche, Hvm),
     key("gfx_passthru", Niche, Hvm),
@@ -187,7 +194,7 @@ pub(super) static KEYS: &[KeyInfo] = &[
     key("bios", Common, Hvm),
     key("bios_path_override", Niche, Hvm),
     key("firmware_override", Niche, Hvm),
-    ignored("hvmloader_override", "write `firmware_override`"),
+    renamed("hvmloader_override", "firmware_override"),
     key("hdtype", Niche, Hvm),
     key("pae", Common, Hvm),
     key("acpi", Common, Any),
@@ -244,22 +251,16 @@ pub(super) static KEYS: &[KeyInfo] = &[
     key("llc_colors", Niche, Any),
     key("trap_unmapped_accesses", Niche, Arm),
     // Gone.
-    ignored(
-        "assisted_xapic",
-        "no released Xen reads it; take the line out",
-    ),
-    ignored(
-        "assisted_x2apic",
-        "no released Xen reads it; take the line out",
-    ),
-    ignored("tmem", "Xen has no transcendent memory any more"),
+    gone("assisted_xapic", ": no released Xen reads it"),
+    gone("assisted_x2apic", ": no released Xen reads it"),
+    gone("tmem", ": Xen has no transcendent memory any more"),
     ignored("monitor", "set what QEMU needs with `device_model_args`"),
     ignored(
         "vcpu_avail",
         "write how many are online at the start with `vcpus`, how many there can be with `maxvcpus`",
     ),
     ignored("cdrom", "write a disk with `devtype=cdrom`"),
-    ignored("isa", "HVM guests have an ISA bus anyway"),
+    gone("isa", ": HVM guests have an ISA bus anyway"),
     ignored("ne2000", "choose a network card with `model=` in `vif`"),
     ignored(
         "fda",
@@ -277,7 +278,7 @@ pub(super) static KEYS: &[KeyInfo] = &[
     ignored("netmask", "give addresses on the kernel's command line"),
     ignored("gateway", "give addresses on the kernel's command line"),
     ignored("hostname", "give it on the kernel's command line"),
-    ignored("dhcp", "write `ip=dhcp` on the kernel's command line"),
+    ignored("dhcp", "give it on the kernel's command line, as `ip=dhcp`"),
     ignored("nfs_server", "give it on the kernel's command line"),
     ignored("nfs_root", "give it on the kernel's command line"),
     ignored("interface", "give it on the kernel's command line"),

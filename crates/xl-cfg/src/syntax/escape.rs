@@ -1,6 +1,6 @@
 //! Escapes in quoted strings.
 
-use crate::diag::{Code, Diagnostic, Diags};
+use crate::diag::{Code, Diagnostic, Diags, Suggestion};
 use crate::source::Span;
 
 /// Resolves the escapes of a string's inside. `span` covers `raw`.
@@ -19,12 +19,16 @@ pub(super) fn resolve(raw: &str, span: Span, diags: &mut Diags) -> String {
         match resolved {
             Ok(Resolved::Plain(c)) => out.push(c),
             Ok(Resolved::Numeric(c)) => {
-                diags.push(numeric_warning(place));
+                diags.push(numeric_warning(place, c));
                 out.push(c);
             }
             Err(message) => diags.push(
                 Diagnostic::error(Code::Syntax, place, message)
-                    .help("a backslash itself is written `\\\\`"),
+                    .help("a backslash itself is written `\\\\`")
+                    .suggest(Suggestion {
+                        span: place.part(0..1),
+                        replacement: "\\\\".to_owned(),
+                    }),
             ),
         }
         rest = escape.get(length..).unwrap_or("");
@@ -96,11 +100,16 @@ fn numeric(
     }
 }
 
-fn numeric_warning(place: Span) -> Diagnostic {
+fn numeric_warning(place: Span, c: char) -> Diagnostic {
+    let is_plain = !c.is_control() && !matches!(c, '"' | '\'' | '\\');
     Diagnostic::warning(
         Code::Deprecated,
         place,
         "xl does not read numeric escapes as they are meant",
     )
     .help("write the character itself")
+    .suggest(is_plain.then(|| Suggestion {
+        span: place,
+        replacement: c.to_string(),
+    }))
 }

@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use super::value::is_number_char;
+use super::words::Position;
 use super::{escape, words};
-use crate::diag::{Code, Diagnostic, Diags};
+use crate::diag::{Code, Diagnostic, Diags, Suggestion};
 use crate::source::{Source, Span};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +89,11 @@ impl<'a> Lexer<'a> {
                     span,
                     "the file starts with a byte order mark, which xl refuses",
                 )
-                .help("save the file as plain UTF-8, without the mark"),
+                .help("save the file as plain UTF-8, without the mark")
+                .suggest(Suggestion {
+                    span,
+                    replacement: String::new(),
+                }),
             );
         }
     }
@@ -165,18 +170,36 @@ impl<'a> Lexer<'a> {
         let word = rest.get(..length).unwrap_or(rest);
         let range = self.at..self.at + length;
         let span = self.span(range.clone());
+        let position = self.position();
         let complaint = match self.source.bad_byte_in(&range) {
             Some(bad) => words::not_utf8(self.span(bad)),
-            None if self.follows_number() && words::is_unit(word) => words::unit(word, span),
-            None => words::explain(word, span),
+            None => match self.number_before().filter(|_| words::is_unit(word)) {
+                Some((digits, place)) => words::unit(digits, word, place.to(span)),
+                None => words::explain(word, span, position),
+            },
         };
         self.diags.push(complaint);
+        if words::is_slashes(word, position) {
+            // The rest of the line belongs to what was meant for a comment.
+            let end = rest.find('\n').unwrap_or(rest.len());
+            return self.push_next(Token::Bad, end);
+        }
         self.push(Token::Bad, range);
     }
 
-    /// Whether the token before is a number.
-    fn follows_number(&self) -> bool {
-        matches!(self.out.last(), Some(last) if last.token == Token::Number)
+    /// What belongs here, by the token before.
+    fn position(&self) -> Position {
+        match self.out.last().map(|last| &last.token) {
+            None | Some(Token::Newline | Token::Semicolon) => Position::Name,
+            Some(Token::Assign | Token::AddAssign | Token::Open | Token::Comma) => Position::Value,
+            Some(_) => Position::Behind,
+        }
+    }
+
+    /// The number before, if the token before is one, and its place.
+    fn number_before(&self) -> Option<(&'a str, Span)> {
+        let last = self.out.last().filter(|last| last.token == Token::Number)?;
+        Some((self.source.text().get(last.span.range())?, last.span))
     }
 
     /// Complains of Python's text over several lines, and skips it.

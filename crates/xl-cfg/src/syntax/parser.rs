@@ -3,7 +3,7 @@
 use super::lexer::{Lexeme, Token, lex};
 use super::value::{Node, NodeKind};
 use super::words;
-use crate::diag::{Code, Diagnostic, Diags};
+use crate::diag::{Code, Diagnostic, Diags, Remedy, Suggestion};
 use crate::source::{Source, Span};
 
 /// How deep lists may nest. vnuma and vsnd need two levels.
@@ -66,7 +66,12 @@ fn quote_for_the_shell(source: &Source, diags: &mut Diags, nr_before: usize) {
             .help
             .as_ref()
             .is_some_and(|help| help.contains('"'));
-        if is_plain && wants_quotes {
+        if value.trim().is_empty() {
+            diagnostic.help = Some(format!(
+                "write '{}=\"...\"', with both kinds of quotes around a text: the shell takes the outer ones away",
+                key.trim()
+            ));
+        } else if is_plain && wants_quotes {
             let (key, value) = (key.trim(), value.trim());
             diagnostic.help = Some(format!(
                 "write '{key}=\"{value}\"' with both kinds of quotes: the shell takes the outer ones away"
@@ -150,9 +155,9 @@ impl Parser<'_> {
     }
 
     /// Says what is wrong here, unless the lexer did.
-    fn complain(&mut self, message: impl Into<String>, help: impl Into<String>) {
+    fn complain(&mut self, message: impl Into<String>, remedy: impl Into<Remedy>) {
         if !self.is_at(&Token::Bad) {
-            let complaint = Diagnostic::error(Code::Syntax, self.span(), message).help(help);
+            let complaint = Diagnostic::error(Code::Syntax, self.span(), message).remedy(remedy);
             self.diags.push(complaint);
         }
     }
@@ -174,7 +179,7 @@ impl Parser<'_> {
         if !self.take(&Token::Name) {
             self.complain(
                 format!("expected a setting's name, found {}", self.found()),
-                "write `name = value`",
+                "a setting is written `name = value`",
             );
             return Err(Failed::HERE);
         }
@@ -185,9 +190,9 @@ impl Parser<'_> {
             let (span, word) = (self.span(), self.source_text(self.span()));
             if *self.token() == Token::Name
                 && words::is_unit(word)
-                && matches!(value.kind, NodeKind::Number(_))
+                && let NodeKind::Number(number) = &value.kind
             {
-                let complaint = words::unit(word, span);
+                let complaint = words::unit(number, word, value.span.to(span));
                 self.diags.push(complaint);
                 return Err(Failed::HERE);
             }
@@ -218,11 +223,19 @@ impl Parser<'_> {
             let help = if python {
                 "this looks like Python; xl.cfg has settings only".to_owned()
             } else {
-                format!("write `{key} = value`")
+                format!("a setting is written `{key} = value`")
             };
+            let is_value = matches!(
+                self.token(),
+                Token::Text { .. } | Token::Number | Token::Open
+            );
+            let edit = is_value.then(|| Suggestion {
+                span: self.span().part(0..0),
+                replacement: "= ".to_owned(),
+            });
             self.complain(
                 format!("expected `=` after `{key}`, found {}", self.found()),
-                help,
+                Remedy::new(help, edit),
             );
             Err(Failed::HERE)
         }
@@ -262,23 +275,38 @@ impl Parser<'_> {
         let found = self.found();
         match self.token() {
             Token::Name => match found.as_str() {
-                "`true`" | "`yes`" | "`on`" => {
-                    self.complain(format!("{found} is not a value"), "write `1`")
-                }
-                "`false`" | "`no`" | "`off`" => {
-                    self.complain(format!("{found} is not a value"), "write `0`")
-                }
-                _ => self.complain(
-                    format!("expected a value, found the name {found}"),
-                    format!("texts are quoted: {}", found.replace('`', "\"")),
+                "`true`" | "`yes`" | "`on`" => self.complain(
+                    format!("{found} is not a value"),
+                    self.replace_here("write `1`", "1"),
                 ),
+                "`false`" | "`no`" | "`off`" => self.complain(
+                    format!("{found} is not a value"),
+                    self.replace_here("write `0`", "0"),
+                ),
+                _ => {
+                    let word = self.source_text(self.span());
+                    let remedy = words::quoted(word, self.span());
+                    self.complain(format!("expected a value, found the name {found}"), remedy)
+                }
             },
-            Token::Assign => self.complain("expected a value, found `=`", "a setting has one `=`"),
+            Token::Assign => self.complain(
+                "expected a value, found `=`",
+                self.replace_here("a setting has one `=`", ""),
+            ),
             _ => self.complain(
                 format!("expected a value, found {found}"),
                 "a value is \"a text\", a number, or a list in brackets",
             ),
         }
+    }
+
+    /// The remedy that writes `replacement` in place of the token here.
+    fn replace_here(&self, help: &str, replacement: &str) -> Remedy {
+        let edit = Suggestion {
+            span: self.span(),
+            replacement: replacement.to_owned(),
+        };
+        Remedy::new(help, edit)
     }
 
     fn list(&mut self, depth: usize) -> Result<Node, Failed> {
@@ -296,7 +324,8 @@ impl Parser<'_> {
         while !self.is_at(&Token::Close) {
             self.check_list_goes_on(open)?;
             if self.is_at(&Token::Comma) {
-                self.complain("expected a value before this `,`", "take the extra `,` out");
+                let remedy = self.replace_here("take the extra `,` out", "");
+                self.complain("expected a value before this `,`", remedy);
                 self.at += 1;
                 self.skip_newlines();
                 continue;
@@ -322,9 +351,13 @@ impl Parser<'_> {
                 self.skip_newlines();
             }
             Token::Text { .. } | Token::Number | Token::Open => {
+                let edit = Suggestion {
+                    span: self.span().part(0..0),
+                    replacement: ", ".to_owned(),
+                };
                 self.complain(
                     format!("expected `,` before {}", self.found()),
-                    "list items are separated by `,`",
+                    Remedy::new("list items are separated by `,`", edit),
                 );
             }
             _ => {

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use crate::diag::Suggestion;
 use crate::source::Span;
 
 /// A value without its place. `Display` writes it as xl.cfg text; parsing that text gives the same value again.
@@ -32,6 +33,22 @@ impl fmt::Display for Value {
                 }
                 f.write_str("]")
             }
+        }
+    }
+}
+
+impl Value {
+    /// An atom as xl.cfg text in quotes, numbers too.
+    pub(crate) fn to_quoted(&self) -> String {
+        struct Quoted<'a>(&'a str);
+        impl fmt::Display for Quoted<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write_quoted(f, self.0)
+            }
+        }
+        match self {
+            Self::Atom(text) => Quoted(text).to_string(),
+            Self::List(_) => self.to_string(),
         }
     }
 }
@@ -152,6 +169,40 @@ impl<'a> Text<'a> {
     /// The place of the whole value.
     pub(crate) fn whole(&self) -> Span {
         self.whole
+    }
+
+    /// The edit that writes `new` in place of this text. `None` where the source has the text with escapes, or where
+    /// `new` would need some.
+    pub(crate) fn replaced(&self, new: &str) -> Option<Suggestion> {
+        let span = self.verbatim?;
+        if span == self.whole {
+            // A bare number: there are no quotes around it.
+            let replacement = Value::Atom(new.to_owned()).to_string();
+            return Some(Suggestion { span, replacement });
+        }
+        let needs_escape = |c: char| matches!(c, '"' | '\'' | '\\') || c.is_control();
+        (!new.contains(needs_escape)).then(|| Suggestion {
+            span,
+            replacement: new.to_owned(),
+        })
+    }
+
+    /// The same for this text and all up to the end of `last`.
+    pub(crate) fn replaced_to(&self, last: &Text<'_>, new: &str) -> Option<Suggestion> {
+        let span = last.verbatim?;
+        let edit = self.replaced(new)?;
+        Some(Suggestion {
+            span: edit.span.to(span),
+            ..edit
+        })
+    }
+
+    /// The edit that writes `new` in place of the whole value, whichever way it is written.
+    pub(crate) fn whole_replaced(&self, new: &str) -> Suggestion {
+        Suggestion {
+            span: self.whole,
+            replacement: Value::Atom(new.to_owned()).to_string(),
+        }
     }
 
     pub(crate) fn slice(&self, range: Range<usize>) -> Text<'a> {

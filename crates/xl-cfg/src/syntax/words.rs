@@ -1,39 +1,42 @@
 //! What to say about a word that the grammar has no place for.
 
-use crate::diag::{Code, Diagnostic};
+use super::value::Value;
+use crate::diag::{Code, Diagnostic, Remedy, Suggestion};
+use crate::number::in_mib;
 use crate::source::Span;
 
+/// Where a word stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Position {
+    /// Where a setting's name belongs.
+    Name,
+    /// Where a value belongs.
+    Value,
+    /// Behind a name or a value.
+    Behind,
+}
+
 /// The diagnostic for a word that starts as no token does, or runs on after one.
-pub(super) fn explain(word: &str, span: Span) -> Diagnostic {
+pub(super) fn explain(word: &str, span: Span, position: Position) -> Diagnostic {
     let error = |message: String| Diagnostic::error(Code::Syntax, span, message);
     let shown: String = word.chars().take(40).collect();
     let first = word.chars().next().unwrap_or(' ');
     match word {
         _ if word.contains('\0') => nul(span),
+        _ if is_slashes(word, position) => slashes(span),
         "True" | "False" => {
-            let digit = u8::from(word == "True");
-            error(format!("`{word}` is Python; xl.cfg writes {digit}"))
-                .help(format!("write `{digit}`"))
+            let digit = u8::from(word == "True").to_string();
+            error(format!("`{word}` is Python; xl.cfg writes {digit}")).remedy(write(span, &digit))
         }
         "None" => error("`None` is Python; to leave a setting out, leave the line out".into()),
         _ if first.is_ascii_digit() => explain_number(word, &shown, span),
-        _ if matches!(
-            first,
-            '\u{201c}' | '\u{201d}' | '\u{201e}' | '\u{2018}' | '\u{2019}' | '\u{ab}' | '\u{bb}'
-        ) =>
-        {
-            error(format!("`{first}` is a typographic quotation mark"))
-                .help("use plain quotes: \" or '")
-        }
+        _ if is_typographic(first) => typographic_quotes(word, first, span),
         _ if first == '(' || first == ')' || first == '{' || first == '}' => {
             error(format!("`{first}` has no meaning in xl.cfg"))
                 .help("lists are written in brackets: [ \"a\", \"b\" ]")
         }
         _ if first == '\r' => {
             Diagnostic::error(Code::Encoding, span, "the file has a carriage return here")
-        }
-        _ if word.len() > 1 && (first == '.' || first == '/' || first == '~') => {
-            error(format!("`{shown}` has to be quoted")).help(format!("write `\"{shown}\"`"))
         }
         "+" | "-" | "*" | "/" | "%" => error(format!(
             "`{word}` has no meaning in xl.cfg: values are not computed"
@@ -42,18 +45,79 @@ pub(super) fn explain(word: &str, span: Span) -> Diagnostic {
         _ if first.is_ascii_lowercase() && word.contains(['(', ')']) => error(format!(
             "`{shown}` looks like Python; xl.cfg has settings only"
         )),
+        _ if position == Position::Value => {
+            error(format!("`{shown}` has to be quoted")).remedy(quoted(word, span))
+        }
         _ if first.is_ascii_lowercase() => explain_name(word, &shown, span),
         _ if first.is_ascii_uppercase() => {
             let lower = word.to_ascii_lowercase();
-            error(format!(
-                "unexpected `{shown}`: setting names are lower case, texts are quoted"
-            ))
-            .help(format!(
-                "write `{lower}` if it is a name, `\"{shown}\"` if it is a text"
-            ))
+            let message = format!("`{shown}` is no setting's name: names are lower case");
+            let remedy = if position == Position::Name && is_name(&lower) {
+                write(span, &lower)
+            } else {
+                "a setting is written `name = value`".into()
+            };
+            error(message).remedy(remedy)
         }
         _ => error(format!("unexpected `{shown}`")),
     }
+}
+
+/// "Write this" in place of the word.
+fn write(span: Span, replacement: &str) -> Remedy {
+    let edit = Suggestion {
+        span,
+        replacement: replacement.to_owned(),
+    };
+    Remedy::new(format!("write `{replacement}`"), edit)
+}
+
+/// "Write the word in quotes".
+pub(super) fn quoted(word: &str, span: Span) -> Remedy {
+    write(span, &Value::Atom(word.to_owned()).to_quoted())
+}
+
+fn is_name(word: &str) -> bool {
+    word.starts_with(|c: char| c.is_ascii_lowercase())
+        && word
+            .chars()
+            .all(|c| matches!(c, '.' | '_' | '0'..='9' | 'a'..='z'))
+}
+
+/// Whether a word begins a comment of other languages. Where a value belongs it is a path.
+pub(super) fn is_slashes(word: &str, position: Position) -> bool {
+    word.starts_with("//") && position != Position::Value
+}
+
+fn slashes(span: Span) -> Diagnostic {
+    let edit = Suggestion {
+        span: span.part(0..2),
+        replacement: "#".to_owned(),
+    };
+    Diagnostic::error(Code::Syntax, span, "`//` does not start a comment")
+        .help("write `#` before a comment")
+        .suggest(edit)
+}
+
+fn is_typographic(c: char) -> bool {
+    matches!(
+        c,
+        '\u{201c}' | '\u{201d}' | '\u{201e}' | '\u{2018}' | '\u{2019}' | '\u{ab}' | '\u{bb}'
+    )
+}
+
+fn typographic_quotes(word: &str, first: char, span: Span) -> Diagnostic {
+    let inside = word
+        .strip_prefix(is_typographic)
+        .and_then(|rest| rest.strip_suffix(is_typographic));
+    let message = format!("`{first}` is a typographic quotation mark");
+    let edit = inside.map(|inside| Suggestion {
+        span,
+        replacement: Value::Atom(inside.to_owned()).to_quoted(),
+    });
+    Diagnostic::error(Code::Syntax, span, message)
+        .help("use plain quotes: \" or '")
+        .suggest(edit)
 }
 
 pub(super) fn nul(span: Span) -> Diagnostic {
@@ -76,16 +140,21 @@ fn explain_number(word: &str, shown: &str, span: Span) -> Diagnostic {
     let hex = lower.strip_prefix("0x").unwrap_or("");
     if !hex.is_empty() && hex.chars().all(|c| c.is_ascii_hexdigit()) {
         return error("hexadecimal digits have to be lower case".into())
-            .help(format!("write `{lower}`"));
+            .remedy(write(span, &lower));
     }
     if tail.len() > 1 && tail.starts_with('.') && tail.chars().skip(1).all(|c| c.is_ascii_digit()) {
         return error("numbers have no decimal point".into())
             .help(format!("write a whole number, such as {digits}"));
     }
     if is_unit(tail) {
-        return unit(tail, span);
+        return unit(digits, tail, span);
     }
-    error(format!("`{shown}` is no number")).help(format!("write `\"{shown}\"` if it is a text"))
+    let is_text = word.contains(['-', ':', '/']) || word.matches('.').count() > 1;
+    if is_text {
+        return error(format!("`{shown}` has to be quoted")).remedy(quoted(word, span));
+    }
+    error(format!("`{shown}` is no number"))
+        .help(format!("write it as \"{shown}\" if it is a text"))
 }
 
 /// Whether a word is a unit of memory.
@@ -96,10 +165,19 @@ pub(super) fn is_unit(word: &str) -> bool {
     )
 }
 
-pub(super) fn unit(word: &str, span: Span) -> Diagnostic {
-    let message = format!("numbers have no unit: `{word}` has no meaning here");
-    Diagnostic::error(Code::Syntax, span, message)
-        .help("sizes of memory are in MiB: write 2048 for 2 GiB")
+/// `digits` and a unit behind them; `span` is the place of both.
+pub(super) fn unit(digits: &str, unit: &str, span: Span) -> Diagnostic {
+    let message = format!("numbers have no unit: `{unit}` has no meaning here");
+    let error = Diagnostic::error(Code::Syntax, span, message);
+    match in_mib(&format!("{digits}{unit}")) {
+        Some(mib) => {
+            let Remedy { help, suggestion } = write(span, &mib.to_string());
+            error
+                .help(format!("{help}: sizes of memory are in MiB"))
+                .suggest(suggestion)
+        }
+        None => error.help("sizes of memory are in MiB, without a unit"),
+    }
 }
 
 pub(super) fn three_quotes(span: Span) -> Diagnostic {
@@ -108,26 +186,17 @@ pub(super) fn three_quotes(span: Span) -> Diagnostic {
         .help("write it on one line; `\\n` stands for a line break")
 }
 
+/// A word that begins as a name does, where none belongs or with what a name cannot have.
 fn explain_name(word: &str, shown: &str, span: Span) -> Diagnostic {
     let error = |message: String| Diagnostic::error(Code::Syntax, span, message);
-    if word.contains('-')
-        && word
-            .chars()
-            .all(|c| c == '-' || c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit())
-    {
-        let fixed = word.replace('-', "_");
-        return error(format!(
-            "`{shown}` is no setting's name: `-` cannot be in one"
-        ))
-        .help(format!(
-            "write `{fixed}` if it is a name, `\"{shown}\"` if it is a text"
-        ));
+    let fixed = word.replace('-', "_");
+    if fixed != word && is_name(&fixed) {
+        let message = format!("`{shown}` is no setting's name: `-` cannot be in one");
+        return error(message).remedy(write(span, &fixed));
     }
-    if word.ends_with(':') {
-        let name = word.trim_end_matches(':');
+    if let Some(name) = word.strip_suffix(':').filter(|name| is_name(name)) {
         return error("a setting is written with `=`, not with `:`".into())
-            .help(format!("write `{name} = ...`"));
+            .remedy(write(span, &format!("{name} =")));
     }
     error(format!("`{shown}` is neither a name nor a quoted text"))
-        .help(format!("write `\"{shown}\"` if it is a text"))
 }

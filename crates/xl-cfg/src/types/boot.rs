@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::diag::{Code, Diagnostic, Diags};
+use crate::diag::{Code, Diagnostic};
 use crate::keys::DomainType;
 use crate::reader::Reader;
-use crate::syntax::NodeKind;
+use crate::syntax::{NodeKind, Value};
 
 /// What the guest boots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,12 +56,12 @@ impl Boot {
             bootloader: if is_hvm {
                 None
             } else {
-                reader.filled("bootloader", "a program")
+                reader.filled("bootloader")
             },
             bootloader_args: read_bootloader_args(reader),
             bootloader_restrict: reader.flag("bootloader_restrict"),
-            bootloader_user: reader.filled("bootloader_user", "a user's name"),
-            firmware: reader.filled("firmware", "a firmware"),
+            bootloader_user: reader.filled("bootloader_user"),
+            firmware: reader.filled("firmware"),
             device_tree: reader.path("device_tree"),
             shim: PvShim::of(reader, domain_type),
         };
@@ -74,12 +74,18 @@ impl Boot {
     }
 
     /// Whether something says what to boot. An HVM guest boots from its disks otherwise.
-    pub(crate) fn check_complete(&self, domain_type: DomainType, diags: &mut Diags) {
+    pub(crate) fn check_complete(&self, domain_type: DomainType, reader: &mut Reader<'_>) {
         let has = self.kernel.is_some() || self.bootloader.is_some() || self.firmware.is_some();
-        if domain_type != DomainType::Hvm && !has {
+        let is_wrong = ["kernel", "bootloader", "firmware"].iter().any(|key| {
+            let span = reader.span(key);
+            span.is_some_and(|span| reader.diags.has_error_in(span))
+        });
+        if domain_type != DomainType::Hvm && !has && !is_wrong {
             let message = "there is no `kernel`: the guest has nothing to boot";
-            let help = "write `kernel = \"/path/to/vmlinuz\"`; one that is on the guest's own disk has to be copied out of it";
-            diags.push(Diagnostic::error(Code::Missing, None, message).help(help));
+            let help = "name one, as in `kernel = \"/boot/vmlinuz\"`; one that is on the guest's own disk has to be copied out of it";
+            reader
+                .diags
+                .push(Diagnostic::error(Code::Missing, None, message).help(help));
         }
     }
 
@@ -149,7 +155,7 @@ impl PvShim {
                     Code::NoEffect,
                     setting.key_span,
                     message,
-                    "write `pvshim = 1`",
+                    "set `pvshim` to 1 to start the guest in the shim",
                 );
             }
         }
@@ -164,23 +170,27 @@ fn warn_of_shim_without_pvh(reader: &mut Reader<'_>) {
             Code::NoEffect,
             span,
             "`pvshim` has no effect: this guest is of type `pv`",
-            "write `type = \"pvh\"` to start it in the PV shim",
+            "only a guest of type `pvh` starts in the PV shim: set `type`",
         );
     }
 }
 
 /// The kernel. xl ignores a `kernel` that is hvmloader in an HVM guest: old configurations have it.
 fn read_kernel(reader: &mut Reader<'_>, is_hvm: bool) -> Option<String> {
-    let kernel = reader.path("kernel")?;
+    let kernel = if is_hvm {
+        reader.path("kernel")?
+    } else {
+        reader.wanted("kernel", "a path", "name a kernel, as in `/boot/vmlinuz`")?
+    };
     if is_hvm && kernel.rsplit('/').next() == Some("hvmloader") {
         let span = reader.span("kernel")?;
-        let help =
-            "take the line out; `firmware_override` sets another firmware than the usual one";
+        let why = "; `firmware_override` sets another firmware than the usual one";
+        let remedy = reader.take_out("kernel", why);
         reader.warn(
             Code::NoEffect,
             span,
             "`kernel` has no effect: hvmloader is used anyway",
-            help,
+            remedy,
         );
         return None;
     }
@@ -228,13 +238,12 @@ fn read_bootloader_args(reader: &mut Reader<'_>) -> Vec<String> {
         .filter(|word| !word.is_empty())
         .map(String::from)
         .collect();
-    let list: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
-    let help = format!("write `{key} = [ {} ]`", list.join(", "));
+    let list = Value::List(words.iter().cloned().map(Value::Atom).collect());
     reader.warn(
         Code::Deprecated,
         setting.value.span,
         format!("`{key}` as one text is deprecated"),
-        help,
+        setting.write(&list, ""),
     );
     words
 }

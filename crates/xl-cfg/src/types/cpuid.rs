@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cpuid_features::{ALIASES, FEATURES, FIELDS};
 use super::params::{Param, split};
-use crate::diag::Code;
+use crate::diag::{Code, Remedy};
 use crate::keyword::keywords;
 use crate::number;
 use crate::reader::Reader;
@@ -96,12 +96,14 @@ fn read_flags(reader: &mut Reader<'_>, text: Text<'_>) -> Option<Vec<CpuidFlag>>
     match params.next() {
         Some(first) if first.name.text == "host" && first.value.is_none() => {}
         _ => {
-            let help = "write `cpuid = \"host,feature=0\"`";
+            let with_host = format!("host,{}", text.text);
+            let help = format!("write `cpuid = \"{with_host}\"`");
+            let remedy = Remedy::new(help, text.replaced(&with_host));
             reader.error(
                 Code::BadValue,
                 text.whole_if_all(),
                 "a `cpuid` text starts with `host`",
-                help,
+                remedy,
             );
             return None;
         }
@@ -133,17 +135,16 @@ fn read_flag(reader: &mut Reader<'_>, param: &Param<'_>) -> Option<CpuidFlag> {
         });
     }
     if FEATURES.binary_search(&name).is_err() && !ALIASES.contains(&name) {
-        let help = match reader.suggest(name, FEATURES.iter().chain(ALIASES).copied()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => {
-                "the names are those of Xen's public header, in lower case, `-` for `_`".to_owned()
-            }
-        };
+        let remedy = reader.did_you_mean_or(
+            param.name,
+            FEATURES.iter().chain(ALIASES).copied(),
+            "the names are those of Xen's public header, in lower case, `-` for `_`",
+        );
         reader.warn(
             Code::UnknownName,
             param.name.span(),
             format!("unknown CPU feature `{name}`, ignored"),
-            help,
+            remedy,
         );
         return None;
     }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::diag::Code;
+use crate::diag::{Code, Remedy};
 use crate::number::parse_digits;
 use crate::reader::Reader;
 use crate::syntax::{NodeKind, Text};
@@ -144,6 +144,10 @@ pub(crate) fn read_affinity(reader: &mut Reader<'_>, key: &str, nr_vcpus: u32) -
     let setting = reader.setting(key)?;
     let NodeKind::List(items) = &setting.value.kind else {
         let text = reader.text(key)?;
+        if text.text.trim().is_empty() {
+            reader.warn_of_nothing(key);
+            return None;
+        }
         return read_list(reader, text, key).map(Affinity::EveryVcpu);
     };
     if items.len() > nr_vcpus as usize {
@@ -172,6 +176,12 @@ pub(crate) fn read_list(reader: &mut Reader<'_>, text: Text<'_>, key: &str) -> O
         Ok(list) => return Some(list),
         Err(Fault { at, why }) => (text.slice(at), why),
     };
+    if text.text.trim().is_empty() {
+        let remedy = Remedy::new("write `all`", text.replaced("all"));
+        let message = format!("`{key}`: {why}");
+        reader.error(Code::BadValue, text.whole(), message, remedy);
+        return None;
+    }
     let help = match why {
         CpuListError::NoCpus(_) | CpuListError::TooLarge(_) => {
             "write numbers such as `0-3,5`, `all`, or `nodes:0-1`, each with `^` before it to leave it out"

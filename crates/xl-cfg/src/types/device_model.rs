@@ -3,9 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::memory::read_mib;
-use crate::diag::Code;
+use crate::diag::{Code, Remedy};
+use crate::keys::DomainType;
 use crate::keyword::keywords;
 use crate::reader::Reader;
+use crate::syntax::Text;
 
 keywords! {
     /// Which device model.
@@ -54,33 +56,31 @@ pub struct Stubdomain {
 }
 
 impl DeviceModel {
-    pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
+    pub(crate) fn read(reader: &mut Reader<'_>, domain_type: DomainType) -> Self {
         let path = reader.path("device_model_override");
-        let version = read_version(reader);
-        if let (Some(_), false, Some(span)) = (
+        let version = read_version(reader, domain_type);
+        if let (Some(_), false, Some(setting)) = (
             &path,
             reader.is_set("device_model_version"),
-            reader.span("device_model_override"),
+            reader.setting("device_model_override"),
         ) {
             let message = "the device model is replaced, but its version is not given";
-            reader.warn(
-                Code::Missing,
-                span,
-                message,
-                "write `device_model_version = \"qemu-xen\"`",
-            );
+            let statement = "device_model_version = \"qemu-xen\"";
+            let help = format!("write `{statement}` besides");
+            let remedy = Remedy::new(help, setting.preceded(statement));
+            reader.warn(Code::Missing, setting.value.span, message, remedy);
         }
         Self {
             version,
             path,
             restrict: reader.flag("dm_restrict"),
-            user: reader.filled("device_model_user", "a user's name"),
+            user: reader.filled("device_model_user"),
             args: reader.strings("device_model_args"),
             args_pv: reader.strings("device_model_args_pv"),
             args_hvm: reader.strings("device_model_args_hvm"),
             stubdomain: Stubdomain {
                 enabled: reader.flag("device_model_stubdomain_override"),
-                security_label: reader.filled("device_model_stubdomain_seclabel", "a label"),
+                security_label: reader.filled("device_model_stubdomain_seclabel"),
                 kernel: reader.path("stubdomain_kernel"),
                 ramdisk: reader.path("stubdomain_ramdisk"),
                 cmdline: reader.string("stubdomain_cmdline"),
@@ -90,17 +90,27 @@ impl DeviceModel {
     }
 }
 
-fn read_version(reader: &mut Reader<'_>) -> Option<DeviceModelVersion> {
+fn read_version(reader: &mut Reader<'_>, domain_type: DomainType) -> Option<DeviceModelVersion> {
     let text = reader.text("device_model_version")?;
     if text.text == "qemu-xen-traditional" {
-        let help = "write `qemu-xen`, or leave the line out";
-        reader.error(
-            Code::BadValue,
-            text.whole_if_all(),
-            "Xen has no `qemu-xen-traditional` any more",
-            help,
-        );
+        refuse_traditional(reader, text, domain_type);
         return None;
     }
     reader.keyword("device_model_version")
+}
+
+/// xl takes it up to Xen 4.20, with a program that hardly any host has. Xyl has no part for it, and only an HVM guest
+/// would be another one without it.
+fn refuse_traditional(reader: &mut Reader<'_>, text: Text<'_>, domain_type: DomainType) {
+    let span = text.whole_if_all();
+    if domain_type == DomainType::Hvm {
+        let message = "`qemu-xen-traditional` is not supported: Xen 4.21 has removed it";
+        let remedy = Remedy::new("write `qemu-xen`", text.replaced("qemu-xen"));
+        reader.error(Code::BadValue, span, message, remedy);
+    } else {
+        let message =
+            format!("`qemu-xen-traditional` has no effect on a guest of type `{domain_type}`");
+        let remedy = reader.take_out("device_model_version", "");
+        reader.warn(Code::NoEffect, span, message, remedy);
+    }
 }

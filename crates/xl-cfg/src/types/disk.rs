@@ -1,10 +1,12 @@
 //! Virtual disks (xl-disk-configuration(5)).
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::disk_draft::parse;
+use super::disk_lexer::needs_name;
 use super::vdev::Vdev;
 use crate::diag::{Code, Diagnostic};
 use crate::keyword::keywords;
@@ -105,7 +107,71 @@ pub struct Disk {
     pub colo: DiskColo,
 }
 
+/// As xl-disk-configuration(5) has it: by position where the target allows that, else by name with the target last.
+impl fmt::Display for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let access = if self.writable { "rw" } else { "ro" };
+        let target = self.target.as_deref().unwrap_or("");
+        let by_position = !target.is_empty() && !needs_name(target);
+        let mut parts = if by_position {
+            let format = self.format.to_string();
+            vec![
+                target.to_owned(),
+                format,
+                self.vdev.to_string(),
+                access.to_owned(),
+            ]
+        } else {
+            let mut named = vec![format!("vdev={}", self.vdev), format!("access={access}")];
+            named.extend((!target.is_empty()).then(|| format!("format={}", self.format)));
+            named
+        };
+        parts.extend(self.options());
+        if !by_position && !target.is_empty() {
+            parts.push(format!("target={target}"));
+        }
+        f.write_str(&parts.join(","))
+    }
+}
+
 impl Disk {
+    /// The parameters that have no position.
+    fn options(&self) -> Vec<String> {
+        let flag = |name: &str, is_on: bool| is_on.then(|| name.to_owned());
+        let either = |value: Option<bool>, on: &str, off: &str| {
+            value.map(|value| if value { on.to_owned() } else { off.to_owned() })
+        };
+        let named =
+            |name: &str, value: Option<String>| value.map(|value| format!("{name}={value}"));
+        let usage = self.grant_usage.map(|usage| u8::from(usage).to_string());
+        [
+            flag("devtype=cdrom", self.cdrom),
+            named("backend", self.backend.clone()),
+            named(
+                "backendtype",
+                self.backend_type.map(|kind| kind.to_string()),
+            ),
+            named("script", self.script.clone()),
+            flag("direct-io-safe", self.direct_io_safe),
+            either(self.discard, "discard", "no-discard"),
+            either(self.trusted, "trusted", "untrusted"),
+            named(
+                "specification",
+                self.specification.map(|kind| kind.to_string()),
+            ),
+            named("grant_usage", usage),
+            either(self.colo.enabled, "colo", "no-colo"),
+            named("colo-host", self.colo.host.clone()),
+            named("colo-port", self.colo.port.map(|port| port.to_string())),
+            named("colo-export", self.colo.export.clone()),
+            named("active-disk", self.colo.active_disk.clone()),
+            named("hidden-disk", self.colo.hidden_disk.clone()),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
     /// Reads `disk`.
     pub(crate) fn read_all(reader: &mut Reader<'_>) -> Vec<Self> {
         let mut disks = Vec::new();

@@ -3,8 +3,8 @@
 use super::disk::{Disk, DiskBackend, DiskColo, DiskFormat, DiskSpecification};
 use super::disk_lexer::{Piece, next};
 use super::vdev::Vdev;
-use crate::diag::{Code, Diagnostic};
-use crate::keyword::{Keyword, one_of};
+use crate::diag::{Code, Diagnostic, Remedy};
+use crate::keyword::Keyword;
 use crate::reader::Reader;
 use crate::syntax::Text;
 
@@ -17,6 +17,8 @@ struct Draft<'a> {
     access: Option<Text<'a>>,
     access_by_position: bool,
     has_prefix: bool,
+    /// What is of xend's notation.
+    old: Vec<String>,
     cdrom: bool,
     backend: Option<Text<'a>>,
     backend_type: Option<DiskBackend>,
@@ -46,7 +48,7 @@ pub(super) fn parse(reader: &mut Reader<'_>, text: Text<'_>) -> Option<Disk> {
                     reader,
                     piece,
                     "this is no parameter of a disk".to_owned(),
-                    help.to_owned(),
+                    help,
                 );
             }
         }
@@ -54,7 +56,24 @@ pub(super) fn parse(reader: &mut Reader<'_>, text: Text<'_>) -> Option<Disk> {
             return None;
         }
     }
-    draft.finish(reader, text)
+    let old = std::mem::take(&mut draft.old);
+    let disk = draft.finish(reader, text)?;
+    warn_of_old_notation(reader, text, &old, &disk);
+    Some(disk)
+}
+
+/// xend's notation is taken; the description is shown as xl's manual has it.
+fn warn_of_old_notation(reader: &mut Reader<'_>, text: Text<'_>, old: &[String], disk: &Disk) {
+    if old.is_empty() {
+        return;
+    }
+    let message = format!("xend's notation is deprecated: {}", old.join(", "));
+    let new = disk.to_string();
+    let edit = text
+        .replaced(&new)
+        .unwrap_or_else(|| text.whole_replaced(&new));
+    let remedy = Remedy::new(format!("write `{new}`"), edit);
+    reader.warn(Code::Deprecated, text.whole_if_all(), message, remedy);
 }
 
 const NAMES: [&str; 17] = [
@@ -78,9 +97,15 @@ const NAMES: [&str; 17] = [
 ];
 
 impl<'a> Draft<'a> {
-    fn fail(&mut self, reader: &mut Reader<'_>, at: Text<'_>, message: String, help: String) {
+    fn fail(
+        &mut self,
+        reader: &mut Reader<'_>,
+        at: Text<'_>,
+        message: String,
+        remedy: impl Into<Remedy>,
+    ) {
         self.failed = true;
-        reader.error(Code::BadValue, at.span(), message, help);
+        reader.error(Code::BadValue, at.span(), message, remedy);
     }
 
     fn named(&mut self, reader: &mut Reader<'_>, name: Text<'a>, value: Text<'a>) {
@@ -103,7 +128,7 @@ impl<'a> Draft<'a> {
                     reader,
                     value,
                     format!("`devtype` cannot be `{}`", value.text),
-                    "known are `disk` and `cdrom`".into(),
+                    "known are `disk` and `cdrom`",
                 ),
             },
             "backendtype" => self.backend_type = self.keyword(reader, name, value),
@@ -116,7 +141,7 @@ impl<'a> Draft<'a> {
                     reader,
                     value,
                     "`grant_usage` is 0 or 1".into(),
-                    "write `grant_usage=1`".into(),
+                    "write 0 or 1",
                 ),
             },
             "colo-host" => self.colo.host = Some(value.text.to_owned()),
@@ -129,15 +154,13 @@ impl<'a> Draft<'a> {
                 self.failed |= port.is_none();
             }
             other => {
-                let help = match reader.suggest(other, NAMES.into_iter()) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => "a target with `=` in it goes last, as `target=...`".to_owned(),
-                };
+                let otherwise = "a target with `=` in it goes last, as `target=...`";
+                let remedy = reader.did_you_mean_or(name, NAMES.into_iter(), otherwise);
                 self.fail(
                     reader,
                     name,
                     format!("disks have no parameter `{other}`"),
-                    help,
+                    remedy,
                 );
             }
         }
@@ -169,31 +192,20 @@ impl<'a> Draft<'a> {
 
     /// xend's prefixes: formats, scripts, and others that say nothing any more.
     fn prefix(&mut self, reader: &mut Reader<'_>, prefix: Text<'a>) {
-        let help = match prefix.text {
-            format @ ("raw" | "qcow" | "qcow2" | "vhd") => {
-                self.set_format(reader, prefix);
-                format!("write `format={format}`")
-            }
+        match prefix.text {
+            "raw" | "qcow" | "qcow2" | "vhd" => self.set_format(reader, prefix),
             script @ ("iscsi" | "nbd" | "enbd" | "drbd") => {
                 self.set_script(reader, prefix, format!("block-{script}"));
-                format!("write `script=block-{script}`")
             }
-            "tapdisk" | "tap" | "tap2" | "aio" | "ioemu" | "file" | "phy" => {
-                "take it out: it says nothing".to_owned()
-            }
+            "tapdisk" | "tap" | "tap2" | "aio" | "ioemu" | "file" | "phy" => {}
             other => {
                 let message = format!("disks have no prefix `{other}:`");
                 let help = "a target with a colon in it goes last, as `target=...`";
-                return self.fail(reader, prefix, message, help.to_owned());
+                return self.fail(reader, prefix, message, help);
             }
-        };
+        }
         self.has_prefix = true;
-        reader.warn(
-            Code::Deprecated,
-            prefix.span(),
-            format!("the prefix `{}:` is deprecated", prefix.text),
-            help,
-        );
+        self.old.push(format!("`{}:`", prefix.text));
     }
 
     /// Target, format, vdev, access: whichever is the first that has not been given.
@@ -216,12 +228,8 @@ impl<'a> Draft<'a> {
             self.access = Some(value);
         } else {
             let help = "by position come target, format, vdev, access, and no more";
-            self.fail(
-                reader,
-                value,
-                "too many parameters without a name".into(),
-                help.into(),
-            );
+            let message = "too many parameters without a name".to_owned();
+            self.fail(reader, value, message, help);
         }
     }
 
@@ -239,22 +247,11 @@ impl<'a> Draft<'a> {
             "disk" => self.cdrom = false,
             other => {
                 let message = format!("`{other}` is no type of disk");
-                self.fail(
-                    reader,
-                    devtype,
-                    message,
-                    "known are `disk` and `cdrom`".into(),
-                );
+                self.fail(reader, devtype, message, "known are `disk` and `cdrom`");
                 return true;
             }
         }
-        let help = format!("write `vdev={},devtype={}`", vdev.text, devtype.text);
-        reader.warn(
-            Code::Deprecated,
-            value.span(),
-            format!("`{}` is deprecated", value.text),
-            help,
-        );
+        self.old.push(format!("`{}`", value.text));
         set(reader, &mut self.failed, &mut self.vdev, "vdev", vdev);
         true
     }
@@ -266,18 +263,15 @@ impl<'a> Draft<'a> {
             DiskFormat::find(value.text)
         };
         let Some(format) = found else {
-            let help = format!("known are {}", one_of(DiskFormat::names()));
-            return self.fail(
-                reader,
-                value,
-                format!("`{}` is no format of a disk", value.text),
-                help,
-            );
+            let known = DiskFormat::ALL.iter().map(|(name, _)| *name);
+            let remedy = reader.did_you_mean(value, known);
+            let message = format!("`{}` is no format of a disk", value.text);
+            return self.fail(reader, value, message, remedy);
         };
         match self.format {
             Some(earlier) if earlier != format => {
                 let message = format!("the format is `{earlier}` and `{format}`");
-                self.fail(reader, value, message, "give one format".into());
+                self.fail(reader, value, message, "give one format");
             }
             _ => self.format = Some(format),
         }
@@ -293,7 +287,7 @@ impl<'a> Draft<'a> {
                 reader,
                 at,
                 "the script is given twice".into(),
-                "give it once".into(),
+                "give it once",
             );
         }
         self.script = Some(script);
@@ -305,7 +299,7 @@ impl<'a> Draft<'a> {
             .map(|target| target.text.to_owned())
             .filter(|target| !target.is_empty());
         let Some(vdev_text) = self.vdev.filter(|vdev| !vdev.text.is_empty()) else {
-            let help = "write the guest's name for it, as in `vdev=xvda`";
+            let help = "give the guest's name for it, as in `vdev=xvda`";
             reader.error(
                 Code::Missing,
                 whole.whole_if_all(),
@@ -315,13 +309,14 @@ impl<'a> Draft<'a> {
             return None;
         };
         let Some(vdev) = Vdev::parse(vdev_text.text) else {
-            let help = "write `xvda`, `xvdb1`, `hda`, `sda` or the like";
+            let help = "guests see disks as `xvda`, `xvdb1`, `hda`, `sda` and the like";
             let message = format!("`{}` is no virtual disk", vdev_text.text);
             reader.error(Code::BadValue, vdev_text.span(), message, help);
             return None;
         };
         if target.is_none() && !self.cdrom {
-            let help = "write `target=/path/to/image`; only a CD drive can be empty";
+            let help =
+                "name an image or device, as in `target=/srv/image`; only a CD drive can be empty";
             reader.error(
                 Code::Missing,
                 whole.whole_if_all(),
@@ -378,7 +373,7 @@ impl<'a> Draft<'a> {
                     Code::NoEffect,
                     access.span(),
                     "a CD drive is read-only",
-                    "write `access=ro`, or nothing",
+                    Remedy::new("write `ro`", access.replaced("ro")),
                 );
                 false
             }

@@ -59,6 +59,15 @@ pub(super) fn next<'a>(rest: &mut Text<'a>) -> Option<Piece<'a>> {
     Some(piece)
 }
 
+/// Whether a target cannot stand by its position: it would be read as something else, or cut.
+pub(super) fn needs_name(target: &str) -> bool {
+    target.contains(',')
+        || target.contains('=')
+        || target.starts_with([' ', '\t', '\n'])
+        || FLAGS.contains(&target)
+        || prefix_length(target).is_some()
+}
+
 fn parameter<'a>(text: Text<'a>) -> (Piece<'a>, usize) {
     let comma = text.text.find(',');
     let parameter = text.slice(0..comma.unwrap_or(text.text.len()));

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::params::{Param, split};
-use crate::diag::Code;
+use crate::diag::{Code, Remedy};
 use crate::reader::Reader;
 use crate::syntax::Text;
 
@@ -194,12 +194,17 @@ fn apply(display: &mut Display, reader: &mut Reader<'_>, param: &Param<'_>) {
         "display" => sdl.display = param.string(reader),
         "xauthority" => sdl.xauthority = param.string(reader),
         // xend's way to say which; xl has never read it.
-        "type" => reader.warn(
-            Code::NoEffect,
-            param.name.span(),
-            "`type` has no effect in `vfb`",
-            "write `vnc=1` or `sdl=1`",
-        ),
+        "type" => warn_of_type(reader, param),
         _ => param.unknown_ignored(reader, "vfb", VFB_NAMES.into_iter()),
     }
+}
+
+fn warn_of_type(reader: &mut Reader<'_>, param: &Param<'_>) {
+    let remedy = match param.value.map(|value| value.text) {
+        Some("vnc") => Remedy::new("write `vnc=1`", param.replaced("vnc=1")),
+        Some("sdl") => Remedy::new("write `sdl=1`", param.replaced("sdl=1")),
+        _ => "write `vnc=1` or `sdl=1`".into(),
+    };
+    let message = "`type` has no effect in `vfb`";
+    reader.warn(Code::NoEffect, param.name.span(), message, remedy);
 }

@@ -9,9 +9,9 @@ use super::hvm_words::{
 use super::memory::read_mib;
 use super::pci::Rdm;
 use crate::diag::Code;
-use crate::keyword::{Keyword, one_of};
+use crate::keyword::Keyword;
 use crate::reader::Reader;
-use crate::syntax::NodeKind;
+use crate::syntax::{NodeKind, Value};
 
 /// Hyper-V enlightenments (`viridian`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,12 +176,8 @@ impl Hvm {
         ) {
             let message =
                 format!("the graphics card needs {least} MiB at least; `videoram` gives {size}");
-            reader.error(
-                Code::OutOfRange,
-                span,
-                message,
-                "leave the line out for the usual size",
-            );
+            let remedy = reader.take_out("videoram", " for the usual size");
+            reader.error(Code::OutOfRange, span, message, remedy);
         }
     }
 }
@@ -247,16 +243,13 @@ fn read_viridian(reader: &mut Reader<'_>) -> ViridianSet {
     };
     if !matches!(setting.value.kind, NodeKind::List(_)) {
         let on = reader.flag("viridian").unwrap_or(false);
-        let help = if on {
-            "write `viridian = [ \"defaults\" ]`"
-        } else {
-            "write `viridian = []`, or leave the line out"
-        };
+        let groups = on.then(|| Value::Atom("defaults".to_owned()));
+        let remedy = setting.write(&Value::List(groups.into_iter().collect()), "");
         reader.warn(
             Code::Deprecated,
             setting.value.span,
             "`viridian` as a number is deprecated",
-            help,
+            remedy,
         );
         return ViridianSet {
             defaults: on,
@@ -302,22 +295,20 @@ fn read_smbios(reader: &mut Reader<'_>) -> Vec<(SmbiosField, String)> {
                 Code::BadValue,
                 text.whole_if_all(),
                 "this gives no SMBIOS string",
-                "write `bios_vendor=Name`",
+                "write name and value, as in `bios_vendor=Name`",
             );
             continue;
         };
         match SmbiosField::find_any_case(name.text) {
             Some(field) => fields.push((field, value.text.to_owned())),
             None => {
-                let help = match reader.suggest(name.text, SmbiosField::names()) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("known are {}", one_of(SmbiosField::names())),
-                };
+                let remedy =
+                    reader.did_you_mean(name, SmbiosField::ALL.iter().map(|(name, _)| *name));
                 reader.error(
                     Code::UnknownName,
                     name.span(),
                     format!("there is no SMBIOS string `{}`", name.text),
-                    help,
+                    remedy,
                 );
             }
         }

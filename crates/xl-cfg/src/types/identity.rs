@@ -4,7 +4,6 @@ use uuid::Uuid;
 
 use crate::diag::{Code, Diagnostic};
 use crate::keys::DomainType;
-use crate::keyword::Keyword;
 use crate::reader::Reader;
 use crate::syntax::Text;
 
@@ -135,15 +134,15 @@ fn read_builder(reader: &mut Reader<'_>) -> Option<DomainType> {
         // xend called it "linux".
         "generic" | "linux" => Some(DomainType::Pv),
         other => {
-            let help = match DomainType::find(other) {
-                Some(domain_type) => format!("write `type = \"{domain_type}\"`"),
-                None => "write `type = \"pv\"` or `type = \"pvh\"` in its place".to_owned(),
-            };
+            let remedy = reader.in_successors_place(
+                "builder",
+                "write `type = \"pv\"`, `type = \"pvh\"` or `type = \"hvm\"`",
+            );
             reader.error(
                 Code::BadValue,
                 text.whole_if_all(),
                 format!("`builder` cannot be `{other}`"),
-                help,
+                remedy,
             );
             None
         }
@@ -155,12 +154,13 @@ fn conflict(reader: &mut Reader<'_>, domain_type: DomainType, builder: DomainTyp
     else {
         return;
     };
+    let remedy = reader.take_out("builder", ": `type` is set");
     let message =
         format!("`builder` asks for a guest of type `{builder}`, `type` for `{domain_type}`");
     reader.diags.push(
         Diagnostic::error(Code::Conflict, builder_span, message)
             .note_at(type_span, "`type` is set here")
-            .help("take `builder` out"),
+            .remedy(remedy),
     );
 }
 

@@ -4,9 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::vnuma::VirtualNode;
 use crate::diag::{Code, Diagnostic};
-use crate::reader::Reader;
+use crate::reader::{MIB, Reader};
 
-pub(crate) const MIB: &str = "a number of MiB";
 /// What a guest gets that says nothing, in MiB.
 const DEFAULT_MIB: u64 = 32;
 /// 4 PiB, in MiB: x86 physical addresses have 52 bits.

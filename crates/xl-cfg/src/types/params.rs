@@ -2,8 +2,8 @@
 
 use std::ops::RangeInclusive;
 
-use crate::diag::Code;
-use crate::keyword::{Keyword, one_of};
+use crate::diag::{Code, Remedy, Suggestion};
+use crate::keyword::Keyword;
 use crate::reader::Reader;
 use crate::syntax::Text;
 
@@ -45,6 +45,11 @@ impl<'a> Param<'a> {
             name: self.name.trim(),
             value: self.value.map(|value| value.trim()),
         }
+    }
+
+    /// The edit that writes `new` in place of name and value.
+    pub(crate) fn replaced(&self, new: &str) -> Option<Suggestion> {
+        self.name.replaced_to(&self.value.unwrap_or(self.name), new)
     }
 
     /// The value; complains if there is none.
@@ -108,8 +113,8 @@ impl<'a> Param<'a> {
         key: &str,
         known: impl Iterator<Item = &'static str> + Clone,
     ) {
-        let (message, help) = self.unknown_texts(reader, key, known);
-        reader.error(Code::UnknownName, self.name.span(), message, help);
+        let (message, remedy) = self.unknown_texts(reader, key, known);
+        reader.error(Code::UnknownName, self.name.span(), message, remedy);
     }
 
     /// The same as a warning, where xl goes on without the parameter.
@@ -119,12 +124,12 @@ impl<'a> Param<'a> {
         key: &str,
         known: impl Iterator<Item = &'static str> + Clone,
     ) {
-        let (message, help) = self.unknown_texts(reader, key, known);
+        let (message, remedy) = self.unknown_texts(reader, key, known);
         reader.warn(
             Code::UnknownName,
             self.name.span(),
             format!("{message}, ignored"),
-            help,
+            remedy,
         );
     }
 
@@ -133,12 +138,9 @@ impl<'a> Param<'a> {
         reader: &Reader<'_>,
         key: &str,
         known: impl Iterator<Item = &'static str> + Clone,
-    ) -> (String, String) {
+    ) -> (String, Remedy) {
         let name: String = self.name.text.chars().take(40).collect();
-        let help = match reader.suggest(&name, known.clone()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("known are {}", one_of(known)),
-        };
-        (format!("`{key}` has no parameter `{name}`"), help)
+        let remedy = reader.did_you_mean(self.name, known);
+        (format!("`{key}` has no parameter `{name}`"), remedy)
     }
 }

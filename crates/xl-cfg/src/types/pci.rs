@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::params::split;
-use crate::diag::Code;
+use crate::diag::{Code, Remedy};
 use crate::keyword::keywords;
 use crate::number::parse_digits;
 use crate::reader::Reader;
@@ -248,11 +248,12 @@ impl Rdm {
             match (param.name.text, param.value.map(|value| value.text)) {
                 ("strategy", Some("host")) => rdm.all_of_host = true,
                 ("strategy", Some(_)) => {
+                    let help = "write `strategy=host`";
                     reader.error(
                         Code::BadValue,
                         param.name.span(),
                         "`strategy` can only be `host`",
-                        "write `strategy=host`",
+                        Remedy::new(help, param.replaced("strategy=host")),
                     );
                 }
                 ("policy", Some(_)) => rdm.policy = param.keyword_any_case(reader),

@@ -47,12 +47,12 @@ pub struct Platform {
 impl Platform {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
         Self {
-            pool: reader.filled("pool", "a pool's name"),
+            pool: reader.wanted("pool", "a pool's name", "`xl cpupool-list` shows the pools"),
             no_migrate: reader.flag("nomigrate"),
             driver_domain: reader.flag("driver_domain"),
             passthrough: reader.keyword_any_case("passthrough"),
-            security_label: reader.filled("seclabel", "a label"),
-            init_security_label: reader.filled("init_seclabel", "a label"),
+            security_label: reader.filled("seclabel"),
+            init_security_label: reader.filled("init_seclabel"),
             acpi: reader.flag("acpi"),
             e820_host: reader.flag("e820_host"),
             xend_suspend_event_channel: reader.flag("xend_suspend_evtchn_compat"),

@@ -9,6 +9,7 @@ use crate::diag::{Code, Diagnostic};
 use crate::keys::DomainType;
 use crate::keyword::keywords;
 use crate::reader::Reader;
+use crate::syntax::Value;
 
 /// More vCPUs than Xen gives to any guest.
 pub(crate) const MAX_VCPUS: u32 = 4096;
@@ -174,7 +175,8 @@ pub(crate) fn numbered<T: crate::keyword::Keyword + std::fmt::Display>(
     key: &str,
     what: &str,
 ) -> Option<Option<T>> {
-    let text = reader.setting(key)?.value.atom()?;
+    let setting = reader.setting(key)?;
+    let text = setting.value.atom()?;
     let number = crate::number::parse(text.text).ok()?;
     let found = usize::try_from(number)
         .ok()
@@ -182,12 +184,8 @@ pub(crate) fn numbered<T: crate::keyword::Keyword + std::fmt::Display>(
     match found {
         Some((name, value)) => {
             let message = format!("`{key}` as a number is deprecated");
-            reader.warn(
-                Code::Deprecated,
-                text.span(),
-                message,
-                format!("write `{key} = \"{name}\"`"),
-            );
+            let remedy = setting.write(&Value::Atom((*name).to_owned()), "");
+            reader.warn(Code::Deprecated, text.span(), message, remedy);
             Some(Some(*value))
         }
         None => {

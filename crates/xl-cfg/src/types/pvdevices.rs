@@ -170,7 +170,7 @@ fn read_channel(reader: &mut Reader<'_>, text: Text<'_>) -> Option<Channel> {
             reader,
             text,
             "a channel needs a name and a connection",
-            "write `name=org.example.agent,connection=pty`",
+            "give it both, as in `name=org.example.agent,connection=pty`",
         );
         return None;
     };
@@ -179,7 +179,7 @@ fn read_channel(reader: &mut Reader<'_>, text: Text<'_>) -> Option<Channel> {
             reader,
             text,
             "a channel by socket needs a path",
-            "write `path=/run/guest.sock` besides",
+            "give it one, as in `path=/run/guest.sock`",
         );
         return None;
     }
@@ -227,7 +227,7 @@ fn read_p9(reader: &mut Reader<'_>, text: Text<'_>) -> Option<P9> {
             reader,
             text,
             "a shared file system needs a tag and a path",
-            "write `tag=share,security_model=none,path=/srv/share`",
+            "give it both, as in `tag=share,security_model=none,path=/srv/share`",
         );
         return None;
     }
@@ -251,7 +251,7 @@ fn read_vtpm(reader: &mut Reader<'_>, text: Text<'_>) -> Option<Vtpm> {
             reader,
             text,
             "a TPM needs a backend",
-            "write `backend=DOMAIN`",
+            "name the domain that serves it, as in `backend=tpm-domain`",
         );
         return None;
     };
@@ -291,7 +291,7 @@ fn read_keyboard(reader: &mut Reader<'_>, text: Text<'_>) -> Option<Keyboard> {
             reader,
             text,
             "a keyboard needs a backend type",
-            "write `backend-type=qemu`",
+            "add `backend-type=qemu` or `backend-type=linux`",
         );
         return None;
     };
@@ -347,7 +347,7 @@ fn read_display(reader: &mut Reader<'_>, text: Text<'_>) -> Option<Parameters> {
             reader,
             text,
             "a display needs connectors",
-            "write `connectors=id0:1920x1080`",
+            "give it one, as in `connectors=id0:1920x1080`",
         );
         return None;
     }

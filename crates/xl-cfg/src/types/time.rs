@@ -7,6 +7,7 @@ use crate::diag::Code;
 use crate::keys::DomainType;
 use crate::keyword::keywords;
 use crate::reader::Reader;
+use crate::syntax::Value;
 
 keywords! {
     /// How the guest reads the time stamp counter.
@@ -70,13 +71,13 @@ fn read_tsc_mode(reader: &mut Reader<'_>) -> Option<TscMode> {
         Some(mode) => mode,
         None => reader.keyword_any_case("tsc_mode"),
     };
-    if let (Some(TscMode::NativeParavirt), Some(span)) = (mode, reader.span("tsc_mode")) {
-        let help = "write `tsc_mode = \"default\"`";
+    if let (Some(TscMode::NativeParavirt), Some(setting)) = (mode, reader.setting("tsc_mode")) {
+        let remedy = setting.write(&Value::Atom("default".to_owned()), "");
         reader.error(
             Code::BadValue,
-            span,
+            setting.value.span,
             "Xen has no TSC mode `native_paravirt` any more",
-            help,
+            remedy,
         );
     }
     mode
@@ -85,11 +86,12 @@ fn read_tsc_mode(reader: &mut Reader<'_>) -> Option<TscMode> {
 fn read_timer_mode(reader: &mut Reader<'_>, domain_type: DomainType) -> Option<TimerMode> {
     if domain_type == DomainType::Pv {
         let span = reader.span("timer_mode")?;
+        let remedy = reader.take_out("timer_mode", "");
         reader.error(
             Code::Conflict,
             span,
             "PV guests have no `timer_mode`",
-            "take the line out",
+            remedy,
         );
         return None;
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::params::split;
-use crate::diag::Code;
+use crate::diag::{Code, Remedy};
 use crate::keyword::keywords;
 use crate::reader::Reader;
 use crate::syntax::Text;
@@ -97,11 +97,12 @@ fn read_device(reader: &mut Reader<'_>, text: Text<'_>) -> Option<UsbDevice> {
                     .value
                     .is_some_and(|value| value.text.eq_ignore_ascii_case("hostdev")) => {}
             "type" => {
+                let help = "write `type=hostdev`";
                 reader.error(
                     Code::BadValue,
                     param.name.span(),
                     "the type of a USB device can only be `hostdev`",
-                    "write `type=hostdev`",
+                    Remedy::new(help, param.replaced("type=hostdev")),
                 );
             }
             "hostbus" => bus = param.u32(reader, "a bus", 1..=255),
@@ -119,7 +120,7 @@ fn read_device(reader: &mut Reader<'_>, text: Text<'_>) -> Option<UsbDevice> {
         }
     }
     let (Some(host_bus), Some(host_address)) = (bus, address) else {
-        let help = "write `hostbus=1,hostaddr=3`, as lsusb shows them";
+        let help = "say which by its numbers, as in `hostbus=1,hostaddr=3`; lsusb shows them";
         reader.error(
             Code::Missing,
             text.whole_if_all(),
@@ -129,7 +130,7 @@ fn read_device(reader: &mut Reader<'_>, text: Text<'_>) -> Option<UsbDevice> {
         return None;
     };
     if device.port.is_some() && device.controller.is_none() {
-        let help = "write `controller=0` or another controller's number besides";
+        let help = "give the controller's number besides, as in `controller=0`";
         reader.error(
             Code::Missing,
             text.whole_if_all(),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::params::{Param, split};
 use super::rate::Rate;
-use crate::diag::{Code, Diagnostic};
+use crate::diag::{Code, Diagnostic, Remedy};
 use crate::keyword::keywords;
 use crate::reader::Reader;
 use crate::source::Span;
@@ -168,15 +168,16 @@ fn apply(vif: &mut Vif, reader: &mut Reader<'_>, param: &Param<'_>) {
         "bridge" => vif.bridge = param.string(reader),
         "gatewaydev" => vif.gateway_dev = param.string(reader),
         "netdev" => {
+            let edit = param.name.replaced("gatewaydev");
             reader.warn(
                 Code::Deprecated,
                 param.name.span(),
                 "`netdev` is deprecated",
-                "write `gatewaydev`",
+                Remedy::new("write `gatewaydev`", edit),
             );
             vif.gateway_dev = param.string(reader);
         }
-        "type" => vif.vif_type = param.keyword(reader),
+        "type" => vif.vif_type = read_type(reader, param),
         "model" => vif.model = param.string(reader),
         "vifname" => vif.name = read_name(reader, param),
         "script" => vif.script = param.string(reader),
@@ -189,11 +190,12 @@ fn apply(vif: &mut Vif, reader: &mut Reader<'_>, param: &Param<'_>) {
         "trusted" if param.value.is_none() => vif.trusted = Some(true),
         "untrusted" if param.value.is_none() => vif.trusted = Some(false),
         "accel" => {
+            let edit = param.replaced("");
             reader.warn(
                 Code::NoEffect,
                 param.name.span(),
                 "`accel` has no effect",
-                "take it out",
+                Remedy::new("take it out", edit),
             );
         }
         name if name == "forwarddev" || name.starts_with("colo_") => {
@@ -201,7 +203,21 @@ fn apply(vif: &mut Vif, reader: &mut Reader<'_>, param: &Param<'_>) {
                 vif.colo.insert(name.to_owned(), value);
             }
         }
-        _ => param.unknown_ignored(reader, KEY, NAMES.into_iter()),
+        // An interface without what was meant may join another network.
+        _ => param.unknown(reader, KEY, NAMES.into_iter()),
+    }
+}
+
+/// libvirt calls `vif` by the name of Linux' driver.
+fn read_type(reader: &mut Reader<'_>, param: &Param<'_>) -> Option<VifType> {
+    match param.value.filter(|value| value.text == "netfront") {
+        Some(value) => {
+            let message = "there is no type `netfront`; taken for `vif`";
+            let remedy = Remedy::new("write `type=vif`", value.replaced("vif"));
+            reader.warn(Code::Deprecated, value.span(), message, remedy);
+            Some(VifType::Vif)
+        }
+        None => param.keyword(reader),
     }
 }
 
@@ -250,7 +266,7 @@ fn read_rate(reader: &mut Reader<'_>, param: &Param<'_>) -> Option<Rate> {
     match Rate::parse(value.text) {
         Ok(rate) => Some(rate),
         Err(why) => {
-            let help = "write `rate=10Mb/s` (bits), `rate=1MB/s` (bytes) or `rate=1MB/s@20ms`";
+            let help = "write a number and its unit, as in `rate=10Mb/s` (bits), `rate=1MB/s` (bytes) or `rate=1MB/s@20ms`";
             reader.error(
                 Code::BadValue,
                 value.span(),

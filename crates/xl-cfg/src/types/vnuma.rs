@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::cpulist::parse_range;
-use super::memory::{MAX_MIB, MIB};
+use super::memory::MAX_MIB;
 use super::params::Param;
 use super::processors::MAX_VCPUS;
 use crate::diag::{Code, Diagnostic};
-use crate::reader::Reader;
+use crate::reader::{MIB, Reader};
 use crate::syntax::{Node, NodeKind, Text};
 
 const KEY: &str = "vnuma";
@@ -106,7 +106,12 @@ fn read_vcpus(reader: &mut Reader<'_>, text: Text<'_>) -> Option<Vec<u32>> {
             parse_range(piece.trim().text).map(|(first, last)| first as usize..last as usize + 1);
         let Some(named) = range.and_then(|range| is_named.get_mut(range)) else {
             let message = format!("`{}` is no vCPU and no range of them", piece.text);
-            reader.error(Code::BadValue, piece.span(), message, "write `vcpus=0-3,5`");
+            reader.error(
+                Code::BadValue,
+                piece.span(),
+                message,
+                "write numbers, as in `vcpus=0-3,5`",
+            );
             return None;
         };
         named.fill(true);
