@@ -20,10 +20,12 @@ use uuid::Uuid;
 use xen_image::elfnote::types;
 use xen_port::{DomId, GuestKind, ShutdownReason, VersionInfo};
 use xen_sim::World;
-use xyl_engine::admission::{self, Decision, GuestType, Outcome, Record};
-use xyl_engine::create::{CreateRequest, Notice, create};
-use xyl_engine::reexamine::reexamine;
-use xyl_engine::{Cancel, Dirs, EngineError, Host, plan, restart};
+use xyl_engine::config::admission::{self, Decision, GuestType, Outcome, Record};
+use xyl_engine::config::plan;
+use xyl_engine::host::policy_recheck::reexamine;
+use xyl_engine::operation::create::{CreateRequest, Notice, create};
+use xyl_engine::operation::restart;
+use xyl_engine::{Cancel, Dirs, EngineError, Host};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000003";
 const SAYS_PV32: &str = "xen-3.0-x86_32p ";

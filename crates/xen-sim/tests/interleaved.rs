@@ -24,12 +24,16 @@ use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, Hypervisor, ShutdownReason};
 use xen_sim::{Ended, Moment, Sabotage, Snapshot, Turns, World};
 use xenstore::{Path as Node, Tree};
-use xyl_engine::create::{CreateRequest, create};
-use xyl_engine::domains::DomainRef;
-use xyl_engine::monitor::{self, Vm};
-use xyl_engine::plan::Planned;
-use xyl_engine::requests::{self, Request};
-use xyl_engine::{Cancel, EngineError, Host, destroy, domains, recover, restart, watchers};
+use xyl_engine::config::plan::Planned;
+use xyl_engine::operation::create::{CreateRequest, create};
+use xyl_engine::operation::{destroy, restart};
+use xyl_engine::recover;
+use xyl_engine::supervise::monitor::{self, Vm};
+use xyl_engine::supervise::monitor_lock;
+use xyl_engine::supervise::requests::{self, Request};
+use xyl_engine::vm::domains;
+use xyl_engine::vm::domains::DomainRef;
+use xyl_engine::{Cancel, EngineError, Host};
 
 const ASH: &str = "6a1d0c4e-0000-4000-8000-000000000001";
 const OTHER: &str = "6a1d0c4e-0000-4000-8000-000000000002";
@@ -427,7 +431,7 @@ fn create_watched(host: &mut Host, plan: &Planned, is_watched: bool) -> Result<D
         paused: false,
         process_ends: false,
         watch: &mut |host, _| match is_watched {
-            true => watchers::want(&*host.files, &host.dirs, plan.spec.uuid),
+            true => monitor_lock::want(&*host.files, &host.dirs, plan.spec.uuid),
             false => Ok(()),
         },
         before_start: &mut |_, _| Ok(()),
@@ -440,7 +444,7 @@ fn create_watched(host: &mut Host, plan: &Planned, is_watched: bool) -> Result<D
 fn settle(scene: &Scene<'_>, dice: &mut Dice) -> Result<(), String> {
     scene.alone(dice.number(), Recover)?;
     let (ended, _) = scene.bench.process(scene.world, None, |host| {
-        watchers::lost(&*host.files, &host.dirs)
+        monitor_lock::lost(&*host.files, &host.dirs)
     });
     let lost = match ended {
         Ended::Well(Ok(lost)) => lost,

@@ -22,12 +22,15 @@ use xen_image::elfnote::types;
 use xen_port::{DomId, DomainInfo, Hypervisor, ShutdownReason};
 use xen_sim::{Ended, Fate, Moment, Turns, World};
 use xenstore::{Path as Node, Tree};
-use xyl_engine::create::{CreateRequest, create};
-use xyl_engine::monitor::{self, Vm};
-use xyl_engine::power::{self, PowerRequest};
-use xyl_engine::{
-    Cancel, Dirs, EngineError, Host, brake, destroy, plan, record, recover, watchers,
-};
+use xyl_engine::config::plan;
+use xyl_engine::control::power::{self, PowerRequest};
+use xyl_engine::operation::create::{CreateRequest, create};
+use xyl_engine::operation::destroy;
+use xyl_engine::recover;
+use xyl_engine::supervise::monitor::{self, Vm};
+use xyl_engine::supervise::{monitor_lock, restart_backoff};
+use xyl_engine::vm::store;
+use xyl_engine::{Cancel, Dirs, EngineError, Host};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
 
@@ -103,7 +106,7 @@ impl Bench {
             paused: false,
             process_ends: false,
             before_start: &mut |_, _| Ok(()),
-            watch: &mut |host, _| watchers::want(&*host.files, &host.dirs, uuid()),
+            watch: &mut |host, _| monitor_lock::want(&*host.files, &host.dirs, uuid()),
             notice: &mut |_| (),
         };
         create(&mut self.free_host(), &mut request, &Cancel::new())
@@ -162,7 +165,7 @@ fn a_guest_that_reboots_all_the_time_is_slowed_down_and_one_that_has_run_is_not(
                 bench
                     .world
                     .clock
-                    .advance(Duration::from_secs(brake::SHORT_LIFE_S));
+                    .advance(Duration::from_secs(restart_backoff::SHORT_LIFE_S));
             }
             bench.end(&mut ends, 5);
         }
@@ -206,7 +209,7 @@ fn a_wait_ends_with_the_domain() {
     })
     .unwrap();
     assert_eq!(ends, 3);
-    assert!(record::read(&*host.files, &host.dirs, UUID).is_err());
+    assert!(store::read(&*host.files, &host.dirs, UUID).is_err());
     assert!(!bench.has_file(&host.dirs.watch(uuid())));
 }
 
@@ -230,7 +233,7 @@ fn a_restart_that_fails_is_tried_again_until_it_works() {
     .unwrap();
     assert_eq!((ends, failures), (2, 2));
     assert!(!bench.has_file(&host.dirs.watch(uuid())));
-    assert!(!bench.has_file(&record::kept_path(&host.dirs, UUID)));
+    assert!(!bench.has_file(&store::kept_path(&host.dirs, UUID)));
 }
 
 #[test]
@@ -244,9 +247,9 @@ fn a_restart_that_cannot_work_leaves_the_configuration_where_the_log_says() {
     let outcome = monitor::watch(&mut host, vm, &mut |line| lines.push(line.to_owned()));
     assert!(outcome.is_err());
     let tries = lines.iter().filter(|l| l.starts_with("not restarted"));
-    assert_eq!(tries.count(), brake::TRIES as usize, "{lines:#?}");
+    assert_eq!(tries.count(), restart_backoff::TRIES as usize, "{lines:#?}");
     assert_eq!(bench.passed_s() - begun_s, 2 + 4 + 8 + 16);
-    let kept = record::kept_path(&host.dirs, UUID);
+    let kept = store::kept_path(&host.dirs, UUID);
     let last = lines.last().unwrap();
     assert!(last.contains(&format!("xyl create {}", kept.display())));
     let text = String::from_utf8(bench.world.disk.contents(&kept).unwrap()).unwrap();
@@ -286,7 +289,7 @@ fn a_monitor_can_be_killed_at_any_call() {
             if call % 2 == 0 {
                 recover::all(&mut host, false).unwrap();
             }
-            let lost = watchers::lost(&*host.files, &host.dirs).unwrap();
+            let lost = monitor_lock::lost(&*host.files, &host.dirs).unwrap();
             // Before it had its post, or after all was done, there is none to inherit.
             bench.end(&mut ends, 2);
             if !lost.is_empty() {
@@ -556,7 +559,10 @@ fn a_monitor_that_dumps_can_be_killed_at_any_call() {
             deaths += 1;
             let mut host = bench.free_host();
             bench.end(&mut 1, 0);
-            if !watchers::lost(&*host.files, &host.dirs).unwrap().is_empty() {
+            if !monitor_lock::lost(&*host.files, &host.dirs)
+                .unwrap()
+                .is_empty()
+            {
                 // One that waits for what never comes makes calls for ever.
                 let heir = bench.world.fate(Some((10_000, Moment::Before)));
                 let ended = heir.run(|| watch(&mut bench.host(&heir)));

@@ -17,11 +17,12 @@ use uuid::Uuid;
 use xen_port::{CpuMap, DomId, DomainInfo, Hypervisor, VcpuId};
 use xen_sim::{Ended, Fate, Moment, Turns, World};
 use xenstore::{Path as Node, Tree};
-use xyl_engine::create::{CreateRequest, create};
-use xyl_engine::monitor::{self, Vm};
-use xyl_engine::power::PowerRequest;
-use xyl_engine::requests::{self, Asking, Done, Request};
-use xyl_engine::{Cancel, EngineError, Host, watchers};
+use xyl_engine::control::power::PowerRequest;
+use xyl_engine::operation::create::{CreateRequest, create};
+use xyl_engine::supervise::monitor::{self, Vm};
+use xyl_engine::supervise::monitor_lock;
+use xyl_engine::supervise::requests::{self, Asking, Done, Request};
+use xyl_engine::{Cancel, EngineError, Host};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
 
@@ -40,7 +41,7 @@ fn guest(bench: &Bench) -> (World, DomId) {
             config_text: &plan.config_text(),
             paused: false,
             process_ends: false,
-            watch: &mut |host, _| watchers::want(&*host.files, &host.dirs, uuid()),
+            watch: &mut |host, _| monitor_lock::want(&*host.files, &host.dirs, uuid()),
             before_start: &mut |_, _| Ok(()),
             notice: &mut |_| (),
         };

@@ -13,7 +13,11 @@ use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, SchedulerId, SchedulerParams, ShutdownReason};
 use xen_sim::World;
 use xenstore::{Path as Node, Tree};
-use xyl_engine::{EngineError, Host, domains, memory, record, recover, restart, vcpus};
+use xyl_engine::control::{memory, vcpus};
+use xyl_engine::operation::restart;
+use xyl_engine::recover;
+use xyl_engine::vm::{domains, store};
+use xyl_engine::{EngineError, Host};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
 const OTHER_UUID: &str = "6a1d0c4e-0000-4000-8000-000000000002";
@@ -92,7 +96,7 @@ fn what_was_changed_while_it_ran_outlives_a_restart() {
     let now = bench.host.hv.scheduler_params(new, SchedulerId::Credit2);
     assert_eq!(now.unwrap(), share);
     // And the life after that.
-    let text = record::read(&*bench.host.files, &bench.host.dirs, UUID).unwrap();
+    let text = store::read(&*bench.host.files, &bench.host.dirs, UUID).unwrap();
     assert!(text.contains("name = \"web-old\""), "{text}");
     let next = bench.restart(new, false).unwrap();
     assert!(bench.is_in_place(next, "web-old"));
@@ -185,7 +189,7 @@ fn a_recovery_drops_the_records_of_vms_without_a_domain() {
     bench.create("web", OTHER_UUID, "").unwrap();
     let deadline = bench.host.clock.now();
     bench.host.hv.destroy_domain(gone, deadline).unwrap();
-    let has_record = |host: &Host, uuid| record::read(&*host.files, &host.dirs, uuid).is_ok();
+    let has_record = |host: &Host, uuid| store::read(&*host.files, &host.dirs, uuid).is_ok();
     recover::all(&mut bench.host, false).unwrap();
     assert!(has_record(&bench.host, UUID));
     recover::all(&mut bench.host, true).unwrap();

@@ -23,11 +23,13 @@ use uuid::Uuid;
 use xen_port::{DomId, Hypervisor, ShutdownReason};
 use xen_sim::{Ended, Fault, Moment, Sabotage, Snapshot, World};
 use xenstore::{Path as Node, Tree};
-use xyl_engine::monitor::Vm;
-use xyl_engine::plan::Planned;
-use xyl_engine::requests::{self, Request};
-use xyl_engine::soft_reset::{self, Outcome};
-use xyl_engine::{EngineError, Host, destroy, recover, restart};
+use xyl_engine::config::plan::Planned;
+use xyl_engine::operation::soft_reset::{self, Outcome};
+use xyl_engine::operation::{destroy, restart};
+use xyl_engine::recover;
+use xyl_engine::supervise::monitor::Vm;
+use xyl_engine::supervise::requests::{self, Request};
+use xyl_engine::{EngineError, Host};
 
 const BYSTANDER: &str = "6a1d0c4e-0000-4000-8000-0000000000ff";
 const UUIDS: [&str; 3] = [

@@ -21,8 +21,10 @@ use std::time::{Duration, Instant};
 use xen_port::*;
 use xenstore::transport::{Limits, Transport};
 use xenstore::{Client, Path, Settings, Tree};
-use xyl_engine::create::{CreateRequest, Notice, create};
-use xyl_engine::{Cancel, Dirs, EngineError, Host, destroy, plan};
+use xyl_engine::config::plan;
+use xyl_engine::operation::create::{CreateRequest, Notice, create};
+use xyl_engine::operation::destroy;
+use xyl_engine::{Cancel, Dirs, EngineError, Host};
 
 /// No failure.
 const NEVER: u64 = u64::MAX;

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use xen_port::{DomId, HvError};
 use xyl_saga::{Failure, JournalError};
 
-use crate::adopt::AdoptError;
-use crate::control_error::ControlError;
-use crate::dump_core::DumpError;
-use crate::shim::ShimError;
-use crate::soft_reset::SoftResetError;
+use crate::config::shim::ShimError;
+use crate::operation::dump_core::DumpError;
+use crate::operation::soft_reset::SoftResetError;
+use crate::request_error::ControlError;
+use crate::supervise::adopt::AdoptError;
 
 /// Why an operation on a VM failed. Each text says what was tried, on what, why it failed, and
 /// where there is one the remedy.

@@ -3,54 +3,18 @@
 //! The engine talks to Xen through the port [`xen_port::Hypervisor`], to xenstored through
 //! [`xenstore::Client`], and to the operating system through the ports of [`os_port`]. It prints nothing: whoever calls it is told of its progress.
 
-pub mod admission;
-pub mod adopt;
-pub mod brake;
 pub mod cancel;
-pub mod control_error;
-pub mod create;
-pub mod destroy;
-pub mod dirs;
-pub mod domains;
-pub mod domid_history;
-pub mod dump_core;
+pub mod config;
+pub mod control;
 pub mod error;
-pub mod fsck;
-pub mod holders;
 pub mod host;
-mod images;
-pub mod kernel;
-pub mod libxl_config;
-mod live;
-pub mod memory;
-pub mod monitor;
-pub mod names;
 pub mod operation;
-pub mod ops;
-pub mod owner;
-pub mod plan;
-pub mod pools;
-pub mod power;
-pub mod preserve;
-pub mod preview;
-pub mod record;
 pub mod recover;
-pub mod reexamine;
-pub mod requests;
-pub mod restart;
-pub mod sched;
-pub mod shim;
-pub mod soft_reset;
-pub mod spec;
+pub mod request_error;
+pub mod supervise;
 #[cfg(test)]
 mod testing;
-pub mod topology;
-pub mod tree;
-pub mod userdata;
-pub mod vcpus;
-pub mod watchers;
-pub mod xl_process;
-pub mod zone;
+pub mod vm;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -59,13 +23,13 @@ use os_port::{Clock, Files, Process, SystemClock, SystemFiles, SystemProcess};
 use xen_port::Hypervisor;
 use xenstore::{Client, WatchEvent};
 
-use crate::names::NameIndex;
+use crate::vm::names::NameIndex;
 
 pub use cancel::Cancel;
-pub use control_error::ControlError;
-pub use dirs::Dirs;
 pub use error::EngineError;
-pub use owner::Owner;
+pub use host::dirs::Dirs;
+pub use request_error::ControlError;
+pub use vm::lock::Owner;
 
 /// The host that an operation works on.
 pub struct Host {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use xen_port::Hypervisor;
 use xenstore::{Client, Settings};
-use xyl_engine::domains::DomainRef;
-use xyl_engine::names;
+use xyl_engine::vm::domains::DomainRef;
+use xyl_engine::vm::names;
 
 /// How long somebody who pressed Tab waits for each answer of xenstored.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -12,11 +12,11 @@ use xen_port::{DomId, DomainInfo, Hypervisor};
 use xen_sim::machine::{Host as SimulatedHost, MachineError};
 use xenstore::{Client, Settings};
 use xl_cfg::XlConf;
-use xyl_engine::domains::{self, Domain, DomainRef};
-use xyl_engine::kernel::Kernel;
-use xyl_engine::names::{self, NameIndex};
-use xyl_engine::pools::Pools;
-use xyl_engine::requests::{self, Request};
+use xyl_engine::host::dom0::Kernel;
+use xyl_engine::host::pools::Pools;
+use xyl_engine::supervise::requests::{self, Request};
+use xyl_engine::vm::domains::{self, Domain, DomainRef};
+use xyl_engine::vm::names::{self, NameIndex};
 use xyl_engine::{Dirs, Host};
 
 use crate::cli::GlobalArgs;
@@ -505,7 +505,7 @@ fn message(timestamps: bool, kind: &str, text: &str) {
 
 /// The time and this process's number, as xl's -T puts them before a message.
 fn timestamp() -> String {
-    let now = xyl_engine::zone::now()
+    let now = xyl_engine::host::timezone::now()
         .strftime("%Y-%m-%d %H:%M:%S %Z")
         .to_string();
     format!("{now} [{}] ", std::process::id())

@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Display, Write};
 
-use xyl_engine::domains::NO_NAME;
+use xyl_engine::vm::domains::NO_NAME;
 
 /// Foreign text as it goes to a terminal.
 #[derive(Clone, Copy, Debug)]

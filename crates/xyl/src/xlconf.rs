@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use xen_port::GuestKind;
 use xl_cfg::types::CpuList;
 use xl_cfg::{Autoballoon, DomidPolicy, Source, XlConf, parse_xl_conf};
-use xyl_engine::plan::HostDefaults;
+use xyl_engine::config::plan::HostDefaults;
 
 use crate::error::Failure;
 use crate::output::stderr_is_terminal;

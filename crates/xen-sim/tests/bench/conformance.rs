@@ -11,9 +11,12 @@ use xen_port::{
     ShutdownReason,
 };
 use xenstore::{Path, Tree};
-use xyl_engine::create::{CreateRequest, create};
-use xyl_engine::requests::{self, Done, Request};
-use xyl_engine::{Cancel, EngineError, Host, destroy, domains, plan, restart};
+use xyl_engine::config::plan;
+use xyl_engine::operation::create::{CreateRequest, create};
+use xyl_engine::operation::{destroy, restart};
+use xyl_engine::supervise::requests::{self, Done, Request};
+use xyl_engine::vm::domains;
+use xyl_engine::{Cancel, EngineError, Host};
 
 /// A check that fails says why.
 type Outcome = Result<(), Box<dyn std::error::Error>>;

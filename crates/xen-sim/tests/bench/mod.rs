@@ -12,8 +12,8 @@ use common::{Kernel, MIB, PAGE, pattern};
 use xen_image::elfnote::types;
 use xen_port::DomId;
 use xen_sim::{Ended, Fate, Moment, Sabotage, World};
-use xyl_engine::create::{CreateRequest, create};
-use xyl_engine::plan::{self, Planned};
+use xyl_engine::config::plan::{self, Planned};
+use xyl_engine::operation::create::{CreateRequest, create};
 use xyl_engine::{Cancel, Dirs, EngineError, Host};
 
 pub struct Bench {

@@ -1,7 +1,7 @@
 //! `xyl adopt`: takes over a domain that xl has created.
 
-use xyl_engine::adopt::{self, Adopted};
-use xyl_engine::create::Notice;
+use xyl_engine::operation::create::Notice;
+use xyl_engine::supervise::adopt::{self, Adopted};
 
 use crate::commands::monitor::start_in_background;
 use crate::complete::domain_names;

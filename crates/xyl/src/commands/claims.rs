@@ -1,7 +1,7 @@
 //! `xyl claims`: memory claimed and not yet allocated.
 
 use serde_json::{Value, json};
-use xyl_engine::domains;
+use xyl_engine::vm::domains;
 
 use crate::commands::list::{Columns, print_table};
 use crate::context::Context;

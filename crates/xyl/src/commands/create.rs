@@ -8,13 +8,17 @@ use serde_json::json;
 use xen_port::{CpuMap, DomId};
 use xen_sys::Standby;
 use xl_cfg::{Config, Report, Source};
-use xyl_engine::admission::Outcome as Verdict;
-use xyl_engine::create::{CreateRequest, Notice, create};
-use xyl_engine::monitor::{self, Vm};
-use xyl_engine::plan::{self, Planned};
-use xyl_engine::preview::{self, Preview};
-use xyl_engine::spec::VmSpec;
-use xyl_engine::{Cancel, EngineError, Host, topology, userdata, vcpus, watchers};
+use xyl_engine::config::admission::Outcome as Verdict;
+use xyl_engine::config::libxl_json::write;
+use xyl_engine::config::plan::{self, Planned};
+use xyl_engine::config::preview::{self, Preview};
+use xyl_engine::control::vcpus;
+use xyl_engine::host::topology;
+use xyl_engine::operation::create::{CreateRequest, Notice, create};
+use xyl_engine::supervise::monitor::{self, Vm};
+use xyl_engine::supervise::monitor_lock;
+use xyl_engine::vm::spec::VmSpec;
+use xyl_engine::{Cancel, EngineError, Host};
 
 use crate::commands::console::outcome;
 use crate::commands::monitor::start_in_background;
@@ -152,10 +156,10 @@ fn create_now(
             let vm = Vm { domid, uuid };
             monitor = Some(start_in_background(context, &planned.spec.name, vm)?);
         } else if args.no_monitor {
-            watchers::dismiss(&SystemFiles, &context.dirs, uuid)?;
+            monitor_lock::dismiss(&SystemFiles, &context.dirs, uuid)?;
         } else {
             // This process will, if it lives until then.
-            watchers::want(&SystemFiles, &context.dirs, uuid)?;
+            monitor_lock::want(&SystemFiles, &context.dirs, uuid)?;
         }
         Ok(())
     };
@@ -322,7 +326,7 @@ fn print_plan(context: &Context, planned: &Planned) -> Outcome {
 }
 
 fn libxl_json(spec: &VmSpec) -> serde_json::Value {
-    userdata::to_json(&userdata::Record::of(
+    write::to_json(&write::Record::of(
         spec,
         &spec.uuid_text(),
         0,

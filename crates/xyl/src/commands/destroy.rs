@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
-use xyl_engine::destroy;
-use xyl_engine::requests::{self, Request};
-use xyl_engine::{Host, holders};
+use xyl_engine::Host;
+use xyl_engine::host::holders;
+use xyl_engine::operation::destroy;
+use xyl_engine::supervise::requests::{self, Request};
 
 use crate::complete::domain_names;
 use crate::context::Context;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use clap::ValueHint;
 use serde_json::json;
-use xyl_engine::dump_core::Dumped;
-use xyl_engine::requests::{self, Asking, Done, Request};
+use xyl_engine::operation::dump_core::Dumped;
+use xyl_engine::supervise::requests::{self, Asking, Done, Request};
 
 use crate::complete::domain_names;
 use crate::context::Context;

@@ -5,7 +5,7 @@ use os_port::SystemFiles;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use xen_port::DomainInfo;
-use xyl_engine::admission::{self, Decision, ImageKind, Record};
+use xyl_engine::config::admission::{self, Decision, ImageKind, Record};
 
 use crate::complete::domain_names;
 use crate::context::Context;
@@ -78,7 +78,7 @@ pub fn otherwise(now: &Decision) -> String {
 
 fn chosen(args: &Args, context: &Context) -> Result<Vec<Explained>, Failure> {
     let Some(asked) = &args.domain else {
-        let infos = xyl_engine::domains::list(context.hv()?)?;
+        let infos = xyl_engine::vm::domains::list(context.hv()?)?;
         let names = context.names_or_warning(&infos);
         let mut all = Vec::new();
         for (info, name) in infos.into_iter().zip(names) {

@@ -1,7 +1,7 @@
 //! `xyl fsck`: what is left over on the host, by whichever toolstack.
 
 use serde_json::{Value, json};
-use xyl_engine::fsck::{self, Finding, Verdict};
+use xyl_engine::recover::fsck::{self, Finding, Verdict};
 
 use crate::context::Context;
 use crate::error::{Exit, Failure, Outcome};

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use xen_port::{CpuTopology, NumaNode, PhysCaps};
-use xyl_engine::host::{self, HostInfo};
+use xyl_engine::host::info::{self, HostInfo};
 
 use crate::context::Context;
 use crate::error::Outcome;
@@ -34,7 +34,7 @@ pub struct Args {
 pub fn run(args: &Args, context: &Context) -> Outcome {
     let hv = context.hv()?;
     context.say_if_simulated();
-    let info = host::info(hv)?;
+    let info = info::info(hv)?;
     let topology = if args.numa {
         Some((hv.cpu_topology()?, hv.numa_nodes()?))
     } else {

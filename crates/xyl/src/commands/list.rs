@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 use xen_port::{DomId, DomainInfo, GuestKind, ShutdownReason};
-use xyl_engine::{admission, domains};
+use xyl_engine::config::admission;
+use xyl_engine::vm::domains;
 
 use crate::complete::domain_names;
 use crate::context::Context;

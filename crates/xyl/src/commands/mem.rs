@@ -1,6 +1,6 @@
 //! `xyl mem-set` and `xyl mem-max`.
 
-use xyl_engine::requests::Request;
+use xyl_engine::supervise::requests::Request;
 
 use crate::complete::domain_names;
 use crate::context::Context;

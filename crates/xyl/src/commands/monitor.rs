@@ -11,8 +11,10 @@ use os_port::{Process, SystemFiles, SystemProcess, lock_for_child, lock_of_stdin
 use uuid::Uuid;
 use xen_port::DomId;
 use xen_sys::{Program, Standby};
-use xyl_engine::monitor::{self, Vm};
-use xyl_engine::{EngineError, ops, watchers};
+use xyl_engine::EngineError;
+use xyl_engine::operation::status;
+use xyl_engine::supervise::monitor::{self, Vm};
+use xyl_engine::supervise::monitor_lock;
 
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
@@ -176,7 +178,7 @@ impl NoHeir {
 /// Starts a monitor for each VM that has lost its own. Where none has, that costs a look into one folder
 /// and at the lock of each of its files. What fails with one VM keeps no other from its monitor.
 pub fn replace_the_lost(context: &Context) -> Result<Vec<Result<Heir, NoHeir>>, Failure> {
-    let lost = watchers::lost(&SystemFiles, &context.dirs)?;
+    let lost = monitor_lock::lost(&SystemFiles, &context.dirs)?;
     if !lost.is_empty() {
         // Without it nobody gets one, which is to be said once.
         context.hv()?;
@@ -193,7 +195,7 @@ pub fn replace_the_lost(context: &Context) -> Result<Vec<Result<Heir, NoHeir>>, 
 }
 
 fn name_of(context: &Context, uuid: Uuid) -> String {
-    ops::name(&SystemFiles, &context.dirs, uuid).unwrap_or_else(|| uuid.hyphenated().to_string())
+    status::name(&SystemFiles, &context.dirs, uuid).unwrap_or_else(|| uuid.hyphenated().to_string())
 }
 
 /// Starts a monitor for a VM that has none; `None` where another process does that just now.

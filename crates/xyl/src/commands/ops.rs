@@ -5,9 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use jiff::Timestamp;
 use os_port::{SystemClock, SystemFiles, SystemProcess};
 use serde_json::{Value, json};
-use xyl_engine::brake::Brake;
-use xyl_engine::ops::{self, Standing, VmOps};
-use xyl_engine::owner;
+use xyl_engine::operation::status::{self, Standing, VmOps};
+use xyl_engine::supervise::restart_backoff::Brake;
+use xyl_engine::vm::lock;
 use xyl_saga::{Entry, Operation, Record};
 
 use crate::context::Context;
@@ -54,7 +54,7 @@ enum Action {
 
 /// Runs `xyl ops`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
-    let vms = ops::all(&SystemFiles, &context.dirs)?;
+    let vms = status::all(&SystemFiles, &context.dirs)?;
     match &args.action {
         None => list(context, &vms),
         Some(Action::Show { which }) => show(context, &vms, which),
@@ -248,7 +248,7 @@ fn cancel(context: &Context, vms: &[VmOps], id: &str) -> Outcome {
         if context.would(format!("cancel {id} ({})", operation.begin.kind))? {
             return Ok(());
         }
-        owner::ask_to_cancel(&SystemFiles, &context.dirs, vm.uuid, id)?;
+        lock::ask_to_cancel(&SystemFiles, &context.dirs, vm.uuid, id)?;
         if vm.standing(operation, &SystemProcess) != Standing::UnderWay {
             context.say(format!("{id} has no process: `xyl recover` sees to it"));
         }

@@ -1,6 +1,6 @@
 //! `xyl pause` and `xyl unpause`.
 
-use xyl_engine::requests::Request;
+use xyl_engine::supervise::requests::Request;
 
 use crate::complete::domain_names;
 use crate::context::Context;

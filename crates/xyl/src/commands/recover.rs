@@ -4,8 +4,8 @@ use os_port::{SystemFiles, SystemProcess};
 use serde_json::{Value, json};
 use xen_port::DomId;
 use xyl_engine::Host;
+use xyl_engine::host::policy_recheck::reexamine;
 use xyl_engine::recover::{self, Recovered};
-use xyl_engine::reexamine::reexamine;
 
 use crate::commands::explain::otherwise;
 use crate::commands::monitor::{Heir, NoHeir, replace_the_lost};

@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 use xen_port::{DomainInfo, SchedulerGlobals, SchedulerId};
-use xyl_engine::pools::Pools;
-use xyl_engine::{domains, requests, sched};
+use xyl_engine::control::sched;
+use xyl_engine::host::pools::Pools;
+use xyl_engine::supervise::requests;
+use xyl_engine::vm::domains;
 
 use crate::complete::domain_names;
 use crate::context::Context;

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use xen_port::{DomId, DomainInfo};
-use xyl_engine::power::{self, Asked, End, PowerRequest, Until};
-use xyl_engine::requests::{self, Done, Request};
-use xyl_engine::{Host, domains};
+use xyl_engine::Host;
+use xyl_engine::control::power::{self, Asked, End, PowerRequest, Until};
+use xyl_engine::supervise::requests::{self, Done, Request};
+use xyl_engine::vm::domains;
 
 use crate::commands::list::reason_name;
 use crate::complete::domain_names;

@@ -1,6 +1,6 @@
 //! `xyl sysrq`: a magic SysRq key for a Linux guest.
 
-use xyl_engine::requests::Request;
+use xyl_engine::supervise::requests::Request;
 
 use crate::complete::domain_names;
 use crate::context::Context;

@@ -1,7 +1,7 @@
 //! `xyl trigger`: an NMI, a button and their like.
 
 use xen_port::{Trigger, VcpuId};
-use xyl_engine::requests::Request;
+use xyl_engine::supervise::requests::Request;
 
 use crate::complete::domain_names;
 use crate::context::Context;

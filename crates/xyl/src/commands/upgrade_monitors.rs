@@ -7,8 +7,9 @@ use os_port::{Files, SystemFiles};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::{Value, json};
 use uuid::Uuid;
-use xyl_engine::watchers::{self, Watched};
-use xyl_engine::{EngineError, ops};
+use xyl_engine::EngineError;
+use xyl_engine::operation::status;
+use xyl_engine::supervise::monitor_lock::{self, Watched};
 
 use crate::commands::monitor::{heir_with, lock_for};
 use crate::context::Context;
@@ -72,7 +73,7 @@ pub fn run(_args: &Args, context: &Context) -> Outcome {
     if context.would("replace the monitors of all VMs".to_owned())? {
         return Ok(());
     }
-    let all = watchers::all(&SystemFiles, &context.dirs)?;
+    let all = monitor_lock::all(&SystemFiles, &context.dirs)?;
     let mut reports = Vec::new();
     for watched in all {
         let report = replace(context, watched);
@@ -115,7 +116,7 @@ fn as_json(report: &Report) -> Value {
 
 fn replace(context: &Context, watched: Watched) -> Report {
     let uuid = watched.uuid;
-    let watcher = watchers::watcher(&SystemFiles, &context.dirs, uuid);
+    let watcher = monitor_lock::watcher(&SystemFiles, &context.dirs, uuid);
     let old_pid = watcher.filter(|_| watched.is_held);
     let outcome = match old_pid {
         Some(pid) => end_at_rest(context, uuid, pid),
@@ -138,7 +139,7 @@ fn replace(context: &Context, watched: Watched) -> Report {
     };
     Report {
         uuid,
-        name: ops::name(&SystemFiles, &context.dirs, uuid).unwrap_or_default(),
+        name: status::name(&SystemFiles, &context.dirs, uuid).unwrap_or_default(),
         old_pid,
         outcome: outcome.map(|heir| heir.pid),
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use xen_port::{DomId, DomainInfo};
-use xyl_engine::domains;
+use xyl_engine::vm::domains;
 
 use crate::complete::domain_names;
 use crate::context::Context;
@@ -51,7 +51,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     for (info, name, up) in rows {
         let name = printable(name.as_deref().unwrap_or(domains::NO_NAME));
         if args.short {
-            let now = xyl_engine::zone::now().strftime("%H:%M:%S");
+            let now = xyl_engine::host::timezone::now().strftime("%H:%M:%S");
             context
                 .out
                 .line(format!(" {now} up {}, {name} ({})", short(up), info.domid))?;

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use xen_port::{DomainInfo, VcpuRunState};
-use xyl_engine::domains;
-use xyl_engine::vcpus::{self, Vcpu};
+use xyl_engine::control::vcpus::{self, Vcpu};
+use xyl_engine::vm::domains;
 
 use crate::complete::domain_names;
 use crate::context::Context;

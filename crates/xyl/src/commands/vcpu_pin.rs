@@ -2,8 +2,8 @@
 
 use xen_port::{CpuMap, GuestKind, VcpuId};
 use xl_cfg::types::CpuList;
-use xyl_engine::requests::{self, Request};
-use xyl_engine::vcpus;
+use xyl_engine::control::vcpus;
+use xyl_engine::supervise::requests::{self, Request};
 
 use crate::complete::domain_names;
 use crate::context::Context;

@@ -1,7 +1,7 @@
 //! `xyl vcpu-set`: how many vCPUs a domain is to use.
 
 use xyl_engine::Host;
-use xyl_engine::requests::Request;
+use xyl_engine::supervise::requests::Request;
 
 use crate::complete::domain_names;
 use crate::context::Context;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use xen_port::DomainInfo;
-use xyl_engine::domains;
+use xyl_engine::vm::domains;
 
 use crate::context::Context;
 use crate::error::Outcome;

@@ -4,8 +4,8 @@ use os_port::SystemFiles;
 use serde_json::{Value, json};
 use xen_port::{DomId, DomainInfo};
 use xyl_audit::GuestType;
-use xyl_engine::admission::{self, Decision, Outcome};
-use xyl_engine::domains;
+use xyl_engine::config::admission::{self, Decision, Outcome};
+use xyl_engine::vm::domains;
 
 use crate::commands::explain;
 use crate::commands::list::BARE_PV32;

@@ -3,7 +3,7 @@
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use xen_port::{DomainInfo, PhysInfo};
-use xyl_engine::domains;
+use xyl_engine::vm::domains;
 
 use crate::context::Context;
 use crate::error::Failure;

@@ -185,7 +185,7 @@ fn summary_lines(sample: &Sample) -> Vec<Line<'static>> {
     vec![
         Line::from(format!(
             "xyl top - {}",
-            xyl_engine::zone::now().strftime("%H:%M:%S")
+            xyl_engine::host::timezone::now().strftime("%H:%M:%S")
         )),
         Line::from(format!(
             "{} domains: {} running, {} blocked, {} paused, {} shut down, {} dying",

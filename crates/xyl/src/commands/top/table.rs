@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use xen_port::{DomainInfo, ShutdownReason};
-use xyl_engine::domains::NO_NAME;
+use xyl_engine::vm::domains::NO_NAME;
 
 use super::sample::{Domain, Sample};
 use crate::output::{printable, right};

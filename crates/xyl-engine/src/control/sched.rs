@@ -1,0 +1,198 @@
+//! Shares of the CPUs, and the schedulers' own parameters.
+
+use xen_port::{DomainInfo, Hypervisor, SchedulerGlobals, SchedulerId, SchedulerParams};
+
+use crate::EngineError;
+use crate::control::vcpus::nr_vcpus;
+use crate::request_error::ControlError;
+
+/// Xen's limits (`sysctl.h`): time slice in milliseconds, rate limit and delay in microseconds.
+const TSLICE_MS: std::ops::RangeInclusive<u32> = 1..=1000;
+const RATELIMIT_US: std::ops::RangeInclusive<u32> = 100..=500_000;
+const MIGRATION_DELAY_US: std::ops::RangeInclusive<u32> = 0..=100_000;
+
+/// A change of a domain's share; what is `None` stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ShareChange {
+    /// Weight against the others, 1 to 65535.
+    pub weight: Option<u16>,
+    /// Most it may use, in per cent of one CPU; 0 for no limit.
+    pub cap: Option<u16>,
+}
+
+/// Weight and cap of a domain, which must be under that scheduler.
+pub fn share(
+    hv: &dyn Hypervisor,
+    info: &DomainInfo,
+    scheduler: SchedulerId,
+) -> Result<(u16, u16), EngineError> {
+    check_scheduler(hv, info, scheduler)?;
+    Ok(weight_and_cap(hv.scheduler_params(info.domid, scheduler)?))
+}
+
+fn weight_and_cap(params: SchedulerParams) -> (u16, u16) {
+    match params {
+        SchedulerParams::Credit { weight, cap } | SchedulerParams::Credit2 { weight, cap } => {
+            (weight, cap)
+        }
+    }
+}
+
+/// Changes a domain's share.
+pub fn set_share(
+    hv: &dyn Hypervisor,
+    info: &DomainInfo,
+    scheduler: SchedulerId,
+    change: ShareChange,
+) -> Result<(), EngineError> {
+    let (weight, cap) = share(hv, info, scheduler)?;
+    let weight = change.weight.unwrap_or(weight);
+    let cap = change.cap.unwrap_or(cap);
+    in_range("weight", u32::from(weight), 1..=65_535)?;
+    in_range(
+        "cap",
+        u32::from(cap),
+        0..=nr_vcpus(info).saturating_mul(100),
+    )?;
+    let params = match scheduler {
+        SchedulerId::Credit => SchedulerParams::Credit { weight, cap },
+        _ => SchedulerParams::Credit2 { weight, cap },
+    };
+    Ok(hv.set_scheduler_params(info.domid, &params)?)
+}
+
+fn check_scheduler(
+    hv: &dyn Hypervisor,
+    info: &DomainInfo,
+    wanted: SchedulerId,
+) -> Result<(), EngineError> {
+    let pools = hv.cpu_pools()?;
+    match pools.iter().find(|pool| pool.id == info.cpupool) {
+        Some(pool) if pool.scheduler != wanted => Err(ControlError::OtherScheduler {
+            domid: info.domid,
+            wanted: wanted.name(),
+            actual: pool.scheduler.name(),
+        }
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+/// A change of a pool's scheduler; what is `None` stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GlobalsChange {
+    /// Time slice (credit only).
+    pub tslice_ms: Option<u32>,
+    /// Shortest run; 0 for none.
+    pub ratelimit_us: Option<u32>,
+    /// Delay of a migration between CPUs (credit only).
+    pub vcpu_migr_delay_us: Option<u32>,
+}
+
+impl GlobalsChange {
+    /// Whether nothing is to change.
+    pub fn is_empty(&self) -> bool {
+        *self == GlobalsChange::default()
+    }
+}
+
+/// Changes the parameters of a pool's scheduler.
+pub fn set_globals(
+    hv: &dyn Hypervisor,
+    pool: u32,
+    change: &GlobalsChange,
+) -> Result<(), EngineError> {
+    let globals = changed(hv.scheduler_globals(pool)?, change)?;
+    Ok(hv.set_scheduler_globals(pool, &globals)?)
+}
+
+fn changed(
+    globals: SchedulerGlobals,
+    change: &GlobalsChange,
+) -> Result<SchedulerGlobals, EngineError> {
+    if let Some(ratelimit_us) = change.ratelimit_us.filter(|us| *us != 0) {
+        in_range("rate limit in microseconds", ratelimit_us, RATELIMIT_US)?;
+    }
+    match globals {
+        SchedulerGlobals::Credit {
+            tslice_ms,
+            ratelimit_us,
+            vcpu_migr_delay_us,
+        } => {
+            let tslice_ms = change.tslice_ms.unwrap_or(tslice_ms);
+            let ratelimit_us = change.ratelimit_us.unwrap_or(ratelimit_us);
+            let vcpu_migr_delay_us = change.vcpu_migr_delay_us.unwrap_or(vcpu_migr_delay_us);
+            in_range("time slice in milliseconds", tslice_ms, TSLICE_MS)?;
+            in_range(
+                "migration delay in microseconds",
+                vcpu_migr_delay_us,
+                MIGRATION_DELAY_US,
+            )?;
+            in_range(
+                "rate limit in microseconds",
+                ratelimit_us,
+                0..=tslice_ms * 1000,
+            )?;
+            Ok(SchedulerGlobals::Credit {
+                tslice_ms,
+                ratelimit_us,
+                vcpu_migr_delay_us,
+            })
+        }
+        SchedulerGlobals::Credit2 { ratelimit_us } => Ok(SchedulerGlobals::Credit2 {
+            ratelimit_us: change.ratelimit_us.unwrap_or(ratelimit_us),
+        }),
+    }
+}
+
+fn in_range(
+    what: &'static str,
+    value: u32,
+    range: std::ops::RangeInclusive<u32>,
+) -> Result<(), EngineError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    Err(ControlError::OutOfRange {
+        what,
+        value,
+        least: *range.start(),
+        most: *range.end(),
+    }
+    .into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_those_of_xen() {
+        let credit2 = SchedulerGlobals::Credit2 { ratelimit_us: 1000 };
+        let change = |us| GlobalsChange {
+            ratelimit_us: Some(us),
+            ..GlobalsChange::default()
+        };
+        assert!(changed(credit2, &change(0)).is_ok());
+        assert!(changed(credit2, &change(99)).is_err());
+        assert!(changed(credit2, &change(500_001)).is_err());
+        assert_eq!(
+            changed(credit2, &change(2000)).unwrap(),
+            SchedulerGlobals::Credit2 { ratelimit_us: 2000 }
+        );
+    }
+
+    #[test]
+    fn a_rate_limit_above_the_time_slice_is_refused() {
+        let credit = SchedulerGlobals::Credit {
+            tslice_ms: 5,
+            ratelimit_us: 1000,
+            vcpu_migr_delay_us: 0,
+        };
+        let change = GlobalsChange {
+            ratelimit_us: Some(5001),
+            ..GlobalsChange::default()
+        };
+        assert!(changed(credit, &change).is_err());
+    }
+}

@@ -1,0 +1,151 @@
+//! vCPUs: where they run, where they may run, how many are to be used.
+
+use xen_port::{CpuMap, DomId, DomainInfo, GuestKind, HvError, Hypervisor, VcpuId, VcpuInfo};
+use xenstore::{Batch, Client, Tree};
+use xl_cfg::types::CpuList;
+
+use crate::EngineError;
+use crate::host::topology;
+use crate::request_error::ControlError;
+use crate::vm::domains::home;
+
+/// One vCPU.
+#[derive(Clone, Debug)]
+pub struct Vcpu {
+    /// Its number within the domain.
+    pub id: VcpuId,
+    /// What it is doing.
+    pub info: VcpuInfo,
+    /// CPUs that it may run on.
+    pub hard: CpuMap,
+    /// CPUs that it prefers.
+    pub soft: CpuMap,
+}
+
+/// The vCPUs of a domain, two hypercalls for each.
+pub fn list(hv: &dyn Hypervisor, info: &DomainInfo) -> Result<Vec<Vcpu>, EngineError> {
+    (0..nr_vcpus(info))
+        .map(|id| one(hv, info.domid, VcpuId(id)).map_err(EngineError::from))
+        .collect()
+}
+
+fn one(hv: &dyn Hypervisor, domid: DomId, id: VcpuId) -> Result<Vcpu, HvError> {
+    let info = hv.vcpu_info(domid, id)?;
+    let (hard, soft) = hv.vcpu_affinity(domid, id)?;
+    Ok(Vcpu {
+        id,
+        info,
+        hard,
+        soft,
+    })
+}
+
+/// vCPUs that a domain has, up or not.
+pub fn nr_vcpus(info: &DomainInfo) -> u32 {
+    info.max_vcpu_id.map_or(0, |id| id.saturating_add(1))
+}
+
+/// Tells a PV or PVH guest to use its first `wanted` vCPUs.
+pub fn set_online(store: &mut Client, info: &DomainInfo, wanted: u32) -> Result<(), EngineError> {
+    let most = nr_vcpus(info);
+    if wanted == 0 || wanted > most {
+        return Err(ControlError::VcpusOutOfRange {
+            domid: info.domid,
+            wanted,
+            most,
+        }
+        .into());
+    }
+    if info.kind() == GuestKind::Hvm {
+        return Err(ControlError::HvmNotYet {
+            domid: info.domid,
+            what: "vcpu-set",
+        }
+        .into());
+    }
+    let mut batch = Batch::new();
+    for vcpu in 0..most {
+        let state = if vcpu < wanted { "online" } else { "offline" };
+        batch.write(
+            &home(info.domid, &format!("cpu/{vcpu}/availability"))?,
+            state.as_bytes(),
+        );
+    }
+    Ok(store.transaction(|transaction| transaction.run(&batch).map(drop))?)
+}
+
+/// Sets the CPUs that a vCPU may run on (`hard`) and those it prefers (`soft`); returns what Xen
+/// made of them. `force` overrides a temporary pinning.
+pub fn pin(
+    hv: &dyn Hypervisor,
+    domid: DomId,
+    vcpu: VcpuId,
+    hard: Option<&CpuMap>,
+    soft: Option<&CpuMap>,
+    force: bool,
+) -> Result<(Option<CpuMap>, Option<CpuMap>), EngineError> {
+    Ok(hv.set_vcpu_affinity(domid, vcpu, hard, soft, force)?)
+}
+
+/// The vCPUs that `only` names: one, or all of the domain's.
+pub fn chosen(info: &DomainInfo, only: Option<VcpuId>) -> Result<Vec<VcpuId>, EngineError> {
+    let most = nr_vcpus(info);
+    match only {
+        None => Ok((0..most).map(VcpuId).collect()),
+        Some(vcpu) if vcpu.0 < most => Ok(vec![vcpu]),
+        Some(vcpu) => Err(ControlError::NoSuchVcpu {
+            domid: info.domid,
+            vcpu: vcpu.0,
+            most,
+        }
+        .into()),
+    }
+}
+
+/// The CPUs that a list means on this host.
+pub fn resolve(hv: &dyn Hypervisor, list: &CpuList) -> Result<CpuMap, EngineError> {
+    Ok(list.resolve(&topology::of(hv)?).into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+
+    use xenstore::mem::MemStore;
+
+    use super::*;
+
+    fn info(max_vcpu_id: Option<u32>) -> DomainInfo {
+        DomainInfo {
+            domid: DomId(5),
+            nr_online_vcpus: 1,
+            max_vcpu_id,
+            handle: [5; 16],
+            ..DomainInfo::default()
+        }
+    }
+
+    #[test]
+    fn the_first_vcpus_are_asked_for() {
+        let store = MemStore::new();
+        let mut client = store.client(0).unwrap();
+        set_online(&mut client, &info(Some(2)), 2).unwrap();
+        for (vcpu, state) in [(0, "online"), (1, "online"), (2, "offline")] {
+            let path = home(DomId(5), &format!("cpu/{vcpu}/availability")).unwrap();
+            assert_eq!(client.read_text(&path).unwrap(), state, "{vcpu}");
+        }
+    }
+
+    #[test]
+    fn none_and_too_many_are_refused() {
+        let store = MemStore::new();
+        let mut client = store.client(0).unwrap();
+        assert!(set_online(&mut client, &info(Some(2)), 0).is_err());
+        assert!(set_online(&mut client, &info(Some(2)), 4).is_err());
+        assert!(set_online(&mut client, &info(None), 1).is_err());
+        assert!(chosen(&info(Some(2)), Some(VcpuId(3))).is_err());
+        assert_eq!(
+            chosen(&info(Some(1)), None).unwrap(),
+            [VcpuId(0), VcpuId(1)]
+        );
+    }
+}

@@ -1,0 +1,12 @@
+//! The host around the VMs: folders, CPUs and pools, what domain 0's kernel shows, processes of xl.
+
+pub mod dirs;
+pub mod dom0;
+pub mod domid_history;
+pub mod holders;
+pub mod info;
+pub mod policy_recheck;
+pub mod pools;
+pub mod timezone;
+pub mod topology;
+pub mod xl_process;

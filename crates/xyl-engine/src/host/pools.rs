@@ -1,0 +1,97 @@
+//! CPU pools and their names, which live in xenstore and need not tell of their numbers.
+
+use xen_port::{Hypervisor, SchedulerId};
+use xenstore::{Batch, Path, Tree};
+
+use crate::EngineError;
+use crate::vm::domains::NO_NAME;
+
+/// A CPU pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Its number.
+    pub id: u32,
+    /// Its name, where xenstore knows it.
+    pub name: Option<String>,
+    /// Its scheduler.
+    pub scheduler: SchedulerId,
+}
+
+/// The CPU pools that there are.
+#[derive(Clone, Debug)]
+pub struct Pools(Vec<Pool>);
+
+impl Pools {
+    /// Asks Xen for the pools, and xenstore for their names (`/local/pool/ID/name`).
+    pub fn read(hv: &dyn Hypervisor, store: &mut impl Tree) -> Result<Pools, EngineError> {
+        let pools = hv.cpu_pools()?;
+        let mut batch = Batch::new();
+        for pool in &pools {
+            let path = format!("/local/pool/{}/name", pool.id);
+            batch.read_opt(&Path::new(&path).map_err(xenstore::Error::from)?);
+        }
+        let replies = store.run(&batch)?;
+        let name = |at| {
+            let bytes = replies.value(at)?;
+            Some(String::from_utf8_lossy(bytes).into_owned())
+        };
+        let pools = pools.iter().enumerate().map(|(at, pool)| Pool {
+            id: pool.id,
+            name: name(at),
+            scheduler: pool.scheduler,
+        });
+        Ok(Pools(pools.collect()))
+    }
+
+    /// The name of a pool.
+    pub fn name(&self, id: u32) -> String {
+        let found = self.0.iter().find(|pool| pool.id == id);
+        found
+            .and_then(|pool| pool.name.clone())
+            .unwrap_or_else(|| NO_NAME.to_owned())
+    }
+
+    /// The pool with a number or a name; digits alone are a number.
+    pub fn find(&self, asked: &str) -> Option<&Pool> {
+        let number: Option<u32> = asked.parse().ok();
+        self.0.iter().find(|pool| match number {
+            Some(number) => pool.id == number,
+            None => pool.name.as_deref() == Some(asked),
+        })
+    }
+
+    /// All names with commas between.
+    pub fn listed(&self) -> String {
+        let names: Vec<String> = self.0.iter().map(|pool| self.name(pool.id)).collect();
+        names.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xen_build::model::Model;
+    use xenstore::mem::MemStore;
+
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_xenstore_whatever_the_numbers() {
+        let hv = Model::new(64);
+        hv.add_pool(1, SchedulerId::Credit);
+        hv.add_pool(2, SchedulerId::Null);
+        let mut store = MemStore::new().client(0).unwrap();
+        for (id, name) in [(0, "Pool-0"), (1, "fast"), (2, "Pool-1")] {
+            let path = Path::new(&format!("/local/pool/{id}/name")).unwrap();
+            store.write(&path, name.as_bytes()).unwrap();
+        }
+        let pools = Pools::read(&hv, &mut store).unwrap();
+        let id = |asked| pools.find(asked).map(|pool| pool.id);
+        assert_eq!(
+            (id("fast"), id("Pool-1"), id("1")),
+            (Some(1), Some(2), Some(1))
+        );
+        assert_eq!((id("Pool-2"), id("7")), (None, None));
+        assert_eq!(pools.listed(), "Pool-0, fast, Pool-1");
+        assert_eq!(pools.name(7), NO_NAME);
+    }
+}

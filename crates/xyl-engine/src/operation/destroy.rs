@@ -1,0 +1,377 @@
+//! Destroying a domain, ours or xl's.
+
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+use xen_port::{DomId, DomainInfo, Errno, GuestKind};
+use xenstore::{Batch, Path, Tree};
+use xyl_saga::{Facts, Step, Way};
+
+use crate::config::libxl_json;
+use crate::host::domid_history::DomidHistory;
+use crate::operation::xenstore_nodes;
+use crate::operation::{Draft, Kind, step};
+use crate::vm::{domains, names, store};
+use crate::{Cancel, EngineError, Host, Owner};
+
+/// How long Xen may take to give all of a domain's memory back, in seconds.
+const END_LIMIT_S: u64 = 120;
+/// The same.
+pub(crate) const END_LIMIT: Duration = Duration::from_secs(END_LIMIT_S);
+
+/// How long xenconsoled may take to serve a new domain; one that does not run takes for ever.
+const CONSOLE_DEADLINE: Duration = Duration::from_secs(2);
+/// Token of the watch that tells of a domain's end.
+const GONE_TOKEN: &str = "xyl-gone";
+/// How often a domain is looked for that is about to go, where no event tells of it.
+const GONE_RECHECK: Duration = Duration::from_millis(50);
+/// Token of the watch on a console's tty.
+const CONSOLE_TOKEN: &str = "xyl-tty";
+
+/// Destroys a domain and all that the toolstack made for it.
+///
+/// A domain with devices that Xyl cannot take down is refused, unless `force` says to leave their
+/// backends to themselves. Whose VM has got its next domain by the time that it is this process's turn
+/// (its guest has rebooted) loses that one: it is the VM that was to go.
+pub fn destroy(host: &mut Host, domid: DomId, force: bool) -> Result<(), EngineError> {
+    let info = find(host, domid)?;
+    destroy_found(host, &info, force)
+}
+
+/// The same for a domain that was found a while ago; one that is gone by now is fine.
+pub(crate) fn destroy_found(
+    host: &mut Host,
+    info: &DomainInfo,
+    force: bool,
+) -> Result<(), EngineError> {
+    destroy_with(host, info, force, true)
+}
+
+/// The same for this one domain, which has ended: a next one of its VM stays.
+pub(crate) fn destroy_ended(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
+    let info = find(host, domid)?;
+    destroy_with(host, &info, false, false)
+}
+
+fn destroy_with(
+    host: &mut Host,
+    info: &DomainInfo,
+    force: bool,
+    follows: bool,
+) -> Result<(), EngineError> {
+    let domid = info.domid;
+    if domid == DomId::ZERO {
+        return Err(EngineError::ControlDomain("destroying it"));
+    }
+    let uuid = Uuid::from_bytes(info.handle);
+    let owner = Owner::take(host, uuid)?;
+    // Another process may have had its turn: the domain may be gone, and its number another's.
+    let had_its_turn = owner.has_waited || owner.recovered.is_some();
+    let now = host.hv.domain_info(domid)?;
+    let is_gone = |now: &DomainInfo| now.handle != info.handle || now.flags.dying;
+    if follows
+        && !info.flags.dying
+        && now.as_ref().is_none_or(is_gone)
+        && let Some(next) = domains::living(&*host.hv, info.handle)?
+    {
+        drop(owner);
+        let next = find(host, next)?;
+        return destroy_with(host, &next, force, follows);
+    }
+    let info = match now {
+        Some(now) if now.handle != info.handle => return Ok(()),
+        Some(now) if !now.flags.dying => now,
+        Some(_) if domains::living(&*host.hv, info.handle)?.is_some() => {
+            return end_leftover(host, domid, uuid);
+        }
+        Some(now) if !had_its_turn => now,
+        _ => return Ok(()),
+    };
+    if !force {
+        refuse_foreign_devices(host, &info)?;
+    }
+    let mut args = Facts::new();
+    args.insert("old".to_owned(), domid.0.into());
+    let name = names::on_disk(host, &info);
+    let mut draft = Draft::new(host, uuid);
+    draft.old = Some(domid);
+    let cancel = Cancel::new();
+    owner.carry_out(Kind::Destroy, &name, args, &mut draft, &cancel, &mut |_| ())
+}
+
+/// Ends what is left of an earlier domain of a VM that lives on in another: what the VM has stays.
+fn end_leftover(host: &mut Host, domid: DomId, uuid: Uuid) -> Result<(), EngineError> {
+    let uuid = uuid.hyphenated().to_string();
+    let vm = xenstore_nodes::vm_path(&uuid);
+    let roots = xenstore_nodes::roots(domid, &uuid).into_iter();
+    let batch = removal_of(roots.filter(|root| *root != vm))?;
+    host.store
+        .transaction(|transaction| transaction.run(&batch).map(drop))?;
+    libxl_json::write::remove_all(&*host.files, &host.dirs.xen_lib, domid, &uuid)?;
+    let deadline = host.clock.now() + END_LIMIT;
+    end_domain(host, domid, deadline)
+}
+
+fn find(host: &Host, domid: DomId) -> Result<DomainInfo, EngineError> {
+    host.hv
+        .domain_info(domid)?
+        .ok_or_else(|| EngineError::NoSuchDomain(domid.to_string()))
+}
+
+/// The steps that end a VM's domain, in order.
+pub(crate) fn steps<'a>() -> Vec<Step<Draft<'a>>> {
+    use Way::Forward;
+    vec![
+        step("stop it", Forward, 10, stop, None),
+        step(
+            "remove its xenstore nodes",
+            Forward,
+            30,
+            remove_old_nodes,
+            None,
+        ),
+        step("remove its records", Forward, 10, remove_old_records, None),
+        step("keep its number aside", Forward, 20, keep_number, None),
+        step("end it", Forward, END_LIMIT_S, end, None),
+    ]
+}
+
+/// From here on the guest does not run, so it cannot write to what is being removed.
+fn stop(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    let domid = draft.old()?;
+    if !draft.is_still_ours(domid)? {
+        return Ok(());
+    }
+    let paused = draft.host.hv.pause_domain(domid);
+    ignore_absence(paused.map_err(EngineError::from))
+}
+
+fn remove_old_nodes(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    let (domid, uuid) = (draft.old()?, draft.uuid_text());
+    if draft.is_taken_over {
+        remove_nodes_if_ours(draft.host, domid, &uuid)
+    } else {
+        remove_nodes(draft.host, domid, &uuid)
+    }
+}
+
+fn remove_old_records(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    let (domid, uuid, host) = (draft.old()?, draft.uuid_text(), &*draft.host);
+    if draft.keeps_record {
+        return libxl_json::write::remove_all(&*host.files, &host.dirs.xen_lib, domid, &uuid);
+    }
+    remove_records(host, domid, &uuid)
+}
+
+fn keep_number(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    DomidHistory::of(draft.host).mark(draft.old()?)
+}
+
+fn end(draft: &mut Draft<'_>, deadline: Instant) -> Result<(), EngineError> {
+    let domid = draft.old()?;
+    match draft.is_still_ours(domid)? {
+        true => end_domain(draft.host, domid, deadline),
+        false => Ok(()),
+    }
+}
+
+/// Ends the domain in the hypervisor; one that is gone already is fine.
+pub fn end_domain(host: &mut Host, domid: DomId, deadline: Instant) -> Result<(), EngineError> {
+    ignore_absence(
+        host.hv
+            .destroy_domain(domid, deadline)
+            .map_err(EngineError::from),
+    )
+}
+
+/// Waits until a domain that was destroyed is gone: its state, if it is there still after `limit`.
+pub fn await_gone(
+    host: &mut Host,
+    domid: DomId,
+    uuid: Uuid,
+    limit: Duration,
+) -> Result<Option<DomainInfo>, EngineError> {
+    let there = |host: &Host| -> Result<_, EngineError> {
+        let info = host.hv.domain_info(domid)?;
+        Ok(info.filter(|info| &info.handle == uuid.as_bytes()))
+    };
+    if there(host)?.is_none() {
+        return Ok(None);
+    }
+    host.store.watch(&Path::release_domain(), GONE_TOKEN)?;
+    let deadline = host.clock.now() + limit;
+    let left = loop {
+        let left = there(host)?;
+        let now = host.clock.now();
+        if left.is_none() || now >= deadline {
+            break left;
+        }
+        // Xen tells of a domain's end before its last page is free: an event is a reason to look, no more.
+        let pause = deadline.saturating_duration_since(now).min(GONE_RECHECK);
+        host.wait_for_event(pause)?;
+    };
+    host.store.unwatch(&Path::release_domain(), GONE_TOKEN)?;
+    Ok(left)
+}
+
+fn removal_of(roots: impl Iterator<Item = String>) -> Result<Batch, xenstore::Error> {
+    let mut batch = Batch::new();
+    for root in roots {
+        batch.rm(&Path::new(&root)?);
+    }
+    Ok(batch)
+}
+
+/// Removes a domain's xenstore nodes; those that are not there are fine.
+pub fn remove_nodes(host: &mut Host, domid: DomId, uuid: &str) -> Result<(), EngineError> {
+    await_console(host, domid)?;
+    let batch = removal_of(xenstore_nodes::roots(domid, uuid).into_iter())?;
+    host.store
+        .transaction(|transaction| transaction.run(&batch).map(drop))?;
+    Ok(())
+}
+
+/// Removes a domain's xenstore nodes unless its number is another VM's by now.
+pub(crate) fn remove_nodes_if_ours(
+    host: &mut Host,
+    domid: DomId,
+    uuid: &str,
+) -> Result<(), EngineError> {
+    let vm = domains::home(domid, "vm")?;
+    let ours = xenstore_nodes::vm_path(uuid);
+    let is_ours = |value: Option<Vec<u8>>| value.is_none_or(|value| value == ours.as_bytes());
+    if is_ours(host.store.read_opt(&vm)?) {
+        await_console(host, domid)?;
+    }
+    host.store.try_transaction(|transaction| {
+        // Within the transaction, so that it cannot become another's between the look and the removal.
+        let all = is_ours(transaction.read_opt(&vm)?);
+        let roots = xenstore_nodes::roots(domid, uuid).into_iter();
+        let batch = removal_of(roots.filter(|root| all || *root == ours))?;
+        transaction.run(&batch)?;
+        Ok(())
+    })
+}
+
+/// Waits for xenconsoled to have served a domain that was introduced just now. It writes the
+/// console's tty when it comes round to it, and would bring nodes back that were removed before.
+fn await_console(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
+    let tty = Path::domain(domid.0)
+        .join("console/tty")
+        .map_err(xenstore::Error::from)?;
+    if !is_empty(host, &tty)? || !host.store.is_introduced(domid.0)? {
+        return Ok(());
+    }
+    let deadline = host.clock.now() + CONSOLE_DEADLINE;
+    host.store.watch(&tty, CONSOLE_TOKEN)?;
+    while is_empty(host, &tty)? && host.clock.now() < deadline {
+        host.wait_for_event(deadline.saturating_duration_since(host.clock.now()))?;
+    }
+    Ok(host.store.unwatch(&tty, CONSOLE_TOKEN)?)
+}
+
+/// Whether a node is there and has no value.
+fn is_empty(host: &mut Host, path: &Path) -> Result<bool, EngineError> {
+    Ok(host
+        .store
+        .read_opt(path)?
+        .is_some_and(|value| value.is_empty()))
+}
+
+/// Removes a domain's files.
+pub fn remove_records(host: &Host, domid: DomId, uuid: &str) -> Result<(), EngineError> {
+    libxl_json::write::remove_all(&*host.files, &host.dirs.xen_lib, domid, uuid)?;
+    store::remove(&*host.files, &host.dirs, uuid)
+}
+
+fn ignore_absence(outcome: Result<(), EngineError>) -> Result<(), EngineError> {
+    match outcome {
+        Err(EngineError::Hypervisor(error)) if error.is(Errno::ESRCH) => Ok(()),
+        other => other,
+    }
+}
+
+/// Disks, network interfaces and device models need a teardown that Xyl does not have yet.
+pub(crate) fn refuse_foreign_devices(
+    host: &mut Host,
+    info: &DomainInfo,
+) -> Result<(), EngineError> {
+    let domid = info.domid;
+    let mut devices = foreign_devices(host, domid)?;
+    if info.kind() == GuestKind::Hvm {
+        devices.push("a device model".to_owned());
+    }
+    if devices.is_empty() {
+        return Ok(());
+    }
+    Err(EngineError::ForeignDevices {
+        domid,
+        devices: devices.join(", "),
+    })
+}
+
+/// Devices in the toolstack's own record, which no guest can write, other than consoles of xenconsoled.
+pub(crate) fn foreign_devices(host: &mut Host, domid: DomId) -> Result<Vec<String>, EngineError> {
+    let folder = Path::new(&format!("{}/device", xenstore_nodes::libxl_path(domid)))
+        .map_err(xenstore::Error::from)?;
+    let mut found = Vec::new();
+    for kind in children(host, &folder)? {
+        if kind == "console" {
+            continue;
+        }
+        let below = folder.join(&kind).map_err(xenstore::Error::from)?;
+        for number in children(host, &below)? {
+            found.push(format!("{kind} {number}"));
+        }
+    }
+    Ok(found)
+}
+
+/// Names of a folder's children; none where there is no such folder.
+pub(crate) fn children(host: &mut Host, folder: &Path) -> Result<Vec<String>, EngineError> {
+    match host.store.directory(folder) {
+        Err(xenstore::Error::NotFound { .. }) => Ok(Vec::new()),
+        other => Ok(other?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Dirs;
+    use crate::supervise::monitor_lock;
+    use crate::testing::pv_request;
+    use xen_build::model::Model;
+    use xen_port::Hypervisor;
+    use xenstore::mem::MemStore;
+
+    #[test]
+    fn what_is_left_of_an_earlier_domain_takes_nothing_of_the_vm_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (hv, uuid) = (Model::new(64), Uuid::from_bytes([7; 16]));
+        let earlier = hv.create_domain(&pv_request(*uuid.as_bytes())).unwrap();
+        hv.linger(earlier);
+        let now = hv.create_domain(&pv_request(*uuid.as_bytes())).unwrap();
+        let store = MemStore::new().client(0).unwrap();
+        let mut host = Host::new(Box::new(hv.clone()), store, Dirs::below(folder.path()));
+        let text = uuid.hyphenated().to_string();
+        store::write(&*host.files, &host.dirs, &text, "name = \"g\"\n").unwrap();
+        monitor_lock::want(&*host.files, &host.dirs, uuid).unwrap();
+        let vm = Path::new(&xenstore_nodes::vm_path(&text)).unwrap();
+        let old = Path::domain(earlier.0).join("name").unwrap();
+        for node in [&vm, &old] {
+            host.store.write(node, b"g").unwrap();
+        }
+        destroy(&mut host, earlier, false).unwrap();
+        assert!(store::read(&*host.files, &host.dirs, &text).is_ok());
+        assert!(host.dirs.watch(uuid).exists());
+        assert!(host.store.read_opt(&vm).unwrap().is_some());
+        assert_eq!(host.store.read_opt(&old).unwrap(), None);
+        let found = domains::find_uuid(&hv, *uuid.as_bytes()).unwrap();
+        assert_eq!(found.info.domid, now);
+        // The last one takes all.
+        destroy(&mut host, now, false).unwrap();
+        assert!(store::read(&*host.files, &host.dirs, &text).is_err());
+        assert!(!host.dirs.watch(uuid).exists());
+    }
+}

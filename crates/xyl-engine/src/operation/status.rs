@@ -1,0 +1,137 @@
+//! What is under way, and what has ended, by the VMs' journals. Reading them takes no lock.
+
+use std::time::SystemTime;
+
+use os_port::{Files, Process, list_if_there};
+use uuid::Uuid;
+use xyl_saga::{Contents, JournalError, Operation, Past};
+
+use crate::operation::Kind;
+use crate::supervise::restart_backoff::{self, Brake};
+use crate::{Dirs, EngineError, Host};
+
+/// A VM's journal.
+pub struct VmOps {
+    /// The VM.
+    pub uuid: Uuid,
+    /// What its journal holds, or why it cannot be read.
+    pub contents: Result<Contents, JournalError>,
+    /// Whether somebody has the VM's lock, or died with it.
+    pub is_busy: bool,
+    /// What holds its next restart up.
+    pub brake: Option<Brake>,
+}
+
+/// How an operation stands, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// A process is at work on it.
+    UnderWay,
+    /// Its process has died; the next command finishes it.
+    Interrupted,
+    /// Something that it made could not be removed, or it failed where it cannot be taken back: `xyl recover` goes on.
+    Stuck,
+    /// It has ended.
+    Ended(xyl_saga::Outcome),
+}
+
+impl Standing {
+    /// In words.
+    pub fn word(self) -> &'static str {
+        match self {
+            Standing::UnderWay => "under way",
+            Standing::Interrupted => "interrupted",
+            Standing::Stuck => "stuck",
+            Standing::Ended(outcome) => outcome.word(),
+        }
+    }
+}
+
+/// The journals of all VMs that have one, in the order of their UUIDs.
+pub fn all(files: &dyn Files, dirs: &Dirs) -> Result<Vec<VmOps>, EngineError> {
+    let list = |folder: &std::path::Path| {
+        list_if_there(files, folder).map_err(|source| EngineError::io("list", folder, source))
+    };
+    let busy = list(&dirs.busy())?;
+    let mut uuids: Vec<Uuid> = list(&dirs.vms_run())?
+        .iter()
+        .filter_map(|name| Uuid::try_parse(name).ok())
+        .collect();
+    uuids.sort_unstable();
+    let read = |uuid: Uuid| VmOps {
+        uuid,
+        contents: xyl_saga::load(files, &dirs.journal(uuid)),
+        is_busy: busy.contains(&uuid.hyphenated().to_string()),
+        brake: restart_backoff::read(files, dirs, uuid),
+    };
+    Ok(uuids.into_iter().map(read).collect())
+}
+
+/// A VM's name, by the last of its operations that knew it.
+pub fn name(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Option<String> {
+    let contents = xyl_saga::load(files, &dirs.journal(uuid)).ok()?;
+    let operations = Past::of(&contents).operations.into_iter().rev();
+    let mut names = operations.map(|operation| operation.begin.name);
+    names.find(|name| !name.is_empty())
+}
+
+/// The last operation that had to do with which domain the VM has: all but a core that was dumped.
+pub(crate) fn last_of_domain(past: &Past) -> Option<&Operation> {
+    let mut last = past.operations.iter().rev();
+    last.find(|operation| Kind::parse(&operation.begin.kind) != Some(Kind::DumpCore))
+}
+
+/// Who has a VM's lock, and what for, in words, by the VM's journal.
+pub(crate) fn holder(host: &Host, uuid: Uuid, now: SystemTime) -> String {
+    let contents = xyl_saga::load(&*host.files, &host.dirs.journal(uuid)).unwrap_or_default();
+    let past = Past::of(&contents);
+    let Some(operation) = past.under_way() else {
+        return format!("another process that has the VM {uuid} in hand");
+    };
+    let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH);
+    let now_ms = u64::try_from(since_1970.unwrap_or_default().as_millis()).unwrap_or(0);
+    let begin = &operation.begin;
+    let name = match begin.name.as_str() {
+        "" => begin.uuid.as_str(),
+        name => name,
+    };
+    format!(
+        "process {}, which has been at `{}` of {name} for {} s: {} ({})",
+        operation.pid,
+        begin.kind,
+        now_ms.saturating_sub(operation.begun_ms) / 1000,
+        operation.step.as_deref().unwrap_or("about to begin"),
+        begin.id,
+    )
+}
+
+/// Whether a VM's journal says that somebody is at work on it who is not: a process that has died, or this one.
+pub(crate) fn is_orphaned(
+    files: &dyn Files,
+    dirs: &Dirs,
+    process: &dyn Process,
+    uuid: Uuid,
+) -> bool {
+    let contents = xyl_saga::load(files, &dirs.journal(uuid)).unwrap_or_default();
+    let past = Past::of(&contents);
+    past.under_way().is_some_and(|operation| {
+        operation.pid == process.id() || !process.is_running(operation.pid)
+    })
+}
+
+impl VmOps {
+    /// The VM's operations, the oldest first; none where the journal cannot be read.
+    pub fn past(&self) -> Past {
+        self.contents.as_ref().map(Past::of).unwrap_or_default()
+    }
+
+    /// How one of them stands.
+    pub fn standing(&self, operation: &Operation, process: &dyn Process) -> Standing {
+        match operation.outcome {
+            Some(outcome) => Standing::Ended(outcome),
+            None if !self.is_busy => Standing::Stuck,
+            None if process.is_running(operation.pid) => Standing::UnderWay,
+            None => Standing::Interrupted,
+        }
+    }
+}

@@ -1,0 +1,499 @@
+//! Taking over a domain that xl has created.
+//!
+//! libxl's record of the domain becomes one of ours, xl's process that waits for the domain's end is ended, and a
+//! monitor of ours is started. The guest sees none of it. Everything may be done twice: whoever is killed in the
+//! middle leaves a domain that can be adopted again.
+//!
+//! The order matters. Two processes that watch would both act on the domain's end, so xl's goes before ours comes; what
+//! happens between, ours catches up on. xl's is stopped first, and ended only where the domain still runs then: one
+//! that is about to act on an end is let go on.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use uuid::Uuid;
+use xen_port::{DomId, DomainInfo};
+
+use crate::config::admission::{self, Outcome, Record};
+use crate::config::libxl_json;
+use crate::config::libxl_json::read::Unsupported;
+use crate::config::plan::{self, Planned};
+use crate::host::dom0::{Kernel, Program};
+use crate::host::{topology, xl_process};
+use crate::operation::create::Notice;
+use crate::operation::destroy;
+use crate::supervise::monitor::Vm;
+use crate::supervise::monitor_lock;
+use crate::vm::{domains, store};
+use crate::{EngineError, Host, Owner};
+
+/// How long a process of xl may take to stop, and to end.
+const XL_LIMIT: Duration = Duration::from_secs(10);
+/// How often it is looked at meanwhile.
+const XL_RECHECK: Duration = Duration::from_millis(10);
+/// Other toolstacks, whose daemons watch over domains of theirs.
+const OTHER_TOOLSTACKS: [&str; 6] = [
+    "libvirtd",
+    "virtxend",
+    "xenopsd",
+    "xenopsd-xc",
+    "xapi",
+    "qubesd",
+];
+
+/// Why a domain is not adopted.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// It has what Xyl cannot do.
+    #[error("domain {domid} is not adopted: {what}, which Xyl cannot do yet; it stays xl's")]
+    Unsupported {
+        /// The domain.
+        domid: DomId,
+        /// What it has, by the names of xl.cfg.
+        what: String,
+    },
+    /// The policy of the host does not want it.
+    #[error("domain {domid} is not adopted: {line}; it stays xl's")]
+    Refused {
+        /// The domain.
+        domid: DomId,
+        /// The decision in words: cause and remedy.
+        line: String,
+    },
+    /// It has ended, or is ending.
+    #[error(
+        "domain {0} has ended or is ending: whoever watches over it deals with that; try again after"
+    )]
+    Ending(DomId),
+    /// Another process may act on the domain's end.
+    #[error(
+        "process {pid} (`{line}`) may watch over domain {domid} too, and both would act on its end: end it first, or repeat with --force if it has nothing to do with this domain"
+    )]
+    Watched {
+        /// The domain.
+        domid: DomId,
+        /// The process.
+        pid: u32,
+        /// What was typed to start it.
+        line: String,
+    },
+    /// xl's process cannot be ended.
+    #[error(
+        "xl's process {pid}, which watches over domain {domid}, cannot be ended: {why}; the domain stays xl's"
+    )]
+    Stubborn {
+        /// The domain.
+        domid: DomId,
+        /// The process.
+        pid: u32,
+        /// What the system said.
+        why: String,
+    },
+}
+
+/// What was made of a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Adopted {
+    /// It was Xyl's already, and is watched over.
+    AlreadyOurs,
+    /// It was Xyl's, and had lost its monitor.
+    WatchedAgain,
+    /// It was xl's; the processes of xl that watched over it have been ended.
+    TakenOver(Vec<u32>),
+}
+
+/// Starts the monitor of a VM with this name.
+pub type StartMonitor<'a> = &'a mut dyn FnMut(&str, Vm) -> Result<(), EngineError>;
+
+/// Makes a domain one of ours. With `force`, processes of which is not known what they watch over are no
+/// reason not to.
+pub fn adopt(
+    host: &mut Host,
+    kernel: &Kernel,
+    info: &DomainInfo,
+    force: bool,
+    start: StartMonitor<'_>,
+    notice: &mut dyn FnMut(Notice<'_>),
+) -> Result<Adopted, EngineError> {
+    if info.domid == DomId::ZERO {
+        return Err(EngineError::ControlDomain("adopting it"));
+    }
+    let uuid = Uuid::from_bytes(info.handle);
+    let vm = Vm {
+        domid: info.domid,
+        uuid,
+    };
+    let _owner = Owner::take(host, uuid)?;
+    let info = running(host, vm)?;
+    let has_monitor = monitor_lock::is_watched(&*host.files, &host.dirs, uuid)?;
+    let is_ours = is_ours(host, kernel, vm, has_monitor);
+    if is_ours && has_monitor {
+        return Ok(Adopted::AlreadyOurs);
+    }
+    let planned = match is_ours {
+        true => store::planned(host, uuid)?,
+        false => planned(host, &info)?,
+    };
+    let admitted = match is_ours {
+        true => None,
+        false => Some(admitted(host, &info, &planned)?),
+    };
+    if !force {
+        refuse_other_watchers(kernel, vm.domid)?;
+    }
+    if let Some(admitted) = &admitted {
+        keep(host, vm, &planned, admitted)?;
+        admission::tell(&admitted.decision, notice);
+    }
+    // From here on whoever looks starts a monitor, should this process die.
+    monitor_lock::want(&*host.files, &host.dirs, uuid)?;
+    let ended = end_xls(host, kernel, vm);
+    if ended.is_err() && !is_ours {
+        // It stays xl's, then.
+        monitor_lock::dismiss(&*host.files, &host.dirs, uuid)?;
+        store::remove(&*host.files, &host.dirs, &vm_text(vm))?;
+    }
+    let ended = ended?;
+    start(&planned.spec.name, vm)?;
+    Ok(match is_ours && ended.is_empty() {
+        true => Adopted::WatchedAgain,
+        false => Adopted::TakenOver(ended),
+    })
+}
+
+/// Whether the records that are there are of this domain. A VM's records outlive a crash of the host, and xl may have
+/// created a domain with the same UUID since; and an adoption may have died between one record and the other.
+fn is_ours(host: &Host, kernel: &Kernel, vm: Vm, has_monitor: bool) -> bool {
+    let (files, dirs, text) = (&*host.files, &host.dirs, vm_text(vm));
+    let has_xl = || {
+        let all = xl_process::all(kernel);
+        all.iter().any(|xl| xl.domid == Some(vm.domid))
+    };
+    let is_decided = || admission::read(files, dirs, &text).is_ok_and(|found| found.is_some());
+    store::read(files, dirs, &text).is_ok() && (has_monitor || (is_decided() && !has_xl()))
+}
+
+/// Writes both records of the VM, or none.
+fn keep(host: &Host, vm: Vm, planned: &Planned, admitted: &Record) -> Result<(), EngineError> {
+    let (files, dirs, text) = (&*host.files, &host.dirs, vm_text(vm));
+    let kept = store::write(files, dirs, &text, &planned.config_text())
+        .and_then(|()| admission::write(files, dirs, &text, admitted));
+    if kept.is_err() {
+        store::remove(files, dirs, &text)?;
+    }
+    kept
+}
+
+fn vm_text(vm: Vm) -> String {
+    vm.uuid.hyphenated().to_string()
+}
+
+/// The domain, if it has not ended.
+fn running(host: &Host, vm: Vm) -> Result<DomainInfo, EngineError> {
+    let info = host.hv.domain_info(vm.domid)?;
+    let info = info.filter(|info| &info.handle == vm.uuid.as_bytes());
+    let info = info.ok_or_else(|| EngineError::NoSuchDomain(vm.domid.to_string()))?;
+    match info.flags.dying || info.flags.shutdown {
+        true => Err(AdoptError::Ending(vm.domid).into()),
+        false => Ok(info),
+    }
+}
+
+/// The VM as libxl's record and the devices it has now describe it.
+fn planned(host: &mut Host, info: &DomainInfo) -> Result<Planned, EngineError> {
+    let config = domains::configuration(&*host.hv, &mut host.store, &host.dirs.xen_lib, info)?;
+    let (text, unsupported) = libxl_json::read::to_cfg(&config);
+    let mut what: Vec<String> = unsupported.iter().map(Unsupported::to_string).collect();
+    what.extend(destroy::foreign_devices(host, info.domid)?);
+    if !what.is_empty() {
+        return Err(AdoptError::Unsupported {
+            domid: info.domid,
+            what: format!("it has {}", what.join(", ")),
+        }
+        .into());
+    }
+    let name = format!("libxl's record of domain {}", info.domid);
+    plan::plan_record(&name, &text, &mut || topology::of(&*host.hv))
+}
+
+/// The policy's word on it, unless that is a refusal.
+fn admitted(host: &Host, info: &DomainInfo, planned: &Planned) -> Result<Record, EngineError> {
+    let record = admission::ask_of_running(host, info, &planned.spec)?;
+    match record.decision.outcome {
+        Outcome::Allow => Ok(record),
+        Outcome::Refuse | Outcome::ConvertToShim => Err(AdoptError::Refused {
+            domid: info.domid,
+            line: record.decision.line(),
+        }
+        .into()),
+    }
+}
+
+/// A process of xl that does not say what it watches over may be about this domain, and the daemon of
+/// another toolstack too.
+fn refuse_other_watchers(kernel: &Kernel, domid: DomId) -> Result<(), EngineError> {
+    let xls = xl_process::all(kernel).into_iter();
+    let mut unknown = xls.filter(|xl| xl.domid.is_none()).map(|xl| xl.program);
+    let programs = kernel.programs().into_iter();
+    // Any user's process can have such a name.
+    let mut others =
+        programs.filter(|program| program.is_roots && OTHER_TOOLSTACKS.contains(&program.name()));
+    let watcher = unknown.find(|program| kernel.can_make_domains(program.pid));
+    match watcher.or_else(|| others.next()) {
+        Some(program) => Err(AdoptError::Watched {
+            domid,
+            pid: program.pid,
+            line: program.line(),
+        }
+        .into()),
+        None => Ok(()),
+    }
+}
+
+/// Ends the processes of xl that watch over the domain; their numbers.
+fn end_xls(host: &Host, kernel: &Kernel, vm: Vm) -> Result<Vec<u32>, EngineError> {
+    let mut ended = Vec::new();
+    for xl in xl_process::all(kernel) {
+        if xl.domid == Some(vm.domid) {
+            end_xl(host, kernel, vm, &xl.program)?;
+            ended.push(xl.program.pid);
+        }
+    }
+    Ok(ended)
+}
+
+fn end_xl(host: &Host, kernel: &Kernel, vm: Vm, program: &Program) -> Result<(), EngineError> {
+    let stubborn = |why: std::io::Error| AdoptError::Stubborn {
+        domid: vm.domid,
+        pid: program.pid,
+        why: why.to_string(),
+    };
+    let Some(held) = kernel.hold(program).map_err(stubborn)? else {
+        return Ok(());
+    };
+    held.send(Signal::STOP).map_err(stubborn)?;
+    let is_stopped = await_stopped(host, kernel, program);
+    if let Err(error) = running(host, vm) {
+        held.send(Signal::CONT).map_err(stubborn)?;
+        return Err(error);
+    }
+    if !is_stopped {
+        held.send(Signal::CONT).map_err(stubborn)?;
+        return Err(stubborn(std::io::ErrorKind::TimedOut.into()).into());
+    }
+    // It has no say in this: it would do something about its domain, if anything.
+    held.send(Signal::KILL).map_err(stubborn)?;
+    match held.has_ended_within(XL_LIMIT).map_err(stubborn)? {
+        true => Ok(()),
+        false => Err(stubborn(std::io::ErrorKind::TimedOut.into()).into()),
+    }
+}
+
+/// A signal takes effect a moment after it was sent.
+fn await_stopped(host: &Host, kernel: &Kernel, program: &Program) -> bool {
+    let deadline = host.clock.now() + XL_LIMIT;
+    while !kernel.is_stopped(program.pid) {
+        let now = host.clock.now();
+        if now >= deadline {
+            return false;
+        }
+        host.clock.wait_until(now + XL_RECHECK);
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::process::{Command, Stdio};
+
+    use xen_build::model::Model;
+    use xen_port::{Hypervisor, ShutdownReason};
+    use xenstore::mem::MemStore;
+
+    use super::*;
+    use crate::Dirs;
+    use crate::host::dom0::{pretend_process, pretend_uid};
+    use crate::testing::pv_request;
+
+    const UUID: Uuid = Uuid::from_bytes([7; 16]);
+    const RECORD: &str = r#"{"c_info": {"type": "pv", "name": "web"},
+        "b_info": {"max_vcpus": 1, "avail_vcpus": [0], "max_memkb": 65536, "target_memkb": 65536, "kernel": "/k"},
+        "on_reboot": "restart"}"#;
+
+    struct World {
+        root: tempfile::TempDir,
+        hv: Model,
+        host: Host,
+        info: DomainInfo,
+        started: Vec<String>,
+    }
+
+    impl World {
+        fn new(record: &str) -> World {
+            let root = tempfile::tempdir().unwrap();
+            let hv = Model::new(4096);
+            let domid = hv.create_domain(&pv_request(*UUID.as_bytes())).unwrap();
+            let info = hv.domain_info(domid).unwrap().unwrap();
+            let store = MemStore::new().client(0).unwrap();
+            let host = Host::new(Box::new(hv.clone()), store, Dirs::below(root.path()));
+            let folder = root.path().join("var/lib/xen");
+            std::fs::create_dir_all(&folder).unwrap();
+            let file = format!("userdata-d.{domid}.{UUID}.libxl-json");
+            std::fs::write(folder.join(file), record).unwrap();
+            World {
+                root,
+                hv,
+                host,
+                info,
+                started: Vec::new(),
+            }
+        }
+
+        fn adopt(&mut self, force: bool) -> Result<Adopted, EngineError> {
+            let (kernel, started) = (Kernel::below(self.root.path()), &mut self.started);
+            let mut start = |name: &str, vm: Vm| {
+                started.push(format!("{name} {}", vm.domid));
+                Ok(())
+            };
+            let notice = &mut |_: Notice<'_>| ();
+            adopt(
+                &mut self.host,
+                &kernel,
+                &self.info,
+                force,
+                &mut start,
+                notice,
+            )
+        }
+
+        fn record(&self) -> Option<String> {
+            store::read(&*self.host.files, &self.host.dirs, &UUID.to_string()).ok()
+        }
+
+        fn process(&self, pid: u32, args: &[&str], descriptors: &[(u32, &Path)]) {
+            pretend_process(self.root.path(), pid, args, descriptors, "");
+        }
+    }
+
+    #[test]
+    fn xls_record_becomes_ours_and_twice_is_once() {
+        let mut world = World::new(RECORD);
+        assert_eq!(world.adopt(false).unwrap(), Adopted::TakenOver(Vec::new()));
+        assert_eq!(world.started, ["web 1"]);
+        let record = world.record().unwrap();
+        assert!(record.contains(&format!("uuid = \"{UUID}\"")), "{record}");
+        // Killed before the monitor was there.
+        assert_eq!(world.adopt(false).unwrap(), Adopted::WatchedAgain);
+        // A process that only calls itself its monitor is none.
+        let uuid = UUID.to_string();
+        world.process(9, &["/usr/bin/xyl", "-T", "monitor", "1", &uuid], &[]);
+        assert_eq!(world.adopt(false).unwrap(), Adopted::WatchedAgain);
+        let path = world.host.dirs.watch(UUID);
+        let lock = world.host.files.lock(&path, None).unwrap();
+        assert_eq!(world.adopt(false).unwrap(), Adopted::AlreadyOurs);
+        assert_eq!(world.started.len(), 3);
+        drop(lock);
+    }
+
+    #[test]
+    fn what_xyl_cannot_do_stays_xls() {
+        let record = RECORD.replace("\"on_reboot\"", "\"disks\": [{}], \"on_reboot\"");
+        let mut world = World::new(&record);
+        let error = world.adopt(true).unwrap_err().to_string();
+        assert!(error.contains("`disk`"), "{error}");
+        assert_eq!((world.record(), world.started.len()), (None, 0));
+    }
+
+    #[test]
+    fn a_bare_32_bit_guest_stays_xls_whatever_its_files_say() {
+        let mut world = World::new(RECORD);
+        world.hv.make_32_bit(world.info.domid);
+        let error = world.adopt(true).unwrap_err().to_string();
+        assert!(
+            error.contains("ring 1") && error.contains("stays xl's"),
+            "{error}"
+        );
+        assert_eq!((world.record(), world.started.len()), (None, 0));
+    }
+
+    #[test]
+    fn the_policy_is_asked_and_its_word_kept() {
+        let mut world = World::new(RECORD);
+        world.adopt(false).unwrap();
+        let kept = admission::read(&*world.host.files, &world.host.dirs, &UUID.to_string());
+        let kept = kept.unwrap().unwrap();
+        assert_eq!(kept.decision.outcome, Outcome::Allow);
+        assert_eq!(kept.image, admission::ImageKind::Pv64);
+
+        let mut world = World::new(RECORD);
+        let policy = &world.host.dirs.policy;
+        std::fs::create_dir_all(policy.parent().unwrap()).unwrap();
+        std::fs::write(policy, "version = 1\n[guests]\npv64 = \"refuse\"\n").unwrap();
+        let error = world.adopt(true).unwrap_err().to_string();
+        assert!(error.contains("pv64 = \"refuse\""), "{error}");
+        assert_eq!((world.record(), world.started.len()), (None, 0));
+    }
+
+    #[test]
+    fn a_domain_that_has_ended_is_left_to_whoever_watches() {
+        let mut world = World::new(RECORD);
+        let hv = &world.host.hv;
+        hv.remote_shutdown(world.info.domid, ShutdownReason::Reboot)
+            .unwrap();
+        let error = world.adopt(false).unwrap_err();
+        assert!(
+            matches!(error, EngineError::Adopt(AdoptError::Ending(_))),
+            "{error}"
+        );
+        assert_eq!(world.record(), None);
+    }
+
+    #[test]
+    fn processes_that_may_watch_it_are_a_reason_not_to() {
+        let mut world = World::new(RECORD);
+        let privcmd = Path::new("/dev/xen/privcmd");
+        world.process(9, &["xl", "create", "-F", "web.cfg"], &[(4, privcmd)]);
+        let error = world.adopt(false).unwrap_err().to_string();
+        assert!(
+            error.contains("process 9 (`xl create -F web.cfg`)"),
+            "{error}"
+        );
+        assert_eq!(world.record(), None);
+        assert_eq!(world.adopt(true).unwrap(), Adopted::TakenOver(Vec::new()));
+    }
+
+    #[test]
+    fn a_process_of_another_user_is_no_reason_not_to() {
+        let mut world = World::new(RECORD);
+        let privcmd = Path::new("/dev/xen/privcmd");
+        for (pid, name) in [(9, "xl"), (10, "libvirtd")] {
+            world.process(pid, &[name, "create", "a"], &[(4, privcmd)]);
+            pretend_uid(world.root.path(), pid, 65534);
+        }
+        assert_eq!(world.adopt(false).unwrap(), Adopted::TakenOver(Vec::new()));
+    }
+
+    #[test]
+    fn xls_process_is_ended_before_ours_starts() {
+        let mut world = World::new(RECORD);
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = child.id();
+        let log = world.root.path().join("xl-web.log");
+        std::fs::write(
+            &log,
+            format!("Waiting for domain web (domid 1) to die [pid {pid}]\n"),
+        )
+        .unwrap();
+        world.process(pid, &["xl", "create", "web.cfg"], &[(1, &log)]);
+        // It stops at once.
+        let stat = world.root.path().join(format!("proc/{pid}/stat"));
+        let text = std::fs::read_to_string(&stat)
+            .unwrap()
+            .replace(") S ", ") T ");
+        std::fs::write(&stat, text).unwrap();
+        assert_eq!(world.adopt(false).unwrap(), Adopted::TakenOver(vec![pid]));
+        assert!(!child.wait().unwrap().success());
+        assert_eq!(world.started, ["web 1"]);
+    }
+}

@@ -1,0 +1,774 @@
+//! What is asked of a VM, and who carries it out: the process that watches over it.
+//!
+//! A command that wants a VM changed writes that down below `/libxl/D/xyl/asked`, which no guest can write to. The VM's
+//! monitor is woken by it, carries it out under the VM's lock, and takes the node away in the transaction that writes
+//! what came of it below `/tool/xyl/told`, where it outlives the domain. So it is done whatever becomes of the command, and by the monitor's heir
+//! where the monitor dies. A monitor that dies between the deed and the transaction leaves it to be done again; what must not
+//! be done twice (a key, a trigger) is taken away before the deed.
+//!
+//! Where nobody watches (`create -e`, a domain of xl's, a monitor that has died), or a monitor does not get to it though
+//! nobody has the VM in hand, the command takes its request back and carries it out itself, under the same lock.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use xen_port::{CpuMap, DomId, DomainInfo, SchedulerId, Trigger, VcpuId};
+use xenstore::{Batch, Path, Tree};
+use xyl_saga::Past;
+
+use crate::control::power::{self, Asked, PowerRequest};
+use crate::control::sched::{self, ShareChange};
+use crate::control::{memory, vcpus};
+use crate::operation::Kind;
+use crate::operation::dump_core::{DumpRequest, Dumped, dump_core};
+use crate::operation::{destroy, status, xenstore_nodes};
+use crate::supervise::monitor::Vm;
+use crate::supervise::monitor_lock;
+use crate::vm::{domains, lock, store};
+use crate::{Cancel, EngineError, Host, Owner};
+
+/// How often whoever waits for an answer looks around, where no event tells of one.
+const TICK: Duration = Duration::from_millis(200);
+/// How long nobody is told of that wait.
+const QUIET_FOR: Duration = Duration::from_millis(500);
+/// How long a monitor may leave a request where it is while nobody has the VM in hand.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a request may wait for its turn and be carried out.
+const LIMIT: Duration = Duration::from_secs(300);
+/// The same for a core, which may be that of a large guest.
+const DUMP_LIMIT: Duration = Duration::from_secs(24 * 3600);
+/// The longest request that is written to xenstore, in bytes: dom0's limit for a node is 2048 by default.
+const REQUEST_MAX_BYTES: usize = 1800;
+/// Token of the monitor's watch.
+pub(crate) const TOKEN: &str = "xyl-asked";
+/// Token of the watch of whoever has asked.
+const ANSWER_TOKEN: &str = "xyl-told";
+
+/// A change of a VM that has a domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Stops its vCPUs.
+    Pause,
+    /// Lets it run on.
+    Unpause,
+    /// Asks its guest to shut down or reboot.
+    Power {
+        /// Which of them.
+        request: PowerRequest,
+        /// Whether to press a button where the guest cannot be asked.
+        fallback: bool,
+    },
+    /// Leaves a SysRq key for its guest.
+    Sysrq {
+        /// The key.
+        key: char,
+    },
+    /// Sends a trigger to a vCPU.
+    Trigger {
+        /// The vCPU.
+        vcpu: VcpuId,
+        /// What is sent.
+        trigger: Trigger,
+    },
+    /// Gives it another name.
+    Rename {
+        /// The name.
+        name: String,
+    },
+    /// Sets the memory that it is to have.
+    MemoryTarget {
+        /// In KiB, video memory included.
+        target_kib: u64,
+    },
+    /// Sets the memory that it may have.
+    MemoryMaximum {
+        /// In KiB.
+        max_kib: u64,
+    },
+    /// Sets how many vCPUs it is to use.
+    Vcpus {
+        /// The number.
+        nr_vcpus: u32,
+    },
+    /// Sets the CPUs that vCPUs may use, and prefer.
+    Pin {
+        /// The vCPUs.
+        vcpus: Vec<VcpuId>,
+        /// CPUs that they may use; `None` leaves them as they are.
+        hard: Option<CpuMap>,
+        /// CPUs that they prefer; `None` leaves them as they are.
+        soft: Option<CpuMap>,
+        /// Whether a temporary pinning is overridden.
+        force: bool,
+    },
+    /// Changes its share of the CPUs.
+    Share {
+        /// The scheduler that it must be under.
+        scheduler: SchedulerId,
+        /// The change.
+        change: ShareChange,
+    },
+    /// Writes its core to a file.
+    DumpCore {
+        /// The file, by its whole path.
+        file: PathBuf,
+        /// Whether the guest runs on meanwhile.
+        is_live: bool,
+    },
+    /// Ends it.
+    Destroy {
+        /// Whether backends that Xyl cannot take down are left to themselves.
+        force: bool,
+    },
+}
+
+impl Request {
+    /// What it is called.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Request::Pause => "pause",
+            Request::Unpause => "unpause",
+            Request::Power { request, .. } => request.word(),
+            Request::Sysrq { .. } => "sysrq",
+            Request::Trigger { .. } => "trigger",
+            Request::Rename { .. } => "rename",
+            Request::MemoryTarget { .. } => "mem-set",
+            Request::MemoryMaximum { .. } => "mem-max",
+            Request::Vcpus { .. } => "vcpu-set",
+            Request::Pin { .. } => "vcpu-pin",
+            Request::Share { .. } => "sched",
+            Request::DumpCore { .. } => "dump-core",
+            Request::Destroy { .. } => "destroy",
+        }
+    }
+
+    /// Whether it can be carried out twice: all that sets something. What a guest is sent it gets once at most.
+    fn is_repeatable(&self) -> bool {
+        !matches!(self, Request::Sysrq { .. } | Request::Trigger { .. })
+    }
+
+    fn limit(&self) -> Duration {
+        match self {
+            Request::DumpCore { .. } => DUMP_LIMIT,
+            _ => LIMIT,
+        }
+    }
+}
+
+/// What a request that was carried out tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Done {
+    /// Nothing but that.
+    Plainly,
+    /// How the guest was asked.
+    Asked(Asked),
+    /// What is in the core.
+    Dumped(Dumped),
+}
+
+/// What came of a request, as it is written down.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Told {
+    Done(Done),
+    Failed(String),
+}
+
+/// What whoever asks has to say and wants to hear meanwhile.
+pub struct Asking<'a> {
+    /// His wish to stop. Only a dump is taken back; anything else goes on without him.
+    pub cancel: &'a Cancel,
+    /// Told, now and then, how many bytes of a core have been written, and how many there will be.
+    pub progress: &'a mut dyn FnMut(u64, u64),
+}
+
+/// Has a change made of the VM whose domain this is, by the process that watches over it or by this one.
+///
+/// # Errors
+/// Those of what is asked for; [`EngineError::ByMonitor`] where the monitor has met them. [`EngineError::Deadline`] where
+/// the VM's turn for it does not come.
+pub fn ask(
+    host: &mut Host,
+    info: &DomainInfo,
+    request: &Request,
+    asking: &mut Asking<'_>,
+) -> Result<Done, EngineError> {
+    let vm = Vm {
+        domid: info.domid,
+        uuid: Uuid::from_bytes(info.handle),
+    };
+    let is_held = host.files.is_locked(&host.dirs.watch(vm.uuid));
+    let is_vm = vm.domid != DomId::ZERO;
+    match is_held {
+        Ok(true) if is_vm => {
+            if let Some(letter) = Letter::send(host, vm, request)? {
+                return match letter.answer(host, asking)? {
+                    Reply::Came(outcome) => outcome,
+                    Reply::MayBeDone if !request.is_repeatable() => {
+                        Err(EngineError::ByMonitor(format!(
+                            "the monitor of domain {} died at the {}: it may have been done; look, and repeat it if not",
+                            vm.domid,
+                            request.word()
+                        )))
+                    }
+                    Reply::MayBeDone | Reply::TakenBack => {
+                        let outcome = carry_out(host, info, request, asking);
+                        after_silence(host, vm, request, outcome)
+                    }
+                };
+            }
+        }
+        // It has lost its monitor. What others have asked comes first.
+        Ok(false) if is_vm => {
+            let tell = host.tell.clone();
+            serve(host, vm, &mut |line| tell(line))?;
+        }
+        _ => {}
+    }
+    carry_out(host, info, request, asking)
+}
+
+/// What it means that the domain has gone while its monitor was asked.
+fn after_silence(
+    host: &Host,
+    vm: Vm,
+    request: &Request,
+    outcome: Result<Done, EngineError>,
+) -> Result<Done, EngineError> {
+    let Err(EngineError::NoSuchDomain(_)) = outcome else {
+        return outcome;
+    };
+    match (request, domains::living(&*host.hv, *vm.uuid.as_bytes())?) {
+        (Request::Destroy { .. }, None) => Ok(Done::Plainly),
+        // The guest has ended, as it was to, and may have been asked by a monitor that died before it could say so.
+        (Request::Power { .. }, None) => Ok(Done::Asked(Asked::ByXenstore)),
+        (
+            Request::Power {
+                request: PowerRequest::Reboot,
+                ..
+            },
+            Some(_),
+        ) => Ok(Done::Asked(Asked::ByXenstore)),
+        (_, Some(next)) => Err(EngineError::Restarted {
+            domid: vm.domid,
+            next,
+        }),
+        (_, None) => outcome,
+    }
+}
+
+/// The same for what takes a moment.
+pub fn ask_for(host: &mut Host, info: &DomainInfo, request: &Request) -> Result<Done, EngineError> {
+    let mut asking = Asking {
+        cancel: &Cancel::new(),
+        progress: &mut |_, _| (),
+    };
+    ask(host, info, request, &mut asking)
+}
+
+fn is_watched(host: &Host, vm: Vm) -> bool {
+    let watch = host.dirs.watch(vm.uuid);
+    vm.domid != DomId::ZERO && host.files.is_locked(&watch).unwrap_or(false)
+}
+
+// ---- carrying out ---------------------------------------------------------------------------------
+
+/// Makes the change, under the VM's lock, if this is still its domain.
+fn carry_out(
+    host: &mut Host,
+    info: &DomainInfo,
+    request: &Request,
+    asking: &mut Asking<'_>,
+) -> Result<Done, EngineError> {
+    match request {
+        // These two take the lock themselves, and look again then.
+        Request::Destroy { force } => {
+            destroy::destroy_found(host, info, *force)?;
+            Ok(Done::Plainly)
+        }
+        Request::DumpCore { file, is_live } => {
+            same(host, info)?;
+            let request = DumpRequest {
+                domid: info.domid,
+                file,
+                is_live: *is_live,
+                progress: asking.progress,
+            };
+            Ok(Done::Dumped(dump_core(host, request, asking.cancel)?))
+        }
+        _ => {
+            let _owner = owner_of(host, info)?;
+            let info = same(host, info)?;
+            change(host, &info, request)
+        }
+    }
+}
+
+/// The VM's lock. Domain 0 is nobody's VM.
+fn owner_of(host: &mut Host, info: &DomainInfo) -> Result<Option<Owner>, EngineError> {
+    if info.domid == DomId::ZERO {
+        return Ok(None);
+    }
+    let owner = Owner::take(host, Uuid::from_bytes(info.handle))?;
+    if let Some(recovered) = &owner.recovered {
+        (host.tell)(&recovered.line());
+    }
+    Ok(Some(owner))
+}
+
+/// The domain as it is now: its number may be another's meanwhile.
+fn same(host: &Host, info: &DomainInfo) -> Result<DomainInfo, EngineError> {
+    let now = host.hv.domain_info(info.domid)?;
+    now.filter(|now| now.handle == info.handle && !now.flags.dying)
+        .ok_or_else(|| EngineError::NoSuchDomain(info.domid.to_string()))
+}
+
+fn change(host: &mut Host, info: &DomainInfo, request: &Request) -> Result<Done, EngineError> {
+    let (hv, store, domid) = (&*host.hv, &mut host.store, info.domid);
+    match request {
+        Request::Pause => power::pause(hv, info)?,
+        Request::Unpause => power::unpause(hv, info)?,
+        Request::Power { request, fallback } => {
+            let asked = power::ask(hv, store, info, *request, *fallback)?;
+            return Ok(Done::Asked(asked));
+        }
+        Request::Sysrq { key } => power::send_sysrq(store, domid, *key)?,
+        Request::Trigger { vcpu, trigger } => power::send_trigger(hv, domid, *vcpu, *trigger)?,
+        Request::Rename { name } => domains::rename(host, info, name)?,
+        Request::MemoryTarget { target_kib } => memory::set_target(hv, store, info, *target_kib)?,
+        Request::MemoryMaximum { max_kib } => memory::set_maximum(hv, store, info, *max_kib)?,
+        Request::Vcpus { nr_vcpus } => vcpus::set_online(store, info, *nr_vcpus)?,
+        Request::Pin {
+            vcpus,
+            hard,
+            soft,
+            force,
+        } => {
+            for vcpu in vcpus {
+                vcpus::pin(hv, domid, *vcpu, hard.as_ref(), soft.as_ref(), *force)?;
+            }
+        }
+        Request::Share { scheduler, change } => sched::set_share(hv, info, *scheduler, *change)?,
+        // `carry_out` has done these.
+        Request::DumpCore { .. } | Request::Destroy { .. } => {}
+    }
+    Ok(Done::Plainly)
+}
+
+// ---- asking ---------------------------------------------------------------------------------------
+
+/// A request on its way.
+struct Letter {
+    vm: Vm,
+    asked: Path,
+    told: Path,
+    limit: Duration,
+    word: &'static str,
+    /// The file of a core.
+    file: Option<String>,
+}
+
+/// What became of a letter.
+enum Reply {
+    /// It was answered.
+    Came(Result<Done, EngineError>),
+    /// Nobody has begun it, or nobody will see it again.
+    TakenBack,
+    /// It was gone, without an answer: with its domain, or with a monitor that died at it.
+    MayBeDone,
+}
+
+impl Letter {
+    /// Leaves a request for a VM's monitor; `None` where it cannot be written down.
+    fn send(host: &mut Host, vm: Vm, request: &Request) -> Result<Option<Letter>, EngineError> {
+        // What is no text (a file's name) or is too long is left to this process.
+        let text = serde_json::to_vec(request).unwrap_or_default();
+        if text.is_empty() || text.len() > REQUEST_MAX_BYTES {
+            return Ok(None);
+        }
+        let id = new_id(host, vm.uuid);
+        let letter = Letter {
+            vm,
+            asked: below(asked_of(vm.domid)?, &id)?,
+            told: below(all_told()?, &id)?,
+            limit: request.limit(),
+            word: request.word(),
+            file: match request {
+                Request::DumpCore { file, .. } => file.to_str().map(str::to_owned),
+                _ => None,
+            },
+        };
+        let mut is_there = false;
+        host.store.try_transaction(|transaction| {
+            // Not of a domain that is gone: the node would stay for ever.
+            is_there = transaction.exists(&libxl(vm.domid)?)?;
+            if is_there {
+                transaction.write(&letter.asked, &text)?;
+            }
+            Ok::<_, EngineError>(())
+        })?;
+        Ok(is_there.then_some(letter))
+    }
+
+    /// What came of it.
+    fn answer(&self, host: &mut Host, asking: &mut Asking<'_>) -> Result<Reply, EngineError> {
+        host.store.watch(&self.told, ANSWER_TOKEN)?;
+        let outcome = self.wait(host, asking);
+        // So that nobody does it any more once this process has given up.
+        let outcome = match outcome {
+            Ok(Some(value)) => self.take(host, &value).map(Reply::Came),
+            Ok(None) => self.withdraw(host),
+            Err(error) => match self.withdraw(host)? {
+                Reply::Came(outcome) => Ok(Reply::Came(outcome)),
+                Reply::TakenBack | Reply::MayBeDone => Err(error),
+            },
+        };
+        host.store.unwatch(&self.told, ANSWER_TOKEN)?;
+        outcome
+    }
+
+    /// Waits for the answer; `None` where nobody takes care of it.
+    fn wait(
+        &self,
+        host: &mut Host,
+        asking: &mut Asking<'_>,
+    ) -> Result<Option<Vec<u8>>, EngineError> {
+        let begun = host.clock.now();
+        let mut idle_since = begun;
+        let (mut has_told, mut has_cancelled) = (false, false);
+        loop {
+            let event = host.wait_for_event(TICK)?;
+            if let Some(value) = host.store.read_opt(&self.told)? {
+                return Ok(Some(value));
+            }
+            if event.is_some() {
+                continue;
+            }
+            let now = host.clock.now();
+            let waited = now.saturating_duration_since(begun);
+            let lock = host.dirs.vm_lock(self.vm.uuid);
+            let is_idle = !host.files.is_locked(&lock).unwrap_or(false);
+            if !is_idle {
+                idle_since = now;
+            }
+            // A request goes with its domain: when that is destroyed, in answer to it perhaps, or restarted.
+            let is_gone = !host.store.exists(&self.asked)?;
+            if !is_watched(host, self.vm) || (is_idle && is_gone) {
+                return Ok(None);
+            }
+            if now.saturating_duration_since(idle_since) >= PATIENCE {
+                self.tell_of_silence(host);
+                return Ok(None);
+            }
+            if waited >= self.limit {
+                return Err(self.too_late(host));
+            }
+            if asking.cancel.is_requested() && !std::mem::replace(&mut has_cancelled, true) {
+                self.cancel(host)?;
+            }
+            if !has_told && !is_idle && waited >= QUIET_FOR {
+                has_told = true;
+                self.tell(host);
+            }
+            if let Some((written, size)) = read_progress(host, self.vm.uuid) {
+                (asking.progress)(written, size);
+            }
+        }
+    }
+
+    fn tell(&self, host: &Host) {
+        let holder = status::holder(host, self.vm.uuid, host.clock.calendar());
+        let stays = match self.word == Kind::DumpCore.word() {
+            true => "",
+            false => "; Ctrl-C ends this wait, and not what was asked for",
+        };
+        (host.tell)(&format!("waiting for {holder}{stays}"));
+    }
+
+    fn tell_of_silence(&self, host: &Host) {
+        let watcher = monitor_lock::watcher(&*host.files, &host.dirs, self.vm.uuid).unwrap_or(0);
+        (host.tell)(&format!(
+            "the monitor of domain {} (process {watcher}) does not answer: this process does it; a monitor of an older version, or a stopped one, is replaced by `xyl upgrade-monitors`",
+            self.vm.domid
+        ));
+    }
+
+    fn too_late(&self, host: &Host) -> EngineError {
+        let holder = status::holder(host, self.vm.uuid, host.clock.calendar());
+        EngineError::Deadline {
+            what: format!(
+                "the {} of domain {}: its turn has not come; there is {holder}",
+                self.word, self.vm.domid
+            ),
+            limit_s: self.limit.as_secs(),
+        }
+    }
+
+    /// A dump that is under way is taken back by whoever carries it out. What has not begun yet is not begun.
+    fn cancel(&self, host: &mut Host) -> Result<(), EngineError> {
+        let contents = xyl_saga::load(&*host.files, &host.dirs.journal(self.vm.uuid))?;
+        let past = Past::of(&contents);
+        let dump = past
+            .under_way()
+            .filter(|operation| Kind::parse(&operation.begin.kind) == Some(Kind::DumpCore));
+        match dump {
+            // Not somebody else's.
+            Some(dump) if self.file.is_some() && dump.text("file") == self.file.as_deref() => {
+                lock::ask_to_cancel(&*host.files, &host.dirs, self.vm.uuid, &dump.begin.id)
+            }
+            _ => Err(EngineError::Cancelled),
+        }
+    }
+
+    /// Takes the request back; the answer where there is one by now.
+    fn withdraw(&self, host: &mut Host) -> Result<Reply, EngineError> {
+        let (mut answer, mut was_there) = (None, false);
+        host.store.try_transaction(|transaction| {
+            answer = transaction.read_opt(&self.told)?;
+            was_there = transaction.exists(&self.asked)?;
+            Ok::<_, EngineError>(transaction.rm(&self.asked)?)
+        })?;
+        match answer {
+            Some(value) => self.take(host, &value).map(Reply::Came),
+            None if was_there => Ok(Reply::TakenBack),
+            None => Ok(Reply::MayBeDone),
+        }
+    }
+
+    /// Takes the answer.
+    fn take(
+        &self,
+        host: &mut Host,
+        value: &[u8],
+    ) -> Result<Result<Done, EngineError>, EngineError> {
+        host.store.rm(&self.told)?;
+        Ok(match serde_json::from_slice(value) {
+            Ok(Told::Done(done)) => Ok(done),
+            Ok(Told::Failed(why)) => Err(EngineError::ByMonitor(why)),
+            Err(_) => Err(EngineError::ByMonitor(format!(
+                "the answer of the monitor cannot be read: {}",
+                String::from_utf8_lossy(value)
+            ))),
+        })
+    }
+}
+
+/// A name for a request: when, by which process, of which VM. They are carried out in the order of their names.
+fn new_id(host: &Host, uuid: Uuid) -> String {
+    let since_1970 = host.clock.calendar().duration_since(SystemTime::UNIX_EPOCH);
+    let now_ms = since_1970.unwrap_or_default().as_millis();
+    format!("{now_ms:014}-{}-{}", host.process.id(), uuid.simple())
+}
+
+/// The process that has asked, by its request's name.
+fn asker(id: &str) -> Option<u32> {
+    id.split('-').nth(1)?.parse().ok()
+}
+
+/// The VM that is meant, by its request's name: a number may have become another's while a request was on its way.
+fn is_meant(id: &str, uuid: Uuid) -> bool {
+    id.rsplit('-').next() == Some(uuid.simple().to_string().as_str())
+}
+
+fn libxl(domid: DomId) -> Result<Path, EngineError> {
+    Ok(Path::new(&xenstore_nodes::libxl_path(domid)).map_err(xenstore::Error::from)?)
+}
+
+/// Where what is asked of a domain lies: it goes with it.
+fn asked_of(domid: DomId) -> Result<Path, EngineError> {
+    below(libxl(domid)?, "xyl/asked")
+}
+
+/// Where all answers lie. `/tool` is domain 0's alone.
+fn all_told() -> Result<Path, EngineError> {
+    Ok(Path::new("/tool/xyl/told").map_err(xenstore::Error::from)?)
+}
+
+fn below(folder: Path, name: &str) -> Result<Path, EngineError> {
+    Ok(folder.join(name).map_err(xenstore::Error::from)?)
+}
+
+// ---- the monitor's side ---------------------------------------------------------------------------
+
+/// From now on an event tells of what is asked of this domain; the first one comes at once, for what was asked before.
+pub(crate) fn listen(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
+    Ok(host.store.watch(&asked_of(domid)?, TOKEN)?)
+}
+
+/// Ends that.
+pub(crate) fn stop_listening(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
+    Ok(host.store.unwatch(&asked_of(domid)?, TOKEN)?)
+}
+
+/// Carries out what is asked of a VM, the oldest first; whether there was something.
+pub(crate) fn serve(
+    host: &mut Host,
+    vm: Vm,
+    log: &mut dyn FnMut(&str),
+) -> Result<bool, EngineError> {
+    let mut ids = destroy::children(host, &asked_of(vm.domid)?)?;
+    ids.sort_unstable();
+    for id in &ids {
+        match serve_one(host, vm, id, log) {
+            Err(error) if error.is_connection_lost() => return Err(error),
+            // Whoever has asked sees that nobody takes care of it, and does it himself.
+            Err(error) => log(&format!("the request {id}: {error}")),
+            Ok(()) => {}
+        }
+    }
+    if !ids.is_empty() {
+        remove_unread(host)?;
+    }
+    Ok(!ids.is_empty())
+}
+
+fn serve_one(
+    host: &mut Host,
+    vm: Vm,
+    id: &str,
+    log: &mut dyn FnMut(&str),
+) -> Result<(), EngineError> {
+    let asked = below(asked_of(vm.domid)?, id)?;
+    let told = below(all_told()?, id)?;
+    // Whoever has the VM in hand comes first; what is taken back meanwhile is not done any more.
+    if let Some(recovered) = &Owner::take(host, vm.uuid)?.recovered {
+        log(&recovered.line());
+    }
+    let Some(text) = host.store.read_opt(&asked)? else {
+        return Ok(());
+    };
+    if is_forgotten(host, id) {
+        log(&format!(
+            "the request {id} is too old, and nobody waits for it: not done"
+        ));
+        return Ok(host.store.rm(&asked)?);
+    }
+    let info = host.hv.domain_info(vm.domid)?;
+    let info = info.filter(|info| &info.handle == vm.uuid.as_bytes());
+    let request = serde_json::from_slice::<Request>(&text);
+    // Its own request goes with the domain.
+    let is_destroy = matches!(request, Ok(Request::Destroy { .. }));
+    let is_once = matches!(&request, Ok(request) if !request.is_repeatable());
+    if is_once {
+        host.store.rm(&asked)?;
+    }
+    let outcome = match (request, info) {
+        (Ok(_), None) => Err(EngineError::NoSuchDomain(vm.domid.to_string())),
+        (Ok(_), _) if !is_meant(id, vm.uuid) => {
+            Err(EngineError::NoSuchDomain(vm.domid.to_string()))
+        }
+        (Ok(request), Some(info)) => {
+            log(&format!(
+                "{}, for process {}",
+                request.word(),
+                asker(id).unwrap_or(0)
+            ));
+            let outcome = carry_out_watched(host, vm, &info, &request);
+            if let Err(error) = &outcome {
+                log(&format!("{}: {error}", request.word()));
+            }
+            outcome
+        }
+        (Err(error), _) => {
+            log(&format!(
+                "a request that cannot be read ({error}): {}",
+                String::from_utf8_lossy(&text)
+            ));
+            Err(EngineError::ByMonitor(format!(
+                "the monitor of this VM does not know this request: `xyl upgrade-monitors` replaces it by one of this version ({error})"
+            )))
+        }
+    };
+    let answer = match outcome {
+        Err(error) if error.is_connection_lost() => return Err(error),
+        Err(error) => Told::Failed(error.to_string()),
+        Ok(done) => Told::Done(done),
+    };
+    let is_waited_for = asker(id).is_some_and(|pid| host.process.is_running(pid));
+    let answer = is_waited_for.then(|| serde_json::to_vec(&answer).unwrap_or_default());
+    host.store.try_transaction(|transaction| {
+        if !is_destroy && !is_once && !transaction.exists(&asked)? {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        batch.rm(&asked);
+        if let Some(answer) = &answer {
+            batch.write(&told, answer);
+        }
+        transaction.run(&batch)?;
+        Ok(())
+    })
+}
+
+/// Whether whoever has asked has died, and so long ago that nobody counts on it any more.
+fn is_forgotten(host: &Host, id: &str) -> bool {
+    let since_1970 = host.clock.calendar().duration_since(SystemTime::UNIX_EPOCH);
+    let now_ms = since_1970.unwrap_or_default().as_millis();
+    let asked_ms: Option<u128> = id.split('-').next().and_then(|ms| ms.parse().ok());
+    let age_ms = asked_ms.map_or(0, |ms| now_ms.saturating_sub(ms));
+    age_ms > LIMIT.as_millis() && !asker(id).is_some_and(|pid| host.process.is_running(pid))
+}
+
+fn carry_out_watched(
+    host: &mut Host,
+    vm: Vm,
+    info: &DomainInfo,
+    request: &Request,
+) -> Result<Done, EngineError> {
+    let (files, path) = (host.files.clone(), progress_file(host, vm.uuid));
+    let clock = host.clock.clone();
+    let mut due = clock.now() + PROGRESS_EVERY;
+    let mut progress = |written: u64, size: u64| {
+        let now = clock.now();
+        if now >= due {
+            due = now + PROGRESS_EVERY;
+            // Where that fails nobody is told, and no more.
+            let _ = store::write_whole(
+                &*files,
+                &path.with_extension("new"),
+                &path,
+                format!("{written} {size}").as_bytes(),
+            );
+        }
+    };
+    let mut asking = Asking {
+        cancel: &Cancel::new(),
+        progress: &mut progress,
+    };
+    carry_out(host, info, request, &mut asking)
+}
+
+/// Removes the answers that nobody waits for any more: who has asked has died before he could take them.
+pub(crate) fn remove_unread(host: &mut Host) -> Result<(), EngineError> {
+    for id in destroy::children(host, &all_told()?)? {
+        if !asker(&id).is_some_and(|pid| host.process.is_running(pid)) {
+            host.store.rm(&below(all_told()?, &id)?)?;
+        }
+    }
+    Ok(())
+}
+
+// ---- how far a dump is ----------------------------------------------------------------------------
+
+/// How often a monitor writes that down.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+/// Largest such file that is read, in bytes: two numbers.
+const PROGRESS_MAX_BYTES: u64 = 64;
+
+/// Where a monitor writes how far the core is that it dumps.
+pub(crate) fn progress_file(host: &Host, uuid: Uuid) -> PathBuf {
+    host.dirs.vm_run(uuid).join("progress")
+}
+
+fn read_progress(host: &Host, uuid: Uuid) -> Option<(u64, u64)> {
+    let bytes = host
+        .files
+        .read(&progress_file(host, uuid), PROGRESS_MAX_BYTES)
+        .ok()?;
+    let (written, size) = std::str::from_utf8(&bytes).ok()?.split_once(' ')?;
+    Some((written.parse().ok()?, size.parse().ok()?))
+}

@@ -1,0 +1,639 @@
+//! The domains there are: listing, looking up, naming.
+//!
+//! A list costs one hypercall, and one batch of xenstore reads for the names: never a request for
+//! each domain.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path as FilePath;
+use std::str::FromStr;
+use std::time::Duration;
+
+use os_port::Lock;
+use serde_json::{Value, json};
+use uuid::Uuid;
+use xen_port::{CpuPool, DomId, DomainInfo, Hypervisor, SchedulerParams};
+use xenstore::{Batch, Path, Tree};
+use xl_cfg::types::{BadName, check_name};
+
+use crate::config::libxl_json;
+use crate::request_error::ControlError;
+use crate::vm::names::{self, NameIndex};
+use crate::{EngineError, Host};
+
+/// What stands in a table for the name of a domain that xenstore does not know, as in xl's.
+pub const NO_NAME: &str = "(null)";
+
+/// How long another process may hold a name that is to be given.
+const NAME_LIMIT: Duration = Duration::from_secs(1);
+
+/// Largest libxl record that is read, in bytes. Those of xl are a few KiB.
+const RECORD_MAX: u64 = 1 << 20;
+
+/// How an operator names a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DomainRef {
+    /// By its number.
+    Number(u64),
+    /// By its name.
+    Name(String),
+    /// By its UUID.
+    Uuid([u8; 16]),
+}
+
+impl DomainRef {
+    /// Digits alone are a number, `uuid=...` and `uuid:...` a UUID, all else a name.
+    pub fn parse(text: &str) -> DomainRef {
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return DomainRef::Number(text.parse().unwrap_or(u64::MAX));
+        }
+        let uuid = text
+            .strip_prefix("uuid=")
+            .or_else(|| text.strip_prefix("uuid:"));
+        match uuid.and_then(|uuid| Uuid::try_parse(uuid).ok()) {
+            Some(uuid) => DomainRef::Uuid(uuid.into_bytes()),
+            None => DomainRef::Name(text.to_owned()),
+        }
+    }
+}
+
+/// A UUID's 16 bytes in the usual form.
+pub fn uuid_text(handle: &[u8; 16]) -> String {
+    Uuid::from_bytes(*handle).hyphenated().to_string()
+}
+
+/// A domain that was asked for.
+#[derive(Clone, Debug)]
+pub struct Domain {
+    /// What Xen knows of it.
+    pub info: DomainInfo,
+    /// Its name, where the look-up needed one.
+    pub name: Option<String>,
+}
+
+/// All domains, in the order of their numbers.
+pub fn list(hv: &dyn Hypervisor) -> Result<Vec<DomainInfo>, EngineError> {
+    Ok(hv.domain_list()?)
+}
+
+/// Finds a domain.
+pub fn find(
+    hv: &dyn Hypervisor,
+    store: &mut impl Tree,
+    index: &NameIndex,
+    asked: &DomainRef,
+) -> Result<Domain, EngineError> {
+    match asked {
+        DomainRef::Number(number) => find_number(hv, *number),
+        DomainRef::Uuid(handle) => find_uuid(hv, *handle),
+        DomainRef::Name(name) => find_name(hv, store, index, name),
+    }
+}
+
+/// Finds the domain with a number.
+pub fn find_number(hv: &dyn Hypervisor, number: u64) -> Result<Domain, EngineError> {
+    let info = match u16::try_from(number) {
+        Ok(domid) if domid < DomId::FIRST_RESERVED => hv.domain_info(DomId(domid))?,
+        _ => None,
+    };
+    info.map(|info| Domain { info, name: None })
+        .ok_or_else(|| EngineError::NoSuchDomain(number.to_string()))
+}
+
+/// A VM's domain that is not about to go. A handle of zeros is nobody's: whoever makes domains without one makes several.
+pub(crate) fn living(hv: &dyn Hypervisor, handle: [u8; 16]) -> Result<Option<DomId>, EngineError> {
+    if handle == [0; 16] {
+        return Ok(None);
+    }
+    let lives = |info: &&DomainInfo| info.handle == handle && !info.flags.dying;
+    Ok(list(hv)?.iter().find(lives).map(|info| info.domid))
+}
+
+/// Finds the domain with a UUID: the one that lives, where an earlier one of the VM is still about to go.
+pub fn find_uuid(hv: &dyn Hypervisor, handle: [u8; 16]) -> Result<Domain, EngineError> {
+    let found = list(hv)?.into_iter().filter(|info| info.handle == handle);
+    found
+        .min_by_key(|info| (info.flags.dying, info.domid))
+        .map(|info| Domain { info, name: None })
+        .ok_or_else(|| EngineError::NoSuchDomain(format!("uuid={}", uuid_text(&handle))))
+}
+
+/// Finds the domain with a name. Of several, which should not be, the one with the lowest number.
+pub fn find_name(
+    hv: &dyn Hypervisor,
+    store: &mut impl Tree,
+    index: &NameIndex,
+    name: &str,
+) -> Result<Domain, EngineError> {
+    let infos = list(hv)?;
+    let names = names::of(store, index, &infos)?;
+    if let Some(domain) = named(&infos, names, name)
+        && names::read(store, std::slice::from_ref(&domain.info))? == [Some(name.to_owned())]
+    {
+        return Ok(domain);
+    }
+    // Before it is said that there is none, xenstore is asked for all of them.
+    let names = names::read(store, &infos)?;
+    named(&infos, names, name).ok_or_else(|| EngineError::NoSuchDomain(name.to_owned()))
+}
+
+fn named(infos: &[DomainInfo], names: Vec<Option<String>>, name: &str) -> Option<Domain> {
+    infos
+        .iter()
+        .zip(names)
+        .find(|(_, known)| known.as_deref() == Some(name))
+        .map(|(info, name)| Domain {
+            info: info.clone(),
+            name,
+        })
+}
+
+/// Those of the domains that are stub domains: device models of other domains.
+pub fn stub_domains(
+    store: &mut impl Tree,
+    infos: &[DomainInfo],
+) -> Result<BTreeSet<DomId>, EngineError> {
+    let targets = names::read_each(store, infos, "target")?;
+    Ok(infos
+        .iter()
+        .zip(targets)
+        .filter_map(|(info, target)| target.map(|_| info.domid))
+        .collect())
+}
+
+/// When each domain was started, in seconds since 1970, where that was recorded.
+pub fn start_times(
+    store: &mut impl Tree,
+    infos: &[DomainInfo],
+) -> Result<Vec<Option<u64>>, EngineError> {
+    let mut batch = Batch::new();
+    let indices: Vec<Option<usize>> = names::read_each(store, infos, "vm")?
+        .iter()
+        .map(|vm| {
+            let start_time = Path::new(vm.as_ref()?).ok()?.join("start_time").ok()?;
+            Some(batch.read_opt(&start_time))
+        })
+        .collect();
+    let replies = store.run(&batch)?;
+    let number = |bytes: &[u8]| u64::from_str(&decimal_part(bytes)).ok();
+    Ok(indices
+        .into_iter()
+        .map(|index| replies.value(index?).and_then(number))
+        .collect())
+}
+
+/// xl writes the seconds with a fraction.
+fn decimal_part(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .map(|byte| char::from(*byte))
+        .collect()
+}
+
+/// A path below a domain's home in xenstore.
+pub(crate) fn home(domid: DomId, relative: &str) -> Result<Path, EngineError> {
+    Ok(Path::domain(domid.0)
+        .join(relative)
+        .map_err(xenstore::Error::from)?)
+}
+
+/// Whether a domain has a part of `/vm`. Domain 0, whose UUID is all zeros, has none.
+pub(crate) fn has_vm_part(info: &DomainInfo) -> bool {
+    info.handle != [0; 16]
+}
+
+/// A path below a VM's own part of xenstore.
+pub(crate) fn vm_path(info: &DomainInfo, relative: &str) -> Result<Path, EngineError> {
+    let text = format!("/vm/{}/{relative}", uuid_text(&info.handle));
+    Ok(Path::new(&text).map_err(xenstore::Error::from)?)
+}
+
+/// Keeps others off a name until its new owner is known by it in xenstore.
+pub(crate) fn reserve_name(host: &Host, name: &str) -> Result<Box<dyn Lock>, EngineError> {
+    // Whoever looks for what dead processes left holds it for a moment.
+    reserve_name_within(host, name, NAME_LIMIT)
+}
+
+/// The same, waiting for whoever holds the name.
+pub(crate) fn reserve_name_within(
+    host: &Host,
+    name: &str,
+    limit: Duration,
+) -> Result<Box<dyn Lock>, EngineError> {
+    let path = host.dirs.name_lock(name);
+    let deadline = host.clock.now() + limit;
+    let lock = host
+        .files
+        .lock(&path, Some(deadline))
+        .map_err(|source| EngineError::io("lock", &path, source))?;
+    lock.ok_or_else(|| EngineError::NameBusy {
+        name: name.to_owned(),
+    })
+}
+
+/// Refuses a name that another domain has than `own`. One that Xen is still freeing has none.
+pub(crate) fn refuse_taken_name(
+    host: &mut Host,
+    name: &str,
+    own: DomId,
+) -> Result<(), EngineError> {
+    let mut others = list(&*host.hv)?;
+    others.retain(|info| info.domid != own && !info.flags.dying);
+    let (_, store, index) = host.directory();
+    match names::find(store, &index, &others, name)? {
+        Some(domid) => Err(EngineError::NameTaken {
+            name: name.to_owned(),
+            domid,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Gives a domain another name, unless another domain has it.
+pub fn rename(host: &mut Host, info: &DomainInfo, new_name: &str) -> Result<(), EngineError> {
+    if let Err(BadName { why, help }) = check_name(new_name) {
+        return Err(ControlError::BadName { why, help }.into());
+    }
+    let _name = reserve_name(host, new_name)?;
+    let mut infos = list(&*host.hv)?;
+    // The name of one that Xen is still freeing is free.
+    infos.retain(|info| !info.flags.dying);
+    host.store.try_transaction(|transaction| {
+        refuse_removed(&*host.hv, transaction, info)?;
+        let names = names::read(transaction, &infos)?;
+        let taken = |(other, name): &(&DomainInfo, Option<String>)| {
+            other.domid != info.domid && name.as_deref() == Some(new_name)
+        };
+        if let Some((other, _)) = infos.iter().zip(names).find(taken) {
+            return Err(EngineError::NameTaken {
+                name: new_name.to_owned(),
+                domid: other.domid,
+            });
+        }
+        let mut batch = Batch::new();
+        batch.write(&home(info.domid, "name")?, new_name.as_bytes());
+        if has_vm_part(info) {
+            batch.write(&vm_path(info, "name")?, new_name.as_bytes());
+        }
+        transaction.run(&batch)?;
+        Ok(())
+    })
+}
+
+/// Somebody else may destroy a domain at any time; what is written of it afterwards would stay for ever, or be another's.
+/// Within a transaction, so that it cannot go between this look and the commit.
+fn refuse_removed(
+    hv: &dyn Hypervisor,
+    store: &mut impl Tree,
+    info: &DomainInfo,
+) -> Result<(), EngineError> {
+    let now = hv.domain_info(info.domid)?;
+    let is_same = now.is_some_and(|now| now.handle == info.handle);
+    match is_same && store.exists(&Path::domain(info.domid.0))? {
+        true => Ok(()),
+        false => Err(EngineError::NoSuchDomain(info.domid.to_string())),
+    }
+}
+
+/// A domain's configuration as `xl list -l` shows it: libxl's record, with what may have changed
+/// since it was written taken from Xen and xenstore.
+pub fn configuration(
+    hv: &dyn Hypervisor,
+    store: &mut impl Tree,
+    xen_lib: &FilePath,
+    info: &DomainInfo,
+) -> Result<Value, EngineError> {
+    let pools = hv.cpu_pools()?;
+    let live = Live::read(store, std::slice::from_ref(info))?.pop();
+    configured(hv, &pools, xen_lib, info, live.unwrap_or_default())
+}
+
+/// The same of several domains, in the order given: xenstore is asked once for all of them, and Xen once for its pools.
+/// A domain without libxl's record has an error of its own in its place.
+///
+/// # Errors
+/// Those of xenstore and Xen.
+pub fn configurations(
+    hv: &dyn Hypervisor,
+    store: &mut impl Tree,
+    xen_lib: &FilePath,
+    infos: &[DomainInfo],
+) -> Result<Vec<Result<Value, EngineError>>, EngineError> {
+    let pools = hv.cpu_pools()?;
+    let lives = Live::read(store, infos)?;
+    Ok(infos
+        .iter()
+        .zip(lives)
+        .map(|(info, live)| configured(hv, &pools, xen_lib, info, live))
+        .collect())
+}
+
+fn configured(
+    hv: &dyn Hypervisor,
+    pools: &[CpuPool],
+    xen_lib: &FilePath,
+    info: &DomainInfo,
+    live: Live,
+) -> Result<Value, EngineError> {
+    let uuid = uuid_text(&info.handle);
+    let mut config = libxl_record(xen_lib, info)?;
+    let c_info = object(&mut config, "c_info");
+    if let Some(name) = live.name {
+        c_info["name"] = name.into();
+    }
+    // libxl leaves out what is at its default, such as domain 0's UUID of zeros.
+    if info.handle != [0; 16] {
+        c_info["uuid"] = uuid.into();
+    }
+    let b_info = object(&mut config, "b_info");
+    if let Some(target_kib) = live.target_kib {
+        b_info["target_memkb"] = (target_kib + live.videoram_kib).into();
+    }
+    if let Some(max_kib) = live.max_kib {
+        b_info["max_memkb"] = max_kib.into();
+    }
+    if let Some(share) = share(hv, pools, info) {
+        b_info["sched_params"] = share;
+    }
+    Ok(config)
+}
+
+/// The object under a key, made where it is missing or something else.
+fn object<'a>(config: &'a mut Value, key: &str) -> &'a mut Value {
+    if !config.is_object() {
+        *config = json!({});
+    }
+    let member = &mut config[key];
+    if !member.is_object() {
+        *member = json!({});
+    }
+    member
+}
+
+/// libxl's record of a domain, as it was written.
+pub fn libxl_record(xen_lib: &FilePath, info: &DomainInfo) -> Result<Value, EngineError> {
+    read_record(&libxl_json::write::path(
+        xen_lib,
+        info.domid,
+        &uuid_text(&info.handle),
+    ))
+}
+
+fn read_record(path: &FilePath) -> Result<Value, EngineError> {
+    let mut text = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(RECORD_MAX + 1).read_to_end(&mut text))
+        .map_err(|source| EngineError::io("read", path, source))?;
+    let bad = |what: String| EngineError::Record {
+        path: path.to_owned(),
+        what,
+    };
+    if text.len() as u64 > RECORD_MAX {
+        return Err(bad(format!(
+            "longer than {RECORD_MAX} bytes: not a record of libxl"
+        )));
+    }
+    // libxl ends the text with the NUL of a C string.
+    let text = text.strip_suffix(b"\0").unwrap_or(&text);
+    serde_json::from_slice(text).map_err(|error| bad(format!("not JSON: {error}")))
+}
+
+/// What changes while a domain runs.
+#[derive(Default)]
+struct Live {
+    name: Option<String>,
+    target_kib: Option<u64>,
+    max_kib: Option<u64>,
+    videoram_kib: u64,
+}
+
+impl Live {
+    /// That of each domain, in one batch.
+    fn read(store: &mut impl Tree, infos: &[DomainInfo]) -> Result<Vec<Live>, EngineError> {
+        let mut batch = Batch::new();
+        let mut indices = Vec::with_capacity(infos.len());
+        for info in infos {
+            let mut read = |node| Ok::<_, EngineError>(batch.read_opt(&home(info.domid, node)?));
+            indices.push((
+                read("name")?,
+                read("memory/target")?,
+                read("memory/static-max")?,
+                read("memory/videoram")?,
+            ));
+        }
+        let replies = store.run(&batch)?;
+        let text = |index| {
+            let bytes: &[u8] = replies.value(index)?;
+            Some(String::from_utf8_lossy(bytes).into_owned())
+        };
+        let number = |index| text(index)?.parse().ok();
+        Ok(indices
+            .into_iter()
+            .map(|(name, target, max, videoram)| Live {
+                name: text(name),
+                target_kib: number(target),
+                max_kib: number(max),
+                videoram_kib: number(videoram).unwrap_or(0),
+            })
+            .collect())
+    }
+}
+
+/// A domain's share of the CPUs as libxl writes it; `None` under a scheduler without shares.
+fn share(hv: &dyn Hypervisor, pools: &[CpuPool], info: &DomainInfo) -> Option<Value> {
+    let pool = pools.iter().find(|pool| pool.id == info.cpupool)?;
+    let name = pool.scheduler.name();
+    match hv.scheduler_params(info.domid, pool.scheduler) {
+        Ok(SchedulerParams::Credit { weight, cap } | SchedulerParams::Credit2 { weight, cap }) => {
+            Some(json!({"sched": name, "weight": weight, "cap": cap}))
+        }
+        Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xen_build::model::Model;
+    use xenstore::mem::MemStore;
+
+    use super::*;
+    use crate::Dirs;
+    use crate::testing::pv_request;
+    use os_port::{SystemClock, SystemFiles, SystemProcess};
+
+    /// A host with two domains, `web` and one without a name.
+    fn host() -> (Model, MemStore, DomId, DomId) {
+        let hv = Model::new(64);
+        let web = hv.create_domain(&pv_request([1; 16])).unwrap();
+        let nameless = hv.create_domain(&pv_request([2; 16])).unwrap();
+        let store = MemStore::new();
+        let mut client = store.client(0).unwrap();
+        client.write(&home(web, "name").unwrap(), b"web").unwrap();
+        client.mkdir(&Path::domain(nameless.0)).unwrap();
+        (hv, store, web, nameless)
+    }
+
+    #[test]
+    fn digits_are_a_number_and_uuids_are_told() {
+        assert_eq!(DomainRef::parse("12"), DomainRef::Number(12));
+        assert_eq!(DomainRef::parse("12a"), DomainRef::Name("12a".to_owned()));
+        assert_eq!(DomainRef::parse(""), DomainRef::Name(String::new()));
+        let uuid = uuid_text(&[1; 16]);
+        assert_eq!(
+            DomainRef::parse(&format!("uuid={uuid}")),
+            DomainRef::Uuid([1; 16])
+        );
+        assert_eq!(
+            DomainRef::parse("uuid=no"),
+            DomainRef::Name("uuid=no".to_owned())
+        );
+        assert_eq!(
+            DomainRef::parse("99999999999999999999999"),
+            DomainRef::Number(u64::MAX)
+        );
+    }
+
+    #[test]
+    fn domains_are_found_by_name_number_and_uuid() {
+        let (hv, store, web, nameless) = host();
+        let mut client = store.client(0).unwrap();
+        let dirs = Dirs::below(FilePath::new("/nowhere"));
+        let index = NameIndex::new(&SystemFiles, &SystemClock, &SystemProcess, &dirs);
+        let mut find = |text: &str| {
+            super::find(&hv, &mut client, &index, &DomainRef::parse(text))
+                .map(|domain| domain.info.domid)
+        };
+        assert_eq!(find("web").unwrap(), web);
+        assert_eq!(find(&web.to_string()).unwrap(), web);
+        assert_eq!(
+            find(&format!("uuid={}", uuid_text(&[2; 16]))).unwrap(),
+            nameless
+        );
+        for absent in [
+            "nobody",
+            "77",
+            "65535",
+            "99999999999",
+            "uuid=00000000000000000000000000000000",
+        ] {
+            assert!(
+                matches!(find(absent), Err(EngineError::NoSuchDomain(_))),
+                "{absent}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_cost_one_round_trip() {
+        let (hv, store, _, _) = host();
+        let mut client = store.client(0).unwrap();
+        let names = names::read(&mut client, &list(&hv).unwrap()).unwrap();
+        assert_eq!(names, [Some("web".to_owned()), None]);
+        assert_eq!(client.stats().round_trips, 1);
+    }
+
+    #[test]
+    fn a_name_that_is_taken_or_unfit_is_refused() {
+        let (hv, store, web, nameless) = host();
+        let info = |domid| hv.domain_info(domid).unwrap().unwrap();
+        let (of_web, of_nameless) = (info(web), info(nameless));
+        let folder = tempfile::tempdir().unwrap();
+        let dirs = crate::Dirs::below(folder.path());
+        let mut host = Host::new(Box::new(hv), store.client(0).unwrap(), dirs);
+        let mut rename = |info: &DomainInfo, name: &str| super::rename(&mut host, info, name);
+
+        let taken = rename(&of_nameless, "web").unwrap_err();
+        assert!(matches!(taken, EngineError::NameTaken { domid, .. } if domid == web));
+        for unfit in ["", "a\nb", "a/b", "..", &"x".repeat(201)] {
+            let error = rename(&of_nameless, unfit).unwrap_err();
+            assert!(
+                matches!(error, EngineError::Control(ControlError::BadName { .. })),
+                "{unfit:?}: {error}"
+            );
+        }
+        rename(&of_nameless, "db").unwrap();
+        rename(&of_web, "web").unwrap();
+
+        let reserved = reserve_name(&host, "new").unwrap();
+        let busy = super::rename(&mut host, &of_web, "new").unwrap_err();
+        assert!(matches!(busy, EngineError::NameBusy { .. }));
+        drop(reserved);
+        let mut client = store.client(0).unwrap();
+        let mut read = |path: Path| client.read_text(&path).unwrap();
+        assert_eq!(read(home(nameless, "name").unwrap()), "db");
+        assert_eq!(read(vm_path(&of_nameless, "name").unwrap()), "db");
+        assert_eq!(read(home(web, "name").unwrap()), "web");
+    }
+
+    #[test]
+    fn starts_and_stub_domains_are_read_where_they_are_recorded() {
+        let (hv, store, web, nameless) = host();
+        let mut client = store.client(0).unwrap();
+        let vm = format!("/vm/{}", uuid_text(&[1; 16]));
+        client
+            .write(&home(web, "vm").unwrap(), vm.as_bytes())
+            .unwrap();
+        client
+            .write(
+                &Path::new(&format!("{vm}/start_time")).unwrap(),
+                b"1700000000.25",
+            )
+            .unwrap();
+        client
+            .write(&home(nameless, "vm").unwrap(), b"no path!")
+            .unwrap();
+        client
+            .write(&home(nameless, "target").unwrap(), b"1")
+            .unwrap();
+        let infos = list(&hv).unwrap();
+        assert_eq!(
+            start_times(&mut client, &infos).unwrap(),
+            [Some(1_700_000_000), None]
+        );
+        assert_eq!(
+            stub_domains(&mut client, &infos).unwrap(),
+            [nameless].into()
+        );
+    }
+
+    #[test]
+    fn a_record_that_is_none_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("record");
+        std::fs::write(&path, b"{\"c_info\": {}}\0").unwrap();
+        assert_eq!(read_record(&path).unwrap(), json!({"c_info": {}}));
+        std::fs::write(&path, b"not json").unwrap();
+        assert!(
+            read_record(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("not JSON")
+        );
+        std::fs::write(&path, vec![b' '; RECORD_MAX as usize + 1]).unwrap();
+        assert!(
+            read_record(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("longer than")
+        );
+    }
+
+    #[test]
+    fn a_domain_without_a_uuid_gets_no_nodes_of_one() {
+        let hv = Model::new(64);
+        let domid = hv.create_domain(&pv_request([0; 16])).unwrap();
+        let info = hv.domain_info(domid).unwrap().unwrap();
+        let store = MemStore::new();
+        let folder = tempfile::tempdir().unwrap();
+        let dirs = Dirs::below(folder.path());
+        let mut host = Host::new(Box::new(hv), store.client(0).unwrap(), dirs);
+        host.store.mkdir(&Path::domain(domid.0)).unwrap();
+        rename(&mut host, &info, "new").unwrap();
+        let name = host.store.read_text(&home(domid, "name").unwrap());
+        assert_eq!(name.unwrap(), "new");
+        let vm = Path::new("/vm").unwrap();
+        assert!(host.store.directory(&vm).is_err());
+    }
+}
