@@ -104,7 +104,7 @@ impl Bench {
             files: handles.files,
             clock: handles.clock,
             process: handles.process,
-            tell: std::rc::Rc::new(|_| ()),
+            notice: std::rc::Rc::new(|_| ()),
         };
         Bench {
             world,

@@ -85,7 +85,7 @@ impl Bench {
             files: handles.files,
             clock: handles.clock,
             process: handles.process,
-            tell: Rc::new(|_| ()),
+            notice: Rc::new(|_| ()),
         }
     }
 

@@ -499,7 +499,7 @@ fn ask(host: &mut Host, domid: DomId, request: &Request) -> Result<(), EngineErr
 }
 
 fn reset(host: &mut Host, uuid: Uuid, domid: DomId) -> Result<(), EngineError> {
-    let _owner = xyl_engine::Owner::take(host, uuid)?;
+    let _owner = xyl_engine::VmGuard::take(host, uuid)?;
     match soft_reset::run(host, Vm { domid, uuid }, &mut |_| ())? {
         Outcome::Running => Ok(()),
         Outcome::Gone => Err(EngineError::NoSuchDomain(domid.to_string())),

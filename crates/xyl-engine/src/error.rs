@@ -8,7 +8,7 @@ use xyl_saga::{Failure, JournalError};
 use crate::config::shim::ShimError;
 use crate::operation::dump_core::DumpError;
 use crate::operation::soft_reset::SoftResetError;
-use crate::request_error::ControlError;
+use crate::request_error::RequestError;
 use crate::supervise::adopt::AdoptError;
 
 /// Why an operation on a VM failed. Each text says what was tried, on what, why it failed, and
@@ -136,7 +136,7 @@ pub enum EngineError {
     },
     /// A change to a running domain was refused.
     #[error(transparent)]
-    Control(#[from] ControlError),
+    Control(#[from] RequestError),
     /// A domain of xl's is not taken over.
     #[error(transparent)]
     Adopt(#[from] AdoptError),

@@ -28,8 +28,8 @@ use crate::vm::names::NameIndex;
 pub use cancel::Cancel;
 pub use error::EngineError;
 pub use host::dirs::Dirs;
-pub use request_error::ControlError;
-pub use vm::lock::Owner;
+pub use request_error::RequestError;
+pub use vm::lock::VmGuard;
 
 /// The host that an operation works on.
 pub struct Host {
@@ -46,7 +46,7 @@ pub struct Host {
     /// The process that works on it.
     pub process: Box<dyn Process>,
     /// Told what is being waited for when that takes longer than a moment.
-    pub tell: Rc<dyn Fn(&str)>,
+    pub notice: Rc<dyn Fn(&str)>,
 }
 
 impl Host {
@@ -59,7 +59,7 @@ impl Host {
             files: Rc::new(SystemFiles),
             clock: Rc::new(SystemClock),
             process: Box::new(SystemProcess),
-            tell: Rc::new(|_| ()),
+            notice: Rc::new(|_| ()),
         }
     }
 

@@ -5,7 +5,7 @@ use xen_port::DomId;
 /// Why a change to a running domain was refused before Xen or xenstore was asked for it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ControlError {
+pub enum RequestError {
     /// A name that no domain may have.
     #[error("{why}: {help}")]
     BadName {

@@ -17,7 +17,7 @@ pub struct Step<S: Subject> {
     /// How long it may take. It is told when that is over, and sees to it.
     pub deadline_ms: u64,
     /// What becomes of it when it, or a later one, does not get done.
-    pub way: Way,
+    pub way: OnDeath,
     /// Does it; may be called again when it was cut short, or done already.
     pub apply: Act<S>,
     /// Takes it back, whether nothing, part or all of it has happened; `None` where that goes with an
@@ -30,16 +30,16 @@ pub type Act<S> = fn(&mut S, Instant) -> Result<(), <S as Subject>::Error>;
 
 /// What becomes of a step that does not get done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// It is undone, and so are those before it, back to the last [`Way::Forward`]; whether it
+pub enum OnDeath {
+    /// It is undone, and so are those before it, back to the last [`OnDeath::RollForward`]; whether it
     /// failed, or its process died.
-    Back,
+    RollBack,
     /// It is undone when it failed. When its process died it may have had its effect: then it is
     /// applied again, and nothing is undone any more.
-    Commit,
+    RollForwardOnceStarted,
     /// It is never undone: when its process died it is applied again. When it failed it is, too, by whoever comes next,
     /// unless it is the first: then nothing has happened, and the operation has failed.
-    Forward,
+    RollForward,
 }
 
 /// What an operation works on.
@@ -163,9 +163,9 @@ pub fn resume<S: Subject>(
     let was_started = past.state == State::Applying;
     let failed_here = |(name, _): &(String, String)| name == step.name;
     let is_forward = match step.way {
-        Way::Forward => !going_back || past.failure.as_ref().is_some_and(failed_here),
-        Way::Commit => !going_back && was_started,
-        Way::Back => false,
+        OnDeath::RollForward => !going_back || past.failure.as_ref().is_some_and(failed_here),
+        OnDeath::RollForwardOnceStarted => !going_back && was_started,
+        OnDeath::RollBack => false,
     };
     if is_forward {
         return match forward(steps, at, subject, control, true) {
@@ -199,7 +199,7 @@ pub fn resume<S: Subject>(
 fn has_failed<S: Subject>(steps: &[Step<S>], past: &Operation) -> bool {
     let goes_forward = |name: &str| {
         let found = steps.iter().find(|step| step.name == name);
-        found.is_some_and(|step| step.way == Way::Forward)
+        found.is_some_and(|step| step.way == OnDeath::RollForward)
     };
     let failure = past.failure.as_ref();
     failure.is_some_and(|(name, _)| !goes_forward(name))
@@ -214,7 +214,12 @@ fn position<S: Subject>(steps: &[Step<S>], past: &Operation) -> usize {
     match found {
         Some(index) if is_done => index + 1,
         Some(index) => index,
-        None if steps.first().is_some_and(|step| step.way == Way::Forward) => 0,
+        None if steps
+            .first()
+            .is_some_and(|step| step.way == OnDeath::RollForward) =>
+        {
+            0
+        }
         None => steps.len().saturating_sub(1),
     }
 }
@@ -228,7 +233,8 @@ fn forward<S: Subject>(
 ) -> Result<(), Box<Failure<S::Error>>> {
     let mut known = Facts::new();
     for (index, step) in steps.iter().enumerate().skip(from) {
-        let may_stop = step.way != Way::Forward && !(was_taken_over && step.way == Way::Commit);
+        let may_stop = step.way != OnDeath::RollForward
+            && !(was_taken_over && step.way == OnDeath::RollForwardOnceStarted);
         (control.progress)(step.name);
         if may_stop && (control.cancelled)() {
             control.note(Record::Cancel {});
@@ -256,7 +262,7 @@ fn forward<S: Subject>(
                 if may_stop {
                     return Err(take_back(steps, index, subject, control, cause));
                 }
-                let is_begun = step.way == Way::Forward && index > 0;
+                let is_begun = step.way == OnDeath::RollForward && index > 0;
                 match is_begun {
                     true => control.try_flush(),
                     false => control.end(Outcome::Failed),
@@ -310,7 +316,7 @@ fn floor<S: Subject>(steps: &[Step<S>], at: usize) -> usize {
     let before = steps.get(..at).unwrap_or(steps);
     before
         .iter()
-        .rposition(|step| step.way == Way::Forward)
+        .rposition(|step| step.way == OnDeath::RollForward)
         .map_or(0, |index| index + 1)
 }
 

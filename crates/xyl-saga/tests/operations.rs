@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use os_port::mem::{Life, MemFiles, VirtualClock};
 use xyl_saga::{
-    Act, Begin, Control, Facts, Failure, Journal, JournalError, Outcome, Past, Record, Resumed,
-    Step, Subject, Way, load, resume, run,
+    Act, Begin, Control, Facts, Failure, Journal, JournalError, OnDeath, Outcome, Past, Record,
+    Resumed, Step, Subject, load, resume, run,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +57,12 @@ impl Subject for World {
     }
 }
 
-fn step(name: &'static str, way: Way, apply: Act<World>, undo: Option<Act<World>>) -> Step<World> {
+fn step(
+    name: &'static str,
+    way: OnDeath,
+    apply: Act<World>,
+    undo: Option<Act<World>>,
+) -> Step<World> {
     Step {
         name,
         deadline_ms: 1000,
@@ -69,20 +74,25 @@ fn step(name: &'static str, way: Way, apply: Act<World>, undo: Option<Act<World>
 
 fn steps() -> Vec<Step<World>> {
     vec![
-        step("old", Way::Forward, |w, _| w.act("+old"), None),
+        step("old", OnDeath::RollForward, |w, _| w.act("+old"), None),
         step(
             "one",
-            Way::Back,
+            OnDeath::RollBack,
             |w, _| w.act("+one"),
             Some(|w, _| w.act("-one")),
         ),
         step(
             "two",
-            Way::Back,
+            OnDeath::RollBack,
             |w, _| w.act("+two"),
             Some(|w, _| w.act("-two")),
         ),
-        step("last", Way::Commit, |w, _| w.act("+last"), None),
+        step(
+            "last",
+            OnDeath::RollForwardOnceStarted,
+            |w, _| w.act("+last"),
+            None,
+        ),
     ]
 }
 

@@ -291,7 +291,7 @@ impl Context {
     pub fn open_host(&self) -> Result<Host, Failure> {
         let timestamps = self.options.timestamps;
         Ok(Host {
-            tell: Rc::new(move |text| message(timestamps, "", text)),
+            notice: Rc::new(move |text| message(timestamps, "", text)),
             ..Host::new(self.open_hypervisor()?, self.connect()?, self.dirs.clone())
         })
     }

@@ -79,7 +79,7 @@ impl Bench {
             files: handles.files,
             clock: handles.clock,
             process: handles.process,
-            tell: std::rc::Rc::new(|_| ()),
+            notice: std::rc::Rc::new(|_| ()),
         }
     }
 

@@ -4,7 +4,7 @@ use xen_port::{DomId, DomainInfo, GuestKind, Hypervisor};
 use xenstore::{Batch, Client, Tree};
 
 use crate::EngineError;
-use crate::request_error::ControlError;
+use crate::request_error::RequestError;
 use crate::vm::domains::{has_vm_part, home, vm_path};
 
 /// What libxl lets a domain have beyond its configured memory, in KiB; kept equal, so that xl and
@@ -33,7 +33,7 @@ pub fn set_target(
     let limits = limits(store, info)?;
     let target_kib = wanted_kib.saturating_sub(limits.videoram_kib);
     if target_kib > limits.max_kib {
-        return Err(ControlError::AboveMaximum {
+        return Err(RequestError::AboveMaximum {
             domid,
             wanted_kib: target_kib,
             max_kib: limits.max_kib,
@@ -46,7 +46,7 @@ pub fn set_target(
         } else {
             1
         };
-        return Err(ControlError::BelowMinimum {
+        return Err(RequestError::BelowMinimum {
             domid,
             wanted_kib: target_kib,
             min_kib,
@@ -85,7 +85,7 @@ pub fn set_maximum(
     let domid = info.domid;
     let limits = limits(store, info)?;
     if max_kib < limits.target_kib {
-        return Err(ControlError::BelowTarget {
+        return Err(RequestError::BelowTarget {
             domid,
             wanted_kib: max_kib,
             target_kib: limits.target_kib,
@@ -117,7 +117,7 @@ fn limits(store: &mut Client, info: &DomainInfo) -> Result<Limits, EngineError> 
             .ok()
     };
     let dom0_kib = |pages: u64| (info.domid == DomId::ZERO).then_some(pages.saturating_mul(4));
-    let missing = |path: &xenstore::Path| ControlError::NoMemoryLimits {
+    let missing = |path: &xenstore::Path| RequestError::NoMemoryLimits {
         domid: info.domid,
         path: path.to_string(),
     };

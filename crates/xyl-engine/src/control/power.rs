@@ -8,7 +8,7 @@ use xen_port::{
 use xenstore::{Client, Path, Tree};
 
 use crate::EngineError;
-use crate::request_error::ControlError;
+use crate::request_error::RequestError;
 use crate::vm::domains::home;
 
 /// How often a wait tells that it is still waiting.
@@ -48,7 +48,7 @@ pub fn send_trigger(
 /// Leaves a SysRq key in xenstore for the guest to take.
 pub fn send_sysrq(store: &mut impl Tree, domid: DomId, key: char) -> Result<(), EngineError> {
     if !key.is_ascii_graphic() {
-        return Err(ControlError::BadSysrq(key).into());
+        return Err(RequestError::BadSysrq(key).into());
     }
     Ok(store.write(&home(domid, "control/sysrq")?, key.to_string().as_bytes())?)
 }
@@ -104,7 +104,7 @@ impl PowerRequest {
 
 /// How a request went out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum Asked {
+pub enum PowerDelivery {
     /// Through xenstore: the guest acknowledges it by emptying the node.
     ByXenstore,
     /// By an ACPI button: nothing tells whether the guest has seen it.
@@ -119,21 +119,21 @@ pub fn ask(
     info: &DomainInfo,
     request: PowerRequest,
     fallback: bool,
-) -> Result<Asked, EngineError> {
+) -> Result<PowerDelivery, EngineError> {
     refuse_control_domain(info.domid, "shutting it down like a guest")?;
     if has_pv_control(hv, info)? {
         store.write(&shutdown_path(info.domid)?, request.word().as_bytes())?;
-        return Ok(Asked::ByXenstore);
+        return Ok(PowerDelivery::ByXenstore);
     }
     if !fallback {
-        return Err(ControlError::NoPvDrivers {
+        return Err(RequestError::NoPvDrivers {
             domid: info.domid,
             request: request.word(),
         }
         .into());
     }
     send_trigger(hv, info.domid, VcpuId(0), request.button())?;
-    Ok(Asked::ByButton)
+    Ok(PowerDelivery::ByButton)
 }
 
 /// PV and PVH guests listen to xenstore; an HVM guest does once its drivers have set the callback.

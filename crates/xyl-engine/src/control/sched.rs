@@ -4,7 +4,7 @@ use xen_port::{DomainInfo, Hypervisor, SchedulerGlobals, SchedulerId, SchedulerP
 
 use crate::EngineError;
 use crate::control::vcpus::nr_vcpus;
-use crate::request_error::ControlError;
+use crate::request_error::RequestError;
 
 /// Xen's limits (`sysctl.h`): time slice in milliseconds, rate limit and delay in microseconds.
 const TSLICE_MS: std::ops::RangeInclusive<u32> = 1..=1000;
@@ -68,7 +68,7 @@ fn check_scheduler(
 ) -> Result<(), EngineError> {
     let pools = hv.cpu_pools()?;
     match pools.iter().find(|pool| pool.id == info.cpupool) {
-        Some(pool) if pool.scheduler != wanted => Err(ControlError::OtherScheduler {
+        Some(pool) if pool.scheduler != wanted => Err(RequestError::OtherScheduler {
             domid: info.domid,
             wanted: wanted.name(),
             actual: pool.scheduler.name(),
@@ -153,7 +153,7 @@ fn in_range(
     if range.contains(&value) {
         return Ok(());
     }
-    Err(ControlError::OutOfRange {
+    Err(RequestError::OutOfRange {
         what,
         value,
         least: *range.start(),

@@ -6,7 +6,7 @@ use xl_cfg::types::CpuList;
 
 use crate::EngineError;
 use crate::host::topology;
-use crate::request_error::ControlError;
+use crate::request_error::RequestError;
 use crate::vm::domains::home;
 
 /// One vCPU.
@@ -49,7 +49,7 @@ pub fn nr_vcpus(info: &DomainInfo) -> u32 {
 pub fn set_online(store: &mut Client, info: &DomainInfo, wanted: u32) -> Result<(), EngineError> {
     let most = nr_vcpus(info);
     if wanted == 0 || wanted > most {
-        return Err(ControlError::VcpusOutOfRange {
+        return Err(RequestError::VcpusOutOfRange {
             domid: info.domid,
             wanted,
             most,
@@ -57,7 +57,7 @@ pub fn set_online(store: &mut Client, info: &DomainInfo, wanted: u32) -> Result<
         .into());
     }
     if info.kind() == GuestKind::Hvm {
-        return Err(ControlError::HvmNotYet {
+        return Err(RequestError::HvmNotYet {
             domid: info.domid,
             what: "vcpu-set",
         }
@@ -93,7 +93,7 @@ pub fn chosen(info: &DomainInfo, only: Option<VcpuId>) -> Result<Vec<VcpuId>, En
     match only {
         None => Ok((0..most).map(VcpuId).collect()),
         Some(vcpu) if vcpu.0 < most => Ok(vec![vcpu]),
-        Some(vcpu) => Err(ControlError::NoSuchVcpu {
+        Some(vcpu) => Err(RequestError::NoSuchVcpu {
             domid: info.domid,
             vcpu: vcpu.0,
             most,

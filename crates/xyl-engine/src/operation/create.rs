@@ -13,7 +13,7 @@ use xen_port::{
     VcpuId,
 };
 use xenstore::{Access as StoreAccess, Batch, Path, Perms, Tree};
-use xyl_saga::{Facts, Step, Way};
+use xyl_saga::{Facts, OnDeath, Step};
 
 use crate::config::admission::{self, Admitted, Decision};
 use crate::config::libxl_json;
@@ -27,7 +27,7 @@ use crate::operation::xenstore_nodes::{self, Access, Change, DomainTree};
 use crate::operation::{Draft, KEEPS_RECORD, Kind, step};
 use crate::vm::spec::VmSpec;
 use crate::vm::{domains, names, store};
-use crate::{Cancel, EngineError, Host, Owner};
+use crate::{Cancel, EngineError, Host, VmGuard};
 
 /// How many free domids are tried until one was not in use a moment ago.
 const DOMID_TRIES: u32 = 1000;
@@ -97,7 +97,7 @@ fn create_with(
 ) -> Result<DomId, EngineError> {
     let spec = request.spec;
     let physical = host.hv.phys_info()?;
-    let owner = Owner::take(host, spec.uuid)?;
+    let owner = VmGuard::take(host, spec.uuid)?;
     let name_lock = domains::reserve_name(host, &spec.name)?;
     check_identity(host, spec)?;
     let prepared = Prepared::new(
@@ -135,38 +135,38 @@ fn create_with(
 
 /// The steps of a create, in order.
 pub(crate) fn steps<'a>() -> Vec<Step<Draft<'a>>> {
-    use Way::{Back, Commit};
+    use OnDeath::{RollBack, RollForwardOnceStarted};
     vec![
         step(
             "make the domain",
-            Back,
+            RollBack,
             60,
             make_domain,
             Some(unmake_domain),
         ),
-        step("set its limits", Back, 10, set_limits, None),
-        step("open its channels", Back, 10, open_channels, None),
-        step("describe its CPU", Back, 10, describe_cpu, None),
-        step("build its memory", Back, 600, build_memory, None),
-        step("share out the CPU", Back, 10, set_scheduling, None),
+        step("set its limits", RollBack, 10, set_limits, None),
+        step("open its channels", RollBack, 10, open_channels, None),
+        step("describe its CPU", RollBack, 10, describe_cpu, None),
+        step("build its memory", RollBack, 600, build_memory, None),
+        step("share out the CPU", RollBack, 10, set_scheduling, None),
         step(
             "write its xenstore nodes",
-            Back,
+            RollBack,
             30,
             write_nodes,
             Some(remove_nodes),
         ),
         step(
             "record its configuration",
-            Back,
+            RollBack,
             10,
             write_records,
             Some(remove_records),
         ),
-        step("have it watched", Back, 30, have_it_watched, None),
+        step("have it watched", RollBack, 30, have_it_watched, None),
         // Late: from here on xenconsoled is at work, and this process competes with it for the CPU.
-        step("introduce it to xenstored", Back, 10, introduce, None),
-        step("start it", Commit, 10, start, None),
+        step("introduce it to xenstored", RollBack, 10, introduce, None),
+        step("start it", RollForwardOnceStarted, 10, start, None),
     ]
 }
 
@@ -174,7 +174,7 @@ pub(crate) fn steps<'a>() -> Vec<Step<Draft<'a>>> {
 pub(crate) fn steps_of_restart<'a>() -> Vec<Step<Draft<'a>>> {
     let mut steps = vec![step(
         "read its configuration",
-        Way::Back,
+        OnDeath::RollBack,
         60,
         prepare_again,
         None,

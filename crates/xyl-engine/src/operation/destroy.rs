@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, Errno, GuestKind};
 use xenstore::{Batch, Path, Tree};
-use xyl_saga::{Facts, Step, Way};
+use xyl_saga::{Facts, OnDeath, Step};
 
 use crate::config::libxl_json;
 use crate::host::domid_history::DomidHistory;
 use crate::operation::xenstore_nodes;
 use crate::operation::{Draft, Kind, step};
 use crate::vm::{domains, names, store};
-use crate::{Cancel, EngineError, Host, Owner};
+use crate::{Cancel, EngineError, Host, VmGuard};
 
 /// How long Xen may take to give all of a domain's memory back, in seconds.
 const END_LIMIT_S: u64 = 120;
@@ -64,7 +64,7 @@ fn destroy_with(
         return Err(EngineError::ControlDomain("destroying it"));
     }
     let uuid = Uuid::from_bytes(info.handle);
-    let owner = Owner::take(host, uuid)?;
+    let owner = VmGuard::take(host, uuid)?;
     // Another process may have had its turn: the domain may be gone, and its number another's.
     let had_its_turn = owner.has_waited || owner.recovered.is_some();
     let now = host.hv.domain_info(domid)?;
@@ -120,19 +120,25 @@ fn find(host: &Host, domid: DomId) -> Result<DomainInfo, EngineError> {
 
 /// The steps that end a VM's domain, in order.
 pub(crate) fn steps<'a>() -> Vec<Step<Draft<'a>>> {
-    use Way::Forward;
+    use OnDeath::RollForward;
     vec![
-        step("stop it", Forward, 10, stop, None),
+        step("stop it", RollForward, 10, stop, None),
         step(
             "remove its xenstore nodes",
-            Forward,
+            RollForward,
             30,
             remove_old_nodes,
             None,
         ),
-        step("remove its records", Forward, 10, remove_old_records, None),
-        step("keep its number aside", Forward, 20, keep_number, None),
-        step("end it", Forward, END_LIMIT_S, end, None),
+        step(
+            "remove its records",
+            RollForward,
+            10,
+            remove_old_records,
+            None,
+        ),
+        step("keep its number aside", RollForward, 20, keep_number, None),
+        step("end it", RollForward, END_LIMIT_S, end, None),
     ]
 }
 

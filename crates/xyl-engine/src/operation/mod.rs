@@ -18,7 +18,7 @@ use os_port::Lock;
 use uuid::Uuid;
 use xen_build::Built;
 use xen_port::{DomId, EvtchnPort, GuestMemory};
-use xyl_saga::{Act, Facts, Step, Subject, Way};
+use xyl_saga::{Act, Facts, OnDeath, Step, Subject};
 
 use crate::operation::create::Prepared;
 use crate::operation::dump_core::Dump;
@@ -98,15 +98,17 @@ pub fn steps_table(kind: Kind) -> String {
     );
     for (index, step) in kind.steps().into_iter().enumerate() {
         let failure = match step.way {
-            Way::Forward if index == 0 => "the operation fails; nothing was done",
-            Way::Forward => "the operation stays open; whoever comes next applies it again",
-            Way::Back | Way::Commit if step.undo.is_some() => "undone, with those before it",
-            Way::Back | Way::Commit => "those before it are undone",
+            OnDeath::RollForward if index == 0 => "the operation fails; nothing was done",
+            OnDeath::RollForward => "the operation stays open; whoever comes next applies it again",
+            OnDeath::RollBack | OnDeath::RollForwardOnceStarted if step.undo.is_some() => {
+                "undone, with those before it"
+            }
+            OnDeath::RollBack | OnDeath::RollForwardOnceStarted => "those before it are undone",
         };
         let death = match step.way {
-            Way::Back if kind.is_done_again() => "undone, then done again",
-            Way::Back => "undone",
-            Way::Commit | Way::Forward => "applied again",
+            OnDeath::RollBack if kind.is_done_again() => "undone, then done again",
+            OnDeath::RollBack => "undone",
+            OnDeath::RollForwardOnceStarted | OnDeath::RollForward => "applied again",
         };
         let limit_s = step.deadline_ms / 1000;
         text.push_str(&format!(
@@ -120,7 +122,7 @@ pub fn steps_table(kind: Kind) -> String {
 /// A step of a VM's operation.
 pub(crate) fn step<'a>(
     name: &'static str,
-    way: Way,
+    way: OnDeath,
     limit_s: u64,
     apply: Act<Draft<'a>>,
     undo: Option<Act<Draft<'a>>>,

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 use xen_port::DomId;
 use xenstore::{Access, Path, Perms, Tree};
-use xyl_saga::{Step, Way};
+use xyl_saga::{OnDeath, Step};
 
 use crate::config::libxl_json;
 use crate::operation::xenstore_nodes;
@@ -24,13 +24,19 @@ pub(crate) fn aside(host: &Host, name: &str) -> Aside {
 
 /// The steps that set a VM's domain aside, in order.
 pub(crate) fn steps<'a>() -> Vec<Step<Draft<'a>>> {
-    use Way::Forward;
+    use OnDeath::RollForward;
     vec![
-        step("give it another UUID", Forward, 10, change_handle, None),
-        step("rename its xenstore nodes", Forward, 30, rename_nodes, None),
+        step("give it another UUID", RollForward, 10, change_handle, None),
+        step(
+            "rename its xenstore nodes",
+            RollForward,
+            30,
+            rename_nodes,
+            None,
+        ),
         step(
             "remove its old userdata",
-            Forward,
+            RollForward,
             10,
             remove_userdata,
             None,

@@ -11,7 +11,7 @@ use crate::config::runtime_changes;
 use crate::operation::{Draft, KEEPS_RECORD, Kind};
 use crate::operation::{create, destroy, rename_aside, status};
 use crate::vm::{domains, store};
-use crate::{Cancel, EngineError, Host, Owner};
+use crate::{Cancel, EngineError, Host, VmGuard};
 
 /// How long another process may hold the VM's name.
 const NAME_LIMIT: Duration = Duration::from_secs(10);
@@ -25,7 +25,7 @@ pub fn restart(
     old: DomId,
     keeps_old: bool,
 ) -> Result<Option<DomId>, EngineError> {
-    let owner = Owner::take(host, uuid)?;
+    let owner = VmGuard::take(host, uuid)?;
     let info = host.hv.domain_info(old)?;
     let Some(info) = info.filter(|info| &info.handle == uuid.as_bytes() && !info.flags.dying)
     else {

@@ -24,7 +24,7 @@ pub struct VmOps {
 
 /// How an operation stands, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum Status {
     /// A process is at work on it.
     UnderWay,
     /// Its process has died; the next command finishes it.
@@ -35,14 +35,14 @@ pub enum Standing {
     Ended(xyl_saga::Outcome),
 }
 
-impl Standing {
+impl Status {
     /// In words.
     pub fn word(self) -> &'static str {
         match self {
-            Standing::UnderWay => "under way",
-            Standing::Interrupted => "interrupted",
-            Standing::Stuck => "stuck",
-            Standing::Ended(outcome) => outcome.word(),
+            Status::UnderWay => "under way",
+            Status::Interrupted => "interrupted",
+            Status::Stuck => "stuck",
+            Status::Ended(outcome) => outcome.word(),
         }
     }
 }
@@ -126,12 +126,12 @@ impl VmOps {
     }
 
     /// How one of them stands.
-    pub fn standing(&self, operation: &Operation, process: &dyn Process) -> Standing {
+    pub fn standing(&self, operation: &Operation, process: &dyn Process) -> Status {
         match operation.outcome {
-            Some(outcome) => Standing::Ended(outcome),
-            None if !self.is_busy => Standing::Stuck,
-            None if process.is_running(operation.pid) => Standing::UnderWay,
-            None => Standing::Interrupted,
+            Some(outcome) => Status::Ended(outcome),
+            None if !self.is_busy => Status::Stuck,
+            None if process.is_running(operation.pid) => Status::UnderWay,
+            None => Status::Interrupted,
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::operation::destroy;
 use crate::supervise::monitor::Vm;
 use crate::supervise::monitor_lock;
 use crate::vm::{domains, store};
-use crate::{EngineError, Host, Owner};
+use crate::{EngineError, Host, VmGuard};
 
 /// How long a process of xl may take to stop, and to end.
 const XL_LIMIT: Duration = Duration::from_secs(10);
@@ -123,7 +123,7 @@ pub fn adopt(
         domid: info.domid,
         uuid,
     };
-    let _owner = Owner::take(host, uuid)?;
+    let _owner = VmGuard::take(host, uuid)?;
     let info = running(host, vm)?;
     let has_monitor = monitor_lock::is_watched(&*host.files, &host.dirs, uuid)?;
     let is_ours = is_ours(host, kernel, vm, has_monitor);

@@ -13,12 +13,12 @@ use xenstore::{Path, Tree};
 use crate::config::plan::Planned;
 use crate::operation::soft_reset::{self, Outcome, Tally};
 use crate::operation::{destroy, dump_core, restart, status};
-use crate::supervise::monitor_lock::Post;
+use crate::supervise::monitor_lock::MonitorLock;
 use crate::supervise::{requests, restart_backoff};
 use crate::vm::domains::{self, home};
 use crate::vm::spec::Action;
 use crate::vm::{lock, store};
-use crate::{EngineError, Host, Owner};
+use crate::{EngineError, Host, VmGuard};
 
 /// How often the domain is looked at when xenstored stays silent: a lost event delays, and no more.
 const RECHECK_EVERY: Duration = Duration::from_secs(3600);
@@ -49,7 +49,7 @@ pub struct Vm {
 /// what happens, a line each. A process that dies meanwhile, or loses xenstored, leaves its post to the
 /// next one ([`crate::supervise::monitor_lock`]), which starts with what has happened since.
 pub fn watch(host: &mut Host, vm: Vm, log: &mut dyn FnMut(&str)) -> Result<(), EngineError> {
-    match Post::take(host, vm.uuid, None)? {
+    match MonitorLock::take(host, vm.uuid, None)? {
         Some(post) => keep(host, vm, post, log),
         None => {
             tell_of_other(vm, log);
@@ -65,7 +65,7 @@ pub fn watch_with(
     lock: Option<Box<dyn Lock>>,
     log: &mut dyn FnMut(&str),
 ) -> Result<(), EngineError> {
-    let Some(post) = Post::take(host, vm.uuid, lock)? else {
+    let Some(post) = MonitorLock::take(host, vm.uuid, lock)? else {
         tell_of_other(vm, log);
         return Ok(());
     };
@@ -78,7 +78,12 @@ fn tell_of_other(vm: Vm, log: &mut dyn FnMut(&str)) {
 }
 
 /// Keeps the post until there is nothing to watch over any more.
-fn keep(host: &mut Host, vm: Vm, post: Post, log: &mut dyn FnMut(&str)) -> Result<(), EngineError> {
+fn keep(
+    host: &mut Host,
+    vm: Vm,
+    post: MonitorLock,
+    log: &mut dyn FnMut(&str),
+) -> Result<(), EngineError> {
     let outcome = watch_at(host, vm, &post, log);
     match &outcome {
         Err(error) if error.is_connection_lost() => {}
@@ -92,7 +97,7 @@ fn keep(host: &mut Host, vm: Vm, post: Post, log: &mut dyn FnMut(&str)) -> Resul
 fn watch_at(
     host: &mut Host,
     mut vm: Vm,
-    post: &Post,
+    post: &MonitorLock,
     log: &mut dyn FnMut(&str),
 ) -> Result<(), EngineError> {
     host.store.watch(&Path::release_domain(), END_TOKEN)?;
@@ -142,7 +147,7 @@ fn finish_what_was_begun(
     log: &mut dyn FnMut(&str),
 ) -> Result<(), EngineError> {
     if status::is_orphaned(&*host.files, &host.dirs, &*host.process, vm.uuid) {
-        let owner = Owner::take(host, vm.uuid)?;
+        let owner = VmGuard::take(host, vm.uuid)?;
         if let Some(recovered) = &owner.recovered {
             log(&recovered.line());
         }
@@ -207,7 +212,7 @@ fn next_action(
             }
         }
         // Nobody else changes the VM meanwhile; whoever had it before may have ended it.
-        let _owner = Owner::take(host, vm.uuid)?;
+        let _owner = VmGuard::take(host, vm.uuid)?;
         let start = host.clock.now();
         match soft_reset::run(host, vm, log)? {
             Outcome::Running => {
@@ -240,14 +245,14 @@ fn domain_of(host: &Host, uuid: Uuid) -> Result<Option<DomId>, EngineError> {
 fn after_the_domain(
     host: &mut Host,
     vm: Vm,
-    post: &Post,
+    post: &MonitorLock,
     log: &mut dyn FnMut(&str),
 ) -> Result<Option<DomId>, EngineError> {
     loop {
         if post.is_abolished(host) {
             return Ok(None);
         }
-        let owner = Owner::take(host, vm.uuid)?;
+        let owner = VmGuard::take(host, vm.uuid)?;
         if let Some(domid) = domain_of(host, vm.uuid)? {
             log(&format!("the VM is domain {domid} now"));
             if domid == vm.domid {
@@ -303,7 +308,7 @@ fn try_again(
         ));
         return Ok(true);
     }
-    let _owner = Owner::take(host, vm.uuid)?;
+    let _owner = VmGuard::take(host, vm.uuid)?;
     let kept = match domain_of(host, vm.uuid)? {
         Some(domid) => format!(
             "domain {domid} is left as it ended; to start it again: {}",

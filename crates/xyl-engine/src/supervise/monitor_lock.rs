@@ -20,19 +20,19 @@ const TAKE_LIMIT: Duration = Duration::from_secs(5);
 const FILE_MAX_BYTES: u64 = 32;
 
 /// The right, and the duty, to watch over a VM. Dropped, it is left for an heir, as by a death.
-pub struct Post {
+pub struct MonitorLock {
     uuid: Uuid,
     lock: Option<Box<dyn Lock>>,
 }
 
-impl Post {
+impl MonitorLock {
     /// Takes a VM's post, with the lock that this process was born with or a new one; `None` where another
     /// process has it.
     pub fn take(
         host: &Host,
         uuid: Uuid,
         inherited: Option<Box<dyn Lock>>,
-    ) -> Result<Option<Post>, EngineError> {
+    ) -> Result<Option<MonitorLock>, EngineError> {
         let path = host.dirs.watch(uuid);
         let deadline = host.clock.now() + TAKE_LIMIT;
         let lock = match inherited {
@@ -45,7 +45,7 @@ impl Post {
         let Some(lock) = lock else {
             return Ok(None);
         };
-        let post = Post {
+        let post = MonitorLock {
             uuid,
             lock: Some(lock),
         };
@@ -72,7 +72,7 @@ impl Post {
     }
 }
 
-impl Drop for Post {
+impl Drop for MonitorLock {
     fn drop(&mut self) {
         if let Some(lock) = self.lock.take() {
             lock.leave();

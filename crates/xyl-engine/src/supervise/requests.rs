@@ -18,7 +18,7 @@ use xen_port::{CpuMap, DomId, DomainInfo, SchedulerId, Trigger, VcpuId};
 use xenstore::{Batch, Path, Tree};
 use xyl_saga::Past;
 
-use crate::control::power::{self, Asked, PowerRequest};
+use crate::control::power::{self, PowerDelivery, PowerRequest};
 use crate::control::sched::{self, ShareChange};
 use crate::control::{memory, vcpus};
 use crate::operation::Kind;
@@ -27,7 +27,7 @@ use crate::operation::{destroy, status, xenstore_nodes};
 use crate::supervise::monitor::Vm;
 use crate::supervise::monitor_lock;
 use crate::vm::{domains, lock, store};
-use crate::{Cancel, EngineError, Host, Owner};
+use crate::{Cancel, EngineError, Host, VmGuard};
 
 /// How often whoever waits for an answer looks around, where no event tells of one.
 const TICK: Duration = Duration::from_millis(200);
@@ -165,7 +165,8 @@ pub enum Done {
     /// Nothing but that.
     Plainly,
     /// How the guest was asked.
-    Asked(Asked),
+    #[serde(rename = "asked")]
+    Delivered(PowerDelivery),
     /// What is in the core.
     Dumped(Dumped),
 }
@@ -173,7 +174,7 @@ pub enum Done {
 /// What came of a request, as it is written down.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Told {
+enum Reply {
     Done(Done),
     Failed(String),
 }
@@ -182,7 +183,7 @@ enum Told {
 pub struct Asking<'a> {
     /// His wish to stop. Only a dump is taken back; anything else goes on without him.
     pub cancel: &'a Cancel,
-    /// Told, now and then, how many bytes of a core have been written, and how many there will be.
+    /// Reply, now and then, how many bytes of a core have been written, and how many there will be.
     pub progress: &'a mut dyn FnMut(u64, u64),
 }
 
@@ -205,17 +206,17 @@ pub fn ask(
     let is_vm = vm.domid != DomId::ZERO;
     match is_held {
         Ok(true) if is_vm => {
-            if let Some(letter) = Letter::send(host, vm, request)? {
+            if let Some(letter) = PendingRequest::send(host, vm, request)? {
                 return match letter.answer(host, asking)? {
-                    Reply::Came(outcome) => outcome,
-                    Reply::MayBeDone if !request.is_repeatable() => {
+                    RequestEnd::Replied(outcome) => outcome,
+                    RequestEnd::Unknown if !request.is_repeatable() => {
                         Err(EngineError::ByMonitor(format!(
                             "the monitor of domain {} died at the {}: it may have been done; look, and repeat it if not",
                             vm.domid,
                             request.word()
                         )))
                     }
-                    Reply::MayBeDone | Reply::TakenBack => {
+                    RequestEnd::Unknown | RequestEnd::Withdrawn => {
                         let outcome = carry_out(host, info, request, asking);
                         after_silence(host, vm, request, outcome)
                     }
@@ -224,7 +225,7 @@ pub fn ask(
         }
         // It has lost its monitor. What others have asked comes first.
         Ok(false) if is_vm => {
-            let tell = host.tell.clone();
+            let tell = host.notice.clone();
             serve(host, vm, &mut |line| tell(line))?;
         }
         _ => {}
@@ -245,14 +246,14 @@ fn after_silence(
     match (request, domains::living(&*host.hv, *vm.uuid.as_bytes())?) {
         (Request::Destroy { .. }, None) => Ok(Done::Plainly),
         // The guest has ended, as it was to, and may have been asked by a monitor that died before it could say so.
-        (Request::Power { .. }, None) => Ok(Done::Asked(Asked::ByXenstore)),
+        (Request::Power { .. }, None) => Ok(Done::Delivered(PowerDelivery::ByXenstore)),
         (
             Request::Power {
                 request: PowerRequest::Reboot,
                 ..
             },
             Some(_),
-        ) => Ok(Done::Asked(Asked::ByXenstore)),
+        ) => Ok(Done::Delivered(PowerDelivery::ByXenstore)),
         (_, Some(next)) => Err(EngineError::Restarted {
             domid: vm.domid,
             next,
@@ -309,13 +310,13 @@ fn carry_out(
 }
 
 /// The VM's lock. Domain 0 is nobody's VM.
-fn owner_of(host: &mut Host, info: &DomainInfo) -> Result<Option<Owner>, EngineError> {
+fn owner_of(host: &mut Host, info: &DomainInfo) -> Result<Option<VmGuard>, EngineError> {
     if info.domid == DomId::ZERO {
         return Ok(None);
     }
-    let owner = Owner::take(host, Uuid::from_bytes(info.handle))?;
+    let owner = VmGuard::take(host, Uuid::from_bytes(info.handle))?;
     if let Some(recovered) = &owner.recovered {
-        (host.tell)(&recovered.line());
+        (host.notice)(&recovered.line());
     }
     Ok(Some(owner))
 }
@@ -334,7 +335,7 @@ fn change(host: &mut Host, info: &DomainInfo, request: &Request) -> Result<Done,
         Request::Unpause => power::unpause(hv, info)?,
         Request::Power { request, fallback } => {
             let asked = power::ask(hv, store, info, *request, *fallback)?;
-            return Ok(Done::Asked(asked));
+            return Ok(Done::Delivered(asked));
         }
         Request::Sysrq { key } => power::send_sysrq(store, domid, *key)?,
         Request::Trigger { vcpu, trigger } => power::send_trigger(hv, domid, *vcpu, *trigger)?,
@@ -362,7 +363,7 @@ fn change(host: &mut Host, info: &DomainInfo, request: &Request) -> Result<Done,
 // ---- asking ---------------------------------------------------------------------------------------
 
 /// A request on its way.
-struct Letter {
+struct PendingRequest {
     vm: Vm,
     asked: Path,
     told: Path,
@@ -372,26 +373,30 @@ struct Letter {
     file: Option<String>,
 }
 
-/// What became of a letter.
-enum Reply {
-    /// It was answered.
-    Came(Result<Done, EngineError>),
-    /// Nobody has begun it, or nobody will see it again.
-    TakenBack,
-    /// It was gone, without an answer: with its domain, or with a monitor that died at it.
-    MayBeDone,
+/// How the wait for a request ended.
+enum RequestEnd {
+    /// The monitor has replied.
+    Replied(Result<Done, EngineError>),
+    /// No monitor has begun it, or none will see it again.
+    Withdrawn,
+    /// The request is gone without a reply: with its domain, or with a monitor that died while it served it.
+    Unknown,
 }
 
-impl Letter {
+impl PendingRequest {
     /// Leaves a request for a VM's monitor; `None` where it cannot be written down.
-    fn send(host: &mut Host, vm: Vm, request: &Request) -> Result<Option<Letter>, EngineError> {
+    fn send(
+        host: &mut Host,
+        vm: Vm,
+        request: &Request,
+    ) -> Result<Option<PendingRequest>, EngineError> {
         // What is no text (a file's name) or is too long is left to this process.
         let text = serde_json::to_vec(request).unwrap_or_default();
         if text.is_empty() || text.len() > REQUEST_MAX_BYTES {
             return Ok(None);
         }
         let id = new_id(host, vm.uuid);
-        let letter = Letter {
+        let letter = PendingRequest {
             vm,
             asked: below(asked_of(vm.domid)?, &id)?,
             told: below(all_told()?, &id)?,
@@ -415,16 +420,16 @@ impl Letter {
     }
 
     /// What came of it.
-    fn answer(&self, host: &mut Host, asking: &mut Asking<'_>) -> Result<Reply, EngineError> {
+    fn answer(&self, host: &mut Host, asking: &mut Asking<'_>) -> Result<RequestEnd, EngineError> {
         host.store.watch(&self.told, ANSWER_TOKEN)?;
         let outcome = self.wait(host, asking);
         // So that nobody does it any more once this process has given up.
         let outcome = match outcome {
-            Ok(Some(value)) => self.take(host, &value).map(Reply::Came),
+            Ok(Some(value)) => self.take(host, &value).map(RequestEnd::Replied),
             Ok(None) => self.withdraw(host),
             Err(error) => match self.withdraw(host)? {
-                Reply::Came(outcome) => Ok(Reply::Came(outcome)),
-                Reply::TakenBack | Reply::MayBeDone => Err(error),
+                RequestEnd::Replied(outcome) => Ok(RequestEnd::Replied(outcome)),
+                RequestEnd::Withdrawn | RequestEnd::Unknown => Err(error),
             },
         };
         host.store.unwatch(&self.told, ANSWER_TOKEN)?;
@@ -486,12 +491,12 @@ impl Letter {
             true => "",
             false => "; Ctrl-C ends this wait, and not what was asked for",
         };
-        (host.tell)(&format!("waiting for {holder}{stays}"));
+        (host.notice)(&format!("waiting for {holder}{stays}"));
     }
 
     fn tell_of_silence(&self, host: &Host) {
         let watcher = monitor_lock::watcher(&*host.files, &host.dirs, self.vm.uuid).unwrap_or(0);
-        (host.tell)(&format!(
+        (host.notice)(&format!(
             "the monitor of domain {} (process {watcher}) does not answer: this process does it; a monitor of an older version, or a stopped one, is replaced by `xyl upgrade-monitors`",
             self.vm.domid
         ));
@@ -525,7 +530,7 @@ impl Letter {
     }
 
     /// Takes the request back; the answer where there is one by now.
-    fn withdraw(&self, host: &mut Host) -> Result<Reply, EngineError> {
+    fn withdraw(&self, host: &mut Host) -> Result<RequestEnd, EngineError> {
         let (mut answer, mut was_there) = (None, false);
         host.store.try_transaction(|transaction| {
             answer = transaction.read_opt(&self.told)?;
@@ -533,9 +538,9 @@ impl Letter {
             Ok::<_, EngineError>(transaction.rm(&self.asked)?)
         })?;
         match answer {
-            Some(value) => self.take(host, &value).map(Reply::Came),
-            None if was_there => Ok(Reply::TakenBack),
-            None => Ok(Reply::MayBeDone),
+            Some(value) => self.take(host, &value).map(RequestEnd::Replied),
+            None if was_there => Ok(RequestEnd::Withdrawn),
+            None => Ok(RequestEnd::Unknown),
         }
     }
 
@@ -547,8 +552,8 @@ impl Letter {
     ) -> Result<Result<Done, EngineError>, EngineError> {
         host.store.rm(&self.told)?;
         Ok(match serde_json::from_slice(value) {
-            Ok(Told::Done(done)) => Ok(done),
-            Ok(Told::Failed(why)) => Err(EngineError::ByMonitor(why)),
+            Ok(Reply::Done(done)) => Ok(done),
+            Ok(Reply::Failed(why)) => Err(EngineError::ByMonitor(why)),
             Err(_) => Err(EngineError::ByMonitor(format!(
                 "the answer of the monitor cannot be read: {}",
                 String::from_utf8_lossy(value)
@@ -635,7 +640,7 @@ fn serve_one(
     let asked = below(asked_of(vm.domid)?, id)?;
     let told = below(all_told()?, id)?;
     // Whoever has the VM in hand comes first; what is taken back meanwhile is not done any more.
-    if let Some(recovered) = &Owner::take(host, vm.uuid)?.recovered {
+    if let Some(recovered) = &VmGuard::take(host, vm.uuid)?.recovered {
         log(&recovered.line());
     }
     let Some(text) = host.store.read_opt(&asked)? else {
@@ -685,8 +690,8 @@ fn serve_one(
     };
     let answer = match outcome {
         Err(error) if error.is_connection_lost() => return Err(error),
-        Err(error) => Told::Failed(error.to_string()),
-        Ok(done) => Told::Done(done),
+        Err(error) => Reply::Failed(error.to_string()),
+        Ok(done) => Reply::Done(done),
     };
     let is_waited_for = asker(id).is_some_and(|pid| host.process.is_running(pid));
     let answer = is_waited_for.then(|| serde_json::to_vec(&answer).unwrap_or_default());

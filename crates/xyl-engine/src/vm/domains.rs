@@ -18,7 +18,7 @@ use xenstore::{Batch, Path, Tree};
 use xl_cfg::types::{BadName, check_name};
 
 use crate::config::libxl_json;
-use crate::request_error::ControlError;
+use crate::request_error::RequestError;
 use crate::vm::names::{self, NameIndex};
 use crate::{EngineError, Host};
 
@@ -254,7 +254,7 @@ pub(crate) fn refuse_taken_name(
 /// Gives a domain another name, unless another domain has it.
 pub fn rename(host: &mut Host, info: &DomainInfo, new_name: &str) -> Result<(), EngineError> {
     if let Err(BadName { why, help }) = check_name(new_name) {
-        return Err(ControlError::BadName { why, help }.into());
+        return Err(RequestError::BadName { why, help }.into());
     }
     let _name = reserve_name(host, new_name)?;
     let mut infos = list(&*host.hv)?;
@@ -549,7 +549,7 @@ mod tests {
         for unfit in ["", "a\nb", "a/b", "..", &"x".repeat(201)] {
             let error = rename(&of_nameless, unfit).unwrap_err();
             assert!(
-                matches!(error, EngineError::Control(ControlError::BadName { .. })),
+                matches!(error, EngineError::Control(RequestError::BadName { .. })),
                 "{unfit:?}: {error}"
             );
         }

@@ -27,7 +27,7 @@ const QUIET_LIMIT: Duration = Duration::from_millis(500);
 const CANCEL_MAX_BYTES: u64 = 256;
 
 /// The right to change a VM.
-pub struct Owner {
+pub struct VmGuard {
     uuid: Uuid,
     _lock: Box<dyn Lock>,
     /// What the journal held when the lock was taken; nothing is under way in it.
@@ -38,9 +38,9 @@ pub struct Owner {
     pub recovered: Option<Recovered>,
 }
 
-impl Owner {
+impl VmGuard {
     /// Takes a VM's lock, waiting for whoever has it, and finishes what was left under way.
-    pub fn take(host: &mut Host, uuid: Uuid) -> Result<Owner, EngineError> {
+    pub fn take(host: &mut Host, uuid: Uuid) -> Result<VmGuard, EngineError> {
         let (lock, has_waited) = take_lock(host, uuid)?;
         let left = match recover::finish(host, uuid) {
             Ok(left) => left,
@@ -49,7 +49,7 @@ impl Owner {
                 return Err(error);
             }
         };
-        Ok(Owner {
+        Ok(VmGuard {
             uuid,
             _lock: lock,
             contents: left.contents,
@@ -114,7 +114,7 @@ fn take_lock(host: &Host, uuid: Uuid) -> Result<(Box<dyn Lock>, bool), EngineErr
     if let Some(lock) = host.files.lock(&path, quiet).map_err(failed)? {
         return Ok((lock, true));
     }
-    (host.tell)(&format!(
+    (host.notice)(&format!(
         "waiting for {}",
         status::holder(host, uuid, host.clock.calendar())
     ));

@@ -81,7 +81,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     context.count(&host);
     match outcome? {
         Done::Dumped(dumped) => told(args, context, &file, dumped),
-        Done::Plainly | Done::Asked(_) => Ok(()),
+        Done::Plainly | Done::Delivered(_) => Ok(()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use jiff::Timestamp;
 use os_port::{SystemClock, SystemFiles, SystemProcess};
 use serde_json::{Value, json};
-use xyl_engine::operation::status::{self, Standing, VmOps};
+use xyl_engine::operation::status::{self, Status, VmOps};
 use xyl_engine::supervise::restart_backoff::Brake;
 use xyl_engine::vm::lock;
 use xyl_saga::{Entry, Operation, Record};
@@ -249,7 +249,7 @@ fn cancel(context: &Context, vms: &[VmOps], id: &str) -> Outcome {
             return Ok(());
         }
         lock::ask_to_cancel(&SystemFiles, &context.dirs, vm.uuid, id)?;
-        if vm.standing(operation, &SystemProcess) != Standing::UnderWay {
+        if vm.standing(operation, &SystemProcess) != Status::UnderWay {
             context.say(format!("{id} has no process: `xyl recover` sees to it"));
         }
         return Ok(());

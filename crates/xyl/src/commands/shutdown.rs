@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use xen_port::{DomId, DomainInfo};
 use xyl_engine::Host;
-use xyl_engine::control::power::{self, Asked, End, PowerRequest, Until};
+use xyl_engine::control::power::{self, End, PowerDelivery, PowerRequest, Until};
 use xyl_engine::supervise::requests::{self, Done, Request};
 use xyl_engine::vm::domains;
 
@@ -134,7 +134,7 @@ fn ask(
     context: &Context,
     host: &mut Host,
     info: &DomainInfo,
-) -> Result<Option<Asked>, Failure> {
+) -> Result<Option<PowerDelivery>, Failure> {
     let verb = match request {
         PowerRequest::Poweroff => "shut down",
         PowerRequest::Reboot => "reboot",
@@ -148,7 +148,7 @@ fn ask(
         fallback: args.fallback,
     };
     Ok(match requests::ask_for(host, info, &request)? {
-        Done::Asked(how) => Some(how),
+        Done::Delivered(how) => Some(how),
         Done::Plainly | Done::Dumped(_) => None,
     })
 }
@@ -158,12 +158,12 @@ fn wait_until_taken(
     args: &CommonArgs,
     context: &Context,
     host: &mut Host,
-    asked: &[(DomainInfo, Asked)],
+    asked: &[(DomainInfo, PowerDelivery)],
 ) -> Result<Option<Failure>, Failure> {
     let mut first_failure = None;
     let limit = args.timeout.map_or(ACKNOWLEDGE_LIMIT, Duration::from_secs);
     for (info, how) in asked {
-        if *how == Asked::ByXenstore {
+        if *how == PowerDelivery::ByXenstore {
             let waiting = context.waiting(format!("for domain {} to take the request", info.domid));
             let taken = power::wait_for_acknowledgement(
                 &mut host.store,

@@ -11,12 +11,12 @@ use std::time::Instant;
 use os_port::{Append, remove_if_there};
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, Errno, Gfn, GuestKind, PAGE_SIZE, VcpuId, VersionInfo};
-use xyl_saga::{Facts, Operation, Outcome, Past, Step, Way};
+use xyl_saga::{Facts, OnDeath, Operation, Outcome, Past, Step};
 
 use crate::operation::{Draft, Kind, step};
 use crate::supervise::monitor::Vm;
 use crate::vm::names;
-use crate::{Cancel, EngineError, Host, Owner};
+use crate::{Cancel, EngineError, Host, VmGuard};
 use format::{Core, NO_PAGE, Page};
 
 /// How long the memory may take, in seconds: that of a guest of a TiB, at 100 MiB a second, takes three hours.
@@ -134,7 +134,7 @@ pub fn dump_core(
         return Err(EngineError::ControlDomain("pausing it to dump its core"));
     }
     let info = living(host, domid)?;
-    let owner = Owner::take(host, Uuid::from_bytes(info.handle))?;
+    let owner = VmGuard::take(host, Uuid::from_bytes(info.handle))?;
     // Another process may have had its turn, and the number may be another domain's by now.
     let now = living(host, domid)?;
     if now.handle != info.handle {
@@ -152,7 +152,7 @@ fn living(host: &Host, domid: DomId) -> Result<DomainInfo, EngineError> {
 
 fn carry_out(
     host: &mut Host,
-    owner: Owner,
+    owner: VmGuard,
     info: &DomainInfo,
     request: DumpRequest<'_>,
     is_at_end: bool,
@@ -248,7 +248,7 @@ fn dump_ended(
     folder: &FilePath,
     file: &FilePath,
 ) -> Result<Option<Dumped>, EngineError> {
-    let owner = Owner::take(host, vm.uuid)?;
+    let owner = VmGuard::take(host, vm.uuid)?;
     let info = living(host, vm.domid)?;
     if &info.handle != vm.uuid.as_bytes() {
         return Err(EngineError::NoSuchDomain(vm.domid.to_string()));
@@ -298,19 +298,25 @@ impl Dumped {
 
 /// The steps, in order.
 pub(crate) fn steps<'a>() -> Vec<Step<Draft<'a>>> {
-    use Way::{Back, Commit};
+    use OnDeath::{RollBack, RollForwardOnceStarted};
     vec![
-        step("stop it", Back, 10, hold, Some(let_go)),
+        step("stop it", RollBack, 10, hold, Some(let_go)),
         step(
             "write its memory",
-            Back,
+            RollBack,
             WRITE_LIMIT_S,
             write,
             Some(remove_unfinished),
         ),
-        step("let it run on", Back, 10, let_go, None),
-        step("wait for the disk", Back, SYNC_LIMIT_S, sync, None),
-        step("give the file its name", Commit, 60, give_name, None),
+        step("let it run on", RollBack, 10, let_go, None),
+        step("wait for the disk", RollBack, SYNC_LIMIT_S, sync, None),
+        step(
+            "give the file its name",
+            RollForwardOnceStarted,
+            60,
+            give_name,
+            None,
+        ),
     ]
 }
 
