@@ -14,8 +14,8 @@ with_xyl() {
 
 had_save=$([ -d /var/lib/xen/save ] && echo yes)
 mkdir -p /etc/xen/auto
-testguest_cfg auto-a pv >/etc/xen/auto/a.cfg
-testguest_cfg auto-b pvh >/etc/xen/auto/b.cfg
+testguest_cfg auto-a pv 'memory = 32' >/etc/xen/auto/a.cfg
+testguest_cfg auto-b pvh 'memory = 32' >/etc/xen/auto/b.cfg
 
 ok with_xyl start
 within 60 readies auto-a 1

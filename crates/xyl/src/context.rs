@@ -22,7 +22,8 @@ use xyl_engine::{Dirs, Host};
 use crate::cli::GlobalArgs;
 use crate::console::Folders;
 use crate::error::{Failure, Outcome, indented};
-use crate::output::{Out, printable, printable_lines, stderr_is_terminal};
+use crate::output::{Out, stderr_is_terminal};
+use crate::shown::Shown;
 use crate::tell;
 use crate::words::is_on;
 use crate::xlconf;
@@ -92,7 +93,7 @@ fn simulated_host(value: &Path, switches_on: bool) -> Result<Option<SimulatedHos
         _ => {
             return Err(Failure::usage(format!(
                 "{HOST}={} names no host: sim:FOLDER is a simulated one, and without the variable it is the real one",
-                printable(&text)
+                Shown::line(&text)
             )));
         }
     };
@@ -108,8 +109,8 @@ fn simulated_host(value: &Path, switches_on: bool) -> Result<Option<SimulatedHos
     if is_new {
         tell::line(format_args!(
             "xyl: the simulated host in {} is on now; a guest to try: xyl create {}",
-            printable(&host.folder().display().to_string()),
-            printable(&host.example().display().to_string())
+            Shown::line(&host.folder().display().to_string()),
+            Shown::line(&host.example().display().to_string())
         ));
     }
     Ok(Some(host))
@@ -137,7 +138,7 @@ fn store_timeout(value: &str) -> Result<Option<Duration>, Failure> {
         Ok(seconds) if seconds > 0 => Ok(Some(Duration::from_secs(seconds.into()))),
         _ => Err(Failure::usage(format!(
             "{STORE_TIMEOUT}={} is no number of seconds: set it to 1 or more, without a unit",
-            printable(value)
+            Shown::line(value)
         ))),
     }
 }
@@ -153,7 +154,7 @@ fn verbosity(value: &str) -> Result<u8, Failure> {
         word => word.parse().map_err(|_| {
             Failure::usage(format!(
                 "{VERBOSE}={} is no number from 0 to {}: it stands for so many times -v",
-                printable(value),
+                Shown::line(value),
                 u8::MAX
             ))
         }),
@@ -186,6 +187,17 @@ impl Context {
         })
     }
 
+    /// A context to complete a shell's words with: it switches nothing on, says nothing, and waits no longer than
+    /// `patience` for each answer of xenstored.
+    ///
+    /// # Errors
+    /// As [`Context::new`].
+    pub fn for_completion(patience: Duration) -> Result<Context, Failure> {
+        let mut context = Context::new(&GlobalArgs::default(), false)?;
+        context.options.store_timeout = Some(patience);
+        Ok(context)
+    }
+
     /// Whether output is to be JSON.
     pub fn json(&self) -> bool {
         self.options.json
@@ -206,7 +218,7 @@ impl Context {
     pub fn would(&self, what: String) -> Result<bool, Failure> {
         match (self.options.dry_run, self.options.json) {
             (false, _) => {}
-            (true, false) => self.out.line(format!("would {}", printable(&what)))?,
+            (true, false) => self.out.line(format!("would {}", Shown::line(&what)))?,
             (true, true) => self.say(format!("would {what}")),
         }
         Ok(self.options.dry_run)
@@ -436,7 +448,7 @@ impl Context {
         let in_place = self.options.progress_in_place || stderr_is_terminal();
         let shows = in_place || self.options.verbose > 0;
         Waiting {
-            what: printable(&what),
+            what: Shown::line(&what).to_string(),
             in_place,
             shows,
             line_open: Cell::new(false),
@@ -499,7 +511,7 @@ fn message(timestamps: bool, kind: &str, text: &str) {
     } else {
         String::new()
     };
-    let text = indented(&printable_lines(text));
+    let text = indented(&Shown::lines(text).to_string());
     tell::line(format_args!("{stamp}xyl: {kind}{text}"));
 }
 

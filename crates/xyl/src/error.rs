@@ -10,7 +10,9 @@ use xl_cfg::{Code, Report, Severity};
 use xyl_engine::EngineError;
 
 use crate::console::ConsoleError;
-use crate::output::{printable, printable_lines, stderr_is_terminal};
+use crate::json;
+use crate::output::stderr_is_terminal;
+use crate::shown::Shown;
 use crate::tell;
 use crate::words::WordError;
 
@@ -174,7 +176,7 @@ impl Failure {
         match self {
             // Xyl's own colours are in it, and nothing else.
             Failure::Configuration(text) => text.clone(),
-            other => printable_lines(&other.to_string()),
+            other => Shown::lines(&other.to_string()).to_string(),
         }
     }
 
@@ -216,7 +218,7 @@ fn not_xen(path: &Path) -> Failure {
 
 impl From<xl_cfg::SourceError> for Failure {
     fn from(error: xl_cfg::SourceError) -> Failure {
-        Failure::Configuration(printable_lines(&error.to_string()))
+        Failure::Configuration(Shown::lines(&error.to_string()).to_string())
     }
 }
 
@@ -227,7 +229,7 @@ impl From<xl_cfg::Error> for Failure {
                 let text = report.render(stderr_is_terminal());
                 refused(report, text.trim_end())
             }
-            None => Failure::Configuration(printable_lines(&error.to_string())),
+            None => Failure::Configuration(Shown::lines(&error.to_string()).to_string()),
         }
     }
 }
@@ -247,7 +249,7 @@ fn refused(report: &Report, findings: &str) -> Failure {
     let command = match report.sources().main_name() {
         // The settings were arguments, too many to say again.
         "/dev/null" => "xl create".to_owned(),
-        file => format!("xl create {}", printable(file)),
+        file => format!("xl create {}", Shown::line(file)),
     };
     Failure::NotThereYet(format!(
         "{text}\nuse `{command}` for this guest, or take these lines out"
@@ -270,8 +272,9 @@ pub fn report(failure: &Failure, as_json: bool) -> ExitCode {
     let exit = failure.exit();
     if !failure.is_silent() {
         let text = if as_json {
-            json!({"error": {"message": failure.to_string(), "exit_code": exit.number()}})
-                .to_string()
+            json::line(
+                &json!({"error": {"message": failure.to_string(), "exit_code": exit.number()}}),
+            )
         } else {
             format!("xyl: error: {}", indented(&failure.for_a_terminal()))
         };

@@ -30,11 +30,14 @@ use clap::{CommandFactory, FromArgMatches};
 use crate::cli::Cli;
 use crate::context::Context;
 use crate::error::Failure;
+use crate::shown::Shown;
 
 /// Runs the command that `args` (the program's name first) ask for; returns the exit code of
 /// [`error::Exit`].
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    clap_complete::CompleteEnv::with_factory(Cli::command).complete();
+    clap_complete::CompleteEnv::with_factory(Cli::command)
+        .var(complete::VARIABLE)
+        .complete();
     let args: Vec<OsString> = args.into_iter().collect();
     let as_json = words::asks_for_json(&args);
     let completed = match words::complete_command(&args) {
@@ -87,8 +90,8 @@ fn refuse(error: &clap::Error, args: &[OsString], as_json: bool) -> ExitCode {
     let is_control = |arg: &OsString| arg.to_string_lossy().contains(char::is_control);
     if error.use_stderr() && args.iter().any(is_control) {
         // Without clap's colours, which could not be told from what was typed.
-        let text = output::printable_lines(&error.render().to_string());
-        tell::part(format_args!("{text}"));
+        let text = error.render().to_string();
+        tell::part(format_args!("{}", Shown::lines(&text)));
     } else {
         // A message that cannot be shown is lost; the exit code still tells.
         let _ = error.print();

@@ -25,6 +25,11 @@ impl Out {
         writeln!(self.0.borrow_mut(), "{text}")
     }
 
+    /// Writes text as it is.
+    pub fn part(&self, text: impl std::fmt::Display) -> io::Result<()> {
+        write!(self.0.borrow_mut(), "{text}")
+    }
+
     /// Writes bytes as they are.
     pub fn bytes(&self, bytes: &[u8]) -> io::Result<()> {
         self.0.borrow_mut().write_all(bytes)
@@ -65,25 +70,6 @@ fn spaces(text: &str, width: usize) -> String {
     " ".repeat(width.saturating_sub(text.len()))
 }
 
-/// A name as it goes to a terminal: control characters, which could move the cursor, become `?`.
-pub fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
-}
-
-/// A message as it goes to a terminal: the same, but for the ends of its lines and for tabs.
-pub fn printable_lines(text: &str) -> String {
-    let shown = |c: char| {
-        if c.is_control() && !"\n\t".contains(c) {
-            '?'
-        } else {
-            c
-        }
-    };
-    text.chars().map(shown).collect()
-}
-
 /// Nanoseconds as seconds with one digit after the point.
 pub fn seconds(ns: u64) -> String {
     format!("{:.1}", ns as f64 / 1e9)
@@ -117,11 +103,5 @@ mod tests {
     fn uuids_have_four_dashes() {
         let handle: [u8; 16] = std::array::from_fn(|i| i as u8);
         assert_eq!(uuid(&handle), "00010203-0405-0607-0809-0a0b0c0d0e0f");
-    }
-
-    #[test]
-    fn control_characters_do_not_reach_the_terminal() {
-        assert_eq!(printable("a\x1b[2Jb\n"), "a?[2Jb?");
-        assert_eq!(printable_lines("a\x1b[2J\tb\r\n"), "a?[2J\tb?\n");
     }
 }

@@ -53,6 +53,30 @@ impl Simulated {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// What bash offers for the last of the words.
+    fn offered(&self, words: &[&str]) -> Vec<String> {
+        let mut command = self.command(XYL, &["--", "xyl"]);
+        command
+            .args(words)
+            .env("XYL_HOST", format!("sim:{}", self.path().display()))
+            .env("XYL_COMPLETE", "bash")
+            .env("_CLAP_COMPLETE_INDEX", words.len().to_string())
+            .env("_CLAP_IFS", "\n");
+        let output = command.output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty());
+        let text = String::from_utf8(output.stdout).unwrap();
+        let words = text.lines().filter(|word| !word.starts_with('-'));
+        words.map(str::to_owned).collect()
+    }
+
+    /// Gives the domain a name that only other toolstacks would give.
+    fn rename_behind(&self, domid: u16, name: &str) {
+        let host = xen_sim::machine::Host::in_folder(&self.path()).unwrap();
+        let mut store = host.store(xenstore::Settings::default()).unwrap();
+        let node = xenstore::Path::domain(domid).join("name").unwrap();
+        xenstore::Tree::write(&mut store, &node, name.as_bytes()).unwrap();
+    }
+
     /// Creates the guest to try.
     fn create(&self) {
         self.must(&["info"]);
@@ -335,4 +359,69 @@ fn listing_configurations_asks_xenstore_and_xen_once_for_all() {
     // One hypercall for the share of each domain, and no other.
     assert_eq!(cost("simulated hypercalls"), before.0 + 4);
     assert_eq!(cost("round trips"), before.1);
+}
+
+#[test]
+fn a_foreign_name_drives_no_terminal_and_no_shell() {
+    let host = Simulated::new();
+    host.must(&["info"]);
+    let cfg = host.path().join("guest.cfg");
+    host.must(&["create", "-e", cfg.to_str().unwrap()]);
+    let name = "a\x1b[31m;touch x\u{202e}\u{9b}";
+    host.rename_behind(1, name);
+    for words in [
+        &["list"][..],
+        &["list", "-v", "-c"],
+        &["list", "--json"],
+        &["list", "-l"],
+        &["vcpu-list"],
+        &["uptime"],
+        &["uptime", "-s"],
+        &["vm-list"],
+        &["claims"],
+        &["sched-credit2"],
+        &["top", "-b", "-i", "1"],
+        &["domname", "1"],
+        &["audit"],
+        &["explain"],
+        &["fsck"],
+        &["ops"],
+        &["-N", "destroy", name],
+        &["rename", "1", "Domain-0"],
+    ] {
+        let output = host.xyl(words);
+        for text in [output.stdout, output.stderr] {
+            let text = String::from_utf8(text).unwrap();
+            let drives = |c: char| c.is_control() && !"\n\t".contains(c) || c == '\u{202e}';
+            assert!(!text.contains(drives), "{words:?}: {text:?}");
+        }
+    }
+    let list: serde_json::Value = serde_json::from_str(&host.must(&["list", "--json"])).unwrap();
+    assert_eq!(list[1]["name"], name);
+    assert_eq!(host.offered(&["destroy", ""]), ["Domain-0"]);
+    host.rename_behind(1, "(null)");
+    assert!(host.must(&["list"]).contains("\"(null)\" "));
+    host.rename_behind(1, "two words");
+    assert!(host.must(&["list"]).contains("two words  "));
+}
+
+#[test]
+fn completion_offers_what_there_is_on_the_simulated_host() {
+    let host = Simulated::new();
+    host.create();
+    let ops: serde_json::Value = serde_json::from_str(&host.must(&["ops", "--json"])).unwrap();
+    let id = ops[0]["id"].as_str().unwrap();
+    assert_eq!(host.offered(&["destroy", "gu"]), ["guest"]);
+    assert_eq!(host.offered(&["list", ""]), ["Domain-0", "guest"]);
+    assert_eq!(host.offered(&["sched-credit2", "-p", "P"]), ["Pool-0"]);
+    assert_eq!(host.offered(&["ops", "show", ""]), [id, "guest"]);
+    // Nothing is under way.
+    assert_eq!(host.offered(&["ops", "cancel", ""]), [] as [String; 0]);
+    // Every key of `info`, and no other.
+    let info: serde_json::Value = serde_json::from_str(&host.must(&["info", "--json"])).unwrap();
+    let mut keys: Vec<&String> = info.as_object().unwrap().keys().collect();
+    let mut offered = host.offered(&["info", ""]);
+    keys.sort();
+    offered.sort();
+    assert_eq!(offered.iter().collect::<Vec<_>>(), keys);
 }

@@ -60,10 +60,14 @@ impl Pools {
         })
     }
 
+    /// The names of all pools.
+    pub fn names(&self) -> Vec<String> {
+        self.0.iter().map(|pool| self.name(pool.id)).collect()
+    }
+
     /// All names with commas between.
     pub fn listed(&self) -> String {
-        let names: Vec<String> = self.0.iter().map(|pool| self.name(pool.id)).collect();
-        names.join(", ")
+        self.names().join(", ")
     }
 }
 

@@ -12,9 +12,11 @@ use xyl_audit::audit::{AdvisoryRow, CoreSharing, Reason, Remedy};
 use xyl_audit::{AdvisoryVerdict, Audit, Facts, Family, GuestType, Row, Standing};
 
 use crate::commands::audit::running::Running;
+use crate::complete::words;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
-use crate::output::{left, printable};
+use crate::output::left;
+use crate::shown::Shown;
 
 /// Show what protects this host against speculative execution, for each type of guest
 #[derive(Debug, clap::Args)]
@@ -67,7 +69,7 @@ pub struct Args {
     #[arg(long)]
     advisories: bool,
     /// Exit with 3 if this is found; may be repeated
-    #[arg(long, value_name = "WORD", value_delimiter = ',')]
+    #[arg(long, value_name = "WORD", value_delimiter = ',', add = words(fail_on_words))]
     fail_on: Vec<String>,
 }
 
@@ -163,6 +165,25 @@ fn as_json(
     })
 }
 
+/// The words of `--fail-on` that can be completed: all but FAMILY:VERDICT and advisories.
+fn fail_on_words() -> Vec<String> {
+    let words = [
+        "unprotected",
+        "partly",
+        "unknown",
+        "affected",
+        "cannot-tell",
+        "bare-pv32",
+        "changed",
+    ];
+    let families = Family::ALL.iter().map(|family| family.word().to_owned());
+    words
+        .map(str::to_owned)
+        .into_iter()
+        .chain(families)
+        .collect()
+}
+
 /// A word of `--fail-on`.
 #[derive(Debug, PartialEq, Eq)]
 enum FailOn {
@@ -202,7 +223,7 @@ impl FailOn {
         word.parse().map(FailOn::Family).map_err(|_| {
             Failure::usage(format!(
                 "--fail-on {}: a verdict, a family, FAMILY:VERDICT or an advisory; `xyl audit --help` lists them",
-                printable(word)
+                Shown::line(word)
             ))
         })
     }
@@ -223,7 +244,7 @@ impl FailOn {
         if let FailOn::Advisory(id) = self
             && !audit.advisories.iter().any(|row| row.id == *id)
         {
-            found.push(format!("{} is not among the advisories", printable(id)));
+            found.push(format!("{} is not among the advisories", Shown::line(id)));
         }
         found
     }
@@ -335,17 +356,17 @@ impl Report<'_> {
         )];
         lines.push(format!(
             "command line: {}",
-            printable(facts.xen.command_line.trim())
+            Shown::line(facts.xen.command_line.trim())
         ));
         lines.extend(
             facts
                 .missing
                 .iter()
-                .map(|what| format!("missing: {}", printable(what))),
+                .map(|what| format!("missing: {}", Shown::line(what))),
         );
         let strange = facts.log.unrecognised.iter();
         lines.extend(
-            strange.map(|line| format!("not understood in the boot log: {}", printable(line))),
+            strange.map(|line| format!("not understood in the boot log: {}", Shown::line(line))),
         );
         lines
     }
@@ -481,18 +502,21 @@ impl Report<'_> {
                 "{}  {}  {}{unchecked}",
                 left(&row.id, 8),
                 left(row.verdict.title(), 12),
-                printable(&row.title)
+                Shown::line(&row.title)
             ));
             if args.details || is_open(row) {
                 lines.extend(reasons(&row.reasons));
                 lines.extend(
                     row.remedies
                         .iter()
-                        .map(|remedy| format!("  what to do: {}", printable(remedy.text()))),
+                        .map(|remedy| format!("  what to do: {}", Shown::line(remedy.text()))),
                 );
             }
             if args.details {
-                lines.push(format!("  see: {}", printable(&row.references.join(", "))));
+                lines.push(format!(
+                    "  see: {}",
+                    Shown::line(&row.references.join(", "))
+                ));
             }
         }
         lines
@@ -505,7 +529,8 @@ impl Report<'_> {
                 .advisories
                 .iter()
                 .filter(move |row| row.verdict == verdict);
-            rows.map(|row| printable(&row.id)).collect::<Vec<_>>()
+            rows.map(|row| Shown::line(&row.id).to_string())
+                .collect::<Vec<_>>()
         };
         let part = |verdict: AdvisoryVerdict| {
             let ids = ids(verdict);
@@ -530,8 +555,8 @@ fn reasons(reasons: &[Reason]) -> impl Iterator<Item = String> + '_ {
     reasons.iter().map(|reason| {
         format!(
             "  because: {} [{}]",
-            printable(&reason.text),
-            printable(&reason.source)
+            Shown::line(&reason.text),
+            Shown::line(&reason.source)
         )
     })
 }

@@ -2,6 +2,7 @@
 
 use clap_complete::env::Shells;
 
+use crate::complete::VARIABLE;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 
@@ -29,7 +30,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         .ok_or_else(|| Failure::usage(format!("no completion for the shell `{}`", args.shell)))?;
     let mut script = Vec::new();
     shell
-        .write_registration("COMPLETE", "xyl", "xyl", "xyl", &mut script)
+        .write_registration(VARIABLE, "xyl", "xyl", "xyl", &mut script)
         .map_err(|source| Failure::io("write the script", source))?;
     Ok(context.out.bytes(&script)?)
 }

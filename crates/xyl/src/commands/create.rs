@@ -28,6 +28,7 @@ use crate::error::{Failure, Outcome};
 use crate::interrupts::Interrupts;
 use crate::json::{self, Layout};
 use crate::output::stderr_is_terminal;
+use crate::shown::Shown;
 use crate::tell;
 use crate::xlconf;
 
@@ -164,7 +165,9 @@ fn create_now(
         Ok(())
     };
     let mut notice = |notice: Notice<'_>| match notice {
-        Notice::Step(step) => context.note(1, || format!("create {}: {step}", planned.spec.name)),
+        Notice::Step(step) => context.note(1, || {
+            format!("create {}: {step}", Shown::name(&planned.spec.name))
+        }),
         Notice::Warning(text) if !args.quiet => context.say(format!("warning: {text}")),
         Notice::Warning(_) => {}
     };

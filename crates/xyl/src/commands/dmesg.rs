@@ -1,9 +1,12 @@
 //! `xyl dmesg`: Xen's log.
 
+use std::io::IsTerminal;
+
 use serde_json::json;
 
 use crate::context::Context;
 use crate::error::Outcome;
+use crate::shown::Shown;
 
 /// Print Xen's log
 #[derive(Debug, clap::Args)]
@@ -25,6 +28,11 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     if context.json() {
         let log = String::from_utf8_lossy(&log);
         return Ok(context.out.json(&json!({"log": log}))?);
+    }
+    // Domain 0 writes to this log what it likes, and with a debugging Xen so does a guest.
+    if std::io::stdout().is_terminal() {
+        let log = String::from_utf8_lossy(&log);
+        return Ok(context.out.part(Shown::lines(&log))?);
     }
     Ok(context.out.bytes(&log)?)
 }

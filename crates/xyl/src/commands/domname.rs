@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
-use crate::output::printable;
+use crate::shown::Shown;
 
 /// Print the name of the domain with a number
 #[derive(Debug, clap::Args)]
@@ -28,5 +28,5 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
             .out
             .json(&json!({"domid": args.domid, "name": name}))?);
     }
-    Ok(context.out.line(printable(&name))?)
+    Ok(context.out.line(Shown::line(&name))?)
 }

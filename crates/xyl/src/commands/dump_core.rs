@@ -12,6 +12,7 @@ use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 use crate::interrupts::Interrupts;
+use crate::shown::Shown;
 
 /// A dump that takes no longer says nothing.
 const QUIET_FOR: Duration = Duration::from_secs(1);
@@ -128,7 +129,7 @@ fn told(args: &Args, context: &Context, file: &Path, dumped: Dumped) -> Outcome 
         context.say(format!("warning: {}", dumped.line()));
     }
     if args.file.is_none() {
-        context.out.line(file.display().to_string())?;
+        context.out.line(Shown::line(&file.display().to_string()))?;
     }
     context.note(1, || dumped.line());
     Ok(())

@@ -10,7 +10,7 @@ use xyl_engine::config::admission::{self, Decision, ImageKind, Record};
 use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
-use crate::output::printable;
+use crate::shown::Shown;
 
 /// Explain what the host's policy decided about a domain, and what it would decide now
 #[derive(Debug, clap::Args)]
@@ -64,7 +64,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     for domain in domains.iter().filter(|domain| domain.is_changed()) {
         context.say(format!(
             "warning: {}: {}",
-            printable(&domain.name),
+            Shown::name(&domain.name),
             otherwise(&domain.now)
         ));
     }
@@ -86,7 +86,7 @@ fn chosen(args: &Args, context: &Context) -> Result<Vec<Explained>, Failure> {
             match of(context, info, name.clone()) {
                 Ok(explained) => all.extend(explained),
                 // One that is damaged hides no others.
-                Err(failure) => context.say(format!("warning: {}: {failure}", printable(&name))),
+                Err(failure) => context.say(format!("warning: {}: {failure}", Shown::name(&name))),
             }
         }
         return Ok(all);
@@ -122,15 +122,15 @@ fn show(context: &Context, domain: &Explained) -> Outcome {
     let record = &domain.record;
     let mut lines = vec![format!(
         "{} ({}): {}",
-        printable(&domain.name),
+        Shown::name(&domain.name),
         domain.info.domid,
         record.decision.line()
     )];
     let mut add = |what: &str, text: String| lines.push(format!("  {what:<8} {text}"));
-    let kernel = printable(&record.kernel.display().to_string());
+    let kernel = record.kernel.display();
     add("kernel", format!("{kernel}: {}", title(record.image)));
     if let Some(shim) = &record.shim {
-        add("shim", printable(&shim.display().to_string()));
+        add("shim", shim.display().to_string());
     }
     add("decided", time(record.decided_s));
     for warning in &record.decision.warnings {
@@ -142,7 +142,7 @@ fn show(context: &Context, domain: &Explained) -> Outcome {
     if let Some(text) = record.unseen() {
         add("unseen", text.to_owned());
     }
-    Ok(context.out.line(lines.join("\n"))?)
+    Ok(context.out.line(Shown::lines(&lines.join("\n")))?)
 }
 
 fn title(image: ImageKind) -> &'static str {

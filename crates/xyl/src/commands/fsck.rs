@@ -5,7 +5,7 @@ use xyl_engine::recover::fsck::{self, Finding, Verdict};
 
 use crate::context::Context;
 use crate::error::{Exit, Failure, Outcome};
-use crate::output::printable;
+use crate::shown::Shown;
 
 /// Find what is left over of domains that are no more, and remove it
 #[derive(Debug, clap::Args)]
@@ -86,17 +86,19 @@ fn as_json(finding: &Finding) -> Value {
 
 fn tell(context: &Context, findings: &[Finding]) -> Outcome {
     for finding in findings {
-        context.out.line(printable(&finding.object))?;
+        context.out.line(Shown::line(&finding.object))?;
         for cause in &finding.cause {
-            context.out.line(format!("  cause: {}", printable(cause)))?;
+            context
+                .out
+                .line(format!("  cause: {}", Shown::line(cause)))?;
         }
         let last = match &finding.verdict {
-            Verdict::Found => format!("  remedy: {}", finding.remedy),
+            Verdict::Found => format!("  remedy: {}", Shown::line(&finding.remedy)),
             Verdict::Removed => "  removed".to_owned(),
             Verdict::Left(why) => format!(
                 "  left as it is: {}\n  remedy: {}",
-                printable(why),
-                finding.remedy
+                Shown::line(why),
+                Shown::line(&finding.remedy)
             ),
         };
         context.out.line(last)?;

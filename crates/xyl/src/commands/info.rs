@@ -4,8 +4,10 @@ use serde_json::{Map, Value, json};
 use xen_port::{CpuTopology, NumaNode, PhysCaps};
 use xyl_engine::host::info::{self, HostInfo};
 
+use crate::complete::words;
 use crate::context::Context;
 use crate::error::Outcome;
+use crate::shown::Shown;
 
 /// Show what Xen and this host are
 #[derive(Debug, clap::Args)]
@@ -26,9 +28,47 @@ pub struct Args {
     #[arg(short, long)]
     numa: bool,
     /// Only the values whose key begins so
-    #[arg(conflicts_with = "numa")]
+    #[arg(conflicts_with = "numa", add = words(|| KEYS.map(str::to_owned).to_vec()))]
     key: Option<String>,
 }
+
+/// The keys, in the order in which they are printed.
+const KEYS: [&str; 34] = [
+    "host",
+    "release",
+    "version",
+    "machine",
+    "nr_cpus",
+    "max_cpu_id",
+    "nr_nodes",
+    "cores_per_socket",
+    "threads_per_core",
+    "cpu_mhz",
+    "hw_caps",
+    "virt_caps",
+    "total_memory",
+    "free_memory",
+    "sharing_freed_memory",
+    "sharing_used_memory",
+    "outstanding_claims",
+    "free_cpus",
+    "xen_major",
+    "xen_minor",
+    "xen_extra",
+    "xen_version",
+    "xen_caps",
+    "xen_scheduler",
+    "xen_pagesize",
+    "platform_params",
+    "xen_changeset",
+    "xen_commandline",
+    "cc_compiler",
+    "cc_compile_by",
+    "cc_compile_domain",
+    "cc_compile_date",
+    "build_id",
+    "xend_config_format",
+];
 
 /// Runs `xyl info`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
@@ -64,7 +104,7 @@ fn print_entries(context: &Context, entries: &[Entry]) -> Outcome {
         let space = if *key == "virt_caps" { "" } else { " " };
         context
             .out
-            .line(format!("{key:<23}:{space}{}", text(value)))?;
+            .line(format!("{key:<23}:{space}{}", Shown::line(&text(value))))?;
     }
     Ok(())
 }
@@ -73,7 +113,7 @@ fn print_entries(context: &Context, entries: &[Entry]) -> Outcome {
 /// expect one.
 fn print_values(context: &Context, entries: &[Entry], key: &str) -> Outcome {
     for (_, value) in entries.iter().filter(|(name, _)| name.starts_with(key)) {
-        context.out.line(text(value).trim_start())?;
+        context.out.line(Shown::line(text(value).trim_start()))?;
     }
     Ok(())
 }

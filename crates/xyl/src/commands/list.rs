@@ -8,7 +8,8 @@ use xyl_engine::vm::domains;
 use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
-use crate::output::{left, printable, right, seconds, uuid};
+use crate::output::{left, right, seconds, uuid};
+use crate::shown::{self, Shown};
 
 const HELP: &str =
     "The state's letters: r running, b blocked, p paused, s shut down, then the reason \
@@ -83,8 +84,9 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     print_table(context, &infos, &names, columns)?;
     for (info, name) in infos.iter().zip(&names) {
         if bare_pv32.contains(&info.domid) {
-            let name = printable(name.as_deref().unwrap_or(domains::NO_NAME));
-            context.say(format!("warning: {name} ({}): {BARE_PV32}", info.domid));
+            let name = name.as_deref().unwrap_or(domains::NO_NAME);
+            let (name, domid) = (Shown::name(name), info.domid);
+            context.say(format!("warning: {name} ({domid}): {BARE_PV32}"));
         }
     }
     Ok(())
@@ -183,7 +185,7 @@ struct Extra {
 fn row(info: &DomainInfo, name: Option<&str>, columns: Columns, extra: &Extra) -> String {
     let mut line = format!(
         "{} {:5} {:5} {:5}     {}  {}",
-        left(&printable(name.unwrap_or(domains::NO_NAME)), 40),
+        left(&shown::cell(name), 40),
         info.domid.0,
         mib(info.tot_pages + info.outstanding_pages),
         info.nr_online_vcpus,
@@ -200,7 +202,7 @@ fn row(info: &DomainInfo, name: Option<&str>, columns: Columns, extra: &Extra) -
         line += &right("-", 17);
     }
     if let Some(pool) = &extra.pool {
-        line += &right(pool, 16);
+        line += &right(&Shown::cell(pool).to_string(), 16);
     }
     if let Some(nodes) = &extra.nodes {
         line += &format!(" {nodes}");

@@ -10,9 +10,10 @@ use xyl_engine::supervise::restart_backoff::Brake;
 use xyl_engine::vm::lock;
 use xyl_saga::{Entry, Operation, Record};
 
+use crate::complete::{operations_under_way, vms_and_operations};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
-use crate::output::printable;
+use crate::shown::Shown;
 
 /// Show the operations that are under way, and how each VM's last one ended
 #[derive(Debug, clap::Args)]
@@ -42,12 +43,13 @@ enum Action {
     /// Print a VM's journal, or one operation's part of it
     Show {
         /// The VM's name or UUID, or an operation's ID
-        #[arg(value_name = "VM|ID")]
+        #[arg(value_name = "VM|ID", add = vms_and_operations())]
         which: String,
     },
     /// Ask for an operation to be taken back; it is heeded before the next step that can be undone
     Cancel {
         /// The operation
+        #[arg(add = operations_under_way())]
         id: String,
     },
 }
@@ -84,9 +86,9 @@ fn list(context: &Context, vms: &[VmOps]) -> Outcome {
         let age_s = now_ms().saturating_sub(last.last_ms) / 1000;
         context.out.line(format!(
             "{:<14} {:<20} {:<14} {:<12} {:>6} s {}",
-            printable(&last.begin.id),
+            Shown::line(&last.begin.id).to_string(),
             name_of(&last),
-            printable(&last.begin.kind),
+            Shown::line(&last.begin.kind).to_string(),
             vm.standing(&last, &SystemProcess).word(),
             age_s,
             step_of(&last),
@@ -121,14 +123,14 @@ fn now_ms() -> u64 {
 fn name_of(operation: &Operation) -> String {
     match operation.begin.name.as_str() {
         "" => operation.begin.uuid.chars().take(20).collect(),
-        name => printable(name),
+        name => Shown::cell(name).to_string(),
     }
 }
 
 fn step_of(operation: &Operation) -> String {
     let failed = operation.failure.as_ref();
     let step = failed.map(|(step, _)| step).or(operation.step.as_ref());
-    printable(step.map_or("", String::as_str))
+    Shown::line(step.map_or("", String::as_str)).to_string()
 }
 
 fn as_json(vm: &VmOps, operation: &Operation) -> Value {
@@ -195,9 +197,10 @@ fn print_entries(context: &Context, entries: &[Entry]) -> Outcome {
             .ok()
             .and_then(|ms| Timestamp::from_millisecond(ms).ok())
             .map_or_else(|| entry.time_ms.to_string(), |time| format!("{time:.3}"));
-        context
-            .out
-            .line(format!("{time}  {}", printable(&described(&entry.record))))?;
+        context.out.line(format!(
+            "{time}  {}",
+            Shown::line(&described(&entry.record))
+        ))?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::commands::explain::otherwise;
 use crate::commands::monitor::{Heir, NoHeir, replace_the_lost};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
-use crate::output::printable;
+use crate::shown::Shown;
 
 /// Finish, or take back, what dead processes have left under way
 #[derive(Debug, clap::Args)]
@@ -70,7 +70,7 @@ fn warn_of_changed_verdicts(context: &Context, host: &Host) -> Outcome {
         let name = name.unwrap_or_default();
         context.say(format!(
             "warning: {} ({}): {}",
-            printable(&name),
+            Shown::name(&name),
             info.domid,
             otherwise(&now)
         ));
@@ -110,7 +110,11 @@ fn as_json(one: &Recovered) -> Value {
 
 fn tell(context: &Context, recovered: &[Recovered]) {
     for one in recovered {
-        context.say(one.line());
+        let name = match one.name.as_str() {
+            "" => format!("the VM {}", one.uuid),
+            name => format!("{} ({})", Shown::name(name), one.uuid),
+        };
+        context.say(format!("{name}: {}", one.what));
     }
 }
 
@@ -135,8 +139,8 @@ pub fn replace_dead_monitors(context: &Context) {
         Ok(started) => {
             for one in started {
                 context.say(match one {
-                    Ok(heir) => format!("{}: {}", heir.name, heir.line()),
-                    Err(none) => format!("warning: {}: {}", none.name, none.line()),
+                    Ok(heir) => format!("{}: {}", Shown::name(&heir.name), heir.line()),
+                    Err(none) => format!("warning: {}: {}", Shown::name(&none.name), none.line()),
                 });
             }
         }

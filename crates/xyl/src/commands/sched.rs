@@ -7,10 +7,11 @@ use xyl_engine::host::pools::Pools;
 use xyl_engine::supervise::requests;
 use xyl_engine::vm::domains;
 
-use crate::complete::domain_names;
+use crate::complete::{domain_names, pool_names};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
-use crate::output::{left, printable};
+use crate::output::left;
+use crate::shown::{self, Shown};
 
 /// Show or set shares under the credit2 scheduler
 #[derive(Debug, clap::Args)]
@@ -32,7 +33,7 @@ pub struct Credit2Args {
     #[arg(short, long = "ratelimit_us", requires = "schedparam")]
     ratelimit_us: Option<u32>,
     /// Only this CPU pool
-    #[arg(short = 'p', long, conflicts_with_all = ["domain", "weight", "cap"])]
+    #[arg(short = 'p', long, add = pool_names(), conflicts_with_all = ["domain", "weight", "cap"])]
     cpupool: Option<String>,
 }
 
@@ -70,7 +71,7 @@ pub struct CreditArgs {
     #[arg(short, long = "migration_delay_us", requires = "schedparam")]
     migration_delay_us: Option<u32>,
     /// Only this CPU pool
-    #[arg(short = 'p', long, conflicts_with_all = ["domain", "weight", "cap"])]
+    #[arg(short = 'p', long, add = pool_names(), conflicts_with_all = ["domain", "weight", "cap"])]
     cpupool: Option<String>,
 }
 
@@ -187,7 +188,7 @@ fn print_shares(
 ) -> Outcome {
     for (info, name) in domains {
         let (weight, cap) = sched::share(context.hv()?, info, request.scheduler)?;
-        let name = printable(name.as_deref().unwrap_or(domains::NO_NAME));
+        let name = shown::cell(name.as_deref());
         context.out.line(format!(
             "{} {:4} {weight:6} {cap:4}",
             left(&name, 33),
@@ -292,10 +293,11 @@ fn globals_text(pool: &str, globals: &SchedulerGlobals) -> String {
             ratelimit_us,
             vcpu_migr_delay_us,
         } => format!(
-            "Cpupool {pool}: tslice={tslice_ms}ms ratelimit={ratelimit_us}us migration-delay={vcpu_migr_delay_us}us"
+            "Cpupool {}: tslice={tslice_ms}ms ratelimit={ratelimit_us}us migration-delay={vcpu_migr_delay_us}us",
+            Shown::line(pool)
         ),
         SchedulerGlobals::Credit2 { ratelimit_us } => {
-            format!("Cpupool {pool}: ratelimit={ratelimit_us}us")
+            format!("Cpupool {}: ratelimit={ratelimit_us}us", Shown::line(pool))
         }
     }
 }

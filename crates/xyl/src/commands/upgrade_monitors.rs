@@ -14,6 +14,7 @@ use xyl_engine::supervise::monitor_lock::{self, Watched};
 use crate::commands::monitor::{heir_with, lock_for};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
+use crate::shown::Shown;
 
 /// How long an operation on a VM may take until the VM is passed over.
 const OPERATION_LIMIT: Duration = Duration::from_secs(30);
@@ -98,9 +99,9 @@ pub fn run(_args: &Args, context: &Context) -> Outcome {
 fn tell(context: &Context, report: &Report) -> Outcome {
     Ok(context.out.line(format!(
         "{} ({}): {}",
-        report.name,
+        Shown::name(&report.name),
         report.uuid,
-        report.line()
+        Shown::line(&report.line())
     ))?)
 }
 

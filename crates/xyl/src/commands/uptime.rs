@@ -9,7 +9,8 @@ use xyl_engine::vm::domains;
 use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
-use crate::output::{left, printable};
+use crate::output::left;
+use crate::shown;
 
 /// Show how long all or some domains have been up
 #[derive(Debug, clap::Args)]
@@ -49,7 +50,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
             .line(format!("{} {:>4} {}", left("Name", 33), "ID", "Uptime"))?;
     }
     for (info, name, up) in rows {
-        let name = printable(name.as_deref().unwrap_or(domains::NO_NAME));
+        let name = shown::cell(name.as_deref());
         if args.short {
             let now = xyl_engine::host::timezone::now().strftime("%H:%M:%S");
             context

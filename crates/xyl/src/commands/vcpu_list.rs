@@ -8,7 +8,8 @@ use xyl_engine::vm::domains;
 use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
-use crate::output::{left, printable, right, seconds};
+use crate::output::{left, right, seconds};
+use crate::shown;
 
 /// List the vCPUs of all or some domains
 #[derive(Debug, clap::Args)]
@@ -69,7 +70,7 @@ fn row(info: &DomainInfo, name: Option<&str>, vcpu: &Vcpu, nr_cpus: u32) -> Stri
     };
     format!(
         "{} {:5} {:5}{place}{}  {} / {}",
-        left(&printable(name.unwrap_or(domains::NO_NAME)), 32),
+        left(&shown::cell(name), 32),
         info.domid.0,
         vcpu.id.0,
         right(&seconds(vcpu.info.cpu_time_ns), 9),

@@ -6,7 +6,8 @@ use xyl_engine::vm::domains;
 
 use crate::context::Context;
 use crate::error::Outcome;
-use crate::output::{left, printable, uuid};
+use crate::output::{left, uuid};
+use crate::shown;
 
 /// List UUIDs, numbers and names of domains, leaving out stub domains
 #[derive(Debug, clap::Args)]
@@ -36,7 +37,7 @@ pub fn run(_args: &Args, context: &Context) -> Outcome {
         .out
         .line("UUID                                  ID    name")?;
     for (info, name) in rows {
-        let name = printable(name.as_deref().unwrap_or(domains::NO_NAME));
+        let name = shown::cell(name.as_deref());
         context.out.line(format!(
             "{}  {}    {}",
             uuid(&info.handle),

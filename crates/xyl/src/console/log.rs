@@ -8,6 +8,8 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use crate::shown::Shown;
+
 /// How many of the last bytes shown are remembered.
 const SHOWN_MAX: usize = 4096;
 
@@ -47,7 +49,10 @@ impl Log {
     /// A sentence that names the log, where there is one.
     pub fn hint(&self) -> String {
         match self.path.as_ref().filter(|path| path.exists()) {
-            Some(path) => format!("; what the guest has printed is in {}", path.display()),
+            Some(path) => {
+                let path = path.display().to_string();
+                format!("; what the guest has printed is in {}", Shown::line(&path))
+            }
             None => String::new(),
         }
     }

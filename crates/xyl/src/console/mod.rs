@@ -20,6 +20,8 @@ use rustix::termios::{self, OptionalActions};
 use xen_port::{DomId, DomainInfo, Hypervisor, ShutdownReason};
 use xenstore::{Client, Path, Tree};
 
+use crate::shown::Shown;
+
 pub use input::Escape;
 use lock::Lock;
 use log::Log;
@@ -180,10 +182,7 @@ impl Console {
         }
         let name = store.read_opt(&home(info.domid, "name")?)?;
         let name = name.map(|name| String::from_utf8_lossy(&name).into_owned());
-        let domain = match &name {
-            Some(name) => format!("domain {} ({name})", info.domid),
-            None => format!("domain {}", info.domid),
-        };
+        let domain = title(info.domid, name.as_deref());
         let lock = Lock::take(&folders.locks, info.domid, &domain)?;
         let log = Log::of_guest(&folders.logs, name.as_deref());
         Console::attach(store, info, options, domain, log, lock)
@@ -215,6 +214,14 @@ impl Console {
     /// Carries bytes until the session ends.
     pub fn run(self, hv: &dyn Hypervisor, store: &mut Client) -> Result<Ending, ConsoleError> {
         session::run(self, hv, store)
+    }
+}
+
+/// What a domain is called on a terminal. Its name is whatever xenstore says.
+fn title(domid: DomId, name: Option<&str>) -> String {
+    match name {
+        Some(name) => format!("domain {domid} ({})", Shown::name(name)),
+        None => format!("domain {domid}"),
     }
 }
 
@@ -251,7 +258,7 @@ fn wait_for_tty(
     loop {
         if let Some(path) = tty_path(store, node)? {
             return open_tty(&path).map_err(|what| ConsoleError::BadTty {
-                path,
+                path: Shown::line(&path).to_string(),
                 domain: domain.to_owned(),
                 what,
                 log: log.hint(),
@@ -314,6 +321,14 @@ mod tests {
             assert!(open_tty(path).is_err(), "{path}");
         }
         assert!(open_tty(&format!("/dev/{}", "x".repeat(300))).is_err());
+    }
+
+    #[test]
+    fn a_title_drives_no_terminal() {
+        assert_eq!(title(DomId(3), Some("web")), "domain 3 (web)");
+        assert_eq!(title(DomId(3), None), "domain 3");
+        let forged = title(DomId(3), Some("\x1b]0;x\x07\u{202e}\n"));
+        assert_eq!(forged, "domain 3 (\"\\u{1b}]0;x\\u{7}\\u{202e}\\u{a}\")");
     }
 
     #[test]

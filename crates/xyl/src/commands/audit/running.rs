@@ -11,7 +11,8 @@ use crate::commands::explain;
 use crate::commands::list::BARE_PV32;
 use crate::context::Context;
 use crate::error::Failure;
-use crate::output::{left, printable};
+use crate::output::left;
+use crate::shown::Shown;
 
 /// A guest that runs.
 pub struct Running {
@@ -35,7 +36,7 @@ impl Running {
 
     /// Its name and number.
     pub fn title(&self) -> String {
-        format!("{} ({})", printable(&self.name), self.domid)
+        format!("{} ({})", Shown::name(&self.name), self.domid)
     }
 
     fn warnings(&self) -> impl Iterator<Item = String> + '_ {
@@ -66,7 +67,7 @@ fn one(context: &Context, info: &DomainInfo, name: String, is_bare_pv32: bool) -
     let config = domains::libxl_record(&context.dirs.xen_lib, info).ok();
     let guest = admission::running_type(info, is_bare_pv32, config.as_ref());
     let warn = |failure: &Failure| {
-        context.say(format!("warning: {}: {failure}", printable(&name)));
+        context.say(format!("warning: {}: {failure}", Shown::name(&name)));
     };
     // A record that is damaged is told of, and hides no guest.
     let explained = explain::of(context, info.clone(), name.clone());

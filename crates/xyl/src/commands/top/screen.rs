@@ -17,6 +17,7 @@ use super::table::{SortBy, Table};
 use super::{Args, delay};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
+use crate::shown::Shown;
 
 /// How soon a signal to end is noticed.
 const SIGNAL_CHECK: Duration = Duration::from_millis(250);
@@ -163,7 +164,8 @@ impl<'a> Screen<'a> {
         frame.render_widget(Paragraph::new(summary_lines(sample)), summary);
         frame.render_widget(Paragraph::new(table.header()).style(reversed), header);
         frame.render_widget(Paragraph::new(lines.collect::<Vec<Line>>()), body);
-        let status = sample.nameless.clone().unwrap_or_else(|| self.status());
+        let nameless = sample.nameless.as_deref();
+        let status = nameless.map_or_else(|| self.status(), |why| Shown::line(why).to_string());
         frame.render_widget(Paragraph::new(status), keys);
     }
 

@@ -2,11 +2,10 @@
 
 use std::cmp::Ordering;
 
-use xen_port::{DomainInfo, ShutdownReason};
-use xyl_engine::vm::domains::NO_NAME;
-
 use super::sample::{Domain, Sample};
-use crate::output::{printable, right};
+use crate::output::right;
+use crate::shown;
+use xen_port::{DomainInfo, ShutdownReason};
 
 /// Width of a name that is cut.
 const NAME_WIDTH: usize = 10;
@@ -120,7 +119,7 @@ fn compare(sort_by: SortBy, one: (&Domain, f64), other: (&Domain, f64)) -> Order
 }
 
 fn name(domain: &Domain) -> String {
-    printable(domain.name.as_deref().unwrap_or(NO_NAME))
+    shown::cell(domain.name.as_deref())
 }
 
 fn row(sample: &Sample, domain: &Domain, cpu_percent: f64, name_width: usize) -> String {
