@@ -214,6 +214,12 @@ type = "h"
 ==== strict
 name = "a/b"
 ==== strict
+name = "17"
+==== strict
+name = "my guest"
+==== same
+name = "instance1.example.com"
+==== strict
 cpuid = "tm=0"
 CASES
 

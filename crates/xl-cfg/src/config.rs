@@ -14,8 +14,8 @@ use crate::source::{Location, Source, SourceError, Sources, Span};
 use crate::syntax::{self, Node, Value};
 use crate::types;
 use crate::types::{
-    Actions, Boot, DeviceModel, Disk, Display, Hardware, Hvm, Limits, Memory, PciDevice, Platform,
-    Processors, PvDevices, Time, UsbController, UsbDevice, Vif,
+    Actions, Boot, DeviceModel, Disk, Display, Hardware, Hvm, Limits, Memory, NameRule, PciDevice,
+    Platform, Processors, PvDevices, Time, UsbController, UsbDevice, Vif,
 };
 
 /// A domain's configuration, checked, with xl's defaults where xl itself fills them in.
@@ -243,10 +243,18 @@ pub fn read_file<S: AsRef<str>>(path: &std::path::Path, overrides: &[S]) -> Resu
 /// # Errors
 /// [`Error::Rejected`] with every error found, or [`Error::Source`] if the overrides are too large.
 pub fn parse<S: AsRef<str>>(source: Source, overrides: &[S]) -> Result<Config, Error> {
-    parse_refusing(source, overrides, |_, _| None)
+    parse_refusing(source, overrides, NameRule::Strict, |_, _| None)
 }
 
-/// The same, with the refusals of [`Config::refuse_keys`] among the errors: also where others are found, so that one
+/// Parses what is kept of a VM that exists already: its name may be one that no new VM could have.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_record(source: Source) -> Result<Config, Error> {
+    parse_refusing::<&str>(source, &[], NameRule::Any, |_, _| None)
+}
+
+/// The same by a rule for the name, with the refusals of [`Config::refuse_keys`] among the errors: also where others are found, so that one
 /// report tells of all.
 ///
 /// # Errors
@@ -254,6 +262,7 @@ pub fn parse<S: AsRef<str>>(source: Source, overrides: &[S]) -> Result<Config, E
 pub fn parse_refusing<S: AsRef<str>>(
     source: Source,
     overrides: &[S],
+    names: NameRule,
     why: impl Fn(&SetKey<'_>, &DomainConfig) -> Option<String>,
 ) -> Result<Config, Error> {
     let overrides = Source::from_overrides(overrides)?;
@@ -268,7 +277,7 @@ pub fn parse_refusing<S: AsRef<str>>(
         let statements = syntax::parse(source, index, &mut diags);
         settings.apply(statements, source, &mut diags);
     }
-    let domain = build(&settings, &mut diags);
+    let domain = build(&settings, names, &mut diags);
     for (span, message) in find_keys(&settings, &domain, &why) {
         diags.push(Diagnostic::error(Code::Unsupported, span, message));
     }
@@ -298,14 +307,14 @@ pub fn parse_value(text: &str) -> Result<Value, Error> {
 }
 
 /// The configuration as far as it can be read; what is wrong is in `diags`, a missing name too.
-fn build(settings: &Settings, diags: &mut Diags) -> DomainConfig {
+fn build(settings: &Settings, names: NameRule, diags: &mut Diags) -> DomainConfig {
     // What a wrong statement would have said is not known, so nothing is missed for sure.
     let complete = !diags.has_errors();
     let mut reader = Reader::new(settings, diags);
     let given_type = types::read_type(&mut reader);
     keys::check(settings, given_type, reader.diags);
     let domain_type = given_type.unwrap_or(DomainType::Pv);
-    let name = types::read_name(&mut reader);
+    let name = types::read_name(&mut reader, names);
     let boot = Boot::read(&mut reader, domain_type);
     if complete {
         check_name_given(settings, reader.diags);

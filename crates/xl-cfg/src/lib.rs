@@ -26,7 +26,7 @@
 //!   `memory = "lots"`, a `disk` that is no list or a parameter of `vif` that nobody knows, or cuts a number short without
 //!   a word, the configuration is refused. A setting that is empty, such as `vif = ""`, asks for nothing: a warning.
 //!   So are things that libxl would trip over later (`vdev=vda`, two disks of one `vdev`), and names of domains that
-//!   cannot be part of a file's name.
+//!   can be taken for something else ([`types::VmName`]).
 //! - *Form alone is no reason to refuse.* CRLF line ends, a byte order mark and a comment without a line end are
 //!   accepted, the first two with a warning. Numeric escapes (`"\x41"`) mean what they say.
 //! - Unknown settings, which xl passes over silently, are warned of, as are settings that mean nothing to the guest's
@@ -48,7 +48,8 @@ pub mod types;
 mod xl_conf;
 
 pub use config::{
-    Config, DomainConfig, Error, Rejected, SetKey, parse, parse_refusing, parse_value, read_file,
+    Config, DomainConfig, Error, Rejected, SetKey, parse, parse_record, parse_refusing,
+    parse_value, read_file,
 };
 pub use diag::{
     Code, Diagnostic, Located, LocatedNote, LocatedSuggestion, Note, Report, Severity, Suggestion,

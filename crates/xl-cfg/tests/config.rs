@@ -9,7 +9,7 @@
 
 use std::path::Path;
 
-use xl_cfg::types::{Action, Affinity, DiskFormat};
+use xl_cfg::types::{Action, Affinity, DiskFormat, NameRule};
 use xl_cfg::{Config, DomainType, Error, KeyClass, Source, SourceError, parse, read_file};
 
 fn config(text: &str, overrides: &[&str]) -> Config {
@@ -304,7 +304,7 @@ fn other_errors_do_not_hide_refusals() {
     };
     let text = b"name = 'g'\nkernel = '/k'\nmemory = 64\nvcpuz = 1\ndisk = [ 'x,bad,xvda' ]\n";
     let source = Source::from_bytes("guest.cfg", text).unwrap();
-    let error = xl_cfg::parse_refusing::<&str>(source, &[], why).unwrap_err();
+    let error = xl_cfg::parse_refusing::<&str>(source, &[], NameRule::Strict, why).unwrap_err();
     let report = error.report().unwrap();
     let text = report.render(false);
     assert!(text.contains("5:1: error: no disks yet"), "{text}");

@@ -26,6 +26,19 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// The shim of guests that are converted.
     pub shim: ShimSettings,
+    /// Which names new VMs may have.
+    pub names: NamesAllowed,
+}
+
+/// Which names new VMs may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NamesAllowed {
+    /// Those that can be nothing else, neither a number nor a UUID nor a part of a shell's command.
+    #[default]
+    Strict,
+    /// All that can be part of a file's name.
+    Any,
 }
 
 /// The PV shim of guests whose configuration says nothing of one: what `pvshim_path` and `pvshim_extra` say in others.
@@ -129,6 +142,7 @@ impl Default for Policy {
                 .collect(),
             rules: Vec::new(),
             shim: ShimSettings::default(),
+            names: NamesAllowed::default(),
         })
     }
 }
@@ -191,6 +205,7 @@ impl Policy {
             guests: file.guests.actions(),
             rules,
             shim,
+            names: file.names.allow,
         })
     }
 
@@ -239,6 +254,15 @@ struct File {
     rules: Vec<Spanned<RawRule>>,
     #[serde(default = "no_shim_settings")]
     shim: Spanned<ShimSettings>,
+    #[serde(default)]
+    names: Names,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Names {
+    #[serde(default)]
+    allow: NamesAllowed,
 }
 
 fn no_shim_settings() -> Spanned<ShimSettings> {
@@ -453,6 +477,19 @@ mod tests {
                 .to_string(),
             "policy.toml:2: the shim's `path` has to be absolute; the format is in docs/policy.md, and no guest is created until this is put right"
         );
+    }
+
+    #[test]
+    fn names_are_strict_unless_the_host_allows_all() {
+        let names = |text: &str| {
+            let policy = Policy::parse(&format!("version = 1\n{text}"), "policy.toml");
+            policy.map(|policy| policy.names)
+        };
+        assert_eq!(names("").unwrap(), NamesAllowed::Strict);
+        assert_eq!(names("[names]\n").unwrap(), NamesAllowed::Strict);
+        let any = names("[names]\nallow = \"any\"\n");
+        assert_eq!(any.unwrap(), NamesAllowed::Any);
+        assert!(names("[names]\nallow = \"all\"\n").is_err());
     }
 
     #[test]

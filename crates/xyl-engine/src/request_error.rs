@@ -1,19 +1,15 @@
 //! Why a change to a running domain, or a look at it, was refused.
 
 use xen_port::DomId;
+use xl_cfg::types::BadName;
 
 /// Why a change to a running domain was refused before Xen or xenstore was asked for it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
     /// A name that no domain may have.
-    #[error("{why}: {help}")]
-    BadName {
-        /// What is wrong with it.
-        why: String,
-        /// What to do about it.
-        help: &'static str,
-    },
+    #[error("{0}: {help}", help = .0.help())]
+    BadName(#[from] BadName),
     /// A key that is no SysRq.
     #[error("`{0}` is no SysRq key: give one letter or digit, such as h for help")]
     BadSysrq(char),

@@ -2,77 +2,32 @@
 
 use uuid::Uuid;
 
-use crate::diag::{Code, Diagnostic};
+use super::name::{NameRule, VmName};
+use crate::diag::{Code, Diagnostic, Remedy};
 use crate::keys::DomainType;
 use crate::reader::Reader;
 use crate::syntax::Text;
 
-/// Longest name, in bytes. Names become parts of file names: `guest-NAME.log` has to fit into 255 bytes.
-pub(crate) const MAX_NAME_BYTES: usize = 200;
-
 /// Reads `name`. `None` if it is absent or wrong.
-pub(crate) fn read_name(reader: &mut Reader<'_>) -> Option<String> {
+pub(crate) fn read_name(reader: &mut Reader<'_>, rule: NameRule) -> Option<String> {
     let text = reader.text("name")?;
-    if let Err(bad) = check_name(text.text) {
-        reader.error(Code::BadValue, text.whole_if_all(), bad.why, bad.help);
+    if reader.diags.has_error_in(text.whole()) {
         return None;
     }
-    if text.text.chars().all(|c| c.is_ascii_digit()) {
-        let message =
-            "a name of digits alone looks like a domain's number: commands will take it for that";
-        reader.warn(
-            Code::BadValue,
-            text.whole_if_all(),
-            message,
-            "put a letter into it",
-        );
-    }
-    Some(text.text.to_owned())
-}
-
-/// Why a domain cannot have a name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadName {
-    /// What is wrong with it.
-    pub why: String,
-    /// What to do about it.
-    pub help: &'static str,
-}
-
-/// Whether a domain can have this name, when it is created and when it is renamed.
-///
-/// # Errors
-/// [`BadName`] for a name that is empty, too long, or unfit to be a part of file names and tables.
-pub fn check_name(name: &str) -> Result<(), BadName> {
-    let bad = |what: &str, help| {
-        Err(BadName {
-            why: format!("a domain's name cannot {what}"),
-            help,
-        })
-    };
-    if name.is_empty() {
-        bad("be empty", "give it a name such as `guest`")
-    } else if name.len() > MAX_NAME_BYTES {
-        let what = format!(
-            "be longer than {MAX_NAME_BYTES} bytes; this one has {}",
-            name.len()
-        );
-        bad(&what, "shorten it")
-    } else if name.contains('/') {
-        bad(
-            "have a `/`: it becomes part of file names",
-            "write `-` instead of `/`",
-        )
-    } else if name == "." || name == ".." {
-        let what = format!("be `{name}`: it becomes part of file names");
-        bad(&what, "choose another name")
-    } else if name.chars().any(char::is_control) {
-        bad(
-            "have line breaks or other control characters",
-            "take them out",
-        )
-    } else {
-        Ok(())
+    match VmName::parse(text.text, rule) {
+        Ok(name) => Some(name.into()),
+        Err(bad) => {
+            let remedy = match VmName::like(text.text) {
+                Some(like) => {
+                    let help = format!("write `{like}`, or the like: {}", bad.help());
+                    Remedy::new(help, text.whole_replaced(like.as_str()))
+                }
+                None => bad.help().into(),
+            };
+            let message = bad.to_string();
+            reader.error(Code::BadValue, text.whole_if_all(), message, remedy);
+            None
+        }
     }
 }
 
@@ -162,37 +117,4 @@ fn conflict(reader: &mut Reader<'_>, domain_type: DomainType, builder: DomainTyp
             .note_at(type_span, "`type` is set here")
             .remedy(remedy),
     );
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{MAX_NAME_BYTES, check_name};
-
-    #[test]
-    fn names() {
-        for good in [
-            "a",
-            "web-1",
-            "my guest",
-            "7",
-            "ünïcode",
-            "a.b",
-            "...",
-            &"x".repeat(MAX_NAME_BYTES),
-        ] {
-            assert!(check_name(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "a/b",
-            "/",
-            ".",
-            "..",
-            "a\nb",
-            "\u{1b}[2J",
-            &"x".repeat(MAX_NAME_BYTES + 1),
-        ] {
-            assert!(check_name(bad).is_err(), "{bad:?}");
-        }
-    }
 }

@@ -16,6 +16,7 @@ mod hvm_words;
 mod identity;
 mod limits;
 mod memory;
+mod name;
 mod params;
 mod pci;
 mod platform;
@@ -40,9 +41,9 @@ pub use hvm::{Hvm, HvmSwitches, ViridianSet};
 pub use hvm_words::{
     Bios, DiskController, GraphicsPassthrough, SmbiosField, VendorDevice, Vga, Viridian,
 };
-pub use identity::{BadName, check_name};
 pub use limits::Limits;
 pub use memory::Memory;
+pub use name::{BadName, MAX_NAME_BYTES, NameRule, VmName};
 pub use pci::{PciAddress, PciDevice, PciWhich, Rdm, RdmPolicy};
 pub use platform::{Passthrough, Platform};
 pub use processors::{Altp2m, Processors, Scheduling};

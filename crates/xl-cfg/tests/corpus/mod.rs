@@ -169,6 +169,13 @@ pub const THEMES: &[(&str, &[&str])] = &[
             "type = 'hvm'; altp2mhvm = 1",
             "pvh = 1; kernel = '/k'",
             "hvmloader_override = '/x'",
+            "name = 'web/1'",
+            "name = ' a'",
+            "name = '(null)'",
+            "name = 'uuid=1'",
+            "name = '17'",
+            "name = ''",
+            "name = 'a\\x20b'",
         ],
     ),
     (

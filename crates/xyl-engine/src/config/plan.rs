@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use uuid::Uuid;
 use xen_build::MEMORY_MAX_KIB;
 use xen_port::{CpuMap, GuestKind};
-use xl_cfg::types::{Action as CfgAction, Affinity, Passthrough, TimerMode, TscMode};
+use xl_cfg::types::{Action as CfgAction, Affinity, NameRule, Passthrough, TimerMode, TscMode};
 use xl_cfg::{Config, DomainConfig, DomainType, SetKey, Source, Value};
 
 use crate::EngineError;
@@ -160,9 +160,14 @@ pub fn plan(
     Ok(Planned { spec, config })
 }
 
-/// Parses a configuration; what Xyl cannot do is among the errors, beside all others.
-pub fn parse<S: AsRef<str>>(source: Source, overrides: &[S]) -> Result<Config, xl_cfg::Error> {
-    xl_cfg::parse_refusing(source, overrides, why_not)
+/// Parses the configuration of a new VM; what Xyl cannot do is among the errors, beside all others. `names` is the host's
+/// rule for names ([`crate::vm::names::rule`]).
+pub fn parse<S: AsRef<str>>(
+    source: Source,
+    overrides: &[S],
+    names: NameRule,
+) -> Result<Config, xl_cfg::Error> {
+    xl_cfg::parse_refusing(source, overrides, names, why_not)
 }
 
 /// Plans what a VM's record says.
@@ -172,7 +177,7 @@ pub fn plan_record(
     topology: &mut dyn FnMut() -> Result<Vec<(u32, u32)>, EngineError>,
 ) -> Result<Planned, EngineError> {
     let source = Source::from_bytes(name, text.as_bytes()).map_err(xl_cfg::Error::from)?;
-    let config = xl_cfg::parse::<&str>(source, &[])?;
+    let config = xl_cfg::parse_record(source)?;
     let no_claim = config.domain.raw.get(NO_CLAIM) == Some(&Value::Atom("1".to_owned()));
     let defaults = HostDefaults {
         no_claim,
@@ -606,7 +611,12 @@ mod tests {
     #[test]
     fn a_wrong_value_does_not_hide_a_refusal() {
         let text = b"name = \"g\"\nkernel = \"/k\"\nmemory = 64\ndisk = [ \"/x,bad,xvda\" ]\nbootloader = \"pygrub\"\n";
-        let error = parse::<&str>(Source::from_bytes("guest.cfg", text).unwrap(), &[]).unwrap_err();
+        let error = parse::<&str>(
+            Source::from_bytes("guest.cfg", text).unwrap(),
+            &[],
+            NameRule::Strict,
+        )
+        .unwrap_err();
         let text = error.to_string();
         assert!(
             text.contains("4:1: error: `disk` is not supported"),

@@ -3,7 +3,7 @@
 
 use xen_port::{DomainInfo, SchedulerParams};
 use xenstore::{Batch, Tree};
-use xl_cfg::types::check_name;
+use xl_cfg::types::{NameRule, VmName};
 
 use crate::vm::domains::home;
 use crate::vm::spec::VmSpec;
@@ -32,7 +32,7 @@ pub(crate) fn lay_over(
     }
     let replies = host.store.run(&batch)?;
     let text = |index| std::str::from_utf8(replies.value(index)?).ok();
-    if let Some(name) = text(name).filter(|name| check_name(name).is_ok()) {
+    if let Some(name) = text(name).filter(|name| VmName::parse(name, NameRule::Any).is_ok()) {
         spec.name = name.to_owned();
     }
     let kib = |index| text(index)?.trim().parse::<u64>().ok();

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use xen_port::{CpuPool, DomId, DomainInfo, Hypervisor, SchedulerParams};
 use xenstore::{Batch, Path, Tree};
-use xl_cfg::types::{BadName, check_name};
+use xl_cfg::types::VmName;
 
 use crate::config::libxl_json;
 use crate::request_error::RequestError;
@@ -253,9 +253,8 @@ pub(crate) fn refuse_taken_name(
 
 /// Gives a domain another name, unless another domain has it.
 pub fn rename(host: &mut Host, info: &DomainInfo, new_name: &str) -> Result<(), EngineError> {
-    if let Err(BadName { why, help }) = check_name(new_name) {
-        return Err(RequestError::BadName { why, help }.into());
-    }
+    let rule = names::rule(&*host.files, &host.dirs)?;
+    VmName::parse(new_name, rule).map_err(RequestError::from)?;
     let _name = reserve_name(host, new_name)?;
     let mut infos = list(&*host.hv)?;
     // The name of one that Xen is still freeing is free.
@@ -541,18 +540,24 @@ mod tests {
         let (of_web, of_nameless) = (info(web), info(nameless));
         let folder = tempfile::tempdir().unwrap();
         let dirs = crate::Dirs::below(folder.path());
+        let policy = dirs.policy.clone();
         let mut host = Host::new(Box::new(hv), store.client(0).unwrap(), dirs);
         let mut rename = |info: &DomainInfo, name: &str| super::rename(&mut host, info, name);
 
         let taken = rename(&of_nameless, "web").unwrap_err();
         assert!(matches!(taken, EngineError::NameTaken { domid, .. } if domid == web));
-        for unfit in ["", "a\nb", "a/b", "..", &"x".repeat(201)] {
+        let long = "x".repeat(201);
+        for unfit in ["", "a\nb", "a/b", "..", "17", "uuid=x", "a b", "-x", &long] {
             let error = rename(&of_nameless, unfit).unwrap_err();
             assert!(
-                matches!(error, EngineError::Control(RequestError::BadName { .. })),
+                matches!(error, EngineError::Control(RequestError::BadName(_))),
                 "{unfit:?}: {error}"
             );
         }
+        std::fs::create_dir_all(policy.parent().unwrap()).unwrap();
+        std::fs::write(&policy, "version = 1\n[names]\nallow = \"any\"\n").unwrap();
+        rename(&of_nameless, "my guest").unwrap();
+        assert!(rename(&of_nameless, "a/b").is_err());
         rename(&of_nameless, "db").unwrap();
         rename(&of_web, "web").unwrap();
 

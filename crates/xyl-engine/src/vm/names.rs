@@ -18,6 +18,9 @@ use serde_json::Value;
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
 use xenstore::{Batch, Tree};
+use xl_cfg::types::NameRule;
+use xyl_audit::Policy;
+use xyl_audit::policy::NamesAllowed;
 
 use crate::config::libxl_json;
 use crate::vm::domains::{home, uuid_text};
@@ -31,6 +34,17 @@ const RECORD_MAX_BYTES: u64 = 1 << 20;
 const TIDY_FROM_BYTES: usize = 64 << 10;
 /// How long another process may take to put a name in.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
+
+/// Which names new VMs may have on this host, by its policy.
+///
+/// # Errors
+/// The policy cannot be read, or is none.
+pub fn rule(files: &dyn Files, dirs: &Dirs) -> Result<NameRule, EngineError> {
+    Ok(match Policy::load(files, &dirs.policy)?.names {
+        NamesAllowed::Strict => NameRule::Strict,
+        NamesAllowed::Any => NameRule::Any,
+    })
+}
 
 /// The names of domains, in the order given, as xenstore knows them, in one batch of requests; `None`
 /// for a domain that it does not know.

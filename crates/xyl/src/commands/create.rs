@@ -17,6 +17,7 @@ use xyl_engine::host::topology;
 use xyl_engine::operation::create::{CreateRequest, Notice, create};
 use xyl_engine::supervise::monitor::{self, Vm};
 use xyl_engine::supervise::monitor_lock;
+use xyl_engine::vm::names;
 use xyl_engine::vm::spec::VmSpec;
 use xyl_engine::{Cancel, EngineError, Host};
 
@@ -96,7 +97,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         ));
     }
     let (file, overrides) = split(args)?;
-    let planned = plan(args, context, read(&file, &overrides)?)?;
+    let planned = plan(args, context, read(context, &file, &overrides)?)?;
     if !args.quiet {
         show_warnings(planned.config.report());
         for warning in xlconf::not_obeyed(context.xl_conf()?) {
@@ -367,14 +368,9 @@ fn too_many(files: &[&str]) -> Failure {
     ))
 }
 
-fn read(file: &Path, overrides: &[&str]) -> Result<Config, Failure> {
-    if file == Path::new("/dev/null") {
-        return Ok(plan::parse(
-            Source::from_bytes("/dev/null", b"")?,
-            overrides,
-        )?);
-    }
-    Ok(plan::parse(Source::read_file(file)?, overrides)?)
+fn read(context: &Context, file: &Path, overrides: &[&str]) -> Result<Config, Failure> {
+    let names = names::rule(&SystemFiles, &context.dirs)?;
+    Ok(plan::parse(Source::read_file(file)?, overrides, names)?)
 }
 
 fn show_warnings(report: &Report) {
