@@ -211,6 +211,11 @@ pub fn vm(now: &Snapshot, uuid: &str, names: &[&str]) -> Result<Option<DomainInf
         if bytes.is_none_or(Vec::is_empty) {
             return Err(format!("{file} is missing or empty"));
         }
+        // libxl parses its record as a C string.
+        let ends_in_nul = bytes.is_some_and(|bytes| bytes.ends_with(b"}\0"));
+        if file.ends_with(".libxl-json") && !ends_in_nul {
+            return Err(format!("{file} does not end in a NUL"));
+        }
     }
     Ok(Some(info.clone()))
 }

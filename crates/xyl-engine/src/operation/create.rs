@@ -26,7 +26,7 @@ use crate::operation::destroy;
 use crate::operation::xenstore_nodes::{self, Access, Change, DomainTree};
 use crate::operation::{Draft, KEEPS_RECORD, Kind, step};
 use crate::vm::spec::VmSpec;
-use crate::vm::{domains, names, store};
+use crate::vm::{domains, names, store, userdata};
 use crate::{Cancel, EngineError, Host, VmGuard};
 
 /// How many free domids are tried until one was not in use a moment ago.
@@ -720,14 +720,16 @@ fn write_records(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     admission::write(&*host.files, &host.dirs, &uuid, &prepared.admission)?;
     let shadow_bytes = paging_size_bytes(spec, &prepared.physical);
     let pool = prepared.pool.as_ref().and_then(|pool| pool.name.as_deref());
-    let userdata = libxl_json::write::Record::of(spec, &uuid, shadow_bytes / KIB, pool);
-    libxl_json::write::write(&*host.files, &host.dirs.xen_lib, draft.domid()?, &userdata)
+    let record = libxl_json::write::Record::of(spec, &uuid, shadow_bytes / KIB, pool);
+    let record = libxl_json::write::to_json(&record);
+    let (files, xen_lib) = (&*host.files, &host.dirs.xen_lib);
+    userdata::write_json(files, xen_lib, draft.domid()?, &uuid, &record)
 }
 
 fn remove_records(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     let (uuid, host) = (draft.uuid_text(), &*draft.host);
     if let Some(domid) = draft.domid {
-        libxl_json::write::remove_all(&*host.files, &host.dirs.xen_lib, domid, &uuid)?;
+        userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, &uuid)?;
     }
     match draft.keeps_record {
         true => Ok(()),

@@ -7,11 +7,10 @@ use xen_port::{DomId, DomainInfo, Errno, GuestKind};
 use xenstore::{Batch, Path, Tree};
 use xyl_saga::{Facts, OnDeath, Step};
 
-use crate::config::libxl_json;
 use crate::host::domid_history::DomidHistory;
 use crate::operation::xenstore_nodes;
 use crate::operation::{Draft, Kind, step};
-use crate::vm::{domains, names, store};
+use crate::vm::{domains, names, store, userdata};
 use crate::{Cancel, EngineError, Host, VmGuard};
 
 /// How long Xen may take to give all of a domain's memory back, in seconds.
@@ -107,7 +106,7 @@ fn end_leftover(host: &mut Host, domid: DomId, uuid: Uuid) -> Result<(), EngineE
     let batch = removal_of(roots.filter(|root| *root != vm))?;
     host.store
         .transaction(|transaction| transaction.run(&batch).map(drop))?;
-    libxl_json::write::remove_all(&*host.files, &host.dirs.xen_lib, domid, &uuid)?;
+    userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, &uuid)?;
     let deadline = host.clock.now() + END_LIMIT;
     end_domain(host, domid, deadline)
 }
@@ -164,7 +163,7 @@ fn remove_old_nodes(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError
 fn remove_old_records(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     let (domid, uuid, host) = (draft.old()?, draft.uuid_text(), &*draft.host);
     if draft.keeps_record {
-        return libxl_json::write::remove_all(&*host.files, &host.dirs.xen_lib, domid, &uuid);
+        return userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, &uuid);
     }
     remove_records(host, domid, &uuid)
 }
@@ -286,7 +285,7 @@ fn is_empty(host: &mut Host, path: &Path) -> Result<bool, EngineError> {
 
 /// Removes a domain's files.
 pub fn remove_records(host: &Host, domid: DomId, uuid: &str) -> Result<(), EngineError> {
-    libxl_json::write::remove_all(&*host.files, &host.dirs.xen_lib, domid, uuid)?;
+    userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, uuid)?;
     store::remove(&*host.files, &host.dirs, uuid)
 }
 

@@ -8,9 +8,9 @@ use xen_port::DomId;
 use xenstore::{Access, Path, Perms, Tree};
 use xyl_saga::{OnDeath, Step};
 
-use crate::config::libxl_json;
 use crate::operation::xenstore_nodes;
 use crate::operation::{Aside, Draft, step};
+use crate::vm::userdata;
 use crate::{EngineError, Host};
 
 /// The identity that a domain gets when it is set aside, as `on_...="rename-restart"` asks: a name
@@ -84,7 +84,7 @@ fn rename_nodes(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
 /// libxl's record names the old UUID in its path; xl manages without it, and so do we.
 fn remove_userdata(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     let (domid, host) = (draft.old()?, &*draft.host);
-    libxl_json::write::remove_all(&*host.files, &host.dirs.xen_lib, domid, &draft.uuid_text())
+    userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, &draft.uuid_text())
 }
 
 fn move_nodes(

@@ -18,12 +18,11 @@ use xenstore::{Path, Tree};
 use xyl_saga::state::State;
 use xyl_saga::{Contents, Operation, Outcome, Past, Resumed};
 
-use crate::config::libxl_json;
 use crate::host::dirs::NAME_LOCK;
 use crate::operation::{Aside, Draft, KEEPS_RECORD, Kind};
 use crate::operation::{create, destroy, dump_core, status, xenstore_nodes};
 use crate::supervise::requests;
-use crate::vm::{domains, lock, store};
+use crate::vm::{domains, lock, store, userdata};
 use crate::{Dirs, EngineError, Host};
 
 /// How long the lock of a process that has died may be held by one that it was about to start.
@@ -501,7 +500,7 @@ fn repair(host: &mut Host, uuid: Uuid, damage: &str) -> Result<Left, EngineError
 pub(crate) fn is_whole(host: &mut Host, info: &DomainInfo) -> Result<bool, EngineError> {
     let uuid = domains::uuid_text(&info.handle);
     let record = store::read(&*host.files, &host.dirs, &uuid);
-    let userdata = libxl_json::write::path(&host.dirs.xen_lib, info.domid, &uuid);
+    let userdata = userdata::json_path(&host.dirs.xen_lib, info.domid, &uuid);
     let has_userdata = host.files.read(&userdata, u64::from(u32::MAX)).is_ok();
     Ok(record.is_ok() && has_userdata && host.store.is_introduced(info.domid.0)?)
 }

@@ -17,9 +17,9 @@ use xen_port::{CpuPool, DomId, DomainInfo, Hypervisor, SchedulerParams};
 use xenstore::{Batch, Path, Tree};
 use xl_cfg::types::VmName;
 
-use crate::config::libxl_json;
 use crate::request_error::RequestError;
 use crate::vm::names::{self, NameIndex};
+use crate::vm::userdata;
 use crate::{EngineError, Host};
 
 /// What stands in a table for the name of a domain that xenstore does not know, as in xl's.
@@ -27,9 +27,6 @@ pub const NO_NAME: &str = "(null)";
 
 /// How long another process may hold a name that is to be given.
 const NAME_LIMIT: Duration = Duration::from_secs(1);
-
-/// Largest libxl record that is read, in bytes. Those of xl are a few KiB.
-const RECORD_MAX: u64 = 1 << 20;
 
 /// How an operator names a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -373,7 +370,7 @@ fn object<'a>(config: &'a mut Value, key: &str) -> &'a mut Value {
 
 /// libxl's record of a domain, as it was written.
 pub fn libxl_record(xen_lib: &FilePath, info: &DomainInfo) -> Result<Value, EngineError> {
-    read_record(&libxl_json::write::path(
+    read_record(&userdata::json_path(
         xen_lib,
         info.domid,
         &uuid_text(&info.handle),
@@ -383,20 +380,22 @@ pub fn libxl_record(xen_lib: &FilePath, info: &DomainInfo) -> Result<Value, Engi
 fn read_record(path: &FilePath) -> Result<Value, EngineError> {
     let mut text = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(RECORD_MAX + 1).read_to_end(&mut text))
+        .and_then(|file| {
+            file.take(userdata::RECORD_MAX_BYTES + 1)
+                .read_to_end(&mut text)
+        })
         .map_err(|source| EngineError::io("read", path, source))?;
     let bad = |what: String| EngineError::Record {
         path: path.to_owned(),
         what,
     };
-    if text.len() as u64 > RECORD_MAX {
+    if text.len() as u64 > userdata::RECORD_MAX_BYTES {
         return Err(bad(format!(
-            "longer than {RECORD_MAX} bytes: not a record of libxl"
+            "longer than {} bytes: not a record of libxl",
+            userdata::RECORD_MAX_BYTES
         )));
     }
-    // libxl ends the text with the NUL of a C string.
-    let text = text.strip_suffix(b"\0").unwrap_or(&text);
-    serde_json::from_slice(text).map_err(|error| bad(format!("not JSON: {error}")))
+    userdata::decode_json(&text).map_err(|error| bad(format!("not JSON: {error}")))
 }
 
 /// What changes while a domain runs.
@@ -616,7 +615,7 @@ mod tests {
                 .to_string()
                 .contains("not JSON")
         );
-        std::fs::write(&path, vec![b' '; RECORD_MAX as usize + 1]).unwrap();
+        std::fs::write(&path, vec![b' '; userdata::RECORD_MAX_BYTES as usize + 1]).unwrap();
         assert!(
             read_record(&path)
                 .unwrap_err()

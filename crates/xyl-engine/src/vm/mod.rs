@@ -7,3 +7,4 @@ pub mod lock;
 pub mod names;
 pub mod spec;
 pub mod store;
+pub mod userdata;

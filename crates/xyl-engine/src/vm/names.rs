@@ -14,7 +14,6 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use os_port::{Clock, Files, Process};
-use serde_json::Value;
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
 use xenstore::{Batch, Tree};
@@ -22,14 +21,12 @@ use xl_cfg::types::NameRule;
 use xyl_audit::Policy;
 use xyl_audit::policy::NamesAllowed;
 
-use crate::config::libxl_json;
 use crate::vm::domains::{home, uuid_text};
+use crate::vm::userdata;
 use crate::{Dirs, EngineError, Host};
 
 /// Largest index that is read, in bytes: room for more domains than Xen can have.
 const INDEX_MAX_BYTES: u64 = 8 << 20;
-/// Largest libxl record that is read, in bytes. Those of xl are a few KiB.
-const RECORD_MAX_BYTES: u64 = 1 << 20;
 /// From this size on, an index is looked at for lines that have had their day, in bytes.
 const TIDY_FROM_BYTES: usize = 64 << 10;
 /// How long another process may take to put a name in.
@@ -88,9 +85,8 @@ pub(crate) fn on_disk(host: &Host, info: &DomainInfo) -> String {
 
 fn recorded(host: &Host, info: &DomainInfo) -> Option<String> {
     let uuid = uuid_text(&info.handle);
-    let path = libxl_json::write::path(&host.dirs.xen_lib, info.domid, &uuid);
-    let bytes = host.files.read(&path, RECORD_MAX_BYTES).ok()?;
-    let record: Value = serde_json::from_slice(&bytes).ok()?;
+    let read = userdata::read_json(&*host.files, &host.dirs.xen_lib, info.domid, &uuid);
+    let record = read.ok()?;
     Some(record.get("c_info")?.get("name")?.as_str()?.to_owned())
 }
 
@@ -371,9 +367,13 @@ mod tests {
         let host = Host::new(Box::new(Model::new(64)), store, folder.dirs.clone());
         let info = info(4, UUID);
         assert_eq!(on_disk(&host, &info), "");
-        let path = libxl_json::write::path(&folder.dirs.xen_lib, info.domid, &UUID.to_string());
+        let path = userdata::json_path(&folder.dirs.xen_lib, info.domid, &UUID.to_string());
         SystemFiles.create_folder(path.parent().unwrap()).unwrap();
-        for (record, wanted) in [("{", ""), (r#"{"c_info": {"name": "of xl"}}"#, "of xl")] {
+        for (record, wanted) in [
+            ("{", ""),
+            ("{\"c_info\": {\"name\": \"of xyl\"}}", "of xyl"),
+            ("{\"c_info\": {\"name\": \"of xl\"}}\0", "of xl"),
+        ] {
             std::fs::write(&path, record).unwrap();
             assert_eq!(on_disk(&host, &info), wanted);
         }

@@ -5,16 +5,11 @@
 //! for one of its own. What differs from libxl's defaults is written. Facts: libxl's
 //! `libxl_types.idl` and the files that xl 4.17 and 4.20 write.
 
-use std::path::{Path, PathBuf};
-
-use os_port::{Files, list_if_there, remove_if_there};
 use serde_json::{Map, Value, json};
-use xen_port::{CpuMap, DomId, GuestKind};
+use xen_port::{CpuMap, GuestKind};
 
-use crate::EngineError;
 use crate::config::plan::DEFAULT_TIMER_MODE;
 use crate::vm::spec::{Shim, VmSpec};
-use crate::vm::store::write_whole;
 
 /// Event channels of a guest of which nothing was said, in libxl.
 const DEFAULT_EVENT_CHANNELS: u32 = 1023;
@@ -232,52 +227,8 @@ pub fn to_json(record: &Record<'_>) -> Value {
     top
 }
 
-/// The record's path.
-pub fn path(xen_lib: &Path, domid: DomId, uuid: &str) -> PathBuf {
-    xen_lib.join(format!("userdata-d.{domid}.{uuid}.libxl-json"))
-}
-
-/// Writes the record, whole or not at all.
-pub fn write(
-    files: &dyn Files,
-    xen_lib: &Path,
-    domid: DomId,
-    record: &Record<'_>,
-) -> Result<(), EngineError> {
-    let path = path(xen_lib, domid, record.uuid);
-    let new = xen_lib.join(format!("userdata-n.{domid}.{}.libxl-json", record.uuid));
-    files
-        .create_folder(xen_lib)
-        .map_err(|source| EngineError::io("create folder", xen_lib, source))?;
-    write_whole(files, &new, &path, to_json(record).to_string().as_bytes())
-}
-
-/// Removes every userdata file of the domain, ours and those that xl added.
-pub fn remove_all(
-    files: &dyn Files,
-    xen_lib: &Path,
-    domid: DomId,
-    uuid: &str,
-) -> Result<(), EngineError> {
-    let middle = format!(".{domid}.{uuid}.");
-    let names =
-        list_if_there(files, xen_lib).map_err(|source| EngineError::io("list", xen_lib, source))?;
-    for name in names {
-        if name.starts_with("userdata-") && name.contains(&middle) {
-            let path = xen_lib.join(name);
-            remove_if_there(files, &path)
-                .map_err(|source| EngineError::io("remove", &path, source))?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
-    use os_port::SystemFiles;
-
     use super::*;
 
     fn record() -> Record<'static> {
@@ -307,20 +258,11 @@ mod tests {
     }
 
     #[test]
-    fn is_written_whole_and_removed_with_its_kin() {
-        let folder = tempfile::tempdir().unwrap();
-        write(&SystemFiles, folder.path(), DomId(3), &record()).unwrap();
-        let file = path(folder.path(), DomId(3), "u-1");
-        let value: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    fn what_it_starts_with_is_written() {
+        let value = to_json(&record());
         assert_eq!(value["b_info"]["cmdline"], "quiet \"x\"");
         assert_eq!(value["b_info"]["avail_vcpus"], json!([0]));
         assert_eq!(value["on_reboot"], "restart");
-        let kin = folder.path().join("userdata-d.3.u-1.xl");
-        let other = folder.path().join("userdata-d.33.u-1.xl");
-        fs::write(&kin, "").unwrap();
-        fs::write(&other, "").unwrap();
-        remove_all(&SystemFiles, folder.path(), DomId(3), "u-1").unwrap();
-        assert!(!file.exists() && !kin.exists() && other.exists());
     }
 
     /// libxl's record of a PVH guest with these settings.

@@ -5,11 +5,11 @@ use xen_port::{DomId, DomainInfo};
 
 use super::finding::{Finding, Leak, Verdict};
 use super::look;
-use crate::config::libxl_json;
 use crate::host::dom0::{Kernel, Program};
 use crate::host::holders::{self, qemus};
 use crate::host::xl_process;
 use crate::recover;
+use crate::vm::userdata;
 use crate::{EngineError, Host};
 
 /// Daemons that talk to the hypervisor and make no domains.
@@ -63,7 +63,7 @@ fn suspicion(program: &Program) -> String {
 /// Whether a domain has what both toolstacks write last: then it was created paused.
 fn is_whole(host: &mut Host, info: &DomainInfo) -> Result<bool, EngineError> {
     let uuid = Uuid::from_bytes(info.handle).hyphenated().to_string();
-    let userdata = libxl_json::write::path(&host.dirs.xen_lib, info.domid, &uuid);
+    let userdata = userdata::json_path(&host.dirs.xen_lib, info.domid, &uuid);
     let has_userdata = host.files.read(&userdata, u64::from(u32::MAX)).is_ok();
     Ok(has_userdata && host.store.is_introduced(info.domid.0)?)
 }

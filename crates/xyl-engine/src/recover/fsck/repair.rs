@@ -8,11 +8,10 @@ use xenstore::{Batch, Path, Tree};
 
 use super::finding::{Finding, Leak, NodeOwner, Verdict};
 use super::{domains, look};
-use crate::config::libxl_json;
 use crate::host::dom0::{self, Kernel};
 use crate::operation::destroy::{self, END_LIMIT};
 use crate::recover;
-use crate::vm::names;
+use crate::vm::{names, userdata};
 use crate::{EngineError, Host};
 
 /// How long a dying domain may take once more to give its last pages back.
@@ -185,7 +184,7 @@ fn half_made(
         return Ok(Some(CHANGED.to_owned()));
     }
     let uuid = uuid.hyphenated().to_string();
-    libxl_json::write::remove_all(&*host.files, &host.dirs.xen_lib, domid, &uuid)?;
+    userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, &uuid)?;
     destroy::remove_nodes_if_ours(host, domid, &uuid)?;
     remove_backends(host, domid)?;
     let deadline = host.clock.now() + END_LIMIT;
