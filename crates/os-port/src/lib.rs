@@ -1,14 +1,19 @@
-//! What the toolstack asks of the operating system: files, locks, clocks, its own process.
+//! What the toolstack asks of the operating system: files, locks, clocks, its own process, other programs.
 //!
 //! [`Files`], [`Clock`] and [`Process`] are ports, as `xen_port::Hypervisor` is one: behind them
 //! stands the real system ([`SystemFiles`], [`SystemClock`], [`SystemProcess`]), or one in memory
-//! (feature `mem`) in which every call can be watched, failed, or be the last of its process.
+//! (feature `mem`) in which every call can be watched, failed, or be the last of its process. [`Spawn`] is the port for
+//! programs; the real one is in `xen-sys`.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
+
+mod launch;
 mod system;
 
 #[cfg(feature = "mem")]
 pub mod mem;
 
+pub use launch::{ERRORS_MAX_BYTES, Ended, Launch, SYSTEM_FOLDERS, Spawn, run_to_success};
 pub use system::{SystemClock, SystemFiles, SystemProcess, lock_for_child, lock_of_stdin};
 
 use std::io;

@@ -8,6 +8,8 @@
 //! `libxen-dev` of a Debian suite with apt-get into a temporary folder; nothing is installed, and no root is needed.
 //! Exit code: 0 all the same, 1 something differs, 2 something could not be checked.
 
+#![allow(clippy::disallowed_methods)]
+
 #[path = "../tests/header_check/mod.rs"]
 mod header_check;
 

@@ -5,84 +5,65 @@
 //!
 //! Until it becomes the program it shares this process's memory, as `posix_spawn`'s child does: to copy the page tables, and
 //! then each page that either of the two writes to, takes several times as long as all else here. So it may not touch that memory:
-//! it has a stack of its own, reads what was written down for it before it was there, and calls nothing but the kernel.
+//! it has a stack of its own, reads what was written down for it before it was there, and calls nothing but the kernel ([`child`]).
+//! The kernel's OOM killer ends all processes that share a memory together, so it may end the child with this process.
 
-use std::ffi::{CString, c_char, c_int, c_long, c_void};
+mod child;
+
+use std::ffi::{CString, OsString, c_char, c_int, c_void};
 use std::io::{self, PipeReader, PipeWriter};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::syscall::syscall;
+use os_port::Launch;
 
-/// Where the child has its end of the pipe, above standard input, output and error.
-const GO: RawFd = 3;
-/// The exit code of a child whose program could not be started, as a shell's.
-const NO_PROGRAM: i32 = 127;
+use child::{ALL_SIGNALS, Plan, set_blocked_signals, stand_by};
 
-/// What a process that stands by becomes.
-#[derive(Debug)]
-pub struct Program {
-    path: CString,
-    args: Vec<CString>,
-    env: Vec<CString>,
-}
+pub(crate) use child::NO_PROGRAM;
 
-impl Program {
-    /// The program at a path; the words after its name; its environment as `NAME=VALUE`.
-    ///
-    /// # Errors
-    /// `InvalidInput` where one of them holds a NUL byte.
-    pub fn new(
-        path: &Path,
-        args: impl IntoIterator<Item = Vec<u8>>,
-        env: impl IntoIterator<Item = Vec<u8>>,
-    ) -> io::Result<Program> {
-        use std::os::unix::ffi::OsStrExt;
-        let path = CString::new(path.as_os_str().as_bytes())?;
-        let mut words = vec![path.clone()];
-        for arg in args {
-            words.push(CString::new(arg)?);
-        }
-        let env: Result<_, _> = env.into_iter().map(CString::new).collect();
-        Ok(Program {
-            path,
-            args: words,
-            env: env?,
-        })
-    }
+/// The standard files of a program.
+#[derive(Clone, Copy, Debug)]
+pub struct Streams<'a> {
+    /// Its standard input.
+    pub input: BorrowedFd<'a>,
+    /// Its standard output.
+    pub output: BorrowedFd<'a>,
+    /// Its standard error.
+    pub errors: BorrowedFd<'a>,
 }
 
 /// A child that stands by. It is let go when this is dropped, or when this process ends.
 #[derive(Debug)]
 pub struct Standby {
-    pid: libc::pid_t,
-    _go: PipeWriter,
+    process: Process,
+    go: PipeWriter,
 }
 
 impl Standby {
-    /// Makes the process: in a process group of its own, with `input` as its standard input, `output` as its
-    /// standard output and error, and no other open file.
+    /// Makes the process, with the surroundings that [`Launch`] lists and these standard files.
     ///
     /// # Errors
-    /// Those of `pipe`, `mmap` and `clone`.
-    pub fn start(
-        program: Program,
-        input: BorrowedFd<'_>,
-        output: BorrowedFd<'_>,
-    ) -> io::Result<Standby> {
-        let fds = [input.as_raw_fd(), output.as_raw_fd(), output.as_raw_fd()];
+    /// Those of `pipe`, `mmap` and `clone`; `InvalidInput` where a word of the program's holds a NUL byte.
+    pub fn start(launch: &Launch, streams: Streams<'_>) -> io::Result<Standby> {
+        let files = [streams.input, streams.output, streams.errors].map(|file| file.as_raw_fd());
         let (wait, go) = io::pipe()?;
-        let orders = Orders::new(program, fds, (&wait, &go))?;
-        let pid = orders.carry_out()?;
-        Ok(Standby { pid, _go: go })
+        let orders = Orders::new(Words::of(launch)?, files, (&wait, &go))?;
+        let process = orders.carry_out()?;
+        Ok(Standby { process, go })
     }
 
     /// Its process number.
     pub fn id(&self) -> u32 {
-        self.pid.unsigned_abs()
+        self.process.pid.unsigned_abs()
+    }
+
+    /// Lets it become its program now.
+    pub(crate) fn let_go(self) -> Process {
+        drop(self.go);
+        self.process
     }
 
     /// Leaves it standing by until this process has ended, so that its start does not compete with what is left to
@@ -94,29 +75,108 @@ impl Standby {
 
     /// Ends it, whatever it has become.
     pub fn end(self) {
-        // SAFETY: both take numbers; nobody else waits for this child, so its number is still its own. One that
-        // has ended already is as good, so their results do not matter.
-        unsafe {
-            libc::kill(self.pid, libc::SIGKILL);
-            libc::waitpid(self.pid, ptr::null_mut(), 0);
+        // One that has ended already is as good.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A child of this process, held by a descriptor: its number alone may be another's by now.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pid: libc::pid_t,
+    pidfd: OwnedFd,
+}
+
+impl Process {
+    /// Kills it.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        let pidfd = self.pidfd.as_raw_fd();
+        let no_info = ptr::null::<libc::siginfo_t>();
+        // SAFETY: the call takes numbers, and a null pointer for what it would say of itself (pidfd_send_signal(2)).
+        let sent = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                pidfd,
+                libc::SIGKILL,
+                no_info,
+                0,
+            )
+        };
+        match sent {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    /// Waits for its end; its exit code, or `None` where a signal ended it.
+    pub(crate) fn wait(&self) -> io::Result<Option<i32>> {
+        let pidfd = self.pidfd.as_raw_fd().unsigned_abs();
+        // SAFETY: all-zero bytes are a `siginfo_t`.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        loop {
+            // SAFETY: the call fills in the structure, which is ours and outlives the call.
+            let waited = unsafe { libc::waitid(libc::P_PIDFD, pidfd, &mut info, libc::WEXITED) };
+            let error = io::Error::last_os_error();
+            match waited {
+                0 => break,
+                _ if error.kind() == io::ErrorKind::Interrupted => {}
+                _ => return Err(error),
+            }
+        }
+        // SAFETY: `waitid` has filled in what it says of a child that has ended.
+        let status = unsafe { info.si_status() };
+        Ok((info.si_code == libc::CLD_EXITED).then_some(status))
+    }
+}
+
+impl AsFd for Process {
+    /// Readable once it has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+/// Makes sure that this process learns how its children end: whoever started it may have had it ignore `SIGCHLD`, and then
+/// the kernel forgets each child at once. For the beginning of `main`.
+pub fn expect_children() {
+    // SAFETY: the call takes numbers, and no handler of ours is replaced: this runs before any is set.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// The words of a program as the kernel wants them.
+struct Words {
+    path: CString,
+    args: Vec<CString>,
+    env: Vec<CString>,
+}
+
+impl Words {
+    fn of(launch: &Launch) -> io::Result<Words> {
+        let word = |word: &OsString| CString::new(word.as_bytes());
+        let path = CString::new(launch.program().as_os_str().as_bytes())?;
+        let mut args = vec![path.clone()];
+        for arg in launch.arguments() {
+            args.push(word(arg)?);
+        }
+        let mut env = Vec::new();
+        for (name, value) in launch.environment() {
+            env.push(CString::new(
+                [name.as_bytes(), b"=", value.as_bytes()].concat(),
+            )?);
+        }
+        Ok(Words { path, args, env })
     }
 }
 
 /// What a child reads while it stands by, and the stack it stands on.
 struct Orders {
     stack: Stack,
-    /// Where the input, output and error of the program are now.
-    fds: [RawFd; 3],
-    /// The end of the pipe that the child reads, and the one that it has to close.
-    wait: RawFd,
-    go: RawFd,
-    /// Holds the words that `args` and `env` point to.
-    program: Program,
-    args: Vec<*const c_char>,
-    env: Vec<*const c_char>,
-    /// The signals that the program is to begin with: those blocked here.
-    blocked: KernelSignals,
+    plan: Plan,
+    /// Hold what the plan's pointers lead to.
+    _words: Words,
+    _args: Vec<*const c_char>,
+    _env: Vec<*const c_char>,
     /// Zero before there is a child, and as soon as the child has left this memory (`CLONE_CHILD_CLEARTID`, clone(2)).
     child: AtomicI32,
 }
@@ -153,68 +213,76 @@ impl InUse {
 
 impl Orders {
     fn new(
-        program: Program,
-        fds: [RawFd; 3],
+        words: Words,
+        files: [RawFd; 3],
         (wait, go): (&PipeReader, &PipeWriter),
     ) -> io::Result<Orders> {
+        let (args, env) = (pointers(&words.args), pointers(&words.env));
         Ok(Orders {
             stack: Stack::new()?,
-            fds,
-            wait: wait.as_raw_fd(),
-            go: go.as_raw_fd(),
-            args: pointers(&program.args),
-            env: pointers(&program.env),
-            program,
-            blocked: 0,
+            plan: Plan {
+                files,
+                wait: wait.as_raw_fd(),
+                go: go.as_raw_fd(),
+                path: words.path.as_ptr(),
+                args: args.as_ptr(),
+                env: env.as_ptr(),
+            },
+            _words: words,
+            _args: args,
+            _env: env,
             child: AtomicI32::new(0),
         })
     }
 
     /// Makes the child. The orders stay until it has left this memory.
-    fn carry_out(mut self) -> io::Result<libc::pid_t> {
-        let blocked = set_blocked_signals(ALL_SIGNALS);
-        self.blocked = blocked;
+    fn carry_out(self) -> io::Result<Process> {
         let orders = InUse::of(self);
-        let pid = orders.orders().clone_process();
-        let error = io::Error::last_os_error();
+        let blocked = set_blocked_signals(ALL_SIGNALS);
+        let made = orders.orders().clone_process();
         set_blocked_signals(blocked);
         let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::take(&mut *in_use);
         in_use.extend(before.into_iter().filter_map(InUse::free_if_done));
-        if pid < 0 {
+        if made.is_err() {
             orders.orders().child.store(0, Ordering::Release);
             orders.free_if_done();
-            return Err(error);
+        } else {
+            in_use.push(orders);
         }
-        in_use.push(orders);
-        // The child does so, too: whoever is first, a signal to this process group does not reach it from now on.
-        // SAFETY: the call takes numbers; the child has not been waited for, so its number is still its own.
-        unsafe { libc::setpgid(pid, pid) };
-        Ok(pid)
+        made
     }
 
-    fn clone_process(&self) -> libc::pid_t {
-        const FLAGS: c_int = libc::CLONE_VM | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
+    fn clone_process(&self) -> io::Result<Process> {
+        const FLAGS: c_int =
+            libc::CLONE_VM | libc::CLONE_CHILD_CLEARTID | libc::CLONE_PIDFD | libc::SIGCHLD;
+        let mut pidfd: RawFd = -1;
         // Before the child is there: it may be gone before `clone` returns.
         self.child.store(1, Ordering::Release);
-        // SAFETY: the child begins in `stand_by`, with `self` for its argument and the stack, which is its alone. It shares our
+        // SAFETY: the child begins in `stand_by`, with the plan for its argument and the stack, which is its alone. It shares our
         // memory, so: (1) it writes to nothing but its stack: it makes system calls without the C library, whose `errno`
         // would be ours, and takes no lock and no memory; (2) what it reads is `self` alone, which is leaked, is not written
         // to while the child is there (but for `child`, an atomic, by the kernel), and is not freed before the kernel has cleared
         // `child`, which it does when the child has another program's memory or has ended; when this process ends first, its
         // memory stays for the child; (3) no signal handler of ours runs in it: signals are blocked when it begins, and it
-        // puts all handlers back before it unblocks them.
-        unsafe {
+        // puts all handlers back before it unblocks them. The kernel writes the descriptor to `pidfd` before `clone` returns.
+        let pid = unsafe {
             libc::clone(
                 stand_by,
                 self.stack.top(),
                 FLAGS,
-                ptr::from_ref(self).cast_mut().cast(),
-                ptr::null_mut::<libc::pid_t>(),
+                ptr::from_ref(&self.plan).cast_mut().cast(),
+                ptr::from_mut(&mut pidfd),
                 ptr::null_mut::<c_void>(),
                 self.child.as_ptr(),
             )
+        };
+        if pid < 0 {
+            return Err(io::Error::last_os_error());
         }
+        // SAFETY: the kernel has made this descriptor for us (Linux 5.2, clone(2)), and nobody else has it.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+        Ok(Process { pid, pidfd })
     }
 }
 
@@ -224,152 +292,44 @@ fn pointers(words: &[CString]) -> Vec<*const c_char> {
     addresses.chain([ptr::null()]).collect()
 }
 
-/// Memory for a child to stand on.
+/// Memory for a child to stand on. Below it lies a part that nobody can touch: a child that needs more dies of it.
 struct Stack(*mut c_void);
 
 impl Stack {
-    /// The child's calls are three deep and hold a few words each.
+    /// The child's calls are a few deep and hold little: a list of descriptors is the most, with 2 KiB.
     const SIZE_BYTES: usize = 64 << 10;
+    /// A multiple of each page size of Linux.
+    const GUARD_BYTES: usize = 64 << 10;
 
     fn new() -> io::Result<Stack> {
-        const ACCESS: c_int = libc::PROT_READ | libc::PROT_WRITE;
         const KIND: c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+        let all = Self::GUARD_BYTES + Self::SIZE_BYTES;
         // SAFETY: a new mapping, of no file and at no place that we name, changes no other memory.
-        let start = unsafe { libc::mmap(ptr::null_mut(), Self::SIZE_BYTES, ACCESS, KIND, -1, 0) };
-        match start {
-            libc::MAP_FAILED => Err(io::Error::last_os_error()),
-            start => Ok(Stack(start)),
+        let start = unsafe { libc::mmap(ptr::null_mut(), all, libc::PROT_NONE, KIND, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let stack = Stack(start);
+        let usable = start.wrapping_byte_add(Self::GUARD_BYTES);
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: the range is the upper part of the mapping, which is ours and which nobody uses yet.
+        match unsafe { libc::mprotect(usable, Self::SIZE_BYTES, access) } {
+            0 => Ok(stack),
+            _ => Err(io::Error::last_os_error()),
         }
     }
 
     /// Its end, where a stack begins; a multiple of the page size, so aligned as the calling convention wants it.
     fn top(&self) -> *mut c_void {
-        self.0.wrapping_byte_add(Self::SIZE_BYTES)
+        self.0
+            .wrapping_byte_add(Self::GUARD_BYTES + Self::SIZE_BYTES)
     }
 }
 
 impl Drop for Stack {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, and whoever drops it knows that nobody stands on it.
-        unsafe { libc::munmap(self.0, Self::SIZE_BYTES) };
-    }
-}
-
-/// A set of signals as the kernel has it: bit `n - 1` for signal `n`.
-type KernelSignals = u64;
-const ALL_SIGNALS: KernelSignals = u64::MAX;
-
-/// Blocks these signals and no others; those that were blocked before.
-fn set_blocked_signals(blocked: KernelSignals) -> KernelSignals {
-    let mut before: KernelSignals = 0;
-    let new = ptr::from_ref(&blocked).expose_provenance();
-    let old = ptr::from_mut(&mut before).expose_provenance();
-    let how = libc::SIG_SETMASK as usize;
-    call(
-        libc::SYS_rt_sigprocmask,
-        [how, new, old, size_of::<KernelSignals>()],
-    );
-    before
-}
-
-/// The child: waits to be let go, and becomes the program. Nothing but system calls; see [`Orders::clone_process`].
-extern "C" fn stand_by(orders: *mut c_void) -> c_int {
-    // SAFETY: `clone_process` hands this over, and it stays for as long as this runs.
-    let orders = unsafe { &*orders.cast_const().cast::<Orders>() };
-    // As long as it is open here, too, the wait has no end.
-    call(libc::SYS_close, [orders.go as usize, 0, 0, 0]);
-    call(libc::SYS_setpgid, [0; 4]);
-    if !take_files(orders) {
-        return NO_PROGRAM;
-    }
-    wait_to_be_let_go();
-    put_handlers_back();
-    set_blocked_signals(orders.blocked);
-    let path = orders.program.path.as_ptr().expose_provenance();
-    let args = orders.args.as_ptr().expose_provenance();
-    let env = orders.env.as_ptr().expose_provenance();
-    call(libc::SYS_execve, [path, args, env, 0]);
-    NO_PROGRAM
-}
-
-/// A system call of the child's.
-fn call(number: c_long, arguments: [usize; 4]) -> isize {
-    // SAFETY: the callers below name no memory but that of the orders and of their own stack, as the call wants it.
-    unsafe { syscall(number, arguments) }
-}
-
-/// Standard input, output and error as ordered, the pipe after them, and no other open file. Whether that worked.
-fn take_files(orders: &Orders) -> bool {
-    let [input, output, error] = orders.fds;
-    let mut files = [input, output, error, orders.wait].map(|fd| fd as isize);
-    let first_free = GO as usize + 1;
-    // First out of the way of where they go: a standard file of the parent's may have been closed.
-    for file in &mut files {
-        let duplicate = libc::F_DUPFD as usize;
-        *file = call(
-            libc::SYS_fcntl,
-            [file.unsigned_abs(), duplicate, first_free, 0],
-        );
-    }
-    for (target, file) in (0..).zip(files) {
-        if file < 0 || call(libc::SYS_dup3, [file.unsigned_abs(), target, 0, 0]) < 0 {
-            return false;
-        }
-    }
-    if call(
-        libc::SYS_close_range,
-        [first_free, libc::c_uint::MAX as usize, 0, 0],
-    ) != 0
-    {
-        close_one_by_one(first_free);
-    }
-    true
-}
-
-/// Where there is no `close_range` (it came with Linux 5.9, and a filter may refuse it).
-fn close_one_by_one(first: usize) {
-    let mut limits = [0_u64; 2];
-    let answer = limits.as_mut_ptr().expose_provenance();
-    call(
-        libc::SYS_prlimit64,
-        [0, libc::RLIMIT_NOFILE as usize, 0, answer],
-    );
-    let [end, _] = limits;
-    for fd in first..end as usize {
-        call(libc::SYS_close, [fd, 0, 0, 0]);
-    }
-}
-
-/// Until the other end of the pipe is closed.
-fn wait_to_be_let_go() {
-    let mut byte = 0_u8;
-    let place = ptr::from_mut(&mut byte).expose_provenance();
-    while call(libc::SYS_read, [GO as usize, place, 1, 0]) == -(libc::EINTR as isize) {}
-    call(libc::SYS_close, [GO as usize, 0, 0, 0]);
-}
-
-/// What the kernel keeps of a signal: its handler comes first. What is ignored is so in the new program as well.
-type KernelAction = [usize; 4];
-
-/// No handler of the parent's is to run here. A program begins with SIGPIPE as it is by default; Rust's start ignores it.
-fn put_handlers_back() {
-    for signal in 1..=64 {
-        let mut action = KernelAction::default();
-        let place = action.as_mut_ptr().expose_provenance();
-        call(
-            libc::SYS_rt_sigaction,
-            [signal, 0, place, size_of::<KernelSignals>()],
-        );
-        let [handler, ..] = action;
-        let is_handled = handler != libc::SIG_DFL && handler != libc::SIG_IGN;
-        if is_handled || signal == libc::SIGPIPE as usize {
-            let default = KernelAction::default();
-            let place = default.as_ptr().expose_provenance();
-            call(
-                libc::SYS_rt_sigaction,
-                [signal, place, 0, size_of::<KernelSignals>()],
-            );
-        }
+        unsafe { libc::munmap(self.0, Self::GUARD_BYTES + Self::SIZE_BYTES) };
     }
 }
 
@@ -377,22 +337,27 @@ fn put_handlers_back() {
 mod tests {
     use super::*;
     use std::fs::{File, OpenOptions};
-    use std::os::fd::AsFd;
+    use std::path::Path;
     use std::time::{Duration, Instant};
 
-    fn shell(script: &str) -> Program {
-        let args = ["-c", script].map(|word| word.as_bytes().to_vec());
-        Program::new(Path::new("/bin/sh"), args, [b"WORD=said".to_vec()]).unwrap()
+    fn shell(script: &str) -> Launch {
+        let launch = Launch::new(Path::new("/bin/sh")).unwrap();
+        launch.args(["-c", script]).on_host("said")
     }
 
-    fn start(program: Program, output: &Path) -> Standby {
+    fn start(launch: Launch, output: &Path) -> Standby {
         let input = File::open("/dev/null").unwrap();
         let output = OpenOptions::new()
             .create(true)
             .append(true)
             .open(output)
             .unwrap();
-        Standby::start(program, input.as_fd(), output.as_fd()).unwrap()
+        let streams = Streams {
+            input: input.as_fd(),
+            output: output.as_fd(),
+            errors: output.as_fd(),
+        };
+        Standby::start(&launch, streams).unwrap()
     }
 
     fn temporary(name: &str) -> std::path::PathBuf {
@@ -418,7 +383,7 @@ mod tests {
     #[test]
     fn is_there_at_once_and_becomes_the_program_when_let_go() {
         let path = temporary("standby");
-        let standby = start(shell("echo $WORD; ls /proc/self/fd | wc -l >&2"), &path);
+        let standby = start(shell("echo $XYL_HOST; ls /proc/self/fd | wc -l >&2"), &path);
         let pid = standby.id();
         assert!(Path::new(&format!("/proc/{pid}")).exists());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
@@ -430,7 +395,7 @@ mod tests {
     #[test]
     fn what_happens_to_the_memory_meanwhile_does_not_matter() {
         let path = temporary("memory");
-        let standby = start(shell("echo $WORD"), &path);
+        let standby = start(shell("echo $XYL_HOST"), &path);
         let mut rubbish: Vec<Vec<u8>> = Vec::new();
         for size in 1..2000 {
             rubbish.push(vec![0xff; size]);
@@ -443,28 +408,59 @@ mod tests {
     }
 
     #[test]
-    fn begins_with_the_signals_of_this_process_and_takes_no_handler_along() {
+    fn begins_with_no_signal_blocked_ignored_or_caught() {
         extern "C" fn nothing(_: c_int) {}
         let path = temporary("signals");
-        // SAFETY: the handler does nothing, and no other test uses the signal.
-        unsafe { libc::signal(libc::SIGUSR2, nothing as *const () as libc::sighandler_t) };
+        // SAFETY: the handler does nothing, and no other test uses the signals.
+        unsafe {
+            libc::signal(libc::SIGUSR2, nothing as *const () as libc::sighandler_t);
+            libc::signal(libc::SIGURG, libc::SIG_IGN);
+        }
         let standby = start(
-            shell("cat /proc/self/status | grep -E 'Sig(Blk|Cgt)'"),
+            shell("cat /proc/self/status | grep -E 'Sig(Blk|Ign|Cgt)'"),
             &path,
         );
         drop(standby);
-        let said = lines(&path, 2);
-        assert_eq!(
-            said,
-            "SigBlk:\t0000000000000000\nSigCgt:\t0000000000000000\n"
-        );
+        let none = "0000000000000000";
+        let wanted = format!("SigBlk:\t{none}\nSigIgn:\t{none}\nSigCgt:\t{none}\n");
+        assert_eq!(lines(&path, 3), wanted);
+    }
+
+    #[test]
+    fn begins_with_surroundings_of_its_own() {
+        let path = temporary("surroundings");
+        let script = "umask; pwd; ulimit -c; ulimit -t; cut -d' ' -f6 /proc/$$/stat; echo $$; env";
+        let standby = start(shell(script), &path);
+        let pid = standby.id();
+        drop(standby);
+        let inherited = ["TZ", "LANG"]
+            .iter()
+            .filter(|name| std::env::var_os(name).is_some());
+        let said = lines(&path, 9 + inherited.count());
+        let said: Vec<&str> = said.lines().collect();
+        let session = pid.to_string();
+        assert_eq!(said[..4], ["0077", "/", "0", "unlimited"]);
+        assert_eq!(said[4..6], [&session, &session]);
+        let is_expected = |name: &str| matches!(name, "PATH" | "XYL_HOST" | "PWD" | "TZ" | "LANG");
+        let mut names = said[6..].iter().filter_map(|line| line.split('=').next());
+        // PWD is the shell's own.
+        assert!(names.all(is_expected), "{said:?}");
+    }
+
+    #[test]
+    fn the_stack_ends_where_nobody_can_touch_it() {
+        let stack = Stack::new().unwrap();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let start = format!("{:x}-", stack.0.addr());
+        let line = maps.lines().find(|line| line.starts_with(&start)).unwrap();
+        assert!(line.contains(" ---p "), "{line}");
     }
 
     #[test]
     fn a_signal_to_a_process_that_stands_by_ends_it_when_it_is_let_go() {
         let path = temporary("pending");
         let standby = start(shell("echo started"), &path);
-        let pid = standby.pid;
+        let pid = standby.process.pid;
         // SAFETY: it takes numbers; the child has not been waited for.
         unsafe { libc::kill(pid, libc::SIGTERM) };
         drop(standby);
@@ -500,7 +496,8 @@ mod tests {
 
     #[test]
     fn a_word_with_a_nul_is_refused() {
-        let refused = Program::new(Path::new("/bin/sh"), [b"a\0b".to_vec()], []);
+        let launch = Launch::new(Path::new("/bin/sh")).unwrap().args(["a\0b"]);
+        let refused = Words::of(&launch).map(drop);
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }

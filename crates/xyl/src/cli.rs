@@ -38,7 +38,7 @@ Environment:
   XYL_XL_CONF=FILE      read FILE in place of /etc/xen/xl.conf
   XYL_STORE_TIMEOUT=S   seconds to wait for each answer of xenstored; if not set, 20,
                         and 5 for the names in a list
-  XENSTORED_PATH=FILE   xenstored's socket
+  XENSTORED_PATH=FILE   xenstored's socket, for this command; not for the monitors that it starts
   XYL_HOST=sim:FOLDER   a simulated host that lives in FOLDER, to try all this without Xen
 
 With --json an error is a JSON object on standard error:

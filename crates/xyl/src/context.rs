@@ -283,10 +283,10 @@ impl Context {
         }
     }
 
-    /// The variable that leads another process of Xyl to the same host, where it is no real one.
-    pub fn host_variable(&self) -> Option<(&'static str, String)> {
+    /// The value of `XYL_HOST` that leads another process of Xyl to the same host, where it is no real one.
+    pub fn host_variable(&self) -> Option<String> {
         let host = self.simulated.as_ref()?;
-        Some((HOST, format!("{SIMULATED}{}", host.folder().display())))
+        Some(format!("{SIMULATED}{}", host.folder().display()))
     }
 
     /// Says that nothing here is real, where that is so.

@@ -60,6 +60,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run_parsed(cli: &Cli) -> ExitCode {
+    xen_sys::expect_children();
     xen_sys::give_way_to_daemons();
     // A monitor belongs to a VM of a host that is on: one whose folder has been removed is not to come back for it.
     let switches_on = !matches!(cli.command, cli::Command::Monitor(_));

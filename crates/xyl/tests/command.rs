@@ -1,5 +1,6 @@
 //! The command as a user meets it, on a machine without Xen.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,

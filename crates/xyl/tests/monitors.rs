@@ -1,5 +1,6 @@
 //! Real monitors, killed and replaced, on a simulated host.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -144,6 +145,62 @@ fn a_second_monitor_does_not_say_that_it_watches() {
         told.contains("another process watches over") && !told.contains("watching"),
         "{told}"
     );
+    host.must(&["destroy", "guest"]);
+}
+
+#[test]
+fn a_monitor_has_surroundings_of_its_own() {
+    use std::os::unix::fs::PermissionsExt;
+    let host = Simulated::new(&[]);
+    host.kill_monitor();
+    // Whatever the one who types the command has.
+    let ignoring = "env --ignore-signal=CHLD,TERM,HUP";
+    let xyl = format!("umask 000; ulimit -t 1000; exec {ignoring} {XYL} list");
+    let mut command = Command::new("sh");
+    command.args(["-c", &xyl]).current_dir(host.folder.path());
+    for (name, value) in [
+        ("SECRET", "x"),
+        ("XENSTORED_PATH", "/no/such"),
+        ("XYL_XL_CONF", "/dev/null"),
+    ] {
+        command.env(name, value);
+    }
+    std::fs::remove_file(host.path("host/var/log/xen/xyl-guest.log")).unwrap();
+    command.env("XYL_HOST", format!("sim:{}", host.path("host").display()));
+    assert!(command.output().unwrap().status.success());
+    let pid = host.monitor();
+    let of = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap();
+    let environment = of("environ");
+    let names = environment
+        .split_terminator('\0')
+        .filter_map(|line| line.split('=').next());
+    let mut names: Vec<&str> = names
+        .filter(|name| *name != "TZ" && *name != "LANG")
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, ["PATH", "XYL_HOST"]);
+    let session = of("stat")
+        .rsplit(") ")
+        .next()
+        .unwrap()
+        .split(' ')
+        .nth(3)
+        .unwrap()
+        .to_owned();
+    assert_eq!(session, pid);
+    let status = of("status");
+    // Rust's own start ignores SIGPIPE.
+    for wanted in ["Umask:\t0077", "SigIgn:\t0000000000001000"] {
+        assert!(status.lines().any(|line| line == wanted), "{status}");
+    }
+    let limits = of("limits");
+    let is_set = |what: &str, value: &str| {
+        let line = limits.lines().find(|line| line.starts_with(what));
+        line.is_some_and(|line| line.split_whitespace().any(|word| word == value))
+    };
+    assert!(is_set("Max core file size", "0"), "{limits}");
+    let log = std::fs::metadata(host.path("host/var/log/xen/xyl-guest.log")).unwrap();
+    assert_eq!(log.permissions().mode() & 0o7777, 0o640);
     host.must(&["destroy", "guest"]);
 }
 

@@ -1,5 +1,6 @@
 //! The command on a simulated host, and README's ten seconds.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,

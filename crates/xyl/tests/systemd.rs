@@ -1,5 +1,6 @@
 //! The units for systemd are in order, where systemd is there to say so.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,

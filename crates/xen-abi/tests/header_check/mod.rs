@@ -1,5 +1,7 @@
 //! Compares the table of structures and constants with C headers, by way of the C compiler.
 
+#![allow(clippy::disallowed_methods)]
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -25,7 +25,7 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// [`MachineError::NotPrivate`], [`MachineError::NotAHost`], and what the system says.
 pub(super) fn prepare(folder: &Path) -> Result<File, MachineError> {
     if let Some(above) = folder.parent() {
-        fs::create_dir_all(above).map_err(MachineError::new("make", above))?;
+        fs::create_dir_all(above).map_err(MachineError::new("make", folder))?;
     }
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {

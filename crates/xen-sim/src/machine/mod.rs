@@ -21,14 +21,15 @@ mod wire;
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use os_port::Launch;
 use rustix::fs::FlockOperation;
 use xen_port::Hypervisor;
+use xen_sys::{Standby, Streams};
 use xenstore::transport::SocketTransport;
 use xenstore::{Client, Settings};
 
@@ -151,40 +152,35 @@ impl Host {
             return Ok(false);
         }
         let log = self.folder.join("host.log");
-        let errors = folder::open_log(&log);
-        let mut child = Command::new(program)
-            .args(arguments)
-            .arg(&self.folder)
-            .env_remove("XYL_HOST")
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(errors.map_err(MachineError::new("open", &log))?)
-            // A group of its own: Ctrl-C on the terminal is not meant for it.
-            .process_group(0)
-            .spawn()
-            .map_err(MachineError::new("start", program))?;
-        let mut said = Vec::new();
-        if let Some(output) = child.stdout.take() {
-            output
-                .take(READY.len() as u64)
-                .read_to_end(&mut said)
-                .map_err(MachineError::new("hear from", program))?;
-        }
-        match said == READY {
+        let failed = MachineError::new("start it in", &self.folder);
+        match self.start(program, arguments, &log)? {
             true => Ok(true),
             false => {
-                let why = fs::read_to_string(&log).unwrap_or_default();
-                let why = why
-                    .lines()
-                    .next_back()
-                    .unwrap_or("it said nothing")
-                    .to_owned();
-                Err(MachineError::new("start it in", &self.folder)(
-                    io::Error::other(why),
-                ))
+                let text = fs::read_to_string(&log).unwrap_or_default();
+                let why = text.lines().next_back().unwrap_or("it said nothing");
+                Err(failed(io::Error::other(why.to_owned())))
             }
         }
+    }
+
+    /// Starts the host's process; whether it says that it takes commands.
+    fn start(&self, program: &Path, arguments: &[&str], log: &Path) -> Result<bool, MachineError> {
+        let errors = folder::open_log(log).map_err(MachineError::new("open", log))?;
+        let failed = MachineError::new("start", program);
+        let launch = Launch::new(program).map_err(&failed)?;
+        let launch = launch.args(arguments).args([&self.folder]);
+        let input = File::open("/dev/null").map_err(&failed)?;
+        let (mut output, end) = io::pipe().map_err(&failed)?;
+        let streams = Streams {
+            input: input.as_fd(),
+            output: end.as_fd(),
+            errors: errors.as_fd(),
+        };
+        // It lives on when this process ends.
+        drop(Standby::start(&launch, streams).map_err(&failed)?);
+        drop(end);
+        let mut said = vec![0; READY.len()];
+        Ok(output.read_exact(&mut said).is_ok() && said == READY)
     }
 
     /// A handle of its hypervisor.

@@ -7,14 +7,16 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::rc::Rc;
 use std::time::Duration;
 
+use os_port::{Launch, Spawn, run_to_success};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
 use xen_port::DomId;
+use xen_sys::SystemSpawn;
 
 /// Largest file of the kernel's that is read, in bytes: the mappings of a process with very many.
 const FILE_MAX_BYTES: u64 = 16 << 20;
@@ -28,6 +30,7 @@ const MAPPING_DEVICES: [&str; 3] = ["/dev/xen/privcmd", "/proc/xen/privcmd", "/d
 pub struct Kernel {
     proc: PathBuf,
     sys: PathBuf,
+    spawn: Rc<dyn Spawn>,
 }
 
 /// A process.
@@ -76,6 +79,7 @@ impl Kernel {
         Kernel {
             proc: root.join("proc"),
             sys: root.join("sys"),
+            spawn: Rc::new(SystemSpawn),
         }
     }
 
@@ -246,6 +250,12 @@ impl Kernel {
         is_mounted || !holders.is_empty()
     }
 
+    /// Runs a program of the system, such as `losetup`; what it says on standard error where it fails.
+    pub fn run(&self, program: &str, args: &[&str]) -> io::Result<()> {
+        let launch = Launch::of_system(program)?.args(args);
+        run_to_success(&*self.spawn, &launch, LIMIT)
+    }
+
     /// Ends a process: asks it to, and after a while does not ask. One that has ended is fine.
     pub fn end(&self, program: &Program) -> io::Result<()> {
         for signal in [Signal::TERM, Signal::KILL] {
@@ -296,40 +306,6 @@ impl Held {
         let mut polled = [PollFd::new(&self.0, PollFlags::IN)];
         Ok(poll(&mut polled, Some(&limit))? > 0)
     }
-}
-
-/// Runs a command of the system; what it says on standard error where it fails.
-pub(crate) fn run(program: &str, args: &[&str]) -> io::Result<()> {
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    if let Some(pid) = pid {
-        let process = Held(pidfd_open(pid, PidfdFlags::empty())?);
-        if !process.has_ended_within(LIMIT)? {
-            process.send(Signal::KILL)?;
-            process.has_ended_within(LIMIT)?;
-            let what = format!("`{program}` takes longer than {} s", LIMIT.as_secs());
-            return Err(io::Error::new(io::ErrorKind::TimedOut, what));
-        }
-    }
-    let status = child.wait()?;
-    if status.success() {
-        return Ok(());
-    }
-    let mut said = String::new();
-    if let Some(errors) = child.stderr.take() {
-        errors.take(4096).read_to_string(&mut said)?;
-    }
-    Err(io::Error::other(format!(
-        "`{program} {}` failed: {}",
-        args.join(" "),
-        said.trim()
-    )))
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -404,6 +380,7 @@ pub(crate) fn pretend_tun(root: &Path, name: &str) {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::process::{Command, Stdio};
 
     use super::*;
 
@@ -507,10 +484,12 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_fails_says_why() {
-        run("true", &[]).unwrap();
-        let error = run("ls", &["/nosuch"]).unwrap_err().to_string();
+    fn a_program_that_fails_says_why() {
+        let kernel = Kernel::system();
+        kernel.run("true", &[]).unwrap();
+        let error = kernel.run("ls", &["/nosuch"]).unwrap_err().to_string();
         assert!(error.contains("/nosuch"), "{error}");
-        assert!(run("/nosuch/program", &[]).is_err());
+        let missing = kernel.run("no-such-program", &[]).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }
 }

@@ -1,16 +1,16 @@
 //! `xyl monitor`: the process that watches over one VM. `xyl create` starts it in the background.
 
-use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use os_port::{Process, SystemFiles, SystemProcess, lock_for_child, lock_of_stdin};
+use os_port::{Launch, Process, SystemFiles, SystemProcess, lock_for_child, lock_of_stdin};
+use rustix::fs::OFlags;
 use uuid::Uuid;
 use xen_port::DomId;
-use xen_sys::{Program, Standby};
+use xen_sys::{Standby, Streams};
 use xyl_engine::EngineError;
 use xyl_engine::operation::status;
 use xyl_engine::supervise::monitor::{self, Vm};
@@ -18,6 +18,9 @@ use xyl_engine::supervise::monitor_lock;
 
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
+
+/// The mode of a monitor's log.
+const LOG_MODE: u32 = 0o640;
 
 /// Watch over a VM, and do what its configuration says when it ends
 #[derive(Debug, clap::Args)]
@@ -107,32 +110,27 @@ fn start_with(
         EngineError::io("find the program at", Path::new("/proc/self/exe"), source)
     })?;
     let no_start = |source| EngineError::io("start the monitor", &path, source);
-    let program = Program::new(&path, words(vm), environment(context)).map_err(no_start)?;
+    let launch = Launch::new(&path).map_err(no_start)?.args(words(vm));
+    let launch = match context.host_variable() {
+        Some(host) => launch.on_host(host),
+        None => launch,
+    };
     let input = match lock {
         Some(lock) => lock,
         None => File::open("/dev/null").map_err(no_start)?,
     };
-    Standby::start(program, input.as_fd(), out.as_fd()).map_err(no_start)
+    let streams = Streams {
+        input: input.as_fd(),
+        output: out.as_fd(),
+        errors: out.as_fd(),
+    };
+    Standby::start(&launch, streams).map_err(no_start)
 }
 
 /// The monitor's words after `xyl`.
-fn words(vm: Vm) -> impl Iterator<Item = Vec<u8>> {
+fn words(vm: Vm) -> [String; 4] {
     let (domid, uuid) = (vm.domid.to_string(), vm.uuid.hyphenated().to_string());
     ["-T".to_owned(), "monitor".to_owned(), domid, uuid]
-        .map(String::into_bytes)
-        .into_iter()
-}
-
-/// This process's environment, with the host that is meant and without what was meant for the command alone.
-fn environment(context: &Context) -> impl Iterator<Item = Vec<u8>> {
-    let host = context.host_variable();
-    let host = host.map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    let replaced = host.as_ref().map(|(name, _)| name.clone());
-    let kept = std::env::vars_os().filter(move |(name, _)| {
-        name != "XYL_JSON" && name != "XYL_DRY_RUN" && Some(name) != replaced.as_ref()
-    });
-    let all = kept.chain(host);
-    all.map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat())
 }
 
 /// A monitor that was started in the place of one that had died.
@@ -226,7 +224,11 @@ fn open_log(path: &Path) -> std::io::Result<File> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    OpenOptions::new().create(true).append(true).open(path)
+    let mut options = OpenOptions::new();
+    // Administrators of the group may read it, whatever the umask of whoever typed the command.
+    options.create(true).append(true).mode(LOG_MODE);
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options.open(path)
 }
 
 /// Beside xl's own logs, whose names begin with `xl-`.

@@ -8,7 +8,7 @@ use xenstore::{Batch, Path, Tree};
 
 use super::finding::{Finding, Leak, NodeOwner, Verdict};
 use super::{domains, look};
-use crate::host::dom0::{self, Kernel};
+use crate::host::dom0::Kernel;
 use crate::operation::destroy::{self, END_LIMIT};
 use crate::recover;
 use crate::vm::{names, userdata};
@@ -69,7 +69,7 @@ fn one(host: &mut Host, kernel: &Kernel, leak: &Leak) -> Result<Option<String>, 
             if !is_same || kernel.is_in_use(device) || has_domain(host, *domid)? {
                 return Ok(Some(CHANGED.to_owned()));
             }
-            run("losetup", &["-d", &format!("/dev/{device}")])
+            run(kernel, "losetup", &["-d", &format!("/dev/{device}")])
         }
         Leak::Nodes { path, owner } => nodes(host, path, *owner),
         Leak::Interface { name, domid } => {
@@ -78,7 +78,7 @@ fn one(host: &mut Host, kernel: &Kernel, leak: &Leak) -> Result<Option<String>, 
             }
             // It may have gone with its backend's nodes.
             match kernel.guest_interfaces().contains(name) {
-                true => run("ip", &["link", "delete", name]),
+                true => run(kernel, "ip", &["link", "delete", name]),
                 false => Ok(None),
             }
         }
@@ -109,10 +109,9 @@ fn one(host: &mut Host, kernel: &Kernel, leak: &Leak) -> Result<Option<String>, 
 /// Why something is left that was found.
 const CHANGED: &str = "somebody has taken it up meanwhile";
 
-fn run(program: &str, args: &[&str]) -> Result<Option<String>, EngineError> {
-    Ok(dom0::run(program, args)
-        .err()
-        .map(|error| error.to_string()))
+fn run(kernel: &Kernel, program: &str, args: &[&str]) -> Result<Option<String>, EngineError> {
+    let failed = kernel.run(program, args).err();
+    Ok(failed.map(|error| error.to_string()))
 }
 
 fn has_domain(host: &Host, domid: DomId) -> Result<bool, EngineError> {

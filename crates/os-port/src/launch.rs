@@ -1,0 +1,217 @@
+//! Programs that the toolstack starts: [`Launch`] says which, [`Spawn`] starts it.
+//!
+//! Nothing else starts a program (`clippy.toml` refuses `Command::new`), so each one has the same surroundings, whoever
+//! typed the command that starts it:
+//!
+//! | what | is |
+//! |---|---|
+//! | program | an absolute path; nothing is searched for in `PATH`, and no shell reads the arguments |
+//! | environment | `PATH` as [`SYSTEM_FOLDERS`]; `TZ` and `LANG` of this process; `XYL_HOST` for a simulated host |
+//! | working folder | `/` |
+//! | files | standard input, output and error; all others are closed |
+//! | umask | 077 |
+//! | session | its own (setsid(2)), so no terminal |
+//! | signals | none blocked, none ignored, none caught |
+//! | resource limits | those of a service; no core file |
+//! | scheduling | `SCHED_OTHER`, nice 0 |
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where the system's own programs are, the first place first.
+pub const SYSTEM_FOLDERS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+/// The variables of this process that a program gets too: how times and messages look.
+const INHERITED: [&str; 2] = ["TZ", "LANG"];
+/// The variable that names a simulated host.
+const HOST: &str = "XYL_HOST";
+/// Bits of a file's mode that let others write to it.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// A program to start, and its arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    program: PathBuf,
+    args: Vec<OsString>,
+    host: Option<OsString>,
+}
+
+impl Launch {
+    /// The program at an absolute path.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for a path that is not absolute.
+    pub fn new(program: &Path) -> io::Result<Launch> {
+        if !program.is_absolute() {
+            let what = format!("the program's path `{}` is not absolute", program.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        Ok(Launch {
+            program: program.to_owned(),
+            args: Vec::new(),
+            host: None,
+        })
+    }
+
+    /// A program of the system by its name, such as `losetup`: the first in [`SYSTEM_FOLDERS`] that belongs to root and
+    /// that no other can write to.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] where there is none, and [`io::ErrorKind::InvalidInput`] for a name with a `/`.
+    pub fn of_system(name: &str) -> io::Result<Launch> {
+        if name.is_empty() || name.contains('/') {
+            let what = format!("`{name}` is no name of a program");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        let mut places = SYSTEM_FOLDERS
+            .map(|folder| Path::new(folder).join(name))
+            .into_iter();
+        match places.find(|place| is_of_root(place)) {
+            Some(place) => Launch::new(&place),
+            None => {
+                let what = format!(
+                    "there is no `{name}` of root in {}",
+                    SYSTEM_FOLDERS.join(", ")
+                );
+                Err(io::Error::new(io::ErrorKind::NotFound, what))
+            }
+        }
+    }
+
+    /// The same with these arguments after those that it has.
+    pub fn args(mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> Launch {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// The same on the simulated host that `value` names, as in `XYL_HOST`.
+    pub fn on_host(mut self, value: impl Into<OsString>) -> Launch {
+        self.host = Some(value.into());
+        self
+    }
+
+    /// The program's path, absolute.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// The arguments after the program's name.
+    pub fn arguments(&self) -> &[OsString] {
+        &self.args
+    }
+
+    /// The whole environment.
+    pub fn environment(&self) -> Vec<(OsString, OsString)> {
+        let inherited = INHERITED.map(|name| (name.into(), env::var_os(name)));
+        let inherited = inherited
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)));
+        let mut all = vec![(OsString::from("PATH"), SYSTEM_FOLDERS.join(":").into())];
+        all.extend(inherited);
+        all.extend(self.host.clone().map(|value| (HOST.into(), value)));
+        all
+    }
+
+    /// Program and arguments as text for messages.
+    pub fn line(&self) -> String {
+        let args = self.args.iter().map(OsString::as_os_str);
+        let words = [self.program.as_os_str()].into_iter().chain(args);
+        let words: Vec<_> = words.map(OsStr::to_string_lossy).collect();
+        words.join(" ")
+    }
+}
+
+/// Whether a path leads to a file of root that no other can write to.
+fn is_of_root(path: &Path) -> bool {
+    let is_closed = |metadata: fs::Metadata| {
+        metadata.is_file() && metadata.uid() == 0 && metadata.mode() & WRITABLE_BY_OTHERS == 0
+    };
+    fs::metadata(path).is_ok_and(is_closed)
+}
+
+/// How a program has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its exit code; `None` where a signal ended it.
+    pub code: Option<i32>,
+    /// The first [`ERRORS_MAX_BYTES`] that it wrote to its standard error.
+    pub errors: Vec<u8>,
+}
+
+/// The most bytes that are kept of a program's standard error.
+pub const ERRORS_MAX_BYTES: usize = 4096;
+
+/// The port through which programs are started. `xen-sys` has the real one; a simulated world can answer by itself.
+pub trait Spawn: std::fmt::Debug {
+    /// Runs a program to its end, without input and with its output thrown away. One that runs for longer than `limit`
+    /// is killed.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] where it was killed; what the system says where it could not be started.
+    fn run(&self, launch: &Launch, limit: Duration) -> io::Result<Ended>;
+}
+
+/// Runs a program that has to succeed.
+///
+/// # Errors
+/// As [`Spawn::run`]; and what the program said where its exit code is not 0.
+pub fn run_to_success(spawn: &dyn Spawn, launch: &Launch, limit: Duration) -> io::Result<()> {
+    let Ended { code, errors } = spawn.run(launch, limit)?;
+    if code == Some(0) {
+        return Ok(());
+    }
+    let end = code.map_or("a signal".to_owned(), |code| format!("exit code {code}"));
+    Err(io::Error::other(format!(
+        "`{}` failed with {end}: {}",
+        launch.line(),
+        String::from_utf8_lossy(&errors).trim()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_an_absolute_path_or_one_of_the_system() {
+        let invalid = |refused: io::Result<Launch>| refused.unwrap_err().kind();
+        assert_eq!(
+            invalid(Launch::new(Path::new("ls"))),
+            io::ErrorKind::InvalidInput
+        );
+        for name in ["", "/bin/ls", "../ls"] {
+            assert_eq!(
+                invalid(Launch::of_system(name)),
+                io::ErrorKind::InvalidInput
+            );
+        }
+        let missing = Launch::of_system("no-such-program");
+        assert_eq!(invalid(missing), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn the_environment_is_built_and_not_inherited() {
+        let launch = Launch::new(Path::new("/bin/true"))
+            .unwrap()
+            .args(["-a", "b"]);
+        let names = |launch: &Launch| {
+            let mut names: Vec<_> = launch
+                .environment()
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect();
+            names.retain(|name| name != "TZ" && name != "LANG");
+            names
+        };
+        assert_eq!(names(&launch), ["PATH"]);
+        assert_eq!(
+            names(&launch.clone().on_host("sim:/x")),
+            ["PATH", "XYL_HOST"]
+        );
+        assert_eq!(launch.line(), "/bin/true -a b");
+    }
+}
