@@ -77,6 +77,19 @@ impl Options {
     }
 }
 
+/// The variable that once moved all folders, and with them the policy and the locks.
+const ROOT: &str = "XYL_ROOT";
+
+/// Whoever sets it relies on other folders: the real ones are not used in their place.
+fn refuse_moved_folders() -> Outcome {
+    match std::env::var_os(ROOT).is_none_or(|value| value.is_empty()) {
+        true => Ok(()),
+        false => Err(Failure::usage(format!(
+            "{ROOT} is set, and is not supported any more: unset it; {HOST}={SIMULATED}FOLDER has folders of its own"
+        ))),
+    }
+}
+
 /// The variable that names the host, where it is not the one that this program runs on.
 const HOST: &str = "XYL_HOST";
 /// What stands before a simulated host's folder there.
@@ -168,6 +181,7 @@ impl Context {
     /// [`Failure::Usage`] if an environment variable cannot be understood.
     pub fn new(args: &GlobalArgs, switches_on: bool) -> Result<Context, Failure> {
         let options = Options::new(args)?;
+        refuse_moved_folders()?;
         let simulated = match std::env::var_os(HOST) {
             Some(value) => simulated_host(Path::new(&value), switches_on)?,
             None => None,

@@ -425,6 +425,9 @@ fn a_variable_that_makes_no_sense_is_named() {
         text.contains("XYL_XL_CONF names a file") && text.contains("/no/conf"),
         "{text}"
     );
+    // It moved the policy and the locks.
+    let (code, text) = list("XYL_ROOT", "/somewhere");
+    assert_eq!(code, 2, "{text}");
     let (code, text) = list("XYL_HOST", "sim:/proc/no/host");
     assert_eq!(code, 1, "{text}");
     assert!(
