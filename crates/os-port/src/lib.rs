@@ -54,7 +54,11 @@ pub trait Files {
 /// A file that is added to.
 pub trait Append {
     /// Adds to the end, in one `write` call.
+    ///
+    /// One that fails may have added a part of it: [`Append::cut_to`] removes that.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Removes what stands behind the first `size_bytes` of the file.
+    fn cut_to(&mut self, size_bytes: u64) -> io::Result<()>;
     /// Returns when all that was added is on the disk.
     fn sync(&mut self) -> io::Result<()>;
 }

@@ -169,6 +169,12 @@ impl ProcessFiles {
         Ok(locked(&self.disk))
     }
 
+    /// Whether there is a file or a folder at a path. Looking is no call of the process.
+    pub fn is_there(&self, path: &Path) -> bool {
+        let disk = locked(&self.disk);
+        disk.files.contains_key(path) || disk.folders.contains(path)
+    }
+
     /// The lock that a path's file stands for, if somebody holds it.
     pub fn held(&self, path: &Path) -> Option<Held> {
         let disk = locked(&self.disk);
@@ -288,15 +294,26 @@ struct MemAppend {
     inode: u64,
 }
 
-impl Append for MemAppend {
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+impl MemAppend {
+    /// Changes the file. One that was removed meanwhile takes any change, and nobody sees it.
+    fn change(&mut self, change: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         let mut disk = self.files.disk()?;
-        // A file that was removed meanwhile takes what is written, and nobody sees it.
         let mut files = disk.files.values_mut();
         if let Some(file) = files.find(|file| file.inode == self.inode) {
-            file.bytes.extend_from_slice(bytes);
+            change(&mut file.bytes);
         }
         Ok(())
+    }
+}
+
+impl Append for MemAppend {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.change(|file| file.extend_from_slice(bytes))
+    }
+
+    fn cut_to(&mut self, size_bytes: u64) -> io::Result<()> {
+        let size = usize::try_from(size_bytes).unwrap_or(usize::MAX);
+        self.change(|file| file.truncate(size))
     }
 
     /// What is in memory has no disk.

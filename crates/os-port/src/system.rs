@@ -101,6 +101,10 @@ impl Append for Appended {
         self.0.write_all(bytes)
     }
 
+    fn cut_to(&mut self, size_bytes: u64) -> io::Result<()> {
+        self.0.set_len(size_bytes)
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         self.0.sync_all()
     }
@@ -338,5 +342,16 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
         SystemFiles.append_to(&path).unwrap().append(b"6").unwrap();
         assert_eq!(SystemFiles.read(&path, 9).unwrap(), b"123456");
+    }
+
+    #[test]
+    fn what_was_added_last_is_cut_off_and_more_is_added_in_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        let mut file = SystemFiles.append_to(&path).unwrap();
+        file.append(b"12345").unwrap();
+        file.cut_to(3).unwrap();
+        file.append(b"6").unwrap();
+        assert_eq!(SystemFiles.read(&path, 9).unwrap(), b"1236");
     }
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use os_port::mem::Life;
 
+use crate::lasting::{Lasting, LastingFault};
 use crate::turns::{Seat, Waited, Wake};
 
 /// Where in a call a process dies.
@@ -64,6 +65,7 @@ pub struct Fate {
     has_parts: Arc<AtomicBool>,
     doom: Option<(u64, Moment)>,
     fault: Option<Fault>,
+    lasting: Lasting,
     given: Arc<Mutex<Option<String>>>,
     interrupted_at: Option<u64>,
     seat: Option<Seat>,
@@ -93,6 +95,7 @@ impl Fate {
             has_parts: Arc::default(),
             doom: None,
             fault: None,
+            lasting: Lasting::default(),
             given: Arc::default(),
             interrupted_at: None,
             seat: None,
@@ -162,6 +165,38 @@ impl Fate {
         Fate { fault, ..self }
     }
 
+    /// The same process, of which all calls that the fault names fail, until [`Fate::lift_faults`].
+    #[must_use]
+    pub fn failing_always(self, fault: LastingFault) -> Fate {
+        self.failing_from(1, fault)
+    }
+
+    /// The same, from its call number `call` on, counted from 1.
+    #[must_use]
+    pub fn failing_from(self, call: u64, fault: LastingFault) -> Fate {
+        self.lasting.add(fault, Some((self.id(), call)));
+        self
+    }
+
+    /// No call fails any more for a fault that stays, neither in this process nor elsewhere in its world.
+    pub fn lift_faults(&self) {
+        self.lasting.lift();
+    }
+
+    /// The same process, whose world has these faults.
+    #[must_use]
+    pub(crate) fn in_world(self, lasting: &Lasting) -> Fate {
+        Fate {
+            lasting: lasting.clone(),
+            ..self
+        }
+    }
+
+    /// The faults that stay.
+    pub(crate) fn lasting(&self) -> &Lasting {
+        &self.lasting
+    }
+
     /// The same process, in whose world something happens just before its call number `call`.
     #[must_use]
     pub fn interrupted(self, call: u64, what: Box<dyn FnOnce()>) -> Fate {
@@ -213,6 +248,11 @@ impl Fate {
     /// The calls that it has made.
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
+    }
+
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.life.id()
     }
 
     pub(crate) fn life(&self) -> &Life {

@@ -121,7 +121,8 @@ impl MortalXen {
         op: &'static str,
         effect: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        let errno = self.fate.fault(op, errnos(op));
+        let lasting = self.fate.lasting().xen(&self.fate, op);
+        let errno = lasting.or_else(|| self.fate.fault(op, errnos(op)));
         let call = || match (self.fate.forgets(op).then(pretended).flatten(), errno) {
             (Some(answer), _) => Ok(answer),
             (None, Some(errno)) if self.fate.ignores_errors(op) => {

@@ -7,7 +7,8 @@
 //! holds is as dead as it is. [`Snapshot`] is what a checker compares.
 //!
 //! A [`Fault`] is a call that fails: with each of the errors that it can return for a reason that is none of its caller's
-//! making, picked by number from a table per call, so that a test can try them all. [`Fate::interrupted`] lets something
+//! making, picked by number from a table per call, so that a test can try them all. A [`LastingFault`] is a fault that
+//! stays until it is lifted, such as a full disk. [`Fate::interrupted`] lets something
 //! happen in the world just before a call, such as a guest that shuts down or fills its part of xenstore. A [`Sabotage`]
 //! is a fault in the engine itself, for tests of the looks: a planted one has to be found.
 //!
@@ -21,6 +22,7 @@
 
 mod fate;
 mod hypervisor;
+mod lasting;
 pub mod machine;
 mod os;
 mod store;
@@ -28,5 +30,6 @@ mod turns;
 mod world;
 
 pub use fate::{Ended, Fate, Fault, Moment, Sabotage};
+pub use lasting::LastingFault;
 pub use turns::{Seat, Turns};
 pub use world::{Handles, Snapshot, World, version};

@@ -1,16 +1,18 @@
 //! Files of a process that can be killed.
 
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use os_port::mem::{MemProcess, ProcessFiles, VirtualClock};
 use os_port::{Append, Clock, Files, Lock, Process};
 
 use crate::fate::Fate;
+use crate::lasting::{Access, Refusal};
 use crate::world::Processes;
 
 /// The disk behind a fate.
+#[derive(Clone)]
 pub(crate) struct MortalFiles {
     pub inner: ProcessFiles,
     pub fate: Fate,
@@ -37,12 +39,36 @@ impl MortalFiles {
     fn call<T>(
         &self,
         op: &str,
-        errors: &[ErrorKind],
+        (access, path): (Access, &Path),
         effect: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
+        if let Some(refusal) = self.refusal(access, path, false) {
+            return self.fate.call(|| Err(refusal.error()), dead);
+        }
+        let errors = match access {
+            Access::Look => READ_ERRORS,
+            Access::Change | Access::Grow => WRITE_ERRORS,
+        };
         match self.fate.fault(op, errors) {
             Some(error) => self.fate.call(|| Err(error.into()), dead),
             None => self.fate.call(effect, dead),
+        }
+    }
+
+    fn forgotten<T>(&self, answer: T) -> io::Result<T> {
+        self.fate.call(|| Ok(answer), dead)
+    }
+
+    /// How this call fails because of a fault that stays, if it does.
+    fn refusal(&self, access: Access, path: &Path, writes: bool) -> Option<Refusal> {
+        self.fate.lasting().disk(&self.fate, access, path, writes)
+    }
+
+    /// What a call does that makes a file or a folder where there is none.
+    fn access_of_new(&self, path: &Path) -> Access {
+        match self.inner.is_there(path) {
+            true => Access::Change,
+            false => Access::Grow,
         }
     }
 }
@@ -63,11 +89,19 @@ impl MortalFiles {
 
 impl Files for MortalFiles {
     fn read(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
-        self.call("read", READ_ERRORS, || self.inner.read(path, max_bytes))
+        self.call("read", (Access::Look, path), || {
+            self.inner.read(path, max_bytes)
+        })
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let midway = || drop(self.inner.write(path, half(bytes)));
+        if let Some(refusal) = self.refusal(Access::Grow, path, true) {
+            if refusal.writes_a_part {
+                midway();
+            }
+            return self.fate.call(|| Err(refusal.error()), dead);
+        }
         if let Some(error) = self.fate.fault("write", WRITE_ERRORS) {
             // A full disk has taken a part.
             midway();
@@ -78,30 +112,36 @@ impl Files for MortalFiles {
     }
 
     fn append_to(&self, path: &Path) -> io::Result<Box<dyn Append>> {
-        let fate = self.fate.clone();
-        let opened = self.call("append_to", WRITE_ERRORS, || self.inner.append_to(path))?;
+        let access = self.access_of_new(path);
+        let opened = self.call("append_to", (access, path), || self.inner.append_to(path))?;
         Ok(Box::new(MortalAppend {
             inner: opened,
-            fate,
+            files: self.clone(),
+            path: path.to_owned(),
             late: Vec::new(),
         }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.call("rename", WRITE_ERRORS, || self.inner.rename(from, to))
+        self.call("rename", (Access::Change, to), || {
+            self.inner.rename(from, to)
+        })
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         if self.fate.forgets("remove") {
-            return self.call("forgotten", &[], || Ok(()));
+            return self.forgotten(());
         }
-        self.call("remove", WRITE_ERRORS, || self.inner.remove(path))
+        self.call("remove", (Access::Change, path), || self.inner.remove(path))
     }
 
     /// Midway, one file of the folder is gone.
     fn remove_folder(&self, path: &Path) -> io::Result<()> {
         if self.fate.forgets("remove_folder") {
-            return self.call("forgotten", &[], || Ok(()));
+            return self.forgotten(());
+        }
+        if let Some(refusal) = self.refusal(Access::Change, path, false) {
+            return self.fate.call(|| Err(refusal.error()), dead);
         }
         if let Some(error) = self.fate.fault("remove_folder", WRITE_ERRORS) {
             return self.fate.call(|| Err(error.into()), dead);
@@ -117,22 +157,22 @@ impl Files for MortalFiles {
     }
 
     fn create_folder(&self, path: &Path) -> io::Result<()> {
-        self.call("create_folder", WRITE_ERRORS, || {
+        let access = self.access_of_new(path);
+        self.call("create_folder", (access, path), || {
             self.inner.create_folder(path)
         })
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
-        self.call("list", READ_ERRORS, || self.inner.list(folder))
+        self.call("list", (Access::Look, folder), || self.inner.list(folder))
     }
 
     fn lock(&self, path: &Path, deadline: Option<Instant>) -> io::Result<Option<Box<dyn Lock>>> {
         if self.fate.takes_no_lock(path) {
-            return self.call("forgotten", &[], || {
-                Ok(Some(Box::new(NoLock) as Box<dyn Lock>))
-            });
+            return self.forgotten(Some(Box::new(NoLock) as Box<dyn Lock>));
         }
-        let mut lock = self.call("lock", WRITE_ERRORS, || self.inner.lock(path, deadline))?;
+        let access = self.access_of_new(path);
+        let mut lock = self.call("lock", (access, path), || self.inner.lock(path, deadline))?;
         while let (None, Some(deadline)) = (&lock, deadline) {
             if !self.wait_for_holder(path, deadline) {
                 break;
@@ -148,47 +188,79 @@ impl Files for MortalFiles {
     }
 
     fn is_locked(&self, path: &Path) -> io::Result<bool> {
-        self.call("is_locked", READ_ERRORS, || self.inner.is_locked(path))
+        self.call("is_locked", (Access::Look, path), || {
+            self.inner.is_locked(path)
+        })
     }
 }
 
 struct MortalAppend {
     inner: Box<dyn Append>,
-    fate: Fate,
+    files: MortalFiles,
+    path: PathBuf,
     /// What is still to be written by a process that writes late.
     late: Vec<u8>,
 }
 
+impl MortalAppend {
+    /// One call that fails, after it has written a part of what it was to write.
+    fn fail(&mut self, part: &[u8], error: io::Error) -> io::Result<()> {
+        let inner = &mut self.inner;
+        self.files.fate.call(
+            || {
+                inner.append(part)?;
+                Err(error)
+            },
+            dead,
+        )
+    }
+}
+
+/// Most often a part that ends within a line.
+fn two_thirds(bytes: &[u8]) -> &[u8] {
+    let cut = bytes.len().saturating_sub(bytes.len() / 3);
+    bytes.get(..cut).unwrap_or_default()
+}
+
 impl Append for MortalAppend {
-    /// Midway, a part of it is written, and most often one that ends within a line.
+    /// Midway, a part of it is written. So it is where the disk is full or fails.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.fate.forgets("append") {
-            return self.fate.call(|| Ok(()), dead);
+        let fate = self.files.fate.clone();
+        if fate.forgets("append") {
+            return fate.call(|| Ok(()), dead);
         }
-        if let Some(error) = self.fate.fault("append", WRITE_ERRORS) {
-            return self.fate.call(|| Err(error.into()), dead);
+        if let Some(refusal) = self.files.refusal(Access::Grow, &self.path, true) {
+            let part = refusal.writes_a_part.then(|| two_thirds(bytes));
+            return self.fail(part.unwrap_or_default(), refusal.error());
         }
-        let now = match self.fate.writes_late() {
+        if let Some(error) = fate.fault("append", WRITE_ERRORS) {
+            let part = (error != ErrorKind::ReadOnlyFilesystem).then(|| two_thirds(bytes));
+            return self.fail(part.unwrap_or_default(), error.into());
+        }
+        let now = match fate.writes_late() {
             true => std::mem::replace(&mut self.late, bytes.to_vec()),
             false => bytes.to_vec(),
         };
         let bytes = now.as_slice();
-        let cut = bytes.len().saturating_sub(bytes.len() / 3);
         let inner = std::cell::RefCell::new(&mut self.inner);
-        let part = bytes.get(..cut).unwrap_or_default();
-        self.fate.call_in_parts(
-            Some(|| drop(inner.borrow_mut().append(part))),
+        fate.call_in_parts(
+            Some(|| drop(inner.borrow_mut().append(two_thirds(bytes)))),
             || inner.borrow_mut().append(bytes),
             dead,
         )
     }
 
-    fn sync(&mut self) -> io::Result<()> {
-        if let Some(error) = self.fate.fault("sync", WRITE_ERRORS) {
-            return self.fate.call(|| Err(error.into()), dead);
-        }
+    fn cut_to(&mut self, size_bytes: u64) -> io::Result<()> {
+        let place = (Access::Change, self.path.as_path());
         let inner = &mut self.inner;
-        self.fate.call(|| inner.sync(), dead)
+        self.files
+            .call("cut_to", place, || inner.cut_to(size_bytes))
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let place = (Access::Change, self.path.as_path());
+        let inner = &mut self.inner;
+        self.files.call("sync", place, || inner.sync())
     }
 }
 

@@ -37,11 +37,9 @@ impl Transport for MortalTransport {
             let (message, later) = rest.split_at(length_of_first(rest));
             let kind = message.get(..4).and_then(|kind| kind.try_into().ok());
             let kind = kind.map_or(0, u32::from_le_bytes);
-            let fault = self
-                .fate
-                .fault(&format!("xenstore request {kind}"), faults(kind));
-            if let Some(fault) = fault {
-                let mut fault = Some(Fault::from(fault));
+            let fault = self.fault(kind);
+            if let Some(fault) = fault.clone() {
+                let mut fault = Some(fault);
                 self.store.set_fault_hook(move |_| fault.take());
             }
             let misled = self.fate.trusts_guests().then(|| misled(message)).flatten();
@@ -90,6 +88,18 @@ impl Transport for MortalTransport {
             }
             false => self.inner.pause(duration),
         }
+    }
+}
+
+impl MortalTransport {
+    /// What is to go wrong with the next request, which is of this type.
+    fn fault(&self, kind: u32) -> Option<Fault> {
+        let lasting = self.fate.lasting().store(&self.fate, kind);
+        let refused = lasting.map(Fault::Refuse);
+        refused.or_else(|| {
+            let op = format!("xenstore request {kind}");
+            self.fate.fault(&op, faults(kind)).map(Fault::from)
+        })
     }
 }
 

@@ -16,6 +16,7 @@ use xenstore::{Client, RetryPolicy, Settings};
 
 use crate::fate::{Fate, Moment};
 use crate::hypervisor::MortalXen;
+use crate::lasting::{Lasting, LastingFault};
 use crate::os::{MortalClock, MortalFiles, MortalProcess};
 use crate::store::MortalTransport;
 
@@ -30,6 +31,7 @@ pub struct World {
     /// The clock.
     pub clock: VirtualClock,
     processes: Processes,
+    lasting: Lasting,
 }
 
 /// All processes that there have been in a world.
@@ -80,6 +82,7 @@ impl World {
             disk: MemFiles::new(),
             clock: VirtualClock::new(),
             processes: Processes::default(),
+            lasting: Lasting::default(),
         }
     }
 
@@ -91,7 +94,17 @@ impl World {
             None => Fate::free(id),
         };
         self.processes.add(fate.life());
-        fate
+        fate.in_world(&self.lasting)
+    }
+
+    /// From now on all calls that the fault names fail, in every process of this world.
+    pub fn fail_always(&self, fault: LastingFault) {
+        self.lasting.add(fault, None);
+    }
+
+    /// No call fails any more for a fault that stays.
+    pub fn lift_faults(&self) {
+        self.lasting.lift();
     }
 
     /// What the process of this fate has of the world.
