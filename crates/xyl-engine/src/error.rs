@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use xen_port::{DomId, HvError};
-use xyl_saga::{Failure, JournalError};
+use xyl_saga::{Failure, JournalError, UnknownStep};
 
 use crate::config::shim::ShimError;
 use crate::operation::dump_core::DumpError;
@@ -176,6 +176,18 @@ pub enum EngineError {
         uuid: String,
         /// The operation.
         kind: String,
+    },
+    /// A journal of another version of this program: an operation that has another step.
+    #[error(
+        "the VM {uuid} has a {kind} under way that another version of xyl has begun: {unknown}. Nothing was done; let that version finish it (its `xyl recover`)"
+    )]
+    UnknownStep {
+        /// The VM.
+        uuid: String,
+        /// The operation.
+        kind: &'static str,
+        /// The step.
+        unknown: UnknownStep,
     },
     /// Somebody asked for the operation to stop.
     #[error("cancelled")]

@@ -14,6 +14,8 @@ use crate::state::{self, State};
 pub const FILE_MAX_BYTES: u64 = 1 << 20;
 /// Longest line, in bytes.
 pub const LINE_MAX_BYTES: usize = 64 << 10;
+/// Longest cause of a failure that is written, in bytes: with every character escaped its line is short enough.
+const CAUSE_MAX_BYTES: usize = 4 << 10;
 /// What the first line begins with.
 const FORMAT: &str = "xyl-journal ";
 /// The version that this build writes and reads.
@@ -60,9 +62,20 @@ pub(crate) fn first_line() -> String {
 
 /// A record's line.
 pub(crate) fn line(entry: &Entry) -> String {
-    let record = serde_json::to_string(&entry.record).unwrap_or_default();
+    let record = with_short_cause(entry.record.clone());
+    let record = serde_json::to_string(&record).unwrap_or_default();
     let rest = format!("{} {} {record}", entry.sequence, entry.time_ms);
     format!("{:08x} {rest}\n", crc32fast::hash(rest.as_bytes()))
+}
+
+/// The record without the end of a cause that is too long for a line.
+fn with_short_cause(mut record: Record) -> Record {
+    if let Record::Failed { cause, .. } | Record::UndoFailed { cause, .. } = &mut record {
+        let mut ends = (0..=CAUSE_MAX_BYTES).rev();
+        let end = ends.find(|at| cause.is_char_boundary(*at));
+        cause.truncate(end.unwrap_or(0));
+    }
+    record
 }
 
 /// Reads a journal's text: everything up to the first damage, which is named.
@@ -233,6 +246,26 @@ mod tests {
         assert_eq!(read, records());
         assert_eq!(text.lines().count(), records().len() + 1);
         assert!(!contents.is_torn && contents.damage.is_none());
+    }
+
+    #[test]
+    fn a_long_cause_is_cut_so_that_its_line_can_be_read() {
+        for character in ["x", "\u{1}", "é", "\u{10ffff}"] {
+            let cause = character.repeat(LINE_MAX_BYTES);
+            let name = "make it".to_owned();
+            let failed = Record::Failed {
+                name: name.clone(),
+                cause: cause.clone(),
+            };
+            let step = Record::Step { name: name.clone() };
+            let text = text(&[begin(), step, failed]);
+            let contents = parse(text.as_bytes()).unwrap();
+            assert_eq!(contents.damage, None);
+            let Record::Failed { cause: read, .. } = &contents.entries[2].record else {
+                panic!("{contents:?}");
+            };
+            assert!(cause.starts_with(read.as_str()) && read.len() > CAUSE_MAX_BYTES - 4);
+        }
     }
 
     #[test]

@@ -19,4 +19,6 @@ pub use codec::{Contents, Damage, FILE_MAX_BYTES, LINE_MAX_BYTES, parse};
 pub use journal::{Journal, JournalError, load};
 pub use past::{Operation, Past};
 pub use record::{Begin, Entry, Facts, Outcome, Record};
-pub use runner::{Act, Control, Failure, OnDeath, Resumed, Step, Subject, resume, run};
+pub use runner::{
+    Act, Control, Failure, OnDeath, Resumed, Step, Subject, UnknownStep, resume, run,
+};

@@ -143,8 +143,16 @@ pub fn run<S: Subject>(
     forward(steps, 0, subject, control, false)
 }
 
+/// A step that is none of the operation's: another version of this program has begun it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this version knows no step `{0}`")]
+pub struct UnknownStep(pub String);
+
 /// Takes over an operation whose process has died: goes on, or takes it back. With `again`, one that
 /// was taken back without having failed is done from there on.
+///
+/// # Errors
+/// An operation that stands at a step which is none of `steps`: it is left as it is, and so is its journal.
 pub fn resume<S: Subject>(
     steps: &[Step<S>],
     past: &Operation,
@@ -152,15 +160,32 @@ pub fn resume<S: Subject>(
     pid: u32,
     subject: &mut S,
     control: &mut Control<'_>,
-) -> Resumed<S::Error> {
+) -> Result<Resumed<S::Error>, UnknownStep> {
+    let at = position(steps, past)?;
     control.note(Record::TakenOver { pid });
-    let at = position(steps, past);
+    Ok(resume_at(at, steps, past, again, subject, control))
+}
+
+fn resume_at<S: Subject>(
+    at: usize,
+    steps: &[Step<S>],
+    past: &Operation,
+    again: bool,
+    subject: &mut S,
+    control: &mut Control<'_>,
+) -> Resumed<S::Error> {
     let going_back = matches!(past.state, State::Reverting | State::Undoing);
     let Some(step) = steps.get(at) else {
         control.end(Outcome::Done);
         return Resumed::Done;
     };
-    let was_started = past.state == State::Applying;
+    if has_failed_at_once(steps, past) {
+        control.end(Outcome::Failed);
+        return Resumed::Undone {
+            at: Some(step.name),
+        };
+    }
+    let was_started = matches!(past.state, State::Applying | State::InDoubt);
     let failed_here = |(name, _): &(String, String)| name == step.name;
     let is_forward = match step.way {
         OnDeath::RollForward => !going_back || past.failure.as_ref().is_some_and(failed_here),
@@ -205,23 +230,26 @@ fn has_failed<S: Subject>(steps: &[Step<S>], past: &Operation) -> bool {
     failure.is_some_and(|(name, _)| !goes_forward(name))
 }
 
-/// The step that comes next, or was under way. A name that is none of the steps' is one of another
-/// version's: then the first, since steps can be repeated; or the last if it is being taken back.
-fn position<S: Subject>(steps: &[Step<S>], past: &Operation) -> usize {
-    let Some(name) = &past.step else { return 0 };
-    let found = steps.iter().position(|step| step.name == name);
+/// Whether the first step, one that is never undone, has failed: then nothing has happened, and the operation was over.
+fn has_failed_at_once<S: Subject>(steps: &[Step<S>], past: &Operation) -> bool {
+    let failure = past.failure.as_ref();
+    steps.first().is_some_and(|first| {
+        first.way == OnDeath::RollForward
+            && past.state == State::Reverting
+            && past.step.as_deref() == Some(first.name)
+            && failure.is_some_and(|(name, _)| name == first.name)
+    })
+}
+
+/// The index of the step that comes next, or was under way.
+fn position<S: Subject>(steps: &[Step<S>], past: &Operation) -> Result<usize, UnknownStep> {
+    let Some(name) = &past.step else {
+        return Ok(0);
+    };
     let is_done = past.step_is_done && past.state == State::Ready;
-    match found {
-        Some(index) if is_done => index + 1,
-        Some(index) => index,
-        None if steps
-            .first()
-            .is_some_and(|step| step.way == OnDeath::RollForward) =>
-        {
-            0
-        }
-        None => steps.len().saturating_sub(1),
-    }
+    let index = steps.iter().position(|step| step.name == name);
+    let index = index.ok_or_else(|| UnknownStep(name.clone()))?;
+    Ok(index + usize::from(is_done))
 }
 
 fn forward<S: Subject>(

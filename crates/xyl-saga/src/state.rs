@@ -11,6 +11,8 @@ pub enum State {
     Ready,
     /// A step is being applied; some or all of it may have happened.
     Applying,
+    /// The process that applied a step has died, and nobody knows how much of it has happened.
+    InDoubt,
     /// It is being taken back, and stands between two undos.
     Reverting,
     /// A step is being undone; some or all of it may be undone.
@@ -44,10 +46,11 @@ pub enum Event {
 
 impl State {
     /// All states.
-    pub const ALL: [State; 5] = [
+    pub const ALL: [State; 6] = [
         State::Idle,
         State::Ready,
         State::Applying,
+        State::InDoubt,
         State::Reverting,
         State::Undoing,
     ];
@@ -85,16 +88,18 @@ pub fn next(state: State, event: Event) -> Result<State, Impossible> {
     use State as S;
     let next = match (state, event) {
         (S::Idle, E::Begin) => S::Ready,
-        (S::Ready | S::Reverting, E::StepStarted) => S::Applying,
+        (S::Ready | S::InDoubt | S::Reverting, E::StepStarted) => S::Applying,
         (S::Applying, E::StepDone) => S::Ready,
         (S::Applying, E::StepFailed) => S::Reverting,
-        (S::Ready | S::Reverting, E::UndoStarted) => S::Undoing,
+        (S::Ready | S::InDoubt | S::Reverting, E::UndoStarted) => S::Undoing,
         (S::Undoing, E::UndoDone | E::UndoFailed) => S::Reverting,
-        (S::Ready | S::Reverting, E::Ended) => S::Idle,
-        // What was under way has half happened: it is applied or undone again.
-        (S::Ready | S::Applying, E::TakenOver) => S::Ready,
+        (S::Ready | S::InDoubt | S::Reverting, E::Ended) => S::Idle,
+        (S::Ready, E::TakenOver) => S::Ready,
+        // Some or all of the step may have happened, however many processes die before one goes on.
+        (S::Applying | S::InDoubt, E::TakenOver) => S::InDoubt,
+        // What was half undone is undone again.
         (S::Reverting | S::Undoing, E::TakenOver) => S::Reverting,
-        (S::Ready | S::Applying | S::Reverting | S::Undoing, E::CancelAsked) => state,
+        (S::Ready | S::Applying | S::InDoubt | S::Reverting | S::Undoing, E::CancelAsked) => state,
         _ => return Err(Impossible { state, event }),
     };
     Ok(next)
@@ -126,6 +131,7 @@ impl fmt::Display for State {
             State::Idle => "idle",
             State::Ready => "between steps",
             State::Applying => "in a step",
+            State::InDoubt => "in doubt about a step",
             State::Reverting => "between undos",
             State::Undoing => "in an undo",
         })
@@ -160,7 +166,7 @@ mod tests {
             .flat_map(|state| Event::ALL.iter().map(move |event| next(*state, *event)))
             .filter(Result::is_ok)
             .count();
-        assert_eq!(possible, 19);
+        assert_eq!(possible, 24);
         let error = next(State::Idle, Event::StepDone).unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -173,6 +179,7 @@ mod tests {
         for state in [
             State::Ready,
             State::Applying,
+            State::InDoubt,
             State::Reverting,
             State::Undoing,
         ] {

@@ -8,12 +8,14 @@
 )]
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use os_port::mem::{Life, MemFiles, VirtualClock};
+use os_port::mem::{Life, MemFiles, ProcessFiles, VirtualClock};
+use os_port::{Append, Files, Lock};
+use xyl_saga::state::State;
 use xyl_saga::{
-    Act, Begin, Control, Facts, Failure, Journal, JournalError, OnDeath, Outcome, Past, Record,
-    Resumed, Step, Subject, load, resume, run,
+    Act, Begin, Control, Facts, Failure, Journal, JournalError, LINE_MAX_BYTES, OnDeath, Outcome,
+    Past, Record, Resumed, Step, Subject, UnknownStep, load, resume, run,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +98,17 @@ fn steps() -> Vec<Step<World>> {
     ]
 }
 
+fn begin(name: &str) -> Begin {
+    Begin {
+        id: "u-1".to_owned(),
+        kind: "test".to_owned(),
+        uuid: "u".to_owned(),
+        name: name.to_owned(),
+        pid: 1,
+        args: Facts::new(),
+    }
+}
+
 struct Bench {
     disk: MemFiles,
     clock: VirtualClock,
@@ -129,15 +142,7 @@ impl Bench {
 
     fn run(&mut self, cancel_at: Option<&'static str>) -> (Result<(), Box<Failure<Error>>>, u64) {
         let mut journal = self.open();
-        let begin = Begin {
-            id: "u-1".to_owned(),
-            kind: "test".to_owned(),
-            uuid: "u".to_owned(),
-            name: "n".to_owned(),
-            pid: 1,
-            args: Facts::new(),
-        };
-        journal.note(&self.clock, Record::Begin(begin));
+        journal.note(&self.clock, Record::Begin(begin("n")));
         let now = std::cell::Cell::new("");
         let mut control = Control {
             journal: &mut journal,
@@ -149,7 +154,7 @@ impl Bench {
         (outcome, journal.writes())
     }
 
-    fn resume(&mut self, again: bool) -> Resumed<Error> {
+    fn resume(&mut self, again: bool) -> Result<Resumed<Error>, UnknownStep> {
         let past = self.past();
         let mut journal = self.open();
         let mut control = Control {
@@ -226,10 +231,10 @@ fn an_undo_that_fails_is_tried_again_by_the_next() {
     assert_eq!(bench.world.log, ["+old", "+one", "+two", "-two", "-one"]);
     assert!(bench.past().under_way().is_some());
     let again = bench.resume(true);
-    assert!(matches!(again, Resumed::Failed(failure) if failure.left_behind.len() == 1));
+    assert!(matches!(again, Ok(Resumed::Failed(failure)) if failure.left_behind.len() == 1));
     bench.world.broken = None;
     bench.world.log.clear();
-    assert!(matches!(bench.resume(true), Resumed::Undone { .. }));
+    assert!(matches!(bench.resume(true), Ok(Resumed::Undone { .. })));
     assert_eq!(bench.world.log, ["-two", "-one"]);
     assert!(bench.past().under_way().is_none());
 }
@@ -240,7 +245,7 @@ fn taken_over(lines: usize, again: bool) -> (Vec<&'static str>, &'static str) {
     bench.run(None).0.unwrap();
     bench.cut_to(lines);
     bench.world.log.clear();
-    let how = match bench.resume(again) {
+    let how = match bench.resume(again).unwrap() {
         Resumed::Done => "done",
         Resumed::Undone { .. } => "undone",
         Resumed::Failed(_) => "failed",
@@ -271,6 +276,166 @@ fn what_is_to_be_done_again_is_done_from_where_it_was_taken_back() {
     assert_eq!(how, "done");
 }
 
+/// A file that takes a part of its second write, and then fails once.
+struct HalfWritten {
+    inner: Box<dyn Append>,
+    writes: u32,
+}
+
+impl Append for HalfWritten {
+    fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.writes += 1;
+        if self.writes == 2 {
+            self.inner.append(&bytes[..bytes.len() * 2 / 3])?;
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        self.inner.append(bytes)
+    }
+
+    fn cut_to(&mut self, size_bytes: u64) -> std::io::Result<()> {
+        self.inner.cut_to(size_bytes)
+    }
+
+    fn sync(&mut self) -> std::io::Result<()> {
+        self.inner.sync()
+    }
+}
+
+/// A disk whose files are [`HalfWritten`].
+struct SmallDisk(ProcessFiles);
+
+impl Files for SmallDisk {
+    fn read(&self, path: &Path, max_bytes: u64) -> std::io::Result<Vec<u8>> {
+        self.0.read(path, max_bytes)
+    }
+    fn write(&self, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.write(path, bytes)
+    }
+    fn append_to(&self, path: &Path) -> std::io::Result<Box<dyn Append>> {
+        let inner = self.0.append_to(path)?;
+        Ok(Box::new(HalfWritten { inner, writes: 0 }))
+    }
+    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> std::io::Result<()> {
+        self.0.remove(path)
+    }
+    fn remove_folder(&self, path: &Path) -> std::io::Result<()> {
+        self.0.remove_folder(path)
+    }
+    fn create_folder(&self, path: &Path) -> std::io::Result<()> {
+        self.0.create_folder(path)
+    }
+    fn list(&self, folder: &Path) -> std::io::Result<Vec<String>> {
+        self.0.list(folder)
+    }
+    fn lock(
+        &self,
+        path: &Path,
+        deadline: Option<Instant>,
+    ) -> std::io::Result<Option<Box<dyn Lock>>> {
+        self.0.lock(path, deadline)
+    }
+    fn is_locked(&self, path: &Path) -> std::io::Result<bool> {
+        self.0.is_locked(path)
+    }
+}
+
+#[test]
+fn a_write_that_fails_midway_leaves_no_torn_line_between_others() {
+    let bench = Bench::new(None);
+    let disk = SmallDisk(bench.disk.of(&Life::new(1)));
+    let mut journal = Journal::open(&disk, Path::new(PATH), &Default::default()).unwrap();
+    journal.note(&bench.clock, Record::Begin(begin("n")));
+    journal.flush().unwrap();
+    let name = || "one".to_owned();
+    journal.note(&bench.clock, Record::Step { name: name() });
+    assert!(matches!(journal.flush(), Err(JournalError::Io { .. })));
+    // What was written of it is gone, should this process write no more.
+    assert_eq!(bench.lines(), 2);
+    let cause = "no space".to_owned();
+    journal.note(
+        &bench.clock,
+        Record::Failed {
+            name: name(),
+            cause,
+        },
+    );
+    journal.flush().unwrap();
+    let contents = load(&bench.disk.of(&Life::new(1)), Path::new(PATH)).unwrap();
+    assert_eq!((contents.entries.len(), contents.damage), (3, None));
+}
+
+#[test]
+fn a_record_too_long_for_its_reader_is_refused() {
+    let bench = Bench::new(None);
+    let mut journal = bench.open();
+    journal.note(
+        &bench.clock,
+        Record::Begin(begin(&"n".repeat(LINE_MAX_BYTES))),
+    );
+    let refused = journal.flush();
+    assert!(
+        matches!(refused, Err(JournalError::RecordTooLong { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(bench.disk.contents(Path::new(PATH)).unwrap(), b"");
+}
+
+#[test]
+fn a_commit_that_was_taken_over_goes_forward_though_its_next_process_dies_too() {
+    let mut bench = Bench::new(None);
+    bench.run(None).0.unwrap();
+    // In the commit; and two others died right after they took it over.
+    bench.cut_to(9);
+    for pid in 3..5 {
+        let mut journal = bench.open();
+        journal.note(&bench.clock, Record::TakenOver { pid });
+        journal.flush().unwrap();
+    }
+    bench.world.log.clear();
+    assert!(matches!(bench.resume(false), Ok(Resumed::Done)));
+    assert_eq!(bench.world.log, ["+last"]);
+}
+
+#[test]
+fn a_step_of_another_version_is_neither_applied_nor_undone() {
+    for lines in 3..=9 {
+        let mut bench = Bench::new(None);
+        bench.run(None).0.unwrap();
+        bench.cut_to(lines);
+        let mut journal = bench.open();
+        let record = match bench.past().under_way().unwrap().state {
+            State::Ready => Record::Step {
+                name: "new".to_owned(),
+            },
+            _ => continue,
+        };
+        journal.note(&bench.clock, record);
+        journal.flush().unwrap();
+        let before = bench.disk.contents(Path::new(PATH));
+        bench.world.log.clear();
+        let refused = bench.resume(true);
+        assert!(matches!(refused, Err(UnknownStep(name)) if name == "new"));
+        assert!(bench.world.log.is_empty());
+        assert_eq!(bench.disk.contents(Path::new(PATH)), before);
+    }
+}
+
+#[test]
+fn an_operation_whose_first_step_has_failed_is_over() {
+    let mut bench = Bench::new(Some("+old"));
+    bench.run(None).0.unwrap_err();
+    // Its process died before it could write that.
+    bench.cut_to(bench.lines() - 1);
+    bench.world.broken = None;
+    bench.world.log.clear();
+    assert!(matches!(bench.resume(true), Ok(Resumed::Undone { .. })));
+    assert!(bench.world.log.is_empty());
+    assert_eq!(bench.past().operations[0].outcome, Some(Outcome::Failed));
+}
+
 #[test]
 fn a_torn_end_is_cut_off_and_old_operations_go_away() {
     let mut bench = Bench::new(None);
@@ -284,7 +449,7 @@ fn a_torn_end_is_cut_off_and_old_operations_go_away() {
     let mut torn = bench.disk.contents(Path::new(PATH)).unwrap();
     torn.truncate(torn.len() - 3);
     bench.disk.put(Path::new(PATH), &torn);
-    assert!(matches!(bench.resume(false), Resumed::Done));
+    assert!(matches!(bench.resume(false), Ok(Resumed::Done)));
     bench.run(None).0.unwrap();
     assert!(bench.past().under_way().is_none());
 }
@@ -296,7 +461,7 @@ fn an_operation_that_cannot_go_on_does_not_fill_its_journal() {
     let begun_ms = bench.past().operations[0].begun_ms;
     for round in 0..2000 {
         bench.clock.advance(Duration::from_secs(60));
-        assert!(matches!(bench.resume(true), Resumed::Failed(_)));
+        assert!(matches!(bench.resume(true), Ok(Resumed::Failed(_))));
         if round % 3 == 0 {
             // This one died before it could write its last words.
             bench.cut_to(bench.lines() - 1 - round % 2);
@@ -310,7 +475,7 @@ fn an_operation_that_cannot_go_on_does_not_fill_its_journal() {
     assert!(open.is_cancelled && open.pid == 2 && open.last_ms > begun_ms + 119_000_000);
     bench.world.broken = None;
     bench.world.log.clear();
-    assert!(matches!(bench.resume(true), Resumed::Undone { .. }));
+    assert!(matches!(bench.resume(true), Ok(Resumed::Undone { .. })));
     assert_eq!(bench.world.log, ["-two", "-one"]);
 }
 

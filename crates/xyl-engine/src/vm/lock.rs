@@ -158,14 +158,20 @@ pub(crate) fn resume(
         progress: &mut |_| (),
     };
     let pid = draft.host.process.id();
-    Ok(Some(xyl_saga::resume(
+    let resumed = xyl_saga::resume(
         &kind.steps(),
         operation,
         kind.is_done_again(),
         pid,
         draft,
         &mut control,
-    )))
+    );
+    let unknown_step = |unknown| EngineError::UnknownStep {
+        uuid: operation.begin.uuid.clone(),
+        kind: kind.word(),
+        unknown,
+    };
+    resumed.map(Some).map_err(unknown_step)
 }
 
 /// After an operation: a VM that is to have no domain any more leaves nothing. One that was to get its
