@@ -367,13 +367,27 @@ impl Context {
         request: &Request,
         would: impl FnOnce(DomId) -> String,
     ) -> Outcome {
-        if self.would(would(info.domid))? {
+        if self.would_change(host, info, request, || would(info.domid))? {
             return Ok(());
         }
         let outcome = requests::ask_for(host, info, request);
         self.count(host);
         outcome?;
         Ok(())
+    }
+
+    /// In a dry run, refuses what the change would refuse, and says what it would do.
+    pub fn would_change(
+        &self,
+        host: &mut Host,
+        info: &DomainInfo,
+        request: &Request,
+        would: impl FnOnce() -> String,
+    ) -> Result<bool, Failure> {
+        if self.options.dry_run {
+            requests::check(host, info, request)?;
+        }
+        self.would(would())
     }
 
     /// The domain with a name, even if that is all digits; `uuid=...` works too.

@@ -426,3 +426,60 @@ fn completion_offers_what_there_is_on_the_simulated_host() {
     offered.sort();
     assert_eq!(offered.iter().collect::<Vec<_>>(), keys);
 }
+
+#[test]
+fn a_dry_run_refuses_what_the_command_refuses() {
+    let host = Simulated::new();
+    host.create();
+    let folder = host.folder.path().to_str().unwrap();
+    for words in [
+        &["destroy", "0"][..],
+        &["pause", "0"],
+        &["shutdown", "0"],
+        &["reboot", "0"],
+        &["adopt", "0"],
+        &["dump-core", "0"],
+        &["mem-set", "guest", "1t"],
+        &["mem-set", "guest", "0"],
+        &["mem-max", "guest", "1"],
+        &["rename", "guest", "a/b"],
+        &["rename", "guest", "Domain-0"],
+        &["trigger", "guest", "nmi", "9"],
+        &["vcpu-set", "guest", "3"],
+        &["vcpu-pin", "guest", "9", "0"],
+        &["sched-credit2", "-d", "guest", "-c", "30000"],
+        &["sched-credit2", "-s", "-r", "7"],
+        &["man", "/nowhere"],
+        &["pause", "nosuch"],
+        &["create", "/nosuch.cfg"],
+    ] {
+        let real = host.xyl(words);
+        let dry = host.xyl(&[&["-N"], words].concat());
+        assert_eq!(real.status.code(), Some(1), "{words:?}: {real:?}");
+        assert_eq!(dry.status, real.status, "{words:?}: {dry:?}");
+        assert_eq!(dry.stderr, real.stderr, "{words:?}");
+        assert!(dry.stdout.is_empty(), "{words:?}");
+    }
+    // What would be done is said, and not done.
+    let before = host.must(&["list", "-v", "guest"]);
+    for words in [
+        &["destroy", "guest"][..],
+        &["pause", "guest"],
+        &["mem-set", "guest", "32"],
+        &["rename", "guest", "web"],
+        &["trigger", "guest", "nmi", "1"],
+        &["vcpu-set", "guest", "2"],
+        &["sched-credit2", "-d", "guest", "-w", "512"],
+        &["shutdown", "-a", "-w"],
+        &["man", folder],
+        &["dump-core", "guest"],
+    ] {
+        let said = host.must(&[&["-N"], words].concat());
+        assert!(said.starts_with("would "), "{words:?}: {said}");
+    }
+    assert_eq!(host.must(&["list", "-v", "guest"]), before);
+    assert!(!host.path().join("var/lib/xen/dump").exists());
+    let pages = std::fs::read_dir(folder).unwrap();
+    assert_eq!(pages.count(), 1, "the host's folder alone");
+    host.must(&["-N", "vcpu-pin", "guest", "0", "1"]);
+}

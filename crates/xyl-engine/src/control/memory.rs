@@ -29,6 +29,32 @@ pub fn set_target(
     info: &DomainInfo,
     wanted_kib: u64,
 ) -> Result<(), EngineError> {
+    let (
+        domid,
+        Target {
+            target_kib,
+            videoram_kib,
+        },
+    ) = (info.domid, check_target(store, info, wanted_kib)?);
+    hv.set_max_mem(domid, target_kib + videoram_kib + EXTRA_KIB)?;
+    if domid != DomId::ZERO && info.kind() != GuestKind::Pv {
+        hv.set_pod_target(domid, (target_kib + EXTRA_KIB) / 4)?;
+    }
+    write_target(store, info, target_kib)
+}
+
+/// Memory that a domain is to have and may have, in KiB.
+pub(crate) struct Target {
+    target_kib: u64,
+    videoram_kib: u64,
+}
+
+/// Refuses what [`set_target`] refuses.
+pub(crate) fn check_target(
+    store: &mut Client,
+    info: &DomainInfo,
+    wanted_kib: u64,
+) -> Result<Target, EngineError> {
     let domid = info.domid;
     let limits = limits(store, info)?;
     let target_kib = wanted_kib.saturating_sub(limits.videoram_kib);
@@ -53,11 +79,10 @@ pub fn set_target(
         }
         .into());
     }
-    hv.set_max_mem(domid, target_kib + limits.videoram_kib + EXTRA_KIB)?;
-    if domid != DomId::ZERO && info.kind() != GuestKind::Pv {
-        hv.set_pod_target(domid, (target_kib + EXTRA_KIB) / 4)?;
-    }
-    write_target(store, info, target_kib)
+    Ok(Target {
+        target_kib,
+        videoram_kib: limits.videoram_kib,
+    })
 }
 
 fn write_target(store: &mut Client, info: &DomainInfo, target_kib: u64) -> Result<(), EngineError> {
@@ -82,21 +107,31 @@ pub fn set_maximum(
     info: &DomainInfo,
     max_kib: u64,
 ) -> Result<(), EngineError> {
+    check_maximum(store, info, max_kib)?;
     let domid = info.domid;
-    let limits = limits(store, info)?;
-    if max_kib < limits.target_kib {
-        return Err(RequestError::BelowTarget {
-            domid,
-            wanted_kib: max_kib,
-            target_kib: limits.target_kib,
-        }
-        .into());
-    }
     hv.set_max_mem(domid, max_kib + EXTRA_KIB)?;
     Ok(store.write(
         &home(domid, "memory/static-max")?,
         max_kib.to_string().as_bytes(),
     )?)
+}
+
+/// Refuses what [`set_maximum`] refuses.
+pub(crate) fn check_maximum(
+    store: &mut Client,
+    info: &DomainInfo,
+    max_kib: u64,
+) -> Result<(), EngineError> {
+    let limits = limits(store, info)?;
+    if max_kib >= limits.target_kib {
+        return Ok(());
+    }
+    Err(RequestError::BelowTarget {
+        domid: info.domid,
+        wanted_kib: max_kib,
+        target_kib: limits.target_kib,
+    }
+    .into())
 }
 
 /// The limits of a domain. Domain 0 may have none yet: then its present memory and Xen's limit for

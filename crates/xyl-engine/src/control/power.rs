@@ -8,6 +8,7 @@ use xen_port::{
 use xenstore::{Client, Path, Tree};
 
 use crate::EngineError;
+use crate::control::vcpus;
 use crate::request_error::RequestError;
 use crate::vm::domains::home;
 
@@ -17,12 +18,17 @@ const TICK: Duration = Duration::from_secs(1);
 /// Stops a domain's vCPUs, unless they are stopped: Xen counts (`controller_pause_count`), so that a second pause would
 /// take a second unpause to undo.
 pub fn pause(hv: &dyn Hypervisor, info: &DomainInfo) -> Result<(), EngineError> {
-    refuse_control_domain(info.domid, "pausing it")?;
+    check_pause(info)?;
     if info.flags.paused {
         return Ok(());
     }
     hv.pause_domain(info.domid)
         .map_err(|error| gone_or(error, info.domid))
+}
+
+/// Refuses what [`pause`] refuses.
+pub(crate) fn check_pause(info: &DomainInfo) -> Result<(), EngineError> {
+    refuse_control_domain(info.domid, "pausing it")
 }
 
 /// Lets a paused domain run on; one that runs is fine, which Xen refuses.
@@ -37,19 +43,32 @@ pub fn unpause(hv: &dyn Hypervisor, info: &DomainInfo) -> Result<(), EngineError
 /// Sends a trigger to a vCPU.
 pub fn send_trigger(
     hv: &dyn Hypervisor,
-    domid: DomId,
+    info: &DomainInfo,
     vcpu: VcpuId,
     trigger: Trigger,
 ) -> Result<(), EngineError> {
+    check_trigger(info, vcpu)?;
+    let domid = info.domid;
     hv.send_trigger(domid, vcpu, trigger)
         .map_err(|error| gone_or(error, domid))
 }
 
+/// Refuses what [`send_trigger`] refuses before Xen is asked.
+pub(crate) fn check_trigger(info: &DomainInfo, vcpu: VcpuId) -> Result<(), EngineError> {
+    vcpus::chosen(info, Some(vcpu)).map(drop)
+}
+
+/// Refuses what [`send_sysrq`] refuses.
+pub(crate) fn check_sysrq(key: char) -> Result<(), EngineError> {
+    match key.is_ascii_graphic() {
+        true => Ok(()),
+        false => Err(RequestError::BadSysrq(key).into()),
+    }
+}
+
 /// Leaves a SysRq key in xenstore for the guest to take.
 pub fn send_sysrq(store: &mut impl Tree, domid: DomId, key: char) -> Result<(), EngineError> {
-    if !key.is_ascii_graphic() {
-        return Err(RequestError::BadSysrq(key).into());
-    }
+    check_sysrq(key)?;
     Ok(store.write(&home(domid, "control/sysrq")?, key.to_string().as_bytes())?)
 }
 
@@ -120,9 +139,25 @@ pub fn ask(
     request: PowerRequest,
     fallback: bool,
 ) -> Result<PowerDelivery, EngineError> {
+    let delivery = delivery(hv, info, request, fallback)?;
+    match delivery {
+        PowerDelivery::ByXenstore => {
+            store.write(&shutdown_path(info.domid)?, request.word().as_bytes())?;
+        }
+        PowerDelivery::ByButton => send_trigger(hv, info, VcpuId(0), request.button())?,
+    }
+    Ok(delivery)
+}
+
+/// How [`ask`] would ask a domain.
+pub(crate) fn delivery(
+    hv: &dyn Hypervisor,
+    info: &DomainInfo,
+    request: PowerRequest,
+    fallback: bool,
+) -> Result<PowerDelivery, EngineError> {
     refuse_control_domain(info.domid, "shutting it down like a guest")?;
     if has_pv_control(hv, info)? {
-        store.write(&shutdown_path(info.domid)?, request.word().as_bytes())?;
         return Ok(PowerDelivery::ByXenstore);
     }
     if !fallback {
@@ -132,7 +167,6 @@ pub fn ask(
         }
         .into());
     }
-    send_trigger(hv, info.domid, VcpuId(0), request.button())?;
     Ok(PowerDelivery::ByButton)
 }
 

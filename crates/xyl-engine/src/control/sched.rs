@@ -45,6 +45,17 @@ pub fn set_share(
     scheduler: SchedulerId,
     change: ShareChange,
 ) -> Result<(), EngineError> {
+    let params = check_share(hv, info, scheduler, change)?;
+    Ok(hv.set_scheduler_params(info.domid, &params)?)
+}
+
+/// Refuses what [`set_share`] refuses; the share as it would be.
+pub(crate) fn check_share(
+    hv: &dyn Hypervisor,
+    info: &DomainInfo,
+    scheduler: SchedulerId,
+    change: ShareChange,
+) -> Result<SchedulerParams, EngineError> {
     let (weight, cap) = share(hv, info, scheduler)?;
     let weight = change.weight.unwrap_or(weight);
     let cap = change.cap.unwrap_or(cap);
@@ -54,11 +65,10 @@ pub fn set_share(
         u32::from(cap),
         0..=nr_vcpus(info).saturating_mul(100),
     )?;
-    let params = match scheduler {
+    Ok(match scheduler {
         SchedulerId::Credit => SchedulerParams::Credit { weight, cap },
         _ => SchedulerParams::Credit2 { weight, cap },
-    };
-    Ok(hv.set_scheduler_params(info.domid, &params)?)
+    })
 }
 
 fn check_scheduler(
@@ -102,8 +112,20 @@ pub fn set_globals(
     pool: u32,
     change: &GlobalsChange,
 ) -> Result<(), EngineError> {
-    let globals = changed(hv.scheduler_globals(pool)?, change)?;
+    let globals = check_globals(hv, pool, change)?;
     Ok(hv.set_scheduler_globals(pool, &globals)?)
+}
+
+/// Refuses what [`set_globals`] refuses before Xen is asked; the parameters as they would be.
+///
+/// # Errors
+/// A number out of Xen's range, or a parameter that the pool's scheduler does not have.
+pub fn check_globals(
+    hv: &dyn Hypervisor,
+    pool: u32,
+    change: &GlobalsChange,
+) -> Result<SchedulerGlobals, EngineError> {
+    changed(hv.scheduler_globals(pool)?, change)
 }
 
 fn changed(

@@ -47,6 +47,20 @@ pub fn nr_vcpus(info: &DomainInfo) -> u32 {
 
 /// Tells a PV or PVH guest to use its first `wanted` vCPUs.
 pub fn set_online(store: &mut Client, info: &DomainInfo, wanted: u32) -> Result<(), EngineError> {
+    check_online(info, wanted)?;
+    let mut batch = Batch::new();
+    for vcpu in 0..nr_vcpus(info) {
+        let state = if vcpu < wanted { "online" } else { "offline" };
+        batch.write(
+            &home(info.domid, &format!("cpu/{vcpu}/availability"))?,
+            state.as_bytes(),
+        );
+    }
+    Ok(store.transaction(|transaction| transaction.run(&batch).map(drop))?)
+}
+
+/// Refuses what [`set_online`] refuses.
+pub(crate) fn check_online(info: &DomainInfo, wanted: u32) -> Result<(), EngineError> {
     let most = nr_vcpus(info);
     if wanted == 0 || wanted > most {
         return Err(RequestError::VcpusOutOfRange {
@@ -63,15 +77,7 @@ pub fn set_online(store: &mut Client, info: &DomainInfo, wanted: u32) -> Result<
         }
         .into());
     }
-    let mut batch = Batch::new();
-    for vcpu in 0..most {
-        let state = if vcpu < wanted { "online" } else { "offline" };
-        batch.write(
-            &home(info.domid, &format!("cpu/{vcpu}/availability"))?,
-            state.as_bytes(),
-        );
-    }
-    Ok(store.transaction(|transaction| transaction.run(&batch).map(drop))?)
+    Ok(())
 }
 
 /// Sets the CPUs that a vCPU may run on (`hard`) and those it prefers (`soft`); returns what Xen

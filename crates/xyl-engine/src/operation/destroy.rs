@@ -59,9 +59,7 @@ fn destroy_with(
     follows: bool,
 ) -> Result<(), EngineError> {
     let domid = info.domid;
-    if domid == DomId::ZERO {
-        return Err(EngineError::ControlDomain("destroying it"));
-    }
+    refuse_control_domain(domid)?;
     let uuid = Uuid::from_bytes(info.handle);
     let owner = VmGuard::take(host, uuid)?;
     // Another process may have had its turn: the domain may be gone, and its number another's.
@@ -96,6 +94,22 @@ fn destroy_with(
     draft.old = Some(domid);
     let cancel = Cancel::new();
     owner.carry_out(Kind::Destroy, &name, args, &mut draft, &cancel, &mut |_| ())
+}
+
+fn refuse_control_domain(domid: DomId) -> Result<(), EngineError> {
+    match domid {
+        DomId::ZERO => Err(EngineError::ControlDomain("destroying it")),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what [`destroy`] refuses.
+pub(crate) fn check(host: &mut Host, info: &DomainInfo, force: bool) -> Result<(), EngineError> {
+    refuse_control_domain(info.domid)?;
+    match force {
+        true => Ok(()),
+        false => refuse_foreign_devices(host, info),
+    }
 }
 
 /// Ends what is left of an earlier domain of a VM that lives on in another: what the VM has stays.

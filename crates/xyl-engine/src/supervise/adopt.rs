@@ -115,32 +115,14 @@ pub fn adopt(
     start: StartMonitor<'_>,
     notice: &mut dyn FnMut(Notice<'_>),
 ) -> Result<Adopted, EngineError> {
-    if info.domid == DomId::ZERO {
-        return Err(EngineError::ControlDomain("adopting it"));
-    }
-    let uuid = Uuid::from_bytes(info.handle);
-    let vm = Vm {
-        domid: info.domid,
-        uuid,
-    };
+    let vm = adoptable(info)?;
+    let uuid = vm.uuid;
     let _owner = VmGuard::take(host, uuid)?;
-    let info = running(host, vm)?;
-    let has_monitor = monitor_lock::is_watched(&*host.files, &host.dirs, uuid)?;
-    let is_ours = is_ours(host, kernel, vm, has_monitor);
-    if is_ours && has_monitor {
+    let Some(candidate) = examine(host, kernel, vm, force)? else {
         return Ok(Adopted::AlreadyOurs);
-    }
-    let planned = match is_ours {
-        true => store::planned(host, uuid)?,
-        false => planned(host, &info)?,
     };
-    let admitted = match is_ours {
-        true => None,
-        false => Some(admitted(host, &info, &planned)?),
-    };
-    if !force {
-        refuse_other_watchers(kernel, vm.domid)?;
-    }
+    let Candidate { planned, admitted } = candidate;
+    let is_ours = admitted.is_none();
     if let Some(admitted) = &admitted {
         keep(host, vm, &planned, admitted)?;
         admission::tell(&admitted.decision, notice);
@@ -159,6 +141,66 @@ pub fn adopt(
         true => Adopted::WatchedAgain,
         false => Adopted::TakenOver(ended),
     })
+}
+
+/// Refuses what [`adopt`] refuses before it changes something.
+///
+/// # Errors
+/// Those of [`adopt`].
+pub fn check(
+    host: &mut Host,
+    kernel: &Kernel,
+    info: &DomainInfo,
+    force: bool,
+) -> Result<(), EngineError> {
+    let vm = adoptable(info)?;
+    examine(host, kernel, vm, force).map(drop)
+}
+
+/// The domain as a VM. Domain 0 is none.
+fn adoptable(info: &DomainInfo) -> Result<Vm, EngineError> {
+    match info.domid {
+        DomId::ZERO => Err(EngineError::ControlDomain("adopting it")),
+        domid => Ok(Vm {
+            domid,
+            uuid: Uuid::from_bytes(info.handle),
+        }),
+    }
+}
+
+/// A domain that can be adopted.
+struct Candidate {
+    /// The VM as its record describes it.
+    planned: Planned,
+    /// The policy's decision; `None` for a VM of ours, for which it was taken at its create.
+    admitted: Option<Record>,
+}
+
+/// What [`adopt`] has to know of a domain; `None` where it is ours and has its monitor.
+fn examine(
+    host: &mut Host,
+    kernel: &Kernel,
+    vm: Vm,
+    force: bool,
+) -> Result<Option<Candidate>, EngineError> {
+    let info = running(host, vm)?;
+    let has_monitor = monitor_lock::is_watched(&*host.files, &host.dirs, vm.uuid)?;
+    let is_ours = is_ours(host, kernel, vm, has_monitor);
+    if is_ours && has_monitor {
+        return Ok(None);
+    }
+    let planned = match is_ours {
+        true => store::planned(host, vm.uuid)?,
+        false => planned(host, &info)?,
+    };
+    let admitted = match is_ours {
+        true => None,
+        false => Some(admitted(host, &info, &planned)?),
+    };
+    if !force {
+        refuse_other_watchers(kernel, vm.domid)?;
+    }
+    Ok(Some(Candidate { planned, admitted }))
 }
 
 /// Whether the records that are there are of this domain. A VM's records outlive a crash of the host, and xl may have

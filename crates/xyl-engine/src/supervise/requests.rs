@@ -22,7 +22,7 @@ use crate::control::power::{self, PowerDelivery, PowerRequest};
 use crate::control::sched::{self, ShareChange};
 use crate::control::{memory, vcpus};
 use crate::operation::Kind;
-use crate::operation::dump_core::{DumpRequest, Dumped, dump_core};
+use crate::operation::dump_core::{self, DumpRequest, Dumped, dump_core};
 use crate::operation::{destroy, status, xenstore_nodes};
 use crate::supervise::monitor::Vm;
 use crate::supervise::monitor_lock;
@@ -309,6 +309,48 @@ fn carry_out(
     }
 }
 
+/// Looks whether a change can be made: refuses what the change itself would refuse, by the same checks, and changes nothing.
+/// What Xen alone knows shows when it is asked for the change.
+///
+/// # Errors
+/// Those of the change.
+pub fn check(host: &mut Host, info: &DomainInfo, request: &Request) -> Result<(), EngineError> {
+    match request {
+        // One that is about to go can be ended still.
+        Request::Destroy { force } => destroy::check(host, info, *force),
+        Request::DumpCore { .. } => dump_core::check(host, info.domid),
+        _ => {
+            let info = same(host, info)?;
+            check_change(host, &info, request)
+        }
+    }
+}
+
+fn check_change(host: &mut Host, info: &DomainInfo, request: &Request) -> Result<(), EngineError> {
+    let (hv, store) = (&*host.hv, &mut host.store);
+    match request {
+        Request::Pause => power::check_pause(info),
+        Request::Power { request, fallback } => {
+            power::delivery(hv, info, *request, *fallback).map(drop)
+        }
+        Request::Sysrq { key } => power::check_sysrq(*key),
+        Request::Trigger { vcpu, .. } => power::check_trigger(info, *vcpu),
+        Request::Rename { name } => domains::check_rename(host, info, name),
+        Request::MemoryTarget { target_kib } => {
+            memory::check_target(store, info, *target_kib).map(drop)
+        }
+        Request::MemoryMaximum { max_kib } => memory::check_maximum(store, info, *max_kib),
+        Request::Vcpus { nr_vcpus } => vcpus::check_online(info, *nr_vcpus),
+        Request::Share { scheduler, change } => {
+            sched::check_share(hv, info, *scheduler, *change).map(drop)
+        }
+        Request::Pin { vcpus: pinned, .. } => pinned
+            .iter()
+            .try_for_each(|vcpu| vcpus::chosen(info, Some(*vcpu)).map(drop)),
+        Request::Unpause | Request::DumpCore { .. } | Request::Destroy { .. } => Ok(()),
+    }
+}
+
 /// The VM's lock. Domain 0 is nobody's VM.
 fn owner_of(host: &mut Host, info: &DomainInfo) -> Result<Option<VmGuard>, EngineError> {
     if info.domid == DomId::ZERO {
@@ -338,7 +380,7 @@ fn change(host: &mut Host, info: &DomainInfo, request: &Request) -> Result<Done,
             return Ok(Done::Delivered(asked));
         }
         Request::Sysrq { key } => power::send_sysrq(store, domid, *key)?,
-        Request::Trigger { vcpu, trigger } => power::send_trigger(hv, domid, *vcpu, *trigger)?,
+        Request::Trigger { vcpu, trigger } => power::send_trigger(hv, info, *vcpu, *trigger)?,
         Request::Rename { name } => domains::rename(host, info, name)?,
         Request::MemoryTarget { target_kib } => memory::set_target(hv, store, info, *target_kib)?,
         Request::MemoryMaximum { max_kib } => memory::set_maximum(hv, store, info, *max_kib)?,

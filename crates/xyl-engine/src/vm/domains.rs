@@ -248,10 +248,25 @@ pub(crate) fn refuse_taken_name(
     }
 }
 
+fn refuse_bad_name(host: &Host, name: &str) -> Result<(), EngineError> {
+    let rule = names::rule(&*host.files, &host.dirs)?;
+    VmName::parse(name, rule).map_err(RequestError::from)?;
+    Ok(())
+}
+
+/// Refuses what [`rename`] refuses. Another process may take the name between this look and a rename.
+pub(crate) fn check_rename(
+    host: &mut Host,
+    info: &DomainInfo,
+    new_name: &str,
+) -> Result<(), EngineError> {
+    refuse_bad_name(host, new_name)?;
+    refuse_taken_name(host, new_name, info.domid)
+}
+
 /// Gives a domain another name, unless another domain has it.
 pub fn rename(host: &mut Host, info: &DomainInfo, new_name: &str) -> Result<(), EngineError> {
-    let rule = names::rule(&*host.files, &host.dirs)?;
-    VmName::parse(new_name, rule).map_err(RequestError::from)?;
+    refuse_bad_name(host, new_name)?;
     let _name = reserve_name(host, new_name)?;
     let mut infos = list(&*host.hv)?;
     // The name of one that Xen is still freeing is free.

@@ -32,10 +32,13 @@ pub struct Args {
 /// Runs `xyl adopt`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
     let info = context.find(&args.domain)?.info;
+    let mut host = context.open_host()?;
+    if context.dry_run() {
+        adopt::check(&mut host, &context.kernel(), &info, args.force)?;
+    }
     if context.would(format!("adopt domain {}", info.domid))? {
         return Ok(());
     }
-    let mut host = context.open_host()?;
     let mut start = |name: &str, vm| start_in_background(context, name, vm).map(drop);
     let mut notice = |notice: Notice<'_>| {
         if let Notice::Warning(text) = notice {

@@ -82,7 +82,10 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         .collect::<Result<Vec<_>, _>>()?;
     let advisories = advisories::load(&SystemFiles, advisories::FOLDER.as_ref())
         .map_err(|error| Failure::refused(error.to_string()))?;
-    let facts = Facts::renew(context.hv()?, &SystemFiles, &context.dirs.run);
+    let facts = match context.dry_run() {
+        true => Facts::gather(context.hv()?, &SystemFiles),
+        false => Facts::renew(context.hv()?, &SystemFiles, &context.dirs.run),
+    };
     let audit = xyl_audit::host::audit_of(&facts, &advisories);
     let guests = guests_of(args, &facts);
     // The host's facts are worth as much without them, unless it is they who are asked for.

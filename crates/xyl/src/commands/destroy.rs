@@ -40,11 +40,13 @@ pub struct Args {
 pub fn run(args: &Args, context: &Context) -> Outcome {
     let mut host = context.open_host()?;
     let info = context.find_on(&mut host, &args.domain)?.info;
-    if context.would(format!("destroy domain {}", info.domid))? {
+    let request = Request::Destroy { force: args.force };
+    if context.would_change(&mut host, &info, &request, || {
+        format!("destroy domain {}", info.domid)
+    })? {
         return Ok(());
     }
-    let force = args.force;
-    let outcome = requests::ask_for(&mut host, &info, &Request::Destroy { force });
+    let outcome = requests::ask_for(&mut host, &info, &request);
     let outcome = outcome
         .map_err(Failure::from)
         .and_then(|_| see_it_gone(context, &mut host, &info));

@@ -59,21 +59,22 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
             context.dirs.dump().join(plain_name(&name, domid.0))
         }
     };
-    if context.would(format!(
-        "dump the core of domain {domid} to {}",
-        file.display()
-    ))? {
+    let request = Request::DumpCore {
+        file: file.clone(),
+        is_live: args.live,
+    };
+    if context.would_change(&mut host, &domain.info, &request, || {
+        format!("dump the core of domain {domid} to {}", file.display())
+    })? {
         return Ok(());
     }
+    // A refused dump leaves no folder behind.
+    requests::check(&mut host, &domain.info, &request)?;
     if args.file.is_none() {
         make_folder(&context.dirs.dump())?;
     }
     let interrupts = Interrupts::catch()?;
     let mut progress = Progress::new(context, domid.0);
-    let request = Request::DumpCore {
-        file: file.clone(),
-        is_live: args.live,
-    };
     let mut asking = Asking {
         cancel: &interrupts.cancel,
         progress: &mut |written, size| progress.tell(written, size),

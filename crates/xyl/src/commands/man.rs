@@ -22,7 +22,15 @@ pub struct Args {
 }
 
 /// Runs `xyl man`.
-pub fn run(args: &Args, _context: &Context) -> Outcome {
+pub fn run(args: &Args, context: &Context) -> Outcome {
+    if !args.dir.is_dir() {
+        let source = io::Error::from(io::ErrorKind::NotADirectory);
+        let what = format!("write manual pages into {}", args.dir.display());
+        return Err(Failure::io(what, source));
+    }
+    if context.would(format!("write manual pages into {}", args.dir.display()))? {
+        return Ok(());
+    }
     // No page is written for the `help` that clap adds, so none may be named.
     let mut xyl = Cli::command()
         .disable_help_subcommand(true)

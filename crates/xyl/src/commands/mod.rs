@@ -132,7 +132,7 @@ fn run_one(command: &Command, context: &Context) -> Outcome {
         Command::Rename(args) => rename::run(args, context),
         Command::SchedCredit(args) => sched::run_credit(args, context),
         Command::SchedCredit2(args) => sched::run_credit2(args, context),
-        Command::SimulatedHost(args) => simulated_host::run(args),
+        Command::SimulatedHost(args) => simulated_host::run(args, context),
         Command::Shutdown(args) => shutdown::run_shutdown(args, context),
         Command::Sysrq(args) => sysrq::run(args, context),
         Command::Top(args) => top::run(args, context),

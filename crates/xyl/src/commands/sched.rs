@@ -229,6 +229,7 @@ fn globals(request: &Request, context: &Context) -> Outcome {
             .out
             .line(globals_text(&pools.name(pool), &globals))?);
     }
+    sched::check_globals(context.hv()?, pool, &request.globals)?;
     if context.would(format!("set the scheduler of CPU pool {pool}"))? {
         return Ok(());
     }

@@ -139,14 +139,17 @@ fn ask(
         PowerRequest::Poweroff => "shut down",
         PowerRequest::Reboot => "reboot",
     };
-    if context.would(format!("ask domain {} to {verb}", info.domid))? {
-        return Ok(None);
-    }
-    context.say(format!("asking domain {} to {verb}", info.domid));
     let request = Request::Power {
         request,
         fallback: args.fallback,
     };
+    if context.would_change(host, info, &request, || {
+        format!("ask domain {} to {verb}", info.domid)
+    })? {
+        return Ok(None);
+    }
+    requests::check(host, info, &request)?;
+    context.say(format!("asking domain {} to {verb}", info.domid));
     Ok(match requests::ask_for(host, info, &request)? {
         Done::Delivered(how) => Some(how),
         Done::Plainly | Done::Dumped(_) => None,

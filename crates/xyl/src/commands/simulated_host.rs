@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::context::Context;
 use crate::error::{Failure, Outcome};
 
 /// Be a simulated host
@@ -19,7 +20,13 @@ pub struct Args {
 }
 
 /// Runs `xyl simulated-host`.
-pub fn run(args: &Args) -> Outcome {
+pub fn run(args: &Args, context: &Context) -> Outcome {
+    if context.would(format!(
+        "serve a simulated host in {}",
+        args.folder.display()
+    ))? {
+        return Ok(());
+    }
     let served = xen_sim::machine::serve(&args.folder);
     served.map_err(|error| Failure::refused(error.to_string()))
 }

@@ -37,12 +37,12 @@ enum Name {
 
 /// Runs `xyl trigger`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
-    let trigger = match args.name {
-        Name::Nmi => Trigger::Nmi,
-        Name::Reset => Trigger::Reset,
-        Name::Init => Trigger::Init,
-        Name::Power => Trigger::Power,
-        Name::Sleep => Trigger::Sleep,
+    let (trigger, word) = match args.name {
+        Name::Nmi => (Trigger::Nmi, "nmi"),
+        Name::Reset => (Trigger::Reset, "reset"),
+        Name::Init => (Trigger::Init, "init"),
+        Name::Power => (Trigger::Power, "power"),
+        Name::Sleep => (Trigger::Sleep, "sleep"),
         Name::S3resume => {
             return Err(Failure::not_there_yet(
                 "the trigger s3resume is not there yet: it wakes HVM guests; use `xl trigger DOMAIN s3resume`",
@@ -51,6 +51,6 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     };
     let vcpu = VcpuId(args.vcpu);
     context.change(&args.domain, &Request::Trigger { vcpu, trigger }, |domid| {
-        format!("send {trigger:?} to vCPU {vcpu} of domain {domid}")
+        format!("send {word} to vCPU {vcpu} of domain {domid}")
     })
 }

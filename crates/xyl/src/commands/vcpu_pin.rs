@@ -60,16 +60,17 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         }
         other => other,
     };
-    if context.dry_run() {
-        return print_plan(context, hard.as_ref(), soft.as_ref());
-    }
+    let mut host = context.open_host()?;
     let request = Request::Pin {
         vcpus: vcpus::chosen(&domain.info, only)?,
         hard,
         soft,
         force: args.force,
     };
-    let mut host = context.open_host()?;
+    if context.dry_run() {
+        requests::check(&mut host, &domain.info, &request)?;
+        return print_plan(context, &request);
+    }
     requests::ask_for(&mut host, &domain.info, &request)?;
     context.count(&host);
     Ok(())
@@ -118,9 +119,16 @@ fn masked(context: &Context, kind: GuestKind, cpus: CpuMap) -> Result<CpuMap, Fa
 }
 
 /// What a dry run prints, as xl does.
-fn print_plan(context: &Context, hard: Option<&CpuMap>, soft: Option<&CpuMap>) -> Outcome {
+fn print_plan(context: &Context, request: &Request) -> Outcome {
+    let Request::Pin { hard, soft, .. } = request else {
+        return Ok(());
+    };
     let nr_cpus = context.hv()?.phys_info()?.max_cpu_id + 1;
-    let hard = hard.map_or("-".to_owned(), |cpus| cpus.display(nr_cpus));
-    let soft = soft.map_or(String::new(), |cpus| format!(" {}", cpus.display(nr_cpus)));
+    let hard = hard
+        .as_ref()
+        .map_or("-".to_owned(), |cpus| cpus.display(nr_cpus));
+    let soft = soft
+        .as_ref()
+        .map_or(String::new(), |cpus| format!(" {}", cpus.display(nr_cpus)));
     Ok(context.out.line(format!("cpumap: {hard}{soft}"))?)
 }

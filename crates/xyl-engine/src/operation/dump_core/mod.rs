@@ -130,10 +130,7 @@ pub fn dump_core(
     cancel: &Cancel,
 ) -> Result<Dumped, EngineError> {
     let domid = request.domid;
-    if domid == DomId::ZERO {
-        return Err(EngineError::ControlDomain("pausing it to dump its core"));
-    }
-    let info = living(host, domid)?;
+    let info = named(host, domid)?;
     let owner = VmGuard::take(host, Uuid::from_bytes(info.handle))?;
     // Another process may have had its turn, and the number may be another domain's by now.
     let now = living(host, domid)?;
@@ -141,6 +138,20 @@ pub fn dump_core(
         return Err(EngineError::NoSuchDomain(domid.to_string()));
     }
     carry_out(host, owner, &now, request, false, cancel)
+}
+
+/// Refuses what [`dump_core`] refuses before it begins.
+pub(crate) fn check(host: &Host, domid: DomId) -> Result<(), EngineError> {
+    let info = named(host, domid)?;
+    refuse_on_demand(host, &info)
+}
+
+/// The domain whose core is to be dumped.
+fn named(host: &Host, domid: DomId) -> Result<DomainInfo, EngineError> {
+    match domid {
+        DomId::ZERO => Err(EngineError::ControlDomain("pausing it to dump its core")),
+        _ => living(host, domid),
+    }
 }
 
 /// The domain, if it is there and is not about to go.
