@@ -18,7 +18,7 @@ mod identity;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -226,8 +226,8 @@ impl Cache {
     }
 
     /// Keeps `image`, which `content` unpacks to.
-    pub(crate) fn store(&self, content: &ContentHash, image: &[u8]) -> Result<(), CacheError> {
-        let size_bytes = image.len() as u64 + entry::HEADER_BYTES;
+    pub(crate) fn store(&self, content: &ContentHash, image: &Source) -> Result<(), CacheError> {
+        let size_bytes = image.len().saturating_add(entry::HEADER_BYTES);
         if size_bytes > self.options.max_bytes {
             let max_bytes = self.options.max_bytes;
             return Err(CacheError::TooLarge {
@@ -252,15 +252,12 @@ impl Cache {
         kept
     }
 
-    fn write_entry(&self, name: &str, image: &[u8]) -> Result<(), CacheError> {
+    fn write_entry(&self, name: &str, image: &Source) -> Result<(), CacheError> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let opened = rustix::fs::openat(&self.directory, name, flags, mode)
             .map_err(|error| self.failed("make an entry", error))?;
-        let mut file = File::from(opened);
-        let header = entry::Header::of(image).to_bytes(&self.boot_id);
-        file.write_all(&header)
-            .and_then(|()| file.write_all(image))
+        entry::write(&File::from(opened), image, &self.boot_id)
             .map_err(|error| self.failed("write an entry", error))
     }
 

@@ -1,6 +1,6 @@
 //! Decompression of everything that Linux can pack a kernel with, under [`Limits`].
 //!
-//! The output grows with what really comes out of the decompressor, and stops at the limit. No size in a header is
+//! The output is handed on piece by piece, as it comes out of the decompressor, and stops at the limit. No size in a header is
 //! trusted with an allocation; windows and dictionaries are bounded too. Only the first stream, frame or member is
 //! unpacked: kernels have one, and what follows it (padding, a signature, the size that Linux appends) is not data.
 
@@ -8,7 +8,7 @@ mod lz4;
 mod lzo;
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
 use crate::error::Malformed;
 use crate::limits::Limits;
@@ -65,10 +65,26 @@ impl Compression {
     /// Unpacks `packed`.
     ///
     /// # Errors
+    /// As [`Self::decompress_to`].
+    pub fn decompress(self, packed: &[u8], limits: &Limits) -> Result<Vec<u8>, Malformed> {
+        let mut bytes = InMemory(Vec::new());
+        self.decompress_to(packed, limits, &mut bytes)?;
+        Ok(bytes.0)
+    }
+
+    /// Unpacks `packed` and writes what comes out to `sink`, in order; how many bytes that were. When it fails, a part has been
+    /// written.
+    ///
+    /// # Errors
     /// [`Malformed::CompressedTooLarge`], [`Malformed::DecompressedTooLarge`] and [`Malformed::WindowTooLarge`] when a
     /// limit is passed, [`Malformed::OutOfMemory`] when this machine gives no more memory, [`Malformed::Corrupt`] for
-    /// data that is damaged or ends too early.
-    pub fn decompress(self, packed: &[u8], limits: &Limits) -> Result<Vec<u8>, Malformed> {
+    /// data that is damaged or ends too early, [`Malformed::NotUnpacked`] when the sink takes no more.
+    pub fn decompress_to(
+        self,
+        packed: &[u8],
+        limits: &Limits,
+        sink: &mut dyn Write,
+    ) -> Result<u64, Malformed> {
         let size_bytes = packed.len() as u64;
         if size_bytes > limits.compressed_max_bytes {
             return Err(Malformed::CompressedTooLarge {
@@ -76,7 +92,7 @@ impl Compression {
                 max_bytes: limits.compressed_max_bytes,
             });
         }
-        let mut output = Output::new(self, limits.decompressed_max_bytes);
+        let mut output = Output::new(self, limits.decompressed_max_bytes, sink);
         match self {
             Self::Gzip => output.fill_from(flate2::bufread::GzDecoder::new(packed))?,
             Self::Bzip2 => output.fill_from(bzip2::bufread::BzDecoder::new(packed))?,
@@ -94,7 +110,7 @@ impl Compression {
             Self::Lz4Frame => output.fill_from(lz4_flex::frame::FrameDecoder::new(packed))?,
             Self::Zstd => unpack_zstd(packed, limits, &mut output)?,
         }
-        Ok(output.into_bytes())
+        output.finish()
     }
 
     fn corrupt(self, reason: impl fmt::Display) -> Malformed {
@@ -119,13 +135,13 @@ impl fmt::Display for Compression {
     }
 }
 
-fn unpack_lzma(packed: &[u8], limits: &Limits, output: &mut Output) -> Result<(), Malformed> {
+fn unpack_lzma(packed: &[u8], limits: &Limits, output: &mut Output<'_>) -> Result<(), Malformed> {
     let reader = lzma_rust2::LzmaReader::new_mem_limit(packed, window_max_kib(limits), None)
         .map_err(|error| window_too_large(output.read_error(&error), limits))?;
     output.fill_from(reader)
 }
 
-fn unpack_zstd(packed: &[u8], limits: &Limits, output: &mut Output) -> Result<(), Malformed> {
+fn unpack_zstd(packed: &[u8], limits: &Limits, output: &mut Output<'_>) -> Result<(), Malformed> {
     use ruzstd::decoding::StreamingDecoder;
     use ruzstd::decoding::errors::FrameDecoderError;
 
@@ -171,22 +187,44 @@ fn window_too_large(error: Malformed, limits: &Limits) -> Malformed {
 /// How much room is made for a decompressor at a time.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// Unpacked bytes, never more than a limit.
-struct Output {
-    format: Compression,
-    max_bytes: u64,
-    /// Initialised memory; the first `filled` bytes of it are output.
-    bytes: Vec<u8>,
-    filled: usize,
+/// Memory that grows; where there is none left, writing fails.
+struct InMemory(Vec<u8>);
+
+impl Write for InMemory {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0
+            .try_reserve(bytes.len())
+            .map_err(|_| io::ErrorKind::OutOfMemory)?;
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
-impl Output {
-    fn new(format: Compression, max_bytes: u64) -> Self {
+/// Unpacked bytes on their way, never more than a limit.
+struct Output<'a> {
+    format: Compression,
+    max_bytes: u64,
+    sink: &'a mut dyn Write,
+    /// Initialised memory; the first `filled` bytes of it have come out and not been handed on.
+    bytes: Vec<u8>,
+    filled: usize,
+    /// How many bytes have come out.
+    total_bytes: u64,
+}
+
+impl<'a> Output<'a> {
+    fn new(format: Compression, max_bytes: u64, sink: &'a mut dyn Write) -> Self {
         Self {
             format,
             max_bytes,
+            sink,
             bytes: Vec::new(),
             filled: 0,
+            total_bytes: 0,
         }
     }
 
@@ -203,23 +241,28 @@ impl Output {
         }
     }
 
-    /// Room for at least `least` more bytes, made in steps of `step`.
-    fn room(&mut self, least: usize, step: usize) -> Result<&mut [u8], Malformed> {
+    /// Room for at least `least` more bytes; `size` is how much is made where there is too little.
+    fn room(&mut self, least: usize, size: usize) -> Result<&mut [u8], Malformed> {
         let format = self.format;
         if self.bytes.len().saturating_sub(self.filled) < least {
-            let grown = self.filled.saturating_add(step);
+            self.hand_on()?;
+        }
+        let more = size.saturating_sub(self.bytes.len());
+        if self.bytes.len().saturating_sub(self.filled) < least && more > 0 {
             self.bytes
-                .try_reserve(grown.saturating_sub(self.bytes.len()))
+                .try_reserve(more)
                 .map_err(|_| Malformed::OutOfMemory { format })?;
-            self.bytes.resize(grown, 0);
+            self.bytes.resize(size, 0);
         }
         Ok(self.bytes.get_mut(self.filled..).unwrap_or_default())
     }
 
     /// Counts the first `len` bytes of the room as output.
     fn advance(&mut self, len: usize) -> Result<(), Malformed> {
-        self.filled = self.filled.saturating_add(len).min(self.bytes.len());
-        if self.filled as u64 > self.max_bytes {
+        let len = len.min(self.bytes.len().saturating_sub(self.filled));
+        self.filled += len;
+        self.total_bytes = self.total_bytes.saturating_add(len as u64);
+        if self.total_bytes > self.max_bytes {
             return Err(Malformed::DecompressedTooLarge {
                 format: self.format,
                 max_bytes: self.max_bytes,
@@ -228,9 +271,22 @@ impl Output {
         Ok(())
     }
 
-    fn into_bytes(mut self) -> Vec<u8> {
-        self.bytes.truncate(self.filled);
-        self.bytes
+    /// Gives the sink what has come out so far.
+    fn hand_on(&mut self) -> Result<(), Malformed> {
+        let filled = std::mem::take(&mut self.filled);
+        let bytes = self.bytes.get(..filled).unwrap_or_default();
+        let format = self.format;
+        self.sink
+            .write_all(bytes)
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::OutOfMemory => Malformed::OutOfMemory { format },
+                _ => Malformed::NotUnpacked { format, source },
+            })
+    }
+
+    fn finish(mut self) -> Result<u64, Malformed> {
+        self.hand_on()?;
+        Ok(self.total_bytes)
     }
 
     fn read_error(&self, error: &io::Error) -> Malformed {

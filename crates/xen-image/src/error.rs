@@ -63,6 +63,14 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// Others unpack kernels on this host, and this one's turn did not come.
+    #[error("cannot unpack {}: {source}", path.display())]
+    NoTurn {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The bytes are not a kernel, or a broken one.
     #[error("cannot use {} as a kernel: {source}", path.display())]
     Malformed {
@@ -129,6 +137,14 @@ pub enum Malformed {
     OutOfMemory {
         /// The compression.
         format: Compression,
+    },
+    /// Unpacking it was not possible here, whatever its data is.
+    #[error("its {format} data could not be unpacked: {source}")]
+    NotUnpacked {
+        /// The compression.
+        format: Compression,
+        /// What the system said, or what became of the process that unpacks.
+        source: io::Error,
     },
     /// The compressed data is damaged or cut off.
     #[error("its {format} data is damaged or cut off: {reason}")]

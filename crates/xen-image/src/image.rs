@@ -362,12 +362,9 @@ impl Image {
         self.origin = origin;
     }
 
-    /// The unpacked image's bytes, if they are in memory.
-    pub(crate) fn memory(&self) -> Option<&[u8]> {
-        match &self.source {
-            Source::Memory(bytes) => Some(bytes),
-            Source::File { .. } => None,
-        }
+    /// The unpacked image's bytes.
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
     }
 
     /// The size of the unpacked image in bytes.

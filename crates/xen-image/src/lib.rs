@@ -22,6 +22,7 @@ mod limits;
 mod load;
 mod module;
 mod source;
+mod unpack;
 
 pub use cache::{Cache, CacheError, CacheOptions};
 pub use compression::Compression;
@@ -33,3 +34,4 @@ pub use image::{Image, KernelKind, PvKernel, PvWidth, PvhKernel, Segment, Segmen
 pub use limits::Limits;
 pub use load::{CacheFolder, Loader, Origin};
 pub use module::Module;
+pub use unpack::{InProcess, Unpack, Unpacked};

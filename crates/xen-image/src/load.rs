@@ -1,10 +1,11 @@
 //! From a path to an [`Image`].
 
-use std::borrow::Cow;
+use std::any::Any;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use crate::bytes::array_at;
 use crate::bzimage::SetupHeader;
@@ -14,6 +15,7 @@ use crate::error::{Error, Malformed};
 use crate::image::{self, Image};
 use crate::limits::Limits;
 use crate::source::Source;
+use crate::unpack::{InProcess, Unpack, Unpacked};
 
 /// How often an image may be packed: a distribution's bzImage is packed once, a gzip'ed bzImage twice.
 const LAYERS_MAX: usize = 3;
@@ -37,13 +39,26 @@ pub enum Origin {
 }
 
 /// Loads kernels, within limits, with a cache if there is one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Loader {
     /// What is refused as too large.
     pub limits: Limits,
     /// Where unpacked kernels are kept; looked at for packed ones alone. Without it, or where it cannot be used,
     /// everything works, and each load unpacks.
     pub cache: Option<CacheFolder>,
+    /// Who unpacks.
+    pub unpack: Rc<dyn Unpack>,
+}
+
+impl Default for Loader {
+    /// The usual limits, no cache, and this process unpacks.
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            cache: None,
+            unpack: Rc::new(InProcess),
+        }
+    }
 }
 
 /// The directory of a [`Cache`] that is opened when it is needed.
@@ -92,8 +107,8 @@ impl Loader {
         } else {
             Origin::Unpacked { not_cached: None }
         };
-        let elf = unpack(Cow::Owned(bytes), &self.limits)?;
-        Image::from_source(path.into(), origin, Source::Memory(elf), &self.limits)
+        let elf = self.take_out(bytes)?;
+        Image::from_source(path.into(), origin, elf, &self.limits)
     }
 
     fn load_packed(&self, path: &Path, file: &File, metadata: &Metadata) -> Result<Image, Error> {
@@ -107,11 +122,20 @@ impl Loader {
             None => None,
         };
         let packed = read_start(path, file, metadata.len())?;
+        let _turn = self.wait_for_turn(path)?;
         let mut image = self
             .load_bytes(path, packed)
             .map_err(|source| malformed(path, source))?;
         image.set_origin(Origin::Unpacked { not_cached });
         Ok(image)
+    }
+
+    fn wait_for_turn(&self, path: &Path) -> Result<Box<dyn Any>, Error> {
+        let turn = self.unpack.wait_for_turn();
+        turn.map_err(|source| Error::NoTurn {
+            path: path.to_owned(),
+            source,
+        })
     }
 
     fn load_with_cache(
@@ -135,9 +159,18 @@ impl Loader {
         let packed = read_start(path, file, metadata.len())?;
         let content = ContentHash::of(&packed);
         let identity = unchanged(identity, file);
-        if let Some(source) = cache.by_content(&content)
-            && let Some(image) = self.cached_image(path, Origin::CachedByContent, source)
-        {
+        let known = || {
+            let source = cache.by_content(&content)?;
+            self.cached_image(path, Origin::CachedByContent, source)
+        };
+        let mut found = known();
+        let mut turn = None;
+        if found.is_none() {
+            turn = Some(self.wait_for_turn(path)?);
+            // Another process may have unpacked it meanwhile.
+            found = known();
+        }
+        if let Some(image) = found {
             // What cannot be linked is found by its content the next time too.
             let _ = identity.map(|identity| cache.link(&identity, &content));
             return Ok(image);
@@ -146,8 +179,9 @@ impl Loader {
             .load_bytes(path, packed)
             .map_err(|source| malformed(path, source))?;
         let kept = cache
-            .store(&content, image.memory().unwrap_or_default())
+            .store(&content, image.source())
             .and_then(|()| identity.map_or(Ok(()), |identity| cache.link(&identity, &content)));
+        drop(turn);
         image.set_origin(Origin::Unpacked {
             not_cached: kept.err().map(|error| error.to_string()),
         });
@@ -171,51 +205,83 @@ fn unchanged(before: Identity, file: &File) -> Option<Identity> {
         .filter(|after| *after == before)
 }
 
-/// Takes an image out of all its wrappings.
-fn unpack(mut bytes: Cow<'_, [u8]>, limits: &Limits) -> Result<Vec<u8>, Malformed> {
-    for _ in 0..LAYERS_MAX {
-        if image::is_elf(&bytes) {
-            break;
+/// Out of the wrappings.
+impl Loader {
+    /// Takes an image out of all its wrappings.
+    fn take_out(&self, mut bytes: Vec<u8>) -> Result<Source, Malformed> {
+        for _ in 0..LAYERS_MAX {
+            if image::is_elf(&bytes) {
+                break;
+            }
+            match self.take_off_layer(&bytes)? {
+                Unpacked::Memory(unpacked) => bytes = unpacked,
+                Unpacked::File { file, len_bytes } => {
+                    drop(std::mem::take(&mut bytes));
+                    let source = Source::File {
+                        file,
+                        start: 0,
+                        len: len_bytes,
+                    };
+                    let magic = source.read_vec("magic number", 0, len_bytes.min(MAGIC_BYTES))?;
+                    if image::is_elf(&magic) {
+                        return Ok(source);
+                    }
+                    bytes = self.read_packed(&source)?;
+                }
+            }
         }
-        bytes = Cow::Owned(unpack_layer(&bytes, limits)?);
+        if image::is_elf(&bytes) {
+            return Ok(Source::Memory(bytes));
+        }
+        // Still packed is one layer too many; anything else never was a kernel.
+        match Compression::detect(&bytes) {
+            None if !SetupHeader::detect(&bytes) => Err(unknown_format(&bytes)),
+            _ => Err(Malformed::TooManyLayers { max: LAYERS_MAX }),
+        }
     }
-    if image::is_elf(&bytes) {
-        return Ok(bytes.into_owned());
-    }
-    // Still packed is one layer too many; anything else never was a kernel.
-    match Compression::detect(&bytes) {
-        None if !SetupHeader::detect(&bytes) => Err(unknown_format(&bytes)),
-        _ => Err(Malformed::TooManyLayers { max: LAYERS_MAX }),
-    }
-}
 
-fn unpack_layer(bytes: &[u8], limits: &Limits) -> Result<Vec<u8>, Malformed> {
-    if SetupHeader::detect(bytes) {
-        return unpack_bzimage(bytes, limits);
+    /// An unpacked layer that is packed itself, to be unpacked once more.
+    fn read_packed(&self, source: &Source) -> Result<Vec<u8>, Malformed> {
+        let (size_bytes, max_bytes) = (source.len(), self.limits.compressed_max_bytes);
+        if size_bytes > max_bytes {
+            return Err(Malformed::CompressedTooLarge {
+                size_bytes,
+                max_bytes,
+            });
+        }
+        source.read_vec("unpacked layer", 0, size_bytes)
     }
-    Compression::detect(bytes)
-        .ok_or_else(|| unknown_format(bytes))?
-        .decompress(bytes, limits)
-}
 
-fn unpack_bzimage(file: &[u8], limits: &Limits) -> Result<Vec<u8>, Malformed> {
-    let range = SetupHeader::parse(file)?.payload(file.len())?;
-    let payload = file.get(range).unwrap_or_default();
-    let format = Compression::detect(payload).ok_or_else(|| unknown_format(payload))?;
-    if !format.has_size_appended() {
-        return format.decompress(payload, limits);
+    fn take_off_layer(&self, bytes: &[u8]) -> Result<Unpacked, Malformed> {
+        if SetupHeader::detect(bytes) {
+            return self.take_out_of_bzimage(bytes);
+        }
+        let format = Compression::detect(bytes).ok_or_else(|| unknown_format(bytes))?;
+        self.unpack.unpack(format, bytes, &self.limits)
     }
-    let packed_len = payload.len().saturating_sub(size_of::<u32>());
-    let (packed, size) = payload.split_at(packed_len);
-    let unpacked = format.decompress(packed, limits)?;
-    let actual_bytes = unpacked.len() as u64;
-    match array_at(size, 0).map(u32::from_le_bytes) {
-        Some(stated) if u64::from(stated) == actual_bytes => Ok(unpacked),
-        stated => Err(Malformed::WrongSize {
-            format,
-            actual_bytes,
-            stated_bytes: stated.unwrap_or_default(),
-        }),
+
+    fn take_out_of_bzimage(&self, file: &[u8]) -> Result<Unpacked, Malformed> {
+        let range = SetupHeader::parse(file)?.payload(file.len())?;
+        let payload = file.get(range).unwrap_or_default();
+        let format = Compression::detect(payload).ok_or_else(|| unknown_format(payload))?;
+        if !format.has_size_appended() {
+            return self.unpack.unpack(format, payload, &self.limits);
+        }
+        let packed_len = payload.len().saturating_sub(size_of::<u32>());
+        let (packed, size) = payload.split_at(packed_len);
+        let unpacked = self.unpack.unpack(format, packed, &self.limits)?;
+        let actual_bytes = match &unpacked {
+            Unpacked::Memory(bytes) => bytes.len() as u64,
+            Unpacked::File { len_bytes, .. } => *len_bytes,
+        };
+        match array_at(size, 0).map(u32::from_le_bytes) {
+            Some(stated) if u64::from(stated) == actual_bytes => Ok(unpacked),
+            stated => Err(Malformed::WrongSize {
+                format,
+                actual_bytes,
+                stated_bytes: stated.unwrap_or_default(),
+            }),
+        }
     }
 }
 

@@ -131,6 +131,7 @@ fn bombs_end_in_errors_within_bounded_memory() {
     let loader = Loader {
         limits: LIMITS,
         cache: None,
+        ..Loader::default()
     };
     let bombs = bombs();
     let peak_before_mib = reset_peak_mib();

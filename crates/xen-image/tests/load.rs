@@ -9,15 +9,18 @@
 
 mod common;
 
+use std::any::Any;
+use std::cell::Cell;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use common::{bzimage, linux, pack, padded_linux};
 use tempfile::TempDir;
 use xen_image::{
     Cache, CacheError, CacheFolder, CacheOptions, Compression, Error, Image, Limits, Loader,
-    Module, Origin, SegmentBytes,
+    Malformed, Module, Origin, SegmentBytes, Unpack, Unpacked,
 };
 
 const STORED: Origin = Origin::Unpacked { not_cached: None };
@@ -218,6 +221,7 @@ fn files_over_the_limits_are_refused_unread() {
     let loader = Loader {
         limits,
         cache: None,
+        ..Loader::default()
     };
     // Sparse: read, it would be all there.
     let sparse = |name: &str, start: &[u8], len: u64| {
@@ -685,4 +689,73 @@ fn an_image_is_handed_on_whole_and_searched_to_its_end() {
         panic!("it was unpacked into memory")
     };
     assert_eq!(bytes, elf);
+}
+
+/// Unpacks into files, and counts how often.
+#[derive(Debug, Default)]
+struct Counted {
+    turns: Cell<usize>,
+    layers: Cell<usize>,
+}
+
+impl Unpack for Counted {
+    fn wait_for_turn(&self) -> std::io::Result<Box<dyn Any>> {
+        self.turns.set(self.turns.get() + 1);
+        Ok(Box::new(()))
+    }
+
+    fn unpack(
+        &self,
+        format: Compression,
+        packed: &[u8],
+        limits: &Limits,
+    ) -> Result<Unpacked, Malformed> {
+        self.layers.set(self.layers.get() + 1);
+        let mut file = tempfile::tempfile().unwrap();
+        let len_bytes = format.decompress_to(packed, limits, &mut file)?;
+        Ok(Unpacked::File { file, len_bytes })
+    }
+}
+
+#[test]
+fn only_what_the_cache_has_not_is_unpacked() {
+    let files = Files::new();
+    let counted = Rc::new(Counted::default());
+    let mut loader = files.loader();
+    loader.unpack = Rc::<Counted>::clone(&counted);
+    let counts = || (counted.turns.get(), counted.layers.get());
+    // Packed twice, and from files that are none of this process's memory.
+    let packed = pack(Compression::Gzip, &pack(Compression::Xz, &linux()));
+    let path = files.with("vmlinuz", &packed);
+    let image = loader.load(&path).unwrap();
+    assert_eq!(counts(), (1, 2));
+    assert!(first_segment(&image).starts_with(b"the first segment's bytes"));
+    for name in ["vmlinuz", "copy"] {
+        let image = loader.load(&files.with(name, &packed)).unwrap();
+        assert!(first_segment(&image).starts_with(b"the first segment's bytes"));
+    }
+    loader.load(&files.with("vmlinux", &linux())).unwrap();
+    assert_eq!(counts(), (1, 2));
+}
+
+#[test]
+fn what_another_process_has_unpacked_meanwhile_is_not_unpacked_again() {
+    /// Another process unpacks while this one waits for its turn.
+    #[derive(Debug)]
+    struct Late(Loader, PathBuf);
+    impl Unpack for Late {
+        fn wait_for_turn(&self) -> std::io::Result<Box<dyn Any>> {
+            self.0.load(&self.1).unwrap();
+            Ok(Box::new(()))
+        }
+        fn unpack(&self, _: Compression, _: &[u8], _: &Limits) -> Result<Unpacked, Malformed> {
+            panic!("unpacked again");
+        }
+    }
+    let files = Files::new();
+    let path = files.with("vmlinuz", &pack(Compression::Gzip, &linux()));
+    let mut loader = files.loader();
+    loader.unpack = Rc::new(Late(files.loader(), path.clone()));
+    let image = loader.load(&path).unwrap();
+    assert_eq!(*image.origin(), Origin::CachedByContent);
 }

@@ -3,7 +3,8 @@
 //! [`Xen`] implements [`Hypervisor`](xen_port::Hypervisor) over `/dev/xen/privcmd`. [`EventChannels`] and [`Grants`] are the two other
 //! drivers that a toolstack needs. Everything that is acquired is owned, and given back when it is dropped.
 //!
-//! It also starts programs ([`Standby`], [`SystemSpawn`]), since a child has to be set up before it becomes its program.
+//! It also starts programs ([`Standby`], [`SystemSpawn`]), since a child has to be set up before it becomes its program,
+//! and has hostile bytes read by children that can do nothing else ([`compute`]).
 //!
 //! This is the one crate that uses `unsafe`. Three rules keep it small:
 //! - hypercall arguments are copied into an arena that Xen can always reach, and answers are copied out of it; no reference into
@@ -14,6 +15,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 mod arena;
+mod confine;
 mod device;
 mod domain;
 mod events;
@@ -24,6 +26,7 @@ mod memory;
 mod pages;
 mod port;
 mod privcmd;
+mod process;
 pub mod program;
 mod scheduling;
 mod spawn;
@@ -32,6 +35,7 @@ mod syscall;
 mod vcpu;
 mod xen;
 
+pub use confine::{ComputeLimits, Computed, compute};
 pub use events::{EventChannel, EventChannels};
 pub use grants::{GrantedMemory, Grants};
 pub use memory::ForeignMemory;

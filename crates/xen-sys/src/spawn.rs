@@ -2,13 +2,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use os_port::{ERRORS_MAX_BYTES, Ended, Launch, Spawn};
 
-use crate::standby::{NO_PROGRAM, Process, Standby, Streams};
+use crate::process::{Process, wait_for};
+use crate::standby::{NO_PROGRAM, Standby, Streams};
 
 /// Starts programs on this system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,29 +78,6 @@ fn read_some(errors: &mut PipeReader, said: &mut Vec<u8>) -> io::Result<bool> {
     let room = ERRORS_MAX_BYTES.saturating_sub(said.len()).min(count);
     said.extend_from_slice(piece.get(..room).unwrap_or_default());
     Ok(count > 0)
-}
-
-/// Waits until one of two descriptors can be read, the second only where it is still open; which.
-fn wait_for(
-    [first, second]: [BorrowedFd<'_>; 2],
-    is_second_open: bool,
-    limit: Duration,
-) -> io::Result<[bool; 2]> {
-    let watched = |fd: BorrowedFd<'_>, is_watched: bool| libc::pollfd {
-        // A negative descriptor is passed over (poll(2)).
-        fd: if is_watched { fd.as_raw_fd() } else { -1 },
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    let mut polled = [watched(first, true), watched(second, is_second_open)];
-    let limit_ms = libc::c_int::try_from(limit.as_millis()).unwrap_or(libc::c_int::MAX);
-    // SAFETY: the call reads and writes the two structures, which are ours and outlive it.
-    let found = unsafe { libc::poll(polled.as_mut_ptr(), 2, limit_ms) };
-    match (found, io::Error::last_os_error()) {
-        (..0, error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
-        (..0, _) => Ok([false; 2]),
-        _ => Ok(polled.map(|one| one.revents != 0)),
-    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ mod child;
 
 use std::ffi::{CString, OsString, c_char, c_int, c_void};
 use std::io::{self, PipeReader, PipeWriter};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -20,6 +20,7 @@ use std::sync::{Mutex, PoisonError};
 
 use os_port::Launch;
 
+use crate::process::Process;
 use child::{ALL_SIGNALS, Plan, set_blocked_signals, stand_by};
 
 pub(crate) use child::NO_PROGRAM;
@@ -57,7 +58,7 @@ impl Standby {
 
     /// Its process number.
     pub fn id(&self) -> u32 {
-        self.process.pid.unsigned_abs()
+        self.process.id()
     }
 
     /// Lets it become its program now.
@@ -78,62 +79,6 @@ impl Standby {
         // One that has ended already is as good.
         let _ = self.process.kill();
         let _ = self.process.wait();
-    }
-}
-
-/// A child of this process, held by a descriptor: its number alone may be another's by now.
-#[derive(Debug)]
-pub(crate) struct Process {
-    pid: libc::pid_t,
-    pidfd: OwnedFd,
-}
-
-impl Process {
-    /// Kills it.
-    pub(crate) fn kill(&self) -> io::Result<()> {
-        let pidfd = self.pidfd.as_raw_fd();
-        let no_info = ptr::null::<libc::siginfo_t>();
-        // SAFETY: the call takes numbers, and a null pointer for what it would say of itself (pidfd_send_signal(2)).
-        let sent = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                pidfd,
-                libc::SIGKILL,
-                no_info,
-                0,
-            )
-        };
-        match sent {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-
-    /// Waits for its end; its exit code, or `None` where a signal ended it.
-    pub(crate) fn wait(&self) -> io::Result<Option<i32>> {
-        let pidfd = self.pidfd.as_raw_fd().unsigned_abs();
-        // SAFETY: all-zero bytes are a `siginfo_t`.
-        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        loop {
-            // SAFETY: the call fills in the structure, which is ours and outlives the call.
-            let waited = unsafe { libc::waitid(libc::P_PIDFD, pidfd, &mut info, libc::WEXITED) };
-            let error = io::Error::last_os_error();
-            match waited {
-                0 => break,
-                _ if error.kind() == io::ErrorKind::Interrupted => {}
-                _ => return Err(error),
-            }
-        }
-        // SAFETY: `waitid` has filled in what it says of a child that has ended.
-        let status = unsafe { info.si_status() };
-        Ok((info.si_code == libc::CLD_EXITED).then_some(status))
-    }
-}
-
-impl AsFd for Process {
-    /// Readable once it has ended.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
     }
 }
 
@@ -282,7 +227,7 @@ impl Orders {
         }
         // SAFETY: the kernel has made this descriptor for us (Linux 5.2, clone(2)), and nobody else has it.
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-        Ok(Process { pid, pidfd })
+        Ok(Process::new(pid, pidfd))
     }
 }
 
@@ -337,6 +282,7 @@ impl Drop for Stack {
 mod tests {
     use super::*;
     use std::fs::{File, OpenOptions};
+    use std::os::fd::AsFd;
     use std::path::Path;
     use std::time::{Duration, Instant};
 
@@ -460,7 +406,7 @@ mod tests {
     fn a_signal_to_a_process_that_stands_by_ends_it_when_it_is_let_go() {
         let path = temporary("pending");
         let standby = start(shell("echo started"), &path);
-        let pid = standby.process.pid;
+        let pid = standby.id().cast_signed();
         // SAFETY: it takes numbers; the child has not been waited for.
         unsafe { libc::kill(pid, libc::SIGTERM) };
         drop(standby);

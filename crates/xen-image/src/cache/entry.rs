@@ -9,12 +9,14 @@
 //! who could write here could write it too, and the directory's permissions are against that.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 
 use sha2::{Digest, Sha256};
 
 use super::ENTRY_SUFFIX;
 use crate::bytes::{array_at, u32_at, u64_at};
+use crate::source::Source;
 
 /// The header's size: a page, so that the image starts on one.
 pub(super) const HEADER_BYTES: u64 = 4096;
@@ -27,8 +29,8 @@ const BOOT_ID_BYTES: usize = 36;
 const HEADER_CRC_AT: usize = BOOT_ID_AT + BOOT_ID_BYTES;
 const FIELDS_BYTES: usize = HEADER_CRC_AT + 4;
 
-/// How much of an entry is read at a time to verify it.
-const VERIFY_CHUNK_BYTES: usize = 1 << 20;
+/// How much of an entry is read or written at a time.
+const CHUNK_BYTES: usize = 1 << 20;
 
 /// The hash of a packed file, by which its unpacked image is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,14 +67,6 @@ pub(super) struct Header {
 }
 
 impl Header {
-    pub(super) fn of(image: &[u8]) -> Self {
-        Self {
-            image_bytes: image.len() as u64,
-            image_crc: crc32fast::hash(image),
-            boot_id: [0; BOOT_ID_BYTES],
-        }
-    }
-
     /// The header of an entry that is `file_bytes` long, or `None` if it is not one in order.
     pub(super) fn read(file: &File, file_bytes: u64) -> Option<Self> {
         let mut bytes = [0; FIELDS_BYTES];
@@ -95,11 +89,11 @@ impl Header {
     /// Whether the image's checksum is right: `Some` if so.
     pub(super) fn verify(&self, file: &File) -> Option<()> {
         let mut crc = crc32fast::Hasher::new();
-        let mut chunk = vec![0; VERIFY_CHUNK_BYTES];
+        let mut chunk = vec![0; CHUNK_BYTES];
         let mut offset = 0;
         while offset < self.image_bytes {
             let left = usize::try_from(self.image_bytes - offset).unwrap_or(usize::MAX);
-            let part = chunk.get_mut(..left.min(VERIFY_CHUNK_BYTES))?;
+            let part = chunk.get_mut(..left.min(CHUNK_BYTES))?;
             file.read_exact_at(part, HEADER_BYTES + offset).ok()?;
             crc.update(part);
             offset += part.len() as u64;
@@ -129,6 +123,27 @@ impl Header {
         fields.extend(header_crc(&fields).to_le_bytes());
         fields
     }
+}
+
+/// Writes an entry, the image first: its checksum is in the header.
+pub(super) fn write(file: &File, image: &Source, boot_id: &str) -> io::Result<()> {
+    let mut crc = crc32fast::Hasher::new();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut offset = 0;
+    while offset < image.len() {
+        let left = usize::try_from(image.len() - offset).unwrap_or(usize::MAX);
+        let part = chunk.get_mut(..left.min(CHUNK_BYTES)).unwrap_or_default();
+        image.read_at(offset, part)?;
+        crc.update(part);
+        file.write_all_at(part, HEADER_BYTES + offset)?;
+        offset += part.len() as u64;
+    }
+    let header = Header {
+        image_bytes: image.len(),
+        image_crc: crc.finalize(),
+        boot_id: [0; BOOT_ID_BYTES],
+    };
+    file.write_all_at(&header.to_bytes(boot_id), 0)
 }
 
 fn header_crc(bytes: &[u8]) -> u32 {

@@ -13,7 +13,7 @@ const CHUNK_PACKED_MAX_BYTES: usize =
 /// One byte of an LZ4 block stands for at most 255 bytes of output.
 const RATIO_MAX: usize = 255;
 
-pub(super) fn unpack_legacy(packed: &[u8], output: &mut Output) -> Result<(), Malformed> {
+pub(super) fn unpack_legacy(packed: &[u8], output: &mut Output<'_>) -> Result<(), Malformed> {
     let mut input = Cursor(packed);
     if input.u32_le() != Some(MAGIC) {
         return Err(corrupt("its magic number is missing"));
@@ -39,7 +39,7 @@ fn chunk<'a>(input: &mut Cursor<'a>, len: u32) -> Result<&'a [u8], Malformed> {
         .ok_or_else(|| corrupt("it ends inside a chunk"))
 }
 
-fn unpack_chunk(chunk: &[u8], output: &mut Output) -> Result<(), Malformed> {
+fn unpack_chunk(chunk: &[u8], output: &mut Output<'_>) -> Result<(), Malformed> {
     // Room in proportion to the chunk, so that a million tiny chunks do not clear a million times 8 MiB.
     let room_bytes = chunk
         .len()

@@ -18,7 +18,7 @@ const FLAG_CRC32_UNPACKED: u32 = 0x100;
 const FLAG_CRC32_PACKED: u32 = 0x200;
 const FLAG_FILTER: u32 = 0x800;
 
-pub(super) fn unpack(packed: &[u8], output: &mut Output) -> Result<(), Malformed> {
+pub(super) fn unpack(packed: &[u8], output: &mut Output<'_>) -> Result<(), Malformed> {
     let mut input = Cursor(packed);
     let checksums = header(&mut input)?;
     while let Some(block) = block(&mut input, checksums)? {
@@ -98,7 +98,7 @@ fn block<'a>(input: &mut Cursor<'a>, checksums: Checksums) -> Result<Option<Bloc
     }))
 }
 
-fn unpack_block(block: Block<'_>, output: &mut Output) -> Result<(), Malformed> {
+fn unpack_block(block: Block<'_>, output: &mut Output<'_>) -> Result<(), Malformed> {
     let room = output.room(block.unpacked_bytes, BLOCK_MAX_BYTES as usize)?;
     let room = room.get_mut(..block.unpacked_bytes).unwrap_or_default();
     if block.packed.len() == room.len() {

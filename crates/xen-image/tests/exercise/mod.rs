@@ -55,6 +55,7 @@ pub fn bzimage(data: &[u8]) {
     let loader = Loader {
         limits: limits(),
         cache: None,
+        ..Loader::default()
     };
     if let Ok(image) = loader.load_bytes("seed", data.to_vec()) {
         use_image(&image);

@@ -1,4 +1,5 @@
-//! The host around the VMs: folders, CPUs and pools, what domain 0's kernel shows, processes of xl.
+//! The host around the VMs: folders, CPUs and pools, what domain 0's kernel shows, processes of xl, and
+//! who unpacks kernels.
 
 pub mod dirs;
 pub mod dom0;
@@ -9,4 +10,5 @@ pub mod policy_recheck;
 pub mod pools;
 pub mod timezone;
 pub mod topology;
+pub mod unpack;
 pub mod xl_process;

@@ -2,10 +2,13 @@
 //!
 //! Each is opened once: what was checked is what is built, whatever happens to its path meanwhile.
 
+use std::rc::Rc;
+
 use xen_build::{BootModule, ModuleContent};
 use xen_image::{CacheFolder, CacheOptions, Image, Limits, Loader, Module, Origin};
 
 use crate::config::shim::ShimImage;
+use crate::host::unpack::Confined;
 use crate::operation::create::Notice;
 use crate::vm::spec::VmSpec;
 use crate::{Dirs, EngineError, Host};
@@ -84,5 +87,6 @@ pub(crate) fn loader(dirs: &Dirs) -> Loader {
             path: dirs.kernel_cache.clone(),
             options: CacheOptions::default(),
         }),
+        unpack: Rc::new(Confined::new(dirs)),
     }
 }

@@ -1,0 +1,67 @@
+//! Who takes an image out of its packing.
+//!
+//! Decompressors are the largest part of what reads a hostile image. [`Loader`](crate::Loader) calls them through [`Unpack`],
+//! so that a toolstack can have them run in a process that can do nothing else.
+
+use std::any::Any;
+use std::fmt;
+use std::fs::File;
+use std::io;
+
+use crate::compression::Compression;
+use crate::error::Malformed;
+use crate::limits::Limits;
+
+/// What has come out of a decompressor.
+#[derive(Debug)]
+pub enum Unpacked {
+    /// Bytes in memory.
+    Memory(Vec<u8>),
+    /// A file that holds them from its start on, and that nobody else can write to.
+    File {
+        /// The file, open for reading.
+        file: File,
+        /// How many bytes there are.
+        len_bytes: u64,
+    },
+}
+
+/// A way to unpack images.
+pub trait Unpack: fmt::Debug {
+    /// Waits until this process may unpack; others wait while it keeps what this returns. Called when no cache has the
+    /// image; the cache is looked at once more afterwards.
+    ///
+    /// # Errors
+    /// The system's, and [`io::ErrorKind::TimedOut`] where the wait took too long.
+    fn wait_for_turn(&self) -> io::Result<Box<dyn Any>>;
+
+    /// Takes one layer of packing off.
+    ///
+    /// # Errors
+    /// As [`Compression::decompress_to`].
+    fn unpack(
+        &self,
+        format: Compression,
+        packed: &[u8],
+        limits: &Limits,
+    ) -> Result<Unpacked, Malformed>;
+}
+
+/// Unpacks in this process, and waits for nobody.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InProcess;
+
+impl Unpack for InProcess {
+    fn wait_for_turn(&self) -> io::Result<Box<dyn Any>> {
+        Ok(Box::new(()))
+    }
+
+    fn unpack(
+        &self,
+        format: Compression,
+        packed: &[u8],
+        limits: &Limits,
+    ) -> Result<Unpacked, Malformed> {
+        format.decompress(packed, limits).map(Unpacked::Memory)
+    }
+}

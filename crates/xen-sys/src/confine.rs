@@ -1,0 +1,424 @@
+//! A computation in a child that can do nothing else.
+//!
+//! For code that reads hostile bytes. The child is a copy of this process ([`fork`](libc::fork)), so it has the input in memory
+//! already. Before it computes it gives up all that it does not need: its open files but two, its users, its capabilities,
+//! most of its limits, and by a filter (seccomp(2)) all system calls but those of memory and writing. What comes back is
+//! an answer of fixed size and a file in memory. The caller reads both as it would read any hostile bytes.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, PipeReader, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, RawFd};
+use std::time::{Duration, Instant};
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+
+use crate::process::{Process, wait_for};
+
+/// The user and group of the child where this process is root's: nobody.
+const NOBODY: libc::c_uint = 65_534;
+/// The exit code of a child that could not give something up.
+const NOT_CONFINED: libc::c_int = 125;
+
+/// What a computation may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ComputeLimits {
+    /// Memory beyond what this process has already, in bytes.
+    pub memory_max_bytes: u64,
+    /// The largest output, in bytes.
+    pub output_max_bytes: u64,
+    /// CPU time, in whole seconds.
+    pub cpu_max_s: u64,
+    /// How long this process waits for it.
+    pub wait_limit: Duration,
+}
+
+/// What a computation has left.
+#[derive(Debug)]
+pub struct Computed<const ANSWER: usize> {
+    /// Its answer.
+    pub answer: [u8; ANSWER],
+    /// The file that it wrote, which no process can write to any more.
+    pub output: File,
+    /// The file's length in bytes.
+    pub output_bytes: u64,
+}
+
+/// Runs `work` in a child and waits for it. `work` writes to a file in memory and returns an answer. It must not use any lock
+/// that another thread of this process may hold; the allocator's is fine.
+///
+/// # Errors
+/// [`io::ErrorKind::TimedOut`] where it took too long; [`io::ErrorKind::BrokenPipe`] where the child ended without a whole
+/// answer, because it ran into a limit or did what it may not do; what the system says where there is no child.
+pub fn compute<const ANSWER: usize>(
+    limits: &ComputeLimits,
+    work: impl FnOnce(&mut dyn Write) -> [u8; ANSWER],
+) -> io::Result<Computed<ANSWER>> {
+    let deadline = Instant::now() + limits.wait_limit;
+    let output = memory_file()?;
+    let (answer, answer_end) = io::pipe()?;
+    let child = Child {
+        limits: resource_limits(limits)?,
+        filter: filter()?,
+        files: [output.as_raw_fd(), answer_end.as_raw_fd()],
+    };
+    // SAFETY: the child runs `Child::run`, which never returns, on its own copy of this memory. Of this process's threads it has
+    // only this one: locks of others may be held for ever, and `work` uses none but the allocator's, which `fork` puts in order.
+    let pid = match unsafe { libc::fork() } {
+        -1 => return Err(io::Error::last_os_error()),
+        0 => child.run(output, answer_end.into(), work),
+        pid => pid,
+    };
+    drop(answer_end);
+    let process = Process::of_child(pid)?;
+    let answer = receive(answer, &process, deadline)?;
+    let output_bytes = output.metadata()?.len();
+    Ok(Computed {
+        answer,
+        output,
+        output_bytes,
+    })
+}
+
+/// A file that is nowhere but in memory.
+fn memory_file() -> io::Result<File> {
+    // SAFETY: the name is a constant, and the descriptor that the call makes is ours alone.
+    unsafe {
+        match libc::memfd_create(c"computed".as_ptr(), libc::MFD_CLOEXEC) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(File::from_raw_fd(fd)),
+        }
+    }
+}
+
+/// Resources and their limits for the child.
+type ResourceLimits = [(u32, u64); 6];
+
+fn resource_limits(limits: &ComputeLimits) -> io::Result<ResourceLimits> {
+    let addresses = own_addresses_bytes()?.saturating_add(limits.memory_max_bytes);
+    Ok([
+        (libc::RLIMIT_AS, addresses),
+        (libc::RLIMIT_CPU, limits.cpu_max_s),
+        (libc::RLIMIT_FSIZE, limits.output_max_bytes),
+        (libc::RLIMIT_CORE, 0),
+        (libc::RLIMIT_NPROC, 0),
+        (libc::RLIMIT_NOFILE, 0),
+    ])
+}
+
+/// The addresses that this process has in use, in bytes: the first number of `statm`, in pages (proc(5)).
+fn own_addresses_bytes() -> io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm")?;
+    let pages = text
+        .split(' ')
+        .next()
+        .and_then(|word| word.parse::<u64>().ok());
+    // SAFETY: the call takes a number.
+    let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    let pages = pages.ok_or(io::ErrorKind::InvalidData)?;
+    Ok(pages.saturating_mul(u64::try_from(page_bytes).unwrap_or(4096)))
+}
+
+/// The system calls that are left: to write, to get and give back memory that holds no code, to end. Any other ends the child.
+fn filter() -> io::Result<BpfProgram> {
+    const FREE: [i64; 11] = [
+        libc::SYS_write,
+        libc::SYS_munmap,
+        libc::SYS_mremap,
+        libc::SYS_madvise,
+        libc::SYS_brk,
+        libc::SYS_futex,
+        libc::SYS_sched_yield,
+        libc::SYS_clock_gettime,
+        libc::SYS_getrandom,
+        libc::SYS_exit,
+        libc::SYS_exit_group,
+    ];
+    const WITHOUT_CODE: [i64; 2] = [libc::SYS_mmap, libc::SYS_mprotect];
+    let without_code = || {
+        let no_code = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
+        let condition = SeccompCondition::new(2, SeccompCmpArgLen::Dword, no_code, 0)?;
+        SeccompRule::new(vec![condition])
+    };
+    let build = || -> Result<BpfProgram, seccompiler::BackendError> {
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+            FREE.map(|call| (call, Vec::new())).into_iter().collect();
+        for call in WITHOUT_CODE {
+            rules.insert(call, vec![without_code()?]);
+        }
+        let others = SeccompAction::KillProcess;
+        let arch = std::env::consts::ARCH.try_into()?;
+        SeccompFilter::new(rules, others, SeccompAction::Allow, arch)?.try_into()
+    };
+    build().map_err(io::Error::other)
+}
+
+/// What the child needs, made before it is there.
+struct Child {
+    limits: ResourceLimits,
+    filter: BpfProgram,
+    /// The files that stay open.
+    files: [RawFd; 2],
+}
+
+impl Child {
+    /// The child: gives up what it can, computes, answers, ends.
+    fn run<const ANSWER: usize>(
+        &self,
+        mut output: File,
+        answer: std::os::fd::OwnedFd,
+        work: impl FnOnce(&mut dyn Write) -> [u8; ANSWER],
+    ) -> ! {
+        if !self.give_up() {
+            end(NOT_CONFINED);
+        }
+        let answered = work(&mut output);
+        match File::from(answer).write_all(&answered) {
+            Ok(()) => end(0),
+            Err(_) => end(1),
+        }
+    }
+
+    /// Gives up all rights; false where one could not be given up.
+    fn give_up(&self) -> bool {
+        // SAFETY: these calls take numbers, or constants and structures that outlive them. They change this child alone, which
+        // has one thread; no Rust value stands for the descriptors that are closed, but for those that the child never uses.
+        unsafe {
+            let all: u64 = u64::MAX;
+            libc::syscall(
+                libc::SYS_rt_sigprocmask,
+                libc::SIG_SETMASK,
+                &raw const all,
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            );
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            let confined = self.close_files()
+                && leave_root()
+                && libc::prctl(libc::PR_SET_DUMPABLE, 0) == 0
+                && libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
+            let limited = self.limits.iter().all(|(resource, most)| {
+                let both = [*most, *most];
+                let none = std::ptr::null_mut::<[u64; 2]>();
+                libc::syscall(libc::SYS_prlimit64, 0, *resource, both.as_ptr(), none) == 0
+            });
+            confined && limited && seccompiler::apply_filter(&self.filter).is_ok()
+        }
+    }
+
+    /// Closes all descriptors but those that stay.
+    fn close_files(&self) -> bool {
+        let [one, other] = self.files.map(RawFd::unsigned_abs);
+        let (low, high) = (one.min(other), one.max(other));
+        let ranges = [(0, low), (low + 1, high), (high + 1, u32::MAX)];
+        ranges.iter().all(|(first, end)| {
+            // The end is not closed, but the last of all numbers is no descriptor's.
+            let last = end.saturating_sub(1);
+            // SAFETY: the call takes numbers; see `give_up`.
+            *first > last || unsafe { libc::syscall(libc::SYS_close_range, *first, last, 0) } == 0
+        })
+    }
+}
+
+/// From root to nobody, and without any capability. In a user namespace that has no nobody, only without capabilities.
+fn leave_root() -> bool {
+    // Linux's capset(2), version 3: for each half of 32 capabilities what is effective, permitted and inheritable.
+    const VERSION_3: u32 = 0x2008_0522;
+    let head: [u32; 2] = [VERSION_3, 0];
+    let none = [0_u32; 6];
+    // SAFETY: the calls take numbers, and two structures of the lengths that version 3 wants, which outlive the call. By way of
+    // the kernel alone: the C library would have other threads follow, and here are none.
+    unsafe {
+        if libc::geteuid() == 0 {
+            libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>());
+            libc::syscall(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY);
+            libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY);
+        }
+        libc::syscall(libc::SYS_capset, head.as_ptr(), none.as_ptr()) == 0
+    }
+}
+
+/// Ends the child at once: what this process would do at its end is not for its copy.
+fn end(code: libc::c_int) -> ! {
+    loop {
+        // SAFETY: the call takes a number and does not return.
+        unsafe { libc::syscall(libc::SYS_exit_group, code) };
+    }
+}
+
+/// The child's answer, once it has ended.
+fn receive<const ANSWER: usize>(
+    mut answer: PipeReader,
+    process: &Process,
+    deadline: Instant,
+) -> io::Result<[u8; ANSWER]> {
+    let mut received = [0; ANSWER];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let [has_ended, _] = wait_for([process.as_fd(), answer.as_fd()], false, left)?;
+        if has_ended {
+            break;
+        }
+        if left.is_zero() {
+            process.kill()?;
+            process.wait()?;
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+    // The answer fits into the pipe, so the child has never waited for its reader.
+    let code = process.wait()?;
+    let whole = answer.read_exact(&mut received);
+    match (code, whole) {
+        (Some(0), Ok(())) => Ok(received),
+        (Some(NOT_CONFINED), _) => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the kernel does not let a process give up its rights: it needs CONFIG_SECCOMP_FILTER and Linux 5.9",
+        )),
+        (Some(code), _) => Err(io::Error::new(
+            io::ErrorKind::BrokenPipe,
+            format!("its process ended with exit code {code}"),
+        )),
+        (None, _) => Err(io::Error::new(
+            io::ErrorKind::BrokenPipe,
+            "its process ran into a limit, or did what it may not do, and was ended",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: ComputeLimits = ComputeLimits {
+        memory_max_bytes: 64 << 20,
+        output_max_bytes: 1 << 20,
+        cpu_max_s: 60,
+        wait_limit: Duration::from_secs(60),
+    };
+
+    fn fails(
+        limits: &ComputeLimits,
+        work: impl FnOnce(&mut dyn Write) -> [u8; 1],
+    ) -> io::ErrorKind {
+        compute(limits, work).unwrap_err().kind()
+    }
+
+    #[test]
+    fn what_is_computed_comes_back() {
+        let input = vec![7_u8; 1000];
+        let computed = compute(&LIMITS, |output| {
+            let doubled: Vec<u8> = input.iter().map(|byte| byte * 2).collect();
+            output.write_all(&doubled).unwrap();
+            *b"answer"
+        });
+        let computed = computed.unwrap();
+        assert_eq!((&computed.answer, computed.output_bytes), (b"answer", 1000));
+        let mut bytes = vec![0; 1000];
+        std::os::unix::fs::FileExt::read_exact_at(&computed.output, &mut bytes, 0).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == 14));
+    }
+
+    #[test]
+    fn whatever_is_not_computing_ends_the_child() {
+        type Work = fn(&mut dyn Write) -> [u8; 1];
+        let forbidden: [Work; 4] = [
+            |_| [u8::from(File::open("/etc/passwd").is_ok())],
+            |_| [u8::from(std::net::UdpSocket::bind("127.0.0.1:0").is_ok())],
+            // SAFETY: the call takes numbers.
+            |_| [u8::from(unsafe { libc::kill(libc::getppid(), 0) } == 0)],
+            // SAFETY: a new mapping changes no other memory.
+            |_| unsafe {
+                let (code, kind) = (libc::PROT_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+                libc::mmap(std::ptr::null_mut(), 4096, code, kind, -1, 0);
+                [0]
+            },
+        ];
+        for work in forbidden {
+            assert_eq!(fails(&LIMITS, work), io::ErrorKind::BrokenPipe);
+        }
+    }
+
+    #[test]
+    fn memory_output_and_time_have_limits() {
+        let too_much = |_: &mut dyn Write| {
+            let mut memory: Vec<u8> = Vec::new();
+            [u8::from(memory.try_reserve(1 << 30).is_err())]
+        };
+        assert_eq!(compute(&LIMITS, too_much).unwrap().answer, [1]);
+        let too_long = compute(&LIMITS, |output| {
+            let piece = [0; 64 << 10];
+            let written = (0..).find(|_| output.write_all(&piece).is_err());
+            [written.unwrap_or(0_u8)]
+        });
+        let too_long = too_long.unwrap();
+        assert_eq!((too_long.answer, too_long.output_bytes), ([16], 1 << 20));
+        let hurried = ComputeLimits {
+            wait_limit: Duration::from_millis(20),
+            ..LIMITS
+        };
+        let for_ever = |_: &mut dyn Write| loop {
+            std::hint::spin_loop();
+        };
+        assert_eq!(fails(&hurried, for_ever), io::ErrorKind::TimedOut);
+        let busy = ComputeLimits {
+            cpu_max_s: 1,
+            ..LIMITS
+        };
+        assert_eq!(fails(&busy, for_ever), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn the_child_has_no_rights_and_no_files() {
+        let hurried = ComputeLimits {
+            wait_limit: Duration::from_secs(20),
+            ..LIMITS
+        };
+        let mut thread = 0;
+        let (send, receive) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // SAFETY: the call takes nothing.
+                send.send(unsafe { libc::gettid() }).unwrap();
+                let for_ever = |_: &mut dyn Write| loop {
+                    std::hint::spin_loop();
+                };
+                assert!(compute::<1>(&hurried, for_ever).is_err());
+            });
+            thread = receive.recv().unwrap();
+            let list = format!("/proc/self/task/{thread}/children");
+            let deadline = Instant::now() + Duration::from_secs(15);
+            let text = |pid: &str, file: &str| {
+                std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default()
+            };
+            loop {
+                assert!(Instant::now() < deadline, "no child that is confined");
+                let children = std::fs::read_to_string(&list).unwrap();
+                let Some(pid) = children.split_whitespace().next() else {
+                    continue;
+                };
+                let status = text(pid, "status");
+                if !status.contains("Seccomp:\t2") {
+                    continue;
+                }
+                assert!(status.contains("CapPrm:\t0000000000000000"), "{status}");
+                assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+                // SAFETY: the call takes nothing.
+                if unsafe { libc::geteuid() } == 0 {
+                    assert!(
+                        status.contains("Uid:\t65534\t65534\t65534\t65534"),
+                        "{status}"
+                    );
+                    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+                    assert_eq!(open.count(), 2);
+                }
+                let number = pid.parse().unwrap();
+                // SAFETY: the call takes numbers; the child is waited for by the other thread only after this.
+                unsafe { libc::kill(number, libc::SIGKILL) };
+                break;
+            }
+        });
+    }
+}
