@@ -19,9 +19,9 @@ use std::time::Duration;
 use common::{Kernel, MIB, PAGE, pattern};
 use uuid::Uuid;
 use xen_image::elfnote::types;
-use xen_port::{DomId, DomainInfo, Hypervisor, ShutdownReason};
-use xen_sim::{Ended, Fate, Moment, Turns, World};
-use xenstore::{Path as Node, Tree};
+use xen_port::{DomId, DomainInfo, Errno, Hypervisor, ShutdownReason};
+use xen_sim::{Ended, Fate, LastingFault, Moment, Turns, World};
+use xenstore::{ErrorName, Path as Node, Tree};
 use xyl_engine::config::plan;
 use xyl_engine::control::power::{self, PowerRequest};
 use xyl_engine::operation::create::{CreateRequest, create};
@@ -333,6 +333,74 @@ fn a_monitor_can_be_killed_at_any_call() {
     assert!(deaths > 100, "{deaths}");
 }
 
+/// From each call of the monitor on, the host lacks something: space on a disk, a quota of xenstored, memory. The guest
+/// reboots meanwhile. When the host is well again, the monitor goes on, and the restarts happen.
+#[test]
+fn a_monitor_outlives_each_shortage_of_the_host() {
+    let shortages = [
+        LastingFault::full_disk("/run"),
+        LastingFault::full_disk("/"),
+        LastingFault::Disk {
+            below: "/".into(),
+            errno: Errno::EIO,
+        },
+        LastingFault::read_only_disk("/"),
+        LastingFault::store_quota(),
+        LastingFault::Store {
+            error: ErrorName::Enomem,
+        },
+        LastingFault::Store {
+            error: ErrorName::Eio,
+        },
+    ];
+    let hypercalls = [
+        "domain_info",
+        "domain_list",
+        "create_domain",
+        "populate_physmap",
+        "unpause_domain",
+    ];
+    let of_xen = hypercalls.map(|op| LastingFault::Xen {
+        op,
+        errno: Errno::ENOMEM,
+    });
+    for shortage in shortages.iter().chain(&of_xen) {
+        let faults = (1..)
+            .step_by(stride(13))
+            .take_while(|call| outlives(shortage, *call))
+            .count();
+        println!("{faults} times {shortage:?}");
+        assert!(faults > 10, "{faults}");
+    }
+}
+
+/// The shortage begins at this call, and ends after some errors; whether the monitor lived so long.
+fn outlives(shortage: &LastingFault, call: u64) -> bool {
+    let what = format!("{shortage:?} from call {call} on");
+    let (bench, vm) = Bench::new();
+    let (mut ends, mut lines, mut errors) = (0, vec![], 0);
+    bench.end(&mut ends, 2);
+    let fate = bench.world.fate(None).failing_from(call, shortage.clone());
+    let mut host = bench.host(&fate);
+    let outcome = monitor::watch(&mut host, vm, &mut |line| {
+        lines.push(line.to_owned());
+        if line.contains("The next try follows") {
+            errors += 1;
+        }
+        // More than the tries after which a restart is given up.
+        if errors > restart_backoff::TRIES + 2 {
+            fate.lift_faults();
+        }
+        bench.end(&mut ends, 2);
+    });
+    assert!(outcome.is_ok(), "{what}: {outcome:?}, {lines:#?}");
+    assert_eq!(ends, 3, "{what}: {lines:#?}");
+    fate.lift_faults();
+    let domains = bench.world.xen.domain_list().unwrap();
+    assert!(domains.is_empty(), "{what}: {domains:?}, {lines:#?}");
+    fate.calls() >= call
+}
+
 // ---- a guest that soft-resets itself as soon as it runs ------------------------------------------------
 
 /// What is seen of such a guest: when it asked, and when it ran again, by the world's clock.
@@ -447,7 +515,7 @@ fn the_rest_after_a_slow_soft_reset_is_two_seconds_and_holds_up_no_command() {
     let slow_storm = |after, command: fn(&mut Host, &DomainInfo)| {
         let (bench, vm) = Bench::new();
         bench.serve_console(vm.domid);
-        bench.world.xen.refuse_resets(60, xen_port::Errno::EBUSY);
+        bench.world.xen.refuse_resets(60, Errno::EBUSY);
         let storm = Storm::default();
         let took = storm.run(&bench, vm, after, |host| {
             let info = host.hv.domain_info(vm.domid).unwrap().unwrap();
@@ -506,10 +574,7 @@ fn a_core_is_dumped_before_the_guest_is_restarted_or_destroyed() {
 fn a_core_that_cannot_be_had_is_told_of_and_the_guest_is_restarted() {
     let (bench, vm) = Bench::new();
     let mut lines: Vec<String> = vec![];
-    bench
-        .world
-        .xen
-        .fail_always("vcpu_context", xen_port::Errno::EPERM);
+    bench.world.xen.fail_always("vcpu_context", Errno::EPERM);
     bench.world.shut_down(vm.domid, ShutdownReason::Crash);
     monitor::watch(&mut bench.free_host(), vm, &mut |line| {
         if line.starts_with("restarted as") {
@@ -537,15 +602,19 @@ fn a_core_that_cannot_be_had_is_told_of_and_the_guest_is_restarted() {
     );
 }
 
+/// Of so many calls one is tried; each of them with `XYL_SIM_FULL`.
+fn stride(usual: usize) -> usize {
+    match std::env::var_os("XYL_SIM_FULL") {
+        Some(_) => 1,
+        None => usual,
+    }
+}
+
 /// The monitor of a guest that has crashed dies at every call (one of four without `XYL_SIM_FULL`); its heir dumps what is not dumped, and restarts the guest.
 #[test]
 fn a_monitor_that_dumps_can_be_killed_at_any_call() {
     let mut deaths = 0;
-    let stride = match std::env::var_os("XYL_SIM_FULL") {
-        Some(_) => 1,
-        None => 4,
-    };
-    for call in (1_u64..).step_by(stride) {
+    for call in (1_u64..).step_by(stride(4)) {
         let moment = Moment::ALL[call as usize % 3];
         let (bench, vm) = Bench::new();
         bench.serve_console(vm.domid);

@@ -202,8 +202,29 @@ impl Client {
     /// # Errors
     /// Those of a lost connection.
     pub fn next_event(&mut self, deadline: Instant) -> Result<Option<WatchEvent>, Error> {
+        self.next_event_with(deadline, EventQueue::pop)
+    }
+
+    /// The next event of a watch with one of these tokens, as [`Client::next_event`]. Events of other watches wait on:
+    /// a wait within another wait takes none of the outer one's events.
+    ///
+    /// # Errors
+    /// Those of a lost connection.
+    pub fn next_event_of(
+        &mut self,
+        tokens: &[&str],
+        deadline: Instant,
+    ) -> Result<Option<WatchEvent>, Error> {
+        self.next_event_with(deadline, |events| events.pop_of(tokens))
+    }
+
+    fn next_event_with(
+        &mut self,
+        deadline: Instant,
+        mut take: impl FnMut(&mut EventQueue) -> Option<WatchEvent>,
+    ) -> Result<Option<WatchEvent>, Error> {
         loop {
-            if let Some(event) = self.events.pop() {
+            if let Some(event) = take(&mut self.events) {
                 return Ok(Some(event));
             }
             if !self.is_open {

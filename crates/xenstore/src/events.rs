@@ -70,6 +70,14 @@ impl EventQueue {
         Some(event)
     }
 
+    /// Takes out the oldest event of a watch with one of these tokens; those of other watches keep their places.
+    pub fn pop_of(&mut self, tokens: &[&str]) -> Option<WatchEvent> {
+        let is_of = |event: &WatchEvent| tokens.contains(&event.token.as_str());
+        let event = self.waiting.remove(self.waiting.iter().position(is_of)?)?;
+        self.known.remove(&event);
+        Some(event)
+    }
+
     /// Notes that a watch is set.
     pub fn add_watch(&mut self, path: &Path, token: &str) {
         self.watches.push(WatchEvent {
@@ -116,6 +124,21 @@ mod tests {
         assert_eq!(queue.pop(), Some(event("/b", "t")));
         assert_eq!(queue.pop(), Some(event("/a", "t")));
         assert_eq!(queue.pop(), None);
+    }
+
+    #[test]
+    fn events_of_other_watches_keep_their_places() {
+        let mut queue = EventQueue::default();
+        for (path, token) in [("/a", "one"), ("/b", "two"), ("/c", "one")] {
+            queue.push(event(path, token));
+        }
+        assert_eq!(queue.pop_of(&["two"]), Some(event("/b", "two")));
+        assert_eq!(queue.pop_of(&["two", "three"]), None);
+        // It may come again.
+        queue.push(event("/b", "two"));
+        assert_eq!(queue.pop(), Some(event("/a", "one")));
+        assert_eq!(queue.pop_of(&["two", "one"]), Some(event("/c", "one")));
+        assert_eq!(queue.pop(), Some(event("/b", "two")));
     }
 
     #[test]

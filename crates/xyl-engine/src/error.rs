@@ -1,8 +1,10 @@
 //! Why an operation on a VM failed.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use xen_port::{DomId, HvError};
+use xen_build::BuildError;
+use xen_port::{DomId, Errno, HvError};
 use xyl_saga::{Failure, JournalError, UnknownStep};
 
 use crate::config::shim::ShimError;
@@ -232,6 +234,26 @@ impl EngineError {
         matches!(self.cause(), EngineError::Store(error) if error.is_connection_lost())
     }
 
+    /// Whether it tells of the host and not of the VM: a disk, xenstored or Xen lacks what may come back. What failed may be
+    /// tried again for as long as that takes.
+    pub fn is_of_the_host(&self) -> bool {
+        match self.cause() {
+            EngineError::Io { source, .. } => is_io_of_the_host(source),
+            EngineError::Journal(JournalError::Io { source, .. }) => is_io_of_the_host(source),
+            EngineError::Image(
+                xen_image::Error::Open { source, .. } | xen_image::Error::Read { source, .. },
+            ) => is_io_of_the_host(source),
+            EngineError::Build(BuildError::Hypervisor { source, .. }) => is_xen_of_the_host(source),
+            EngineError::Hypervisor(error) => is_xen_of_the_host(error),
+            EngineError::Store(_)
+            | EngineError::Build(BuildError::OutOfMemory { .. })
+            | EngineError::NotEnoughMemory { .. }
+            | EngineError::NoFreshDomid
+            | EngineError::Deadline { .. } => true,
+            _ => false,
+        }
+    }
+
     /// An error about a file.
     pub fn io(op: &'static str, path: &Path, source: std::io::Error) -> EngineError {
         EngineError::Io {
@@ -240,4 +262,25 @@ impl EngineError {
             source,
         }
     }
+}
+
+/// What Xen answers when the host is short of something, or busy.
+const HOST_ERRNOS: [Errno; 5] = [
+    Errno::ENOMEM,
+    Errno::EIO,
+    Errno::ENOSPC,
+    Errno::EBUSY,
+    Errno::EAGAIN,
+];
+
+fn is_xen_of_the_host(error: &HvError) -> bool {
+    HOST_ERRNOS.iter().any(|errno| error.is(*errno))
+}
+
+/// A file that is missing, or that is not what it should be, is the VM's.
+fn is_io_of_the_host(error: &std::io::Error) -> bool {
+    !matches!(
+        error.kind(),
+        ErrorKind::NotFound | ErrorKind::InvalidData | ErrorKind::FileTooLarge
+    )
 }

@@ -81,6 +81,21 @@ impl Host {
         Ok(event)
     }
 
+    /// Waits for an event of a watch with one of these tokens, but not longer than `limit`. Those of other watches wait
+    /// on for whoever has set them.
+    pub fn wait_for_event_of(
+        &mut self,
+        tokens: &[&str],
+        limit: Duration,
+    ) -> Result<Option<WatchEvent>, EngineError> {
+        let deadline = self.clock.now() + limit;
+        let event = self.store.next_event_of(tokens, deadline)?;
+        if event.is_none() {
+            self.clock.wait_until(deadline);
+        }
+        Ok(event)
+    }
+
     /// The host that this program runs on: `/dev/xen/privcmd`, xenstored, the system's folders.
     pub fn open() -> Result<Host, EngineError> {
         let hv = Box::new(xen_sys::Xen::open()?);

@@ -267,3 +267,20 @@ fn a_restart_that_fails_is_tried_again_by_the_heir_of_a_dead_monitor_too() {
     host.until("a restart", || host.log().contains("restarted as domain"));
     host.must(&["destroy", "guest"]);
 }
+
+/// Each write to its log fails, as on a full disk.
+#[test]
+fn a_monitor_whose_log_cannot_be_written_restarts_the_guest() {
+    let host = Simulated::new(&[]);
+    host.kill_monitor();
+    let log = host.path("host/var/log/xen/xyl-guest.log");
+    std::fs::remove_file(&log).unwrap();
+    std::os::unix::fs::symlink("/dev/full", &log).unwrap();
+    host.must(&["recover"]);
+    host.monitor();
+    host.must(&["reboot", "guest"]);
+    let is_restarted = || host.must(&["list", "--json"]).contains("\"domid\": 2");
+    host.until("a restart", is_restarted);
+    std::fs::remove_file(&log).unwrap();
+    host.must(&["destroy", "guest"]);
+}

@@ -227,7 +227,7 @@ pub fn await_gone(
         }
         // Xen tells of a domain's end before its last page is free: an event is a reason to look, no more.
         let pause = deadline.saturating_duration_since(now).min(GONE_RECHECK);
-        host.wait_for_event(pause)?;
+        host.wait_for_event_of(&[GONE_TOKEN], pause)?;
     };
     host.store.unwatch(&Path::release_domain(), GONE_TOKEN)?;
     Ok(left)
@@ -284,7 +284,8 @@ fn await_console(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
     let deadline = host.clock.now() + CONSOLE_DEADLINE;
     host.store.watch(&tty, CONSOLE_TOKEN)?;
     while is_empty(host, &tty)? && host.clock.now() < deadline {
-        host.wait_for_event(deadline.saturating_duration_since(host.clock.now()))?;
+        let left = deadline.saturating_duration_since(host.clock.now());
+        host.wait_for_event_of(&[CONSOLE_TOKEN], left)?;
     }
     Ok(host.store.unwatch(&tty, CONSOLE_TOKEN)?)
 }

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use os_port::Lock;
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, ShutdownReason};
-use xenstore::{Path, Tree};
+use xenstore::{Path, Tree, WatchEvent};
 
 use crate::config::plan::Planned;
 use crate::operation::soft_reset::{self, Outcome, Tally};
 use crate::operation::{destroy, dump_core, restart, status};
 use crate::supervise::monitor_lock::MonitorLock;
+use crate::supervise::restart_backoff::Backoff;
 use crate::supervise::{requests, restart_backoff};
 use crate::vm::domains::{self, home};
 use crate::vm::spec::Action;
@@ -28,6 +29,8 @@ const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a domain that something is missing of is left alone.
 const PAUSE: Duration = Duration::from_secs(2);
+/// What is said when the VM's state could not be found out.
+const NOT_LOOKED_AFTER: &str = "cannot look after it";
 /// What is said of a restart that has failed.
 const NOT_RESTARTED: &str = "not restarted";
 
@@ -46,10 +49,11 @@ pub struct Vm {
 }
 
 /// Watches a VM until it has ended for good, restarting it as its configuration says. `log` is told
-/// what happens, a line each. A process that dies meanwhile, or loses xenstored, leaves its post to the
-/// next one ([`crate::supervise::monitor_lock`]), which starts with what has happened since.
+/// what happens, a line each. A process that dies meanwhile, or loses xenstored, leaves the lock's file to the
+/// next monitor ([`crate::supervise::monitor_lock`]), which starts with what has happened since. No other error ends the
+/// watch: the host may lack space, memory or a quota for a while.
 pub fn watch(host: &mut Host, vm: Vm, log: &mut dyn FnMut(&str)) -> Result<(), EngineError> {
-    match MonitorLock::take(host, vm.uuid, None)? {
+    match take_lock(host, vm, None, log)? {
         Some(post) => keep(host, vm, post, log),
         None => {
             tell_of_other(vm, log);
@@ -65,7 +69,7 @@ pub fn watch_with(
     lock: Option<Box<dyn Lock>>,
     log: &mut dyn FnMut(&str),
 ) -> Result<(), EngineError> {
-    let Some(post) = MonitorLock::take(host, vm.uuid, lock)? else {
+    let Some(post) = take_lock(host, vm, lock, log)? else {
         tell_of_other(vm, log);
         return Ok(());
     };
@@ -73,69 +77,178 @@ pub fn watch_with(
     keep(host, vm, post, log)
 }
 
+/// Takes the lock of the VM's monitor; `None` where another process has it.
+fn take_lock(
+    host: &mut Host,
+    vm: Vm,
+    mut inherited: Option<Box<dyn Lock>>,
+    log: &mut dyn FnMut(&str),
+) -> Result<Option<MonitorLock>, EngineError> {
+    let mut faults = Faults::default();
+    loop {
+        match MonitorLock::take(host, vm.uuid, inherited.take()) {
+            Err(cause) => {
+                let pause = faults.report(host, &cause.into(), log);
+                wait_after_fault(host, vm, pause, log)?;
+            }
+            taken => return taken,
+        }
+    }
+}
+
 fn tell_of_other(vm: Vm, log: &mut dyn FnMut(&str)) {
     log(&format!("another process watches over {}", vm.uuid));
 }
 
-/// Keeps the post until there is nothing to watch over any more.
+/// How the watch over a VM ends. Only these ends remove the lock's file: an error decides nothing about the VM.
+enum End {
+    /// There is nothing to watch over any more.
+    Over,
+    /// What was to be done has failed for good: why. The log says what is left.
+    GivenUp(EngineError),
+}
+
+/// Errors in a row that decide nothing about the VM. They are counted in memory: the disk may be what fails.
+#[derive(Default)]
+struct Faults {
+    count: u32,
+    last: Option<Instant>,
+}
+
+impl Faults {
+    /// How long to wait after one more.
+    fn pause(&mut self, now: Instant) -> Duration {
+        let longest = Duration::from_secs(restart_backoff::PAUSE_MAX_S);
+        let is_in_a_row = |last: Instant| now.saturating_duration_since(last) < longest * 2;
+        self.count = match self.last {
+            Some(last) if is_in_a_row(last) => self.count.saturating_add(1),
+            _ => 1,
+        };
+        self.last = Some(now);
+        Duration::from_secs(restart_backoff::pause_s(self.count.saturating_add(1)))
+    }
+
+    /// Tells the log of one more, and how long to wait after it.
+    fn report(&mut self, host: &Host, fault: &Fault, log: &mut dyn FnMut(&str)) -> Duration {
+        let pause = self.pause(host.clock.now());
+        log(&format!(
+            "{}: {}. The next try follows in {} s",
+            fault.what,
+            fault.cause,
+            pause.as_secs()
+        ));
+        pause
+    }
+}
+
+/// An error that decides nothing about the VM.
+struct Fault {
+    /// What it says of what was to be done.
+    what: &'static str,
+    cause: EngineError,
+}
+
+impl<E: Into<EngineError>> From<E> for Fault {
+    fn from(cause: E) -> Fault {
+        Fault {
+            what: NOT_LOOKED_AFTER,
+            cause: cause.into(),
+        }
+    }
+}
+
+/// Keeps the lock until there is nothing to watch over any more. After an error it looks again, after growing pauses.
+/// Without xenstored it ends, and leaves the lock's file to the next monitor.
 fn keep(
     host: &mut Host,
-    vm: Vm,
+    mut vm: Vm,
     post: MonitorLock,
     log: &mut dyn FnMut(&str),
 ) -> Result<(), EngineError> {
-    let outcome = watch_at(host, vm, &post, log);
-    match &outcome {
-        Err(error) if error.is_connection_lost() => {}
-        // Somebody has had the VM in hand for too long: whoever looks next starts another monitor.
-        Err(error) if matches!(error.cause(), EngineError::Deadline { .. }) => {}
-        _ => post.abolish(host),
+    let (mut faults, mut backoff) = (Faults::default(), Backoff::default());
+    loop {
+        let fault = match watch_at(host, &mut vm, &post, &mut backoff, log) {
+            Ok(End::Over) => {
+                post.abolish(host);
+                return Ok(());
+            }
+            Ok(End::GivenUp(cause)) => {
+                post.abolish(host);
+                return Err(cause);
+            }
+            Err(fault) if fault.cause.is_connection_lost() => return Err(fault.cause),
+            Err(fault) => fault,
+        };
+        let pause = faults.report(host, &fault, log);
+        wait_after_fault(host, vm, pause, log)?;
     }
-    outcome
+}
+
+/// Waits, and meanwhile does what is asked of the VM, as far as the host lets it.
+fn wait_after_fault(
+    host: &mut Host,
+    vm: Vm,
+    pause: Duration,
+    log: &mut dyn FnMut(&str),
+) -> Result<(), EngineError> {
+    let deadline = host.clock.now() + pause;
+    while host.clock.now() < deadline {
+        match wait_until(host, vm, deadline, log) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_connection_lost() => return Err(error),
+            Err(_) => {
+                let next = host.clock.now() + PAUSE;
+                host.clock.wait_until(next.min(deadline));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn watch_at(
     host: &mut Host,
-    mut vm: Vm,
+    vm: &mut Vm,
     post: &MonitorLock,
+    backoff: &mut Backoff,
     log: &mut dyn FnMut(&str),
-) -> Result<(), EngineError> {
-    host.store.watch(&Path::release_domain(), END_TOKEN)?;
+) -> Result<End, Fault> {
     let mut resets = Tally::default();
     loop {
-        let begun = finish_what_was_begun(host, &mut vm, log);
-        let listened_to = vm.domid;
-        requests::listen(host, listened_to)?;
-        watch_name(host, vm)?;
-        let next = begun.and_then(|()| next_action(host, vm, &mut resets, log));
-        forget_name(host, vm)?;
+        // What has failed may have left watches.
+        host.store.reset_watches()?;
+        host.store.watch(&Path::release_domain(), END_TOKEN)?;
+        let begun = finish_what_was_begun(host, vm, log);
+        requests::listen(host, vm.domid)?;
+        watch_name(host, *vm)?;
+        let next = begun.and_then(|()| next_action(host, *vm, &mut resets, log));
         let next = match next {
-            Ok(Some((action, planned))) => act(host, vm, action, &planned, log)?,
-            Ok(None) => After::Gone,
-            Err(cause) => After::Failed("cannot look after it", cause),
+            Ok(Some((action, planned))) => act(host, *vm, action, &planned, backoff, log),
+            Ok(None) => Ok(After::Gone),
+            Err(cause) => Ok(After::Failed(NOT_LOOKED_AFTER, cause)),
         };
-        vm.domid = match next {
+        put_name(host, *vm, "");
+        let next = next?;
+        let next = match next {
+            After::Gone => after_the_domain(host, *vm, post, backoff, log)?,
+            other => other,
+        };
+        match next {
             After::Next(domid) => {
                 // Another domain has asked for none yet.
                 if domid != vm.domid {
                     resets = Tally::default();
                 }
-                domid
+                vm.domid = domid;
             }
-            After::End => return Ok(()),
-            After::Failed(what, cause) => match try_again(host, vm, (what, &cause), log)? {
-                true => {
-                    wait_out(host, vm, log)?;
-                    vm.domid
-                }
-                false => return Err(cause),
+            After::Failed(what, cause) => match try_again(host, *vm, (what, &cause), backoff, log)?
+            {
+                Verdict::Again => wait_out(host, *vm, backoff, log)?,
+                Verdict::GivenUp => return Ok(End::GivenUp(cause)),
+                Verdict::Undecided => return Err(Fault { what, cause }),
             },
-            After::Gone => match after_the_domain(host, vm, post, log)? {
-                Some(domid) => domid,
-                None => return Ok(()),
-            },
-        };
-        requests::stop_listening(host, listened_to)?;
+            After::GivenUp(cause) => return Ok(End::GivenUp(cause)),
+            After::Gone | After::End => return Ok(End::Over),
+        }
     }
 }
 
@@ -166,6 +279,18 @@ enum After {
     Gone,
     /// What was to be done has failed: the words for that, and why.
     Failed(&'static str, EngineError),
+    /// It cannot be done; why. The log says what is left.
+    GivenUp(EngineError),
+}
+
+/// What follows from a failure.
+enum Verdict {
+    /// Another try, when its time has come.
+    Again,
+    /// None.
+    GivenUp,
+    /// The failure is the host's and tells nothing about the VM.
+    Undecided,
 }
 
 /// Waits until the VM's domain has ended, and says what to do then; `None` when it is gone. A domain
@@ -240,17 +365,18 @@ fn domain_of(host: &Host, uuid: Uuid) -> Result<Option<DomId>, EngineError> {
     domains::living(&*host.hv, *uuid.as_bytes())
 }
 
-/// The domain is gone. The VM's next one, if it has one or is to get one. Whoever destroyed it, xl
-/// perhaps, does not know of our record: else that goes.
+/// The domain is gone. The VM's next one, if it has one or is to get one; else [`After::Gone`]. Whoever destroyed it, xl
+/// perhaps, does not know of our record: then that goes too.
 fn after_the_domain(
     host: &mut Host,
     vm: Vm,
     post: &MonitorLock,
+    backoff: &mut Backoff,
     log: &mut dyn FnMut(&str),
-) -> Result<Option<DomId>, EngineError> {
+) -> Result<After, EngineError> {
     loop {
         if post.is_abolished(host) {
-            return Ok(None);
+            return Ok(After::Gone);
         }
         let owner = VmGuard::take(host, vm.uuid)?;
         if let Some(domid) = domain_of(host, vm.uuid)? {
@@ -260,53 +386,50 @@ fn after_the_domain(
                 drop(owner);
                 host.wait_for_event(PAUSE)?;
             }
-            return Ok(Some(domid));
+            return Ok(After::Next(domid));
         }
         if !restart::is_owed(host, vm.uuid)? {
             log(&format!("domain {} is gone", vm.domid));
             lock::forget(host, vm.uuid)?;
-            return Ok(None);
+            return Ok(After::Gone);
         }
         drop(owner);
-        let due = restart_backoff::read(&*host.files, &host.dirs, vm.uuid);
+        let due = backoff.read(host, vm.uuid);
         if let Some(due) = due.filter(|due| due.left(&*host.clock) > Duration::ZERO) {
             host.wait_for_event(due.left(&*host.clock))?;
             continue;
         }
-        match restart::again(host, vm.uuid) {
+        return Ok(match restart::again(host, vm.uuid) {
             Ok(domid) => {
                 log(&format!("restarted as domain {domid}"));
-                return Ok(Some(domid));
+                After::Next(domid)
             }
-            Err(EngineError::UuidTaken { domid, .. }) => return Ok(Some(domid)),
-            Err(cause) => {
-                if !try_again(host, vm, (NOT_RESTARTED, &cause), log)? {
-                    return Err(cause);
-                }
-            }
-        }
+            Err(EngineError::UuidTaken { domid, .. }) => After::Next(domid),
+            Err(cause) => After::Failed(NOT_RESTARTED, cause),
+        });
     }
 }
 
-/// Something has failed: whether it is to be tried again, after a pause. If not, the record is put aside
+/// Something has failed: whether it is to be tried again, after a pause. If it is given up, the record is put aside
 /// for whoever repairs what is wrong.
 fn try_again(
     host: &mut Host,
     vm: Vm,
     (what, cause): (&str, &EngineError),
+    backoff: &mut Backoff,
     log: &mut dyn FnMut(&str),
-) -> Result<bool, EngineError> {
-    if cause.is_connection_lost() {
-        return Ok(false);
+) -> Result<Verdict, EngineError> {
+    if cause.is_of_the_host() {
+        return Ok(Verdict::Undecided);
     }
     let is_cancelled = matches!(cause.cause(), EngineError::Cancelled);
-    if !is_cancelled && let Some(brake) = restart_backoff::of_failure(host, vm)? {
+    if !is_cancelled && let Some(brake) = restart_backoff::of_failure(host, vm, backoff) {
         log(&format!(
             "{what}: {cause}. The next try follows in {} s, for {}",
             brake.left(&*host.clock).as_secs(),
             brake.why()
         ));
-        return Ok(true);
+        return Ok(Verdict::Again);
     }
     let _owner = VmGuard::take(host, vm.uuid)?;
     let kept = match domain_of(host, vm.uuid)? {
@@ -324,12 +447,17 @@ fn try_again(
         false => format!(", after {} tries", restart_backoff::TRIES),
     };
     log(&format!("{what}{tries}: {cause}. {kept}"));
-    Ok(false)
+    Ok(Verdict::GivenUp)
 }
 
 /// Waits until the next try is due, or the domain is gone.
-fn wait_out(host: &mut Host, vm: Vm, log: &mut dyn FnMut(&str)) -> Result<(), EngineError> {
-    if let Some(due) = restart_backoff::read(&*host.files, &host.dirs, vm.uuid) {
+fn wait_out(
+    host: &mut Host,
+    vm: Vm,
+    backoff: &Backoff,
+    log: &mut dyn FnMut(&str),
+) -> Result<(), EngineError> {
+    if let Some(due) = backoff.read(host, vm.uuid) {
         let deadline = due.deadline(&*host.clock);
         wait_until(host, vm, deadline, log)?;
     }
@@ -344,15 +472,28 @@ fn wait_until(
     log: &mut dyn FnMut(&str),
 ) -> Result<bool, EngineError> {
     while host.clock.now() < deadline {
-        let event = host.wait_for_event(deadline.saturating_duration_since(host.clock.now()))?;
-        if event.is_some_and(|event| event.token == requests::TOKEN) {
-            requests::serve(host, vm, log)?;
-        }
+        let left = deadline.saturating_duration_since(host.clock.now());
+        let event = host.wait_for_event(left)?;
+        heed(host, vm, event, log)?;
         if domain_of(host, vm.uuid)? != Some(vm.domid) {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// Does what an event asks for; whether a request was served.
+fn heed(
+    host: &mut Host,
+    vm: Vm,
+    event: Option<WatchEvent>,
+    log: &mut dyn FnMut(&str),
+) -> Result<bool, EngineError> {
+    match event.as_ref().map(|event| event.token.as_str()) {
+        Some(NAME_TOKEN) => index_name(host, vm).map(|()| false),
+        Some(requests::TOKEN) => requests::serve(host, vm, log),
+        _ => Ok(false),
+    }
 }
 
 /// What to type for a VM whose ended domain is in the way.
@@ -363,8 +504,13 @@ fn by_hand(host: &Host, uuid: Uuid, domid: Option<DomId>) -> String {
 }
 
 /// Lets a domain that has ended wait for its turn. Whether it is still there then.
-fn wait_for_turn(host: &mut Host, vm: Vm, log: &mut dyn FnMut(&str)) -> Result<bool, EngineError> {
-    let due = restart_backoff::of_end(host, vm)?;
+fn wait_for_turn(
+    host: &mut Host,
+    vm: Vm,
+    backoff: &mut Backoff,
+    log: &mut dyn FnMut(&str),
+) -> Result<bool, EngineError> {
+    let due = restart_backoff::of_end(host, vm, backoff)?;
     let deadline = due.deadline(&*host.clock);
     let pause = due.left(&*host.clock);
     if pause > Duration::ZERO {
@@ -410,12 +556,8 @@ fn wait_for_end(
             }
             event = host.wait_for_event(RECHECK_EVERY)?;
         }
-        match event.as_ref().map(|event| event.token.as_str()) {
-            Some(NAME_TOKEN) => index_name(host, vm)?,
-            // What was done may have taken memory.
-            Some(requests::TOKEN) => is_rested &= !requests::serve(host, vm, log)?,
-            _ => {}
-        }
+        // What was done may have taken memory.
+        is_rested &= !heed(host, vm, event, log)?;
     }
 }
 
@@ -431,12 +573,6 @@ fn index_name(host: &mut Host, vm: Vm) -> Result<(), EngineError> {
     Ok(())
 }
 
-fn forget_name(host: &mut Host, vm: Vm) -> Result<(), EngineError> {
-    host.store.unwatch(&home(vm.domid, "name")?, NAME_TOKEN)?;
-    put_name(host, vm, "");
-    Ok(())
-}
-
 /// An index that cannot be written to costs time and nothing else: names are read from xenstore then.
 fn put_name(host: &mut Host, vm: Vm, name: &str) {
     let (_, _, index) = host.directory();
@@ -449,6 +585,7 @@ fn act(
     vm: Vm,
     action: Action,
     planned: &Planned,
+    backoff: &mut Backoff,
     log: &mut dyn FnMut(&str),
 ) -> Result<After, EngineError> {
     let keeps_old = match action {
@@ -464,10 +601,14 @@ fn act(
         }
         Action::Restart => false,
         Action::RenameRestart => true,
-        Action::CoredumpDestroy => return dump_and(Action::Destroy, host, vm, planned, log),
-        Action::CoredumpRestart => return dump_and(Action::Restart, host, vm, planned, log),
+        Action::CoredumpDestroy => {
+            return dump_and(Action::Destroy, host, vm, planned, backoff, log);
+        }
+        Action::CoredumpRestart => {
+            return dump_and(Action::Restart, host, vm, planned, backoff, log);
+        }
     };
-    if !wait_for_turn(host, vm, log)? {
+    if !wait_for_turn(host, vm, backoff, log)? {
         return Ok(After::Gone);
     }
     match restart::restart(host, vm.uuid, vm.domid, keeps_old) {
@@ -487,7 +628,7 @@ fn act(
                 path.display(),
                 vm.domid
             ));
-            Err(cause)
+            Ok(After::GivenUp(cause))
         }
         Err(cause) => Ok(After::Failed(NOT_RESTARTED, cause)),
     }
@@ -499,10 +640,11 @@ fn dump_and(
     host: &mut Host,
     vm: Vm,
     planned: &Planned,
+    backoff: &mut Backoff,
     log: &mut dyn FnMut(&str),
 ) -> Result<After, EngineError> {
     dump_core::at_end(host, vm, &planned.spec.name, log)?;
-    act(host, vm, then, planned, log)
+    act(host, vm, then, planned, backoff, log)
 }
 
 #[cfg(test)]

@@ -50,15 +50,18 @@ impl MonitorLock {
             lock: Some(lock),
         };
         let number = format!("{}\n", host.process.id());
-        host.files
-            .write(&path, number.as_bytes())
-            .map_err(|source| EngineError::io("write", &path, source))?;
+        // On a full disk the file holds no number: the lock counts all the same.
+        let _ = host.files.write(&path, number.as_bytes());
         Ok(Some(post))
     }
 
-    /// Whether the VM is to be left alone from now on: somebody has removed the post.
+    /// Whether the VM is to be left alone from now on: somebody has removed the file, or it is another monitor's. A file that
+    /// cannot be read now, or that a full disk left without a number, is this monitor's as long as somebody has its lock.
     pub fn is_abolished(&self, host: &Host) -> bool {
-        watcher(&*host.files, &host.dirs, self.uuid) != Some(host.process.id())
+        match watcher(&*host.files, &host.dirs, self.uuid) {
+            Some(number) => number != host.process.id(),
+            None => matches!(is_watched(&*host.files, &host.dirs, self.uuid), Ok(false)),
+        }
     }
 
     /// Nobody needs to watch over the VM any more.

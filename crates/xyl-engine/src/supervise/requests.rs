@@ -488,7 +488,7 @@ impl PendingRequest {
         let mut idle_since = begun;
         let (mut has_told, mut has_cancelled) = (false, false);
         loop {
-            let event = host.wait_for_event(TICK)?;
+            let event = host.wait_for_event_of(&[ANSWER_TOKEN], TICK)?;
             if let Some(value) = host.store.read_opt(&self.told)? {
                 return Ok(Some(value));
             }
@@ -644,11 +644,6 @@ fn below(folder: Path, name: &str) -> Result<Path, EngineError> {
 /// From now on an event tells of what is asked of this domain; the first one comes at once, for what was asked before.
 pub(crate) fn listen(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
     Ok(host.store.watch(&asked_of(domid)?, TOKEN)?)
-}
-
-/// Ends that.
-pub(crate) fn stop_listening(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
-    Ok(host.store.unwatch(&asked_of(domid)?, TOKEN)?)
 }
 
 /// Carries out what is asked of a VM, the oldest first; whether there was something.

@@ -108,10 +108,29 @@ pub fn read(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Option<Brake> {
     Brake::parse(std::str::from_utf8(&bytes).ok()?)
 }
 
+/// What a monitor knows of its VM's pauses: the note on disk, or what it could not write there.
+#[derive(Debug, Default)]
+pub(crate) struct Backoff {
+    unwritten: Option<Brake>,
+}
+
+impl Backoff {
+    /// What holds the VM's next restart up, if anything does.
+    pub fn read(&self, host: &Host, uuid: Uuid) -> Option<Brake> {
+        self.unwritten
+            .or_else(|| read(&*host.files, &host.dirs, uuid))
+    }
+
+    /// A disk that is full takes no note: then this process alone counts.
+    fn note(&mut self, host: &Host, uuid: Uuid, brake: Brake) {
+        self.unwritten = note(host, uuid, &brake).err().map(|_| brake);
+    }
+}
+
 /// A VM's domain has ended and is to be restarted: what holds that up. Asked again about the same
 /// domain, the answer is the same.
-pub(crate) fn of_end(host: &Host, vm: Vm) -> Result<Brake, EngineError> {
-    let before = read(&*host.files, &host.dirs, vm.uuid);
+pub(crate) fn of_end(host: &Host, vm: Vm, backoff: &mut Backoff) -> Result<Brake, EngineError> {
+    let before = backoff.read(host, vm.uuid);
     if let Some(known) = before.filter(|brake| brake.domid == vm.domid) {
         return Ok(known);
     }
@@ -127,13 +146,15 @@ pub(crate) fn of_end(host: &Host, vm: Vm) -> Result<Brake, EngineError> {
         failures: 0,
         due_s: host.clock.since_boot_s() + pause_s(short_lives),
     };
-    note(host, vm.uuid, &brake)?;
+    backoff.note(host, vm.uuid, brake);
     Ok(brake)
 }
 
 /// A restart after that end has failed: what holds the next try up; `None` after the last one.
-pub(crate) fn of_failure(host: &Host, vm: Vm) -> Result<Option<Brake>, EngineError> {
-    let before = read(&*host.files, &host.dirs, vm.uuid).filter(|brake| brake.domid == vm.domid);
+pub(crate) fn of_failure(host: &Host, vm: Vm, backoff: &mut Backoff) -> Option<Brake> {
+    let before = backoff
+        .read(host, vm.uuid)
+        .filter(|brake| brake.domid == vm.domid);
     let failures = before.map_or(0, |brake| brake.failures) + 1;
     let short_lives = before.map_or(0, |brake| brake.short_lives);
     // Of the lives only those count that were too many.
@@ -144,8 +165,8 @@ pub(crate) fn of_failure(host: &Host, vm: Vm) -> Result<Option<Brake>, EngineErr
         failures,
         due_s: host.clock.since_boot_s() + pause_s(count),
     };
-    note(host, vm.uuid, &brake)?;
-    Ok((failures < TRIES).then_some(brake))
+    backoff.note(host, vm.uuid, brake);
+    (failures < TRIES).then_some(brake)
 }
 
 fn note(host: &Host, uuid: Uuid, brake: &Brake) -> Result<(), EngineError> {

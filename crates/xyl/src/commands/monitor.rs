@@ -1,6 +1,7 @@
 //! `xyl monitor`: the process that watches over one VM. `xyl create` starts it in the background.
 
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -107,8 +108,12 @@ fn start_with(
     lock: Option<File>,
 ) -> Result<Standby, EngineError> {
     let log = log_path(context, name);
-    let out =
-        open_log(&log).map_err(|source| EngineError::io("open the monitor's log", &log, source))?;
+    let out = match open_log(&log) {
+        // A VM is watched over without words too.
+        Err(source) if is_disk_full(&source) => OpenOptions::new().write(true).open("/dev/null"),
+        opened => opened,
+    };
+    let out = out.map_err(|source| EngineError::io("open the monitor's log", &log, source))?;
     let path = std::env::current_exe().map_err(|source| {
         EngineError::io("find the program at", Path::new("/proc/self/exe"), source)
     })?;
@@ -221,6 +226,13 @@ pub fn heir_with(context: &Context, uuid: Uuid, lock: File) -> Result<Heir, Fail
         name,
         pid: child.id(),
     })
+}
+
+fn is_disk_full(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem
+    )
 }
 
 fn open_log(path: &Path) -> std::io::Result<File> {
