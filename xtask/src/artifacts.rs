@@ -15,14 +15,39 @@ pub const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 /// by way of files unless it is told that Linux has it.
 const FLAGS: &str = "-C target-feature=+crt-static -C relocation-model=static --cfg getrandom_backend=\"linux_getrandom\"";
 
+/// How the programs are compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// As they are installed and measured: the slowest to build.
+    Release,
+    /// For the lab's tests: the same code without optimisation across crates.
+    Lab,
+}
+
+impl Profile {
+    /// Cargo's name of it, and of its folder.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Lab => "lab",
+        }
+    }
+
+    /// Where its programs lie.
+    pub fn folder(self) -> Result<PathBuf> {
+        Ok(places::target()?.join(TRIPLE).join(self.name()))
+    }
+}
+
 /// Builds the programs and examples of the workspace, and the test guest.
-pub fn build() -> Result<()> {
+pub fn build(profile: Profile) -> Result<()> {
     step("build the programs", || {
         run(cargo()
             .args([
                 "build",
                 "--quiet",
-                "--release",
+                "--profile",
+                profile.name(),
                 "--target",
                 TRIPLE,
                 "--workspace",

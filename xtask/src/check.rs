@@ -45,7 +45,9 @@ pub fn run(no_lab: bool, kvm: bool) -> Result<u8> {
     checks.one("layouts as in the headers of Debian's Xen packages", || {
         process::run(cargo().args(HEADER_CHECK.split(' ')))
     })?;
-    checks.one("build for the lab", artifacts::build)?;
+    checks.one("build for the lab", || {
+        artifacts::build(artifacts::Profile::Lab)
+    })?;
     if !no_lab {
         checks.one("what the lab needs", setup::ensure)?;
         let tests = Times::default();

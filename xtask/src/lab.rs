@@ -1,5 +1,6 @@
 //! `cargo xtask lab ...`.
 
+use crate::artifacts::Profile;
 use crate::boot::{self, Options, Talk};
 use crate::error::{Result, at};
 use crate::lab_test::Tally;
@@ -156,7 +157,11 @@ pub fn run(task: Task) -> Result<u8> {
 
 /// A fresh clone has nothing that dom0 could run; where all is built this takes a moment.
 fn build_unless(no_build: bool) -> Result<()> {
-    if no_build { Ok(()) } else { artifacts::build() }
+    if no_build {
+        Ok(())
+    } else {
+        artifacts::build(Profile::Lab)
+    }
 }
 
 fn up(options: &Options, files: Vec<PathBuf>) -> Result<u8> {
@@ -168,6 +173,7 @@ fn up(options: &Options, files: Vec<PathBuf>) -> Result<u8> {
         files,
         script_limit: None,
         shell: true,
+        profile: Profile::Lab,
     };
     eprintln!("booting {}; Ctrl-] ends it", options.xen.name());
     let _raw = terminal::RawMode::enter()?;

@@ -90,7 +90,7 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<u8> {
     match task {
         Task::Build => {
-            artifacts::build()?;
+            artifacts::build(artifacts::Profile::Release)?;
             Ok(0)
         }
         Task::Setup => {

@@ -1,12 +1,10 @@
 //! What goes into a boot: dom0 finds it in /xyl-lab.
 
+use crate::artifacts::Profile;
 use crate::error::{Error, Result, at};
 use crate::process::run_quietly;
 use crate::root::Xen;
-use crate::{artifacts, places, terminal};
-use std::cmp::Reverse;
-use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use crate::{places, terminal};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -25,6 +23,8 @@ pub struct Payload {
     pub script_limit: Option<Duration>,
     /// Whether a shell on the terminal follows.
     pub shell: bool,
+    /// How the programs in it were compiled.
+    pub profile: Profile,
 }
 
 impl Payload {
@@ -36,6 +36,7 @@ impl Payload {
             files: Vec::new(),
             script_limit: Some(limit),
             shell: false,
+            profile: Profile::Lab,
         }
     }
 
@@ -48,7 +49,7 @@ impl Payload {
         }
         link(&places::lab(), &stage.join("lab"))?;
         link(&places::workspace().join("dist"), &stage.join("dist"))?;
-        for file in our_executables()? {
+        for file in our_executables(self.profile)? {
             let folder = if is_guest(&file) { "guests" } else { "bin" };
             link_into(&file, &stage.join(folder))?;
         }
@@ -113,26 +114,16 @@ fn link(file: &Path, link: &Path) -> Result<()> {
     symlink(file, link).map_err(at("make", link))
 }
 
-/// The release programs, the examples (tests use them as probes) and the test guest's kernels of this clone, as far as they have been built.
-fn our_executables() -> Result<Vec<PathBuf>> {
-    let target = places::target()?;
+/// The programs, the examples (tests use them as probes) and the test guest's kernels of this clone, as far as they have been
+/// built.
+fn our_executables(profile: Profile) -> Result<Vec<PathBuf>> {
+    let programs = profile.folder()?;
     let guest = places::workspace().join("guest/target/release");
-    let releases = [
-        target.join(artifacts::TRIPLE).join("release"),
-        target.join("release"),
-        guest,
-    ];
-    let mut found: Vec<PathBuf> = releases
+    let folders = [programs.join("examples"), programs, guest];
+    Ok(folders
         .iter()
-        .flat_map(|release| [executables(release), executables(&release.join("examples"))])
-        .flatten()
-        .filter(|path| !path.ends_with("xtask"))
-        .collect();
-    // A program that was built in more than one way is taken as it was built last.
-    found.sort_by_key(|path| Reverse(path.metadata().and_then(|meta| meta.modified()).ok()));
-    let mut names = BTreeSet::new();
-    found.retain(|path| names.insert(path.file_name().map(OsStr::to_owned)));
-    Ok(found)
+        .flat_map(|folder| executables(folder))
+        .collect())
 }
 
 fn is_guest(path: &Path) -> bool {
