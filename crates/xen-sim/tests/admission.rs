@@ -20,10 +20,11 @@ use uuid::Uuid;
 use xen_image::elfnote::types;
 use xen_port::{DomId, GuestKind, ShutdownReason, VersionInfo};
 use xen_sim::World;
+use xyl_engine::Notice;
 use xyl_engine::config::admission::{self, Decision, GuestType, Outcome, Record};
 use xyl_engine::config::plan;
-use xyl_engine::host::policy_recheck::reexamine;
-use xyl_engine::operation::create::{CreateRequest, Notice, create};
+use xyl_engine::config::policy_recheck::reexamine;
+use xyl_engine::operation::create::{CreateRequest, create};
 use xyl_engine::operation::restart;
 use xyl_engine::{Cancel, Dirs, EngineError, Host};
 

@@ -17,9 +17,9 @@ use uuid::Uuid;
 use xen_port::{DomId, Hypervisor, PAGE_SIZE, ShutdownReason};
 use xen_sim::{Ended, Fault, Moment, Sabotage, Snapshot, World};
 use xyl_engine::operation::dump_core::{DumpRequest, Dumped, dump_core};
-use xyl_engine::operation::status;
+use xyl_engine::operation::run;
 use xyl_engine::recover;
-use xyl_engine::vm::lock;
+use xyl_engine::supervise::status;
 use xyl_engine::{Cancel, EngineError, Host};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
@@ -142,7 +142,7 @@ fn a_wish_to_cancel_is_heard_in_the_middle() {
                 let vms = status::all(&*files, &dirs).unwrap();
                 let under_way = vms.iter().find_map(|vm| vm.past().under_way().cloned());
                 let (uuid, id) = (Uuid::parse_str(UUID).unwrap(), under_way.unwrap().begin.id);
-                lock::ask_to_cancel(&*files, &dirs, uuid, &id).unwrap();
+                run::ask_to_cancel(&*files, &dirs, uuid, &id).unwrap();
             },
         };
         dump_core(host, request, &Cancel::new())

@@ -28,11 +28,12 @@ use xyl_engine::config::plan::Planned;
 use xyl_engine::operation::create::{CreateRequest, create};
 use xyl_engine::operation::{destroy, restart};
 use xyl_engine::recover;
-use xyl_engine::supervise::monitor::{self, Vm};
-use xyl_engine::supervise::monitor_lock;
+use xyl_engine::supervise::monitor::{self};
 use xyl_engine::supervise::requests::{self, Request};
+use xyl_engine::vm::Vm;
 use xyl_engine::vm::domains;
 use xyl_engine::vm::domains::DomainRef;
+use xyl_engine::vm::monitor_lock;
 use xyl_engine::{Cancel, EngineError, Host};
 
 const ASH: &str = "6a1d0c4e-0000-4000-8000-000000000001";

@@ -19,9 +19,10 @@ use xen_port::{DomId, GuestKind, Hypervisor, ShutdownReason};
 use xen_sim::{Ended, Moment, Sabotage, Snapshot, World};
 use xenstore::Tree;
 use xyl_engine::operation::create::{CreateRequest, create};
-use xyl_engine::operation::{destroy, restart, status};
+use xyl_engine::operation::run;
+use xyl_engine::operation::{destroy, restart};
 use xyl_engine::recover::{self, Recovered};
-use xyl_engine::vm::lock;
+use xyl_engine::supervise::status;
 use xyl_engine::{Cancel, EngineError, Host};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
@@ -476,7 +477,7 @@ fn another_process_can_cancel_a_create() {
         let vms = status::all(&*host.files, &host.dirs)?;
         let under_way = vms.iter().find_map(|vm| vm.past().under_way().cloned());
         let id = under_way.unwrap().begin.id;
-        lock::ask_to_cancel(
+        run::ask_to_cancel(
             &*host.files,
             &host.dirs,
             Uuid::parse_str(UUID).unwrap(),

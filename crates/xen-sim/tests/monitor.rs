@@ -27,8 +27,10 @@ use xyl_engine::control::power::{self, PowerRequest};
 use xyl_engine::operation::create::{CreateRequest, create};
 use xyl_engine::operation::destroy;
 use xyl_engine::recover;
-use xyl_engine::supervise::monitor::{self, Vm};
-use xyl_engine::supervise::{monitor_lock, restart_backoff};
+use xyl_engine::supervise::monitor::{self};
+use xyl_engine::supervise::restart_backoff;
+use xyl_engine::vm::Vm;
+use xyl_engine::vm::monitor_lock;
 use xyl_engine::vm::store;
 use xyl_engine::{Cancel, Dirs, EngineError, Host};
 

@@ -19,9 +19,10 @@ use xen_sim::{Ended, Fate, Moment, Turns, World};
 use xenstore::{Path as Node, Tree};
 use xyl_engine::control::power::PowerRequest;
 use xyl_engine::operation::create::{CreateRequest, create};
-use xyl_engine::supervise::monitor::{self, Vm};
-use xyl_engine::supervise::monitor_lock;
+use xyl_engine::supervise::monitor::{self};
 use xyl_engine::supervise::requests::{self, Asking, Done, Request};
+use xyl_engine::vm::Vm;
+use xyl_engine::vm::monitor_lock;
 use xyl_engine::{Cancel, EngineError, Host};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";

@@ -27,8 +27,8 @@ use xyl_engine::config::plan::Planned;
 use xyl_engine::operation::soft_reset::{self, Outcome};
 use xyl_engine::operation::{destroy, restart};
 use xyl_engine::recover;
-use xyl_engine::supervise::monitor::Vm;
 use xyl_engine::supervise::requests::{self, Request};
+use xyl_engine::vm::Vm;
 use xyl_engine::{EngineError, Host};
 
 const BYSTANDER: &str = "6a1d0c4e-0000-4000-8000-0000000000ff";

@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 use xen_port::*;
 use xenstore::transport::{Limits, Transport};
 use xenstore::{Client, Path, Settings, Tree};
+use xyl_engine::Notice;
 use xyl_engine::config::plan;
-use xyl_engine::operation::create::{CreateRequest, Notice, create};
+use xyl_engine::operation::create::{CreateRequest, create};
 use xyl_engine::operation::destroy;
 use xyl_engine::{Cancel, Dirs, EngineError, Host};
 

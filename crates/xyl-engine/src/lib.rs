@@ -10,9 +10,9 @@ pub mod config;
 pub mod control;
 pub mod error;
 pub mod host;
+mod notice;
 pub mod operation;
 pub mod recover;
-pub mod request_error;
 pub mod supervise;
 #[cfg(test)]
 mod testing;
@@ -23,14 +23,12 @@ use std::time::Duration;
 
 use os_port::{Clock, Files, Process, SystemClock, SystemFiles, SystemProcess};
 use xen_port::Hypervisor;
-use xenstore::{Client, WatchEvent};
-
-use crate::vm::names::NameIndex;
+use xenstore::{Client, Path, Tree, WatchEvent};
 
 pub use cancel::Cancel;
-pub use error::EngineError;
+pub use error::{EngineError, RequestError};
 pub use host::dirs::Dirs;
-pub use request_error::RequestError;
+pub use notice::Notice;
 pub use vm::lock::VmGuard;
 
 /// The host that an operation works on.
@@ -65,10 +63,12 @@ impl Host {
         }
     }
 
-    /// What a search for a domain needs: the hypervisor, xenstore, and the index of the names in it.
-    pub fn directory(&mut self) -> (&dyn Hypervisor, &mut Client, NameIndex<'_>) {
-        let index = NameIndex::new(&*self.files, &*self.clock, &*self.process, &self.dirs);
-        (&*self.hv, &mut self.store, index)
+    /// Names of a xenstore folder's children; none where there is no such folder.
+    pub(crate) fn children(&mut self, folder: &Path) -> Result<Vec<String>, EngineError> {
+        match self.store.directory(folder) {
+            Err(xenstore::Error::NotFound { .. }) => Ok(Vec::new()),
+            other => Ok(other?),
+        }
     }
 
     /// Waits for an event of a watch, but not longer than `limit`.

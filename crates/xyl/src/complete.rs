@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use os_port::{SystemFiles, SystemProcess};
-use xyl_engine::operation::status::{self, Status, VmOps};
+use xyl_engine::supervise::status::{self, Status, VmOps};
 use xyl_engine::vm::domains::{self, DomainRef};
 
 use crate::context::Context;

@@ -25,8 +25,10 @@ use xyl_audit::{
 };
 pub use xyl_audit::{Decision, GuestType, ImageKind, Outcome};
 
+use crate::Notice;
+use crate::config::loader;
 use crate::config::shim::{self, ShimError, ShimImage};
-use crate::operation::create::Notice;
+use crate::error::list_paths;
 use crate::vm::spec::{Shim, VmSpec};
 use crate::vm::store::write_whole;
 use crate::{Dirs, EngineError, Host};
@@ -169,9 +171,7 @@ pub(crate) fn ask_of_running(
     spec: &VmSpec,
 ) -> Result<Record, EngineError> {
     let (files, dirs) = (&*host.files, &host.dirs);
-    let kernel = crate::operation::boot_files::loader(dirs)
-        .load(&spec.kernel)
-        .ok();
+    let kernel = loader(dirs).load(&spec.kernel).ok();
     let image = match &spec.shim {
         // Xen sees the shim alone, which is never a PV guest.
         Some(_) if info.kind() != GuestKind::Pv => pv_kind_of_file(kernel.as_ref()),
@@ -398,7 +398,7 @@ fn state_of(error: EngineError, settings: &ShimSettings) -> Result<ShimState, En
     match error {
         EngineError::Shim(ShimError::NoHardwareVirtualisation) => Ok(ShimState::NoHvm),
         EngineError::Shim(ShimError::NotFound { looked_at }) => Ok(ShimState::NoBinary {
-            path: shim::list(&looked_at),
+            path: list_paths(&looked_at),
         }),
         EngineError::Shim(ShimError::WithoutPv32 { shim, .. }) => {
             Ok(ShimState::No32BitPv { path: text(&shim) })

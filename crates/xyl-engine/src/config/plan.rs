@@ -11,7 +11,10 @@ use xl_cfg::types::{Action as CfgAction, Affinity, NameRule, Passthrough, TimerM
 use xl_cfg::{Config, DomainConfig, DomainType, SetKey, Source, Value};
 
 use crate::EngineError;
+use crate::Host;
+use crate::host::topology;
 use crate::vm::spec::{Action, OnShutdown, Shim, VmSpec};
+use crate::vm::store;
 
 /// KiB of a MiB.
 const KIB_PER_MIB: u64 = 1024;
@@ -494,6 +497,16 @@ fn decided(spec: &VmSpec) -> Vec<(&'static str, String)> {
     ];
     let is_set = |(name, value): (&'static str, Option<String>)| Some((name, value?));
     settings.into_iter().filter_map(is_set).collect()
+}
+
+/// The VM as its record describes it.
+pub(crate) fn of_record(host: &Host, uuid: Uuid) -> Result<Planned, EngineError> {
+    let uuid = uuid.hyphenated().to_string();
+    let text = store::read(&*host.files, &host.dirs, &uuid)?;
+    let path = store::path(&host.dirs, &uuid);
+    plan_record(&path.display().to_string(), &text, &mut || {
+        topology::of(&*host.hv)
+    })
 }
 
 #[cfg(test)]

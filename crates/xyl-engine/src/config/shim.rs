@@ -11,18 +11,16 @@
 
 use std::path::{Path, PathBuf};
 
-use thiserror::Error;
 use xen_image::{Error as ImageError, Image, Loader, PaeMode, PvWidth};
 use xen_port::PhysInfo;
 
-use crate::operation::boot_files;
+use crate::config::loader;
+pub use crate::error::ShimError;
 use crate::vm::spec::{Shim, VmSpec};
 use crate::{EngineError, Host};
 
 /// The shim's name in Xen's firmware folder.
 const NAME: &str = "xen-shim";
-/// The shim's command line where the configuration has none.
-pub const DEFAULT_CMDLINE: &str = "pv-shim console=xen,pv";
 /// What Xen's binaries say that can run 32-bit PV kernels: the name of that interface. It is compiled in with them.
 const SAYS_PV32: [&[u8]; 2] = [b"xen-3.0-x86_32p", b"xen-%d.%d-x86_32p"];
 /// What they say that cannot: the message for a 32-bit kernel.
@@ -37,73 +35,6 @@ const OWN_PART: u64 = 128;
 const LEAST_TABLES_KIB: u64 = 512;
 /// CPUs that a shim is built for (`CONFIG_NR_CPUS` of Xen's `pvshim_defconfig`).
 const USUAL_CPUS: u32 = 32;
-
-/// Why a guest cannot run in the shim.
-#[derive(Debug, Error)]
-pub enum ShimError {
-    /// The shim is a PVH guest.
-    #[error(
-        "the PV shim needs hardware virtualisation, which this host does not have or has switched off in its firmware: switch it on (VT-x or AMD-V), or give the guest a 64-bit PV kernel and type=\"pv\" without `pvshim`"
-    )]
-    NoHardwareVirtualisation,
-    /// No shim was found.
-    #[error(
-        "there is no PV shim on this host; looked at {}: install the package of Xen that has `xen-shim`, or name it with `pvshim_path`",
-        list(.looked_at)
-    )]
-    NotFound {
-        /// Where it was looked for.
-        looked_at: Vec<PathBuf>,
-    },
-    /// The shim cannot run 32-bit PV kernels.
-    #[error(
-        "{kernel} is a 32-bit PV kernel, and the PV shim {shim} was built without 32-bit PV (CONFIG_PV32): name another shim with `pvshim_path`, or use a 64-bit kernel",
-        kernel = .kernel.display(),
-        shim = .shim.display()
-    )]
-    WithoutPv32 {
-        /// The guest's kernel.
-        kernel: PathBuf,
-        /// The shim.
-        shim: PathBuf,
-    },
-    /// The shim's command line switches 32-bit PV off.
-    #[error(
-        "{kernel} is a 32-bit PV kernel, and `{word}` on the shim's command line switches those off: take it out of `pvshim_cmdline` or `pvshim_extra`, or of [shim] in the policy",
-        kernel = .kernel.display()
-    )]
-    Pv32SwitchedOff {
-        /// The guest's kernel.
-        kernel: PathBuf,
-        /// The word.
-        word: String,
-    },
-    /// A kernel with page tables of two levels.
-    #[error(
-        "{kernel} is a 32-bit PV kernel without PAE, which no Xen has run since 2009: use one with PAE",
-        kernel = .kernel.display()
-    )]
-    NoPae {
-        /// The guest's kernel.
-        kernel: PathBuf,
-    },
-    /// The guest's command line is longer than what it can be given.
-    #[error(
-        "the guest's command line has {len} bytes, and a PV kernel is given {GUEST_CMDLINE_BYTES}: shorten it"
-    )]
-    CommandLineTooLong {
-        /// Its length in bytes.
-        len: usize,
-    },
-}
-
-pub(crate) fn list(paths: &[PathBuf]) -> String {
-    let paths: Vec<String> = paths
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
-    paths.join(", ")
-}
 
 /// Whether a shim runs 32-bit PV kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +86,7 @@ pub(crate) fn ready(
         return Err(ShimError::NoHardwareVirtualisation.into());
     }
     let wanted = spec.shim.clone().unwrap_or_default();
-    let mut shim = load(host, &wanted, &boot_files::loader(&host.dirs))?;
+    let mut shim = load(host, &wanted, &loader(&host.dirs))?;
     shim.warnings = check(spec, kernel, &shim)?;
     Ok(shim)
 }
@@ -211,7 +142,11 @@ fn check(spec: &VmSpec, kernel: &Image, shim: &ShimImage) -> Result<Vec<String>,
     let cmdline = spec.cmdline.as_deref().unwrap_or("");
     if cmdline.len() > GUEST_CMDLINE_BYTES {
         let len = cmdline.len();
-        return Err(ShimError::CommandLineTooLong { len }.into());
+        return Err(ShimError::CommandLineTooLong {
+            len,
+            max: GUEST_CMDLINE_BYTES,
+        }
+        .into());
     }
     if let PvWidth::Bits32 { pae } = kernel.pv()?.width {
         warnings.extend(check_pv32(spec, kernel, pae, shim)?);
@@ -312,7 +247,7 @@ mod tests {
     #[test]
     fn words_that_switch_32_bit_pv_off_are_found() {
         for (cmdline, wanted) in [
-            (DEFAULT_CMDLINE, None),
+            (crate::vm::spec::DEFAULT_SHIM_CMDLINE, None),
             ("pv-shim pv=no-32", Some("pv=no-32")),
             ("pv=32=off console=xen", Some("pv=32=off")),
             ("pv=no-32 pv=32", None),

@@ -4,7 +4,7 @@ use xen_port::{DomId, DomainInfo, GuestKind, Hypervisor};
 use xenstore::{Batch, Client, Tree};
 
 use crate::EngineError;
-use crate::request_error::RequestError;
+use crate::error::RequestError;
 use crate::vm::domains::{has_vm_part, home, vm_path};
 
 /// What libxl lets a domain have beyond its configured memory, in KiB; kept equal, so that xl and

@@ -9,7 +9,7 @@ use xenstore::{Client, Path, Tree};
 
 use crate::EngineError;
 use crate::control::vcpus;
-use crate::request_error::RequestError;
+use crate::error::RequestError;
 use crate::vm::domains::home;
 
 /// How often a wait tells that it is still waiting.

@@ -4,7 +4,7 @@ use xen_port::{DomainInfo, Hypervisor, SchedulerGlobals, SchedulerId, SchedulerP
 
 use crate::EngineError;
 use crate::control::vcpus::nr_vcpus;
-use crate::request_error::RequestError;
+use crate::error::RequestError;
 
 /// Xen's limits (`sysctl.h`): time slice in milliseconds, rate limit and delay in microseconds.
 const TSLICE_MS: std::ops::RangeInclusive<u32> = 1..=1000;

@@ -5,8 +5,8 @@ use xenstore::{Batch, Client, Tree};
 use xl_cfg::types::CpuList;
 
 use crate::EngineError;
+use crate::error::RequestError;
 use crate::host::topology;
-use crate::request_error::RequestError;
 use crate::vm::domains::home;
 
 /// One vCPU.

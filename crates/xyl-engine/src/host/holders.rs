@@ -8,7 +8,6 @@ use xen_port::{DomId, DomainInfo, PAGE_SIZE};
 use xenstore::{Path, Tree};
 
 use crate::host::dom0::{Kernel, Program};
-use crate::operation::destroy::children;
 use crate::{EngineError, Host};
 
 /// KiB of a page.
@@ -80,7 +79,7 @@ fn backends(host: &mut Host, domid: DomId) -> Result<Vec<String>, EngineError> {
         let path = folder
             .join(&domid.to_string())
             .map_err(xenstore::Error::from)?;
-        for number in children(host, &path)? {
+        for number in host.children(&path)? {
             let state = path.join(&number).and_then(|path| path.join("state"));
             let state = host
                 .store
@@ -100,10 +99,10 @@ fn backends(host: &mut Host, domid: DomId) -> Result<Vec<String>, EngineError> {
 pub(crate) fn backend_folders(host: &mut Host) -> Result<Vec<Path>, EngineError> {
     let mut folders = Vec::new();
     let homes = Path::new("/local/domain").map_err(xenstore::Error::from)?;
-    for domid in children(host, &homes)? {
+    for domid in host.children(&homes)? {
         let backend = homes.join(&domid).and_then(|home| home.join("backend"));
         let backend = backend.map_err(xenstore::Error::from)?;
-        for kind in children(host, &backend)? {
+        for kind in host.children(&backend)? {
             folders.push(backend.join(&kind).map_err(xenstore::Error::from)?);
         }
     }

@@ -3,12 +3,13 @@
 
 pub mod dirs;
 pub mod dom0;
-pub mod domid_history;
 pub mod holders;
 pub mod info;
-pub mod policy_recheck;
 pub mod pools;
 pub mod timezone;
 pub mod topology;
 pub mod unpack;
 pub mod xl_process;
+
+/// What xl prints in place of a name that is not there.
+pub const NO_NAME: &str = "(null)";

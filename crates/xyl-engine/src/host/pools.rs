@@ -4,7 +4,7 @@ use xen_port::{Hypervisor, SchedulerId};
 use xenstore::{Batch, Path, Tree};
 
 use crate::EngineError;
-use crate::vm::domains::NO_NAME;
+use crate::host::NO_NAME;
 
 /// A CPU pool.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,16 +15,18 @@ use xen_port::{
 use xenstore::{Access as StoreAccess, Batch, Path, Perms, Tree};
 use xyl_saga::{Facts, OnDeath, Step};
 
+use crate::Notice;
 use crate::config::admission::{self, Admitted, Decision};
+use crate::config::boot_files::Images;
 use crate::config::libxl_json;
+use crate::config::plan;
 use crate::config::plan::Planned;
 use crate::config::shim;
-use crate::host::domid_history::DomidHistory;
 use crate::host::pools::{Pool, Pools};
-use crate::operation::boot_files::Images;
 use crate::operation::destroy;
 use crate::operation::xenstore_nodes::{self, Access, Change, DomainTree};
 use crate::operation::{Draft, KEEPS_RECORD, Kind, step};
+use crate::vm::domid_history::DomidHistory;
 use crate::vm::spec::VmSpec;
 use crate::vm::{domains, names, store, userdata};
 use crate::{Cancel, EngineError, Host, VmGuard};
@@ -55,15 +57,6 @@ pub struct CreateRequest<'a> {
     pub before_start: &'a mut dyn FnMut(&mut Host, DomId) -> Result<(), EngineError>,
     /// Told what happens.
     pub notice: &'a mut dyn FnMut(Notice<'_>),
-}
-
-/// What a create has to tell while it runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice<'n> {
-    /// A step starts; its name.
-    Step(&'static str),
-    /// Something is not as it should be, and the create goes on without it.
-    Warning(&'n str),
 }
 
 /// Creates a domain, or leaves no trace of it.
@@ -303,7 +296,7 @@ fn build_request<'r>(
 
 /// A VM that is to get its next domain is checked like one that is new.
 fn prepare_again(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
-    let planned = store::planned(draft.host, draft.uuid)?;
+    let planned = plan::of_record(draft.host, draft.uuid)?;
     let text = planned.config_text();
     let spec = planned.spec;
     let physical = draft.host.hv.phys_info()?;

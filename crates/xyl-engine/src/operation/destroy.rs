@@ -7,9 +7,9 @@ use xen_port::{DomId, DomainInfo, Errno, GuestKind};
 use xenstore::{Batch, Path, Tree};
 use xyl_saga::{Facts, OnDeath, Step};
 
-use crate::host::domid_history::DomidHistory;
 use crate::operation::xenstore_nodes;
 use crate::operation::{Draft, Kind, step};
+use crate::vm::domid_history::DomidHistory;
 use crate::vm::{domains, names, store, userdata};
 use crate::{Cancel, EngineError, Host, VmGuard};
 
@@ -335,32 +335,24 @@ pub(crate) fn foreign_devices(host: &mut Host, domid: DomId) -> Result<Vec<Strin
     let folder = Path::new(&format!("{}/device", xenstore_nodes::libxl_path(domid)))
         .map_err(xenstore::Error::from)?;
     let mut found = Vec::new();
-    for kind in children(host, &folder)? {
+    for kind in host.children(&folder)? {
         if kind == "console" {
             continue;
         }
         let below = folder.join(&kind).map_err(xenstore::Error::from)?;
-        for number in children(host, &below)? {
+        for number in host.children(&below)? {
             found.push(format!("{kind} {number}"));
         }
     }
     Ok(found)
 }
 
-/// Names of a folder's children; none where there is no such folder.
-pub(crate) fn children(host: &mut Host, folder: &Path) -> Result<Vec<String>, EngineError> {
-    match host.store.directory(folder) {
-        Err(xenstore::Error::NotFound { .. }) => Ok(Vec::new()),
-        other => Ok(other?),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Dirs;
-    use crate::supervise::monitor_lock;
     use crate::testing::pv_request;
+    use crate::vm::monitor_lock;
     use xen_build::model::Model;
     use xen_port::Hypervisor;
     use xenstore::mem::MemStore;

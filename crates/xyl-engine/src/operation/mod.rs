@@ -1,14 +1,14 @@
 //! The operations that change which domain a VM has, as sagas: what they are, their steps, and the
 //! draft that the steps work on.
 
-pub(crate) mod boot_files;
 pub mod create;
 pub mod destroy;
 pub mod dump_core;
+pub mod preview;
 pub mod rename_aside;
 pub mod restart;
+pub mod run;
 pub mod soft_reset;
-pub mod status;
 pub mod xenstore_nodes;
 
 use std::rc::Rc;
@@ -18,7 +18,7 @@ use os_port::Lock;
 use uuid::Uuid;
 use xen_build::Built;
 use xen_port::{DomId, EvtchnPort, GuestMemory};
-use xyl_saga::{Act, Facts, OnDeath, Step, Subject};
+use xyl_saga::{Act, Facts, OnDeath, Operation, Past, Step, Subject};
 
 use crate::operation::create::Prepared;
 use crate::operation::dump_core::Dump;
@@ -89,6 +89,12 @@ impl Kind {
     pub(crate) fn is_done_again(self) -> bool {
         matches!(self, Kind::Restart | Kind::RenameRestart)
     }
+}
+
+/// The last operation that had to do with which domain the VM has: all but a core that was dumped.
+pub(crate) fn last_of_domain(past: &Past) -> Option<&Operation> {
+    let mut last = past.operations.iter().rev();
+    last.find(|operation| Kind::parse(&operation.begin.kind) != Some(Kind::DumpCore))
 }
 
 /// The steps of an operation, in Markdown, as the documentation shows them.

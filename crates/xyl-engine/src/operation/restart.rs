@@ -7,9 +7,11 @@ use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
 use xyl_saga::{Facts, Outcome, Past};
 
+use crate::config::plan;
 use crate::config::runtime_changes;
+use crate::operation::last_of_domain;
 use crate::operation::{Draft, KEEPS_RECORD, Kind};
-use crate::operation::{create, destroy, rename_aside, status};
+use crate::operation::{create, destroy, rename_aside};
 use crate::vm::{domains, store};
 use crate::{Cancel, EngineError, Host, VmGuard};
 
@@ -63,7 +65,7 @@ pub fn restart(
 /// Gives a VM that has lost its domain to a restart that failed its next one, made from its record. What
 /// fails is undone, and leaves the record where it is.
 pub fn again(host: &mut Host, uuid: Uuid) -> Result<DomId, EngineError> {
-    let planned = store::planned(host, uuid)?;
+    let planned = plan::of_record(host, uuid)?;
     create::again(host, &planned)
 }
 
@@ -71,7 +73,7 @@ pub fn again(host: &mut Host, uuid: Uuid) -> Result<DomId, EngineError> {
 pub(crate) fn is_owed(host: &Host, uuid: Uuid) -> Result<bool, EngineError> {
     let contents = xyl_saga::load(&*host.files, &host.dirs.journal(uuid))?;
     let past = Past::of(&contents);
-    let is_owed = status::last_of_domain(&past).is_some_and(|last| {
+    let is_owed = last_of_domain(&past).is_some_and(|last| {
         let has_failed = last.outcome != Some(Outcome::Done);
         let keeps_record = match Kind::parse(&last.begin.kind) {
             Some(Kind::Restart | Kind::RenameRestart) => true,
@@ -85,7 +87,7 @@ pub(crate) fn is_owed(host: &Host, uuid: Uuid) -> Result<bool, EngineError> {
 
 /// Writes what was changed while the domain ran into the VM's record; the VM's name.
 fn keep_changes(host: &mut Host, uuid: Uuid, info: &DomainInfo) -> Result<String, EngineError> {
-    let mut planned = store::planned(host, uuid)?;
+    let mut planned = plan::of_record(host, uuid)?;
     let before = planned.spec.clone();
     runtime_changes::lay_over(host, info, &mut planned.spec)?;
     if planned.spec != before {

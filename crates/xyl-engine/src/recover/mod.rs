@@ -19,55 +19,25 @@ use xyl_saga::state::State;
 use xyl_saga::{Contents, Operation, Outcome, Past, Resumed};
 
 use crate::host::dirs::NAME_LOCK;
+use crate::operation::last_of_domain;
+use crate::operation::run::{resume, settle};
 use crate::operation::{Aside, Draft, KEEPS_RECORD, Kind};
-use crate::operation::{create, destroy, dump_core, status, xenstore_nodes};
+use crate::operation::{create, destroy, dump_core, xenstore_nodes};
 use crate::supervise::requests;
+use crate::vm::journal;
+pub use crate::vm::lock::Recovered;
+use crate::vm::lock::{Left, VmGuard};
 use crate::vm::{domains, lock, store, userdata};
 use crate::{Dirs, EngineError, Host};
 
 /// How long the lock of a process that has died may be held by one that it was about to start.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(2);
 
-/// What was made of an operation whose process had died.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recovered {
-    /// The VM.
-    pub uuid: Uuid,
-    /// Its name, where that is known.
-    pub name: String,
-    /// The VM's domain, where it has one now.
-    pub domid: Option<DomId>,
-    /// What was made of it, in words.
-    pub what: String,
-    /// Whether it could not be finished: then `what` says why.
-    pub has_failed: bool,
-}
-
-impl Recovered {
-    fn failed(uuid: Uuid, error: &EngineError) -> Recovered {
-        Recovered {
-            uuid,
-            name: String::new(),
-            domid: None,
-            what: format!("what was under way could not be finished: {error}"),
-            has_failed: true,
-        }
+impl VmGuard {
+    /// Takes a VM's lock, waits for the process that holds it, and finishes the operation that a dead process left.
+    pub fn take(host: &mut Host, uuid: Uuid) -> Result<VmGuard, EngineError> {
+        VmGuard::take_and_finish(host, uuid, finish)
     }
-
-    /// A line about it.
-    pub fn line(&self) -> String {
-        let name = match self.name.as_str() {
-            "" => format!("the VM {}", self.uuid),
-            name => format!("{name} ({})", self.uuid),
-        };
-        format!("{name}: {}", self.what)
-    }
-}
-
-/// A journal in which nothing is under way any more, and what was made of what had been.
-pub(crate) struct Left {
-    pub contents: Contents,
-    pub recovered: Option<Recovered>,
 }
 
 /// Finishes all that dead processes have left under way. What lives is left alone. With `stuck`, also
@@ -157,7 +127,7 @@ pub(crate) fn last_end(host: &Host, uuid: Uuid) -> Result<End, EngineError> {
         .is_ok();
     let contents = xyl_saga::load(&*host.files, &host.dirs.journal(uuid))?;
     let past = Past::of(&contents);
-    let last = status::last_of_domain(&past).map(|last| last.outcome);
+    let last = last_of_domain(&past).map(|last| last.outcome);
     Ok(match last {
         _ if contents.damage.is_some() => End::NotYet,
         Some(None) => End::NotYet,
@@ -178,7 +148,7 @@ pub fn is_needed(files: &dyn Files, dirs: &Dirs, process: &dyn Process) -> bool 
     let is_free = |name: &String| match files.is_locked(&dirs.busy().join(name)) {
         Ok(false) => true,
         Ok(true) => {
-            Uuid::try_parse(name).is_ok_and(|uuid| status::is_orphaned(files, dirs, process, uuid))
+            Uuid::try_parse(name).is_ok_and(|uuid| journal::is_orphaned(files, dirs, process, uuid))
         }
         // Its holder has removed it meanwhile.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
@@ -206,7 +176,7 @@ pub(crate) fn try_lock(host: &Host, path: &FilePath) -> Result<Option<Box<dyn Lo
 fn lock_of_vm(host: &Host, uuid: Uuid) -> Result<Option<Box<dyn Lock>>, EngineError> {
     let path = host.dirs.vm_lock(uuid);
     let lock = try_lock(host, &path)?;
-    if lock.is_some() || !status::is_orphaned(&*host.files, &host.dirs, &*host.process, uuid) {
+    if lock.is_some() || !journal::is_orphaned(&*host.files, &host.dirs, &*host.process, uuid) {
         return Ok(lock);
     }
     let deadline = host.clock.now() + ORPHAN_LIMIT;
@@ -253,7 +223,7 @@ pub(crate) fn finish(host: &mut Host, uuid: Uuid) -> Result<Left, EngineError> {
         Some(last) if last.outcome.is_some() => {
             // It has ended, but perhaps its process died before all was put away.
             let keeps_record = last.is_set(KEEPS_RECORD);
-            if lock::settle(host, uuid, kind_of(uuid, last)?, keeps_record, last.outcome)? {
+            if settle(host, uuid, kind_of(uuid, last)?, keeps_record, last.outcome)? {
                 return Ok(Left {
                     contents: Contents::default(),
                     recovered: None,
@@ -301,7 +271,7 @@ fn finish_last(
 ) -> Result<Option<Recovered>, EngineError> {
     let kind = kind_of(uuid, last)?;
     let mut draft = redraft(host, uuid, kind, last)?;
-    let resumed = lock::resume(&mut draft, kind, contents, past)?;
+    let resumed = resume(&mut draft, kind, contents, past)?;
     let (domid, keeps_record) = (draft.domid, draft.keeps_record);
     drop(draft);
     let Some(resumed) = resumed else {
@@ -312,7 +282,7 @@ fn finish_last(
         Resumed::Undone { .. } => Some(Outcome::Undone),
         Resumed::Failed(failure) => failure.outcome,
     };
-    lock::settle(host, uuid, kind, keeps_record, ended)?;
+    settle(host, uuid, kind, keeps_record, ended)?;
     if let (Some(Outcome::Done), Some(domid)) = (ended, domid) {
         forget_without_domain(host, uuid, domid)?;
     }

@@ -14,16 +14,17 @@ use rustix::process::Signal;
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
 
+use crate::Notice;
 use crate::config::admission::{self, Outcome, Record};
 use crate::config::libxl_json;
 use crate::config::libxl_json::read::Unsupported;
 use crate::config::plan::{self, Planned};
+pub use crate::error::AdoptError;
 use crate::host::dom0::{Kernel, Program};
 use crate::host::{topology, xl_process};
-use crate::operation::create::Notice;
 use crate::operation::destroy;
-use crate::supervise::monitor::Vm;
-use crate::supervise::monitor_lock;
+use crate::vm::Vm;
+use crate::vm::monitor_lock;
 use crate::vm::{domains, store};
 use crate::{EngineError, Host, VmGuard};
 
@@ -40,56 +41,6 @@ const OTHER_TOOLSTACKS: [&str; 6] = [
     "xapi",
     "qubesd",
 ];
-
-/// Why a domain is not adopted.
-#[derive(Debug, thiserror::Error)]
-pub enum AdoptError {
-    /// It has what Xyl cannot do.
-    #[error("domain {domid} is not adopted: {what}, which Xyl cannot do yet; it stays xl's")]
-    Unsupported {
-        /// The domain.
-        domid: DomId,
-        /// What it has, by the names of xl.cfg.
-        what: String,
-    },
-    /// The policy of the host does not want it.
-    #[error("domain {domid} is not adopted: {line}; it stays xl's")]
-    Refused {
-        /// The domain.
-        domid: DomId,
-        /// The decision in words: cause and remedy.
-        line: String,
-    },
-    /// It has ended, or is ending.
-    #[error(
-        "domain {0} has ended or is ending: whoever watches over it deals with that; try again after"
-    )]
-    Ending(DomId),
-    /// Another process may act on the domain's end.
-    #[error(
-        "process {pid} (`{line}`) may watch over domain {domid} too, and both would act on its end: end it first, or repeat with --force if it has nothing to do with this domain"
-    )]
-    Watched {
-        /// The domain.
-        domid: DomId,
-        /// The process.
-        pid: u32,
-        /// What was typed to start it.
-        line: String,
-    },
-    /// xl's process cannot be ended.
-    #[error(
-        "xl's process {pid}, which watches over domain {domid}, cannot be ended: {why}; the domain stays xl's"
-    )]
-    Stubborn {
-        /// The domain.
-        domid: DomId,
-        /// The process.
-        pid: u32,
-        /// What the system said.
-        why: String,
-    },
-}
 
 /// What was made of a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,7 +141,7 @@ fn examine(
         return Ok(None);
     }
     let planned = match is_ours {
-        true => store::planned(host, vm.uuid)?,
+        true => plan::of_record(host, vm.uuid)?,
         false => planned(host, &info)?,
     };
     let admitted = match is_ours {

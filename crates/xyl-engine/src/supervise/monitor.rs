@@ -10,13 +10,16 @@ use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, ShutdownReason};
 use xenstore::{Path, Tree, WatchEvent};
 
+use crate::config::plan;
 use crate::config::plan::Planned;
 use crate::operation::soft_reset::{self, Outcome, Tally};
-use crate::operation::{destroy, dump_core, restart, status};
-use crate::supervise::monitor_lock::MonitorLock;
+use crate::operation::{destroy, dump_core, restart};
 use crate::supervise::restart_backoff::Backoff;
 use crate::supervise::{requests, restart_backoff};
+use crate::vm::Vm;
 use crate::vm::domains::{self, home};
+use crate::vm::journal;
+use crate::vm::monitor_lock::MonitorLock;
 use crate::vm::spec::Action;
 use crate::vm::{lock, store};
 use crate::{EngineError, Host, VmGuard};
@@ -39,18 +42,9 @@ const END_TOKEN: &str = "xyl-end";
 /// Token of the watch on the domain's name.
 const NAME_TOKEN: &str = "xyl-name";
 
-/// The VM that is watched.
-#[derive(Clone, Copy, Debug)]
-pub struct Vm {
-    /// Its domain now.
-    pub domid: DomId,
-    /// Its identity.
-    pub uuid: Uuid,
-}
-
 /// Watches a VM until it has ended for good, restarting it as its configuration says. `log` is told
 /// what happens, a line each. A process that dies meanwhile, or loses xenstored, leaves the lock's file to the
-/// next monitor ([`crate::supervise::monitor_lock`]), which starts with what has happened since. No other error ends the
+/// next monitor ([`crate::vm::monitor_lock`]), which starts with what has happened since. No other error ends the
 /// watch: the host may lack space, memory or a quota for a while.
 pub fn watch(host: &mut Host, vm: Vm, log: &mut dyn FnMut(&str)) -> Result<(), EngineError> {
     match take_lock(host, vm, None, log)? {
@@ -259,7 +253,7 @@ fn finish_what_was_begun(
     vm: &mut Vm,
     log: &mut dyn FnMut(&str),
 ) -> Result<(), EngineError> {
-    if status::is_orphaned(&*host.files, &host.dirs, &*host.process, vm.uuid) {
+    if journal::is_orphaned(&*host.files, &host.dirs, &*host.process, vm.uuid) {
         let owner = VmGuard::take(host, vm.uuid)?;
         if let Some(recovered) = &owner.recovered {
             log(&recovered.line());
@@ -311,7 +305,7 @@ fn next_action(
                 reason => reason,
             }
         };
-        let planned = store::planned(host, vm.uuid)?;
+        let planned = plan::of_record(host, vm.uuid)?;
         let on = &planned.spec.on;
         let action = match reason {
             // `wait_for_end` does not return for a suspended domain, so there is an action.

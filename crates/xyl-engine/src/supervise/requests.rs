@@ -22,11 +22,10 @@ use crate::control::power::{self, PowerDelivery, PowerRequest};
 use crate::control::sched::{self, ShareChange};
 use crate::control::{memory, vcpus};
 use crate::operation::Kind;
-use crate::operation::dump_core::{self, DumpRequest, Dumped, dump_core};
-use crate::operation::{destroy, status, xenstore_nodes};
-use crate::supervise::monitor::Vm;
-use crate::supervise::monitor_lock;
-use crate::vm::{domains, lock, store};
+use crate::operation::dump_core::{self, DumpRequest, Dumped, dump_core, progress_file};
+use crate::operation::run;
+use crate::operation::{destroy, xenstore_nodes};
+use crate::vm::{Vm, domains, journal, monitor_lock, store};
 use crate::{Cancel, EngineError, Host, VmGuard};
 
 /// How often whoever waits for an answer looks around, where no event tells of one.
@@ -528,7 +527,7 @@ impl PendingRequest {
     }
 
     fn tell(&self, host: &Host) {
-        let holder = status::holder(host, self.vm.uuid, host.clock.calendar());
+        let holder = journal::holder(host, self.vm.uuid, host.clock.calendar());
         let stays = match self.word == Kind::DumpCore.word() {
             true => "",
             false => "; Ctrl-C ends this wait, and not what was asked for",
@@ -545,7 +544,7 @@ impl PendingRequest {
     }
 
     fn too_late(&self, host: &Host) -> EngineError {
-        let holder = status::holder(host, self.vm.uuid, host.clock.calendar());
+        let holder = journal::holder(host, self.vm.uuid, host.clock.calendar());
         EngineError::Deadline {
             what: format!(
                 "the {} of domain {}: its turn has not come; there is {holder}",
@@ -565,7 +564,7 @@ impl PendingRequest {
         match dump {
             // Not somebody else's.
             Some(dump) if self.file.is_some() && dump.text("file") == self.file.as_deref() => {
-                lock::ask_to_cancel(&*host.files, &host.dirs, self.vm.uuid, &dump.begin.id)
+                run::ask_to_cancel(&*host.files, &host.dirs, self.vm.uuid, &dump.begin.id)
             }
             _ => Err(EngineError::Cancelled),
         }
@@ -652,7 +651,7 @@ pub(crate) fn serve(
     vm: Vm,
     log: &mut dyn FnMut(&str),
 ) -> Result<bool, EngineError> {
-    let mut ids = destroy::children(host, &asked_of(vm.domid)?)?;
+    let mut ids = host.children(&asked_of(vm.domid)?)?;
     ids.sort_unstable();
     for id in &ids {
         match serve_one(host, vm, id, log) {
@@ -786,7 +785,7 @@ fn carry_out_watched(
 
 /// Removes the answers that nobody waits for any more: who has asked has died before he could take them.
 pub(crate) fn remove_unread(host: &mut Host) -> Result<(), EngineError> {
-    for id in destroy::children(host, &all_told()?)? {
+    for id in host.children(&all_told()?)? {
         if !asker(&id).is_some_and(|pid| host.process.is_running(pid)) {
             host.store.rm(&below(all_told()?, &id)?)?;
         }
@@ -800,11 +799,6 @@ pub(crate) fn remove_unread(host: &mut Host) -> Result<(), EngineError> {
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// Largest such file that is read, in bytes: two numbers.
 const PROGRESS_MAX_BYTES: u64 = 64;
-
-/// Where a monitor writes how far the core is that it dumps.
-pub(crate) fn progress_file(host: &Host, uuid: Uuid) -> PathBuf {
-    host.dirs.vm_run(uuid).join("progress")
-}
 
 fn read_progress(host: &Host, uuid: Uuid) -> Option<(u64, u64)> {
     let bytes = host

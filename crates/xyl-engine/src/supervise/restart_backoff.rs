@@ -15,8 +15,8 @@ use uuid::Uuid;
 use xen_port::DomId;
 use xyl_saga::{Outcome, Past};
 
-use crate::operation::status;
-use crate::supervise::monitor::Vm;
+use crate::operation::last_of_domain;
+use crate::vm::Vm;
 use crate::vm::store;
 use crate::{Dirs, EngineError, Host};
 
@@ -197,7 +197,7 @@ fn note(host: &Host, uuid: Uuid, brake: &Brake) -> Result<(), EngineError> {
 fn life(host: &Host, uuid: Uuid) -> Result<Option<Duration>, EngineError> {
     let contents = xyl_saga::load(&*host.files, &host.dirs.journal(uuid))?;
     let past = Past::of(&contents);
-    let made = status::last_of_domain(&past).filter(|last| last.outcome == Some(Outcome::Done));
+    let made = last_of_domain(&past).filter(|last| last.outcome == Some(Outcome::Done));
     let Some(made) = made else {
         return Ok(None);
     };

@@ -17,13 +17,13 @@ use xen_port::{CpuPool, DomId, DomainInfo, Hypervisor, SchedulerParams};
 use xenstore::{Batch, Path, Tree};
 use xl_cfg::types::VmName;
 
-use crate::request_error::RequestError;
+use crate::error::RequestError;
+pub use crate::host::NO_NAME;
 use crate::vm::names::{self, NameIndex};
+pub use crate::vm::paths::uuid_text;
+pub(crate) use crate::vm::paths::{has_vm_part, home, vm_path};
 use crate::vm::userdata;
 use crate::{EngineError, Host};
-
-/// What stands in a table for the name of a domain that xenstore does not know, as in xl's.
-pub const NO_NAME: &str = "(null)";
 
 /// How long another process may hold a name that is to be given.
 const NAME_LIMIT: Duration = Duration::from_secs(1);
@@ -53,11 +53,6 @@ impl DomainRef {
             None => DomainRef::Name(text.to_owned()),
         }
     }
-}
-
-/// A UUID's 16 bytes in the usual form.
-pub fn uuid_text(handle: &[u8; 16]) -> String {
-    Uuid::from_bytes(*handle).hyphenated().to_string()
 }
 
 /// A domain that was asked for.
@@ -187,24 +182,6 @@ fn decimal_part(bytes: &[u8]) -> String {
         .take_while(|byte| byte.is_ascii_digit())
         .map(|byte| char::from(*byte))
         .collect()
-}
-
-/// A path below a domain's home in xenstore.
-pub(crate) fn home(domid: DomId, relative: &str) -> Result<Path, EngineError> {
-    Ok(Path::domain(domid.0)
-        .join(relative)
-        .map_err(xenstore::Error::from)?)
-}
-
-/// Whether a domain has a part of `/vm`. Domain 0, whose UUID is all zeros, has none.
-pub(crate) fn has_vm_part(info: &DomainInfo) -> bool {
-    info.handle != [0; 16]
-}
-
-/// A path below a VM's own part of xenstore.
-pub(crate) fn vm_path(info: &DomainInfo, relative: &str) -> Result<Path, EngineError> {
-    let text = format!("/vm/{}/{relative}", uuid_text(&info.handle));
-    Ok(Path::new(&text).map_err(xenstore::Error::from)?)
 }
 
 /// Keeps others off a name until its new owner is known by it in xenstore.

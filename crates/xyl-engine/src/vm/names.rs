@@ -15,13 +15,13 @@ use std::time::Duration;
 
 use os_port::{Clock, Files, Process};
 use uuid::Uuid;
-use xen_port::{DomId, DomainInfo};
-use xenstore::{Batch, Tree};
+use xen_port::{DomId, DomainInfo, Hypervisor};
+use xenstore::{Batch, Client, Tree};
 use xl_cfg::types::NameRule;
 use xyl_audit::Policy;
 use xyl_audit::policy::NamesAllowed;
 
-use crate::vm::domains::{home, uuid_text};
+use crate::vm::paths::{home, uuid_text};
 use crate::vm::userdata;
 use crate::{Dirs, EngineError, Host};
 
@@ -266,6 +266,14 @@ impl Entry {
             .collect();
         entries.retain(|_, entry| !entry.name.is_empty());
         entries
+    }
+}
+
+impl Host {
+    /// What a search for a domain needs: the hypervisor, xenstore, and the index of the names in it.
+    pub fn directory(&mut self) -> (&dyn Hypervisor, &mut Client, NameIndex<'_>) {
+        let index = NameIndex::new(&*self.files, &*self.clock, &*self.process, &self.dirs);
+        (&*self.hv, &mut self.store, index)
     }
 }
 

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use uuid::Uuid;
 use xen_port::{CpuMap, GuestKind, ShutdownReason};
 
+/// The shim's command line where the configuration has none.
+pub const DEFAULT_SHIM_CMDLINE: &str = "pv-shim console=xen,pv";
+
 /// A VM, ready to be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmSpec {
@@ -104,10 +107,7 @@ pub struct Shim {
 impl Shim {
     /// Its command line in full.
     pub fn command_line(&self) -> String {
-        let cmdline = self
-            .cmdline
-            .as_deref()
-            .unwrap_or(crate::config::shim::DEFAULT_CMDLINE);
+        let cmdline = self.cmdline.as_deref().unwrap_or(DEFAULT_SHIM_CMDLINE);
         match &self.extra {
             Some(extra) => format!("{cmdline} {extra}"),
             None => cmdline.to_owned(),

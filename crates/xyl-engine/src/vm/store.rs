@@ -8,8 +8,6 @@ use std::path::{Path as FilePath, PathBuf};
 use os_port::{Files, list_if_there, remove_folder_if_there, remove_if_there};
 use uuid::Uuid;
 
-use crate::config::plan::{self, Planned};
-use crate::host::topology;
 use crate::{Dirs, EngineError, Host};
 
 /// Largest record that is read back, in bytes; the same limit as a configuration file's.
@@ -82,16 +80,6 @@ pub fn read(files: &dyn Files, dirs: &Dirs, uuid: &str) -> Result<String, Engine
     String::from_utf8(bytes).map_err(|_| EngineError::Record {
         path,
         what: "not UTF-8: no configuration".to_owned(),
-    })
-}
-
-/// The VM as its record describes it.
-pub(crate) fn planned(host: &Host, uuid: Uuid) -> Result<Planned, EngineError> {
-    let uuid = uuid.hyphenated().to_string();
-    let text = read(&*host.files, &host.dirs, &uuid)?;
-    let path = path(&host.dirs, &uuid);
-    plan::plan_record(&path.display().to_string(), &text, &mut || {
-        topology::of(&*host.hv)
     })
 }
 

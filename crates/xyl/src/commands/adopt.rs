@@ -1,6 +1,6 @@
 //! `xyl adopt`: takes over a domain that xl has created.
 
-use xyl_engine::operation::create::Notice;
+use xyl_engine::Notice;
 use xyl_engine::supervise::adopt::{self, Adopted};
 
 use crate::commands::monitor::start_in_background;

@@ -13,9 +13,10 @@ use uuid::Uuid;
 use xen_port::DomId;
 use xen_sys::{Standby, Streams};
 use xyl_engine::EngineError;
-use xyl_engine::operation::status;
-use xyl_engine::supervise::monitor::{self, Vm};
-use xyl_engine::supervise::monitor_lock;
+use xyl_engine::supervise::monitor::{self};
+use xyl_engine::vm::Vm;
+use xyl_engine::vm::journal;
+use xyl_engine::vm::monitor_lock;
 
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
@@ -201,7 +202,8 @@ pub fn replace_the_lost(context: &Context) -> Result<Vec<Result<Heir, NoHeir>>, 
 }
 
 fn name_of(context: &Context, uuid: Uuid) -> String {
-    status::name(&SystemFiles, &context.dirs, uuid).unwrap_or_else(|| uuid.hyphenated().to_string())
+    journal::name(&SystemFiles, &context.dirs, uuid)
+        .unwrap_or_else(|| uuid.hyphenated().to_string())
 }
 
 /// Starts a monitor for a VM that has none; `None` where another process does that just now.

@@ -5,9 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use jiff::Timestamp;
 use os_port::{SystemClock, SystemFiles, SystemProcess};
 use serde_json::{Value, json};
-use xyl_engine::operation::status::{self, Status, VmOps};
+use xyl_engine::operation::run;
 use xyl_engine::supervise::restart_backoff::Brake;
-use xyl_engine::vm::lock;
+use xyl_engine::supervise::status::{self, Status, VmOps};
 use xyl_saga::{Entry, Operation, Record};
 
 use crate::complete::{operations_under_way, vms_and_operations};
@@ -251,7 +251,7 @@ fn cancel(context: &Context, vms: &[VmOps], id: &str) -> Outcome {
         if context.would(format!("cancel {id} ({})", operation.begin.kind))? {
             return Ok(());
         }
-        lock::ask_to_cancel(&SystemFiles, &context.dirs, vm.uuid, id)?;
+        run::ask_to_cancel(&SystemFiles, &context.dirs, vm.uuid, id)?;
         if vm.standing(operation, &SystemProcess) != Status::UnderWay {
             context.say(format!("{id} has no process: `xyl recover` sees to it"));
         }

@@ -4,7 +4,7 @@ use os_port::{SystemFiles, SystemProcess};
 use serde_json::{Value, json};
 use xen_port::DomId;
 use xyl_engine::Host;
-use xyl_engine::host::policy_recheck::reexamine;
+use xyl_engine::config::policy_recheck::reexamine;
 use xyl_engine::recover::{self, Recovered};
 
 use crate::commands::explain::otherwise;

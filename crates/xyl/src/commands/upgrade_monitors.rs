@@ -8,8 +8,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use xyl_engine::EngineError;
-use xyl_engine::operation::status;
-use xyl_engine::supervise::monitor_lock::{self, Watched};
+use xyl_engine::vm::journal;
+use xyl_engine::vm::monitor_lock::{self, Watched};
 
 use crate::commands::monitor::{heir_with, lock_for};
 use crate::context::Context;
@@ -140,7 +140,7 @@ fn replace(context: &Context, watched: Watched) -> Report {
     };
     Report {
         uuid,
-        name: status::name(&SystemFiles, &context.dirs, uuid).unwrap_or_default(),
+        name: journal::name(&SystemFiles, &context.dirs, uuid).unwrap_or_default(),
         old_pid,
         outcome: outcome.map(|heir| heir.pid),
     }

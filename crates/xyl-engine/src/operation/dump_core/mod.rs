@@ -13,8 +13,9 @@ use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, Errno, Gfn, GuestKind, PAGE_SIZE, VcpuId, VersionInfo};
 use xyl_saga::{Facts, OnDeath, Operation, Outcome, Past, Step};
 
+pub use crate::error::DumpError;
 use crate::operation::{Draft, Kind, step};
-use crate::supervise::monitor::Vm;
+use crate::vm::Vm;
 use crate::vm::names;
 use crate::{Cancel, EngineError, Host, VmGuard};
 use format::{Core, NO_PAGE, Page};
@@ -34,59 +35,6 @@ const VCPUS_MAX: u32 = 8192;
 
 /// The argument of a core that is dumped because its domain has ended.
 const AT_END: &str = "at_end";
-
-/// Why there is no core.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DumpError {
-    /// What stands at the path is no file.
-    #[error("{path} is no file that could be replaced: name another")]
-    NoFile {
-        /// The path.
-        path: PathBuf,
-    },
-    /// The path is no text, so no journal can hold it.
-    #[error("{path} is no text in UTF-8: name another file")]
-    NoText {
-        /// The path.
-        path: PathBuf,
-    },
-    /// The domain has pages that Xen would have to find memory for.
-    #[error(
-        "domain {domid}: {pages} of its pages have no memory yet (`memory` is below `maxmem`), and reading them all would take \
-         more than is set aside for them, at which Xen crashes the domain: wait until its balloon driver has given them back"
-    )]
-    OnDemand {
-        /// The domain.
-        domid: DomId,
-        /// Pages beyond those that Xen has set aside.
-        pages: u64,
-    },
-    /// None of its vCPUs was ever started.
-    #[error("domain {domid} has no vCPU that was ever started, so there is nothing to see")]
-    NoVcpu {
-        /// The domain.
-        domid: DomId,
-    },
-    /// The file could not be written.
-    #[error(
-        "the core of domain {domid}, {path}: {written} of {size} bytes were written, then: {source}{remedy}"
-    )]
-    Write {
-        /// The domain.
-        domid: DomId,
-        /// The file, by the name that it was to get.
-        path: PathBuf,
-        /// Bytes that had been written.
-        written: u64,
-        /// Bytes that it was to have.
-        size: u64,
-        /// What the system said.
-        source: std::io::Error,
-        /// What to do, where that is known.
-        remedy: &'static str,
-    },
-}
 
 /// What to dump.
 pub struct DumpRequest<'r> {
@@ -152,6 +100,11 @@ fn named(host: &Host, domid: DomId) -> Result<DomainInfo, EngineError> {
         DomId::ZERO => Err(EngineError::ControlDomain("pausing it to dump its core")),
         _ => living(host, domid),
     }
+}
+
+/// Where a monitor writes how far the core is that it dumps.
+pub(crate) fn progress_file(host: &Host, uuid: Uuid) -> PathBuf {
+    host.dirs.vm_run(uuid).join("progress")
 }
 
 /// The domain, if it is there and is not about to go.

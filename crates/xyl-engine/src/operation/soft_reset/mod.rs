@@ -21,10 +21,11 @@ use xen_port::{DomId, DomainInfo, Errno, EvtchnPort, Gfn, GuestKind, HvmParam, S
 use xenstore::{Batch, Path, Tree};
 
 use crate::control::power::{self, PowerRequest};
+pub use crate::error::SoftResetError;
 use crate::operation::create::{self, Daemons};
 use crate::operation::destroy;
 use crate::operation::xenstore_nodes::{self, DomainTree};
-use crate::supervise::monitor::Vm;
+use crate::vm::Vm;
 use crate::vm::spec;
 use crate::{EngineError, Host};
 
@@ -45,46 +46,6 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 const REST_TIMES: u32 = 3;
 /// The longest such wait, so that one slow reset holds up no other for long. It is what xl waits before each.
 const REST_MAX: Duration = Duration::from_secs(2);
-
-/// Why a domain cannot be soft-reset at all.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SoftResetError {
-    /// Xen resets domains with hardware virtualisation only.
-    #[error(
-        "Xen cannot soft-reset a PV guest, it can only crash it: use type=\"pvh\" for a guest that is to kexec"
-    )]
-    Pv,
-    /// The domain has a device model, which has to be stopped, saved and started again.
-    #[error(
-        "domain {domid}: to {step} is not supported by Xyl yet: HVM guests cannot be soft-reset"
-    )]
-    DeviceModel {
-        /// The domain.
-        domid: DomId,
-        /// What is missing.
-        step: &'static str,
-    },
-    /// The domain has devices whose backends would have to be set up again.
-    #[error("domain {domid} has devices that Xyl cannot set up again yet: {devices}")]
-    Devices {
-        /// The domain.
-        domid: DomId,
-        /// Kinds and numbers.
-        devices: String,
-    },
-    /// The note of a reset under way does not say what it should.
-    #[error("{path}: `{text}` is no note of a soft reset: remove it, or destroy the domain")]
-    Note {
-        /// Where it is.
-        path: String,
-        /// What it says.
-        text: String,
-    },
-    /// The state table lacks something.
-    #[error(transparent)]
-    Table(#[from] ImpossibleEvent),
-}
 
 /// How a soft reset ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,7 +88,7 @@ pub fn run(host: &mut Host, vm: Vm, log: &mut dyn FnMut(&str)) -> Result<Outcome
                 event
             }
         };
-        state = next(state, event).map_err(SoftResetError::from)?;
+        state = next(state, event).map_err(|error| SoftResetError::Table(error.to_string()))?;
     }
     Ok(match state {
         State::Running => Outcome::Running,

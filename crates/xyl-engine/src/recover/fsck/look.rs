@@ -12,9 +12,8 @@ use super::domains;
 use super::finding::{Finding, Leak, NodeOwner};
 use crate::host::dom0::{Kernel, Program};
 use crate::host::holders::{backend_folders, qemus};
-use crate::operation::destroy::children;
 use crate::recover::{self, End};
-use crate::supervise::monitor_lock;
+use crate::vm::monitor_lock;
 use crate::vm::{names, store};
 use crate::{EngineError, Host};
 
@@ -64,7 +63,7 @@ impl Traces {
                 nodes.push((format!("{folder}/{domid}"), NodeOwner::Domain(domid)));
             }
         }
-        let vms = children(host, &path("/vm")?)?;
+        let vms = host.children(&path("/vm")?)?;
         nodes.extend(vms.iter().filter_map(|name| {
             let uuid = Uuid::try_parse(name).ok()?;
             Some((format!("/vm/{name}"), NodeOwner::Vm(uuid)))
@@ -143,7 +142,7 @@ fn path(text: &str) -> Result<Path, EngineError> {
 
 /// The domids among a folder's children.
 fn numbers_in(host: &mut Host, folder: &str) -> Result<Vec<DomId>, EngineError> {
-    let names = children(host, &path(folder)?)?;
+    let names = host.children(&path(folder)?)?;
     Ok(names.iter().filter_map(|name| domid_of(name)).collect())
 }
 
@@ -249,7 +248,7 @@ fn loop_devices(
         if !is_disk {
             continue;
         }
-        for number in children(host, folder)? {
+        for number in host.children(folder)? {
             let device = folder.join(&number).map_err(xenstore::Error::from)?;
             let (node, file) = disk(host, &device)?;
             let Some(device) = node.strip_prefix("/dev/").filter(|name| is_loop(name)) else {
@@ -340,7 +339,7 @@ fn claimed_interfaces(
         if !folder.as_str().contains("/backend/vif/") || !domains.has(*domid) {
             continue;
         }
-        for number in children(host, folder)? {
+        for number in host.children(folder)? {
             let name = folder.join(&number).and_then(|path| path.join("vifname"));
             let name = host.store.read_opt(&name.map_err(xenstore::Error::from)?)?;
             claimed.extend(name.and_then(|name| String::from_utf8(name).ok()));

@@ -198,7 +198,7 @@ fn remove_backends(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
         let path = folder
             .join(&domid.to_string())
             .map_err(xenstore::Error::from)?;
-        if !destroy::children(host, &path)?.is_empty() {
+        if !host.children(&path)?.is_empty() {
             batch.rm(&path);
         }
     }

@@ -4,9 +4,11 @@
 use os_port::Files;
 use xyl_audit::admit::{Decision, Outcome};
 
+use crate::Notice;
+use crate::config::boot_files::Images;
+use crate::config::loader;
 use crate::config::{admission, shim};
-use crate::operation::boot_files::{Images, loader};
-use crate::operation::create::{Notice, check_image, warn_of_shim};
+use crate::operation::create::{check_image, warn_of_shim};
 use crate::vm::spec::VmSpec;
 use crate::{Dirs, EngineError};
 

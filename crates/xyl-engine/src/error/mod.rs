@@ -1,4 +1,12 @@
 //! Why an operation on a VM failed.
+//!
+//! Every other module may use this one; it uses none of them.
+
+mod adopt;
+mod dump_core;
+mod request;
+mod shim;
+mod soft_reset;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -7,11 +15,12 @@ use xen_build::BuildError;
 use xen_port::{DomId, Errno, HvError};
 use xyl_saga::{Failure, JournalError, UnknownStep};
 
-use crate::config::shim::ShimError;
-use crate::operation::dump_core::DumpError;
-use crate::operation::soft_reset::SoftResetError;
-use crate::request_error::RequestError;
-use crate::supervise::adopt::AdoptError;
+pub use adopt::AdoptError;
+pub use dump_core::DumpError;
+pub use request::RequestError;
+pub use shim::ShimError;
+pub(crate) use shim::list_paths;
+pub use soft_reset::SoftResetError;
 
 /// Why an operation on a VM failed. Each text says what was tried, on what, why it failed, and
 /// where there is one the remedy.

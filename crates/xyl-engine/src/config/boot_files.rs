@@ -2,16 +2,14 @@
 //!
 //! Each is opened once: what was checked is what is built, whatever happens to its path meanwhile.
 
-use std::rc::Rc;
-
 use xen_build::{BootModule, ModuleContent};
-use xen_image::{CacheFolder, CacheOptions, Image, Limits, Loader, Module, Origin};
+use xen_image::{Image, Module, Origin};
 
+use crate::Notice;
+use crate::config::loader;
 use crate::config::shim::ShimImage;
-use crate::host::unpack::Confined;
-use crate::operation::create::Notice;
 use crate::vm::spec::VmSpec;
-use crate::{Dirs, EngineError, Host};
+use crate::{EngineError, Host};
 
 /// Number of bytes in a KiB.
 const KIB: u64 = 1024;
@@ -76,17 +74,5 @@ impl Images {
             cmdline: "",
         });
         kernel.into_iter().chain(ramdisk).collect()
-    }
-}
-
-/// What opens kernels here.
-pub(crate) fn loader(dirs: &Dirs) -> Loader {
-    Loader {
-        limits: Limits::default(),
-        cache: Some(CacheFolder {
-            path: dirs.kernel_cache.clone(),
-            options: CacheOptions::default(),
-        }),
-        unpack: Rc::new(Confined::new(dirs)),
     }
 }

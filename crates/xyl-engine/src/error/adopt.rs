@@ -1,0 +1,55 @@
+//! Why a domain of xl is not adopted.
+//!
+//! `supervise::adopt` makes these errors.
+
+use xen_port::DomId;
+
+/// Why a domain is not adopted.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// It has what Xyl cannot do.
+    #[error("domain {domid} is not adopted: {what}, which Xyl cannot do yet; it stays xl's")]
+    Unsupported {
+        /// The domain.
+        domid: DomId,
+        /// What it has, by the names of xl.cfg.
+        what: String,
+    },
+    /// The policy of the host does not want it.
+    #[error("domain {domid} is not adopted: {line}; it stays xl's")]
+    Refused {
+        /// The domain.
+        domid: DomId,
+        /// The decision in words: cause and remedy.
+        line: String,
+    },
+    /// It has ended, or is ending.
+    #[error(
+        "domain {0} has ended or is ending: whoever watches over it deals with that; try again after"
+    )]
+    Ending(DomId),
+    /// Another process may act on the domain's end.
+    #[error(
+        "process {pid} (`{line}`) may watch over domain {domid} too, and both would act on its end: end it first, or repeat with --force if it has nothing to do with this domain"
+    )]
+    Watched {
+        /// The domain.
+        domid: DomId,
+        /// The process.
+        pid: u32,
+        /// What was typed to start it.
+        line: String,
+    },
+    /// xl's process cannot be ended.
+    #[error(
+        "xl's process {pid}, which watches over domain {domid}, cannot be ended: {why}; the domain stays xl's"
+    )]
+    Stubborn {
+        /// The domain.
+        domid: DomId,
+        /// The process.
+        pid: u32,
+        /// What the system said.
+        why: String,
+    },
+}
