@@ -3,6 +3,8 @@
 //!
 //! `src/lib.rs` is left out: it names all folders, and defines `Host`, which every module uses.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
