@@ -16,6 +16,7 @@ pub mod mem;
 pub use launch::{ERRORS_MAX_BYTES, Ended, Launch, SYSTEM_FOLDERS, Spawn, run_to_success};
 pub use system::{SystemClock, SystemFiles, SystemProcess, lock_for_child, lock_of_stdin};
 
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::time::{Instant, SystemTime};
@@ -25,6 +26,12 @@ pub trait Files {
     /// A file's contents. A file of more than `max_bytes` is refused with
     /// [`io::ErrorKind::FileTooLarge`].
     fn read(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>>;
+    /// The same of a file that decides what is safe: one that neither a user besides root and this process's own, nor
+    /// others of its group, nor everybody can change. Another one is refused with [`io::ErrorKind::PermissionDenied`]
+    /// and [`Untrusted`] inside.
+    fn read_trusted(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
+        self.read(path, max_bytes)
+    }
     /// Makes a file with these contents, or replaces what it held. A reader may see a part of it:
     /// whoever minds writes another file and renames that.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
@@ -49,6 +56,46 @@ pub trait Files {
     /// Whether somebody holds the lock that a file stands for. Looking leaves no trace: the file is not
     /// opened for writing, so whoever is told of files that are closed after that (inotify) hears nothing.
     fn is_locked(&self, path: &Path) -> io::Result<bool>;
+}
+
+/// Why a file does not decide what is safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Untrusted {
+    /// It belongs to a user that is neither root nor this process's own.
+    OwnedBy {
+        /// The user's number.
+        uid: u32,
+    },
+    /// Others than its owner can write to it.
+    WritableByOthers {
+        /// Its permissions.
+        mode: u32,
+    },
+}
+
+impl fmt::Display for Untrusted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OwnedBy { uid } => {
+                write!(f, "user {uid} owns it, not root: `chown root` it")
+            }
+            Self::WritableByOthers { mode } => {
+                let mode = mode & 0o7777;
+                write!(
+                    f,
+                    "others can write to it (mode {mode:04o}): `chmod go-w` it"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for Untrusted {}
+
+impl From<Untrusted> for io::Error {
+    fn from(why: Untrusted) -> io::Error {
+        io::Error::new(io::ErrorKind::PermissionDenied, why)
+    }
 }
 
 /// A file that is added to.

@@ -1,6 +1,6 @@
 //! The real system.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SendError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::{Append, Clock, Files, Lock, Process};
+use crate::{Append, Clock, Files, Lock, Process, Untrusted};
 
 /// Mode of files: for root alone.
 const FILE_MODE: u32 = 0o600;
@@ -21,15 +21,16 @@ pub struct SystemFiles;
 
 impl Files for SystemFiles {
     fn read(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
-        let limit = max_bytes.saturating_add(1);
         let file = File::open(path)?;
-        // Room for the whole file and a byte more: reading it takes two system calls then.
-        let mut bytes = Vec::with_capacity(file.metadata()?.len().min(max_bytes) as usize + 1);
-        file.take(limit).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > max_bytes {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        Ok(bytes)
+        let metadata = file.metadata()?;
+        read_open(file, &metadata, max_bytes)
+    }
+
+    fn read_trusted(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        check_trusted(&metadata)?;
+        read_open(file, &metadata, max_bytes)
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -92,6 +93,36 @@ impl Files for SystemFiles {
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
+}
+
+fn read_open(file: File, metadata: &Metadata, max_bytes: u64) -> io::Result<Vec<u8>> {
+    let limit = max_bytes.saturating_add(1);
+    // Room for the whole file and a byte more: reading it takes two system calls then.
+    let mut bytes = Vec::with_capacity(metadata.len().min(max_bytes) as usize + 1);
+    file.take(limit).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max_bytes {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(bytes)
+}
+
+/// As sudo has it of its own files. Root's group counts as root.
+fn check_trusted(metadata: &Metadata) -> Result<(), Untrusted> {
+    const WRITABLE_BY_GROUP: u32 = 0o020;
+    const WRITABLE_BY_ALL: u32 = 0o002;
+    let (uid, mode) = (metadata.uid(), metadata.mode());
+    if uid != 0 && uid != rustix::process::geteuid().as_raw() {
+        return Err(Untrusted::OwnedBy { uid });
+    }
+    let group = if metadata.gid() == 0 {
+        0
+    } else {
+        WRITABLE_BY_GROUP
+    };
+    if mode & (WRITABLE_BY_ALL | group) != 0 {
+        return Err(Untrusted::WritableByOthers { mode });
+    }
+    Ok(())
 }
 
 struct Appended(File);
@@ -257,6 +288,44 @@ impl Process for SystemProcess {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_others_can_change_is_not_trusted() {
+        use std::fs::Permissions;
+        use std::os::unix::fs::{PermissionsExt, chown};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.toml");
+        fs::write(&path, "x").unwrap();
+        let why = |mode: u32| {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let error = SystemFiles.read_trusted(&path, 9).err()?;
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+            error
+                .into_inner()?
+                .downcast::<Untrusted>()
+                .ok()
+                .map(|why| *why)
+        };
+        assert_eq!((why(0o644), why(0o600)), (None, None));
+        assert!(matches!(
+            why(0o666),
+            Some(Untrusted::WritableByOthers { .. })
+        ));
+        assert!(matches!(
+            why(0o646),
+            Some(Untrusted::WritableByOthers { .. })
+        ));
+        // Only root can give a file away.
+        if rustix::process::geteuid().is_root() {
+            chown(&path, Some(65534), Some(65534)).unwrap();
+            assert_eq!(why(0o644), Some(Untrusted::OwnedBy { uid: 65534 }));
+            chown(&path, Some(0), Some(65534)).unwrap();
+            assert!(matches!(
+                why(0o664),
+                Some(Untrusted::WritableByOthers { .. })
+            ));
+        }
+    }
 
     #[test]
     fn one_holder_at_a_time_and_no_file_left() {

@@ -46,6 +46,8 @@ pub struct ModelDomain {
     pub kind: GuestKind,
     /// Its handle: its UUID's bytes.
     pub handle: [u8; 16],
+    /// Its label of the security modules; 0 without them.
+    pub ssidref: u32,
     /// Weight and cap, the scheduler's default at first.
     pub share: (u16, u16),
     /// CPU pool.
@@ -122,6 +124,7 @@ impl ModelDomain {
         ModelDomain {
             kind,
             handle,
+            ssidref: 0,
             share: (256, 0),
             cpupool,
             max_pages: 0,
@@ -202,6 +205,21 @@ impl ModelDomain {
     }
 }
 
+/// What the modelled host can do unless it is told otherwise.
+const USUAL_CAPS: PhysCaps = PhysCaps {
+    hvm: true,
+    pv: true,
+    hvm_directio: false,
+    pv_directio: false,
+    hap: true,
+    shadow: false,
+    iommu_hap_pt_share: false,
+    vmtrace: false,
+    vpmu: false,
+    gnttab_v1: false,
+    gnttab_v2: false,
+};
+
 #[derive(Default)]
 struct State {
     free_pages: u64,
@@ -225,6 +243,7 @@ struct State {
     total_pages: u64,
     nr_cpus: u32,
     version: Option<VersionInfo>,
+    caps: Option<PhysCaps>,
     console_ring: Vec<u8>,
 }
 
@@ -257,6 +276,18 @@ impl Model {
     /// What the hypervisor says of itself; without it, [`Hypervisor::version`] is not there.
     pub fn set_version(&self, version: VersionInfo) {
         self.state().version = Some(version);
+    }
+
+    /// The host can do this and nothing else.
+    pub fn set_caps(&self, caps: PhysCaps) {
+        self.state().caps = Some(caps);
+    }
+
+    /// The hypervisor has security modules, which give a domain this label.
+    pub fn set_label(&self, domid: DomId, ssidref: u32) {
+        if let Some(domain) = self.state().domains.get_mut(&domid.0) {
+            domain.ssidref = ssidref;
+        }
     }
 
     /// The hypervisor logs a line.
@@ -712,12 +743,7 @@ impl Hypervisor for Model {
             nr_nodes: 1,
             max_node_id: 0,
             cpu_khz: 1_000_000,
-            caps: PhysCaps {
-                hvm: true,
-                pv: true,
-                hap: true,
-                ..PhysCaps::default()
-            },
+            caps: state.caps.unwrap_or(USUAL_CAPS),
             total_pages: state.total_pages,
             free_pages: state.free_pages,
             scrub_pages: 0,
@@ -1354,7 +1380,7 @@ fn info(domid: DomId, domain: &ModelDomain) -> DomainInfo {
         cpu_time_ns: domain.time_ns(),
         nr_online_vcpus: domain.nr_online_vcpus,
         max_vcpu_id: domain.nr_vcpus.checked_sub(1),
-        ssidref: 0,
+        ssidref: domain.ssidref,
         handle: domain.handle,
         cpupool: domain.cpupool,
         // The local APIC; and the HPET, which stands for all that HVM has.

@@ -18,15 +18,16 @@ use common::{Kernel, MIB, PAGE, narrow, pattern};
 use proptest::prelude::*;
 use uuid::Uuid;
 use xen_image::elfnote::types;
-use xen_port::{DomId, GuestKind, ShutdownReason, VersionInfo};
+use xen_port::{DomId, GuestKind, PhysCaps, ShutdownReason, VersionInfo};
 use xen_sim::World;
+use xyl_audit::UnsupportedSetting;
 use xyl_engine::Notice;
 use xyl_engine::config::admission::{self, Decision, GuestType, Outcome, Record};
 use xyl_engine::config::plan;
 use xyl_engine::config::policy_recheck::reexamine;
 use xyl_engine::operation::create::{CreateRequest, create};
 use xyl_engine::operation::restart;
-use xyl_engine::{Cancel, Dirs, EngineError, Host};
+use xyl_engine::{Cancel, Dirs, EngineError, Host, Lacking};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000003";
 const SAYS_PV32: &str = "xen-3.0-x86_32p ";
@@ -315,6 +316,96 @@ fn the_policy_names_the_shim_of_converted_guests() {
     let domid = bench.create(&pv32(), "type = \"pv\"").unwrap();
     assert_eq!(bench.kind(domid), GuestKind::Pvh);
     assert_eq!(bench.record().shim.as_deref(), Some(path.as_path()));
+}
+
+#[test]
+fn an_image_that_a_configuration_calls_its_shim_is_a_pvh_guest() {
+    let mut bench = Bench::new()
+        .with_shim(Some(SAYS_PV32))
+        .with_policy(Some("version = 1\n[guests]\npvh = \"refuse\"\n"));
+    let own = bench.folder.path().join("own-shim");
+    std::fs::write(&own, shim(SAYS_PV32)).unwrap();
+    let named = |path: &Path| {
+        let path = path.display();
+        format!("type = \"pvh\"\npvshim = 1\npvshim_path = \"{path}\"")
+    };
+    let error = bench.create(&pv64(), &named(&own)).unwrap_err();
+    assert!(matches!(error, EngineError::NotAdmitted { .. }), "{error}");
+    assert_eq!(bench.nr_domains(), 0);
+
+    // The host's own is one, whether it is named or not.
+    let hosts = bench.host.dirs.usr.join("lib/xen/boot/xen-shim");
+    bench.create(&pv64(), &named(&hosts)).unwrap();
+    assert_eq!(bench.record().decision.guest, GuestType::PvShim);
+
+    let mut bench = Bench::new();
+    let own = bench.folder.path().join("own-shim");
+    std::fs::write(&own, shim(SAYS_PV32)).unwrap();
+    bench.create(&pv64(), &named(&own)).unwrap();
+    let record = bench.record();
+    assert_eq!(record.decision.guest, GuestType::Pvh);
+    assert_eq!(bench.decide_again(&record), record.decision);
+}
+
+#[test]
+fn a_setting_outside_xens_security_support_takes_the_policys_word() {
+    let msr = "msr_relaxed = 1";
+    let mut bench = Bench::new();
+    let error = bench.create(&pv64(), msr).unwrap_err();
+    let EngineError::NotAdmitted { settings, .. } = error else {
+        panic!("{error}");
+    };
+    assert_eq!(settings, [UnsupportedSetting::MsrRelaxed]);
+    assert_eq!(bench.nr_domains(), 0);
+
+    bench.set_policy(Some("version = 1\n[unsupported]\nmsr_relaxed = \"warn\"\n"));
+    bench.create(&pv64(), msr).unwrap();
+    let record = bench.record();
+    assert_eq!(record.unsupported, [UnsupportedSetting::MsrRelaxed]);
+    assert_eq!(record.decision.outcome, Outcome::Allow);
+    assert_eq!(record.decision.warnings.len(), 1);
+    bench.set_policy(Some("version = 1\n"));
+    assert_eq!(bench.decide_again(&record).outcome, Outcome::Refuse);
+}
+
+#[test]
+fn what_the_host_lacks_is_found_before_anything_is_made() {
+    let pvh = shim("");
+    let allow = "version = 1\n[unsupported]\nnestedhvm = \"allow\"\nvmtrace_buf_kb = \"allow\"\n";
+    for (settings, lacking) in [
+        ("hap = 1", Lacking::Hap),
+        ("nestedhvm = 1", Lacking::HapForNested),
+        ("vmtrace_buf_kb = 64", Lacking::Vmtrace),
+    ] {
+        let mut bench = Bench::new().with_policy(Some(allow));
+        bench.world.xen.set_caps(PhysCaps {
+            hvm: true,
+            pv: true,
+            shadow: true,
+            ..PhysCaps::default()
+        });
+        let settings = format!("type = \"pvh\"\n{settings}");
+        let error = bench.create(&pvh, &settings).unwrap_err();
+        assert!(
+            matches!(error, EngineError::HostLacks(found) if found == lacking),
+            "{settings}: {error}"
+        );
+        assert_eq!(bench.nr_domains(), 0);
+    }
+}
+
+#[test]
+fn a_label_means_nothing_without_security_modules() {
+    let mut bench = Bench::new();
+    let label = "seclabel = \"system_u:system_r:domU_t\"";
+    bench.create(&pv64(), label).unwrap();
+
+    let mut bench = Bench::new();
+    bench.world.xen.add_control_domain(1);
+    bench.world.xen.set_label(DomId::ZERO, 2);
+    let error = bench.create(&pv64(), label).unwrap_err();
+    assert!(matches!(error, EngineError::LabelsUnsupported), "{error}");
+    assert_eq!(bench.nr_domains(), 1);
 }
 
 #[test]

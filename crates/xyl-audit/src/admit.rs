@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{Audit, CoreSharing};
-use crate::names::{AdvisoryVerdict, GuestType};
-use crate::policy::{Action, Condition, Policy, Rule};
+use crate::names::{AdvisoryVerdict, GuestType, UnsupportedSetting};
+use crate::policy::{Action, Condition, POLICY_PATH, Policy, Rule};
 
 /// A guest as its kernel image shows it, never as its configuration calls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +88,8 @@ pub struct Request {
     pub device_model: DeviceModel,
     /// The shim.
     pub shim: Shim,
+    /// Its settings outside Xen's security support.
+    pub unsupported: Vec<UnsupportedSetting>,
 }
 
 /// What is done with the guest.
@@ -185,9 +187,50 @@ pub fn needs_advisories(policy: &Policy, request: &Request) -> bool {
 
 /// Decides. Without an audit all that rules ask of the host is unknown.
 ///
-/// A bare 32-bit PV guest is the outcome only if the policy allows it and the configuration asks for it.
+/// A bare 32-bit PV guest is the outcome only if the policy allows it and the configuration asks for it. A setting outside
+/// Xen's security support is let through only if the policy names it.
 #[must_use]
 pub fn admit(policy: &Policy, audit: Option<&Audit>, request: &Request) -> Decision {
+    let mut decision = admit_type(policy, audit, request);
+    for setting in &request.unsupported {
+        judge_setting(policy, *setting, &mut decision);
+    }
+    decision
+}
+
+/// Those of a guest's settings for which the policy refuses it.
+#[must_use]
+pub fn refused_settings(policy: &Policy, request: &Request) -> Vec<UnsupportedSetting> {
+    let is_refused = |setting: &UnsupportedSetting| policy.unsupported(*setting) == Action::Refuse;
+    let mut settings = request.unsupported.clone();
+    settings.retain(is_refused);
+    settings
+}
+
+fn judge_setting(policy: &Policy, setting: UnsupportedSetting, decision: &mut Decision) {
+    let why = format!(
+        "`{setting}` is outside Xen's security support: {}",
+        setting.title()
+    );
+    match policy.unsupported(setting) {
+        Action::Allow => {}
+        Action::Warn => decision.warnings.push(why),
+        Action::Refuse | Action::Convert => {
+            if decision.outcome != Outcome::Refuse {
+                decision.outcome = Outcome::Refuse;
+                decision.reasons.clear();
+                decision.remedies.clear();
+            }
+            decision.reasons.push(why);
+            decision.remedies.push(format!(
+                "take `{setting}` out, or write `{setting} = \"allow\"` under [unsupported] in {POLICY_PATH}"
+            ));
+        }
+    }
+}
+
+/// The decision about the guest's type.
+fn admit_type(policy: &Policy, audit: Option<&Audit>, request: &Request) -> Decision {
     let guest = request.guest_type();
     let mut found = judge(policy, audit, guest);
     if guest == GuestType::Pv32 {

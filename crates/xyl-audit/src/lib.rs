@@ -17,5 +17,5 @@ pub mod verdicts;
 pub use admit::{Decision, DeviceModel, ImageKind, Operation, Outcome, Request, Shim, admit};
 pub use audit::{Audit, Row};
 pub use facts::Facts;
-pub use names::{AdvisoryVerdict, Family, GuestType, Standing, Sure, Target};
+pub use names::{AdvisoryVerdict, Family, GuestType, Standing, Sure, Target, UnsupportedSetting};
 pub use policy::{Policy, PolicyError, ShimSettings};

@@ -79,6 +79,18 @@ names! {
 }
 
 names! {
+    /// A setting of a guest that Xen has no security support for.
+    UnsupportedSetting ("setting outside Xen's security support") {
+        /// `nestedhvm = 1`. SUPPORT.md, "x86/Nested HVM": experimental.
+        NestedHvm = "nestedhvm": "Xen's SUPPORT.md calls nested virtualisation experimental",
+        /// `msr_relaxed = 1`. xl.cfg(5): an interim option; SUPPORT.md does not have it.
+        MsrRelaxed = "msr_relaxed": "Xen's manual calls it an interim option, and SUPPORT.md does not have it",
+        /// `vmtrace_buf_kb`. SUPPORT.md, "Virtual Machine Introspection": not security supported.
+        VmtraceBufKb = "vmtrace_buf_kb": "it is for introspection, which Xen's SUPPORT.md has without security support",
+    }
+}
+
+names! {
     /// A family of attacks.
     Family ("family of attacks") {
         /// Spectre v1: bounds checks.

@@ -7,7 +7,7 @@ use os_port::Files;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::names::{AdvisoryVerdict, Family, GuestType, Standing, Target};
+use crate::names::{AdvisoryVerdict, Family, GuestType, Standing, Target, UnsupportedSetting};
 
 /// Where the policy is.
 pub const POLICY_PATH: &str = "/etc/xyl/policy.toml";
@@ -28,6 +28,7 @@ pub struct Policy {
     pub shim: ShimSettings,
     /// Which names new VMs may have.
     pub names: NamesAllowed,
+    unsupported: Unsupported,
 }
 
 /// Which names new VMs may have.
@@ -143,6 +144,7 @@ impl Default for Policy {
             rules: Vec::new(),
             shim: ShimSettings::default(),
             names: NamesAllowed::default(),
+            unsupported: Unsupported::default(),
         })
     }
 }
@@ -154,7 +156,7 @@ impl Policy {
             path: path.display().to_string(),
             source,
         };
-        match files.read(path, MAX_BYTES) {
+        match files.read_trusted(path, MAX_BYTES) {
             Ok(bytes) => {
                 let text = String::from_utf8(bytes).map_err(|_| PolicyError::Wrong {
                     path: path.display().to_string(),
@@ -206,6 +208,7 @@ impl Policy {
             rules,
             shim,
             names: file.names.allow,
+            unsupported: file.unsupported,
         })
     }
 
@@ -216,6 +219,22 @@ impl Policy {
             .iter()
             .find(|(listed, _)| *listed == guest)
             .map_or(Action::Refuse, |(_, action)| *action)
+    }
+
+    /// What the policy says of a setting outside Xen's security support.
+    #[must_use]
+    pub fn unsupported(&self, setting: UnsupportedSetting) -> Action {
+        let Unsupported {
+            nestedhvm,
+            msr_relaxed,
+            vmtrace_buf_kb,
+        } = self.unsupported;
+        match setting {
+            UnsupportedSetting::NestedHvm => nestedhvm,
+            UnsupportedSetting::MsrRelaxed => msr_relaxed,
+            UnsupportedSetting::VmtraceBufKb => vmtrace_buf_kb,
+        }
+        .into()
     }
 
     /// The rules about a guest type that could change what its base says.
@@ -256,6 +275,27 @@ struct File {
     shim: Spanned<ShimSettings>,
     #[serde(default)]
     names: Names,
+    #[serde(default)]
+    unsupported: Unsupported,
+}
+
+/// What is done with settings outside Xen's security support.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Unsupported {
+    nestedhvm: PlainAction,
+    msr_relaxed: PlainAction,
+    vmtrace_buf_kb: PlainAction,
+}
+
+impl Default for Unsupported {
+    fn default() -> Unsupported {
+        Unsupported {
+            nestedhvm: PlainAction::Refuse,
+            msr_relaxed: PlainAction::Refuse,
+            vmtrace_buf_kb: PlainAction::Refuse,
+        }
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -270,7 +310,7 @@ fn no_shim_settings() -> Spanned<ShimSettings> {
 }
 
 /// What a guest type that is not PV can be treated with.
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum PlainAction {
     Allow,
@@ -490,6 +530,21 @@ mod tests {
         let any = names("[names]\nallow = \"any\"\n");
         assert_eq!(any.unwrap(), NamesAllowed::Any);
         assert!(names("[names]\nallow = \"all\"\n").is_err());
+    }
+
+    #[test]
+    fn settings_outside_xens_security_support_are_refused_unless_named() {
+        let nested = UnsupportedSetting::NestedHvm;
+        let policy = |text: &str| Policy::parse(&format!("version = 1\n{text}"), "policy.toml");
+        for setting in UnsupportedSetting::ALL {
+            assert_eq!(policy("").unwrap().unsupported(*setting), Action::Refuse);
+        }
+        let named = policy("[unsupported]\nnestedhvm = \"warn\"\n").unwrap();
+        assert_eq!(named.unsupported(nested), Action::Warn);
+        let other = UnsupportedSetting::MsrRelaxed;
+        assert_eq!(named.unsupported(other), Action::Refuse);
+        assert!(policy("[unsupported]\nnestedhvm = \"convert\"\n").is_err());
+        assert!(policy("[unsupported]\nvcpus = \"allow\"\n").is_err());
     }
 
     #[test]

@@ -8,10 +8,11 @@
 )]
 
 use proptest::prelude::*;
+use xyl_audit::admit::refused_settings;
 use xyl_audit::audit::{Against, Audit, CoreSharing, Row};
 use xyl_audit::{
     Decision, DeviceModel, Family, GuestType, ImageKind, Operation, Outcome, Policy, Request, Shim,
-    Standing, Sure, Target, admit,
+    Standing, Sure, Target, UnsupportedSetting, admit,
 };
 
 fn request(image: ImageKind, pvshim: Option<bool>) -> Request {
@@ -21,7 +22,39 @@ fn request(image: ImageKind, pvshim: Option<bool>) -> Request {
         pvshim,
         device_model: DeviceModel::None,
         shim: Shim::Ready,
+        unsupported: Vec::new(),
     }
+}
+
+#[test]
+fn a_setting_outside_xens_security_support_is_refused_unless_the_policy_names_it() {
+    let nested = Request {
+        unsupported: vec![UnsupportedSetting::NestedHvm],
+        ..request(ImageKind::Pvh, None)
+    };
+    let refused = admit(&policy(""), None, &nested);
+    assert_eq!(refused.outcome, Outcome::Refuse);
+    let line = "`nestedhvm = \"allow\"` under [unsupported]";
+    assert!(refused.remedies.iter().any(|one| one.contains(line)));
+    assert_eq!(
+        refused_settings(&policy(""), &nested),
+        [UnsupportedSetting::NestedHvm]
+    );
+    let warned = admit(
+        &policy("[unsupported]\nnestedhvm = \"warn\"\n"),
+        None,
+        &nested,
+    );
+    assert_eq!((warned.outcome, warned.warnings.len()), (Outcome::Allow, 1));
+    let allowed = policy("[unsupported]\nnestedhvm = \"allow\"\n");
+    let allowed = admit(&allowed, None, &nested);
+    assert_eq!(
+        (allowed.outcome, allowed.warnings.len()),
+        (Outcome::Allow, 0)
+    );
+    // It makes nothing laxer.
+    let other = policy("[guests]\npvh = \"refuse\"\n[unsupported]\nnestedhvm = \"allow\"\n");
+    assert_eq!(admit(&other, None, &nested).outcome, Outcome::Refuse);
 }
 
 fn policy(text: &str) -> Policy {
@@ -91,6 +124,7 @@ fn requests() -> impl Strategy<Value = Request> {
             pvshim,
             device_model,
             shim,
+            unsupported: Vec::new(),
         },
     )
 }

@@ -26,7 +26,7 @@ use xen_port::Hypervisor;
 use xenstore::{Client, Path, Tree, WatchEvent};
 
 pub use cancel::Cancel;
-pub use error::{EngineError, RequestError};
+pub use error::{EngineError, Lacking, RequestError};
 pub use host::dirs::Dirs;
 pub use notice::Notice;
 pub use vm::lock::VmGuard;

@@ -19,15 +19,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use xen_image::{Image, PvWidth};
 use xen_port::{DomId, DomainInfo, Errno, GuestKind, Hypervisor, PhysInfo};
-use xyl_audit::admit::{needs_advisories, needs_host};
+use xyl_audit::admit::{needs_advisories, needs_host, refused_settings};
 use xyl_audit::{
-    Audit, DeviceModel, Operation, Policy, Request, Shim as ShimState, ShimSettings, admit, host,
+    Audit, DeviceModel, Operation, Policy, Request, Shim as ShimState, ShimSettings,
+    UnsupportedSetting, admit, host,
 };
 pub use xyl_audit::{Decision, GuestType, ImageKind, Outcome};
 
 use crate::Notice;
 use crate::config::loader;
-use crate::config::shim::{self, ShimError, ShimImage};
+use crate::config::shim::{self, KnownShims, ShimError, ShimImage};
 use crate::error::list_paths;
 use crate::vm::spec::{Shim, VmSpec};
 use crate::vm::store::write_whole;
@@ -59,6 +60,9 @@ pub struct Record {
     pub pvshim: Option<bool>,
     /// The shim that it runs in.
     pub shim: Option<PathBuf>,
+    /// Its settings outside Xen's security support.
+    #[serde(default)]
+    pub unsupported: Vec<UnsupportedSetting>,
     /// What was decided.
     pub decision: Decision,
 }
@@ -75,7 +79,10 @@ impl Record {
             Some(_) => ShimState::Ready,
             None => ShimState::NotLooked,
         };
-        let request = request(Operation::Create, self.image, self.pvshim, shim);
+        let request = Request {
+            unsupported: self.unsupported.clone(),
+            ..request(Operation::Create, self.image, self.pvshim, shim)
+        };
         let policy = policy(files, dirs)?;
         let audit = match hv.phys_info() {
             Ok(physical) => audit(hv, files, dirs, &physical, &policy, &request)?,
@@ -115,9 +122,12 @@ pub(crate) fn ask(
     notice: &mut dyn FnMut(Notice<'_>),
 ) -> Result<Admitted, EngineError> {
     let policy = policy(&*host.files, &host.dirs)?;
-    let image = image_kind(spec, kernel)?;
-    let pvshim = wish(spec);
-    let asks = |shim| request(Operation::Create, image, pvshim, shim);
+    let image = image_kind(spec, kernel, &KnownShims::new(&host.dirs, &policy))?;
+    let (pvshim, unsupported) = (wish(spec), unsupported_settings(spec));
+    let asks = |shim| Request {
+        unsupported: unsupported.clone(),
+        ..request(Operation::Create, image, pvshim, shim)
+    };
     let first = asks(ShimState::NotLooked);
     let audit = audit(
         &*host.hv,
@@ -147,6 +157,7 @@ pub(crate) fn ask(
         return Err(EngineError::NotAdmitted {
             kernel: kernel.path().to_owned(),
             line: decision.line(),
+            settings: refused_settings(&policy, &first),
         });
     }
     tell(&decision, notice);
@@ -158,6 +169,7 @@ pub(crate) fn ask(
         is_boot_loader: is_boot_loader(kernel),
         pvshim,
         shim: shim.as_ref().map(|shim| shim.image.path().to_owned()),
+        unsupported,
         decision,
     };
     Ok(Admitted { record, shim })
@@ -172,14 +184,20 @@ pub(crate) fn ask_of_running(
 ) -> Result<Record, EngineError> {
     let (files, dirs) = (&*host.files, &host.dirs);
     let kernel = loader(dirs).load(&spec.kernel).ok();
+    let policy = policy(files, dirs)?;
+    let shims = KnownShims::new(dirs, &policy);
     let image = match &spec.shim {
         // Xen sees the shim alone, which is never a PV guest.
-        Some(_) if info.kind() != GuestKind::Pv => pv_kind_of_file(kernel.as_ref()),
+        Some(shim) if info.kind() != GuestKind::Pv && shims.have(shim) => {
+            pv_kind_of_file(kernel.as_ref())
+        }
         _ => running_image(&*host.hv, info)?,
     };
-    let pvshim = wish(spec);
-    let request = request(Operation::Adopt, image, pvshim, ShimState::Ready);
-    let policy = policy(files, dirs)?;
+    let (pvshim, unsupported) = (wish(spec), unsupported_settings(spec));
+    let request = Request {
+        unsupported: unsupported.clone(),
+        ..request(Operation::Adopt, image, pvshim, ShimState::Ready)
+    };
     let physical = host.hv.phys_info()?;
     let audit = audit(&*host.hv, files, dirs, &physical, &policy, &request)?;
     Ok(Record {
@@ -190,6 +208,7 @@ pub(crate) fn ask_of_running(
         is_boot_loader: kernel.as_ref().is_some_and(is_boot_loader),
         pvshim,
         shim: spec.shim.as_ref().and_then(|shim| shim.path.clone()),
+        unsupported,
         decision: admit(&policy, audit.as_ref(), &request),
     })
 }
@@ -215,17 +234,26 @@ fn pv_kind_of_file(kernel: Option<&Image>) -> ImageKind {
 
 /// The type of guest that a running domain is, whichever toolstack has started it. `is_bare_pv32` is Xen's word
 /// ([`bare_pv32`]), `config` libxl's record, without which a device model counts as one with its rights over the host.
-pub fn running_type(info: &DomainInfo, is_bare_pv32: bool, config: Option<&Value>) -> GuestType {
+/// What runs at a `pvshim_path` is a shim only if it is one of `shims`.
+pub fn running_type(
+    info: &DomainInfo,
+    is_bare_pv32: bool,
+    config: Option<&Value>,
+    shims: &KnownShims,
+) -> GuestType {
     let built = config.and_then(|config| config.get("b_info"));
     let says = |member: Option<&Value>| {
         member.is_some_and(|value| *value == Value::Bool(true) || value.as_str() == Some("True"))
     };
     let is_set = |key: &str| says(built.and_then(|built| built.get(key)));
-    let pvshim = built.and_then(|built| built.get("type.pvh")?.get("pvshim"));
+    let pvh = built.and_then(|built| built.get("type.pvh"));
+    let pvshim = pvh.and_then(|pvh| pvh.get("pvshim"));
+    let path = pvh.and_then(|pvh| pvh.get("pvshim_path")?.as_str());
+    let is_known = path.is_none_or(|path| shims.has(Path::new(path)));
     match info.kind() {
         GuestKind::Pv if is_bare_pv32 => GuestType::Pv32,
         GuestKind::Pv => GuestType::Pv64,
-        GuestKind::Pvh if says(pvshim) => GuestType::PvShim,
+        GuestKind::Pvh if says(pvshim) && is_known => GuestType::PvShim,
         GuestKind::Pvh => GuestType::Pvh,
         GuestKind::Hvm if is_set("dm_restrict") || is_set("device_model_stubdomain") => {
             GuestType::Hvm
@@ -305,8 +333,11 @@ pub(crate) fn preview(
     kernel: &Image,
 ) -> Result<(Decision, VmSpec), EngineError> {
     let policy = policy(files, dirs)?;
-    let image = image_kind(spec, kernel)?;
-    let request = request(Operation::Create, image, wish(spec), ShimState::NotLooked);
+    let image = image_kind(spec, kernel, &KnownShims::new(dirs, &policy))?;
+    let request = Request {
+        unsupported: unsupported_settings(spec),
+        ..request(Operation::Create, image, wish(spec), ShimState::NotLooked)
+    };
     let audit = match needs_host(&policy, &request) {
         true => host::kept_audit(files, &dirs.run, needs_advisories(&policy, &request))?,
         false => None,
@@ -353,6 +384,7 @@ fn request(
         pvshim,
         device_model: DeviceModel::None,
         shim,
+        unsupported: Vec::new(),
     }
 }
 
@@ -360,15 +392,35 @@ fn policy(files: &dyn Files, dirs: &Dirs) -> Result<Policy, EngineError> {
     Ok(Policy::load(files, &dirs.policy)?)
 }
 
-/// What the image is, started the way that this domain starts it. Linux can be started as PV and as PVH.
-fn image_kind(spec: &VmSpec, kernel: &Image) -> Result<ImageKind, EngineError> {
-    if spec.kind != GuestKind::Pv && spec.shim.is_none() {
+/// What the image is, started the way that this domain starts it. Linux can be started as PV and as PVH. A domain whose shim
+/// is not one of the host's starts that image, whatever it is: a PVH guest.
+fn image_kind(spec: &VmSpec, kernel: &Image, shims: &KnownShims) -> Result<ImageKind, EngineError> {
+    let is_pv = match &spec.shim {
+        Some(shim) => shims.have(shim),
+        None => spec.kind == GuestKind::Pv,
+    };
+    if !is_pv {
         return Ok(ImageKind::Pvh);
     }
     Ok(match kernel.pv()?.width {
         PvWidth::Bits64 => ImageKind::Pv64,
         PvWidth::Bits32 { .. } => ImageKind::Pv32,
     })
+}
+
+/// The settings of a VM that Xen has no security support for.
+fn unsupported_settings(spec: &VmSpec) -> Vec<UnsupportedSetting> {
+    let set = [
+        (UnsupportedSetting::NestedHvm, spec.nested_virt),
+        (UnsupportedSetting::MsrRelaxed, spec.msr_relaxed),
+        (
+            UnsupportedSetting::VmtraceBufKb,
+            spec.vmtrace_size_bytes > 0,
+        ),
+    ];
+    set.into_iter()
+        .filter_map(|(setting, is_set)| is_set.then_some(setting))
+        .collect()
 }
 
 /// What the configuration says of the shim.
@@ -514,7 +566,8 @@ mod tests {
             };
             let domid = hv.create_domain(&request).unwrap();
             let info = hv.domain_info(domid).unwrap().unwrap();
-            running_type(&info, pv32, Some(&json!({ "b_info": built })))
+            let shims = KnownShims::new(&Dirs::below(Path::new("/")), &Policy::default());
+            running_type(&info, pv32, Some(&json!({ "b_info": built })), &shims)
         };
         let nothing = || json!({});
         assert_eq!(of(GuestKind::Pv, false, nothing()), GuestType::Pv64);
@@ -522,6 +575,8 @@ mod tests {
         assert_eq!(of(GuestKind::Pvh, false, nothing()), GuestType::Pvh);
         let shim = json!({"type.pvh": {"pvshim": "True"}});
         assert_eq!(of(GuestKind::Pvh, false, shim), GuestType::PvShim);
+        let other = json!({"type.pvh": {"pvshim": "True", "pvshim_path": "/tmp/xen-shim"}});
+        assert_eq!(of(GuestKind::Pvh, false, other), GuestType::Pvh);
         assert_eq!(of(GuestKind::Hvm, false, nothing()), GuestType::HvmOpenDm);
         let confined = json!({"dm_restrict": "True"});
         assert_eq!(of(GuestKind::Hvm, false, confined), GuestType::Hvm);

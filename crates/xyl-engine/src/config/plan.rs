@@ -67,6 +67,8 @@ const OBEYED: &[&str] = &[
     "pvshim_path",
     "pvshim_cmdline",
     "pvshim_extra",
+    "seclabel",
+    "init_seclabel",
 ];
 
 /// Settings that have no effect in xl as here without what they belong to.
@@ -117,6 +119,10 @@ const WITHOUT_EFFECT: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Bytes of a page. Xen gives trace buffers in whole pages.
+const PAGE_BYTES: u32 = 4096;
+/// The largest trace buffer of a vCPU that Xen gives, in bytes (`arch_sanitise_domain_config`).
+const VMTRACE_MAX_BYTES: u32 = 64 << 20;
 /// The most vCPUs of a PVH guest: `HVM_MAX_VCPUS` of Xen's public header hvm/hvm_info_table.h.
 const PVH_VCPUS_MAX: u32 = 128;
 
@@ -158,7 +164,8 @@ pub fn plan(
     topology: &mut dyn FnMut() -> Result<Vec<(u32, u32)>, EngineError>,
 ) -> Result<Planned, EngineError> {
     let config = config.refuse_keys(why_not).map_err(xl_cfg::Error::from)?;
-    let config = check_memory(check_vcpus(config)?)?.warn_of_keys(why_without_effect);
+    let config =
+        check_vmtrace(check_memory(check_vcpus(config)?)?)?.warn_of_keys(why_without_effect);
     let spec = spec(&config.domain, defaults, topology)?;
     Ok(Planned { spec, config })
 }
@@ -216,6 +223,34 @@ fn check_memory(config: Config) -> Result<Config, EngineError> {
     let message = format!("a guest has at most {MAX_MIB} MiB of memory (16 TiB); this is {mib}");
     let rejected = config.refuse_value(key, message);
     Err(xl_cfg::Error::from(rejected).into())
+}
+
+/// Xen gives a trace buffer to guests with hardware virtualisation alone, and of a power of two.
+fn check_vmtrace(config: Config) -> Result<Config, EngineError> {
+    let size_bytes = vmtrace_size_bytes(&config.domain);
+    let message = if size_bytes == 0 {
+        return Ok(config);
+    } else if config.domain.domain_type == DomainType::Pv {
+        "Xen traces no PV guests: take the line out".to_owned()
+    } else if !size_bytes.is_power_of_two() || size_bytes > VMTRACE_MAX_BYTES {
+        let kib = size_bytes / 1024;
+        format!(
+            "a trace buffer has 4, 8, 16 KiB and so on, doubled, up to 65536; this is {kib} KiB"
+        )
+    } else {
+        return Ok(config);
+    };
+    let rejected = config.refuse_value("vmtrace_buf_kb", message);
+    Err(xl_cfg::Error::from(rejected).into())
+}
+
+/// The trace buffer of each vCPU, in bytes: whole pages, as libxl rounds it.
+fn vmtrace_size_bytes(domain: &DomainConfig) -> u32 {
+    let kib = domain.processors.vmtrace_buf_kib.unwrap_or(0);
+    let size_bytes = kib.saturating_mul(1024);
+    size_bytes
+        .checked_next_multiple_of(PAGE_BYTES)
+        .unwrap_or(u32::MAX)
 }
 
 /// Why a setting has no effect; `None` where it has, where it asks for nothing, and where the reader of the
@@ -356,7 +391,13 @@ fn spec(
         max_maptrack_frames: limits.max_maptrack_frames.or(defaults.max_maptrack_frames),
         max_grant_version: limits.max_grant_version.or(defaults.max_grant_version),
         max_event_channels: limits.max_event_channels,
-        vmtrace_size_bytes: processors.vmtrace_buf_kib.unwrap_or(0).saturating_mul(1024),
+        vmtrace_size_bytes: vmtrace_size_bytes(domain),
+        has_label: [
+            &domain.platform.security_label,
+            &domain.platform.init_security_label,
+        ]
+        .iter()
+        .any(|label| label.is_some()),
         claim: !defaults.no_claim,
     })
 }
@@ -558,7 +599,6 @@ mod tests {
             "type = \"hvm\"",
             "pci = [ \"01:00.0\" ]",
             "type = \"pvh\"\nacpi = 0",
-            "seclabel = \"system_u:system_r:domU_t\"",
             "vnc = 1",
             "passthrough = \"enabled\"",
         ] {
@@ -710,6 +750,23 @@ mod tests {
             ),
             "a b c"
         );
+    }
+
+    #[test]
+    fn a_trace_buffer_has_whole_pages_and_a_size_that_xen_gives() {
+        let size_bytes = |kib: u32| {
+            let text = format!("type = \"pvh\"\nvmtrace_buf_kb = {kib}");
+            try_plan(&format!("name = \"g\"\nkernel = \"/k\"\n{text}\n"))
+                .map(|planned| planned.spec.vmtrace_size_bytes)
+        };
+        for (kib, bytes) in [(0, 0), (1, 4096), (4, 4096), (5, 8192), (65536, 64 << 20)] {
+            assert_eq!(size_bytes(kib).unwrap(), bytes, "{kib}");
+        }
+        for kib in [9, 12, 65537, 131_072, i32::MAX.unsigned_abs()] {
+            let error = size_bytes(kib).unwrap_err();
+            assert!(matches!(error, EngineError::Config(_)), "{kib}: {error}");
+        }
+        assert!(refused("vmtrace_buf_kb = 4").contains("3:18"));
     }
 
     #[test]

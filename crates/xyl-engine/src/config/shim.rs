@@ -11,16 +11,25 @@
 
 use std::path::{Path, PathBuf};
 
+use os_port::Files;
 use xen_image::{Error as ImageError, Image, Loader, PaeMode, PvWidth};
 use xen_port::PhysInfo;
+use xyl_audit::Policy;
 
 use crate::config::loader;
 pub use crate::error::ShimError;
 use crate::vm::spec::{Shim, VmSpec};
-use crate::{EngineError, Host};
+use crate::{Dirs, EngineError, Host};
 
 /// The shim's name in Xen's firmware folder.
 const NAME: &str = "xen-shim";
+/// Folders below /usr where distributions and Xen's own installation have it.
+const FOLDERS: [&str; 4] = [
+    "lib/xen/boot",
+    "libexec/xen/boot",
+    "local/lib/xen/boot",
+    "local/libexec/xen/boot",
+];
 /// What Xen's binaries say that can run 32-bit PV kernels: the name of that interface. It is compiled in with them.
 const SAYS_PV32: [&[u8]; 2] = [b"xen-3.0-x86_32p", b"xen-%d.%d-x86_32p"];
 /// What they say that cannot: the message for a 32-bit kernel.
@@ -122,18 +131,67 @@ fn load(host: &Host, shim: &Shim, loader: &Loader) -> Result<ShimImage, EngineEr
     Err(ShimError::NotFound { looked_at }.into())
 }
 
-/// Where a shim may be: Debian's folder of that release of Xen first, then those of other distributions and of Xen's own
-/// installation.
+/// Where a shim may be: Debian's folder of that release of Xen first, then [`FOLDERS`].
 fn places(usr: &Path, major: u16, minor: u16) -> Vec<PathBuf> {
     let own = format!("lib/xen-{major}.{minor}/boot");
-    let folders = [
-        own.as_str(),
-        "lib/xen/boot",
-        "libexec/xen/boot",
-        "local/lib/xen/boot",
-        "local/libexec/xen/boot",
-    ];
-    folders.map(|folder| usr.join(folder).join(NAME)).into()
+    let folders = [own.as_str()].into_iter().chain(FOLDERS);
+    folders.map(|folder| usr.join(folder).join(NAME)).collect()
+}
+
+/// The images that count as shims: those where Xen's tools install them, and the policy's. Any other image that a
+/// configuration names with `pvshim_path` is a PVH guest like others, for only its author knows what it does.
+pub struct KnownShims {
+    usr: PathBuf,
+    of_policy: Option<PathBuf>,
+}
+
+impl KnownShims {
+    /// Those of this host.
+    #[must_use]
+    pub fn new(dirs: &Dirs, policy: &Policy) -> KnownShims {
+        KnownShims {
+            usr: dirs.usr.clone(),
+            of_policy: policy.shim.path.clone(),
+        }
+    }
+
+    /// The same, with the policy read from its file.
+    ///
+    /// # Errors
+    /// The policy cannot be read, or is none.
+    pub fn of_host(files: &dyn Files, dirs: &Dirs) -> Result<KnownShims, EngineError> {
+        Ok(KnownShims::new(dirs, &Policy::load(files, &dirs.policy)?))
+    }
+
+    /// Whether the image at a path is one. The path is taken letter by letter: no link is followed.
+    #[must_use]
+    pub fn has(&self, path: &Path) -> bool {
+        self.of_policy.as_deref() == Some(path) || self.is_installed(path)
+    }
+
+    /// Whether a VM's shim is one. Without a path it is the host's.
+    pub(crate) fn have(&self, shim: &Shim) -> bool {
+        shim.path.as_ref().is_none_or(|path| self.has(path))
+    }
+
+    fn is_installed(&self, path: &Path) -> bool {
+        let folder = path
+            .strip_prefix(&self.usr)
+            .ok()
+            .filter(|path| path.file_name().is_some_and(|name| name == NAME))
+            .and_then(|path| path.parent()?.to_str());
+        folder.is_some_and(|folder| FOLDERS.contains(&folder) || is_of_a_release(folder))
+    }
+}
+
+/// `lib/xen-4.17/boot` and the like.
+fn is_of_a_release(folder: &str) -> bool {
+    let release = folder
+        .strip_prefix("lib/xen-")
+        .and_then(|rest| rest.strip_suffix("/boot"));
+    release.is_some_and(|release| {
+        !release.is_empty() && release.chars().all(|c| c.is_ascii_digit() || c == '.')
+    })
 }
 
 /// Checks that the shim can run the guest's kernel. What cannot be told comes back as warnings.
@@ -267,6 +325,31 @@ mod tests {
         // GRUB: 32 MiB are too little, 64 do. Debian's Linux: 300 are too little, 400 do.
         assert!((33..=64).contains(&wanted_mib(22, 0x44_8bb0, 1)));
         assert!((301..=400).contains(&wanted_mib(24, 0x4a0_0000, 65)));
+    }
+
+    #[test]
+    fn a_shim_is_one_of_the_hosts_or_of_the_policys() {
+        let policy = "version = 1\n[shim]\npath = \"/opt/shim\"\n";
+        let policy = Policy::parse(policy, "policy.toml").unwrap();
+        let shims = KnownShims::new(&Dirs::below(Path::new("/")), &policy);
+        for known in [
+            "/usr/lib/xen-4.17/boot/xen-shim",
+            "/usr/lib/xen/boot/xen-shim",
+            "/usr/local/libexec/xen/boot/xen-shim",
+            "/opt/shim",
+        ] {
+            assert!(shims.has(Path::new(known)), "{known}");
+        }
+        for other in [
+            "/tmp/xen-shim",
+            "/usr/lib/xen/boot/../../../../tmp/xen-shim",
+            "/usr/lib/xen/boot/hvmloader",
+            "/usr/lib/xen-/boot/xen-shim",
+            "/usr/lib/xen-x/../boot/xen-shim",
+            "/opt/shim2",
+        ] {
+            assert!(!shims.has(Path::new(other)), "{other}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use xen_build::BuildError;
 use xen_port::{DomId, Errno, HvError};
+use xyl_audit::UnsupportedSetting;
 use xyl_saga::{Failure, JournalError, UnknownStep};
 
 pub use adopt::AdoptError;
@@ -21,6 +22,38 @@ pub use request::RequestError;
 pub use shim::ShimError;
 pub(crate) use shim::list_paths;
 pub use soft_reset::SoftResetError;
+
+/// What a host lacks that a guest's settings ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lacking {
+    /// Hardware-assisted paging (EPT, NPT), asked for by `hap = 1`.
+    #[error("this host has no hardware-assisted paging: leave `hap` out")]
+    Hap,
+    /// Shadow paging, which a guest without hardware-assisted paging has.
+    #[error("this Xen has no shadow paging: leave `hap` out")]
+    Shadow,
+    /// Hardware-assisted paging, without which no guest has nested virtualisation.
+    #[error(
+        "`nestedhvm` needs hardware-assisted paging: leave it out, or leave `hap = 0` out where the host has that"
+    )]
+    HapForNested,
+    /// Traces of processors.
+    #[error(
+        "this host cannot trace its processors (Intel Processor Trace): leave `vmtrace_buf_kb` out"
+    )]
+    Vmtrace,
+}
+
+impl Lacking {
+    /// The setting that asks for it.
+    pub fn key(self) -> &'static str {
+        match self {
+            Lacking::Hap | Lacking::Shadow => "hap",
+            Lacking::HapForNested => "nestedhvm",
+            Lacking::Vmtrace => "vmtrace_buf_kb",
+        }
+    }
+}
 
 /// Why an operation on a VM failed. Each text says what was tried, on what, why it failed, and
 /// where there is one the remedy.
@@ -107,6 +140,14 @@ pub enum EngineError {
         "type=\"{0}\" needs hardware virtualisation, which this host does not have or has switched off in its firmware: use type=\"pv\""
     )]
     NoHardwareVirtualisation(&'static str),
+    /// The host lacks what a setting asks for.
+    #[error(transparent)]
+    HostLacks(Lacking),
+    /// A label of Xen's security modules, on a host that has them.
+    #[error(
+        "`seclabel` and `init_seclabel` are not supported by Xyl yet, and this Xen has security modules (XSM): use `xl create`, or take them out"
+    )]
+    LabelsUnsupported,
     /// PV guests are compiled out or switched off.
     #[error("type=\"pv\" cannot run here: this Xen was built without PV guests: use type=\"pvh\"")]
     NoPv,
@@ -125,6 +166,8 @@ pub enum EngineError {
         kernel: PathBuf,
         /// The decision in words: cause and remedy.
         line: String,
+        /// The settings for which it is refused, where it is for some.
+        settings: Vec<UnsupportedSetting>,
     },
     /// The policy cannot be read.
     #[error(transparent)]

@@ -9,8 +9,8 @@ use std::time::{Instant, SystemTime};
 use xen_build::{BootModule, BuildRequest, Channel, cpu_policy, memory};
 use xen_image::Image;
 use xen_port::{
-    CreateDomain, DomId, EvtchnPort, GuestKind, HvmParam, PhysInfo, SchedulerId, SchedulerParams,
-    VcpuId,
+    CreateDomain, DomId, EvtchnPort, GuestKind, HvmParam, Hypervisor, PhysInfo, SchedulerId,
+    SchedulerParams, VcpuId,
 };
 use xenstore::{Access as StoreAccess, Batch, Path, Perms, Tree};
 use xyl_saga::{Facts, OnDeath, Step};
@@ -22,6 +22,7 @@ use crate::config::libxl_json;
 use crate::config::plan;
 use crate::config::plan::Planned;
 use crate::config::shim;
+use crate::error::Lacking;
 use crate::host::pools::{Pool, Pools};
 use crate::operation::destroy;
 use crate::operation::xenstore_nodes::{self, Access, Change, DomainTree};
@@ -205,6 +206,8 @@ impl Prepared {
             admission::ask(host, &physical, &mut spec, &kernel, notice)?;
         // How the guest is started is settled now.
         check_guest_type(&spec, &physical)?;
+        check_hardware(&spec, &physical)?;
+        check_label(&*host.hv, &spec, notice)?;
         if record.decision.is_bare_pv32() {
             admission::check_runs_pv32(&*host.hv)?;
         }
@@ -324,6 +327,41 @@ fn check_guest_type(spec: &VmSpec, physical: &PhysInfo) -> Result<(), EngineErro
         }
         _ => Ok(()),
     }
+}
+
+/// What Xen would refuse without a word of why, since the host lacks it.
+fn check_hardware(spec: &VmSpec, physical: &PhysInfo) -> Result<(), EngineError> {
+    let caps = &physical.caps;
+    let has_paging = |with_hap: bool| if with_hap { caps.hap } else { caps.shadow };
+    let lacking = match spec.kind {
+        GuestKind::Pv => None,
+        _ if spec.hap == Some(true) && !caps.hap => Some(Lacking::Hap),
+        _ if !has_paging(uses_hap(spec, physical)) => Some(Lacking::Shadow),
+        _ if spec.nested_virt && !uses_hap(spec, physical) => Some(Lacking::HapForNested),
+        _ if spec.vmtrace_size_bytes > 0 && !caps.vmtrace => Some(Lacking::Vmtrace),
+        _ => None,
+    };
+    lacking.map_or(Ok(()), |what| Err(EngineError::HostLacks(what)))
+}
+
+/// A label says nothing to a Xen without security modules; xl warns and goes on, too. Domain 0 has a label if there are
+/// any. Labels themselves are not supported yet.
+fn check_label(
+    hv: &dyn Hypervisor,
+    spec: &VmSpec,
+    notice: &mut dyn FnMut(Notice<'_>),
+) -> Result<(), EngineError> {
+    if !spec.has_label {
+        return Ok(());
+    }
+    let dom0 = hv.domain_info(DomId::ZERO)?;
+    if dom0.is_some_and(|dom0| dom0.ssidref != 0) {
+        return Err(EngineError::LabelsUnsupported);
+    }
+    notice(Notice::Warning(
+        "`seclabel` and `init_seclabel` have no effect: this Xen has no security modules (XSM)",
+    ));
+    Ok(())
 }
 
 fn check_identity(host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {

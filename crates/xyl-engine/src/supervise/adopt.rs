@@ -198,6 +198,13 @@ fn planned(host: &mut Host, info: &DomainInfo) -> Result<Planned, EngineError> {
     let (text, unsupported) = libxl_json::read::to_cfg(&config);
     let mut what: Vec<String> = unsupported.iter().map(Unsupported::to_string).collect();
     what.extend(destroy::foreign_devices(host, info.domid)?);
+    // Xyl gives its next domain none: it would be another one in the eyes of Xen's security modules.
+    if info.ssidref != 0 {
+        what.push(format!(
+            "a label of Xen's security modules (SID {})",
+            info.ssidref
+        ));
+    }
     if !what.is_empty() {
         return Err(AdoptError::Unsupported {
             domid: info.domid,
@@ -396,6 +403,31 @@ mod tests {
         let error = world.adopt(true).unwrap_err().to_string();
         assert!(error.contains("`disk`"), "{error}");
         assert_eq!((world.record(), world.started.len()), (None, 0));
+    }
+
+    #[test]
+    fn a_domain_with_a_label_stays_xls() {
+        let mut world = World::new(RECORD);
+        world.hv.set_label(world.info.domid, 12);
+        world.info = world.hv.domain_info(world.info.domid).unwrap().unwrap();
+        let error = world.adopt(true).unwrap_err();
+        let EngineError::Adopt(AdoptError::Unsupported { .. }) = error else {
+            panic!("{error}");
+        };
+        assert_eq!((world.record(), world.started.len()), (None, 0));
+    }
+
+    #[test]
+    fn a_setting_outside_xens_security_support_keeps_a_domain_xls() {
+        let record = RECORD.replace(
+            "\"max_vcpus\"",
+            "\"arch_x86\": {\"msr_relaxed\": \"True\"}, \"max_vcpus\"",
+        );
+        let mut world = World::new(&record);
+        let error = world.adopt(true).unwrap_err();
+        let EngineError::Adopt(AdoptError::Refused { .. }) = error else {
+            panic!("{error}");
+        };
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub struct VmSpec {
     pub max_event_channels: u32,
     /// Trace buffer of each vCPU in bytes.
     pub vmtrace_size_bytes: u32,
+    /// The configuration has a label of Xen's security modules (`seclabel`, `init_seclabel`).
+    pub has_label: bool,
     /// Memory is claimed before it is allocated.
     pub claim: bool,
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use xen_port::{DomId, DomainInfo};
 use xyl_audit::GuestType;
 use xyl_engine::config::admission::{self, Decision, Outcome};
+use xyl_engine::config::shim::KnownShims;
 use xyl_engine::vm::domains;
 
 use crate::commands::explain;
@@ -55,17 +56,19 @@ pub fn all(context: &Context) -> Result<Vec<Running>, Failure> {
         return Ok(Vec::new());
     }
     let bare_pv32 = admission::bare_pv32(context.hv()?, &infos)?;
+    let shims = KnownShims::of_host(&SystemFiles, &context.dirs)?;
     let names = context.names_or_warning(&infos);
     let guests = infos.into_iter().zip(names).map(|(info, name)| {
         let name = name.unwrap_or_else(|| domains::NO_NAME.to_owned());
-        one(context, &info, name, bare_pv32.contains(&info.domid))
+        let config = domains::libxl_record(&context.dirs.xen_lib, &info).ok();
+        let is_bare_pv32 = bare_pv32.contains(&info.domid);
+        let guest = admission::running_type(&info, is_bare_pv32, config.as_ref(), &shims);
+        one(context, &info, name, guest)
     });
     Ok(guests.collect())
 }
 
-fn one(context: &Context, info: &DomainInfo, name: String, is_bare_pv32: bool) -> Running {
-    let config = domains::libxl_record(&context.dirs.xen_lib, info).ok();
-    let guest = admission::running_type(info, is_bare_pv32, config.as_ref());
+fn one(context: &Context, info: &DomainInfo, name: String, guest: GuestType) -> Running {
     let warn = |failure: &Failure| {
         context.say(format!("warning: {}: {failure}", Shown::name(&name)));
     };
