@@ -172,6 +172,8 @@ fn wrong_usage_ends_with_2() {
         &["rename", "only-one"],
         &["mem-set", "d", "12parsecs"],
         &["sched-credit2", "-w", "5"],
+        &["sched-credit2", "-d", "1", "-w", "0"],
+        &["sched-credit2", "-d", "1", "-w", "65536"],
         &["shutdown"],
         &["vcpu-pin", "d", "x", "0"],
         &["create"],

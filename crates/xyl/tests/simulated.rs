@@ -190,6 +190,10 @@ fn the_usual_commands_work() {
     assert!(host.must(&["vcpu-list", "guest"]).contains("1-2 / all"));
     host.must(&["sched-credit2", "-d", "guest", "-w", "512"]);
     assert!(host.must(&["sched-credit2", "-d", "guest"]).contains("512"));
+    // `-s` is about the pool, as in xl; and the pool is under credit2.
+    let pool = host.must(&["sched-credit2", "-s"]);
+    assert_eq!(host.must(&["sched-credit2", "-s", "-d", "guest"]), pool);
+    assert_eq!(host.xyl(&["sched-credit", "-s"]).status.code(), Some(1));
     let core = host.folder.path().join("core");
     host.must(&["dump-core", "guest", core.to_str().unwrap()]);
     let ops: serde_json::Value = serde_json::from_str(&host.must(&["ops", "--json"])).unwrap();

@@ -106,13 +106,38 @@ impl GlobalsChange {
     }
 }
 
-/// Changes the parameters of a pool's scheduler.
+/// The parameters of a pool's scheduler, which must be this one.
+///
+/// # Errors
+/// [`RequestError::PoolOtherScheduler`]; those of Xen, as for a pool that is not there.
+pub fn globals(
+    hv: &dyn Hypervisor,
+    pool: u32,
+    wanted: SchedulerId,
+) -> Result<SchedulerGlobals, EngineError> {
+    let pools = hv.cpu_pools()?;
+    match pools.iter().find(|one| one.id == pool) {
+        Some(one) if one.scheduler != wanted => Err(RequestError::PoolOtherScheduler {
+            pool,
+            wanted: wanted.name(),
+            actual: one.scheduler.name(),
+        }
+        .into()),
+        _ => Ok(hv.scheduler_globals(pool)?),
+    }
+}
+
+/// Changes the parameters of a pool's scheduler, which must be `wanted`.
+///
+/// # Errors
+/// Those of [`globals`]; [`RequestError::OutOfRange`].
 pub fn set_globals(
     hv: &dyn Hypervisor,
     pool: u32,
+    wanted: SchedulerId,
     change: &GlobalsChange,
 ) -> Result<(), EngineError> {
-    let globals = check_globals(hv, pool, change)?;
+    let globals = check_globals(hv, pool, wanted, change)?;
     Ok(hv.set_scheduler_globals(pool, &globals)?)
 }
 
@@ -123,9 +148,10 @@ pub fn set_globals(
 pub fn check_globals(
     hv: &dyn Hypervisor,
     pool: u32,
+    wanted: SchedulerId,
     change: &GlobalsChange,
 ) -> Result<SchedulerGlobals, EngineError> {
-    changed(hv.scheduler_globals(pool)?, change)
+    changed(globals(hv, pool, wanted)?, change)
 }
 
 fn changed(
@@ -186,6 +212,8 @@ fn in_range(
 
 #[cfg(test)]
 mod tests {
+    use xen_build::model::Model;
+
     use super::*;
 
     #[test]
@@ -202,6 +230,29 @@ mod tests {
             changed(credit2, &change(2000)).unwrap(),
             SchedulerGlobals::Credit2 { ratelimit_us: 2000 }
         );
+    }
+
+    #[test]
+    fn the_parameters_of_another_scheduler_are_refused() {
+        // The model's pool 0 is under credit2.
+        let hv = Model::new(16);
+        assert!(globals(&hv, 0, SchedulerId::Credit2).is_ok());
+        let change = GlobalsChange {
+            ratelimit_us: Some(2000),
+            ..GlobalsChange::default()
+        };
+        for outcome in [
+            globals(&hv, 0, SchedulerId::Credit).map(drop),
+            set_globals(&hv, 0, SchedulerId::Credit, &change),
+        ] {
+            assert!(matches!(
+                outcome,
+                Err(EngineError::Control(RequestError::PoolOtherScheduler {
+                    pool: 0,
+                    ..
+                }))
+            ));
+        }
     }
 
     #[test]

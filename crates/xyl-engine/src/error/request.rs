@@ -111,6 +111,18 @@ pub enum RequestError {
         /// The domain's.
         actual: &'static str,
     },
+    /// A CPU pool is under another scheduler than the one that the command is for.
+    #[error(
+        "CPU pool {pool} is under the scheduler {actual}, not {wanted}: its parameters are those of `xyl sched-{actual} -s`"
+    )]
+    PoolOtherScheduler {
+        /// The pool's number.
+        pool: u32,
+        /// The command's scheduler.
+        wanted: &'static str,
+        /// The pool's.
+        actual: &'static str,
+    },
     /// A number outside of what Xen takes.
     #[error("{what} {value} is out of range: {least} to {most} are allowed")]
     OutOfRange {

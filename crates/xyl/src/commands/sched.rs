@@ -21,7 +21,7 @@ pub struct Credit2Args {
     #[arg(short, long, add = domain_names())]
     domain: Option<String>,
     /// Its weight against the others, 1 to 65535 (256 is usual)
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     weight: Option<u16>,
     /// The most it may use, in per cent of one CPU; 0 for no limit
     #[arg(short, long)]
@@ -53,7 +53,7 @@ pub struct CreditArgs {
     #[arg(short, long, add = domain_names())]
     domain: Option<String>,
     /// Its weight against the others, 1 to 65535 (256 is usual)
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     weight: Option<u16>,
     /// The most it may use, in per cent of one CPU; 0 for no limit
     #[arg(short, long)]
@@ -140,8 +140,9 @@ fn run(request: &Request, context: &Context) -> Outcome {
         ));
     }
     match request.domain {
+        // As in xl, which looks at `-s` first.
+        _ if request.schedparam => globals(request, context),
         Some(asked) => one_domain(request, asked, context),
-        None if request.schedparam => globals(request, context),
         None => all_pools(request, context),
     }
 }
@@ -219,7 +220,7 @@ fn globals(request: &Request, context: &Context) -> Outcome {
         .cpupool
         .map_or(Ok(0), |asked| find_pool(&pools, asked))?;
     if request.globals.is_empty() {
-        let globals = context.hv()?.scheduler_globals(pool)?;
+        let globals = sched::globals(context.hv()?, pool, request.scheduler)?;
         if context.json() {
             return Ok(context
                 .out
@@ -229,11 +230,16 @@ fn globals(request: &Request, context: &Context) -> Outcome {
             .out
             .line(globals_text(&pools.name(pool), &globals))?);
     }
-    sched::check_globals(context.hv()?, pool, &request.globals)?;
+    sched::check_globals(context.hv()?, pool, request.scheduler, &request.globals)?;
     if context.would(format!("set the scheduler of CPU pool {pool}"))? {
         return Ok(());
     }
-    Ok(sched::set_globals(context.hv()?, pool, &request.globals)?)
+    Ok(sched::set_globals(
+        context.hv()?,
+        pool,
+        request.scheduler,
+        &request.globals,
+    )?)
 }
 
 fn find_pool(pools: &Pools, asked: &str) -> Result<u32, Failure> {
