@@ -26,3 +26,15 @@ for step in $(seq 16); do
 	ok xyl destroy "$name"
 done
 unset MALLOC_PERTURB_
+
+# Domain 0: xl and xyl give back what xyl has taken, though nobody had written its limits.
+target() { xenstore-read "/local/domain/0/memory/$1"; }
+before=$(xl list 0 | awk 'NR == 2 { print $3 }')
+xenstore-rm /local/domain/0/memory
+ok xyl mem-set 0 $((before - 64))
+equals $(((before - 64) * 1024)) "$(target target)"
+[ "$(target static-max)" -ge $((before * 1024)) ] || fail "static-max of domain 0 is $(target static-max)"
+ok xl mem-set 0 $((before - 32))
+equals $(((before - 32) * 1024)) "$(target target)"
+ok xyl mem-set 0 "$before"
+equals $((before * 1024)) "$(target target)"

@@ -183,6 +183,13 @@ impl ModelDomain {
         (page - first < 1 << order).then(|| Mfn(frame.0 + (page - first)))
     }
 
+    /// Pages that are to be populated on demand and are not there yet.
+    fn on_demand_entries(&self) -> u64 {
+        let reserved = self.on_demand.iter();
+        let pages = reserved.flat_map(|(first, order)| *first..first + (1 << order));
+        pages.filter(|page| self.frame(*page).is_none()).count() as u64
+    }
+
     fn is_on_demand(&self, page: u64) -> bool {
         self.on_demand
             .range(..=page)
@@ -1242,6 +1249,11 @@ impl Hypervisor for Model {
     fn set_pod_target(&self, domid: DomId, target_pages: u64) -> Result<()> {
         let free = self.free_pages();
         let taken = self.on_domain("set_pod_target", domid, 1, |domain| {
+            // As Xen's `p2m_pod_set_mem_target`: the rest is the balloon driver's.
+            let populated = domain.tot_pages.saturating_sub(domain.pod_pages);
+            if populated > 0 && domain.on_demand_entries() == 0 {
+                return Ok(0);
+            }
             let wanted = target_pages.saturating_sub(domain.tot_pages);
             if wanted > free || target_pages > domain.max_pages {
                 return Err(Errno::ENOMEM);
@@ -1301,10 +1313,7 @@ impl Hypervisor for Model {
 
     fn on_demand_pages(&self, domid: DomId) -> Result<(u64, u64)> {
         self.on_domain("on_demand_pages", domid, 1, |domain| {
-            let reserved = domain.on_demand.iter();
-            let pages = reserved.flat_map(|(first, order)| *first..first + (1 << order));
-            let entries = pages.filter(|page| domain.frame(*page).is_none()).count();
-            Ok((entries as u64, domain.pod_pages))
+            Ok((domain.on_demand_entries(), domain.pod_pages))
         })
     }
 

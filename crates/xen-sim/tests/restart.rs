@@ -76,8 +76,8 @@ fn what_was_changed_while_it_ran_outlives_a_restart() {
     let info = bench.info(old);
     let host = &mut bench.host;
     domains::rename(host, &info, "web-old").unwrap();
-    memory::set_maximum(&*host.hv, &mut host.store, &info, 16 << 10).unwrap();
-    memory::set_target(&*host.hv, &mut host.store, &info, 12 << 10).unwrap();
+    memory::set_maximum(host, &info, 16 << 10).unwrap();
+    memory::set_target(host, &info, 12 << 10).unwrap();
     vcpus::set_online(&mut host.store, &info, 2).unwrap();
     let share = SchedulerParams::Credit2 {
         weight: 512,

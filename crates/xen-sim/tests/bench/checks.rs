@@ -113,12 +113,17 @@ fn files(now: &Snapshot, faults: &mut Vec<String>) {
             }
             ["var", "lib", "xen", name] => {
                 let mut words = name.splitn(4, '.');
-                let is_kind = words.next() == Some("userdata-d");
+                let class = words.next().unwrap_or_default();
                 let domid = words.next().unwrap_or_default().to_owned();
                 let uuid = words.next().unwrap_or_default();
-                let is_last = words.next() == Some("libxl-json");
+                // libxl's lock: left over by a process that died.
+                let is_known = matches!(
+                    (class, words.next()),
+                    ("userdata-d", Some("libxl-json"))
+                        | ("userdata-l", Some("domain-userdata-lock"))
+                );
                 let owner = vms.get(uuid).map(DomId::to_string);
-                is_kind && is_last && owner == Some(domid)
+                is_known && owner == Some(domid)
             }
             ["run", "xyl", "watch", uuid] | ["run", "xyl", "vm", uuid, "brake"] => {
                 vms.contains_key(*uuid)

@@ -1,11 +1,19 @@
-//! How much memory a domain is to have, and may have.
+//! How much memory a domain is to have (its target), and may have (its maximum).
+//!
+//! Each change is a hypercall and a write to xenstore, under libxl's lock of the domain, which xl takes for the same.
+//! What allows more comes before the write that asks for it; what allows less comes after the write that asks for less. So a
+//! process that dies between the two leaves a guest that may have more than it asks for, and the same command repeated
+//! ends the change.
+//!
+//! Facts: `libxl_set_memory_target`, `libxl_domain_setmaxmem`, `libxl__fill_dom0_memory_info` (`libxl_mem.c`).
 
-use xen_port::{DomId, DomainInfo, GuestKind, Hypervisor};
-use xenstore::{Batch, Client, Tree};
+use xen_port::{DomId, DomainInfo, GuestKind, HvError, Hypervisor};
+use xenstore::{Path, Tree};
 
-use crate::EngineError;
 use crate::error::RequestError;
-use crate::vm::domains::{has_vm_part, home, vm_path};
+use crate::vm::domains::{home, uuid_text};
+use crate::vm::userdata;
+use crate::{EngineError, Host};
 
 /// What libxl lets a domain have beyond its configured memory, in KiB; kept equal, so that xl and
 /// Xyl may take turns (`LIBXL_MAXMEM_CONSTANT`).
@@ -14,64 +22,147 @@ const EXTRA_KIB: u64 = 1024;
 /// The least that domain 0 may be set to, in KiB (`LIBXL_MIN_DOM0_MEM`).
 const DOM0_MIN_KIB: u64 = 128 * 1024;
 
-/// The limits that xenstore keeps for a domain's balloon driver, in KiB.
-struct Limits {
-    target_kib: u64,
-    max_kib: u64,
-    videoram_kib: u64,
-}
+/// KiB of a page.
+const PAGE_KIB: u64 = 4;
 
 /// Sets the memory that a domain is to have, video memory included. Xen lets it have no more from
 /// now on; its balloon driver gives the rest back when it can.
-pub fn set_target(
-    hv: &dyn Hypervisor,
-    store: &mut Client,
-    info: &DomainInfo,
-    wanted_kib: u64,
-) -> Result<(), EngineError> {
-    let (
-        domid,
-        Target {
+///
+/// # Errors
+/// [`RequestError::AboveMaximum`], [`RequestError::BelowMinimum`], [`RequestError::NoMemoryLimits`]: nothing has changed.
+/// [`EngineError::NoSuchDomain`] where the domain is gone; those of Xen, xenstore and libxl's lock.
+pub fn set_target(host: &mut Host, info: &DomainInfo, wanted_kib: u64) -> Result<(), EngineError> {
+    let _lock = userdata::lock(host, info.domid, &uuid_text(&info.handle))?;
+    let info = still_there(host, info)?;
+    let hv = &*host.hv;
+    let (allow, grows) = host.store.try_transaction(|transaction| {
+        fill_limits_of_dom0(transaction, &info)?;
+        let Target {
             target_kib,
             videoram_kib,
-        },
-    ) = (info.domid, check_target(store, info, wanted_kib)?);
-    hv.set_max_mem(domid, target_kib + videoram_kib + EXTRA_KIB)?;
-    if domid != DomId::ZERO && info.kind() != GuestKind::Pv {
-        hv.set_pod_target(domid, (target_kib + EXTRA_KIB) / 4)?;
+        } = check_target(transaction, &info, wanted_kib)?;
+        let allow = Allowance {
+            domid: info.domid,
+            max_kib: target_kib + videoram_kib + EXTRA_KIB,
+            on_demand_kib: has_populate_on_demand(&info).then_some(target_kib + EXTRA_KIB),
+        };
+        let grows = allow.max_kib > limit_kib(&info);
+        if grows {
+            allow.set(hv)?;
+        }
+        let path = home(info.domid, TARGET)?;
+        transaction.write(&path, target_kib.to_string().as_bytes())?;
+        Ok::<_, EngineError>((allow, grows))
+    })?;
+    if !grows {
+        allow.set(hv)?;
     }
-    write_target(store, info, target_kib)
+    Ok(())
 }
 
-/// Memory that a domain is to have and may have, in KiB.
+/// Sets the memory that a domain may have. Its present memory does not change.
+///
+/// # Errors
+/// [`RequestError::BelowTarget`], [`RequestError::NoMemoryLimits`]: nothing has changed.
+/// [`EngineError::NoSuchDomain`] where the domain is gone; those of Xen, xenstore and libxl's lock.
+pub fn set_maximum(host: &mut Host, info: &DomainInfo, max_kib: u64) -> Result<(), EngineError> {
+    let _lock = userdata::lock(host, info.domid, &uuid_text(&info.handle))?;
+    let info = still_there(host, info)?;
+    let hv = &*host.hv;
+    let allow = Allowance {
+        domid: info.domid,
+        max_kib: max_kib.saturating_add(EXTRA_KIB),
+        on_demand_kib: None,
+    };
+    let grows = allow.max_kib > limit_kib(&info);
+    host.store.try_transaction(|transaction| {
+        fill_limits_of_dom0(transaction, &info)?;
+        check_maximum(transaction, &info, max_kib)?;
+        if grows {
+            allow.set(hv)?;
+        }
+        let path = home(info.domid, STATIC_MAX)?;
+        transaction.write(&path, max_kib.to_string().as_bytes())?;
+        Ok::<_, EngineError>(())
+    })?;
+    if !grows {
+        allow.set(hv)?;
+    }
+    Ok(())
+}
+
+/// What Xen lets a domain have.
+struct Allowance {
+    domid: DomId,
+    max_kib: u64,
+    /// Memory with that to be populated on demand, where the guest's type knows that.
+    on_demand_kib: Option<u64>,
+}
+
+impl Allowance {
+    fn set(&self, hv: &dyn Hypervisor) -> Result<(), HvError> {
+        hv.set_max_mem(self.domid, self.max_kib)?;
+        match self.on_demand_kib {
+            Some(kib) => hv.set_pod_target(self.domid, kib / PAGE_KIB),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The domain as it is now: it may have been destroyed while this process waited for libxl's lock.
+fn still_there(host: &Host, info: &DomainInfo) -> Result<DomainInfo, EngineError> {
+    let now = host.hv.domain_info(info.domid)?;
+    now.filter(|now| now.handle == info.handle && !now.flags.dying)
+        .ok_or_else(|| EngineError::NoSuchDomain(info.domid.to_string()))
+}
+
+/// Xen's present limit. A limit of all ones is none.
+fn limit_kib(info: &DomainInfo) -> u64 {
+    info.max_pages.saturating_mul(PAGE_KIB)
+}
+
+fn has_populate_on_demand(info: &DomainInfo) -> bool {
+    info.domid != DomId::ZERO && info.kind() != GuestKind::Pv
+}
+
+/// Only a guest with a display has video memory.
+fn videoram_kib(store: &mut impl Tree, info: &DomainInfo) -> Result<u64, EngineError> {
+    match info.kind() {
+        GuestKind::Hvm => Ok(number(store, &home(info.domid, "memory/videoram")?)?.unwrap_or(0)),
+        GuestKind::Pv | GuestKind::Pvh => Ok(0),
+    }
+}
+
+/// The memory that a domain is to have, in KiB.
 pub(crate) struct Target {
+    /// Without video memory.
     target_kib: u64,
     videoram_kib: u64,
 }
 
-/// Refuses what [`set_target`] refuses.
+/// Refuses what [`set_target`] refuses. Changes nothing.
 pub(crate) fn check_target(
-    store: &mut Client,
+    store: &mut impl Tree,
     info: &DomainInfo,
     wanted_kib: u64,
 ) -> Result<Target, EngineError> {
     let domid = info.domid;
-    let limits = limits(store, info)?;
-    let target_kib = wanted_kib.saturating_sub(limits.videoram_kib);
-    if target_kib > limits.max_kib {
+    let videoram_kib = videoram_kib(store, info)?;
+    let target_kib = wanted_kib.saturating_sub(videoram_kib);
+    let max_kib = max_kib(store, info)?;
+    if target_kib > max_kib {
         return Err(RequestError::AboveMaximum {
             domid,
             wanted_kib: target_kib,
-            max_kib: limits.max_kib,
+            max_kib,
         }
         .into());
     }
-    if target_kib == 0 || (domid == DomId::ZERO && target_kib < DOM0_MIN_KIB) {
-        let min_kib = if domid == DomId::ZERO {
-            DOM0_MIN_KIB
-        } else {
-            1
-        };
+    let min_kib = match domid {
+        DomId::ZERO => DOM0_MIN_KIB,
+        _ => 1,
+    };
+    if target_kib < min_kib {
         return Err(RequestError::BelowMinimum {
             domid,
             wanted_kib: target_kib,
@@ -81,182 +172,247 @@ pub(crate) fn check_target(
     }
     Ok(Target {
         target_kib,
-        videoram_kib: limits.videoram_kib,
+        videoram_kib,
     })
 }
 
-fn write_target(store: &mut Client, info: &DomainInfo, target_kib: u64) -> Result<(), EngineError> {
-    let mut batch = Batch::new();
-    batch.write(
-        &home(info.domid, "memory/target")?,
-        target_kib.to_string().as_bytes(),
-    );
-    if has_vm_part(info) {
-        batch.write(
-            &vm_path(info, "memory")?,
-            (target_kib / 1024).to_string().as_bytes(),
-        );
-    }
-    Ok(store.transaction(|transaction| transaction.run(&batch).map(drop))?)
-}
-
-/// Sets the memory that a domain may have. Its present memory does not change.
-pub fn set_maximum(
-    hv: &dyn Hypervisor,
-    store: &mut Client,
-    info: &DomainInfo,
-    max_kib: u64,
-) -> Result<(), EngineError> {
-    check_maximum(store, info, max_kib)?;
-    let domid = info.domid;
-    hv.set_max_mem(domid, max_kib + EXTRA_KIB)?;
-    Ok(store.write(
-        &home(domid, "memory/static-max")?,
-        max_kib.to_string().as_bytes(),
-    )?)
-}
-
-/// Refuses what [`set_maximum`] refuses.
+/// Refuses what [`set_maximum`] refuses. Changes nothing.
 pub(crate) fn check_maximum(
-    store: &mut Client,
+    store: &mut impl Tree,
     info: &DomainInfo,
     max_kib: u64,
 ) -> Result<(), EngineError> {
-    let limits = limits(store, info)?;
-    if max_kib >= limits.target_kib {
+    let target_kib = target_kib(store, info)?;
+    if max_kib >= target_kib {
         return Ok(());
     }
     Err(RequestError::BelowTarget {
         domid: info.domid,
         wanted_kib: max_kib,
-        target_kib: limits.target_kib,
+        target_kib,
     }
     .into())
 }
 
-/// The limits of a domain. Domain 0 may have none yet: then its present memory and Xen's limit for
-/// it stand in, as in libxl.
-fn limits(store: &mut Client, info: &DomainInfo) -> Result<Limits, EngineError> {
-    let target_path = home(info.domid, "memory/target")?;
-    let max_path = home(info.domid, "memory/static-max")?;
-    let mut batch = Batch::new();
-    let target = batch.read_opt(&target_path);
-    let max = batch.read_opt(&max_path);
-    let videoram = batch.read_opt(&home(info.domid, "memory/videoram")?);
-    let replies = store.run(&batch)?;
-    let number = |index: usize| -> Option<u64> {
-        std::str::from_utf8(replies.value(index)?)
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
-    };
-    let dom0_kib = |pages: u64| (info.domid == DomId::ZERO).then_some(pages.saturating_mul(4));
-    let missing = |path: &xenstore::Path| RequestError::NoMemoryLimits {
-        domid: info.domid,
-        path: path.to_string(),
-    };
-    Ok(Limits {
-        target_kib: number(target)
-            .or_else(|| dom0_kib(info.tot_pages))
-            .ok_or_else(|| missing(&target_path))?,
-        max_kib: number(max)
-            .or_else(|| dom0_kib(info.max_pages))
-            .ok_or_else(|| missing(&max_path))?,
-        videoram_kib: number(videoram).unwrap_or(0),
+/// Nodes with a domain's limits, in KiB, below its home.
+const TARGET: &str = "memory/target";
+const STATIC_MAX: &str = "memory/static-max";
+
+/// The domain's target. That of domain 0 is its present memory until somebody sets it.
+fn target_kib(store: &mut impl Tree, info: &DomainInfo) -> Result<u64, EngineError> {
+    limit(store, info, TARGET, info.tot_pages)
+}
+
+/// The domain's maximum. That of domain 0 is Xen's present limit until somebody sets it.
+fn max_kib(store: &mut impl Tree, info: &DomainInfo) -> Result<u64, EngineError> {
+    limit(store, info, STATIC_MAX, info.max_pages)
+}
+
+fn limit(
+    store: &mut impl Tree,
+    info: &DomainInfo,
+    node: &str,
+    dom0_pages: u64,
+) -> Result<u64, EngineError> {
+    let path = home(info.domid, node)?;
+    match number(store, &path)? {
+        Some(kib) => Ok(kib),
+        None if info.domid == DomId::ZERO => Ok(dom0_pages.saturating_mul(PAGE_KIB)),
+        None => Err(RequestError::NoMemoryLimits {
+            domid: info.domid,
+            path: path.to_string(),
+        }
+        .into()),
+    }
+}
+
+/// Writes the limits of domain 0 that nobody has set yet, before the change lowers Xen's limit. libxl needs both nodes,
+/// and fills them only where the target is missing.
+fn fill_limits_of_dom0(store: &mut impl Tree, info: &DomainInfo) -> Result<(), EngineError> {
+    if info.domid != DomId::ZERO {
+        return Ok(());
+    }
+    for (node, kib) in [
+        (TARGET, target_kib(store, info)?),
+        (STATIC_MAX, max_kib(store, info)?),
+    ] {
+        store.write(&home(DomId::ZERO, node)?, kib.to_string().as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The number in a node; `None` where there is none.
+fn number(store: &mut impl Tree, path: &Path) -> Result<Option<u64>, EngineError> {
+    let value = store.read_opt(path)?;
+    let text = value.as_deref().map(std::str::from_utf8);
+    Ok(match text {
+        Some(Ok(text)) => text.trim().parse().ok(),
+        _ => None,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use xen_build::model::Model;
+    use xen_port::Errno;
     use xenstore::mem::MemStore;
 
     use super::*;
-    use crate::EngineError;
+    use crate::Dirs;
     use crate::testing::pv_request;
 
-    /// A PV domain of 64 MiB whose limit is 128 MiB.
-    fn guest() -> (Model, MemStore, DomainInfo) {
-        let hv = Model::new(256);
-        let domid = hv.create_domain(&pv_request([1; 16])).unwrap();
-        let info = hv.domain_info(domid).unwrap().unwrap();
-        let store = MemStore::new();
-        let mut client = store.client(0).unwrap();
-        client
-            .write(&home(domid, "memory/target").unwrap(), b"65536")
-            .unwrap();
-        client
-            .write(&home(domid, "memory/static-max").unwrap(), b"131072")
-            .unwrap();
-        (hv, store, info)
+    /// A host with a PV domain whose target is 64 MiB and whose limit is 128 MiB.
+    struct Bench {
+        hv: Model,
+        host: Host,
+        info: DomainInfo,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let folder = tempfile::tempdir().unwrap();
+            let hv = Model::new(256);
+            let domid = hv.create_domain(&pv_request([1; 16])).unwrap();
+            let store = MemStore::new().client(0).unwrap();
+            let dirs = Dirs::below(folder.path());
+            let mut host = Host::new(Box::new(hv.clone()), store, dirs);
+            hv.set_max_mem(domid, 65_536 + EXTRA_KIB).unwrap();
+            for (node, kib) in [("memory/target", "65536"), ("memory/static-max", "131072")] {
+                let path = home(domid, node).unwrap();
+                host.store.write(&path, kib.as_bytes()).unwrap();
+            }
+            let info = hv.domain_info(domid).unwrap().unwrap();
+            Bench {
+                hv,
+                host,
+                info,
+                _folder: folder,
+            }
+        }
+
+        fn with_dom0(nr_pages: u64) -> Bench {
+            let mut bench = Bench::new();
+            bench.hv.add_control_domain(nr_pages);
+            bench.info = bench.hv.domain_info(DomId::ZERO).unwrap().unwrap();
+            bench
+        }
+
+        fn set_target(&mut self, kib: u64) -> Result<(), EngineError> {
+            set_target(&mut self.host, &self.info, kib)
+        }
+
+        fn set_maximum(&mut self, kib: u64) -> Result<(), EngineError> {
+            set_maximum(&mut self.host, &self.info, kib)
+        }
+
+        fn node(&mut self, node: &str) -> Option<u64> {
+            number(&mut self.host.store, &home(self.info.domid, node).unwrap()).unwrap()
+        }
+
+        /// Xen's limit in KiB, without libxl's constant.
+        fn limit_kib(&self) -> u64 {
+            let info = self.hv.domain_info(self.info.domid).unwrap().unwrap();
+            limit_kib(&info) - EXTRA_KIB
+        }
+    }
+
+    fn refusal(outcome: Result<(), EngineError>) -> RequestError {
+        match outcome {
+            Err(EngineError::Control(error)) => error,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
     fn a_target_goes_to_xen_and_to_xenstore() {
-        let (hv, store, info) = guest();
-        let mut client = store.client(0).unwrap();
-        set_target(&hv, &mut client, &info, 98_304).unwrap();
-        assert_eq!(
-            client
-                .read(&home(info.domid, "memory/target").unwrap())
-                .unwrap(),
-            b"98304"
-        );
-        assert_eq!(
-            client.read(&vm_path(&info, "memory").unwrap()).unwrap(),
-            b"96"
-        );
-        assert_eq!(
-            hv.domain(info.domid).unwrap().max_pages,
-            (98_304 + EXTRA_KIB) / 4
-        );
+        let mut bench = Bench::new();
+        bench.set_target(98_304).unwrap();
+        assert_eq!(bench.node("memory/target"), Some(98_304));
+        assert_eq!(bench.limit_kib(), 98_304);
+    }
+
+    #[test]
+    fn a_target_takes_four_requests() {
+        let mut bench = Bench::new();
+        let before = bench.host.store.stats().requests;
+        bench.set_target(32_768).unwrap();
+        assert_eq!(bench.host.store.stats().requests - before, 4);
     }
 
     #[test]
     fn limits_hold() {
-        let (hv, store, info) = guest();
-        let mut client = store.client(0).unwrap();
-        let mut refused =
-            |outcome: fn(&Model, &mut Client, &DomainInfo) -> Result<(), EngineError>| {
-                outcome(&hv, &mut client, &info).unwrap_err().to_string()
-            };
-        assert!(
-            refused(|hv, store, info| set_target(hv, store, info, 131_073)).contains("mem-max")
-        );
-        assert!(refused(|hv, store, info| set_target(hv, store, info, 0)).contains("at least"));
-        assert!(
-            refused(|hv, store, info| set_maximum(hv, store, info, 65_535)).contains("mem-set")
-        );
-        assert_eq!(
-            client
-                .read(&home(info.domid, "memory/target").unwrap())
-                .unwrap(),
-            b"65536"
-        );
+        let mut bench = Bench::new();
+        let above = refusal(bench.set_target(131_073));
+        assert!(matches!(above, RequestError::AboveMaximum { .. }));
+        let none = refusal(bench.set_target(0));
+        assert!(matches!(none, RequestError::BelowMinimum { .. }));
+        let below = refusal(bench.set_maximum(65_535));
+        assert!(matches!(below, RequestError::BelowTarget { .. }));
+        assert_eq!(bench.node("memory/target"), Some(65_536));
+        assert_eq!(bench.limit_kib(), 65_536);
     }
 
     #[test]
     fn a_maximum_may_grow() {
-        let (hv, store, info) = guest();
-        let mut client = store.client(0).unwrap();
-        set_maximum(&hv, &mut client, &info, 200_000).unwrap();
-        assert_eq!(
-            client
-                .read(&home(info.domid, "memory/static-max").unwrap())
-                .unwrap(),
-            b"200000"
-        );
+        let mut bench = Bench::new();
+        bench.set_maximum(200_000).unwrap();
+        assert_eq!(bench.node("memory/static-max"), Some(200_000));
+        assert_eq!(bench.limit_kib(), 200_000);
     }
 
     #[test]
     fn a_domain_without_limits_is_named() {
-        let (hv, store, info) = guest();
-        let mut client = store.client(0).unwrap();
-        client.rm(&home(info.domid, "memory").unwrap()).unwrap();
-        let error = set_target(&hv, &mut client, &info, 1024)
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("memory/target"), "{error}");
+        let mut bench = Bench::new();
+        let domid = bench.info.domid;
+        let memory = home(domid, "memory").unwrap();
+        bench.host.store.rm(&memory).unwrap();
+        let error = refusal(bench.set_target(1024));
+        let wanted = home(domid, "memory/static-max").unwrap().to_string();
+        assert!(matches!(error, RequestError::NoMemoryLimits { path, .. } if path == wanted));
+    }
+
+    #[test]
+    fn half_a_change_lets_the_guest_have_more_than_it_asks_for_and_is_ended_by_a_repetition() {
+        for (wanted_kib, target_kib) in [(98_304, 65_536), (32_768, 32_768)] {
+            let mut bench = Bench::new();
+            // The only calls are `domain_info` and `set_max_mem`.
+            bench.hv.fail_at(1, Errno::ENOMEM);
+            assert!(bench.set_target(wanted_kib).is_err());
+            assert_eq!(bench.node("memory/target"), Some(target_kib));
+            assert!(bench.limit_kib() >= target_kib);
+            bench.set_target(wanted_kib).unwrap();
+            assert_eq!(bench.node("memory/target"), Some(wanted_kib));
+            assert_eq!(bench.limit_kib(), wanted_kib);
+        }
+    }
+
+    #[test]
+    fn half_a_maximum_lets_the_guest_have_no_less_than_its_target() {
+        for wanted_kib in [200_000, 65_536] {
+            let mut bench = Bench::new();
+            bench.set_maximum(100_000).unwrap();
+            bench.hv.fail_at(1, Errno::ENOMEM);
+            assert!(bench.set_maximum(wanted_kib).is_err());
+            assert!(bench.limit_kib() >= 65_536);
+            bench.set_maximum(wanted_kib).unwrap();
+            assert_eq!(bench.node("memory/static-max"), Some(wanted_kib));
+            assert_eq!(bench.limit_kib(), wanted_kib);
+        }
+    }
+
+    #[test]
+    fn domain_0_can_be_given_back_what_was_taken_from_it() {
+        let mib = 1024;
+        let mut bench = Bench::with_dom0(1024 * mib / PAGE_KIB);
+        let before_kib = limit_kib(&bench.info);
+        bench.set_target(512 * mib).unwrap();
+        // As libxl leaves it.
+        assert_eq!(bench.node("memory/target"), Some(512 * mib));
+        assert_eq!(bench.node("memory/static-max"), Some(before_kib));
+        bench.set_target(1024 * mib).unwrap();
+        assert_eq!(bench.node("memory/target"), Some(1024 * mib));
+        let little = refusal(bench.set_target(127 * mib));
+        assert!(matches!(little, RequestError::BelowMinimum { .. }));
     }
 }

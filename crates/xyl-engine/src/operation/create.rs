@@ -753,14 +753,13 @@ fn write_records(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     let pool = prepared.pool.as_ref().and_then(|pool| pool.name.as_deref());
     let record = libxl_json::write::Record::of(spec, &uuid, shadow_bytes / KIB, pool);
     let record = libxl_json::write::to_json(&record);
-    let (files, xen_lib) = (&*host.files, &host.dirs.xen_lib);
-    userdata::write_json(files, xen_lib, draft.domid()?, &uuid, &record)
+    userdata::write_json(host, draft.domid()?, &uuid, &record)
 }
 
 fn remove_records(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     let (uuid, host) = (draft.uuid_text(), &*draft.host);
     if let Some(domid) = draft.domid {
-        userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, &uuid)?;
+        userdata::remove_all(host, domid, &uuid)?;
     }
     match draft.keeps_record {
         true => Ok(()),

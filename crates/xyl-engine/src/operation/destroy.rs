@@ -120,7 +120,7 @@ fn end_leftover(host: &mut Host, domid: DomId, uuid: Uuid) -> Result<(), EngineE
     let batch = removal_of(roots.filter(|root| *root != vm))?;
     host.store
         .transaction(|transaction| transaction.run(&batch).map(drop))?;
-    userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, &uuid)?;
+    userdata::remove_all(host, domid, &uuid)?;
     let deadline = host.clock.now() + END_LIMIT;
     end_domain(host, domid, deadline)
 }
@@ -177,7 +177,7 @@ fn remove_old_nodes(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError
 fn remove_old_records(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     let (domid, uuid, host) = (draft.old()?, draft.uuid_text(), &*draft.host);
     if draft.keeps_record {
-        return userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, &uuid);
+        return userdata::remove_all(host, domid, &uuid);
     }
     remove_records(host, domid, &uuid)
 }
@@ -300,7 +300,7 @@ fn is_empty(host: &mut Host, path: &Path) -> Result<bool, EngineError> {
 
 /// Removes a domain's files.
 pub fn remove_records(host: &Host, domid: DomId, uuid: &str) -> Result<(), EngineError> {
-    userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, uuid)?;
+    userdata::remove_all(host, domid, uuid)?;
     store::remove(&*host.files, &host.dirs, uuid)
 }
 

@@ -84,7 +84,7 @@ fn rename_nodes(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
 /// libxl's record names the old UUID in its path; xl manages without it, and so do we.
 fn remove_userdata(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     let (domid, host) = (draft.old()?, &*draft.host);
-    userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, &draft.uuid_text())
+    userdata::remove_all(host, domid, &draft.uuid_text())
 }
 
 fn move_nodes(

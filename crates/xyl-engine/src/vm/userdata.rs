@@ -4,20 +4,31 @@
 //! one for each of its own domains. Its text ends in a NUL byte: libxl reads the file into a buffer of exactly
 //! its size and parses that as a C string. A record without the NUL makes xl read beyond its buffer.
 //!
-//! Facts: `libxl__userdata_path` and `libxl__userdata_destroyall` (`libxl_dom.c`), `libxl__set_domain_configuration`
-//! (`libxl_internal.c`).
+//! xl changes these files, a domain's devices and a domain's memory limits under one lock, `domain-userdata-lock`. Xyl takes it
+//! for the same. Order of locks: the VM's lock (`VmGuard`) first, then this one.
+//!
+//! libxl rewrites the record where devices change, and for nothing else: it reads name, memory, vCPUs and share of the
+//! CPUs from xenstore and Xen each time. So Xyl does not rewrite it for those either.
+//!
+//! Facts: `libxl__userdata_path` and `libxl__userdata_destroyall` (`libxl_dom.c`), `libxl__set_domain_configuration` and
+//! `libxl__lock_domain_userdata` (`libxl_internal.c`), `libxl_retrieve_domain_configuration` (`libxl_domain.c`).
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use os_port::{Files, list_if_there, remove_if_there};
+use os_port::{Files, Lock, list_if_there, remove_if_there};
 use serde_json::Value;
 use xen_port::DomId;
 
-use crate::EngineError;
 use crate::vm::store::write_whole;
+use crate::{EngineError, Host};
 
 /// Largest record that is read, in bytes. Those of xl are a few KiB.
 pub(crate) const RECORD_MAX_BYTES: u64 = 1 << 20;
+/// How long a command of xl may hold the lock. libxl holds it for a few system calls.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
+/// Name of libxl's lock.
+const LOCK_NAME: &str = "domain-userdata-lock";
 
 /// Path of a domain's libxl-json; `uuid` is the VM's UUID in text.
 pub fn json_path(xen_lib: &Path, domid: DomId, uuid: &str) -> PathBuf {
@@ -64,44 +75,66 @@ pub fn read_json(
     })
 }
 
-/// Writes a domain's libxl-json, whole or not at all.
+/// Writes a domain's libxl-json, whole or not at all, under libxl's lock.
 ///
 /// # Errors
-/// [`EngineError::Io`].
+/// [`EngineError::Io`]; [`EngineError::Deadline`] where a process of xl holds the lock.
 pub fn write_json(
-    files: &dyn Files,
-    xen_lib: &Path,
+    host: &Host,
     domid: DomId,
     uuid: &str,
     record: &Value,
 ) -> Result<(), EngineError> {
+    let (files, xen_lib) = (&*host.files, host.dirs.xen_lib.as_path());
+    let _lock = lock(host, domid, uuid)?;
     let new = path(xen_lib, 'n', domid, uuid, "libxl-json");
-    files
-        .create_folder(xen_lib)
-        .map_err(|source| EngineError::io("create folder", xen_lib, source))?;
     let path = json_path(xen_lib, domid, uuid);
     write_whole(files, &new, &path, &encode_json(record))
 }
 
-/// Removes every userdata file of the domain, those of Xyl and those of xl.
+/// Takes libxl's lock of a domain, waiting for the process of xl that has it. `uuid` is the VM's UUID in text.
+///
+/// The lock file is removed when the lock is dropped. libxl does so too, and each side checks that the file it has
+/// locked is still the one at the path.
 ///
 /// # Errors
-/// [`EngineError::Io`].
-pub fn remove_all(
-    files: &dyn Files,
-    xen_lib: &Path,
-    domid: DomId,
-    uuid: &str,
-) -> Result<(), EngineError> {
-    let middle = format!(".{domid}.{uuid}.");
+/// [`EngineError::Io`]; [`EngineError::Deadline`] where a process of xl holds the lock.
+pub(crate) fn lock(host: &Host, domid: DomId, uuid: &str) -> Result<Box<dyn Lock>, EngineError> {
+    let path = path(&host.dirs.xen_lib, 'l', domid, uuid, LOCK_NAME);
+    let deadline = host.clock.now() + LOCK_LIMIT;
+    let lock = host
+        .files
+        .lock(&path, Some(deadline))
+        .map_err(|source| EngineError::io("lock", &path, source))?;
+    lock.ok_or_else(|| EngineError::Deadline {
+        what: format!(
+            "another process, probably of xl, holds {}: wait for that process or end it (`fuser {}` shows it), then repeat this",
+            path.display(),
+            path.display()
+        ),
+        limit_s: LOCK_LIMIT.as_secs(),
+    })
+}
+
+/// Removes every userdata file of the domain, those of Xyl and those of xl, under libxl's lock.
+///
+/// # Errors
+/// [`EngineError::Io`]; [`EngineError::Deadline`] where a process of xl holds the lock.
+pub fn remove_all(host: &Host, domid: DomId, uuid: &str) -> Result<(), EngineError> {
+    let (files, xen_lib) = (&*host.files, host.dirs.xen_lib.as_path());
     let names =
         list_if_there(files, xen_lib).map_err(|source| EngineError::io("list", xen_lib, source))?;
-    for name in names {
-        if name.starts_with("userdata-") && name.contains(&middle) {
-            let path = xen_lib.join(name);
-            remove_if_there(files, &path)
-                .map_err(|source| EngineError::io("remove", &path, source))?;
-        }
+    let middle = format!(".{domid}.{uuid}.");
+    let is_one = |name: &String| name.starts_with("userdata-") && name.contains(&middle);
+    if !names.iter().any(is_one) {
+        return Ok(());
+    }
+    // The lock's own file goes with the lock.
+    let _lock = lock(host, domid, uuid)?;
+    let is_file = |name: &String| is_one(name) && !name.ends_with(LOCK_NAME);
+    for name in names.into_iter().filter(is_file) {
+        let path = xen_lib.join(name);
+        remove_if_there(files, &path).map_err(|source| EngineError::io("remove", &path, source))?;
     }
     Ok(())
 }
@@ -110,24 +143,37 @@ pub fn remove_all(
 mod tests {
     use std::fs;
 
-    use os_port::SystemFiles;
     use serde_json::json;
+    use xen_build::model::Model;
+    use xenstore::mem::MemStore;
 
     use super::*;
+    use crate::Dirs;
+
+    const DOMID: DomId = DomId(3);
+
+    fn host() -> (tempfile::TempDir, Host) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = MemStore::new().client(0).unwrap();
+        let host = Host::new(Box::new(Model::new(64)), store, Dirs::below(folder.path()));
+        (folder, host)
+    }
+
+    fn names(host: &Host) -> Vec<String> {
+        host.files.list(&host.dirs.xen_lib).unwrap()
+    }
 
     #[test]
     fn the_record_ends_in_a_nul_and_is_read_back() {
-        let folder = tempfile::tempdir().unwrap();
+        let (_folder, host) = host();
         let record = json!({"c_info": {"name": "g"}});
-        let (domid, uuid) = (DomId(3), "u-1");
-        write_json(&SystemFiles, folder.path(), domid, uuid, &record).unwrap();
-        let bytes = fs::read(json_path(folder.path(), domid, uuid)).unwrap();
-        assert_eq!(
-            bytes.iter().position(|byte| *byte == 0),
-            Some(bytes.len() - 1)
-        );
-        let read = read_json(&SystemFiles, folder.path(), domid, uuid);
+        write_json(&host, DOMID, "u-1", &record).unwrap();
+        let bytes = fs::read(json_path(&host.dirs.xen_lib, DOMID, "u-1")).unwrap();
+        let nul = bytes.iter().position(|byte| *byte == 0);
+        assert_eq!(nul, Some(bytes.len() - 1));
+        let read = read_json(&*host.files, &host.dirs.xen_lib, DOMID, "u-1");
         assert_eq!(read.unwrap(), record);
+        assert_eq!(names(&host), ["userdata-d.3.u-1.libxl-json"]);
     }
 
     #[test]
@@ -138,14 +184,37 @@ mod tests {
 
     #[test]
     fn all_files_of_one_domain_are_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let touch = |name: &str| fs::write(folder.path().join(name), "").unwrap();
-        touch("userdata-d.3.u-1.libxl-json");
-        touch("userdata-d.3.u-1.xl");
-        touch("userdata-d.33.u-1.xl");
-        remove_all(&SystemFiles, folder.path(), DomId(3), "u-1").unwrap();
-        let left: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
-        assert_eq!(left.len(), 1);
-        assert!(folder.path().join("userdata-d.33.u-1.xl").exists());
+        let (_folder, host) = host();
+        write_json(&host, DOMID, "u-1", &json!({})).unwrap();
+        for name in [
+            "userdata-d.3.u-1.xl",
+            "userdata-l.3.u-1.domain-userdata-lock",
+            "userdata-d.33.u-1.xl",
+        ] {
+            fs::write(host.dirs.xen_lib.join(name), "").unwrap();
+        }
+        remove_all(&host, DOMID, "u-1").unwrap();
+        assert_eq!(names(&host), ["userdata-d.33.u-1.xl"]);
+    }
+
+    #[test]
+    fn the_lock_of_xl_keeps_others_out() {
+        let (_folder, host) = host();
+        write_json(&host, DOMID, "u-1", &json!({})).unwrap();
+        let path = host
+            .dirs
+            .xen_lib
+            .join("userdata-l.3.u-1.domain-userdata-lock");
+        // As libxl does.
+        let file = fs::File::create(&path).unwrap();
+        file.lock().unwrap();
+        let release = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            fs::remove_file(path).unwrap();
+            file.unlock().unwrap();
+        });
+        write_json(&host, DOMID, "u-1", &json!({"a": 1})).unwrap();
+        assert!(release.is_finished() || release.join().is_ok());
+        assert_eq!(names(&host), ["userdata-d.3.u-1.libxl-json"]);
     }
 }

@@ -183,7 +183,7 @@ fn half_made(
         return Ok(Some(CHANGED.to_owned()));
     }
     let uuid = uuid.hyphenated().to_string();
-    userdata::remove_all(&*host.files, &host.dirs.xen_lib, domid, &uuid)?;
+    userdata::remove_all(host, domid, &uuid)?;
     destroy::remove_nodes_if_ours(host, domid, &uuid)?;
     remove_backends(host, domid)?;
     let deadline = host.clock.now() + END_LIMIT;
