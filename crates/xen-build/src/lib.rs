@@ -19,8 +19,6 @@ pub mod cpu_policy;
 mod error;
 mod grants;
 pub mod memory;
-#[cfg(feature = "model")]
-pub mod model;
 mod place;
 mod populate;
 mod pv;

@@ -14,11 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::*;
 use proptest::prelude::*;
-use xen_build::model::{DIRT, Model};
 use xen_build::{BuildError, BuildRequest, Built, ExtentCounts, Step, build_pv, check_pv};
 use xen_image::Loader;
 use xen_image::elfnote::types;
 use xen_port::{DomId, E820Entry, E820Kind, Errno, GuestKind, Hypervisor, Mfn, PageTableLevel};
+use xen_sim::model::{DIRT, Model};
 
 const VIRT_BASE: u64 = 0xffff_ffff_8000_0000;
 const P2M_BASE: u64 = 0x0000_0080_0000_0000;

@@ -13,11 +13,11 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::*;
-use xen_build::model::Model;
 use xen_build::{BootModule, BuildError, BuildRequest, ModuleContent, build_pv, check_pv};
 use xen_image::elfnote::types;
 use xen_image::{Image, Limits};
 use xen_port::{DomId, GuestKind, Mfn, PageTableLevel, PvMode, VersionInfo};
+use xen_sim::model::Model;
 
 const VIRT_BASE: u64 = 0xc000_0000;
 const TARGET_KIB: u64 = 64 << 10;

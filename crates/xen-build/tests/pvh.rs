@@ -13,7 +13,6 @@ mod common;
 use common::*;
 use proptest::prelude::*;
 use xen_build::cpu_policy::{CpuPolicyOptions, apply_default_policy};
-use xen_build::model::{DIRT, Model};
 use xen_build::{
     BootModule, BuildError, BuildRequest, Built, ExtentCounts, ModuleContent, Step, build_pvh,
     check_pvh,
@@ -21,6 +20,7 @@ use xen_build::{
 use xen_image::elfnote::types;
 use xen_image::{Image, SegmentBytes};
 use xen_port::{DomId, E820Entry, E820Kind, Errno, GuestKind, HvmParam};
+use xen_sim::model::{DIRT, Model};
 
 const ENTRY: u32 = 0x10_0010;
 const HOLE: u64 = 0xfc00_0000;

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Instant;
 
-use xen_build::model::Model;
+use crate::model::Model;
 use xen_port::*;
 use xenstore::mem::MemStore;
 

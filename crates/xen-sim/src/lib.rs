@@ -18,12 +18,13 @@
 //! What is not modelled: domains that take long to die, memory that other domains hold, and what a kernel does with its
 //! memory. The lab has those.
 //!
-//! [`machine`] is the same world as a process of its own, for the command.
+//! [`model`] is the hypervisor in memory. [`machine`] is the same world as a process of its own, for the command.
 
 mod fate;
 mod hypervisor;
 mod lasting;
 pub mod machine;
+pub mod model;
 mod os;
 mod store;
 mod turns;

@@ -7,9 +7,9 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::model::Model;
 use os_port::mem::{Life, MemFiles, MemProcess, VirtualClock};
 use os_port::{Clock, Files, Process};
-use xen_build::model::Model;
 use xen_port::{DomId, DomainInfo, Hypervisor, PAGE_SIZE, ShutdownReason, VersionInfo};
 use xenstore::mem::MemStore;
 use xenstore::{Client, RetryPolicy, Settings};

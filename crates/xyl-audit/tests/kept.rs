@@ -11,8 +11,8 @@ use std::path::Path;
 
 use os_port::Files;
 use os_port::mem::{Life, MemFiles};
-use xen_build::model::Model;
 use xen_port::{Errno, Hypervisor, VersionInfo};
+use xen_sim::model::Model;
 use xyl_audit::Facts;
 use xyl_audit::audit::CoreSharing;
 use xyl_audit::facts::{BOOT_LOG, Known};

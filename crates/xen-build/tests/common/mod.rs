@@ -6,11 +6,11 @@ use std::io::Write;
 use std::path::Path;
 
 use tempfile::NamedTempFile;
-use xen_build::model::Model;
 use xen_build::{BootModule, BuildRequest, Channel, ModuleContent, memory};
 use xen_image::elfnote::types;
 use xen_image::{Image, Limits, Module};
 use xen_port::{CreateDomain, DomId, EvtchnPort, GuestKind, Hypervisor};
+use xen_sim::model::Model;
 
 pub const MIB: u64 = 1 << 20;
 pub const PAGE: u64 = 4096;

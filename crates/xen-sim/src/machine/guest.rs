@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use xen_build::model::Model;
+use crate::model::Model;
 use xen_port::{DomId, ShutdownReason};
 use xenstore::mem::MemStore;
 use xenstore::{Client, Path, Settings, Tree};

@@ -1,6 +1,6 @@
 //! A simulated host that lives in a folder, for anyone who wants to try the command without Xen.
 //!
-//! [`Host::power_on`] starts a process that is the host: it keeps the hypervisor ([`xen_build::model`]) and xenstored
+//! [`Host::power_on`] starts a process that is the host: it keeps the hypervisor ([`crate::model`]) and xenstored
 //! ([`xenstore::mem`]) in memory, keeps a pty and a log for each guest's console, and lets small simulated guests live
 //! in the domains. Commands reach it over two sockets in the folder: [`Host::hypervisor`] sends each hypercall over the
 //! one, and the other speaks xenstored's own protocol. Everything else is real: files below the folder, the clock,

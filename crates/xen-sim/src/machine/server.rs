@@ -9,12 +9,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::model::Model;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use xen_build::model::Model;
 use xen_port::{CpuMap, DomId, Errno, Gfn, GuestMemory, Hypervisor, VcpuId, hypervisor_methods};
 use xenstore::mem::{MemStore, MemTransport};
 use xenstore::transport::Transport;

@@ -525,8 +525,8 @@ pub fn read(files: &dyn Files, dirs: &Dirs, uuid: &str) -> Result<Option<Record>
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use xen_build::model::Model;
     use xen_port::VersionInfo;
+    use xen_sim::model::Model;
 
     use super::*;
     use crate::testing::pv_request;

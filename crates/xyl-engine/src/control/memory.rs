@@ -253,8 +253,8 @@ fn number(store: &mut impl Tree, path: &Path) -> Result<Option<u64>, EngineError
 
 #[cfg(test)]
 mod tests {
-    use xen_build::model::Model;
     use xen_port::Errno;
+    use xen_sim::model::Model;
     use xenstore::mem::MemStore;
 
     use super::*;

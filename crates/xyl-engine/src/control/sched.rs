@@ -212,7 +212,7 @@ fn in_range(
 
 #[cfg(test)]
 mod tests {
-    use xen_build::model::Model;
+    use xen_sim::model::Model;
 
     use super::*;
 

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use crate::Dirs;
     use crate::host::dom0::pretend_process;
-    use xen_build::model::Model;
+    use xen_sim::model::Model;
     use xenstore::mem::MemStore;
 
     const MAP: &str = "7f0000000000-7f0000001000 rw-s 00000000 00:05 123    /dev/xen/privcmd\n";

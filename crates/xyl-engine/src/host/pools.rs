@@ -73,7 +73,7 @@ impl Pools {
 
 #[cfg(test)]
 mod tests {
-    use xen_build::model::Model;
+    use xen_sim::model::Model;
     use xenstore::mem::MemStore;
 
     use super::*;

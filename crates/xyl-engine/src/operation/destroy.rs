@@ -353,8 +353,8 @@ mod tests {
     use crate::Dirs;
     use crate::testing::pv_request;
     use crate::vm::monitor_lock;
-    use xen_build::model::Model;
     use xen_port::Hypervisor;
+    use xen_sim::model::Model;
     use xenstore::mem::MemStore;
 
     #[test]

@@ -307,8 +307,8 @@ mod tests {
     use std::path::Path;
     use std::process::{Command, Stdio};
 
-    use xen_build::model::Model;
     use xen_port::{Hypervisor, ShutdownReason};
+    use xen_sim::model::Model;
     use xenstore::mem::MemStore;
 
     use super::*;

@@ -647,8 +647,8 @@ mod tests {
     use crate::Dirs;
     use crate::testing::pv_request;
     use std::rc::Rc;
-    use xen_build::model::Model;
     use xen_port::Hypervisor;
+    use xen_sim::model::Model;
     use xenstore::mem::MemStore;
 
     fn make_domain(hv: &Model, uuid: Uuid) -> DomId {

@@ -445,7 +445,7 @@ fn share(hv: &dyn Hypervisor, pools: &[CpuPool], info: &DomainInfo) -> Option<Va
 
 #[cfg(test)]
 mod tests {
-    use xen_build::model::Model;
+    use xen_sim::model::Model;
     use xenstore::mem::MemStore;
 
     use super::*;

@@ -281,7 +281,7 @@ impl Host {
 mod tests {
     use super::*;
     use os_port::{SystemClock, SystemFiles, SystemProcess};
-    use xen_build::model::Model;
+    use xen_sim::model::Model;
     use xenstore::mem::MemStore;
 
     const UUID: Uuid = Uuid::from_bytes([7; 16]);

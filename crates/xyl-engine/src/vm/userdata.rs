@@ -144,7 +144,7 @@ mod tests {
     use std::fs;
 
     use serde_json::json;
-    use xen_build::model::Model;
+    use xen_sim::model::Model;
     use xenstore::mem::MemStore;
 
     use super::*;

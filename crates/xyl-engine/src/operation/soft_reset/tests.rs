@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use os_port::mem::VirtualClock;
-use xen_build::model::Model;
 use xen_port::{CreateDomain, Hypervisor};
+use xen_sim::model::Model;
 use xenstore::mem::{Fault, MemStore};
 use xenstore::{ErrorName, MessageKind, Perms};
 

@@ -3,8 +3,8 @@
 use std::path::Path as FilePath;
 
 use uuid::Uuid;
-use xen_build::model::Model;
 use xen_port::{DomId, Hypervisor};
+use xen_sim::model::Model;
 use xenstore::mem::MemStore;
 use xenstore::{Client, Path, Tree};
 use xyl_saga::{Begin, Contents, Facts, Journal, Outcome, Record};

@@ -1,8 +1,8 @@
 //! An in-memory hypervisor, as far as building a domain needs one: for tests.
 //!
 //! It allocates frames, keeps their bytes, checks what Xen checks (limits, ownership, claims), counts every call, and can be
-//! told to fail at any of them. Frames are handed out dirty: what is not written is garbage. It is a model of what this
-//! crate asks, and no proof of what Xen does; the lab is that.
+//! told to fail at any of them. Frames are handed out dirty: what is not written is garbage. It models what `xen-build`
+//! and the engine ask of Xen, and proves nothing about Xen; the lab does that.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
