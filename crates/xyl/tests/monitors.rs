@@ -149,6 +149,30 @@ fn a_second_monitor_does_not_say_that_it_watches() {
 }
 
 #[test]
+fn a_monitor_without_rights_restarts_a_guest_with_a_packed_kernel() {
+    let host = Simulated::new(&[]);
+    host.must(&["destroy", "guest"]);
+    let packed = Command::new("gzip").arg(host.path("kernel")).status();
+    assert!(packed.unwrap().success());
+    let config = host.path("guest.cfg");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let kernel = host.path("kernel").display().to_string();
+    std::fs::write(&config, text.replace(&kernel, &format!("{kernel}.gz"))).unwrap();
+    host.must(&["create", "-q", config.to_str().unwrap()]);
+    host.until("an unpacked kernel", || {
+        host.path("host/var/cache/xyl/kernels").exists()
+    });
+    // It has to be unpacked again, by the monitor's own child.
+    std::fs::remove_dir_all(host.path("host/var/cache/xyl/kernels")).unwrap();
+    host.must(&["reboot", "guest"]);
+    host.until("a restart", || host.log().contains("restarted as domain"));
+    let core = host.path("core");
+    host.must(&["dump-core", "guest", core.to_str().unwrap()]);
+    assert!(core.exists());
+    host.must(&["destroy", "guest"]);
+}
+
+#[test]
 fn a_monitor_has_surroundings_of_its_own() {
     use std::os::unix::fs::PermissionsExt;
     let host = Simulated::new(&[]);
@@ -190,9 +214,20 @@ fn a_monitor_has_surroundings_of_its_own() {
     assert_eq!(session, pid);
     let status = of("status");
     // Rust's own start ignores SIGPIPE.
-    for wanted in ["Umask:\t0077", "SigIgn:\t0000000000001000"] {
+    for wanted in [
+        "Umask:\t0077",
+        "SigIgn:\t0000000000001000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+    ] {
         assert!(status.lines().any(|line| line == wanted), "{status}");
     }
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:\t"));
+    let effective = u64::from_str_radix(effective.unwrap(), 16).unwrap();
+    // Files of other users, and no more (none where the monitor is no root's).
+    assert_eq!(effective & !0b110, 0);
     let limits = of("limits");
     let is_set = |what: &str, value: &str| {
         let line = limits.lines().find(|line| line.starts_with(what));

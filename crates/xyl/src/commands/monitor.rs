@@ -54,6 +54,12 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         uuid: args.uuid,
     };
     let lock = lock_of_stdin(&context.dirs.watch(vm.uuid));
+    // All that it needs is open.
+    if let Err(error) = xen_sys::give_up_rights() {
+        context.say(format!(
+            "warning: this monitor keeps its rights: {error}; the kernel needs CONFIG_SECCOMP_FILTER"
+        ));
+    }
     Ok(monitor::watch_with(&mut host, vm, lock, &mut |line| {
         context.say(line)
     })?)
