@@ -53,13 +53,15 @@ matches() {
 	grep -aqE -- "$1" <<<"$2" || fail "no match for /$1/ in: $2"
 }
 
+# A file that never has anything to read: waiting for it takes no process, as `sleep` would.
+exec {never}<> <(:)
 # within LIMIT_S COMMAND...: tries until the command succeeds; fails after the limit.
 within() {
 	local limit_s=$1 deadline=$((SECONDS + $1))
 	shift
 	until "$@"; do
 		[ $SECONDS -lt $deadline ] || fail "not within $limit_s s: $*"
-		sleep 0.1
+		read -rt 0.1 -u "$never"
 	done
 }
 
@@ -76,34 +78,35 @@ console_says() {
 	grep -aqsE -- "$2" "$consoles/guest-$1.log"
 }
 
-# domain_gone NAME / domain_state NAME: by xl, whichever toolstack made it.
+# domid_of NAME / domain_gone NAME / domain_state NAME / uuid_of NAME: by Xen and xenstored, whichever toolstack made the domain.
+# The state is in the letters of `xl list`.
+domid_of() {
+	lab-query domid "$1"
+}
 domain_gone() {
-	! xl domid "$1" >/dev/null 2>&1
+	domid_of "$1" >/dev/null
+	[ $? -eq 1 ]
 }
 domain_state() {
-	xl list "$1" | awk 'NR == 2 { print $5 }'
+	lab-query state "$1"
+}
+uuid_of() {
+	lab-query uuid "$1"
 }
 
+. /xyl-lab/lab/kept.sh
 # traces: what domains leave behind when they are not taken down whole, a line each: compare before and after.
 traces() {
-	xl list | awk 'NR > 1 { print "domain", $2 }'
-	xl claims | awk 'NR > 1 && $4 > 0 { print "claim", $2 }'
-	xenstore-ls -f / | sed 's/ = ".*//' | grep -vxE '/vm|/libxl|/tool/xyl(/told)?|/local/domain/0/backend(/[a-z]+)?'
-	find /run/xyl /var/lib/xyl /var/lib/xen -mindepth 1 -path /var/lib/xen/dump -prune -o -print 2>/dev/null | grep -vxE '/var/lib/xyl/(vm|kept)|/run/xyl/(busy|vm|names|watch|(host-facts|told)\.(json|new))'
-	pgrep -ax 'xyl|xyld|xl'
-	true
+	lab-query traces "${kept_nodes[@]}" "${kept_files[@]}"
 }
 # as_before FILE: whether the traces are those in the file.
 as_before() {
-	traces | diff "$1" - >"$scratch/traces.diff"
+	lab-query settles 0 "$1" "${kept_nodes[@]}" "${kept_files[@]}" >"$scratch/traces.diff"
 }
 # leaves_nothing FILE: the traces become those in the file again, within the time that Xen takes to free a domain.
 leaves_nothing() {
-	local deadline=$((SECONDS + 20))
-	until as_before "$1"; do
-		[ $SECONDS -lt $deadline ] || fail "left behind: $(cat "$scratch/traces.diff")"
-		sleep 0.2
-	done
+	lab-query settles 20 "$1" "${kept_nodes[@]}" "${kept_files[@]}" >"$scratch/traces.diff" ||
+		fail "left behind: $(cat "$scratch/traces.diff")"
 }
 
 # grub_cfg NAME TYPE: prints an xl.cfg of a GRUB that says XYL-GRUB-UP and stays; TYPE is pv or pvh.
@@ -128,15 +131,15 @@ testguest_cfg() {
 }
 # tell NAME WORDS: has the test guest do something.
 tell() {
-	ok xenstore-write "/local/domain/$(xl domid "$1")/data/command" "$2"
+	ok xenstore-write "/local/domain/$(domid_of "$1")/data/command" "$2"
 }
 # readies NAME NUMBER: whether the test guest has been ready so many times.
 readies() {
-	[ "$(cat "$consoles/guest-$1.log" 2>/dev/null | grep -ac 'testguest: ready')" -ge "$2" ]
+	[ "$(grep -acs 'testguest: ready' "$consoles/guest-$1.log")" -ge "$2" ] 2>/dev/null
 }
 # beats NAME / beats_beyond NAME NUMBER: the test guest's heartbeat, and whether it has gone on.
 beats() {
-	xenstore-read "/local/domain/$(xl domid "$1")/data/heartbeat" 2>/dev/null || echo 0
+	xenstore-read "/local/domain/$(domid_of "$1")/data/heartbeat" 2>/dev/null || echo 0
 }
 beats_beyond() {
 	[ "$(beats "$1")" -gt "$2" ]
@@ -144,11 +147,7 @@ beats_beyond() {
 # other_domid NAME DOMID: whether the VM has another domain by now.
 other_domid() {
 	local now
-	now=$(xl domid "$1" 2>/dev/null) && [ "$now" != "$2" ]
-}
-# uuid_of NAME
-uuid_of() {
-	xl vm-list | awk -v name="$1" '$3 == name { print $1 }'
+	now=$(domid_of "$1") && [ "$now" != "$2" ]
 }
 
 # monitors NAME: the processes that watch over it. gone PID: whether a process has ended.
