@@ -8,7 +8,7 @@ use crate::root::{Root, Xen};
 use crate::{places, setup};
 use rustix::fs::FlockOperation;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -69,8 +69,17 @@ const LOG_TAIL_LINES: usize = 50;
 pub enum Talk<'a> {
     /// Bytes of the script's output, as they come.
     Script(&'a mut dyn FnMut(&[u8])),
+    /// The same, with answers that the script reads.
+    Answers(&'a mut dyn Answers),
     /// A person at a shell in dom0.
     Terminal,
+}
+
+/// Who answers a script.
+pub trait Answers {
+    /// Takes what the script has printed, and how often the machine's logs say by now that the machine stood still. Returns
+    /// what the script is to read.
+    fn take(&mut self, said: &[u8], standstills: usize) -> Option<String>;
 }
 
 /// A boot that came to its end by itself.
@@ -203,7 +212,7 @@ struct Machine {
     from_dom0: Receiver<Vec<u8>>,
     monitor: Monitor,
     control: PathBuf,
-    serial: PathBuf,
+    serial: SerialLog,
     started: Instant,
 }
 
@@ -257,26 +266,21 @@ impl Machine {
             from_dom0,
             monitor,
             control,
-            serial: dir.join("serial.log"),
+            serial: SerialLog::new(dir.join("serial.log")),
             started: Instant::now(),
         })
     }
 
     /// Passes output on until dom0 says "exit" or the user leaves.
-    fn run(mut self, payload: &Payload, talk: Talk<'_>) -> Result<End> {
-        let mut terminal = pass_on;
-        let show: &mut dyn FnMut(&[u8]) = match talk {
-            Talk::Script(show) => show,
-            Talk::Terminal => {
-                crate::terminal::send_keys(self.to_dom0.take());
-                &mut terminal
-            }
-        };
+    fn run(mut self, payload: &Payload, mut talk: Talk<'_>) -> Result<End> {
+        if matches!(talk, Talk::Terminal) {
+            crate::terminal::send_keys(self.to_dom0.take());
+        }
         let mut signs = Signs::new();
         let mut looked = Instant::now();
         loop {
             match self.from_dom0.recv_timeout(LOOK_PERIOD) {
-                Ok(bytes) => show(&bytes),
+                Ok(bytes) => self.pass(&bytes, &mut talk),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK_PERIOD),
             }
@@ -289,7 +293,7 @@ impl Machine {
             signs.take(&said);
             let exit_code = said_code(&said, "exit ");
             if exit_code.is_some() || crate::terminal::left() {
-                self.drain(show);
+                self.drain(&mut talk);
                 return Ok(End {
                     exit_code: exit_code.or(said_code(&said, "script ")).unwrap_or(0),
                     ready_after: signs.ready.unwrap_or_else(Instant::now) - self.started,
@@ -306,10 +310,33 @@ impl Machine {
         }
     }
 
+    /// Hands what dom0 has said to whoever listens, and the answer to dom0.
+    fn pass(&mut self, bytes: &[u8], talk: &mut Talk<'_>) {
+        let answer = match talk {
+            Talk::Script(show) => {
+                show(bytes);
+                None
+            }
+            Talk::Answers(listener) => {
+                self.serial.look();
+                listener.take(bytes, self.serial.standstills)
+            }
+            Talk::Terminal => {
+                pass_on(bytes);
+                None
+            }
+        };
+        if let (Some(answer), Some(to_dom0)) = (answer, &mut self.to_dom0) {
+            // An error means that QEMU has ended, which the next look finds.
+            let _ = to_dom0.write_all(answer.as_bytes());
+            let _ = to_dom0.flush();
+        }
+    }
+
     /// What was still on the way when dom0 said "exit". It wrote that last, so all else has reached QEMU.
-    fn drain(&mut self, show: &mut dyn FnMut(&[u8])) {
+    fn drain(&mut self, talk: &mut Talk<'_>) {
         while let Ok(bytes) = self.from_dom0.recv_timeout(Duration::from_millis(100)) {
-            show(&bytes);
+            self.pass(&bytes, talk);
         }
     }
 
@@ -317,7 +344,11 @@ impl Machine {
         if let Ok(Some(status)) = self.qemu.try_wait() {
             return self.give_up(format!("QEMU ended early ({status})"));
         }
-        fatal_line(&self.serial).map_or(Ok(()), |line| self.give_up(line))
+        self.serial.look();
+        match self.serial.fatal.take() {
+            Some(line) => self.give_up(line),
+            None => Ok(()),
+        }
     }
 
     fn give_up<T>(&self, cause: String) -> Result<T> {
@@ -387,19 +418,67 @@ fn said_code(said: &str, word: &str) -> Option<i32> {
         .find_map(|line| line.strip_prefix(word)?.trim().parse().ok())
 }
 
-/// Xen's or dom0's last words, if there are any. Guests' words come with a "(dN)" mark and do not count.
-fn fatal_line(serial: &Path) -> Option<String> {
-    let content = fs::read(serial).ok()?;
-    let text = String::from_utf8_lossy(&content);
-    let fatal = [
-        "Panic on CPU",
-        "Kernel panic - not syncing",
-        "Hardware Dom0",
-        "Domain 0 crashed",
-    ];
-    text.lines()
-        .find(|line| !line.starts_with("(d") && fatal.iter().any(|words| line.contains(words)))
-        .map(|line| line.trim().to_owned())
+/// What Xen and dom0 have written on the serial line so far.
+struct SerialLog {
+    path: PathBuf,
+    /// How much of it has been looked at: whole lines.
+    looked_bytes: u64,
+    /// Xen's or dom0's last words.
+    fatal: Option<String>,
+    /// How many lines say that the machine stood still: that its clock wrapped, or that its CPU was away.
+    standstills: usize,
+}
+
+/// The last words.
+const FATAL: [&str; 4] = [
+    "Panic on CPU",
+    "Kernel panic - not syncing",
+    "Hardware Dom0",
+    "Domain 0 crashed",
+];
+/// What Xen and Linux say when the machine that emulates them has stood still for seconds.
+const STANDSTILL: [&str; 2] = ["unexpectedly wrapped", "soft lockup"];
+
+impl SerialLog {
+    fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            looked_bytes: 0,
+            fatal: None,
+            standstills: 0,
+        }
+    }
+
+    /// Looks at the lines that have come since the last look.
+    fn look(&mut self) {
+        let mut more = Vec::new();
+        let read = File::open(&self.path).and_then(|mut file| {
+            file.seek(SeekFrom::Start(self.looked_bytes))?;
+            file.read_to_end(&mut more)
+        });
+        let Some(end) = more.iter().rposition(|&byte| byte == b'\n') else {
+            return;
+        };
+        if read.is_err() {
+            return;
+        }
+        more.truncate(end + 1);
+        self.looked_bytes += more.len() as u64;
+        self.take(&String::from_utf8_lossy(&more));
+    }
+
+    fn take(&mut self, lines: &str) {
+        let says = |line: &str, words: &[&str]| words.iter().any(|words| line.contains(words));
+        for line in lines.lines() {
+            // Guests' words come with a "(dN)" mark and do not count.
+            if !line.starts_with("(d") && says(line, &FATAL) {
+                self.fatal.get_or_insert_with(|| line.trim().to_owned());
+            }
+            if says(line, &STANDSTILL) {
+                self.standstills += 1;
+            }
+        }
+    }
 }
 
 fn hardware(command: &mut Command, options: &Options) {
@@ -472,7 +551,7 @@ fn ports(command: &mut Command, control: &Path, dir: &Path, talk: &Talk<'_>) {
     command.args(["-device", "virtserialport,chardev=control,name=xyl.control"]);
     command.args(["-chardev", "stdio,id=io,signal=off", "-device"]);
     command.arg(match talk {
-        Talk::Script(_) => "virtserialport,chardev=io,name=xyl.io",
+        Talk::Script(_) | Talk::Answers(_) => "virtserialport,chardev=io,name=xyl.io",
         Talk::Terminal => "virtconsole,chardev=io,name=xyl.io",
     });
 }
@@ -549,5 +628,20 @@ pub fn remove_dead_runs(runs: &Path) {
         if let Some(_lock) = lock_run(&entry.path()) {
             let _ = fs::remove_dir_all(entry.path());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_and_standstills_are_found_in_the_serial_log() {
+        let mut log = SerialLog::new(PathBuf::new());
+        log.take("(XEN) Platform timer appears to have unexpectedly wrapped 1 times.\n(d3) Panic on CPU 0:\n");
+        log.take("watchdog: BUG: soft lockup - CPU#0 stuck for 558s!\n");
+        assert_eq!((log.standstills, &log.fatal), (2, &None));
+        log.take("(XEN) Panic on CPU 0:\r\n(XEN) Kernel panic - not syncing\n");
+        assert_eq!(log.fatal.as_deref(), Some("(XEN) Panic on CPU 0:"));
     }
 }

@@ -1,87 +1,68 @@
-//! `cargo xtask test`: everything that CI checks, the cheap things first.
+//! `cargo xtask test`: everything that CI checks. What needs no boot runs beside the boots.
 
-use crate::artifacts::{self, cargo, guest_manifest};
-use crate::audit_hosts;
+use crate::artifacts::{self, Profile, cargo, guest_manifest};
+use crate::audit_hosts::{self, Host};
 use crate::boot::Options;
 use crate::error::{Error, Result};
-use crate::lab_test::{self, Tally};
-use crate::lanes::side_by_side;
+use crate::lab_test::{self, Queue, Tally};
+use crate::lanes;
 use crate::process::{self, check_interrupt, step};
-use crate::root::Xen;
+use crate::root::{self, Xen};
 use crate::setup;
 use crate::sim;
 use crate::times::Times;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Compares the structures with the C headers of every libxen-dev that Debian's suites offer.
-const HEADER_CHECK: &str = "run --quiet --package xen-abi --example header_check -- \
+const HEADER_CHECK: &str = "run --quiet --profile sim --package xen-abi --example header_check -- \
      --suite bookworm --suite trixie --suite sid";
+
+/// After this no lab test begins any more; those that wait have failed.
+const LAB_LIMIT: Duration = Duration::from_secs(65 * 60);
+/// After this the run says what it has found so far, and ends as failed.
+const RUN_LIMIT: Duration = Duration::from_secs(80 * 60);
 
 /// Runs all checks, also after one has failed, and ends with the counts. Our exit code is 0 if all passed.
 pub fn run(no_lab: bool, kvm: bool) -> Result<u8> {
     require_components()?;
-    let mut checks = Checks::default();
-    for workspace in [
-        Workspace {
-            name: "workspace",
-            manifest: None,
-        },
-        Workspace {
-            name: "guest",
-            manifest: Some(guest_manifest()),
-        },
-    ] {
-        checks.source(&workspace)?;
+    let started = Instant::now();
+    let checks = Arc::new(Checks::default());
+    end_after_limit(Arc::clone(&checks));
+    if no_lab {
+        checks.without_xen()?;
+    } else {
+        checks.beside_each_other(started + LAB_LIMIT, kvm)?;
     }
-    checks.counted("runs in the simulated world", || {
-        cargo_test(&mut sim::seeds(1, sim::SEEDS_OF_A_TEST))
-    })?;
-    checks.counted("processes beside each other in the simulated world", || {
-        cargo_test(&mut sim::interleavings(1, sim::SEEDS_OF_A_TEST))
-    })?;
-    checks.one("layouts as in the headers of Debian's Xen packages", || {
-        process::run(cargo().args(HEADER_CHECK.split(' ')))
-    })?;
-    checks.one("build for the lab", || {
-        artifacts::build(artifacts::Profile::Lab)
-    })?;
-    if !no_lab {
-        checks.one("what the lab needs", setup::ensure)?;
-        let tests = Times::default();
-        checks.lab(&[Xen::V4_17, Xen::V4_20], kvm, &tests)?;
-        checks.counted("lab tests of bare 32-bit PV guests", || {
-            bare_pv32(kvm, &tests)
-        })?;
-        if !kvm {
-            // These hosts' CPUs are emulated ones.
-            checks.counted("xyl audit on other hosts", || {
-                audit_hosts::run(&Options::default(), None)
-            })?;
-        }
-        print!("{}", tests.table("Lab tests"));
+    checks.times.note("All of it", started.elapsed());
+    Ok(checks.close())
+}
+
+/// A run that hangs is worth less than one that ends and says where.
+fn end_after_limit(checks: Arc<Checks>) {
+    std::thread::spawn(move || {
+        std::thread::sleep(RUN_LIMIT);
         println!(
-            "{} processes of xyl were killed at random moments in the lab",
-            checks.tally.kills
+            "failed: not at its end after {} min",
+            RUN_LIMIT.as_secs() / 60
         );
-    }
-    print!("{}", checks.times.table("Parts of this run"));
-    for name in &checks.failed {
-        println!("failed: {name}");
-    }
-    Ok(checks.tally.close())
+        checks.close();
+        std::process::exit(1);
+    });
 }
 
 /// A Cargo workspace of this repository.
 struct Workspace {
     name: &'static str,
     manifest: Option<PathBuf>,
+    profile: &'static str,
 }
 
 impl Workspace {
-    /// cargo WORDS, in this workspace.
+    /// cargo WORDS, in this workspace, where PROFILE stands for the profile of its tests.
     fn cargo(&self, words: &str) -> Command {
         let mut command = cargo();
         let mut words = words.split(' ');
@@ -89,42 +70,201 @@ impl Workspace {
         if let Some(manifest) = &self.manifest {
             command.arg("--manifest-path").arg(manifest);
         }
-        command.args(words);
+        command.args(words.map(|word| {
+            if word == "PROFILE" {
+                self.profile
+            } else {
+                word
+            }
+        }));
         command
     }
 }
 
+fn workspaces() -> [Workspace; 2] {
+    [
+        Workspace {
+            name: "workspace",
+            manifest: None,
+            profile: "sim",
+        },
+        Workspace {
+            name: "guest",
+            manifest: Some(guest_manifest()),
+            profile: "dev",
+        },
+    ]
+}
+
+/// What has been found so far. The lanes share it.
 #[derive(Default)]
 struct Checks {
+    found: Mutex<Found>,
+    times: Times,
+    /// The lab's tests, apart.
+    lab_times: Mutex<Option<Times>>,
+}
+
+#[derive(Default)]
+struct Found {
     tally: Tally,
     failed: Vec<String>,
-    times: Times,
 }
 
 impl Checks {
-    /// What needs no boot: format, lints, tests, documentation.
-    fn source(&mut self, workspace: &Workspace) -> Result<()> {
-        let name = workspace.name;
-        self.one(&format!("{name}: format"), || {
-            process::run(&mut workspace.cargo("fmt --all -- --check"))
+    /// The lab's boots, each in a lane of its own, and beside them what needs none. What the boots need comes first.
+    fn beside_each_other(&self, deadline: Instant, kvm: bool) -> Result<()> {
+        self.formats()?;
+        let built = std::thread::scope(|scope| {
+            let roots = scope.spawn(|| self.one("what the lab needs", lab_needs));
+            let built = self.one("build for the lab", || artifacts::build(Profile::Lab))?;
+            Ok(built && joined(roots)?)
         })?;
-        self.one(&format!("{name}: lints"), || {
-            process::run(
-                &mut workspace.cargo("clippy --quiet --workspace --all-targets -- -D warnings"),
-            )
-        })?;
-        self.one(&format!("{name}: documentation"), || {
-            process::run(
-                workspace
-                    .cargo("doc --quiet --workspace --no-deps")
-                    .env("RUSTDOCFLAGS", "-D warnings"),
-            )
-        })?;
-        self.tests(&format!("{name}: tests"), workspace)
+        std::thread::scope(|scope| {
+            let others = scope.spawn(|| {
+                // The boots have limits in seconds, these have none. An error is no harm: then all are equal.
+                let _ = rustix::process::nice(10);
+                self.sources()
+            });
+            // Without their programs the lab's tests would only repeat that the build has failed.
+            let boots = if built {
+                self.lab(deadline, kvm)
+            } else {
+                Ok(())
+            };
+            joined(others).and(boots)
+        })
     }
 
-    /// One check: passes or fails as a whole.
-    fn one(&mut self, name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// All that needs no boot.
+    fn without_xen(&self) -> Result<()> {
+        self.formats()?;
+        self.sources()
+    }
+
+    fn formats(&self) -> Result<()> {
+        for workspace in workspaces() {
+            self.one(&format!("{}: format", workspace.name), || {
+                process::run(&mut workspace.cargo("fmt --all -- --check"))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Lints, tests, documentation, simulation. All with one profile, so that each crate is compiled once.
+    fn sources(&self) -> Result<()> {
+        for workspace in workspaces() {
+            let name = workspace.name;
+            self.one(&format!("{name}: lints"), || {
+                process::run(&mut workspace.cargo(
+                    "clippy --quiet --profile PROFILE --workspace --all-targets -- -D warnings",
+                ))
+            })?;
+            self.counted(&format!("{name}: tests"), || {
+                cargo_test(
+                    &mut workspace.cargo("test --profile PROFILE --workspace --no-fail-fast"),
+                )
+            })?;
+            self.one(&format!("{name}: documentation"), || {
+                process::run(
+                    workspace
+                        .cargo("doc --quiet --profile PROFILE --workspace --no-deps")
+                        .env("RUSTDOCFLAGS", "-D warnings"),
+                )
+            })?;
+        }
+        self.counted("runs in the simulated world", || {
+            cargo_test(&mut sim::seeds(1, sim::SEEDS_OF_A_TEST))
+        })?;
+        self.counted("processes beside each other in the simulated world", || {
+            cargo_test(&mut sim::interleavings(1, sim::SEEDS_OF_A_TEST))
+        })?;
+        self.one("layouts as in the headers of Debian's Xen packages", || {
+            process::run(cargo().args(HEADER_CHECK.split(' ')))
+        })?;
+        Ok(())
+    }
+
+    /// The lab's tests on each Xen that they want, and hosts of several kinds.
+    fn lab(&self, deadline: Instant, kvm: bool) -> Result<()> {
+        let seed = lab_test::seed_of_commit();
+        println!(
+            "the lab's seed is {seed}: `cargo xtask lab test --seed {seed}` repeats its choices"
+        );
+        let tests = lab_test::select(&[])?
+            .into_iter()
+            .flat_map(|test| {
+                let xens = lab_test::xens_of(&test, seed);
+                xens.into_iter().map(move |xen| (xen, test.clone()))
+            })
+            .collect();
+        let queue = Queue::new(tests, seed, Some(deadline));
+        // These hosts' CPUs are emulated ones.
+        let hosts: Mutex<Vec<&Host>> = Mutex::new(if kvm {
+            Vec::new()
+        } else {
+            audit_hosts::of_run(seed)
+        });
+        let next_host = || hosts.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let started = Instant::now();
+        lanes::run(|| {
+            check_interrupt()?;
+            if let Some(xen) = queue.begin() {
+                self.tests(&queue, xen, kvm)?;
+                return Ok(true);
+            }
+            let Some(host) = next_host() else {
+                return Ok(false);
+            };
+            self.counted(&format!("xyl audit on the host {}", host.name), || {
+                audit_hosts::check(&Options::default(), host)
+            })?;
+            Ok(true)
+        })?;
+        self.times.note("The lab's boots", started.elapsed());
+        let (tally, failed) = queue.close();
+        println!(
+            "{} processes of xyl were killed at random moments in the lab",
+            tally.kills
+        );
+        let mut found = self.found();
+        found.tally += tally;
+        found.failed.extend(failed);
+        *self
+            .lab_times
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(queue.times);
+        Ok(())
+    }
+
+    /// A boot that runs tests. Debian's Xens run no bare 32-bit PV guest, so one is built that does: where Debian's source of it
+    /// cannot be had, its tests are skipped.
+    fn tests(&self, queue: &Queue, xen: Xen, kvm: bool) -> Result<()> {
+        let options = Options {
+            xen,
+            kvm,
+            ..Options::default()
+        };
+        let name = format!("boot of Xen {}", xen.name());
+        let started = Instant::now();
+        let served = step(&name, || queue.serve(&options));
+        self.times.note(&name, started.elapsed());
+        match served {
+            Ok(()) => Ok(()),
+            Err(Error::Interrupted) => Err(Error::Interrupted),
+            Err(error @ Error::Unreachable { .. }) => {
+                queue.skip(xen, &error);
+                Ok(())
+            }
+            Err(error) => {
+                println!("{name}: {error}");
+                Ok(())
+            }
+        }
+    }
+
+    /// One check: passes or fails as a whole. Returns whether it passed.
+    fn one(&self, name: &str, work: impl FnOnce() -> Result<()>) -> Result<bool> {
         self.counted(name, || {
             work().map(|()| Tally {
                 passed: 1,
@@ -133,44 +273,58 @@ impl Checks {
         })
     }
 
-    fn tests(&mut self, name: &str, workspace: &Workspace) -> Result<()> {
-        self.counted(name, || {
-            cargo_test(&mut workspace.cargo("test --workspace --no-fail-fast"))
-        })
-    }
-
-    /// All the lab's tests on each of these, side by side: a boot takes one core.
-    fn lab(&mut self, releases: &[Xen], kvm: bool, times: &Times) -> Result<()> {
-        let tests = |&xen: &Xen| {
-            let options = Options {
-                xen,
-                kvm,
-                ..Options::default()
-            };
-            tally_of(&lab_name(xen), &self.times, || {
-                lab_test::run(&options, None, times)
-            })
-        };
-        for (&xen, tally) in releases.iter().zip(side_by_side(releases, tests)) {
-            self.add(&lab_name(xen), tally?);
-        }
-        Ok(())
-    }
-
-    /// Does the work as a step, and adds what it counts.
-    fn counted(&mut self, name: &str, work: impl FnOnce() -> Result<Tally>) -> Result<()> {
+    /// Does the work as a step, and adds what it counts. Returns whether nothing failed.
+    fn counted(&self, name: &str, work: impl FnOnce() -> Result<Tally>) -> Result<bool> {
         check_interrupt()?;
         let tally = tally_of(name, &self.times, work)?;
-        self.add(name, tally);
-        Ok(())
+        let mut found = self.found();
+        if tally.failed > 0 {
+            found.failed.push(name.to_owned());
+        }
+        found.tally += tally;
+        Ok(tally.failed == 0)
     }
 
-    fn add(&mut self, name: &str, tally: Tally) {
-        if tally.failed > 0 {
-            self.failed.push(name.to_owned());
-        }
-        self.tally += tally;
+    fn found(&self) -> std::sync::MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Prints the times, what has failed and the counts. Returns our exit code.
+    fn close(&self) -> u8 {
+        let lab_times = self
+            .lab_times
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(times) = &*lab_times {
+            print!("{}", times.table("Lab tests"));
+        }
+        print!(
+            "{}",
+            self.times.table("Parts of this run, beside each other")
+        );
+        let found = self.found();
+        for name in &found.failed {
+            println!("failed: {name}");
+        }
+        found.tally.close()
+    }
+}
+
+/// What a lane of ours has returned.
+fn joined<T>(lane: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    match lane.join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// The programs that the lab runs, and the roots that it boots.
+fn lab_needs() -> Result<()> {
+    setup::ensure()?;
+    for xen in [Xen::V4_17, Xen::V4_20] {
+        root::ensure(xen)?;
+    }
+    Ok(())
 }
 
 /// Does the work as a step. An error counts as one failure, so that the other checks still run; only an interrupt is one.
@@ -189,30 +343,6 @@ fn tally_of(name: &str, times: &Times, work: impl FnOnce() -> Result<Tally>) -> 
         }
         tally => tally,
     }
-}
-
-/// Debian's Xens run none, so one is built that does. Where Debian's source of it cannot be had, that is a skipped test; one that
-/// does not build is a failed one.
-fn bare_pv32(kvm: bool, times: &Times) -> Result<Tally> {
-    let options = Options {
-        xen: Xen::V4_17Pv32,
-        kvm,
-        ..Options::default()
-    };
-    match lab_test::run(&options, Some("pv32"), times) {
-        Err(Error::Unreachable { what, source }) => {
-            println!("skip {what}: {source}");
-            Ok(Tally {
-                skipped: 1,
-                ..Tally::default()
-            })
-        }
-        tally => tally,
-    }
-}
-
-fn lab_name(xen: Xen) -> String {
-    format!("lab tests on Xen {}", xen.name())
 }
 
 /// Runs `cargo test`, passes its words on, and adds up what its harnesses report.

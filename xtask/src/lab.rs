@@ -6,7 +6,6 @@ use crate::error::{Result, at};
 use crate::lab_test::Tally;
 use crate::payload::Payload;
 use crate::process::run_quietly;
-use crate::times::Times;
 use crate::{artifacts, audit_hosts, bench, lab_test, root, setup, soak, terminal};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -54,10 +53,13 @@ pub enum Task {
     },
     /// Run lab/tests in one boot
     Test {
-        /// Only tests with these words in their names
-        filter: Option<String>,
+        /// Only tests with one of these words in their names
+        words: Vec<String>,
         #[command(flatten)]
         options: Options,
+        /// What the tests draw their random numbers from (default: the commit's)
+        #[arg(long)]
+        seed: Option<u32>,
         /// Take the programs and guests as they were built last
         #[arg(long)]
         no_build: bool,
@@ -123,15 +125,14 @@ pub fn run(task: Task) -> Result<u8> {
             run_script(&options, &payload, out.as_deref(), !no_logs)
         }
         Task::Test {
-            filter,
+            words,
             options,
+            seed,
             no_build,
         } => {
             build_unless(no_build)?;
-            let times = Times::default();
-            let tally = lab_test::run(&options, filter.as_deref(), &times)?;
-            print!("{}", times.table("Lab tests"));
-            Ok(tally.close())
+            let seed = seed.unwrap_or_else(lab_test::seed_of_commit);
+            lab_test::run(&options, &words, seed)
         }
         Task::Audit {
             filter,
@@ -173,7 +174,10 @@ fn up(options: &Options, files: Vec<PathBuf>) -> Result<u8> {
         files,
         script_limit: None,
         shell: true,
+        answers: false,
         profile: Profile::Lab,
+        seed: 0,
+        soak: false,
     };
     eprintln!("booting {}; Ctrl-] ends it", options.xen.name());
     let _raw = terminal::RawMode::enter()?;

@@ -1,19 +1,30 @@
-//! `cargo xtask lab test`: the scripts of lab/tests, all in one boot.
+//! The scripts of lab/tests: which there are, which Xen each wants, and the boots that run them. A boot takes its tests one after
+//! the other from a queue that it may share with other boots.
 
-use crate::boot::{self, Options, Talk};
+use crate::boot::{self, Answers, Options, Talk};
 use crate::error::{Error, Result, at};
 use crate::payload::Payload;
+use crate::process::interrupted;
+use crate::root::{Root, Xen};
 use crate::times::Times;
 use crate::{places, root, setup};
-use std::collections::BTreeSet;
+use sha2::{Digest, Sha256};
 use std::fmt;
 use std::fs;
 use std::io::Write;
 use std::ops::AddAssign;
-use std::time::Duration;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-/// All tests of one boot together; each has a limit of its own, which dom0 enforces.
-const ALL_TESTS_LIMIT: Duration = Duration::from_secs(3600);
+/// A test's time limit, unless it has a line `# limit_s: N`.
+const DEFAULT_LIMIT: Duration = Duration::from_secs(120);
+/// The longest that one boot may run tests; each test has a limit of its own, which dom0 enforces.
+const BOOT_TESTS_LIMIT: Duration = Duration::from_secs(3600);
+/// The same in a soak, where tests take hours.
+const BOOT_SOAK_LIMIT: Duration = Duration::from_secs(12 * 3600);
+/// So many boots of a Xen may break before its other tests are given up.
+const BROKEN_BOOTS_LIMIT: u32 = 3;
 
 /// How many tests went which way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,110 +66,460 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Runs the tests whose names contain `filter` on one Xen, with the programs and guests as they are built. Tests that a broken boot kept from running count as failed.
-/// Each test's time goes to `times`.
-pub fn run(options: &Options, filter: Option<&str>, times: &Times) -> Result<Tally> {
-    let names = select(filter)?;
-    setup::ensure()?;
-    let root = root::ensure(options.xen)?;
-    let mut payload = Payload::script(places::lab().join("run-tests"), ALL_TESTS_LIMIT);
-    payload.arguments = names.iter().cloned().collect();
-
-    println!("lab tests on Xen {}: {}", options.xen.name(), names.len());
-    let mut report = Report {
-        xen: options.xen.name(),
-        waiting: names,
-        ..Report::default()
-    };
-    let outcome = boot::boot(
-        options,
-        &root,
-        &payload,
-        Talk::Script(&mut |bytes| report.take(bytes)),
-    );
-    match outcome {
-        Err(Error::Interrupted) => return Err(Error::Interrupted),
-        Err(error) => println!("{}: FAIL boot ({error})", options.xen.name()),
-        Ok(outcome) if outcome.exit_code != 0 => outcome.results.show_logs(),
-        Ok(_) => {}
-    }
-    for (name, took) in &report.took {
-        times.note(&format!("{name} on Xen {}", options.xen.name()), *took);
-    }
-    Ok(report.close())
+/// A script of lab/tests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Test {
+    /// Without `.sh`.
+    name: String,
+    limit: Duration,
+    wants: Wants,
+    /// Whether it has run once, on a machine that stood still meanwhile.
+    again: bool,
 }
 
-/// The names (without .sh) of the tests that contain `filter`, sorted.
-fn select(filter: Option<&str>) -> Result<BTreeSet<String>> {
+/// Which Xen a test wants, by its line `# xen: ...`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wants {
+    /// No line: each release shows something of its own.
+    Each,
+    /// `any`: one release shows all; another commit takes another.
+    Any,
+    /// The name of a Xen: the test says nothing on others.
+    Only(Xen),
+}
+
+impl Test {
+    fn parse(name: &str, script: &str) -> Result<Self> {
+        let line = |key: &str| {
+            script
+                .lines()
+                .take_while(|line| line.starts_with('#'))
+                .find_map(|line| {
+                    Some(
+                        line.strip_prefix("# ")?
+                            .strip_prefix(key)?
+                            .strip_prefix(':')?
+                            .trim(),
+                    )
+                })
+        };
+        let wrong = |key: &str, value: &str| {
+            Error::Usage(format!(
+                "lab/tests/{name}.sh: `# {key}: {value}` is not understood"
+            ))
+        };
+        let limit = match line("limit_s") {
+            None => DEFAULT_LIMIT,
+            Some(value) => Duration::from_secs(value.parse().map_err(|_| wrong("limit_s", value))?),
+        };
+        let wants = match line("xen") {
+            None => Wants::Each,
+            Some("any") => Wants::Any,
+            Some(value) => Wants::Only(
+                clap::ValueEnum::from_str(value, false).map_err(|_| wrong("xen", value))?,
+            ),
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            limit,
+            wants,
+            again: false,
+        })
+    }
+}
+
+/// The tests whose names contain one of these words, or all if there are none; longest limit first.
+pub fn select(words: &[String]) -> Result<Vec<Test>> {
     let folder = places::lab().join("tests");
-    let entries = fs::read_dir(&folder).map_err(at("read", &folder))?;
-    let names: BTreeSet<String> = entries
+    let mut tests = Vec::new();
+    for entry in fs::read_dir(&folder)
+        .map_err(at("read", &folder))?
         .flatten()
-        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".sh")?.to_owned()))
-        .filter(|name| name.contains(filter.unwrap_or_default()))
-        .collect();
-    if names.is_empty() {
-        let filter = filter.unwrap_or_default();
+    {
+        let file_name = entry.file_name();
+        let Some(name) = file_name.to_str().and_then(|name| name.strip_suffix(".sh")) else {
+            continue;
+        };
+        if words.is_empty() || words.iter().any(|word| name.contains(word)) {
+            let script = fs::read_to_string(entry.path()).map_err(at("read", entry.path()))?;
+            tests.push(Test::parse(name, &script)?);
+        }
+    }
+    if tests.is_empty() {
         return Err(Error::Usage(format!(
-            "no test in {} has '{filter}' in its name",
-            folder.display()
+            "no test in {} has '{}' in its name",
+            folder.display(),
+            words.join("' or '")
         )));
     }
-    Ok(names)
+    // What has the same limit goes by its name: 99-audit-ring, which takes Xen's log away, comes last.
+    tests.sort_by(|one, other| {
+        other
+            .limit
+            .cmp(&one.limit)
+            .then_with(|| one.name.cmp(&other.name))
+    });
+    Ok(tests)
 }
 
-/// Passes the runner's lines on and counts its verdicts.
+/// A number that another commit changes: the tests' random numbers and the choice of releases come from it. 0 outside of git.
+pub fn seed_of_commit() -> u32 {
+    let head = Command::new("git")
+        .args(["rev-parse", "HEAD"])
+        .current_dir(places::workspace())
+        .output();
+    match head {
+        Ok(head) if head.status.success() => hash(&[&head.stdout]),
+        _ => 0,
+    }
+}
+
+fn hash(parts: &[&[u8]]) -> u32 {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+    }
+    hash.finalize()
+        .iter()
+        .take(4)
+        .fold(0, |number, &byte| number << 8 | u32::from(byte))
+}
+
+/// The Xens on which a whole run has this test, out of the two releases and the one built here.
+pub fn xens_of(test: &Test, seed: u32) -> Vec<Xen> {
+    let releases = [Xen::V4_17, Xen::V4_20];
+    match test.wants {
+        Wants::Each => releases.into(),
+        Wants::Only(xen) => vec![xen],
+        Wants::Any => {
+            let odd = hash(&[&seed.to_le_bytes(), test.name.as_bytes()]) % 2 == 1;
+            vec![if odd { Xen::V4_20 } else { Xen::V4_17 }]
+        }
+    }
+}
+
+/// Tests that wait for a boot, and how those that have run went. Boots side by side share it.
 #[derive(Default)]
-struct Report {
-    /// In front of each line: two releases may be at it side by side.
-    xen: &'static str,
-    line: Vec<u8>,
-    waiting: BTreeSet<String>,
-    tally: Tally,
-    took: Vec<(String, Duration)>,
+pub struct Queue {
+    state: Mutex<State>,
+    /// Each test's time.
+    pub times: Times,
+    /// None: no test is refused for the time it is.
+    deadline: Option<Instant>,
+    seed: u32,
+    soak: bool,
 }
 
-impl Report {
-    fn take(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
+#[derive(Default)]
+struct State {
+    /// In the order in which they are to run.
+    waiting: Vec<(Xen, Test)>,
+    tally: Tally,
+    failed: Vec<String>,
+    /// One for each boot that broke.
+    broken: Vec<Xen>,
+    /// One for each boot under way.
+    boots: Vec<Xen>,
+}
+
+impl State {
+    /// The Xens for which another boot would be of use, each with the time that it would take off the others, roughly.
+    fn wanted(&self) -> Vec<(Xen, Duration)> {
+        let mut wanted: Vec<(Xen, Duration)> = Vec::new();
+        for (xen, test) in &self.waiting {
+            // A test takes a quarter of its limit.
+            let took = test.limit / 4;
+            match wanted.iter_mut().find(|(other, _)| other == xen) {
+                Some((_, sum)) => *sum += took,
+                None => wanted.push((*xen, took)),
+            }
+        }
+        wanted.retain_mut(|(xen, sum)| {
+            let boots = count(&self.boots, *xen);
+            *sum /= boots + 1;
+            count(&self.broken, *xen) < BROKEN_BOOTS_LIMIT && (boots == 0 || *sum > BOOT_PAYS_OFF)
+        });
+        wanted
+    }
+}
+
+impl Queue {
+    /// These tests, each on these Xens. After `deadline` none begins.
+    pub fn new(tests: Vec<(Xen, Test)>, seed: u32, deadline: Option<Instant>) -> Self {
+        Self {
+            state: Mutex::new(State {
+                waiting: tests,
+                ..State::default()
+            }),
+            times: Times::default(),
+            deadline,
+            seed,
+            soak: false,
+        }
+    }
+
+    /// All tests on each release, with the long times that a soak gives them.
+    pub fn of_soak(seed: u32) -> Result<Self> {
+        let tests = select(&[])?
+            .into_iter()
+            .flat_map(|test| [Xen::V4_17, Xen::V4_20].map(|xen| (xen, test.clone())))
+            .collect();
+        Ok(Self {
+            soak: true,
+            ..Self::new(tests, seed, None)
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The Xen for which another boot is of most use, if it is of any. The boot counts as begun: `serve` has to follow.
+    pub fn begin(&self) -> Option<Xen> {
+        if self.is_late() {
+            return None;
+        }
+        let mut state = self.state();
+        let (xen, _) = state.wanted().into_iter().max_by_key(|(_, sum)| *sum)?;
+        state.boots.push(xen);
+        Some(xen)
+    }
+
+    fn is_late(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// The next test for a boot of this Xen.
+    fn next(&self, xen: Xen) -> Option<Test> {
+        if self.is_late() || interrupted() {
+            return None;
+        }
+        let mut state = self.state();
+        let place = state.waiting.iter().position(|(other, _)| *other == xen)?;
+        Some(state.waiting.remove(place).1)
+    }
+
+    /// A test has come to its end, or its boot has.
+    fn ended(&self, xen: Xen, mut test: Test, end: End) {
+        if let Some(took) = end.took {
+            self.times
+                .note(&format!("{} on Xen {}", test.name, xen.name()), took);
+        }
+        let mut state = self.state();
+        state.tally.kills += end.kills;
+        if end.verdict == Verdict::Failed && end.stood_still && !test.again {
+            println!(
+                "{}: AGAIN {}: the machine stood still meanwhile, as its log says; the test runs once more",
+                xen.name(),
+                test.name
+            );
+            test.again = true;
+            state.waiting.insert(0, (xen, test));
+            return;
+        }
+        match end.verdict {
+            Verdict::Passed => state.tally.passed += 1,
+            Verdict::Skipped => state.tally.skipped += 1,
+            Verdict::Failed => {
+                state.tally.failed += 1;
+                state
+                    .failed
+                    .push(format!("{} on Xen {}", test.name, xen.name()));
+            }
+        }
+    }
+
+    /// The tests for this Xen cannot run here, and the words say why: they are skipped.
+    pub fn skip(&self, xen: Xen, why: &dyn fmt::Display) {
+        let mut state = self.state();
+        let before = state.waiting.len();
+        state.waiting.retain(|(other, _)| *other != xen);
+        state.tally.skipped += before - state.waiting.len();
+        println!("skip the tests on Xen {}: {why}", xen.name());
+    }
+
+    /// How all went. Tests that still wait have failed: no boot has run them.
+    pub fn close(&self) -> (Tally, Vec<String>) {
+        let mut state = self.state();
+        for (xen, test) in std::mem::take(&mut state.waiting) {
+            println!(
+                "{}: FAIL {} (no boot has come to it)",
+                xen.name(),
+                test.name
+            );
+            state.tally.failed += 1;
+            state
+                .failed
+                .push(format!("{} on Xen {}", test.name, xen.name()));
+        }
+        (state.tally, std::mem::take(&mut state.failed))
+    }
+
+    /// Boots a Xen that `begin` has named, and runs what waits for it, until nothing does or the boot breaks.
+    pub fn serve(&self, options: &Options) -> Result<()> {
+        let xen = options.xen;
+        let served = root::ensure(xen).and_then(|root| self.boot(options, &root));
+        let mut state = self.state();
+        if let Some(place) = state.boots.iter().position(|other| *other == xen) {
+            state.boots.remove(place);
+        }
+        if served.is_err() {
+            state.broken.push(xen);
+        }
+        served
+    }
+
+    fn boot(&self, options: &Options, root: &Root) -> Result<()> {
+        let longest = if self.soak {
+            BOOT_SOAK_LIMIT
+        } else {
+            BOOT_TESTS_LIMIT
+        };
+        let limit = self.deadline.map_or(longest, |deadline| {
+            deadline
+                .saturating_duration_since(Instant::now())
+                .min(longest)
+        });
+        let mut payload = Payload::script(places::lab().join("run-tests"), limit);
+        payload.answers = true;
+        payload.seed = self.seed;
+        payload.soak = self.soak;
+        let mut session = Session::new(self, options.xen);
+        let outcome = boot::boot(options, root, &payload, Talk::Answers(&mut session));
+        session.close();
+        let outcome = outcome?;
+        if outcome.exit_code != 0 {
+            outcome.results.show_logs();
+        }
+        Ok(())
+    }
+}
+
+/// A second boot of a Xen takes half a minute; it has to save more.
+const BOOT_PAYS_OFF: Duration = Duration::from_secs(60);
+
+fn count(xens: &[Xen], xen: Xen) -> u32 {
+    xens.iter().map(|other| u32::from(*other == xen)).sum()
+}
+
+/// Runs the tests whose names contain one of these words on one Xen, with the programs and guests as they are built. Our exit code is 0 if
+/// none failed.
+pub fn run(options: &Options, words: &[String], seed: u32) -> Result<u8> {
+    let tests = select(words)?;
+    setup::ensure()?;
+    println!("lab tests on Xen {}: {}", options.xen.name(), tests.len());
+    let tests = tests.into_iter().map(|test| (options.xen, test)).collect();
+    let queue = Queue::new(tests, seed, None);
+    while queue.begin().is_some() {
+        match queue.serve(options) {
+            Err(error @ Error::Boot { .. }) => println!("{}: {error}", options.xen.name()),
+            served => served?,
+        }
+    }
+    let (tally, _) = queue.close();
+    print!("{}", queue.times.table("Lab tests"));
+    Ok(tally.close())
+}
+
+/// How one test ended.
+struct End {
+    verdict: Verdict,
+    took: Option<Duration>,
+    kills: usize,
+    /// Whether the machine said meanwhile that it had stood still.
+    stood_still: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    Failed,
+    Skipped,
+}
+
+/// The tests of one boot: hands them out one by one, passes the runner's lines on and takes its verdicts.
+struct Session<'a> {
+    queue: &'a Queue,
+    xen: Xen,
+    line: Vec<u8>,
+    /// What the runner is at.
+    current: Option<Test>,
+    /// What the machine's logs say of standstills: before the current test, and now.
+    standstills: (usize, usize),
+}
+
+impl<'a> Session<'a> {
+    fn new(queue: &'a Queue, xen: Xen) -> Self {
+        Self {
+            queue,
+            xen,
+            line: Vec::new(),
+            current: None,
+            standstills: (0, 0),
+        }
+    }
+
+    /// Takes a whole line. The runner asks by the line "next".
+    fn take_line(&mut self, line: &str) -> Option<String> {
+        if line == "next" {
+            self.standstills.0 = self.standstills.1;
+            self.current = self.queue.next(self.xen);
+            let name = self.current.as_ref().map_or("", |test| &test.name);
+            return Some(format!("{name}\n"));
+        }
+        println!("{}: {line}", self.xen.name());
+        let mut words = line.split(' ');
+        let verdict = match words.next() {
+            Some("pass") => Verdict::Passed,
+            Some("FAIL") => Verdict::Failed,
+            Some("skip") => Verdict::Skipped,
+            _ => return None,
+        };
+        let name = words.next().unwrap_or_default();
+        if let Some(test) = self.current.take_if(|test| test.name == name) {
+            self.end(test, verdict, line);
+        }
+        None
+    }
+
+    fn end(&self, test: Test, verdict: Verdict, line: &str) {
+        let end = End {
+            verdict,
+            took: took(line),
+            kills: kills(line).unwrap_or(0),
+            stood_still: self.standstills.1 > self.standstills.0,
+        };
+        self.queue.ended(self.xen, test, end);
+    }
+
+    /// The boot is over.
+    fn close(&mut self) {
+        if let Some(test) = self.current.take() {
+            println!(
+                "{}: FAIL {} (did not come to its end)",
+                self.xen.name(),
+                test.name
+            );
+            self.end(test, Verdict::Failed, "");
+        }
+    }
+}
+
+impl Answers for Session<'_> {
+    fn take(&mut self, said: &[u8], standstills: usize) -> Option<String> {
+        self.standstills.1 = standstills;
+        let mut answer = None;
+        for &byte in said {
             if byte == b'\n' {
                 let line = std::mem::take(&mut self.line);
-                self.take_line(&String::from_utf8_lossy(&line));
+                answer = self.take_line(&String::from_utf8_lossy(&line)).or(answer);
             } else {
                 self.line.push(byte);
             }
         }
         let _ = std::io::stdout().flush();
-    }
-
-    fn take_line(&mut self, line: &str) {
-        println!("{}: {line}", self.xen);
-        let mut words = line.split(' ');
-        let (verdict, name) = (
-            words.next().unwrap_or_default(),
-            words.next().unwrap_or_default(),
-        );
-        let count = match verdict {
-            "pass" => &mut self.tally.passed,
-            "FAIL" => &mut self.tally.failed,
-            "skip" => &mut self.tally.skipped,
-            _ => return,
-        };
-        if self.waiting.remove(name) {
-            *count += 1;
-            self.tally.kills += kills(line).unwrap_or(0);
-            if let Some(took) = took(line) {
-                self.took.push((name.to_owned(), took));
-            }
-        }
-    }
-
-    fn close(mut self) -> Tally {
-        for name in &self.waiting {
-            println!("{}: FAIL {name} (did not come to its end)", self.xen);
-        }
-        self.tally.failed += self.waiting.len();
-        self.tally
+        answer
     }
 }
 
@@ -181,35 +542,145 @@ fn took(line: &str) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn report(names: &[&str]) -> Report {
-        Report {
-            waiting: names.iter().map(|name| (*name).to_owned()).collect(),
-            ..Report::default()
+    fn test(name: &str) -> Test {
+        Test::parse(name, "").unwrap()
+    }
+
+    fn queue(names: &[&str]) -> Queue {
+        let tests = names.iter().map(|name| (Xen::V4_17, test(name))).collect();
+        Queue::new(tests, 0, None)
+    }
+
+    /// What the queue says after a boot that printed this. It stood still before the words that follow a '|'.
+    fn after(queue: &Queue, said: &str) -> Tally {
+        let mut session = Session::new(queue, Xen::V4_17);
+        for (standstills, words) in said.split('|').enumerate() {
+            session.take(words.as_bytes(), standstills);
+        }
+        session.close();
+        queue.state().tally
+    }
+
+    #[test]
+    fn head_lines_are_read_and_wrong_ones_refused() {
+        let read = Test::parse(
+            "a",
+            "# About it.\n# limit_s: 30\n# xen: any\n. lib.sh\n# xen: 4.20\n",
+        )
+        .unwrap();
+        assert_eq!(
+            (read.limit, read.wants),
+            (Duration::from_secs(30), Wants::Any)
+        );
+        let read = Test::parse("a", "# xen: 4.17-pv32\n").unwrap();
+        assert_eq!(
+            (read.limit, read.wants),
+            (DEFAULT_LIMIT, Wants::Only(Xen::V4_17Pv32))
+        );
+        for wrong in ["# limit_s: long\n", "# xen: 3.0\n"] {
+            assert!(matches!(Test::parse("a", wrong), Err(Error::Usage(_))));
         }
     }
 
     #[test]
-    fn verdicts_are_counted_once_and_only_for_known_tests() {
-        let mut report = report(&["a", "b", "c"]);
-        report.take(b"pass a (1.0 s)\nFAIL b (2.0 s)\n    pass c (a test's own words)\npass a (again)\npass z (1 s)\nskip c (no)\n");
+    fn all_scripts_have_head_lines_that_are_understood_and_the_last_comes_last() {
+        let tests = select(&[]).unwrap();
+        assert!(tests.len() > 20);
         assert_eq!(
-            report.close(),
-            Tally {
-                passed: 1,
-                failed: 1,
-                skipped: 1,
-                kills: 0,
-            }
+            tests.last().map(|test| test.name.as_str()),
+            Some("99-audit-ring")
         );
     }
 
     #[test]
-    fn what_a_test_has_killed_is_counted_once() {
-        let mut report = report(&["a", "b"]);
-        report.take(
-            b"pass a (1.0 s, 30 kills)\npass a (1.0 s, 30 kills)\nFAIL b (2.0 s, 12 kills)\n",
+    fn a_test_of_any_xen_runs_on_one_that_changes_with_the_seed() {
+        let any = Test::parse("a", "# xen: any\n").unwrap();
+        let chosen: Vec<_> = (0..20).flat_map(|seed| xens_of(&any, seed)).collect();
+        assert_eq!(chosen.len(), 20);
+        assert!(chosen.contains(&Xen::V4_17) && chosen.contains(&Xen::V4_20));
+        assert_eq!(xens_of(&test("a"), 1), [Xen::V4_17, Xen::V4_20]);
+    }
+
+    #[test]
+    fn verdicts_are_counted_once_and_only_for_the_test_under_way() {
+        let queue = queue(&["a", "b", "c"]);
+        let tally = after(
+            &queue,
+            "pass b (early)\nnext\npass a (1.0 s, 30 kills)\nnext\n    pass c (a test's own words)\nFAIL b (2.0 s, 12 kills)\npass a (again)\nnext\nskip c (no)\nnext\n",
         );
-        assert_eq!(report.close().kills, 42);
+        assert_eq!(
+            tally,
+            Tally {
+                passed: 1,
+                failed: 1,
+                skipped: 1,
+                kills: 42,
+            }
+        );
+        assert_eq!(queue.close().1, ["b on Xen 4.17"]);
+    }
+
+    #[test]
+    fn the_runner_is_told_the_next_test_and_then_that_there_is_none() {
+        let queue = queue(&["a"]);
+        let mut session = Session::new(&queue, Xen::V4_17);
+        assert_eq!(session.take(b"ne", 0), None);
+        assert_eq!(session.take(b"xt\n", 0).as_deref(), Some("a\n"));
+        assert_eq!(
+            session.take(b"pass a (1.0 s)\nnext\n", 0).as_deref(),
+            Some("\n")
+        );
+    }
+
+    #[test]
+    fn a_broken_boot_fails_its_test_and_the_others_wait_for_another_boot() {
+        let queue = queue(&["a", "b"]);
+        assert_eq!(after(&queue, "next\npass a (cut o").failed, 1);
+        assert_eq!(queue.state().wanted().len(), 1);
+        assert_eq!(after(&queue, "next\npass b (1.0 s)\nnext\n").passed, 1);
+        assert!(queue.state().wanted().is_empty());
+    }
+
+    #[test]
+    fn what_failed_while_the_machine_stood_still_runs_once_more_and_no_more() {
+        let queue = queue(&["a"]);
+        assert_eq!(after(&queue, "next\n|FAIL a (1.0 s)\n").failed, 0);
+        assert_eq!(after(&queue, "|next\n|FAIL a (1.0 s)\n").failed, 1);
+        // Before the test, or with a pass, it means nothing.
+        let queue = super::tests::queue(&["a", "b"]);
+        let tally = after(&queue, "|next\nFAIL a (1.0 s)\nnext\n|pass b (1.0 s)\n");
+        assert_eq!((tally.passed, tally.failed), (1, 1));
+    }
+
+    #[test]
+    fn after_the_deadline_no_test_begins_and_those_that_wait_have_failed() {
+        let queue = Queue::new(vec![(Xen::V4_17, test("a"))], 0, Some(Instant::now()));
+        assert!(queue.next(Xen::V4_17).is_none() && queue.begin().is_none());
+        assert_eq!(queue.close().0.failed, 1);
+    }
+
+    #[test]
+    fn a_xen_whose_boots_break_again_and_again_is_given_up() {
+        let queue = queue(&["a"]);
+        queue.state().broken = vec![Xen::V4_17; 2];
+        assert_eq!(queue.state().wanted().len(), 1);
+        queue.state().broken.push(Xen::V4_17);
+        assert!(queue.state().wanted().is_empty());
+    }
+
+    #[test]
+    fn a_second_boot_of_a_xen_has_to_pay_off() {
+        let queue = queue(&["a", "b", "c", "d"]);
+        queue.state().boots.push(Xen::V4_17);
+        assert!(queue.state().wanted().is_empty());
+        queue.state().waiting.push((
+            Xen::V4_17,
+            Test {
+                limit: Duration::from_secs(900),
+                ..test("e")
+            },
+        ));
+        assert_eq!(queue.state().wanted().len(), 1);
     }
 
     #[test]
@@ -218,20 +689,5 @@ mod tests {
         assert_eq!(seconds("pass a (12.5 s)"), Some(12.5));
         assert_eq!(seconds("FAIL a (1.0 s, 30 kills)"), Some(1.0));
         assert_eq!(seconds("skip a (no systemd here)"), None);
-    }
-
-    #[test]
-    fn a_test_without_a_verdict_has_failed() {
-        let mut report = report(&["a", "b"]);
-        report.take(b"pass a (1.0 s)\npass b (cut o");
-        assert_eq!(
-            report.close(),
-            Tally {
-                passed: 1,
-                failed: 1,
-                skipped: 0,
-                kills: 0,
-            }
-        );
     }
 }

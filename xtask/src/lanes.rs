@@ -1,30 +1,33 @@
 //! Boots side by side: each takes one core, and its machine's memory.
 
 use crate::boot;
+use crate::error::Result;
 
-/// Does a boot's work for each item, as many of them at a time as there are cores and memory for; the results in the items'
-/// order.
-pub fn side_by_side<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+/// Has each lane do a piece of work, and another, until `work` says that there is none (false). There are as many lanes as there
+/// are cores and memory for. An error ends its lane, and is returned when all lanes have ended.
+pub fn run(work: impl Fn() -> Result<bool> + Sync) -> Result<()> {
+    let lane = || {
+        while work()? {}
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..count()).map(|_| scope.spawn(lane)).collect();
+        let mut result = Ok(());
+        for lane in lanes {
+            match lane.join() {
+                Ok(ended) => result = result.and(ended),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        result
+    })
+}
+
+fn count() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let fitting = available_mib(&meminfo).unwrap_or(0) / u64::from(boot::DEFAULT_MEMORY_MIB);
-    let lanes = cores.min(usize::try_from(fitting).unwrap_or(cores));
-    let mut results = Vec::new();
-    for together in items.chunks(lanes.max(1)) {
-        std::thread::scope(|scope| {
-            let running: Vec<_> = together
-                .iter()
-                .map(|item| scope.spawn(|| work(item)))
-                .collect();
-            for lane in running {
-                match lane.join() {
-                    Ok(result) => results.push(result),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            }
-        });
-    }
-    results
+    cores.min(usize::try_from(fitting).unwrap_or(cores)).max(1)
 }
 
 /// Reads the line "MemAvailable:   18431 kB" of /proc/meminfo.
@@ -39,6 +42,8 @@ fn available_mib(meminfo: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     #[test]
     fn memory_that_is_there_is_read() {
@@ -48,8 +53,24 @@ mod tests {
     }
 
     #[test]
-    fn each_item_has_its_result_in_its_place() {
-        let squares = side_by_side(&[1, 2, 3, 4, 5], |number| number * number);
-        assert_eq!(squares, [1, 4, 9, 16, 25]);
+    fn each_piece_of_work_is_done_once() {
+        let (left, done) = (AtomicU32::new(5), AtomicU32::new(0));
+        let work = || {
+            let took = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(1)
+            });
+            done.fetch_add(u32::from(took.is_ok()), Ordering::Relaxed);
+            Ok(took.is_ok())
+        };
+        assert!(run(work).is_ok());
+        assert_eq!(done.into_inner(), 5);
+    }
+
+    #[test]
+    fn an_error_is_not_lost() {
+        assert!(matches!(
+            run(|| Err(Error::Interrupted)),
+            Err(Error::Interrupted)
+        ));
     }
 }

@@ -10,6 +10,7 @@ mod boot;
 mod check;
 mod demo;
 mod error;
+mod forever;
 mod lab;
 mod lab_test;
 mod lanes;
@@ -67,6 +68,13 @@ enum Task {
         #[command(flatten)]
         options: boot::Options,
     },
+    /// What is too long for each run: the lab's tests with long times on each Xen, and runs in the simulated world, again and
+    /// again, until it is interrupted or something is found
+    Soak {
+        /// Use hardware virtualisation for the boots
+        #[arg(long)]
+        kvm: bool,
+    },
     /// Real Xen under QEMU
     #[command(subcommand)]
     Lab(lab::Task),
@@ -104,6 +112,7 @@ fn run(task: Task) -> Result<u8> {
         Task::Test { no_lab, kvm } => check::run(no_lab, kvm),
         Task::Sim(options) => sim::run(&options),
         Task::Bench { options } => bench::run(&options),
+        Task::Soak { kvm } => forever::run(kvm),
         Task::Lab(task) => lab::run(task),
     }
 }

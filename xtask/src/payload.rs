@@ -23,8 +23,14 @@ pub struct Payload {
     pub script_limit: Option<Duration>,
     /// Whether a shell on the terminal follows.
     pub shell: bool,
+    /// Whether the script reads what its listener answers; else it has nothing to read.
+    pub answers: bool,
     /// How the programs in it were compiled.
     pub profile: Profile,
+    /// What the tests draw their random numbers from.
+    pub seed: u32,
+    /// Whether the tests take hours instead of minutes.
+    pub soak: bool,
 }
 
 impl Payload {
@@ -36,7 +42,10 @@ impl Payload {
             files: Vec::new(),
             script_limit: Some(limit),
             shell: false,
+            answers: false,
             profile: Profile::Lab,
+            seed: 0,
+            soak: false,
         }
     }
 
@@ -80,9 +89,12 @@ impl Payload {
         let (rows, columns) = terminal::size();
         let quoted: Vec<String> = self.arguments.iter().map(|word| quote(word)).collect();
         format!(
-            "export LAB_XEN={}\nscript_limit_s={limit_s}\nshell={}\nrows={rows}\ncolumns={columns}\narguments={}\n",
+            "export LAB_XEN={} LAB_SEED={} LAB_SOAK={}\nscript_limit_s={limit_s}\nshell={}\nanswers={}\nrows={rows}\ncolumns={columns}\narguments={}\n",
             xen.version(),
+            self.seed,
+            u8::from(self.soak),
             u8::from(self.shell),
+            u8::from(self.answers),
             quote(&quoted.join(" "))
         )
     }
