@@ -1,5 +1,6 @@
 # xl boots Debian's kernel as PVH to its userland, and shuts it down.
 # limit_s: 240
+# xen: any
 . /xyl-lab/lab/lib.sh
 
 linux_cfg linux pvh >"$scratch/cfg"

@@ -1,5 +1,6 @@
 # xl runs our own test guest as PV and as PVH: what it checks, says and obeys. Tests of xyl rely on all of it.
 # limit_s: 900
+# xen: any
 . /xyl-lab/lab/lib.sh
 
 # The guest that the test is at. Its domid is looked up once: each call of xl takes a good part of a second here.
@@ -16,7 +17,7 @@ start() {
 		printf '%s\n' "$@"
 	} >"$scratch/cfg"
 	ok xl create -q "$scratch/cfg"
-	domid=$(xl domid "$name")
+	domid=$(domid_of "$name")
 	within 20 says 'testguest: ready'
 }
 
@@ -109,7 +110,7 @@ listens() {
 	told 'flood 50' 'ok flood 50: 50 done, 0 refused'
 	equals x "$(node data/flood/49)"
 	told 'flood 0' 'ok flood 0: 0 done, 0 refused'
-	equals "$domid" "$(xl domid "$name")"
+	equals "$domid" "$(domid_of "$name")"
 
 	# xl waits for the guest to take the request, so it runs beside; a guest that ignores it lives on.
 	told 'ignore-shutdown on' 'ok ignore-shutdown on'
@@ -129,11 +130,11 @@ ends() {
 	before=$domid
 	ok xl reboot "$name"
 	within 20 says_times 'testguest: ready' 2
-	domid=$(xl domid "$name")
+	domid=$(domid_of "$name")
 	[ "$domid" -gt "$before" ] || fail "the same domain after a reboot"
 	tell 'shutdown reboot'
 	within 20 says_times 'testguest: ready' 3
-	domid=$(xl domid "$name")
+	domid=$(domid_of "$name")
 	tell 'shutdown poweroff'
 	within 20 gone
 
@@ -165,7 +166,7 @@ is_saved() {
 	ok gone
 	ok xl restore "$scratch/image"
 	within 20 says 'testguest: resumed 2, new domain'
-	domid=$(xl domid "$name")
+	domid=$(domid_of "$name")
 	within 20 beats_beyond 1
 	told 'memtest' 'ok memtest: [0-9]+ pages, 0 bad'
 	ok xl shutdown -w "$name"

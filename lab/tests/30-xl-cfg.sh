@@ -2,6 +2,7 @@
 # Each case says what is expected: "same", or "strict" where xl goes on without a setting that it cannot read and
 # xl-cfg refuses, or "lenient" where xl refuses a file for its form alone.
 # limit_s: 240
+# xen: any
 . /xyl-lab/lab/lib.sh
 
 ok command -v cfg_dump

@@ -1,5 +1,6 @@
 # A shell completes the names of domains, and is neither kept waiting nor shown an error where there are none.
 # limit_s: 120
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 cd "$scratch" || fail 'no scratch folder'

@@ -1,5 +1,6 @@
 # Names of domains that xyl watches over come from its index, and are right whoever changes them.
 # limit_s: 90
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 index=/run/xyl/names

@@ -36,7 +36,7 @@ for type in pv pvh; do
 	rm "$scratch/keys"
 	sleep 0.2
 	ended $session && fail 'the end of the input ended the session'
-	printf '!shutdown poweroff\r' >"$(xenstore-read "/local/domain/$(xl domid talk)/console/tty")"
+	printf '!shutdown poweroff\r' >"$(xenstore-read "/local/domain/$(domid_of talk)/console/tty")"
 	within 20 ended $session
 	ok wait $session
 	within 20 domain_gone talk
@@ -45,10 +45,10 @@ for type in pv pvh; do
 
 	# A guest that ends at once loses nothing.
 	start brief $type 'heartbeat_ms=0' -p
-	xenstore-write "/local/domain/$(xl domid brief)/data/command" 'shutdown poweroff'
+	xenstore-write "/local/domain/$(domid_of brief)/data/command" 'shutdown poweroff'
 	xyl console brief </dev/null >"$scratch/out" 2>"$scratch/err" &
 	session=$!
-	within 10 test -e "/var/lock/xenconsole.$(xl domid brief)"
+	within 10 test -e "/var/lock/xenconsole.$(domid_of brief)"
 	ok xl unpause brief
 	ok wait $session
 	within 20 domain_gone brief

@@ -44,10 +44,10 @@ for type in pv pvh; do
 	within 20 domain_gone $name
 
 	start $name $type
-	domid=$(xl domid $name)
+	domid=$(domid_of $name)
 	ok xyl reboot -w $name
 	within 20 readies $name 2
-	[ "$(xl domid $name)" -gt "$domid" ] || fail 'the same domain after a reboot'
+	[ "$(domid_of $name)" -gt "$domid" ] || fail 'the same domain after a reboot'
 	ok xyl shutdown -ww $name
 	ok domain_gone $name
 

@@ -16,7 +16,7 @@ for type in pv pvh; do
 	matches "^seen-$type +[0-9]+ +32 +1" "$(xl list "seen-$type")"
 	matches '"name": "seen-'$type'"' "$(xl list -l "seen-$type")"
 	matches "/local/domain/[0-9]+/name = \"seen-$type\"" "$(xenstore-ls -f)"
-	uuid=$(xl vm-list | awk -v name="seen-$type" '$3 == name { print $1 }')
+	uuid=$(uuid_of seen-$type)
 	[ -f "/var/lib/xyl/vm/$uuid/config.cfg" ] || fail "no record of seen-$type"
 	ok xl destroy "seen-$type"
 	within 20 test ! -e "/var/lib/xyl/vm/$uuid"
@@ -26,12 +26,12 @@ for type in pv pvh; do
 	tell ends-$type 'shutdown poweroff'
 	within 20 domain_gone ends-$type
 	start again-$type $type
-	first=$(xl domid again-$type)
-	uuid=$(xl vm-list | awk -v name="again-$type" '$3 == name { print $1 }')
+	first=$(domid_of again-$type)
+	uuid=$(uuid_of again-$type)
 	tell again-$type 'shutdown reboot'
 	within 30 other_domid again-$type "$first"
 	within 20 readies again-$type 2
-	equals "$uuid" "$(xl vm-list | awk -v name="again-$type" '$3 == name { print $1 }')"
+	equals "$uuid" "$(uuid_of again-$type)"
 	ok xyl destroy again-$type
 
 	# A crash is preserved, or renamed and restarted, as configured.
@@ -40,7 +40,7 @@ for type in pv pvh; do
 	within 20 eval "[[ \$(domain_state kept-$type) == *c* ]]"
 	ok xyl destroy kept-$type
 	start twice-$type $type 'on_crash = "rename-restart"'
-	first=$(xl domid twice-$type)
+	first=$(domid_of twice-$type)
 	tell twice-$type 'shutdown crash'
 	within 30 other_domid twice-$type "$first"
 	matches "^twice-$type-[0-9]{8}T[0-9]{4}Z +$first " "$(xl list)"
@@ -52,9 +52,9 @@ printf '%s\n' 'max_grant_version = 1' >"$scratch/xl.conf"
 export XYL_XL_CONF="$scratch/xl.conf"
 start kept pv
 unset XYL_XL_CONF
-uuid=$(xl vm-list | awk '$3 == "kept" { print $1 }')
+uuid=$(uuid_of kept)
 matches '^max_grant_version = 1' "$(grep '^max_grant_version' "/var/lib/xyl/vm/$uuid/config.cfg")"
-first=$(xl domid kept)
+first=$(domid_of kept)
 ok xl rename kept kept-on
 ok xl sched-credit2 -d kept-on -w 512
 ok xenstore-write "/local/domain/$first/data/command" 'shutdown reboot'

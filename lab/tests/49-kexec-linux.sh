@@ -1,6 +1,7 @@
 # Debian's kernel in a PVH guest starts another kernel with kexec -e, and that one runs in the same domain, on the same
 # console, until it is asked to shut down.
 # limit_s: 400
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 kexec=$(command -v kexec) || skip 'no kexec here'
@@ -35,12 +36,12 @@ INIT
 
 linux_cfg kexec pvh | sed "s#^ramdisk.*#ramdisk = \"$scratch/initrd\"#; s#^memory.*#memory = 512#; s#quiet#${KEXEC_CMDLINE:-quiet}#" >"$scratch/cfg"
 ok xyl create -q "$scratch/cfg"
-domid=$(xl domid kexec)
+domid=$(domid_of kexec)
 tty=$(xenstore-read "/local/domain/$domid/console/tty")
 within 120 console_says kexec XYL-EXEC
 within 180 console_says kexec XYL-GUEST-UP
 console_says kexec XYL-FAILED && fail 'the first kernel says so'
-equals "$domid" "$(xl domid kexec)"
+equals "$domid" "$(domid_of kexec)"
 equals "$tty" "$(xenstore-read "/local/domain/$domid/console/tty")"
 # A shell of the second kernel answers on the same tty.
 printf 'grep -o kexeced /proc/cmdline; echo answer $((6 * 7))\r' >"$tty"

@@ -1,6 +1,7 @@
 # xyl fsck finds nothing on a healthy host with guests of xl and xyl; each leak that is planted is found, explained and removed;
 # what somebody is at work on is left alone. A domain that refuses to die is explained.
 # limit_s: 600
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 
@@ -68,17 +69,16 @@ echo 'records and userdata'
 mkdir -p /var/lib/xyl/vm/$gone
 echo 'name = "gone"' >/var/lib/xyl/vm/$gone/config.cfg
 removed "record of a VM without a domain.*$gone"
-touch "/var/lib/xen/userdata-d.999.$gone.libxl-json" "/var/lib/xen/userdata-d.$(xl domid ours).$gone.xl"
+touch "/var/lib/xen/userdata-d.999.$gone.libxl-json" "/var/lib/xen/userdata-d.$(domid_of ours).$gone.xl"
 removed "userdata-d.999.$gone"
 mkdir -p /run/xyl/damaged
 touch /run/xyl/damaged/$gone
 removed 'damaged journal'
 
 echo 'QEMU, a loop device, an interface'
-exec {never}<> <(:)
 (exec -a qemu-system-i386 bash -c 'read -r; true' bash -xen-domid 999 <&"$never") &
 qemu=$!
-(exec -a qemu-system-i386 bash -c 'read -r; true' bash -xen-domid "$(xl domid theirs)" <&"$never") &
+(exec -a qemu-system-i386 bash -c 'read -r; true' bash -xen-domid "$(domid_of theirs)" <&"$never") &
 live=$!
 sleep 0.2
 removed "QEMU without a domain: process $qemu"
@@ -138,7 +138,7 @@ for moment in 0.1 0.25 0.5 0.8; do
 	grep -q 'half-made domain' "$scratch/out" && half_made="$half_made $moment:$code"
 	[ $code = 0 ] || [ $code = 6 ] || fail "exit code $code: $(cat "$scratch/out")"
 	clean
-	domid=$(xl domid half 2>/dev/null) && xl destroy "$domid"
+	domid=$(domid_of half 2>/dev/null) && xl destroy "$domid"
 done
 echo "half-made domains were found and removed at:$half_made"
 [ -n "$half_made" ] || fail 'no kill hit a half-made domain'
@@ -147,7 +147,7 @@ clean
 echo 'a domain that refuses to die'
 ok xyl create -q "$(config held pvh)"
 ready held
-domid=$(xl domid held)
+domid=$(domid_of held)
 mkfifo "$scratch/in"
 python3 /xyl-lab/lab/hold-page.py "$domid" 512 <"$scratch/in" >"$scratch/held" 2>&1 &
 holder=$!

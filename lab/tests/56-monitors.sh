@@ -1,6 +1,7 @@
 # A monitor that dies is noticed and replaced, catches up, and never has a second one beside it; all are replaced under the
 # running guests; a guest that reboots all the time is slowed down; a restart that fails is tried again.
 # limit_s: 400
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 
@@ -41,7 +42,7 @@ kill_monitor watched
 matches 'watched: its monitor had died: process [0-9]+ watches over it now' "$(xyl list 2>&1 >/dev/null)"
 within 10 one_monitor watched
 equals '' "$(xyl list 2>&1 >/dev/null)"
-first=$(xl domid watched)
+first=$(domid_of watched)
 tell watched 'shutdown reboot'
 within 30 other_domid watched "$first"
 within 20 readies watched 2
@@ -50,7 +51,7 @@ kill_monitor watched
 matches 'had died' "$(xyl pause beside 2>&1)"
 ok xyl unpause beside
 within 10 one_monitor watched
-matches 'another process watches over' "$(xyl monitor "$(xl domid watched)" "$(uuid_of watched)" 2>&1)"
+matches 'another process watches over' "$(xyl monitor "$(domid_of watched)" "$(uuid_of watched)" 2>&1)"
 one_monitor watched || fail 'two monitors'
 # Many who look at once start one.
 kill_monitor watched
@@ -64,7 +65,7 @@ ok xyl destroy watched
 # ---- what happened while nobody watched ----
 start asleep pvh 'on_crash = "restart"'
 for reason in reboot crash soft_reset; do
-	first=$(xl domid asleep)
+	first=$(domid_of asleep)
 	before=$(grep -ac 'testguest: ready\|soft-reset done' "$consoles/guest-asleep.log")
 	kill_monitor asleep
 	tell asleep "shutdown $reason"
@@ -72,7 +73,7 @@ for reason in reboot crash soft_reset; do
 	ok xyl recover
 	within 40 eval '[ "$(grep -ac "testguest: ready\|soft-reset done" "$consoles/guest-asleep.log")" -gt "$before" ]'
 	if [ $reason = soft_reset ]; then
-		equals "$first" "$(xl domid asleep)"
+		equals "$first" "$(domid_of asleep)"
 	else
 		other_domid asleep "$first" || fail "no new domain after $reason"
 	fi
@@ -106,8 +107,8 @@ start up-1 pvh
 start up-2 pv
 for round in 1 2 3; do
 	old=$(monitors up-1)
-	beat=$(xenstore-read "/local/domain/$(xl domid up-1)/data/heartbeat")
-	first=$(xl domid up-2)
+	beat=$(xenstore-read "/local/domain/$(domid_of up-1)/data/heartbeat")
+	first=$(domid_of up-2)
 	# One of them reboots at that very moment.
 	tell up-2 'shutdown reboot'
 	output=$(ok xyl upgrade-monitors) || fail "$output"
@@ -118,7 +119,7 @@ for round in 1 2 3; do
 	within 40 other_domid up-2 "$first"
 	within 20 readies up-2 $((round + 1))
 	within 10 one_monitor up-2
-	within 10 eval '[ "$(xenstore-read "/local/domain/$(xl domid up-1)/data/heartbeat")" -gt "$beat" ]'
+	within 10 eval '[ "$(xenstore-read "/local/domain/$(domid_of up-1)/data/heartbeat")" -gt "$beat" ]'
 done
 matches '"failed": ?null' "$(xyl upgrade-monitors --json | tr -d '\n' | tr -s ' ')"
 ok xyl destroy up-1
@@ -128,7 +129,7 @@ leaves_nothing "$scratch/before"
 # ---- reboot loops ----
 start loop pv
 for n in 1 2 3; do
-	first=$(xl domid loop)
+	first=$(domid_of loop)
 	tell loop 'shutdown reboot'
 	[ $n -eq 3 ] && break
 	within 30 other_domid loop "$first"
@@ -149,7 +150,7 @@ waits() {
 waited=$(grep -c 'the restart waits' /var/log/xen/xyl-loop.log)
 # On a slow machine it may have lived long enough by now to be restarted at once: then some more short lives.
 for n in 4 5 6 7; do
-	first=$(xl domid loop)
+	first=$(domid_of loop)
 	tell loop 'shutdown reboot'
 	within 20 eval 'waits || other_domid loop "$first"'
 	waits && break

@@ -29,7 +29,7 @@ traces >"$scratch/before"
 for type in pv pvh; do
 	name=theirs-$type
 	start $name $type 'vcpus = 1' 'maxvcpus = 2' 'on_crash = "preserve"'
-	domid=$(xl domid $name)
+	domid=$(domid_of $name)
 	uuid=$(uuid_of $name)
 	within 5 xls_of $name
 	before=$(beats "$domid")
@@ -77,7 +77,7 @@ ok xyl destroy lost
 start orphan pvh
 pkill -KILL -f "xl create -q $scratch/orphan.cfg"
 matches 'no process of xl watched over it' "$(xyl adopt orphan 2>&1)"
-first=$(xl domid orphan)
+first=$(domid_of orphan)
 tell orphan 'shutdown reboot'
 within 30 other_domid orphan "$first"
 ok xyl destroy orphan
@@ -93,7 +93,7 @@ echo 'what is refused'
 refused 'no domain' xyl adopt nobody
 refused 'control domain' xyl adopt 0
 start disk pvh
-domid=$(xl domid disk)
+domid=$(domid_of disk)
 ok xenstore-write "/libxl/$domid/device/vbd/51712/frontend" x
 refused "domain $domid is not adopted: it has vbd 51712" xyl adopt disk
 ok xls_of disk
@@ -119,7 +119,7 @@ start shimmed pvh 'pvshim = 1' "$(shim_needs)"
 ok xyl adopt shimmed 2>/dev/null
 matches 'shimmed .*: allowed' "$(xyl explain shimmed)"
 matches '^  pv-shim +shimmed \(' "$(xyl audit)"
-first=$(xl domid shimmed)
+first=$(domid_of shimmed)
 tell shimmed 'shutdown reboot'
 within 60 other_domid shimmed "$first"
 within 60 readies shimmed 2
@@ -148,7 +148,7 @@ for moment in 0.005 0.01 0.02 0.03 0.05; do
 	echo "killed after $moment s, then: $told"
 	no_xls_of again || fail "xl's process is there still"
 	within 5 eval '[ "$(monitors_of "$(uuid_of again)")" = 1 ]'
-	first=$(xl domid again)
+	first=$(domid_of again)
 	readies=$(grep -ac 'testguest: ready' "$consoles/guest-again.log")
 	tell again 'shutdown reboot'
 	within 30 other_domid again "$first"

@@ -1,5 +1,6 @@
 # systemd runs the units that come with Xyl: a VM's monitor is killed, nobody types a command, and another watches over the VM.
 # limit_s: 240
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 systemd=/lib/systemd/systemd

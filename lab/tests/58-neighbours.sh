@@ -1,10 +1,11 @@
 # One guest of twenty resets itself again and again, and its owner is killed in the middle each time (XSA-368 took every
 # operation of a daemon down with it): the nineteen miss no beat, and what is done to them meanwhile is done.
 # limit_s: 500
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
-rounds=${ROUNDS:-4}
-RANDOM=${SEED:=$((EPOCHSECONDS % 32768))}
+rounds=${ROUNDS:-$([ "$LAB_SOAK" = 1 ] && echo 8 || echo 2)}
+RANDOM=${SEED:=$((LAB_SEED % 32768))}
 echo "SEED=$SEED"
 
 # config NAME LINE...: the path of a guest's configuration.
@@ -45,8 +46,8 @@ for n in $(seq 1 19); do
 	within 30 console_says "n-$n" 'testguest: ready'
 done
 within 30 console_says reset 'testguest: ready'
-domid=$(xl domid reset)
-uuid=$(xl vm-list | awk '$3 == "reset" { print $1 }')
+domid=$(domid_of reset)
+uuid=$(uuid_of reset)
 for n in $(seq 6 19); do
 	identity "n-$n"
 done >"$scratch/before"
@@ -72,13 +73,14 @@ worker=$!
 for round in $(seq 1 "$rounds"); do
 	ok xenstore-write "/local/domain/$domid/data/before-reset" "$round"
 	ok xenstore-write "/local/domain/$domid/data/command" 'shutdown soft_reset'
-	sleep "0.$(printf '%03d' $((RANDOM % 200)))"
+	printf -v moment_s '0.%03d' $((RANDOM % 200)) # in a subshell RANDOM begins anew
+	read -rt "$moment_s" -u "$never"
 	kill_hard "$(monitor_of "$domid")"
 	xyl -T monitor "$domid" "$uuid" </dev/null >>"$scratch/monitor.log" 2>&1 &
 	disown
 	within 40 eval '! xenstore-exists "/local/domain/$domid/data/before-reset" && [ "$(xenstore-read "/local/domain/$domid/data/state")" = up ]'
 done
-equals "$domid" "$(xl domid reset)"
+equals "$domid" "$(domid_of reset)"
 [ "$(grep -ac 'soft-reset done' "$consoles/guest-reset.log")" -ge "$rounds" ] || fail 'a reset is missing'
 
 wait $worker || fail "what was done to the others failed: $(cat "$scratch/work")"

@@ -1,5 +1,6 @@
 # What is wrong with a configuration, a kernel or the host is said clearly, and leaves nothing behind.
 # limit_s: 180
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 cd "$scratch" || fail 'no scratch folder'

@@ -1,5 +1,6 @@
 # What xyl says without Xen's devices, without the right to use them, and without xenstored, or with one that fails.
 # limit_s: 300
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 cd "$scratch" || fail 'no scratch folder'

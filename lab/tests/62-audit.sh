@@ -1,5 +1,6 @@
 # The audit of this host agrees with its boot log, its CPU and xl; its exit codes; what is kept; advisories of the administrator.
 # limit_s: 60
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 

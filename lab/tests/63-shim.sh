@@ -40,10 +40,10 @@ ok xyl vcpu-set --ignore-host shim-test 2
 within 20 console_says shim-test 'testguest: vcpu 1 availability online'
 ok xyl pause shim-test
 ok xyl unpause shim-test
-domid=$(xl domid shim-test)
+domid=$(domid_of shim-test)
 ok xyl reboot -w --timeout 60 shim-test
 within 60 readies shim-test 2
-[ "$(xl domid shim-test)" -gt "$domid" ] || fail 'the same domain after a reboot'
+[ "$(domid_of shim-test)" -gt "$domid" ] || fail 'the same domain after a reboot'
 # Restarted in the shim again, by the monitor.
 matches 'TYPE pv,' "$(grep -a 'testguest: up' "$consoles/guest-shim-test.log" | tail -n 1)"
 ok xyl shutdown -w --timeout 60 shim-test

@@ -1,5 +1,6 @@
 # The host's policy: a 32-bit PV kernel is never started bare. By default it runs in the shim; or it is refused, with the reason.
 # limit_s: 240
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 cd "$scratch" || fail 'no scratch folder'
@@ -23,13 +24,13 @@ set_policy() {
 matches 'grub-pv32 would be started in the PV shim' "$(xyl create -n narrow.cfg 2>&1 >/dev/null)"
 matches 'warning: .*grub-pv32.*|started in the PV shim: a 32-bit PV kernel runs in ring 1' "$(xyl create narrow.cfg 2>&1)"
 within 60 console_says narrow XYL-GRUB-UP
-domid=$(xl domid narrow)
+domid=$(domid_of narrow)
 equals pvh "$(xenstore-read "/libxl/$domid/type")"
 matches "narrow \($domid\): started in the PV shim: a 32-bit PV kernel runs in ring 1" "$(xyl explain narrow)"
 matches 'kernel +.*grub-pv32: a 32-bit PV kernel' "$(xyl explain narrow)"
 matches 'unseen +the kernel is a boot loader' "$(xyl explain narrow)"
 matches '"outcome": ?"convert-to-shim"' "$(xyl explain --json narrow)"
-uuid=$(xl vm-list | awk '$3 == "narrow" { print $1 }')
+uuid=$(uuid_of narrow)
 [ -f "/var/lib/xyl/vm/$uuid/admission.json" ] || fail 'no record of the decision'
 matches '^type|^kernel' "$(cat "/var/lib/xyl/vm/$uuid/config.cfg")"
 grep -q pvshim "/var/lib/xyl/vm/$uuid/config.cfg" && fail 'the configuration was changed'
@@ -38,13 +39,13 @@ grep -q pvshim "/var/lib/xyl/vm/$uuid/config.cfg" && fail 'the configuration was
 ok xyl create -q wide.cfg
 within 20 console_says wide 'testguest: ready'
 matches 'wide \([0-9]+\): allowed' "$(xyl explain wide)"
-equals pv "$(xenstore-read "/libxl/$(xl domid wide)/type")"
+equals pv "$(xenstore-read "/libxl/$(domid_of wide)/type")"
 
 # Another policy: what runs is left alone and told of, what is new is refused before anything is built.
 set_policy '[guests]' 'pv32 = "refuse"'
 output=$(xyl explain narrow 2>&1)
 matches 'warning: narrow: the policy of now would have it otherwise: refused' "$output"
-ok xl domid narrow
+ok domid_of narrow
 ok xyl destroy narrow
 ok xyl destroy wide
 leaves_nothing before

@@ -1,5 +1,6 @@
 # Debian's Linux in the shim: packed kernel, ramdisk, shutdown.
 # limit_s: 600
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 cd "$scratch" || fail 'no scratch folder'

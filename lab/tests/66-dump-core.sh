@@ -39,7 +39,7 @@ ok xyl destroy tux
 start pv pv
 ok xyl dump-core --live pv "$scratch/live.core"
 still_beats pv
-equals "$dumps/pv" "$(xyl dump-core "$(xl domid pv)")"
+equals "$dumps/pv" "$(xyl dump-core "$(domid_of pv)")"
 pages=$(xyl --json dump-core pv "$scratch/again.core" | python3 -c 'import json, sys; said = json.load(sys.stdin); print(said["pages"], said["pages_missing"])')
 matches '^40[0-9]{2} [0-9]$' "$pages"
 still_beats pv
@@ -81,7 +81,7 @@ done
 # What a configuration asks for.
 rm -f $dumps/*
 start again pvh 'on_crash = "coredump-restart"'
-first=$(xl domid again)
+first=$(domid_of again)
 tell again 'shutdown crash'
 within 60 other_domid again "$first"
 within 20 console_says again 'testguest: ready'

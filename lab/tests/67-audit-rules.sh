@@ -1,5 +1,6 @@
 # Rules of the policy that name the host's audit: refused with rule, verdict and remedy; facts are gathered once, and only if needed.
 # limit_s: 120
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 cd "$scratch" || fail 'no scratch folder'
@@ -31,7 +32,7 @@ equals "$(cat first)" "$(stat -c %i,%y $kept)"
 # A verdict of the audit: software emulation has no barrier between guests (62-audit). What runs is left alone and told of.
 rule pv64 'families = ["v2"]' 'verdicts = ["unprotected"]'
 matches 'warning: wide: the policy of now would have it otherwise: refused: rule "house rule"' "$(xyl explain wide 2>&1)"
-ok xl domid wide
+ok domid_of wide
 matches '"changed": ?true' "$(xyl explain --json wide 2>/dev/null)"
 matches '^  pv64 +wide \(' "$(xyl audit)"
 matches 'warning: wide \([0-9]+\): the policy of now would have it otherwise: refused' "$(xyl audit)"

@@ -1,5 +1,6 @@
 # A bare 32-bit PV guest, on a Xen that runs them: only if policy and configuration both say so, and marked then.
 # limit_s: 300
+# xen: 4.17-pv32
 . /xyl-lab/lab/lib.sh
 xl info | grep -q '^xen_caps.* xen-3.0-x86_32p' || skip 'this Xen runs no bare 32-bit PV guests: cargo xtask lab test pv32 --xen 4.17-pv32'
 cd "$scratch" || fail 'no scratch folder'
@@ -25,7 +26,7 @@ refused 'ring 1.*remedy' xyl create -q bare.cfg
 set_policy 'pv32 = "allow"'
 matches 'would be started in the PV shim' "$(xyl create -n narrow.cfg 2>&1 >/dev/null)"
 ok xyl create -q narrow.cfg
-equals pvh "$(xenstore-read "/libxl/$(xl domid narrow)/type")"
+equals pvh "$(xenstore-read "/libxl/$(domid_of narrow)/type")"
 within 60 console_says narrow XYL-GRUB-UP
 ok xyl destroy narrow
 leaves_nothing before
@@ -35,7 +36,7 @@ rm -f $consoles/guest-narrow.log*
 matches 'ring 1' "$(xyl create bare.cfg 2>&1)"
 is_bare || fail 'it is not bare'
 within 30 console_says narrow XYL-GRUB-UP
-domid=$(xl domid narrow)
+domid=$(domid_of narrow)
 matches "warning: narrow \($domid\): is a bare 32-bit PV guest" "$(xyl list 2>&1 >/dev/null)"
 matches '"bare_pv32": ?true' "$(xyl list --json | tr -d '\n')"
 matches "narrow \($domid\): allowed" "$(xyl explain narrow)"
@@ -57,7 +58,7 @@ leaves_nothing before
 ok xyl create -q bare.cfg
 set_policy 'pv32 = "convert"'
 matches 'the policy of now would have it otherwise' "$(xyl explain narrow 2>&1)"
-ok xl domid narrow
+ok domid_of narrow
 ok xyl destroy narrow
 
 # xl's own is marked, too, and goes by our hand.

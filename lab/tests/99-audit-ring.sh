@@ -1,5 +1,6 @@
 # The audit of a host whose boot log is gone: what only that tells is unknown. Last of all, for the log is gone for good.
 # limit_s: 30
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 

@@ -1,7 +1,8 @@
 //! Fails every call of a create, one after the other, on real Xen, and checks that nothing is left.
 //!
-//! `fault_sweep pv|pvh|shim KERNEL`: creates a domain with the n-th hypercall failing, for n from 1 until a
-//! create gets through; then the same with the n-th xenstore request; then with a cancel at each step.
+//! `fault_sweep pv|pvh|shim KERNEL EVERY FIRST`: creates a domain with the n-th hypercall failing, for every EVERY-th n from
+//! FIRST (0 is the first call) until a create gets through; then the same with the n-th xenstore request; then with a cancel at
+//! each step. `1 0` means all of them; `5 0` to `5 4` together, too.
 //! After each, the domains, the claimed and free memory, the xenstore tree and the files must be what
 //! they were. Needs root in a dom0.
 
@@ -199,12 +200,15 @@ struct Sweep {
     host: Host,
     hypercalls_left: Rc<Cell<u64>>,
     requests_left: Arc<AtomicU64>,
+    /// Which calls fail: every so many of them, from the first on.
+    every: usize,
+    first: u64,
     /// A way to look at the world that no fault touches.
     clean: (xen_sys::Xen, Client),
 }
 
 impl Sweep {
-    fn open() -> Sweep {
+    fn open(every: usize, first: u64) -> Sweep {
         let hypercalls_left = Rc::new(Cell::new(NEVER));
         let requests_left = Arc::new(AtomicU64::new(NEVER));
         let xen = FaultyXen {
@@ -223,6 +227,8 @@ impl Sweep {
             host,
             hypercalls_left,
             requests_left,
+            every,
+            first,
             clean,
         }
     }
@@ -335,7 +341,8 @@ fn sweep(
     config: &str,
     mut arm: impl FnMut(&Sweep, u64) -> (Cancel, usize),
 ) -> std::result::Result<u64, String> {
-    for n in 0.. {
+    let mut failed = 0;
+    for n in (sweep.first..).step_by(sweep.every) {
         let before = sweep.look();
         let (cancel, at_step) = arm(sweep, n);
         let outcome = sweep.attempt(config, &cancel, at_step);
@@ -344,9 +351,10 @@ fn sweep(
             Ok(domid) => {
                 destroy::destroy(&mut sweep.host, domid, false)
                     .map_err(|error| error.to_string())?;
-                return Ok(n);
+                return Ok(failed);
             }
             Err(error) => {
+                failed += 1;
                 println!("{what} {n}: {}", error.to_string().replace('\n', " / "));
                 let after = sweep.settled(&before);
                 if !after.is_as_before(&before) {
@@ -358,7 +366,7 @@ fn sweep(
             }
         }
     }
-    Ok(0)
+    Ok(failed)
 }
 
 fn difference(before: &World, after: &World) -> String {
@@ -385,8 +393,12 @@ fn difference(before: &World, after: &World) -> String {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, kind, kernel] = arguments.as_slice() else {
-        eprintln!("fault_sweep pv|pvh|shim KERNEL");
+    let [_, kind, kernel, every, first] = arguments.as_slice() else {
+        eprintln!("fault_sweep pv|pvh|shim KERNEL EVERY FIRST");
+        return ExitCode::from(2);
+    };
+    let (Ok(every @ 1..), Ok(first)) = (every.parse(), first.parse()) else {
+        eprintln!("fault_sweep: EVERY is a number from 1 on, FIRST one from 0 on");
         return ExitCode::from(2);
     };
     let kind_settings = match kind.as_str() {
@@ -395,7 +407,7 @@ fn main() -> ExitCode {
         _ => "type = \"pv\"\nmemory = 16",
     };
     let config = format!("name = \"sweep\"\n{kind_settings}\nkernel = \"{kernel}\"\n");
-    let mut world = Sweep::open();
+    let mut world = Sweep::open(every, first);
     // The first create of a boot gathers facts of the host, and gets through without those that it cannot have.
     let never = world.attempt(&config, &Cancel::new(), 0);
     let first = never.and_then(|domid| destroy::destroy(&mut world.host, domid, false));
