@@ -4,13 +4,17 @@
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 cd "$scratch" || fail 'no scratch folder'
-for name in web-one web-two 'web three' other; do
-	printf '%s\n' "name = \"$name\"" "kernel = \"$guests/testguest\"" 'memory = 8' >a.cfg
-	ok xyl create -q -p -e a.cfg
-done
-# A name of digits alone would be taken for a number: it is not offered.
-printf '%s\n' 'name = "77"' "kernel = \"$guests/testguest\"" 'memory = 8' >a.cfg
-ok xyl create -q -p -e a.cfg
+# make TOOL NAME...: paused domains.
+make() {
+	local name
+	for name in "${@:2}"; do
+		printf '%s\n' "name = \"$name\"" 'type = "pv"' "kernel = \"$guests/testguest\"" 'memory = 8' >a.cfg
+		ok "$1" create -q -p -e a.cfg
+	done
+}
+make xyl web-one web-two other
+# Names that xyl takes for no new domain. One of digits alone would be taken for a number: it is not offered.
+make xl 'web three' 77
 
 # offered WORD...: what bash offers for the last of the words, sorted, on one line.
 source <(xyl completion bash)
