@@ -26,7 +26,8 @@ matches 'auto-a already running' "$(with_xyl start)"
 lines() {
 	sed 's/,$//' | sort
 }
-diff <(xl list -l auto-a | lines) <(xyl list -l auto-a | lines) || fail 'list -l is laid out in another way'
+# (xl of 4.20 leaves out what is as by default, and has sections of its own.)
+[ "$LAB_XEN" != 4.17 ] || diff <(xl list -l auto-a | lines) <(xyl list -l auto-a | lines) || fail 'list -l is laid out in another way'
 for pattern in '^    {$' '^        "domid": [0-9]*,$' '^                "name": "auto-.",$'; do
 	equals "$(xl list -l | grep -c "$pattern")" "$(xyl list -l | grep -c "$pattern")"
 done

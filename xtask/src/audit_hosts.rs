@@ -114,17 +114,6 @@ pub const HOSTS: &[Host] = &[
     },
 ];
 
-/// The hosts that a run boots: two of them, others with another seed. What the others are is shown by their boot logs, which
-/// crates/xyl-audit/tests/lab_hosts.rs has; a soak boots all.
-pub fn of_run(seed: u32) -> Vec<&'static Host> {
-    let first = seed as usize % HOSTS.len();
-    let second = (first + HOSTS.len() / 2) % HOSTS.len();
-    [first, second]
-        .iter()
-        .filter_map(|&place| HOSTS.get(place))
-        .collect()
-}
-
 /// Boots each host whose name contains `filter`, side by side. One that was found to be something else than it is has failed.
 pub fn run(options: &Options, filter: Option<&str>) -> Result<Tally> {
     setup::ensure()?;
@@ -200,13 +189,6 @@ fn is_as_known(options: &Options, host: &Host) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_host_is_booted_by_some_run() {
-        let booted: BTreeSet<&str> = (0..8).flat_map(of_run).map(|host| host.name).collect();
-        assert_eq!(booted.len(), HOSTS.len());
-        assert_eq!(of_run(u32::MAX).len(), 2);
-    }
 
     #[test]
     fn hosts_have_names_of_their_own_and_something_to_find() {

@@ -37,7 +37,7 @@ pub fn run(no_lab: bool, kvm: bool) -> Result<u8> {
     } else {
         checks.beside_each_other(started + LAB_LIMIT, kvm)?;
     }
-    checks.times.note("All of it", started.elapsed());
+    println!("All of it took {} s.", started.elapsed().as_secs());
     Ok(checks.close())
 }
 
@@ -203,7 +203,7 @@ impl Checks {
         let hosts: Mutex<Vec<&Host>> = Mutex::new(if kvm {
             Vec::new()
         } else {
-            audit_hosts::of_run(seed)
+            audit_hosts::HOSTS.iter().collect()
         });
         let next_host = || hosts.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let started = Instant::now();
