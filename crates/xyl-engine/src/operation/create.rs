@@ -751,8 +751,11 @@ fn write_records(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     admission::write(&*host.files, &host.dirs, &uuid, &prepared.admission)?;
     let shadow_bytes = paging_size_bytes(spec, &prepared.physical);
     let pool = prepared.pool.as_ref().and_then(|pool| pool.name.as_deref());
-    let record = libxl_json::write::Record::of(spec, &uuid, shadow_bytes / KIB, pool);
-    let record = libxl_json::write::to_json(&record);
+    let record = libxl_json::write::record(&libxl_json::Source {
+        spec,
+        shadow_kib: shadow_bytes / KIB,
+        pool,
+    });
     userdata::write_json(host, draft.domid()?, &uuid, &record)
 }
 

@@ -10,7 +10,7 @@ use xen_sys::Standby;
 use xl_cfg::{Config, Report, Source};
 use xyl_engine::Notice;
 use xyl_engine::config::admission::Outcome as Verdict;
-use xyl_engine::config::libxl_json::write;
+use xyl_engine::config::libxl_json;
 use xyl_engine::config::plan::{self, Planned};
 use xyl_engine::control::vcpus;
 use xyl_engine::host::topology;
@@ -111,7 +111,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         return print_plan(context, &planned);
     }
     if args.debug {
-        let text = json::text(&libxl_json(&planned.spec), Layout::Xl)?;
+        let text = json::text(&record_of(&planned.spec), Layout::Xl)?;
         tell::line(format_args!("{text}"));
     }
     let mut host = context.open_host()?;
@@ -328,16 +328,15 @@ fn print_plan(context: &Context, planned: &Planned) -> Outcome {
         })?;
         return Ok(context.out.json(&config)?);
     }
-    Ok(context.out.xl_json(&libxl_json(&planned.spec))?)
+    Ok(context.out.xl_json(&record_of(&planned.spec))?)
 }
 
-fn libxl_json(spec: &VmSpec) -> serde_json::Value {
-    write::to_json(&write::Record::of(
+fn record_of(spec: &VmSpec) -> serde_json::Value {
+    libxl_json::write::record(&libxl_json::Source {
         spec,
-        &spec.uuid_text(),
-        0,
-        spec.pool.as_deref(),
-    ))
+        shadow_kib: 0,
+        pool: spec.pool.as_deref(),
+    })
 }
 
 /// The file, and the settings of the command line.
