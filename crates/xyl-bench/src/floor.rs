@@ -23,12 +23,10 @@ const MAPPED_PAGES: u64 = 128;
 /// Where xenstored looks for its ring's grant: the second entry of the table, in bytes.
 const XENSTORE_GRANT_OFFSET: usize = 8;
 /// Nodes that a guest and the toolstack cannot do without.
-const LEAST_NODES: [&str; 12] = [
+const LEAST_NODES: [&str; 10] = [
     "name",
     "vm",
     "domid",
-    "store/port",
-    "store/ring-ref",
     "console/port",
     "console/ring-ref",
     "console/type",

@@ -8,6 +8,7 @@
 pub mod cancel;
 pub mod config;
 pub mod control;
+pub mod device;
 pub mod error;
 pub mod host;
 mod notice;

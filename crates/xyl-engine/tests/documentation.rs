@@ -9,13 +9,14 @@
 
 use std::path::Path;
 
-use xyl_engine::operation::{Kind, steps_table};
+use xyl_engine::operation::{Kind, steps_table, xenstore_nodes};
 
 /// The tables with the marks that they stand between in the page.
 fn tables() -> Vec<(String, String)> {
     let states = ("states".to_owned(), xyl_saga::state::table());
     let steps = Kind::ALL.map(|kind| (kind.word().to_owned(), steps_table(kind)));
-    [vec![states], steps.to_vec()].concat()
+    let nodes = ("xenstore nodes".to_owned(), xenstore_nodes::table());
+    [vec![states, nodes], steps.to_vec()].concat()
 }
 
 /// The page with each table as the code has it.

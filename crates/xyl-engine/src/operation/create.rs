@@ -22,10 +22,12 @@ use crate::config::libxl_json;
 use crate::config::plan;
 use crate::config::plan::Planned;
 use crate::config::shim;
+use crate::device::console::Ring;
+use crate::device::nodes::{Access, Change};
 use crate::error::Lacking;
 use crate::host::pools::{Pool, Pools};
 use crate::operation::destroy;
-use crate::operation::xenstore_nodes::{self, Access, Change, DomainTree};
+use crate::operation::xenstore_nodes::{self, DomainTree};
 use crate::operation::{Draft, KEEPS_RECORD, Kind, step};
 use crate::vm::domid_history::DomidHistory;
 use crate::vm::spec::VmSpec;
@@ -654,13 +656,12 @@ fn set_scheduling(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> 
 }
 
 fn write_nodes(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
-    let uuid = draft.uuid_text();
     let domid = draft.domid()?;
     let mut batch = removal_of(&[
         xenstore_nodes::domain_path(domid),
         xenstore_nodes::libxl_path(domid),
     ])?;
-    for change in xenstore_nodes::changes(&domain_tree(draft, &uuid)?) {
+    for change in xenstore_nodes::changes(&domain_tree(draft)?) {
         add(&mut batch, &change)?;
     }
     draft
@@ -670,21 +671,21 @@ fn write_nodes(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     Ok(())
 }
 
-fn domain_tree<'t>(draft: &'t Draft<'_>, uuid: &'t str) -> Result<DomainTree<'t>, EngineError> {
+fn domain_tree(draft: &Draft<'_>) -> Result<DomainTree, EngineError> {
     let spec = &draft.prepared()?.spec;
     let built = draft.built()?;
     Ok(DomainTree {
         domid: draft.domid()?,
-        uuid,
-        name: &spec.name,
-        kind: spec.kind_text(),
+        uuid: draft.uuid_text(),
+        name: spec.name.clone(),
+        kind: spec.kind,
         target_kib: spec.target_kib,
         max_kib: spec.max_kib,
         vcpus_online: (0..spec.max_vcpus).map(|vcpu| vcpu < spec.vcpus).collect(),
-        store_gfn: built.store_gfn,
-        store_port: draft.store_port,
-        console_gfn: built.console_gfn,
-        console_port: draft.console_port,
+        console: Ring {
+            gfn: built.console_gfn,
+            port: draft.console_port,
+        },
         start_time: start_time(draft.host.clock.calendar()),
     })
 }
@@ -701,15 +702,16 @@ fn start_time(now: SystemTime) -> String {
 pub(crate) fn add(batch: &mut Batch, change: &Change) -> Result<(), EngineError> {
     match change {
         Change::Write(at, value) => batch.write(&path(at)?, value.as_bytes()),
-        Change::Perms(at, access) => batch.set_perms(&path(at)?, &perms(*access)),
+        Change::Perms(at, domid, access) => batch.set_perms(&path(at)?, &perms(*domid, *access)),
     };
     Ok(())
 }
 
-fn perms(access: Access) -> Perms {
+fn perms(domid: DomId, access: Access) -> Perms {
     match access {
-        Access::GuestReads(domid) => Perms::owned_by(0).with(domid.0, StoreAccess::Read),
-        Access::GuestOwns(domid) => Perms::owned_by(domid.0),
+        Access::Dom0 => Perms::owned_by(0),
+        Access::GuestReads => Perms::owned_by(0).with(domid.0, StoreAccess::Read),
+        Access::GuestOwns => Perms::owned_by(domid.0),
     }
 }
 

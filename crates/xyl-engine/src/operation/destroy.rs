@@ -7,6 +7,7 @@ use xen_port::{DomId, DomainInfo, Errno, GuestKind};
 use xenstore::{Batch, Path, Tree};
 use xyl_saga::{Facts, OnDeath, Step};
 
+use crate::device::{self, KINDS};
 use crate::operation::xenstore_nodes;
 use crate::operation::{Draft, Kind, step};
 use crate::vm::domid_history::DomidHistory;
@@ -18,14 +19,10 @@ const END_LIMIT_S: u64 = 120;
 /// The same.
 pub(crate) const END_LIMIT: Duration = Duration::from_secs(END_LIMIT_S);
 
-/// How long xenconsoled may take to serve a new domain; one that does not run takes for ever.
-const CONSOLE_DEADLINE: Duration = Duration::from_secs(2);
 /// Token of the watch that tells of a domain's end.
 const GONE_TOKEN: &str = "xyl-gone";
 /// How often a domain is looked for that is about to go, where no event tells of it.
 const GONE_RECHECK: Duration = Duration::from_millis(50);
-/// Token of the watch on a console's tty.
-const CONSOLE_TOKEN: &str = "xyl-tty";
 
 /// Destroys a domain and all that the toolstack made for it.
 ///
@@ -243,7 +240,7 @@ fn removal_of(roots: impl Iterator<Item = String>) -> Result<Batch, xenstore::Er
 
 /// Removes a domain's xenstore nodes; those that are not there are fine.
 pub fn remove_nodes(host: &mut Host, domid: DomId, uuid: &str) -> Result<(), EngineError> {
-    await_console(host, domid)?;
+    settle_devices(host, domid)?;
     let batch = removal_of(xenstore_nodes::roots(domid, uuid).into_iter())?;
     host.store
         .transaction(|transaction| transaction.run(&batch).map(drop))?;
@@ -260,7 +257,7 @@ pub(crate) fn remove_nodes_if_ours(
     let ours = xenstore_nodes::vm_path(uuid);
     let is_ours = |value: Option<Vec<u8>>| value.is_none_or(|value| value == ours.as_bytes());
     if is_ours(host.store.read_opt(&vm)?) {
-        await_console(host, domid)?;
+        settle_devices(host, domid)?;
     }
     host.store.try_transaction(|transaction| {
         // Within the transaction, so that it cannot become another's between the look and the removal.
@@ -272,30 +269,9 @@ pub(crate) fn remove_nodes_if_ours(
     })
 }
 
-/// Waits for xenconsoled to have served a domain that was introduced just now. It writes the
-/// console's tty when it comes round to it, and would bring nodes back that were removed before.
-fn await_console(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
-    let tty = Path::domain(domid.0)
-        .join("console/tty")
-        .map_err(xenstore::Error::from)?;
-    if !is_empty(host, &tty)? || !host.store.is_introduced(domid.0)? {
-        return Ok(());
-    }
-    let deadline = host.clock.now() + CONSOLE_DEADLINE;
-    host.store.watch(&tty, CONSOLE_TOKEN)?;
-    while is_empty(host, &tty)? && host.clock.now() < deadline {
-        let left = deadline.saturating_duration_since(host.clock.now());
-        host.wait_for_event_of(&[CONSOLE_TOKEN], left)?;
-    }
-    Ok(host.store.unwatch(&tty, CONSOLE_TOKEN)?)
-}
-
-/// Whether a node is there and has no value.
-fn is_empty(host: &mut Host, path: &Path) -> Result<bool, EngineError> {
-    Ok(host
-        .store
-        .read_opt(path)?
-        .is_some_and(|value| value.is_empty()))
+/// Waits until no backend writes to the domain's nodes any more on its own account.
+fn settle_devices(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
+    KINDS.iter().try_for_each(|kind| kind.settle(host, domid))
 }
 
 /// Removes a domain's files.
@@ -317,7 +293,7 @@ pub(crate) fn refuse_foreign_devices(
     info: &DomainInfo,
 ) -> Result<(), EngineError> {
     let domid = info.domid;
-    let mut devices = foreign_devices(host, domid)?;
+    let mut devices = device::foreign(host, domid)?;
     if info.kind() == GuestKind::Hvm {
         devices.push("a device model".to_owned());
     }
@@ -328,23 +304,6 @@ pub(crate) fn refuse_foreign_devices(
         domid,
         devices: devices.join(", "),
     })
-}
-
-/// Devices in the toolstack's own record, which no guest can write, other than consoles of xenconsoled.
-pub(crate) fn foreign_devices(host: &mut Host, domid: DomId) -> Result<Vec<String>, EngineError> {
-    let folder = Path::new(&format!("{}/device", xenstore_nodes::libxl_path(domid)))
-        .map_err(xenstore::Error::from)?;
-    let mut found = Vec::new();
-    for kind in host.children(&folder)? {
-        if kind == "console" {
-            continue;
-        }
-        let below = folder.join(&kind).map_err(xenstore::Error::from)?;
-        for number in host.children(&below)? {
-            found.push(format!("{kind} {number}"));
-        }
-    }
-    Ok(found)
 }
 
 #[cfg(test)]

@@ -1,65 +1,141 @@
 //! A domain's xenstore nodes: what a create writes, with the permissions that xl, the backends and
 //! the guest expect.
 //!
-//! Facts: Xen's `docs/misc/xenstore-paths.pandoc`, and the trees that xl makes. xenstored takes longer
-//! for each request than Xen for a hypercall, so there are as few as will do. A node inherits the
-//! permissions of its parent when it is created: what is the guest's own is made first, while its
-//! parents are the guest's too, and then the parents become the toolstack's. All of it is one
-//! transaction, so nobody sees the steps between. Left out, compared with xl, is what nothing reads:
-//! `memory/videoram`, `/vm/UUID/image`, and for console 0 its backend's folder, the names of that
-//! and `output` (xenconsoled takes what it needs from `console/`: `tools/console/daemon/io.c`).
+//! The tables of rules here and of [`KINDS`] name every node with whoever reads it; docs/operations.md shows them. A node that
+//! nothing reads is not written, though xl writes it. xenstored takes longer for each request than Xen for a hypercall,
+//! so there are as few as will do. A node inherits the permissions of its parent when it is created: what is the
+//! guest's own is made first, while its parents are the guest's too, and then the parents become the toolstack's. All of
+//! it is one transaction, so nobody sees the steps between.
+//!
+//! Facts: Xen's `docs/misc/xenstore-paths.pandoc`, the trees that xl makes, and their readers: libxl, `tools/hotplug/Linux`,
+//! Linux' `drivers/xen` and `drivers/tty/hvc`.
 
-use xen_port::{DomId, EvtchnPort, Gfn};
+use xen_port::{DomId, GuestKind};
 
-/// One change to xenstore.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Writes a value; creates the node if need be.
-    Write(String, String),
-    /// Sets permissions: owner without rights for others, and who else may read.
-    Perms(String, Access),
-}
-
-/// Who may do what with a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Domain 0's, readable by the guest: `n0,rD`.
-    GuestReads(DomId),
-    /// The guest's own: `nD`.
-    GuestOwns(DomId),
-}
+use crate::device::console::Ring;
+use crate::device::nodes::{Access, Change, NodeRule};
+use crate::device::{DeviceInput, KINDS};
+use crate::vm::spec;
 
 /// What the tree says of a domain.
 #[derive(Clone, Debug)]
-pub struct DomainTree<'a> {
+pub struct DomainTree {
     /// The domain.
     pub domid: DomId,
     /// Its UUID in text.
-    pub uuid: &'a str,
+    pub uuid: String,
     /// Its name.
-    pub name: &'a str,
-    /// `pv` or `pvh`.
-    pub kind: &'static str,
-    /// What it has now, and what it may have, in KiB.
+    pub name: String,
+    /// PV or PVH.
+    pub kind: GuestKind,
+    /// Memory that it has at the start, in KiB.
     pub target_kib: u64,
-    /// The same for its maximum.
+    /// Memory that it may have, in KiB.
     pub max_kib: u64,
     /// For each vCPU: whether it is to be online at the start.
     pub vcpus_online: Vec<bool>,
-    /// Xenstore's ring.
-    pub store_gfn: Gfn,
-    /// Xenstore's event channel.
-    pub store_port: EvtchnPort,
     /// The console's ring.
-    pub console_gfn: Gfn,
-    /// The console's event channel.
-    pub console_port: EvtchnPort,
+    pub console: Ring,
     /// When it was created, in seconds and hundredths since 1970, as text.
     pub start_time: String,
 }
 
-/// Limit of the console's log that xenconsoled keeps for a guest, in bytes.
-const CONSOLE_LIMIT_BYTES: &str = "1048576";
+type Rule = NodeRule<DomainTree>;
+
+/// Nodes below the domain's home. Those of the guest stand first.
+const HOME: &[Rule] = &[
+    own("control/shutdown", "guest: takes the request and clears it"),
+    own(
+        "control/feature-poweroff",
+        "guest writes it: Linux stops listening to requests where it cannot",
+    ),
+    own("control/feature-reboot", "as control/feature-poweroff"),
+    own("control/feature-suspend", "as control/feature-poweroff"),
+    own("control/sysrq", "guest: takes the key and clears it"),
+    own("data", "guest's agents and scripts write below it"),
+    own(
+        "attr",
+        "guest's agents write addresses and versions below it",
+    ),
+    own("error", "guest's drivers write their errors below it"),
+    toolstack("vm", "xl uptime, hot-plug scripts, guest", |tree| {
+        Some(vm_path(&tree.uuid))
+    }),
+    toolstack("name", "all", |tree| Some(tree.name.clone())),
+    toolstack(
+        "domid",
+        "guest, which has no other way to know its number",
+        |tree| Some(tree.domid.to_string()),
+    ),
+    toolstack(
+        "memory/static-max",
+        "guest's balloon driver, xl mem-set, xl list -l",
+        |tree| Some(tree.max_kib.to_string()),
+    ),
+    toolstack(
+        "memory/target",
+        "guest's balloon driver, xl mem-set, xl list -l",
+        |tree| Some(tree.target_kib.to_string()),
+    ),
+    // Linux asks for it in guests with HVM's event channels alone.
+    toolstack(
+        "control/platform-feature-xs_reset_watches",
+        "Linux in a PVH guest, before it resets xenstored's watches for kexec",
+        |tree| (tree.kind != GuestKind::Pv).then(|| "1".to_owned()),
+    ),
+];
+
+/// Nodes below `/vm/UUID`.
+const VM: &[Rule] = &[
+    toolstack(
+        "uuid",
+        "hot-plug scripts (vif-openvswitch), guest",
+        |tree| Some(tree.uuid.clone()),
+    ),
+    toolstack(
+        "name",
+        "hot-plug scripts (vif-openvswitch), guest",
+        |tree| Some(tree.name.clone()),
+    ),
+    toolstack("start_time", "xl uptime, xyl uptime", |tree| {
+        Some(tree.start_time.clone())
+    }),
+];
+
+/// Nodes below `/libxl/D`.
+const LIBXL: &[Rule] = &[NodeRule {
+    path: "type",
+    access: Access::Dom0,
+    reader: "libxl, for whatever it does to the domain",
+    value: |tree| Some(spec::kind_text(tree.kind).to_owned()),
+}];
+
+/// A node for each vCPU, below the domain's home.
+const VCPU_READER: &str = "guest's vCPU hot-plug, xl list -l";
+
+/// An empty node of the guest's own.
+const fn own(path: &'static str, reader: &'static str) -> Rule {
+    NodeRule {
+        path,
+        access: Access::GuestOwns,
+        reader,
+        value: |_| Some(String::new()),
+    }
+}
+
+/// A node of the toolstack's that the guest may read.
+const fn toolstack(
+    path: &'static str,
+    reader: &'static str,
+    value: fn(&DomainTree) -> Option<String>,
+) -> Rule {
+    NodeRule {
+        path,
+        access: Access::GuestReads,
+        reader,
+        value,
+    }
+}
 
 /// `/local/domain/D`.
 pub fn domain_path(domid: DomId) -> String {
@@ -76,51 +152,25 @@ pub fn libxl_path(domid: DomId) -> String {
     format!("/libxl/{domid}")
 }
 
-/// The console backend's folder for a domain.
-pub fn console_backend_path(domid: DomId) -> String {
-    format!("/local/domain/0/backend/console/{domid}")
-}
-
 /// All paths whose removal removes a domain from xenstore.
-pub fn roots(domid: DomId, uuid: &str) -> [String; 4] {
-    [
-        domain_path(domid),
-        vm_path(uuid),
-        libxl_path(domid),
-        console_backend_path(domid),
-    ]
+pub fn roots(domid: DomId, uuid: &str) -> Vec<String> {
+    let mut roots = vec![domain_path(domid), vm_path(uuid), libxl_path(domid)];
+    roots.extend(KINDS.iter().map(|kind| kind.backend_folder(domid)));
+    roots
 }
 
 /// All changes that make the tree, in order.
-pub fn changes(tree: &DomainTree<'_>) -> Vec<Change> {
+pub fn changes(tree: &DomainTree) -> Vec<Change> {
     let mut plan = Plan {
         changes: Vec::with_capacity(64),
         domid: tree.domid,
     };
-    plan.guest_owned();
-    plan.local(tree);
+    plan.home(tree);
     plan.vm(tree);
-    plan.console(tree);
-    plan.libxl(tree);
+    plan.devices(tree);
+    plan.rules(&libxl_path(tree.domid), LIBXL, tree);
     plan.changes
 }
-
-/// What a guest may write, below its own folder.
-const GUEST_OWNED: [&str; 11] = [
-    "control/shutdown",
-    "control/feature-poweroff",
-    "control/feature-reboot",
-    "control/feature-suspend",
-    "control/sysrq",
-    "device/suspend/event-channel",
-    "data",
-    "drivers",
-    "feature",
-    "attr",
-    "error",
-];
-/// The folders of those that the guest may only read.
-const GUEST_READ: [&str; 3] = ["control", "device", "device/suspend"];
 
 struct Plan {
     changes: Vec<Change>,
@@ -128,173 +178,242 @@ struct Plan {
 }
 
 impl Plan {
-    fn write(&mut self, path: String, value: impl Into<String>) {
-        self.changes.push(Change::Write(path, value.into()));
+    fn write(&mut self, path: String, value: String) {
+        self.changes.push(Change::Write(path, value));
     }
 
     fn perms(&mut self, path: String, access: Access) {
-        self.changes.push(Change::Perms(path, access));
+        self.changes.push(Change::Perms(path, self.domid, access));
     }
 
-    fn guest_owned(&mut self) {
-        let home = domain_path(self.domid);
-        self.write(home.clone(), "");
-        self.perms(home.clone(), Access::GuestOwns(self.domid));
-        for node in GUEST_OWNED {
-            self.write(format!("{home}/{node}"), "");
+    fn rules<I>(&mut self, folder: &str, rules: &[NodeRule<I>], input: &I) {
+        for rule in rules {
+            if let Some(value) = (rule.value)(input) {
+                self.write(format!("{folder}/{}", rule.path), value);
+            }
         }
-        for folder in GUEST_READ {
-            self.perms(format!("{home}/{folder}"), Access::GuestReads(self.domid));
-        }
-        self.perms(home, Access::GuestReads(self.domid));
     }
 
-    fn local(&mut self, tree: &DomainTree<'_>) {
+    fn home(&mut self, tree: &DomainTree) {
         let home = domain_path(self.domid);
-        self.write(format!("{home}/vm"), vm_path(tree.uuid));
-        self.write(format!("{home}/name"), tree.name);
-        self.write(format!("{home}/domid"), self.domid.to_string());
-        self.write(
-            format!("{home}/memory/static-max"),
-            tree.max_kib.to_string(),
-        );
-        self.write(format!("{home}/memory/target"), tree.target_kib.to_string());
-        self.write(format!("{home}/store/port"), tree.store_port.to_string());
-        self.write(format!("{home}/store/ring-ref"), tree.store_gfn.to_string());
+        let nr_own = HOME.partition_point(|rule| rule.access == Access::GuestOwns);
+        let (own, others) = HOME.split_at(nr_own);
+        self.write(home.clone(), String::new());
+        self.perms(home.clone(), Access::GuestOwns);
+        self.rules(&home, own, tree);
+        for folder in folders(own) {
+            self.perms(format!("{home}/{folder}"), Access::GuestReads);
+        }
+        self.perms(home.clone(), Access::GuestReads);
+        self.rules(&home, others, tree);
         for (vcpu, online) in tree.vcpus_online.iter().enumerate() {
             let state = if *online { "online" } else { "offline" };
-            self.write(format!("{home}/cpu/{vcpu}/availability"), state);
-        }
-        for feature in ["multiprocessor-suspend", "xs_reset_watches"] {
-            self.write(format!("{home}/control/platform-feature-{feature}"), "1");
+            self.write(format!("{home}/cpu/{vcpu}/availability"), state.to_owned());
         }
     }
 
-    fn vm(&mut self, tree: &DomainTree<'_>) {
-        let path = vm_path(tree.uuid);
-        self.write(path.clone(), "");
-        self.perms(path.clone(), Access::GuestReads(self.domid));
-        self.write(format!("{path}/uuid"), tree.uuid);
-        self.write(format!("{path}/name"), tree.name);
-        self.write(format!("{path}/start_time"), tree.start_time.as_str());
+    fn vm(&mut self, tree: &DomainTree) {
+        let path = vm_path(&tree.uuid);
+        self.write(path.clone(), String::new());
+        self.perms(path.clone(), Access::GuestReads);
+        self.rules(&path, VM, tree);
     }
 
-    /// Console 0 knows no handshake of states: xenconsoled takes ring and port from the frontend's
-    /// folder, which belongs to the toolstack so that the guest cannot redirect it.
-    fn console(&mut self, tree: &DomainTree<'_>) {
-        let console = format!("{}/console", domain_path(self.domid));
-        self.write(format!("{console}/limit"), CONSOLE_LIMIT_BYTES);
-        self.write(format!("{console}/type"), "xenconsoled");
-        // Empty until xenconsoled has served the domain, which a destroy waits for.
-        self.write(format!("{console}/tty"), "");
-        self.write(format!("{console}/port"), tree.console_port.to_string());
-        self.write(format!("{console}/ring-ref"), tree.console_gfn.to_string());
+    fn devices(&mut self, tree: &DomainTree) {
+        let input = DeviceInput {
+            domid: tree.domid,
+            console: tree.console,
+        };
+        for kind in KINDS {
+            self.rules(&domain_path(tree.domid), kind.nodes(), &input);
+        }
     }
+}
 
-    /// The toolstack's own record; everything below `/libxl` is domain 0's alone.
-    fn libxl(&mut self, tree: &DomainTree<'_>) {
-        self.write(format!("{}/type", libxl_path(self.domid)), tree.kind);
+/// The folders that these nodes are in.
+fn folders(rules: &[Rule]) -> Vec<&'static str> {
+    let folders = rules.iter().filter_map(|rule| rule.path.rsplit_once('/'));
+    let mut folders: Vec<&str> = folders.map(|(folder, _)| folder).collect();
+    folders.dedup();
+    folders
+}
+
+/// The nodes as a table for the documentation.
+pub fn table() -> String {
+    let mut table = "| node | rights of the guest | who reads it |\n|---|---|---|\n".to_owned();
+    let mut row = |path: String, access: Access, reader: &str| {
+        let rights = match access {
+            Access::Dom0 => "none",
+            Access::GuestReads => "reads",
+            Access::GuestOwns => "owns it",
+        };
+        table.push_str(&format!("| `{path}` | {rights} | {reader} |\n"));
+    };
+    for rule in HOME {
+        row(format!("~/{}", rule.path), rule.access, rule.reader);
     }
+    row(
+        "~/cpu/N/availability".to_owned(),
+        Access::GuestReads,
+        VCPU_READER,
+    );
+    for kind in KINDS {
+        for rule in kind.nodes() {
+            row(format!("~/{}", rule.path), rule.access, rule.reader);
+        }
+    }
+    for rule in VM {
+        row(format!("/vm/UUID/{}", rule.path), rule.access, rule.reader);
+    }
+    for rule in LIBXL {
+        row(format!("/libxl/D/{}", rule.path), rule.access, rule.reader);
+    }
+    table
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use xen_port::{EvtchnPort, Gfn};
+    use xenstore::mem::MemStore;
+    use xenstore::{Batch, Client, Path, Tree};
 
-    fn tree() -> DomainTree<'static> {
+    use super::*;
+    use crate::operation::create;
+
+    const DOMID: DomId = DomId(7);
+
+    fn tree() -> DomainTree {
         DomainTree {
-            domid: DomId(7),
-            uuid: "6a1d0c4e-0000-0000-0000-000000000001",
-            name: "guest",
-            kind: "pv",
+            domid: DOMID,
+            uuid: "6a1d0c4e-0000-0000-0000-000000000001".to_owned(),
+            name: "guest".to_owned(),
+            kind: GuestKind::Pvh,
             target_kib: 65536,
             max_kib: 65536,
             vcpus_online: vec![true, false],
-            store_gfn: Gfn(0x1234),
-            store_port: EvtchnPort(1),
-            console_gfn: Gfn(0x1235),
-            console_port: EvtchnPort(2),
+            console: Ring {
+                gfn: Gfn(0x1235),
+                port: EvtchnPort(2),
+            },
             start_time: "1700000000.42".to_owned(),
         }
     }
 
-    fn value<'a>(changes: &'a [Change], wanted: &str) -> Option<&'a str> {
-        changes.iter().find_map(|change| match change {
-            Change::Write(path, value) if path == wanted => Some(value.as_str()),
-            _ => None,
-        })
+    /// A xenstored in which the tree has been made.
+    fn store() -> MemStore {
+        let store = MemStore::new();
+        let mut batch = Batch::new();
+        for change in changes(&tree()) {
+            create::add(&mut batch, &change).unwrap();
+        }
+        store.client(0).unwrap().run(&batch).unwrap();
+        store
+    }
+
+    /// The paths that the tables rule, with the rights that they give.
+    fn ruled() -> Vec<(String, Access)> {
+        let tree = tree();
+        let (home, vm, libxl) = (domain_path(DOMID), vm_path(&tree.uuid), libxl_path(DOMID));
+        let mut ruled: Vec<(String, Access)> = Vec::new();
+        let mut add = |folder: &str, path: &str, access| {
+            ruled.push((format!("{folder}/{path}"), access));
+        };
+        for rule in HOME {
+            add(&home, rule.path, rule.access);
+        }
+        for kind in KINDS {
+            for rule in kind.nodes() {
+                add(&home, rule.path, rule.access);
+            }
+        }
+        for rule in VM {
+            add(&vm, rule.path, rule.access);
+        }
+        for rule in LIBXL {
+            add(&libxl, rule.path, rule.access);
+        }
+        for folder in ["cpu/0/availability", "control", "console", "memory"] {
+            add(&home, folder, Access::GuestReads);
+        }
+        add("", home.trim_start_matches('/'), Access::GuestReads);
+        add("", vm.trim_start_matches('/'), Access::GuestReads);
+        add("", libxl.trim_start_matches('/'), Access::Dom0);
+        ruled
+    }
+
+    fn read(client: &mut Client, path: &str) -> Option<String> {
+        let value = client.read(&Path::new(path).unwrap()).ok()?;
+        Some(String::from_utf8(value).unwrap())
     }
 
     #[test]
     fn holds_what_xl_and_the_guest_read() {
-        let all = changes(&tree());
-        assert_eq!(value(&all, "/local/domain/7/name"), Some("guest"));
-        assert_eq!(
-            value(&all, "/local/domain/7/cpu/1/availability"),
-            Some("offline")
-        );
-        assert_eq!(
-            value(&all, "/local/domain/7/console/ring-ref"),
-            Some("4661")
-        );
-        assert_eq!(value(&all, "/libxl/7/type"), Some("pv"));
+        let mut client = store().client(0).unwrap();
+        for (path, value) in [
+            ("/local/domain/7/name", "guest"),
+            ("/local/domain/7/cpu/0/availability", "online"),
+            ("/local/domain/7/cpu/1/availability", "offline"),
+            ("/local/domain/7/console/ring-ref", "4661"),
+            ("/local/domain/7/console/port", "2"),
+            ("/libxl/7/type", "pvh"),
+        ] {
+            assert_eq!(read(&mut client, path).as_deref(), Some(value), "{path}");
+        }
     }
 
     #[test]
-    fn every_node_is_below_a_root_that_destroy_removes() {
+    fn guest_and_other_domains_can_do_what_the_tables_say() {
+        let store = store();
+        let (mut guest, mut third) = (
+            store.client(DOMID.0).unwrap(),
+            store.client(DOMID.0 + 1).unwrap(),
+        );
+        for (path, access) in ruled() {
+            let node = Path::new(&path).unwrap();
+            let reads = matches!(access, Access::GuestReads | Access::GuestOwns);
+            assert_eq!(guest.read(&node).is_ok(), reads, "guest reads {path}");
+            assert!(third.read(&node).is_err(), "another reads {path}");
+            assert!(third.write(&node, b"x").is_err(), "another writes {path}");
+            let writes = access == Access::GuestOwns;
+            assert_eq!(
+                guest.write(&node, b"x").is_ok(),
+                writes,
+                "guest writes {path}"
+            );
+            let below = Path::new(&format!("{path}/x")).unwrap();
+            assert_eq!(
+                guest.write(&below, b"x").is_ok(),
+                writes,
+                "guest writes {below}"
+            );
+            assert!(third.write(&below, b"x").is_err(), "another writes {below}");
+        }
+    }
+
+    #[test]
+    fn every_node_is_ruled_and_below_a_root_that_destroy_removes() {
         let tree = tree();
-        let roots = roots(tree.domid, tree.uuid);
+        let roots = roots(tree.domid, &tree.uuid);
+        let ruled = ruled();
         for change in changes(&tree) {
-            let (Change::Write(path, _) | Change::Perms(path, _)) = change;
+            let (Change::Write(path, _) | Change::Perms(path, ..)) = change;
             assert!(
                 roots.iter().any(|root| path.starts_with(root.as_str())),
                 "{path}"
             );
-        }
-    }
-
-    /// Carries the changes out as xenstored does: a new node has its parent's permissions.
-    fn carried_out(changes: &[Change]) -> std::collections::BTreeMap<String, Option<Access>> {
-        let mut nodes = std::collections::BTreeMap::from([(String::new(), None)]);
-        for change in changes {
-            match change {
-                Change::Write(path, _) => make(&mut nodes, path),
-                Change::Perms(path, access) => {
-                    assert!(nodes.contains_key(path), "{path} is not there yet");
-                    nodes.insert(path.clone(), Some(*access));
-                }
-            }
-        }
-        nodes
-    }
-
-    fn make(nodes: &mut std::collections::BTreeMap<String, Option<Access>>, path: &str) {
-        if !nodes.contains_key(path) {
-            let (parent, _) = path.rsplit_once('/').unwrap();
-            make(nodes, parent);
-            nodes.insert(path.to_owned(), nodes[parent]);
-        }
-    }
-
-    #[test]
-    fn the_guest_owns_what_it_must_write_and_nothing_else() {
-        let domid = DomId(7);
-        for (path, access) in carried_out(&changes(&tree())) {
-            let own = path
-                .strip_prefix("/local/domain/7/")
-                .is_some_and(|p| GUEST_OWNED.contains(&p));
-            let readable = path.starts_with("/local/domain/7") || path.starts_with("/vm/6a1d");
-            let expected = match (own, readable) {
-                (true, _) => Some(Access::GuestOwns(domid)),
-                (false, true) => Some(Access::GuestReads(domid)),
-                (false, false) => None,
-            };
-            assert_eq!(access, expected, "{path}");
+            let is_ruled = ruled.iter().any(|(known, _)| *known == path);
+            assert!(is_ruled || path.contains("/cpu/"), "{path}");
         }
     }
 
     #[test]
     fn takes_no_more_requests_than_it_should() {
-        assert_eq!(changes(&tree()).len(), 39);
+        let one_vcpu = |kind| DomainTree {
+            kind,
+            vcpus_online: vec![true],
+            ..tree()
+        };
+        assert_eq!(changes(&one_vcpu(GuestKind::Pvh)).len(), 30);
+        assert_eq!(changes(&one_vcpu(GuestKind::Pv)).len(), 29);
     }
 }

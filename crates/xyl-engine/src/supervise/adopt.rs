@@ -19,10 +19,10 @@ use crate::config::admission::{self, Outcome, Record};
 use crate::config::libxl_json;
 use crate::config::libxl_json::read::Unsupported;
 use crate::config::plan::{self, Planned};
+use crate::device;
 pub use crate::error::AdoptError;
 use crate::host::dom0::{Kernel, Program};
 use crate::host::{topology, xl_process};
-use crate::operation::destroy;
 use crate::vm::Vm;
 use crate::vm::monitor_lock;
 use crate::vm::{domains, store};
@@ -197,7 +197,7 @@ fn planned(host: &mut Host, info: &DomainInfo) -> Result<Planned, EngineError> {
     let config = domains::configuration(&*host.hv, &mut host.store, &host.dirs.xen_lib, info)?;
     let (text, unsupported) = libxl_json::read::to_cfg(&config);
     let mut what: Vec<String> = unsupported.iter().map(Unsupported::to_string).collect();
-    what.extend(destroy::foreign_devices(host, info.domid)?);
+    what.extend(device::foreign(host, info.domid)?);
     // Xyl gives its next domain none: it would be another one in the eyes of Xen's security modules.
     if info.ssidref != 0 {
         what.push(format!(

@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde_json::{Map, Value as Json};
 
+use crate::device::KINDS;
+
 use super::schema::{FIELDS, Field, JsonType, Meaning, Part, Setting, is_true};
 
 /// A part of a record that cannot be said in a configuration that Xyl obeys.
@@ -65,7 +67,12 @@ impl Reader {
                     self.refuse(name);
                 }
             }
-            Some(Meaning::Devices { setting }) => self.refuse(setting),
+            Some(Meaning::Devices { setting }) => {
+                let has_kind = KINDS.iter().any(|kind| kind.json_member() == Some(name));
+                if !has_kind {
+                    self.refuse(setting);
+                }
+            }
             None if is_true(value) == Some(false) => {}
             None => self.refuse(name),
         }

@@ -21,12 +21,12 @@ use xen_port::{DomId, DomainInfo, Errno, EvtchnPort, Gfn, GuestKind, HvmParam, S
 use xenstore::{Batch, Path, Tree};
 
 use crate::control::power::{self, PowerRequest};
+use crate::device::console::Ring;
+use crate::device::{self, KINDS};
 pub use crate::error::SoftResetError;
 use crate::operation::create::{self, Daemons};
-use crate::operation::destroy;
 use crate::operation::xenstore_nodes::{self, DomainTree};
 use crate::vm::Vm;
-use crate::vm::spec;
 use crate::{EngineError, Host};
 
 pub use state::{Event, ImpossibleEvent, State, next};
@@ -384,7 +384,7 @@ fn note(draft: &mut Draft<'_>) -> Result<(), EngineError> {
     if info.kind() == GuestKind::Pv {
         return Err(SoftResetError::Pv.into());
     }
-    let devices = destroy::foreign_devices(draft.host, domid)?;
+    let devices = device::foreign(draft.host, domid)?;
     if !devices.is_empty() {
         let devices = devices.join(", ");
         return Err(SoftResetError::Devices { domid, devices }.into());
@@ -510,18 +510,16 @@ fn write_nodes(draft: &mut Draft<'_>) -> Result<(), EngineError> {
         asked_for: None,
     };
     let kept = before.and_then(|note| note.asked_for);
-    let rings = Rings {
-        store_gfn: Gfn(draft.param(HvmParam::StorePfn)?),
-        store_port: draft.port(HvmParam::StoreEvtchn)?,
-        console_gfn: Gfn(draft.param(HvmParam::ConsolePfn)?),
-        console_port: draft.port(HvmParam::ConsoleEvtchn)?,
+    let console = Ring {
+        gfn: Gfn(draft.param(HvmParam::ConsolePfn)?),
+        port: draft.port(HvmParam::ConsoleEvtchn)?,
     };
     draft.host.store.try_transaction(|transaction| {
         refuse_removed(transaction, info.domid)?;
         let live = Live::read(transaction, &info)?;
         // One that came since the release counts more than the one before.
         let asked_for = waiting_request(transaction, info.domid)?.or(kept);
-        let mut batch = live.nodes(&info, &rings, note)?;
+        let mut batch = live.nodes(&info, console, note)?;
         if let Some(request) = asked_for {
             let node = power::shutdown_path(info.domid)?;
             batch.write(&node, request.word().as_bytes());
@@ -529,14 +527,6 @@ fn write_nodes(draft: &mut Draft<'_>) -> Result<(), EngineError> {
         transaction.run(&batch)?;
         Ok::<(), EngineError>(())
     })
-}
-
-/// The pages and ports that a domain has in common with xenstored and xenconsoled.
-struct Rings {
-    store_gfn: Gfn,
-    store_port: EvtchnPort,
-    console_gfn: Gfn,
-    console_port: EvtchnPort,
 }
 
 /// What xenstore says of the domain and a soft reset does not change. All of it is the toolstack's.
@@ -547,7 +537,8 @@ struct Live {
     /// For each vCPU: whether it is online.
     vcpus_online: Vec<bool>,
     start_time: Option<String>,
-    tty: Option<String>,
+    /// Nodes of devices, below the domain's home, with their values.
+    kept: Vec<(&'static str, String)>,
 }
 
 impl Live {
@@ -560,7 +551,11 @@ impl Live {
         let target = read(format!("{home}/memory/target"))?;
         let max = read(format!("{home}/memory/static-max"))?;
         let start_time = read(format!("{vm}/start_time"))?;
-        let tty = read(format!("{home}/console/tty"))?;
+        let kept: Vec<(&str, usize)> = KINDS
+            .iter()
+            .flat_map(|kind| kind.kept_by_soft_reset())
+            .map(|node| Ok((*node, read(format!("{home}/{node}"))?)))
+            .collect::<Result<_, EngineError>>()?;
         let vcpus: Vec<usize> = (0..=info.max_vcpu_id.unwrap_or(0))
             .map(|vcpu| read(format!("{home}/cpu/{vcpu}/availability")))
             .collect::<Result<_, _>>()?;
@@ -580,12 +575,15 @@ impl Live {
                 .map(|vcpu| text(vcpu).as_deref() == Some("online"))
                 .collect(),
             start_time: text(start_time),
-            tty: text(tty),
+            kept: kept
+                .into_iter()
+                .filter_map(|(node, index)| Some((node, text(index)?)))
+                .collect(),
         })
     }
 
     /// Removes the domain's nodes, and writes those that a create would have written.
-    fn nodes(&self, info: &DomainInfo, rings: &Rings, note: Note) -> Result<Batch, EngineError> {
+    fn nodes(&self, info: &DomainInfo, console: Ring, note: Note) -> Result<Batch, EngineError> {
         const KIB_PER_PAGE: u64 = 4;
         let (home, uuid) = (xenstore_nodes::domain_path(info.domid), uuid_text(info));
         let mut batch = Batch::new();
@@ -594,22 +592,19 @@ impl Live {
         batch.rm(&path(&xenstore_nodes::vm_path(&uuid))?);
         for change in xenstore_nodes::changes(&DomainTree {
             domid: info.domid,
-            uuid: &uuid,
-            name: self.name.as_deref().unwrap_or(&uuid),
-            kind: spec::kind_text(info.kind()),
+            name: self.name.clone().unwrap_or_else(|| uuid.clone()),
+            uuid,
+            kind: info.kind(),
             target_kib: self.target_kib.unwrap_or(info.tot_pages * KIB_PER_PAGE),
             max_kib: self.max_kib.unwrap_or(info.max_pages * KIB_PER_PAGE),
             vcpus_online: self.vcpus_online.clone(),
-            store_gfn: rings.store_gfn,
-            store_port: rings.store_port,
-            console_gfn: rings.console_gfn,
-            console_port: rings.console_port,
+            console,
             start_time: self.start_time.clone().unwrap_or_default(),
         }) {
             create::add(&mut batch, &change)?;
         }
-        if let Some(tty) = &self.tty {
-            batch.write(&path(&format!("{home}/console/tty"))?, tty.as_bytes());
+        for (node, value) in &self.kept {
+            batch.write(&path(&format!("{home}/{node}"))?, value.as_bytes());
         }
         batch.write(&note_path(info.domid)?, note.text().as_bytes());
         Ok(batch)

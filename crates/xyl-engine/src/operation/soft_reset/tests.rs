@@ -13,6 +13,8 @@ use xenstore::{ErrorName, MessageKind, Perms};
 
 use super::*;
 use crate::Dirs;
+use crate::device::console::Ring;
+use crate::operation::destroy;
 use crate::supervise::monitor;
 use crate::testing::pv_request;
 use crate::vm::spec::Action;
@@ -75,16 +77,16 @@ impl World {
         let mut batch = Batch::new();
         for change in xenstore_nodes::changes(&DomainTree {
             domid,
-            uuid: &UUID.hyphenated().to_string(),
-            name: "guest",
-            kind: "pvh",
+            uuid: UUID.hyphenated().to_string(),
+            name: "guest".to_owned(),
+            kind: GuestKind::Pvh,
             target_kib: 32768,
             max_kib: 65536,
             vcpus_online: vec![true, false],
-            store_gfn: Gfn(0xfeffc),
-            store_port,
-            console_gfn: Gfn(0xfeffd),
-            console_port,
+            console: Ring {
+                gfn: Gfn(0xfeffd),
+                port: console_port,
+            },
             start_time: "1700000000.42".to_owned(),
         }) {
             create::add(&mut batch, &change).unwrap();
