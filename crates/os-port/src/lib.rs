@@ -18,7 +18,7 @@ pub use system::{SystemClock, SystemFiles, SystemProcess, lock_for_child, lock_o
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 /// The files that the toolstack keeps. What it makes is for root alone: files of mode 0600.
@@ -47,6 +47,10 @@ pub trait Files {
     fn create_folder(&self, path: &Path) -> io::Result<()>;
     /// The names in a folder, in no order.
     fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
+    /// Returns when what a file holds, or which names a folder has, is on the disk: it outlives a power cut from then on.
+    ///
+    /// A new name is in its folder: to keep a new file, both it and its folder are synced.
+    fn sync(&self, path: &Path) -> io::Result<()>;
     /// Takes the lock that a file stands for, making file and folders if need be. Waits until
     /// `deadline` for whoever holds it, or not at all without one; `None` if it is held still.
     ///
@@ -155,6 +159,73 @@ pub fn list_if_there(files: &dyn Files, folder: &Path) -> io::Result<Vec<String>
     match files.list(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         other => other,
+    }
+}
+
+/// Writes a file, whole or not at all, by way of another one in the same folder, which goes when that fails. When this
+/// returns, the file is on the disk. The folder must be there.
+///
+/// # Errors
+/// The system's, with what was tried and on which file.
+pub fn write_durably(
+    files: &dyn Files,
+    new: &Path,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<(), FileError> {
+    let written = files
+        .write(new, bytes)
+        .map_err(FileError::of("write", new))
+        .and_then(|()| files.sync(new).map_err(FileError::of("sync", new)))
+        .and_then(|()| {
+            let renamed = files.rename(new, path);
+            renamed.map_err(FileError::of("rename", path))
+        });
+    if written.is_err() {
+        // That it failed is told; what stays of it, the next who writes replaces.
+        let _ = remove_if_there(files, new);
+    }
+    written.and_then(|()| sync_folder_of(files, path))
+}
+
+/// Makes a folder and those above it. When this returns, those that are new are on the disk.
+///
+/// # Errors
+/// The system's, with what was tried and on which folder.
+pub fn create_folder_durably(files: &dyn Files, folder: &Path) -> Result<(), FileError> {
+    let is_new = |folder: &&Path| {
+        let listed = files.list(folder);
+        listed.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    let new: Vec<&Path> = folder.ancestors().take_while(is_new).collect();
+    files
+        .create_folder(folder)
+        .map_err(FileError::of("create folder", folder))?;
+    new.into_iter()
+        .try_for_each(|folder| sync_folder_of(files, folder))
+}
+
+/// Returns when a name is in its folder on the disk.
+fn sync_folder_of(files: &dyn Files, path: &Path) -> Result<(), FileError> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    files.sync(folder).map_err(FileError::of("sync", folder))
+}
+
+/// What could not be done with a file.
+#[derive(Debug)]
+pub struct FileError {
+    /// What was tried, such as `write`.
+    pub op: &'static str,
+    /// The file or folder.
+    pub path: PathBuf,
+    /// Why not.
+    pub source: io::Error,
+}
+
+impl FileError {
+    fn of(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
+        let path = path.to_owned();
+        move |source| FileError { op, path, source }
     }
 }
 

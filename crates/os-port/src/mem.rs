@@ -71,9 +71,22 @@ impl Life {
 struct Disk {
     files: BTreeMap<PathBuf, File>,
     folders: BTreeSet<PathBuf>,
+    /// What outlives a power cut.
+    durable: Durable,
     /// The files that are locked, by their own numbers: a lock outlives its file's name.
     locked: BTreeSet<u64>,
     last_inode: u64,
+}
+
+/// What of a disk outlives a power cut: what was synced, file by file and folder by folder.
+#[derive(Debug, Default)]
+struct Durable {
+    /// What the files hold, by their numbers.
+    bytes: BTreeMap<u64, Vec<u8>>,
+    /// The names of files.
+    files: BTreeMap<PathBuf, u64>,
+    /// The names of folders.
+    folders: BTreeSet<PathBuf>,
 }
 
 /// A file, whatever it is called.
@@ -125,6 +138,37 @@ impl MemFiles {
         disk.make_folder(path.parent().unwrap_or(Path::new("/")));
         disk.file(path).bytes = bytes.to_vec();
     }
+
+    /// All that is there outlives a power cut from now on.
+    pub fn sync_all(&self) {
+        locked(&self.disk).sync_all();
+    }
+
+    /// The power fails: what was not synced is lost. A file that has a name on the disk, and whose contents were never
+    /// synced, is empty then. Locks are free.
+    pub fn lose_power(&self) {
+        let mut disk = locked(&self.disk);
+        let files = disk.durable.files.clone().into_iter();
+        let bytes_of = |inode: u64| disk.durable.bytes.get(&inode).cloned();
+        let files: BTreeMap<PathBuf, File> = files
+            .map(|(path, inode)| {
+                let bytes = bytes_of(inode).unwrap_or_default();
+                (path, File { inode, bytes })
+            })
+            .collect();
+        disk.folders = disk.durable.folders.clone();
+        let folders = disk.folders.clone();
+        // What is in a folder that has no name is lost with it.
+        let is_reached = |path: &Path| {
+            let mut above = path.ancestors().skip(1);
+            above.all(|folder| folder == Path::new("/") || folders.contains(folder))
+        };
+        disk.files = files;
+        disk.files.retain(|path, _| is_reached(path));
+        disk.folders.retain(|path| is_reached(path));
+        disk.locked.clear();
+        disk.sync_all();
+    }
 }
 
 /// The disk, for one access. Whoever panics with it in hand shall not hide its own message behind another panic.
@@ -143,6 +187,41 @@ impl Disk {
                 bytes: Vec::new(),
             }
         })
+    }
+
+    fn sync_all(&mut self) {
+        let files = self.files.iter();
+        self.durable = Durable {
+            bytes: files
+                .clone()
+                .map(|(_, file)| (file.inode, file.bytes.clone()))
+                .collect(),
+            files: files
+                .map(|(path, file)| (path.clone(), file.inode))
+                .collect(),
+            folders: self.folders.clone(),
+        };
+    }
+
+    fn sync(&mut self, path: &Path) -> io::Result<()> {
+        if let Some(file) = self.files.get(path) {
+            self.durable.bytes.insert(file.inode, file.bytes.clone());
+            return Ok(());
+        }
+        if path != Path::new("/") && !self.folders.contains(path) {
+            return Err(ErrorKind::NotFound.into());
+        }
+        let is_in_it = |name: &Path| name.parent() == Some(path);
+        let durable = &mut self.durable;
+        durable.files.retain(|name, _| !is_in_it(name));
+        durable.folders.retain(|name| !is_in_it(name));
+        let files = self.files.iter().filter(|(name, _)| is_in_it(name));
+        durable
+            .files
+            .extend(files.map(|(name, file)| (name.clone(), file.inode)));
+        let folders = self.folders.iter().filter(|name| is_in_it(name));
+        durable.folders.extend(folders.cloned());
+        Ok(())
     }
 
     fn make_folder(&mut self, path: &Path) {
@@ -266,6 +345,10 @@ impl Files for ProcessFiles {
             .collect())
     }
 
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        self.disk()?.sync(path)
+    }
+
     /// Does not wait: whoever lets several processes run does that ([`ProcessFiles::held`]).
     fn lock(&self, path: &Path, _deadline: Option<Instant>) -> io::Result<Option<Box<dyn Lock>>> {
         let mut disk = self.disk()?;
@@ -316,9 +399,14 @@ impl Append for MemAppend {
         self.change(|file| file.truncate(size))
     }
 
-    /// What is in memory has no disk.
     fn sync(&mut self) -> io::Result<()> {
-        self.files.disk().map(drop)
+        let mut disk = self.files.disk()?;
+        let mut files = disk.files.values();
+        let file = files.find(|file| file.inode == self.inode);
+        if let Some((inode, bytes)) = file.map(|file| (file.inode, file.bytes.clone())) {
+            disk.durable.bytes.insert(inode, bytes);
+        }
+        Ok(())
     }
 }
 
@@ -434,5 +522,34 @@ impl Process for MemProcess {
         uuid::Builder::from_random_bytes(unique.to_be_bytes())
             .into_uuid()
             .into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_power_cut_loses_what_was_not_synced() {
+        let disk = MemFiles::new();
+        let files = disk.of(&Life::new(1));
+        let at = |name: &str| Path::new("/var/lib").join(name);
+        crate::create_folder_durably(&files, Path::new("/var/lib")).unwrap();
+        crate::write_durably(&files, &at("kept.new"), &at("kept"), b"1").unwrap();
+        files.write(&at("named"), b"2").unwrap();
+        files.sync(Path::new("/var/lib")).unwrap();
+        files.write(&at("new"), b"3").unwrap();
+        files.sync(&at("new")).unwrap();
+        files.write(&at("kept"), b"4").unwrap();
+        disk.lose_power();
+        assert_eq!(disk.paths(), [at("kept"), at("named")]);
+        assert_eq!(disk.contents(&at("kept")).unwrap(), b"1");
+        assert_eq!(disk.contents(&at("named")).unwrap(), b"");
+        files.create_folder(Path::new("/var/new")).unwrap();
+        files.write(Path::new("/var/new/f"), b"5").unwrap();
+        files.sync(Path::new("/var/new/f")).unwrap();
+        files.sync(Path::new("/var/new")).unwrap();
+        disk.lose_power();
+        assert_eq!(disk.paths(), [at("kept"), at("named")]);
     }
 }

@@ -72,6 +72,10 @@ impl Files for SystemFiles {
             .collect())
     }
 
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
     fn lock(&self, path: &Path, deadline: Option<Instant>) -> io::Result<Option<Box<dyn Lock>>> {
         loop {
             let file = open_lock(path)?;
@@ -411,6 +415,19 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
         SystemFiles.append_to(&path).unwrap().append(b"6").unwrap();
         assert_eq!(SystemFiles.read(&path, 9).unwrap(), b"123456");
+    }
+
+    #[test]
+    fn files_are_made_durably_in_folders_that_are_new() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("a/b");
+        crate::create_folder_durably(&SystemFiles, &folder).unwrap();
+        let (new, path) = (folder.join("f.new"), folder.join("f"));
+        crate::write_durably(&SystemFiles, &new, &path, b"1").unwrap();
+        crate::write_durably(&SystemFiles, &new, &path, b"2").unwrap();
+        assert_eq!(SystemFiles.read(&path, 9).unwrap(), b"2");
+        assert!(!new.exists());
+        assert!(SystemFiles.sync(&folder.join("none")).is_err());
     }
 
     #[test]

@@ -64,6 +64,17 @@ impl MortalFiles {
         self.fate.lasting().disk(&self.fate, access, path, writes)
     }
 
+    /// What a call does that removes something. Linux looks for its folder before it looks whether it may.
+    fn access_of_removal(&self, path: &Path) -> Access {
+        match path
+            .parent()
+            .is_none_or(|folder| self.inner.is_there(folder))
+        {
+            true => Access::Change,
+            false => Access::Look,
+        }
+    }
+
     /// What a call does that makes a file or a folder where there is none.
     fn access_of_new(&self, path: &Path) -> Access {
         match self.inner.is_there(path) {
@@ -132,7 +143,8 @@ impl Files for MortalFiles {
         if self.fate.forgets("remove") {
             return self.forgotten(());
         }
-        self.call("remove", (Access::Change, path), || self.inner.remove(path))
+        let access = self.access_of_removal(path);
+        self.call("remove", (access, path), || self.inner.remove(path))
     }
 
     /// Midway, one file of the folder is gone.
@@ -140,7 +152,8 @@ impl Files for MortalFiles {
         if self.fate.forgets("remove_folder") {
             return self.forgotten(());
         }
-        if let Some(refusal) = self.refusal(Access::Change, path, false) {
+        let access = self.access_of_removal(path);
+        if let Some(refusal) = self.refusal(access, path, false) {
             return self.fate.call(|| Err(refusal.error()), dead);
         }
         if let Some(error) = self.fate.fault("remove_folder", WRITE_ERRORS) {
@@ -165,6 +178,10 @@ impl Files for MortalFiles {
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
         self.call("list", (Access::Look, folder), || self.inner.list(folder))
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        self.call("sync", (Access::Change, path), || self.inner.sync(path))
     }
 
     fn lock(&self, path: &Path, deadline: Option<Instant>) -> io::Result<Option<Box<dyn Lock>>> {

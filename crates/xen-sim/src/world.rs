@@ -30,6 +30,7 @@ pub struct World {
     pub disk: MemFiles,
     /// The clock.
     pub clock: VirtualClock,
+    free_mib: u64,
     processes: Processes,
     lasting: Lasting,
 }
@@ -49,6 +50,11 @@ impl Processes {
     fn add(&self, life: &Life) {
         let mut lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
         lives.push(life.clone());
+    }
+
+    fn end_all(&self) {
+        let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        lives.iter().for_each(Life::end);
     }
 
     pub(crate) fn is_running(&self, id: u32) -> bool {
@@ -81,6 +87,7 @@ impl World {
             store,
             disk: MemFiles::new(),
             clock: VirtualClock::new(),
+            free_mib,
             processes: Processes::default(),
             lasting: Lasting::default(),
         }
@@ -95,6 +102,20 @@ impl World {
         };
         self.processes.add(fate.life());
         fate.in_world(&self.lasting)
+    }
+
+    /// The host's power fails, and it is started again: its disk with what was synced, and nothing else. No process of
+    /// before lives.
+    #[must_use]
+    pub fn lose_power(self) -> World {
+        self.processes.end_all();
+        self.disk.lose_power();
+        World {
+            disk: self.disk,
+            clock: self.clock,
+            processes: self.processes,
+            ..World::new(self.free_mib)
+        }
     }
 
     /// From now on all calls that the fault names fail, in every process of this world.

@@ -20,5 +20,5 @@ pub use journal::{Journal, JournalError, load};
 pub use past::{Operation, Past};
 pub use record::{Begin, Entry, Facts, Outcome, Record};
 pub use runner::{
-    Act, Control, Failure, OnDeath, Resumed, Step, Subject, UnknownStep, resume, run,
+    Act, Control, Failure, OnDeath, Resumed, Step, Subject, UnknownStep, check_known, resume, run,
 };

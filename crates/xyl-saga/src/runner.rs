@@ -148,6 +148,14 @@ pub fn run<S: Subject>(
 #[error("this version knows no step `{0}`")]
 pub struct UnknownStep(pub String);
 
+/// Whether an operation stands at one of these steps, so that [`resume`] knows what to do.
+///
+/// # Errors
+/// The step, where it is none of them.
+pub fn check_known<S: Subject>(steps: &[Step<S>], past: &Operation) -> Result<(), UnknownStep> {
+    position(steps, past).map(drop)
+}
+
 /// Takes over an operation whose process has died: goes on, or takes it back. With `again`, one that
 /// was taken back without having failed is done from there on.
 ///

@@ -330,6 +330,9 @@ impl Files for SmallDisk {
     fn list(&self, folder: &Path) -> std::io::Result<Vec<String>> {
         self.0.list(folder)
     }
+    fn sync(&self, path: &Path) -> std::io::Result<()> {
+        self.0.sync(path)
+    }
     fn lock(
         &self,
         path: &Path,

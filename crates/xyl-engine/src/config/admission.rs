@@ -31,7 +31,6 @@ use crate::config::loader;
 use crate::config::shim::{self, KnownShims, ShimError, ShimImage};
 use crate::error::list_paths;
 use crate::vm::spec::{Shim, VmSpec};
-use crate::vm::store::write_whole;
 use crate::{Dirs, EngineError, Host};
 
 /// The format's number.
@@ -492,7 +491,7 @@ pub fn path(dirs: &Dirs, uuid: &str) -> PathBuf {
     dirs.vm(uuid).join("admission.json")
 }
 
-/// Writes the record beside the VM's configuration, whole or not at all.
+/// Writes the record beside the VM's configuration, whole or not at all. It outlives a power cut.
 pub(crate) fn write(
     files: &dyn Files,
     dirs: &Dirs,
@@ -504,7 +503,12 @@ pub(crate) fn write(
         path: path.clone(),
         what: error.to_string(),
     })?;
-    write_whole(files, &path.with_extension("new"), &path, &bytes)
+    Ok(os_port::write_durably(
+        files,
+        &path.with_extension("new"),
+        &path,
+        &bytes,
+    )?)
 }
 
 /// The VM's record; `None` where there is none, as for a domain of another toolstack.

@@ -11,10 +11,11 @@ mod soft_reset;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use os_port::FileError;
 use xen_build::BuildError;
 use xen_port::{DomId, Errno, HvError};
 use xyl_audit::UnsupportedSetting;
-use xyl_saga::{Failure, JournalError, UnknownStep};
+use xyl_saga::{Failure, JournalError, Operation, UnknownStep};
 
 pub use adopt::AdoptError;
 pub use dump_core::DumpError;
@@ -243,6 +244,19 @@ pub enum EngineError {
         /// The step.
         unknown: UnknownStep,
     },
+    /// An undo found that the domain has run.
+    #[error("domain {0} has run, and so is not destroyed: to end it, `xyl destroy {0}`")]
+    HasRun(DomId),
+    /// An earlier operation on the VM cannot be finished, and keeps others from beginning.
+    #[error(
+        "an earlier operation on the VM {uuid} is not finished, and nothing else was begun: {what}"
+    )]
+    Unfinished {
+        /// The VM.
+        uuid: String,
+        /// The operation, and why it cannot be finished.
+        what: String,
+    },
     /// Somebody asked for the operation to stop.
     #[error("cancelled")]
     Cancelled,
@@ -306,6 +320,19 @@ impl EngineError {
         }
     }
 
+    /// An error about an operation that another version has begun.
+    pub(crate) fn unknown_step(
+        kind: &'static str,
+        operation: &Operation,
+        unknown: UnknownStep,
+    ) -> EngineError {
+        EngineError::UnknownStep {
+            uuid: operation.begin.uuid.clone(),
+            kind,
+            unknown,
+        }
+    }
+
     /// An error about a file.
     pub fn io(op: &'static str, path: &Path, source: std::io::Error) -> EngineError {
         EngineError::Io {
@@ -335,4 +362,14 @@ fn is_io_of_the_host(error: &std::io::Error) -> bool {
         error.kind(),
         ErrorKind::NotFound | ErrorKind::InvalidData | ErrorKind::FileTooLarge
     )
+}
+
+impl From<FileError> for EngineError {
+    fn from(error: FileError) -> EngineError {
+        EngineError::Io {
+            op: error.op,
+            path: error.path,
+            source: error.source,
+        }
+    }
 }

@@ -94,6 +94,7 @@ fn create_with(
     let spec = request.spec;
     let physical = host.hv.phys_info()?;
     let owner = VmGuard::take(host, spec.uuid)?;
+    owner.tell(host);
     let name_lock = domains::reserve_name(host, &spec.name)?;
     check_identity(host, spec)?;
     let prepared = Prepared::new(
@@ -129,6 +130,11 @@ fn create_with(
     draft.domid()
 }
 
+/// The step after which a domain has all that it needs.
+pub(crate) const INTRODUCE: &str = "introduce it to xenstored";
+/// The step in which a domain may begin to run.
+pub(crate) const START: &str = "start it";
+
 /// The steps of a create, in order.
 pub(crate) fn steps<'a>() -> Vec<Step<Draft<'a>>> {
     use OnDeath::{RollBack, RollForwardOnceStarted};
@@ -161,8 +167,8 @@ pub(crate) fn steps<'a>() -> Vec<Step<Draft<'a>>> {
         ),
         step("have it watched", RollBack, 30, have_it_watched, None),
         // Late: from here on xenconsoled is at work, and this process competes with it for the CPU.
-        step("introduce it to xenstored", RollBack, 10, introduce, None),
-        step("start it", RollForwardOnceStarted, 10, start, None),
+        step(INTRODUCE, RollBack, 10, introduce, None),
+        step(START, RollForwardOnceStarted, 10, start, None),
     ]
 }
 
@@ -550,12 +556,28 @@ fn unmake_domain(draft: &mut Draft<'_>, deadline: Instant) -> Result<(), EngineE
     let Some(domid) = draft.domid else {
         return Ok(());
     };
+    refuse_domain_that_has_run(draft)?;
     draft.mapping = None;
     if draft.is_still_ours(domid)? {
         destroy::end_domain(draft.host, domid, deadline)?;
     }
     draft.domid = None;
     Ok(())
+}
+
+/// What each undo asks first: somebody else may have unpaused the domain that is being made.
+fn refuse_domain_that_has_run(draft: &Draft<'_>) -> Result<(), EngineError> {
+    let Some(domid) = draft.domid else {
+        return Ok(());
+    };
+    let info = draft.host.hv.domain_info(domid)?;
+    let has_run = info.is_some_and(|info| {
+        &info.handle == draft.uuid.as_bytes() && !info.flags.dying && domains::has_run(&info)
+    });
+    match has_run {
+        true => Err(EngineError::HasRun(domid)),
+        false => Ok(()),
+    }
 }
 
 fn set_limits(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
@@ -728,6 +750,7 @@ fn remove_nodes(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     let Some(domid) = draft.domid else {
         return Ok(());
     };
+    refuse_domain_that_has_run(draft)?;
     let uuid = draft.uuid_text();
     destroy::remove_nodes_if_ours(draft.host, domid, &uuid)
 }
@@ -762,6 +785,7 @@ fn write_records(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
 }
 
 fn remove_records(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
+    refuse_domain_that_has_run(draft)?;
     let (uuid, host) = (draft.uuid_text(), &*draft.host);
     if let Some(domid) = draft.domid {
         userdata::remove_all(host, domid, &uuid)?;
@@ -794,7 +818,7 @@ fn start(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
 fn has_been_started(draft: &Draft<'_>, domid: DomId) -> Result<bool, EngineError> {
     let info = draft.host.hv.domain_info(domid)?;
     let info = info.filter(|info| &info.handle == draft.uuid.as_bytes());
-    Ok(info.is_none_or(|info| !info.flags.paused || info.cpu_time_ns > 0))
+    Ok(info.is_none_or(|info| domains::has_run(&info)))
 }
 
 fn path(text: &str) -> Result<Path, EngineError> {

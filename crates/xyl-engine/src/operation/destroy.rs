@@ -59,6 +59,8 @@ fn destroy_with(
     refuse_control_domain(domid)?;
     let uuid = Uuid::from_bytes(info.handle);
     let owner = VmGuard::take(host, uuid)?;
+    owner.refuse_unfinished()?;
+    owner.tell(host);
     // Another process may have had its turn: the domain may be gone, and its number another's.
     let had_its_turn = owner.has_waited || owner.recovered.is_some();
     let now = host.hv.domain_info(domid)?;

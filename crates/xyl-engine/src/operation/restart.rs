@@ -28,6 +28,8 @@ pub fn restart(
     keeps_old: bool,
 ) -> Result<Option<DomId>, EngineError> {
     let owner = VmGuard::take(host, uuid)?;
+    owner.refuse_unfinished()?;
+    owner.tell(host);
     let info = host.hv.domain_info(old)?;
     let Some(info) = info.filter(|info| &info.handle == uuid.as_bytes() && !info.flags.dying)
     else {

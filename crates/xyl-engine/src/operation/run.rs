@@ -30,6 +30,7 @@ impl VmGuard {
         cancel: &Cancel,
         progress: &mut dyn FnMut(&'static str),
     ) -> Result<(), EngineError> {
+        self.refuse_unfinished()?;
         let path = draft.host.dirs.journal(self.uuid);
         let clock = draft.host.clock.clone();
         let mut journal = Journal::open(&*draft.host.files, &path, &self.contents)?;
@@ -59,7 +60,11 @@ impl VmGuard {
             Ok(()) => Some(Outcome::Done),
             Err(failure) => failure.outcome,
         };
-        settle(draft.host, self.uuid, kind, draft.keeps_record, ended)?;
+        let settled = settle(draft.host, self.uuid, kind, draft.keeps_record, ended);
+        if let Err(error) = settled {
+            // The operation has ended all the same, and whoever takes the VM's lock next removes what is left.
+            (draft.host.notice)(&format!("warning: after a {}: {error}", kind.word()));
+        }
         Ok(outcome?)
     }
 }
@@ -100,12 +105,9 @@ pub(crate) fn resume(
         draft,
         &mut control,
     );
-    let unknown_step = |unknown| EngineError::UnknownStep {
-        uuid: operation.begin.uuid.clone(),
-        kind: kind.word(),
-        unknown,
-    };
-    resumed.map(Some).map_err(unknown_step)
+    resumed
+        .map(Some)
+        .map_err(|unknown| EngineError::unknown_step(kind.word(), operation, unknown))
 }
 
 /// After an operation: a VM that is to have no domain any more leaves nothing. One that was to get its

@@ -3,8 +3,10 @@
 //! A process that dies leaves its lock's file behind, free to be taken. Whoever takes it reads the VM's
 //! journal: an operation that has not ended is finished or taken back, as its steps want it. Domains
 //! are found by the number in the journal and by the VM's UUID; nothing that is not the VM's is
-//! touched. A journal that cannot be read is set aside, and what Xen and xenstore say decides.
+//! touched. A journal that cannot be read, or that a domain contradicts, is set aside, and what Xen and xenstore say
+//! decides. No domain that has run is destroyed by an undo ([`domains::has_run`]).
 
+mod evidence;
 pub mod fsck;
 
 use std::path::{Path as FilePath, PathBuf};
@@ -22,12 +24,12 @@ use crate::host::dirs::NAME_LOCK;
 use crate::operation::last_of_domain;
 use crate::operation::run::{resume, settle};
 use crate::operation::{Aside, Draft, KEEPS_RECORD, Kind};
-use crate::operation::{create, destroy, dump_core, xenstore_nodes};
+use crate::operation::{destroy, dump_core, xenstore_nodes};
 use crate::supervise::requests;
 use crate::vm::journal;
 pub use crate::vm::lock::Recovered;
 use crate::vm::lock::{Left, VmGuard};
-use crate::vm::{domains, lock, store, userdata};
+use crate::vm::{domains, lock, store};
 use crate::{Dirs, EngineError, Host};
 
 /// How long the lock of a process that has died may be held by one that it was about to start.
@@ -65,8 +67,35 @@ pub fn all(host: &mut Host, stuck: bool) -> Result<Vec<Recovered>, EngineError> 
             recovered.extend(again(host, uuid));
         }
     }
+    let aside = set_aside_before(host, &recovered)?;
+    recovered.extend(aside);
     requests::remove_unread(host)?;
     Ok(recovered)
+}
+
+/// The journals that were set aside before, by whoever changed their VMs, and that nobody has removed.
+fn set_aside_before(host: &Host, told: &[Recovered]) -> Result<Vec<Recovered>, EngineError> {
+    let mut found = Vec::new();
+    for name in names_in(host, &host.dirs.run.join("damaged"))? {
+        let Ok(uuid) = Uuid::try_parse(&name) else {
+            continue;
+        };
+        if told.iter().any(|one| one.uuid == uuid) {
+            continue;
+        }
+        let path = damaged(&host.dirs, uuid);
+        found.push(Recovered {
+            uuid,
+            name: journal::name(&*host.files, &host.dirs, uuid).unwrap_or_default(),
+            domid: domains::living(&*host.hv, uuid.into_bytes())?,
+            what: format!(
+                "its journal was damaged, and what was under way may have been lost: see {}, then remove that file (`xyl fsck --repair` does)",
+                path.display()
+            ),
+            has_failed: true,
+        });
+    }
+    Ok(found)
 }
 
 /// Tries once more what had ended with something left behind, and forgets a VM that is no more.
@@ -270,6 +299,15 @@ fn finish_last(
     past: &Past,
 ) -> Result<Option<Recovered>, EngineError> {
     let kind = kind_of(uuid, last)?;
+    xyl_saga::check_known(&kind.steps(), last)
+        .map_err(|unknown| EngineError::unknown_step(kind.word(), last, unknown))?;
+    if let Some(domid) = evidence::contradiction(host, uuid, kind, last)? {
+        let what = format!(
+            "it ends in a {}, which domain {domid} contradicts: its end is lost",
+            kind.word()
+        );
+        return Ok(repair(host, uuid, &what)?.recovered);
+    }
     let mut draft = redraft(host, uuid, kind, last)?;
     let resumed = resume(&mut draft, kind, contents, past)?;
     let (domid, keeps_record) = (draft.domid, draft.keeps_record);
@@ -298,8 +336,9 @@ fn finish_last(
 
 /// Somebody, xl perhaps, may have destroyed the domain before its create was finished.
 fn forget_without_domain(host: &mut Host, uuid: Uuid, domid: DomId) -> Result<(), EngineError> {
-    let info = host.hv.domain_info(domid)?;
-    if info.is_some_and(|info| &info.handle == uuid.as_bytes()) {
+    if is_there(host, uuid, Some(domid))?
+        || domains::living(&*host.hv, uuid.into_bytes())?.is_some()
+    {
         return Ok(());
     }
     let text = uuid.hyphenated().to_string();
@@ -353,7 +392,7 @@ fn redraft<'h>(
         Kind::Destroy | Kind::DumpCore => None,
         // The number may be that of an earlier try, whose domain was removed.
         _ if is_there(host, uuid, noted)? => noted,
-        _ => half_made(host, uuid, old.filter(|_| !is_remade(last)))?.or(noted),
+        _ => half_made(host, uuid, old.filter(|_| !evidence::is_remade(last)))?.or(noted),
     };
     let aside = match (last.text("aside_uuid"), last.text("aside_name")) {
         (Some(uuid), Some(name)) => Uuid::try_parse(uuid).ok().map(|uuid| Aside {
@@ -372,13 +411,6 @@ fn redraft<'h>(
     draft.keeps_record =
         matches!(kind, Kind::Restart | Kind::RenameRestart) || last.is_set(KEEPS_RECORD);
     Ok(draft)
-}
-
-/// Whether the VM's next domain is being made: then the old one is gone, and its number may have come to the next.
-fn is_remade(last: &Operation) -> bool {
-    let step = last.step.as_deref();
-    let mut steps = create::steps().into_iter();
-    steps.any(|of_create| Some(of_create.name) == step)
 }
 
 /// Whether the VM has a domain of that number.
@@ -407,7 +439,7 @@ fn half_made(
 }
 
 pub(crate) fn has_never_run(info: &DomainInfo) -> bool {
-    info.flags.paused && !info.flags.dying && info.cpu_time_ns == 0
+    !domains::has_run(info) && !info.flags.dying
 }
 
 fn has_nodes(host: &mut Host, domid: DomId) -> Result<bool, EngineError> {
@@ -426,13 +458,12 @@ fn repair(host: &mut Host, uuid: Uuid, damage: &str) -> Result<Left, EngineError
     let path = host.dirs.journal(uuid);
     let folder = host.dirs.run.join("damaged");
     let aside = damaged(&host.dirs, uuid);
-    let domain = host
-        .hv
-        .domain_list()?
-        .into_iter()
-        .find(|info| &info.handle == uuid.as_bytes() && !info.flags.dying);
+    let infos = host.hv.domain_list()?.into_iter();
+    let domain = infos
+        .filter(|info| &info.handle == uuid.as_bytes() && !info.flags.dying)
+        .max_by_key(domains::has_run);
     let what = match &domain {
-        Some(info) if !has_never_run(info) || is_whole(host, info)? => {
+        Some(info) if !has_never_run(info) || evidence::is_whole(host, info)? => {
             format!("domain {} is left as it is", info.domid)
         }
         Some(info) => {
@@ -461,18 +492,9 @@ fn repair(host: &mut Host, uuid: Uuid, damage: &str) -> Result<Left, EngineError
                 "the journal was damaged ({damage}) and is kept as {}; {what}",
                 aside.display()
             ),
-            has_failed: false,
+            has_failed: true,
         }),
     })
-}
-
-/// Whether a domain that has never run has all that it needs: it was created paused, then.
-pub(crate) fn is_whole(host: &mut Host, info: &DomainInfo) -> Result<bool, EngineError> {
-    let uuid = domains::uuid_text(&info.handle);
-    let record = store::read(&*host.files, &host.dirs, &uuid);
-    let userdata = userdata::json_path(&host.dirs.xen_lib, info.domid, &uuid);
-    let has_userdata = host.files.read(&userdata, u64::from(u32::MAX)).is_ok();
-    Ok(record.is_ok() && has_userdata && host.store.is_introduced(info.domid.0)?)
 }
 
 pub(crate) fn remove_half_made(

@@ -93,6 +93,11 @@ pub fn find_number(hv: &dyn Hypervisor, number: u64) -> Result<Domain, EngineErr
         .ok_or_else(|| EngineError::NoSuchDomain(number.to_string()))
 }
 
+/// Whether a domain has run: an undo or a recovery must not destroy it, whatever a journal says.
+pub(crate) fn has_run(info: &DomainInfo) -> bool {
+    !info.flags.paused || info.cpu_time_ns > 0
+}
+
 /// A VM's domain that is not about to go. A handle of zeros is nobody's: whoever makes domains without one makes several.
 pub(crate) fn living(hv: &dyn Hypervisor, handle: [u8; 16]) -> Result<Option<DomId>, EngineError> {
     if handle == [0; 16] {
@@ -127,7 +132,18 @@ pub fn find_name(
     }
     // Before it is said that there is none, xenstore is asked for all of them.
     let names = names::read(store, &infos)?;
-    named(&infos, names, name).ok_or_else(|| EngineError::NoSuchDomain(name.to_owned()))
+    named(&infos, names, name)
+        .or_else(|| of_open_operation(index, infos, name))
+        .ok_or_else(|| EngineError::NoSuchDomain(name.to_owned()))
+}
+
+/// A domain whose nodes a destroy has removed, and that has not ended: its VM's journal still says the name.
+fn of_open_operation(index: &NameIndex, infos: Vec<DomainInfo>, name: &str) -> Option<Domain> {
+    let uuid = index.open_operation_on(name)?;
+    let mut infos = infos.into_iter();
+    let info = infos.find(|info| &info.handle == uuid.as_bytes())?;
+    let name = Some(name.to_owned());
+    Some(Domain { info, name })
 }
 
 fn named(infos: &[DomainInfo], names: Vec<Option<String>>, name: &str) -> Option<Domain> {

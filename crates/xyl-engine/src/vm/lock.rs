@@ -10,7 +10,7 @@ use std::time::Duration;
 use os_port::{Lock, remove_folder_if_there};
 use uuid::Uuid;
 use xen_port::DomId;
-use xyl_saga::Contents;
+use xyl_saga::{Contents, Past};
 
 use crate::vm::{journal, monitor_lock, store};
 use crate::{EngineError, Host};
@@ -96,6 +96,26 @@ impl VmGuard {
                 Err(error)
             }
         }
+    }
+
+    /// Tells of what another process had left under way.
+    pub(crate) fn tell(&self, host: &Host) {
+        if let Some(recovered) = &self.recovered {
+            (host.notice)(&recovered.line());
+        }
+    }
+
+    /// Refuses to begin anything while an earlier operation on the VM is open: it was taken over when the lock was
+    /// taken, and could not be finished.
+    pub(crate) fn refuse_unfinished(&self) -> Result<(), EngineError> {
+        if Past::of(&self.contents).under_way().is_none() {
+            return Ok(());
+        }
+        let what = self.recovered.as_ref().map(|one| one.what.clone());
+        Err(EngineError::Unfinished {
+            uuid: self.uuid.hyphenated().to_string(),
+            what: what.unwrap_or_default(),
+        })
     }
 }
 

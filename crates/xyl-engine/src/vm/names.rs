@@ -13,13 +13,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use os_port::{Clock, Files, Process};
+use os_port::{Clock, Files, Process, list_if_there};
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, Hypervisor};
 use xenstore::{Batch, Client, Tree};
 use xl_cfg::types::NameRule;
 use xyl_audit::Policy;
 use xyl_audit::policy::NamesAllowed;
+use xyl_saga::Past;
 
 use crate::vm::paths::{home, uuid_text};
 use crate::vm::userdata;
@@ -158,6 +159,18 @@ impl<'h> NameIndex<'h> {
             process,
             dirs,
         }
+    }
+
+    /// The VM of this name on which an operation is open, by the VMs' journals. Its domain may have lost its name in
+    /// xenstore to that operation.
+    pub(crate) fn open_operation_on(&self, name: &str) -> Option<Uuid> {
+        let vms = list_if_there(self.files, &self.dirs.vms_run()).ok()?;
+        let mut uuids = vms.iter().filter_map(|vm| Uuid::try_parse(vm).ok());
+        uuids.find(|uuid| {
+            let contents = xyl_saga::load(self.files, &self.dirs.journal(*uuid));
+            let past = contents.as_ref().map(Past::of).unwrap_or_default();
+            past.under_way().is_some_and(|open| open.begin.name == name)
+        })
     }
 
     /// Puts a domain's name in, as long as the calling process lives; a name of nothing takes it out.

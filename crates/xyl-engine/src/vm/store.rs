@@ -5,7 +5,10 @@
 
 use std::path::{Path as FilePath, PathBuf};
 
-use os_port::{Files, list_if_there, remove_folder_if_there, remove_if_there};
+use os_port::{
+    Files, create_folder_durably, list_if_there, remove_folder_if_there, remove_if_there,
+    write_durably,
+};
 use uuid::Uuid;
 
 use crate::{Dirs, EngineError, Host};
@@ -18,18 +21,16 @@ pub fn path(dirs: &Dirs, uuid: &str) -> PathBuf {
     dirs.vm(uuid).join("config.cfg")
 }
 
-/// Writes the record, whole or not at all.
+/// Writes the record, whole or not at all. It outlives a power cut.
 pub fn write(files: &dyn Files, dirs: &Dirs, uuid: &str, text: &str) -> Result<(), EngineError> {
-    let folder = dirs.vm(uuid);
-    files
-        .create_folder(&folder)
-        .map_err(|source| EngineError::io("create folder", &folder, source))?;
-    write_whole(
+    create_folder_durably(files, &dirs.vm(uuid))?;
+    let new = unfinished(dirs, uuid);
+    Ok(write_durably(
         files,
-        &unfinished(dirs, uuid),
+        &new,
         &path(dirs, uuid),
         text.as_bytes(),
-    )
+    )?)
 }
 
 /// What a record is written to first.
@@ -43,7 +44,8 @@ pub(crate) fn remove_unfinished(host: &Host, uuid: Uuid) -> Result<(), EngineErr
     remove_if_there(&*host.files, &path).map_err(|source| EngineError::io("remove", &path, source))
 }
 
-/// Writes a file, whole or not at all, by way of another one, which goes when that fails.
+/// Writes a file, whole or not at all, by way of another one, which goes when that fails. A power cut may take it back;
+/// what must outlive one is written by [`write_durably`].
 pub(crate) fn write_whole(
     files: &dyn Files,
     new: &FilePath,
@@ -94,21 +96,15 @@ pub(crate) fn is_kept(host: &Host, uuid: Uuid) -> bool {
     host.files.read(&path, RECORD_MAX_BYTES).is_ok()
 }
 
-/// Puts the record where nothing removes it but a create of the VM; the new path.
+/// Puts the record where nothing removes it but a create of the VM; the new path. The old one goes when the new one is on
+/// the disk.
 pub(crate) fn keep(host: &Host, uuid: Uuid) -> Result<PathBuf, EngineError> {
     let uuid = uuid.hyphenated().to_string();
     let to = kept_path(&host.dirs, &uuid);
     let text = read(&*host.files, &host.dirs, &uuid)?;
-    let folder = to.parent().unwrap_or(&to);
-    host.files
-        .create_folder(folder)
-        .map_err(|source| EngineError::io("create folder", folder, source))?;
-    write_whole(
-        &*host.files,
-        &to.with_extension("new"),
-        &to,
-        text.as_bytes(),
-    )?;
+    let (files, folder) = (&*host.files, to.parent().unwrap_or(&to));
+    create_folder_durably(files, folder)?;
+    write_durably(files, &to.with_extension("new"), &to, text.as_bytes())?;
     remove(&*host.files, &host.dirs, &uuid)?;
     Ok(to)
 }

@@ -80,6 +80,7 @@ pub fn dump_core(
     let domid = request.domid;
     let info = named(host, domid)?;
     let owner = VmGuard::take(host, Uuid::from_bytes(info.handle))?;
+    owner.tell(host);
     // Another process may have had its turn, and the number may be another domain's by now.
     let now = living(host, domid)?;
     if now.handle != info.handle {

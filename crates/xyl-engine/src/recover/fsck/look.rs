@@ -13,6 +13,7 @@ use super::finding::{Finding, Leak, NodeOwner};
 use crate::host::dom0::{Kernel, Program};
 use crate::host::holders::{backend_folders, qemus};
 use crate::recover::{self, End};
+use crate::supervise::status;
 use crate::vm::monitor_lock;
 use crate::vm::{names, store};
 use crate::{EngineError, Host};
@@ -43,6 +44,7 @@ pub(super) fn once(host: &mut Host, kernel: &Kernel) -> Result<Vec<Finding>, Eng
     let traces = Traces::read(host, kernel)?;
     let domains = Domains::read(host)?;
     let mut found = under_way(host)?;
+    found.extend(stuck(host)?);
     found.extend(loop_devices(host, kernel, &traces, &domains)?);
     found.extend(nodes(&traces, &domains));
     found.extend(interfaces(host, &traces, &domains)?);
@@ -196,6 +198,32 @@ fn under_way(host: &Host) -> Result<Vec<Finding>, EngineError> {
                 Leak::UnderWay(name.clone()),
                 format!("operation left under way: {}", busy.join(name).display()),
                 "the process that held this lock has died".to_owned(),
+            )
+        });
+    }
+    Ok(found)
+}
+
+/// Operations that have failed where they cannot be taken back: their process has freed the VM's lock.
+fn stuck(host: &Host) -> Result<Vec<Finding>, EngineError> {
+    let mut found = Vec::new();
+    for vm in status::all(&*host.files, &host.dirs)? {
+        let past = vm.past();
+        let Some(open) = past.under_way().filter(|_| !vm.is_busy) else {
+            continue;
+        };
+        let begin = &open.begin;
+        let failure = open.failure.as_ref();
+        let cause = failure.map(|(step, cause)| format!("`{step}` has failed: {cause}"));
+        found.push(Finding {
+            remedy: "put right what the cause names, then `xyl recover`".to_owned(),
+            ..Finding::removable(
+                Leak::UnderWay(vm.uuid.hyphenated().to_string()),
+                format!(
+                    "operation that is not finished: {} of {} ({})",
+                    begin.kind, begin.name, begin.id
+                ),
+                cause.unwrap_or_else(|| "something that it made could not be removed".to_owned()),
             )
         });
     }
