@@ -19,7 +19,8 @@ use crate::shown::Shown;
     after_help = "Every command that changes a VM does this first, for operations whose process has died. This one does it for \
 all VMs, tries again what could not be taken back (`stuck` in `xyl ops`), and drops the configurations of VMs \
 whose domain has gone while nobody watched. It starts a monitor for each VM that has lost its own, as `xyl list` and \
-the commands that change a VM do too. At most every four minutes it asks the policy again about the guests that run, with \
+the commands that change a VM do too. A journal that was damaged, and so set aside, is named each time, with exit code 1, until \
+somebody removes its file (`xyl fsck --repair` does). At most every four minutes it asks the policy again about the guests that run, with \
 the host's facts gathered anew, and warns once of each that would be had otherwise now (`xyl explain`); none is touched.
 
 Examples:
@@ -56,7 +57,7 @@ pub fn run(_args: &Args, context: &Context) -> Outcome {
     match rows.iter().filter(|one| one.has_failed).count() {
         0 => Ok(()),
         failed => Err(Failure::refused(format!(
-            "{failed} of {} could not be finished: what is said of each tells why, and `xyl ops` what was under way",
+            "{failed} of {} could not be finished, or their journals are damaged: what is said of each tells why, and `xyl ops` what was under way",
             rows.len()
         ))),
     }
