@@ -184,29 +184,40 @@ const SUPPORT: &[&str] = &[
     "BHB-entry",
 ];
 
+/// How Xen's first line after its banner begins. What it says is only a number for people.
+const FIRST_OF_BOOT: &str = "(XEN) Xen version ";
+/// How Xen marks the lines of guests: `(d5) `.
+const GUEST_MARK: &str = "(d";
+
 impl BootLog {
     /// Reads Xen's log. Lines of guests, which Xen marks, and what is not text count for nothing; a line that comes twice
     /// counts the first time.
+    ///
+    /// The first line may be the end of a guest's line, whose mark has gone from the ring: it counts only where the ring
+    /// begins with the boot. The block counts only as a whole, from its head on, and before any guest has spoken.
     #[must_use]
     pub fn parse(log: &[u8]) -> BootLog {
         let mut found = BootLog::default();
         let text = String::from_utf8_lossy(log);
+        let mut lines = text.lines().peekable();
+        let dropped = lines.next_if(|line| !line.starts_with(FIRST_OF_BOOT));
+        let mut has_guest = dropped.is_some_and(|line| line.starts_with(GUEST_MARK));
         let mut in_block = false;
-        for line in text.lines() {
+        for line in lines {
+            has_guest |= line.starts_with(GUEST_MARK);
             let Some(line) = own_line(line) else { continue };
             if line == "Speculative mitigation facilities:" {
-                in_block = !found.has_block;
-                found.has_block = true;
+                in_block = !found.has_block && !has_guest;
+                found.has_block |= in_block;
                 continue;
             }
             in_block &= line.starts_with("  ");
-            if !found.block_line(line) {
-                if in_block {
-                    found
-                        .unrecognised
-                        .push(line.trim().chars().take(200).collect());
-                }
+            if !in_block {
                 found.other_line(line);
+            } else if !found.block_line(line) {
+                found
+                    .unrecognised
+                    .push(line.trim().chars().take(200).collect());
             }
         }
         found
@@ -282,10 +293,10 @@ impl BootLog {
         }
     }
 
-    /// Whether the block, whole or in part, is there.
+    /// Whether the block is there.
     #[must_use]
     pub fn says_anything(&self) -> bool {
-        self.has_block || self.settings.is_some() || self.xpti.is_some()
+        self.has_block
     }
 }
 
@@ -419,8 +430,38 @@ mod tests {
     }
 
     #[test]
+    fn a_guests_line_that_has_lost_its_mark_counts_for_nothing() {
+        const SAID: &str =
+            "(XEN)   XPTI (64-bit PV only): Dom0 enabled, DomU enabled (without PCID)\n";
+        const TRUTH: &str = "(XEN) Speculative mitigation facilities:\n\
+            (XEN)   XPTI (64-bit PV only): Dom0 disabled, DomU disabled (without PCID)\n";
+        let off = Some(Switch {
+            dom0: false,
+            domu: false,
+        });
+        let head = "(XEN) Speculative mitigation facilities:\n";
+        for before in ["", "(X"] {
+            assert_eq!(
+                BootLog::parse(format!("{before}{SAID}{TRUTH}").as_bytes()).xpti,
+                off
+            );
+        }
+        // The ring begins within a guest's line that is the block's head, or the guest has the last word.
+        for log in [
+            format!("{head}(d5) {SAID}"),
+            format!("{head}{SAID}"),
+            format!("(d5) x\n{head}{SAID}"),
+        ] {
+            assert_eq!(BootLog::parse(log.as_bytes()), BootLog::default(), "{log}");
+        }
+        let log = format!("(XEN) Booting\n{TRUTH}(d5) x\n{head}{SAID}");
+        assert_eq!(BootLog::parse(log.as_bytes()).xpti, off);
+    }
+
+    #[test]
     fn what_is_not_known_is_reported() {
-        let log = "(XEN) Speculative mitigation facilities:\n\
+        let log = "(XEN) Booting\n\
+            (XEN) Speculative mitigation facilities:\n\
             (XEN)   Hardware hints: RDCL_NO NEW_NO\n\
             (XEN)   Xen settings: BTI-Thunk: JMP, NEW: x, SPEC_CTRL: IBRS+ NEW-, Other: ELSE\n\
             (XEN)   XPTI (64-bit PV only): sometimes\n\

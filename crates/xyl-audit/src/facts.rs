@@ -630,7 +630,7 @@ mod tests {
 
     #[test]
     fn absent_is_no_only_where_the_source_would_tell() {
-        let log = b"(XEN) Speculative mitigation facilities:\n(XEN)   Hardware hints: RDCL_NO\n(XEN)   Hardware features: IBPB\n";
+        let log = b"(XEN) Booting\n(XEN) Speculative mitigation facilities:\n(XEN)   Hardware hints: RDCL_NO\n(XEN)   Hardware features: IBPB\n";
         let mut facts = Facts::of_log(log);
         assert_eq!(facts.feature("RDCL_NO"), Known::Yes(BOOT_LOG));
         assert_eq!(facts.feature("MDS_NO"), Known::No(BOOT_LOG));
