@@ -101,6 +101,8 @@ pub enum About {
     Xen,
     /// libxl and xl, of the same release as the hypervisor.
     Libxl,
+    /// xenstored, of the same release as the hypervisor.
+    Xenstored,
     /// Guests, who have to help themselves.
     Guests,
 }
@@ -684,12 +686,42 @@ mod tests {
     }
 
     #[test]
+    fn xenstoreds_own_are_told_by_release() {
+        let own = parse(OWN, "own").unwrap();
+        let verdict = |id: &str, minor: u16, extra: &str| {
+            let facts = facts((4, minor), extra, "git:abc");
+            let rows = judge(&own, &facts, &audit(&facts));
+            rows.iter().find(|row| row.id == id).map(|row| row.verdict)
+        };
+        let (affected, mitigated) = (
+            Some(AdvisoryVerdict::Affected),
+            Some(AdvisoryVerdict::Mitigated),
+        );
+        for (id, minor, first) in [
+            ("XSA-326", 16, 3),
+            ("XSA-425", 17, 1),
+            ("XSA-440", 17, 3),
+            ("XSA-481", 18, 6),
+            ("XSA-484", 17, 7),
+        ] {
+            assert_eq!(verdict(id, minor, &format!(".{first}")), mitigated, "{id}");
+            assert_eq!(
+                verdict(id, minor, &format!(".{}", first - 1)),
+                affected,
+                "{id}"
+            );
+        }
+        let older = verdict("XSA-425", 16, ".0");
+        assert_eq!(older, Some(AdvisoryVerdict::NotAffected));
+    }
+
+    #[test]
     fn own_advisories_are_in_the_format_and_each_has_a_reference() {
         let own = parse(OWN, "own").unwrap();
         assert!(own.len() > 30, "{}", own.len());
         for number in [
-            254, 263, 273, 297, 305, 320, 368, 370, 375, 398, 404, 407, 422, 426, 434, 435, 439,
-            446, 452, 453, 455, 456, 469, 471, 479,
+            254, 263, 273, 297, 305, 320, 326, 368, 370, 375, 398, 404, 407, 422, 425, 426, 434,
+            435, 439, 440, 481, 484, 446, 452, 453, 455, 456, 469, 471, 479,
         ] {
             let id = format!("XSA-{number}");
             assert!(own.iter().any(|advisory| advisory.id == id), "{id}");

@@ -31,6 +31,11 @@ pub enum SoftResetError {
         /// Kinds and numbers.
         devices: String,
     },
+    /// This host's xenstored ends when a domain is released that has it connected (XSA-425).
+    #[error(
+        "xenstored of Xen 4.17.0 can crash in a soft reset, and all VMs with it (XSA-425): update Xen's tools to 4.17.1 or later"
+    )]
+    FaultyXenstored,
     /// The note of a reset under way does not say what it should.
     #[error("{path}: `{text}` is no note of a soft reset: remove it, or destroy the domain")]
     Note {

@@ -389,11 +389,31 @@ fn note(draft: &mut Draft<'_>) -> Result<(), EngineError> {
         let devices = devices.join(", ");
         return Err(SoftResetError::Devices { domid, devices }.into());
     }
+    if has_faulty_xenstored(draft)? {
+        return Err(SoftResetError::FaultyXenstored.into());
+    }
     draft.write_note(Note {
         phase: Phase::Asked,
         stays_paused: info.flags.paused,
         asked_for: None,
     })
+}
+
+/// Whether xenstored is the one in C of Xen 4.17.0. It may use a connection after it has freed it when a domain is released
+/// (XSA-425; xen.git 2f8851c37f mends it in 4.17.1). The one in OCaml writes its program's path to `/tool/xenstored`, and the one in C
+/// nothing (`tools/ocaml/xenstored/xenstored.ml`, `tools/xenstore/xenstored_core.c`).
+fn has_faulty_xenstored(draft: &mut Draft<'_>) -> Result<bool, EngineError> {
+    let version = match draft.host.hv.version() {
+        Err(error) if error.is(Errno::ENOSYS) => return Ok(false),
+        other => other?,
+    };
+    let is_first = version.extra == ".0" || version.extra.starts_with(".0-");
+    if (version.major, version.minor) != (4, 17) || !is_first {
+        return Ok(false);
+    }
+    let path = Path::new("/tool/xenstored").map_err(xenstore::Error::from)?;
+    let program = draft.host.store.read_opt(&path)?;
+    Ok(program.unwrap_or_default().is_empty())
 }
 
 /// Xen resets only domains that tools hold.

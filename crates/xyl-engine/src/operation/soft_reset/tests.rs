@@ -598,6 +598,43 @@ fn guests_that_cannot_be_reset_are_told_why() {
 }
 
 #[test]
+fn a_reset_that_would_end_xenstored_is_given_up() {
+    let version = |extra: &str| xen_port::VersionInfo {
+        major: 4,
+        minor: 17,
+        extra: extra.to_owned(),
+        ..xen_port::VersionInfo::default()
+    };
+    let ocaml: &[u8] = b"/usr/sbin/oxenstored";
+    for (extra, program, is_safe) in [
+        (".0", None, false),
+        (".0", Some(&b""[..]), false),
+        (".0-rc4", None, false),
+        (".0", Some(ocaml), true),
+        (".1", None, true),
+        (".1-pre", None, true),
+    ] {
+        let mut world = World::new(GuestKind::Pvh);
+        world.hv.set_version(version(extra));
+        if let Some(program) = program {
+            let mut client = world.store.client(0).unwrap();
+            client
+                .write(&path("/tool/xenstored").unwrap(), program)
+                .unwrap();
+            world.nodes = world.toolstack_nodes();
+        }
+        let outcome = world.run().unwrap();
+        assert_eq!(
+            outcome == Outcome::Running,
+            is_safe,
+            "{extra} {program:?} {outcome:?}"
+        );
+        let resets = world.hv.domain(world.vm.domid).unwrap().soft_resets;
+        assert_eq!(resets, u32::from(is_safe));
+    }
+}
+
+#[test]
 fn a_note_of_somebody_else_is_not_guessed_at() {
     let world = World::new(GuestKind::Pvh);
     let note = note_path(world.vm.domid).unwrap();
