@@ -1,9 +1,8 @@
 //! Kernels are unpacked in a child that can do nothing else, and one at a time on a host.
 //!
 //! A packed kernel may come from a guest's own disk, and decompressors are the largest part of what reads it. The child
-//! ([`xen_sys::compute`]) has no privcmd, no xenstore, no files and no rights; what it unpacks lands in a file in memory, and of
-//! how it went it says `Answer`, which is read here as hostile bytes are. It is started only for a kernel that the cache does
-//! not have.
+//! ([`xen_sys::compute`]) has no privcmd, no xenstore, no files and no rights; what it unpacks lands in a file in memory, and it
+//! answers in 128 bytes, which are read here as hostile bytes are. It is started only for a kernel that the cache does not have.
 //!
 //! A few hundred bytes can unpack to half a GiB. So no two processes unpack at once, and none takes more than half of the
 //! memory that the host has to spare.
