@@ -3,6 +3,7 @@
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::commands;
+use crate::tell::Style;
 
 const ABOUT: &str = "Create, watch and destroy virtual machines on Xen";
 
@@ -25,8 +26,9 @@ Exit codes:
   1  failed; standard error says at which step, why, and what to do
   2  wrong usage: an unknown command or option, a missing or malformed argument
   3  found what `xyl audit --fail-on` names
-  4  not there yet: a command of xl, or settings of a configuration that has no other error
+  4  Xyl cannot do this yet, and xl can
   5, 6, 7  what `xyl fsck` has found: see its help
+  129, 130, 131, 143  ended by a signal (128 and its number): a console, or `create -F`
 
 For shells and packagers: `xyl completion bash` (or zsh, fish), `xyl man DIR`.
 
@@ -41,8 +43,11 @@ Environment:
   XENSTORED_PATH=FILE   xenstored's socket, for this command; not for the monitors that it starts
   XYL_HOST=sim:FOLDER   a simulated host that lives in FOLDER, to try all this without Xen
 
-With --json an error is a JSON object on standard error:
-  {\"error\": {\"message\": TEXT, \"exit_code\": NUMBER}}";
+With --json each line on standard error is a JSON object:
+  {\"error\": {\"code\": WORD, \"message\": TEXT, \"exit_code\": NUMBER, ...}}
+  {\"warning\": {\"message\": TEXT, ...}}
+  {\"notice\": {\"message\": TEXT}}
+The code is stable: docs/errors.md lists them all.";
 
 /// Everything that was typed.
 #[derive(Debug, Parser)]
@@ -55,7 +60,9 @@ With --json an error is a JSON object on standard error:
     subcommand_required = true,
     arg_required_else_help = true,
     disable_help_subcommand = false,
-    max_term_width = 100
+    max_term_width = 100,
+    infer_long_args = true,
+    args_override_self = true
 )]
 pub struct Cli {
     /// Options before the command.
@@ -75,7 +82,7 @@ pub struct GlobalArgs {
     /// Dry run: say what would be done, and do nothing
     #[arg(short = 'N', env = "XYL_DRY_RUN", hide_env = true, value_parser = clap::builder::FalseyValueParser::new(), num_args = 0)]
     pub dry_run: bool,
-    /// Accepted for xl's sake; Xyl has nothing to force
+    /// Accepted as xl does, and without effect: what can be forced has an option of its own
     #[arg(short = 'f')]
     pub force: bool,
     /// Show progress in place, with carriage returns, even if standard error is no terminal
@@ -84,9 +91,22 @@ pub struct GlobalArgs {
     /// Begin each message with the time and the process's number
     #[arg(short = 'T', env = "XYL_TIMESTAMPS", hide_env = true, value_parser = clap::builder::FalseyValueParser::new(), num_args = 0)]
     pub timestamps: bool,
+    /// Work on the simulated host of XYL_HOST though this machine has Xen
+    #[arg(long)]
+    pub simulated: bool,
     /// Print JSON where the command prints something, and errors as JSON
     #[arg(long, global = true, env = "XYL_JSON", hide_env = true, value_parser = clap::builder::FalseyValueParser::new(), num_args = 0)]
     pub json: bool,
+}
+
+impl GlobalArgs {
+    /// How messages look.
+    pub fn style(&self) -> Style {
+        Style {
+            json: self.json,
+            timestamps: self.timestamps,
+        }
+    }
 }
 
 macro_rules! commands {
@@ -156,12 +176,31 @@ commands! {
 /// The parser for a command line that runs the command `name`, or the whole one where no command, or
 /// help on them all, is asked for. Describing all commands takes longer than most of them run.
 pub fn parser_for(name: Option<&str>) -> clap::Command {
-    match name.and_then(one_command) {
+    let parser = match name.and_then(one_command) {
         Some(command) => GlobalArgs::augment_args(clap::Command::new("xyl"))
             .max_term_width(100)
             .subcommand_required(true)
             .subcommand(command),
         None => Cli::command(),
+    };
+    with_width(as_getopt(parser))
+}
+
+/// Options as xl's getopt takes them: an option that is repeated counts once, and a long one may be cut short to what is
+/// unique.
+fn as_getopt(command: clap::Command) -> clap::Command {
+    command
+        .infer_long_args(true)
+        .args_override_self(true)
+        .mut_subcommands(as_getopt)
+}
+
+/// A `COLUMNS` that is too small for words says nothing: the help is laid out for 80 columns then.
+fn with_width(command: clap::Command) -> clap::Command {
+    let columns = std::env::var("COLUMNS").ok();
+    match columns.and_then(|columns| columns.parse::<usize>().ok()) {
+        Some(columns) if columns < 20 => command.term_width(80),
+        _ => command,
     }
 }
 

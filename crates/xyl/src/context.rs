@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -21,10 +22,10 @@ use xyl_engine::{Dirs, Host};
 
 use crate::cli::GlobalArgs;
 use crate::console::Folders;
-use crate::error::{Failure, Outcome, indented};
+use crate::error::{Failure, Outcome};
 use crate::output::{Out, stderr_is_terminal};
 use crate::shown::Shown;
-use crate::tell;
+use crate::tell::{self, Kind, Style};
 use crate::words::is_on;
 use crate::xlconf;
 
@@ -48,8 +49,7 @@ pub struct Context {
 struct Options {
     verbose: u8,
     dry_run: bool,
-    json: bool,
-    timestamps: bool,
+    style: Style,
     progress_in_place: bool,
     /// None for the defaults: a short time for lists, the client's own for the rest.
     store_timeout: Option<Duration>,
@@ -66,8 +66,7 @@ impl Options {
                 None => args.verbose,
             },
             dry_run: args.dry_run,
-            json: args.json,
-            timestamps: args.timestamps,
+            style: args.style(),
             progress_in_place: args.progress_in_place,
             store_timeout: match std::env::var_os(STORE_TIMEOUT) {
                 Some(value) => store_timeout(&value.to_string_lossy())?,
@@ -96,7 +95,11 @@ const HOST: &str = "XYL_HOST";
 const SIMULATED: &str = "sim:";
 
 /// The host that `XYL_HOST` names, switched on if it is to be; nothing counts as not set.
-fn simulated_host(value: &Path, switches_on: bool) -> Result<Option<SimulatedHost>, Failure> {
+fn simulated_host(
+    value: &Path,
+    args: &GlobalArgs,
+    switches_on: bool,
+) -> Result<Option<SimulatedHost>, Failure> {
     let text = value.to_string_lossy();
     if text.is_empty() {
         return Ok(None);
@@ -114,19 +117,48 @@ fn simulated_host(value: &Path, switches_on: bool) -> Result<Option<SimulatedHos
     if !switches_on {
         return Ok(Some(host));
     }
+    if !args.simulated {
+        refuse_beside_xen(&text)?;
+    }
     let program =
         std::env::current_exe().map_err(|source| Failure::io("find this program", source))?;
     let is_new = host
         .power_on(&program, &["simulated-host"])
         .map_err(not_switched_on)?;
     if is_new {
-        tell::line(format_args!(
-            "xyl: the simulated host in {} is on now; a guest to try: xyl create {}",
-            Shown::line(&host.folder().display().to_string()),
-            Shown::line(&host.example().display().to_string())
-        ));
+        let (folder, example) = (host.folder().display(), host.example());
+        let example = example.display();
+        let text = format!(
+            "the simulated host in {folder} is on now; a guest to try: xyl create {example}"
+        );
+        args.style().message(Kind::Notice, &text);
     }
+    let folder = host.folder().display();
+    let text = format!("this is a simulated host, in {folder}: no Xen, and no guest of it is real");
+    args.style().message(Kind::Notice, &text);
     Ok(Some(host))
+}
+
+/// The devices that a machine with Xen has.
+const XEN_DEVICES: [&str; 2] = ["/dev/xen/privcmd", "/proc/xen/privcmd"];
+
+/// On a machine with Xen a forgotten `XYL_HOST` would have a command act on the wrong host without a real effect. Somebody at
+/// a terminal is asked; a script has to say that it means it.
+fn refuse_beside_xen(value: &str) -> Outcome {
+    if !XEN_DEVICES.iter().any(|path| Path::new(path).exists()) {
+        return Ok(());
+    }
+    let is_confirmed = std::io::stdin().is_terminal()
+        && stderr_is_terminal()
+        && tell::asks(&format!(
+            "this machine has Xen, and {HOST}={value} names a simulated host: work on that one?"
+        ));
+    match is_confirmed {
+        true => Ok(()),
+        false => Err(Failure::usage(format!(
+            "this machine has Xen, and {HOST}={value} names a simulated host: unset {HOST} to work on Xen, or give --simulated to work on the simulated host"
+        ))),
+    }
 }
 
 fn not_switched_on(error: MachineError) -> Failure {
@@ -183,7 +215,7 @@ impl Context {
         let options = Options::new(args)?;
         refuse_moved_folders()?;
         let simulated = match std::env::var_os(HOST) {
-            Some(value) => simulated_host(Path::new(&value), switches_on)?,
+            Some(value) => simulated_host(Path::new(&value), args, switches_on)?,
             None => None,
         };
         Ok(Context {
@@ -214,7 +246,12 @@ impl Context {
 
     /// Whether output is to be JSON.
     pub fn json(&self) -> bool {
-        self.options.json
+        self.options.style.json
+    }
+
+    /// How messages look.
+    pub fn style(&self) -> Style {
+        self.options.style
     }
 
     /// Whether nothing is to be done.
@@ -230,7 +267,7 @@ impl Context {
     /// Whether this is a dry run; then it says what would be done. Standard output is for the JSON alone, where
     /// that is asked for.
     pub fn would(&self, what: String) -> Result<bool, Failure> {
-        match (self.options.dry_run, self.options.json) {
+        match (self.options.dry_run, self.json()) {
             (false, _) => {}
             (true, false) => self.out.line(format!("would {}", Shown::line(&what)))?,
             (true, true) => self.say(format!("would {what}")),
@@ -253,13 +290,17 @@ impl Context {
     pub fn store(&self) -> Result<RefMut<'_, Client>, Failure> {
         let mut store = self.store.borrow_mut();
         if store.is_none() {
-            *store = Some(self.connect()?);
+            *store = Some(self.open_store()?);
         }
         RefMut::filter_map(store, Option::as_mut)
             .map_err(|_| Failure::refused("the connection to xenstored could not be kept open"))
     }
 
-    fn connect(&self) -> Result<Client, Failure> {
+    /// A connection of its own to xenstored.
+    ///
+    /// # Errors
+    /// Where xenstored cannot be reached.
+    pub fn open_store(&self) -> Result<Client, Failure> {
         let default = Settings::default();
         let settings = Settings {
             request_timeout: self
@@ -275,7 +316,15 @@ impl Context {
     }
 
     fn open_hypervisor(&self) -> Result<Box<dyn Hypervisor>, Failure> {
-        match &self.simulated {
+        self.hypervisor_opener()()
+    }
+
+    /// What opens the hypervisor in another thread.
+    pub fn hypervisor_opener(
+        &self,
+    ) -> impl FnOnce() -> Result<Box<dyn Hypervisor>, Failure> + Send + 'static {
+        let simulated = self.simulated.clone();
+        move || match simulated {
             Some(host) => Ok(host.hypervisor().map_err(from_machine)?),
             None => Ok(Box::new(xen_sys::Xen::open()?)),
         }
@@ -303,22 +352,16 @@ impl Context {
         Some(format!("{SIMULATED}{}", host.folder().display()))
     }
 
-    /// Says that nothing here is real, where that is so.
-    pub fn say_if_simulated(&self) {
-        if let Some(host) = &self.simulated {
-            let folder = host.folder().display();
-            self.say(format!(
-                "this is a simulated host, in {folder}: no Xen, and no guest of it is real"
-            ));
-        }
-    }
-
     /// A host of its own for the engine's longer operations. Its counts go to [`Context::count`].
     pub fn open_host(&self) -> Result<Host, Failure> {
-        let timestamps = self.options.timestamps;
+        let style = self.options.style;
         Ok(Host {
-            notice: Rc::new(move |text| message(timestamps, "", text)),
-            ..Host::new(self.open_hypervisor()?, self.connect()?, self.dirs.clone())
+            notice: Rc::new(move |text| style.message(Kind::Notice, text)),
+            ..Host::new(
+                self.open_hypervisor()?,
+                self.open_store()?,
+                self.dirs.clone(),
+            )
         })
     }
 
@@ -452,29 +495,31 @@ impl Context {
 
     /// Says something on standard error: what the command is about to do.
     pub fn say(&self, text: impl AsRef<str>) {
-        self.message("", text.as_ref());
+        self.style().message(Kind::Notice, text.as_ref());
     }
 
     /// Says something on standard error with -v, or with as many as `level`.
     pub fn note(&self, level: u8, text: impl FnOnce() -> String) {
         if self.options.verbose >= level {
-            self.message("", &text());
+            self.say(text());
         }
     }
 
     /// Tells standard error about what went wrong and does not end the command.
     pub fn warn(&self, failure: &Failure) {
-        self.message("warning: ", &failure.to_string());
+        let (text, details) = (failure.to_string(), failure.details());
+        self.style().with_details(Kind::Warning, &text, details);
     }
 
-    fn message(&self, kind: &str, text: &str) {
-        message(self.options.timestamps, kind, text);
+    /// Warns on standard error.
+    pub fn warning(&self, text: impl AsRef<str>) {
+        self.style().message(Kind::Warning, text.as_ref());
     }
 
     /// A wait that names itself on a terminal when it takes longer than a second.
     pub fn waiting(&self, what: String) -> Waiting {
-        let in_place = self.options.progress_in_place || stderr_is_terminal();
-        let shows = in_place || self.options.verbose > 0;
+        let in_place = self.options.progress_in_place || stderr_is_terminal() && !self.json();
+        let shows = (in_place || self.options.verbose > 0) && !self.json();
         Waiting {
             what: Shown::line(&what).to_string(),
             in_place,
@@ -518,7 +563,7 @@ impl Context {
                 .iter()
                 .map(|(name, number)| format!("{name} {number}"))
                 .collect();
-            self.message("", &format!("cost: {}", parts.join(", ")));
+            self.say(format!("cost: {}", parts.join(", ")));
         }
     }
 }
@@ -531,24 +576,6 @@ fn store_counts(store: &Client) -> Vec<(&'static str, u64)> {
         ("xenstore bytes out", stats.bytes_out),
         ("xenstore bytes in", stats.bytes_in),
     ]
-}
-
-fn message(timestamps: bool, kind: &str, text: &str) {
-    let stamp = if timestamps {
-        timestamp()
-    } else {
-        String::new()
-    };
-    let text = indented(&Shown::lines(text).to_string());
-    tell::line(format_args!("{stamp}xyl: {kind}{text}"));
-}
-
-/// The time and this process's number, as xl's -T puts them before a message.
-fn timestamp() -> String {
-    let now = xyl_engine::host::timezone::now()
-        .strftime("%Y-%m-%d %H:%M:%S %Z")
-        .to_string();
-    format!("{now} [{}] ", std::process::id())
 }
 
 /// A wait under way.

@@ -4,16 +4,16 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use xen_port::HvError;
-use xl_cfg::{Code, Report, Severity};
-use xyl_engine::EngineError;
+use xl_cfg::{Code, Diagnostic, Report, Severity};
+use xyl_engine::{EngineError, ErrorCode};
 
 use crate::console::ConsoleError;
 use crate::json;
-use crate::output::stderr_is_terminal;
+use crate::output::stderr_has_colours;
 use crate::shown::Shown;
-use crate::tell;
+use crate::tell::{Kind, Style};
 use crate::words::WordError;
 
 /// Outcome of a command.
@@ -114,13 +114,47 @@ pub enum Failure {
     /// A signal ended the command: nothing to say.
     #[error("ended by signal {0}")]
     Signal(i32),
-    /// The configuration has errors; the text shows them with file, line and column. Nothing in it drives a terminal but
-    /// Xyl's own colours.
-    #[error("{0}")]
-    Configuration(String),
+    /// The configuration has errors.
+    #[error("{}", .0.text)]
+    Configuration(Box<Rejection>),
+}
+
+/// Why a configuration was refused.
+#[derive(Debug)]
+pub struct Rejection {
+    /// Each error with its file, line and column. Nothing in it drives a terminal but Xyl's own colours.
+    text: String,
+    /// The errors and warnings for programs: an array of objects, or null where the file could not be read.
+    findings: Value,
+    /// Whether each error is something that Xyl cannot do yet and xl can.
+    is_not_there_yet: bool,
 }
 
 impl Failure {
+    /// A configuration with errors.
+    pub fn rejected(report: &Report) -> Failure {
+        let findings = report.render(stderr_has_colours());
+        let text = format!("{}\n{}", report.summary(), findings.trim_end());
+        Failure::rejected_with(report, text, false)
+    }
+
+    fn rejected_with(report: &Report, text: String, is_not_there_yet: bool) -> Failure {
+        Failure::Configuration(Box::new(Rejection {
+            text,
+            findings: serde_json::to_value(report).unwrap_or_default(),
+            is_not_there_yet,
+        }))
+    }
+
+    /// A configuration that cannot be read.
+    fn unreadable(text: &str) -> Failure {
+        Failure::Configuration(Box::new(Rejection {
+            text: Shown::lines(text).to_string(),
+            findings: Value::Null,
+            is_not_there_yet: false,
+        }))
+    }
+
     /// A wrong argument.
     pub fn usage(message: impl Into<String>) -> Failure {
         Failure::Usage(message.into())
@@ -162,6 +196,8 @@ impl Failure {
             Failure::Word(WordError::NotThereYet { .. }) | Failure::NotThereYet(_) => {
                 Exit::NotThereYet
             }
+            Failure::Configuration(rejection) if rejection.is_not_there_yet => Exit::NotThereYet,
+            Failure::Engine(error) if error.code() == ErrorCode::NotThereYet => Exit::NotThereYet,
             Failure::Word(_) | Failure::Usage(_) => Exit::Usage,
             Failure::Found(_) => Exit::Found,
             Failure::BrokenPipe => Exit::Done,
@@ -171,11 +207,60 @@ impl Failure {
         }
     }
 
+    /// The kind of the failure, for programs.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Failure::Word(WordError::Ambiguous { .. }) => ErrorCode::AmbiguousCommand,
+            Failure::Word(WordError::Unknown { .. }) => ErrorCode::UnknownCommand,
+            Failure::Word(WordError::NotThereYet { .. }) | Failure::NotThereYet(_) => {
+                ErrorCode::NotThereYet
+            }
+            Failure::Configuration(rejection) if rejection.is_not_there_yet => {
+                ErrorCode::NotThereYet
+            }
+            Failure::Configuration(_) => ErrorCode::Configuration,
+            Failure::Usage(_) => ErrorCode::Usage,
+            Failure::Found(_) => ErrorCode::Found,
+            Failure::NotXen { .. } => ErrorCode::NotXen,
+            Failure::Engine(error) => error.code(),
+            Failure::Console(_) => ErrorCode::Console,
+            Failure::Io { .. } | Failure::BrokenPipe => ErrorCode::Io,
+            Failure::Refused(_) | Failure::Said(_) | Failure::Signal(_) => ErrorCode::Refused,
+        }
+    }
+
+    /// What programs are told of it besides its text: its code, and what is known of step, causes and findings.
+    pub fn details(&self) -> Value {
+        let mut details = json!({"code": self.code().word()});
+        match self {
+            Failure::Engine(error) => {
+                if let Some(step) = error.step() {
+                    json::set(&mut details, "step", step);
+                }
+                let causes = causes(error);
+                if !causes.is_empty() {
+                    json::set(&mut details, "causes", causes);
+                }
+            }
+            Failure::Configuration(rejection) if !rejection.findings.is_null() => {
+                json::set(&mut details, "findings", rejection.findings.clone());
+            }
+            Failure::Word(WordError::NotThereYet { instead, .. }) => {
+                json::set(&mut details, "remedy", *instead);
+            }
+            Failure::Word(WordError::Ambiguous { candidates, .. }) => {
+                json::set(&mut details, "candidates", candidates.clone());
+            }
+            _ => {}
+        }
+        details
+    }
+
     /// Its text. What was typed, or comes from files or guests, drives no terminal.
     fn for_a_terminal(&self) -> String {
         match self {
             // Xyl's own colours are in it, and nothing else.
-            Failure::Configuration(text) => text.clone(),
+            Failure::Configuration(rejection) => rejection.text.clone(),
             other => Shown::lines(&other.to_string()).to_string(),
         }
     }
@@ -218,42 +303,57 @@ fn not_xen(path: &Path) -> Failure {
 
 impl From<xl_cfg::SourceError> for Failure {
     fn from(error: xl_cfg::SourceError) -> Failure {
-        Failure::Configuration(Shown::lines(&error.to_string()).to_string())
+        Failure::unreadable(&error.to_string())
     }
 }
 
 impl From<xl_cfg::Error> for Failure {
     fn from(error: xl_cfg::Error) -> Failure {
         match error.report() {
-            Some(report) => {
-                let text = report.render(stderr_is_terminal());
-                refused(report, text.trim_end())
-            }
-            None => Failure::Configuration(Shown::lines(&error.to_string()).to_string()),
+            Some(report) => refused(report),
+            None => Failure::unreadable(&error.to_string()),
         }
     }
 }
 
 /// A refused configuration: what is wrong with it in short, then each finding, then a way out.
-fn refused(report: &Report, findings: &str) -> Failure {
-    let errors = || {
-        report
-            .iter()
-            .filter(|finding| finding.severity == Severity::Error)
-    };
-    let text = format!("{}\n{findings}", report.summary());
+fn refused(report: &Report) -> Failure {
+    let is_error = |finding: &&Diagnostic| finding.severity == Severity::Error;
     // Another error would stop xl too.
-    if !errors().all(|error| error.code == Code::Unsupported) {
-        return Failure::Configuration(text);
+    let mut errors = report.iter().filter(is_error);
+    if !errors.all(|error| error.code == Code::Unsupported) {
+        return Failure::rejected(report);
     }
     let command = match report.sources().main_name() {
         // The settings were arguments, too many to say again.
         "/dev/null" => "xl create".to_owned(),
         file => format!("xl create {}", Shown::line(file)),
     };
-    Failure::NotThereYet(format!(
-        "{text}\nuse `{command}` for this guest, or take these lines out"
-    ))
+    let findings = report.render(stderr_has_colours());
+    let text = format!(
+        "{}\n{}\nuse `{command}` for this guest, or take these lines out",
+        report.summary(),
+        findings.trim_end()
+    );
+    Failure::rejected_with(report, text, true)
+}
+
+/// What has led to an engine's error, the nearest first.
+fn causes(error: &EngineError) -> Vec<String> {
+    if let EngineError::Step(failure) = error {
+        let left = failure.left_behind.iter();
+        let left = left.map(|(step, error)| format!("undoing `{step}`: {error}"));
+        return std::iter::once(failure.cause.to_string())
+            .chain(left)
+            .collect();
+    }
+    let mut causes = Vec::new();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        causes.push(cause.to_string());
+        source = cause.source();
+    }
+    causes
 }
 
 /// Errors of the command's own output.
@@ -268,17 +368,17 @@ impl From<io::Error> for Failure {
 }
 
 /// Tells standard error about a failure; answers with the exit code.
-pub fn report(failure: &Failure, as_json: bool) -> ExitCode {
+pub fn report(failure: &Failure, style: Style) -> ExitCode {
     let exit = failure.exit();
-    if !failure.is_silent() {
-        let text = if as_json {
-            json::line(
-                &json!({"error": {"message": failure.to_string(), "exit_code": exit.number()}}),
-            )
-        } else {
-            format!("xyl: error: {}", indented(&failure.for_a_terminal()))
-        };
-        tell::line(format_args!("{text}"));
+    if failure.is_silent() {
+        return exit.into();
+    }
+    if style.json {
+        let mut details = failure.details();
+        json::set(&mut details, "exit_code", exit.number());
+        style.with_details(Kind::Error, &failure.to_string(), details);
+    } else {
+        style.as_text(Kind::Error, &failure.for_a_terminal());
     }
     exit.into()
 }

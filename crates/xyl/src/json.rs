@@ -29,6 +29,13 @@ pub fn text(value: &Value, layout: Layout) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Sets a member of an object.
+pub fn set(object: &mut Value, key: &str, value: impl Into<Value>) {
+    if let Some(members) = object.as_object_mut() {
+        members.insert(key.to_owned(), value.into());
+    }
+}
+
 /// The value on one line, for errors.
 pub fn line(value: &Value) -> String {
     escaped(&value.to_string())

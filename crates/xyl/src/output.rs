@@ -56,6 +56,26 @@ pub fn stderr_is_terminal() -> bool {
     io::stderr().is_terminal()
 }
 
+/// Whether the error output is a terminal that is to show colours.
+pub fn stderr_has_colours() -> bool {
+    stderr_is_terminal() && are_colours_wanted()
+}
+
+/// Whether standard output is a terminal that is to show colours.
+pub fn stdout_has_colours() -> bool {
+    io::stdout().is_terminal() && are_colours_wanted()
+}
+
+/// Whether the user's environment lets programs use colours (<https://no-color.org>).
+fn are_colours_wanted() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && !is_dumb_terminal()
+}
+
+/// Whether the terminal understands no escape sequences.
+pub fn is_dumb_terminal() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
+}
+
 /// Text padded with spaces on the right to `width` bytes, as C's `%-*s` pads.
 pub fn left(text: &str, width: usize) -> String {
     format!("{text}{}", spaces(text, width))

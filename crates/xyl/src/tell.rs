@@ -1,7 +1,95 @@
-//! Words on standard error. That nobody can take them, as on a full disk, is no reason to end: `eprintln!` would panic.
+//! Messages on standard error, for people or for programs. That nobody can take them, as on a full disk, is no reason to
+//! end: `eprintln!` would panic.
 
 use std::fmt::Arguments;
-use std::io::{self, Write};
+use std::io::{self, BufRead, Write};
+
+use serde_json::{Value, json};
+
+use crate::error::indented;
+use crate::json;
+use crate::shown::Shown;
+
+/// How messages look.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Style {
+    /// Each message is a JSON object on a line of its own: `{KIND: {"message": ..., ...}}`.
+    pub json: bool,
+    /// Each message has the time and this process's number.
+    pub timestamps: bool,
+}
+
+/// What a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The command tells what it does.
+    Notice,
+    /// Something is not as it should be, and the command goes on.
+    Warning,
+    /// The command has failed.
+    Error,
+}
+
+impl Style {
+    /// Writes a message.
+    pub fn message(self, kind: Kind, text: &str) {
+        self.with_details(kind, text, Value::Null);
+    }
+
+    /// Writes a message; in JSON with the members of `details`, which is an object or null.
+    pub fn with_details(self, kind: Kind, text: &str, details: Value) {
+        match self.json {
+            true => line(format_args!("{}", self.as_json(kind, text, details))),
+            false => self.as_text(kind, &Shown::lines(text).to_string()),
+        }
+    }
+
+    /// Writes a message that has Xyl's own colours in it, and nothing else that drives a terminal.
+    pub fn as_text(self, kind: Kind, text: &str) {
+        let kind = match kind {
+            Kind::Notice => "",
+            Kind::Warning => "warning: ",
+            Kind::Error => "error: ",
+        };
+        let stamp = if self.timestamps {
+            format!("{} [{}] ", time(), std::process::id())
+        } else {
+            String::new()
+        };
+        line(format_args!("{stamp}xyl: {kind}{}", indented(text)));
+    }
+
+    fn as_json(self, kind: Kind, text: &str, details: Value) -> String {
+        let kind = match kind {
+            Kind::Notice => "notice",
+            Kind::Warning => "warning",
+            Kind::Error => "error",
+        };
+        let mut message = json!({"message": text});
+        if self.timestamps {
+            json::set(&mut message, "time", time());
+            json::set(&mut message, "pid", std::process::id());
+        }
+        if let (Some(message), Value::Object(details)) = (message.as_object_mut(), details) {
+            message.extend(details);
+        }
+        json::line(&json!({kind: message}))
+    }
+}
+
+/// The time as xl's -T puts it before a message.
+fn time() -> String {
+    let now = xyl_engine::host::timezone::now();
+    now.strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
+}
+
+/// Asks a question on the terminal; whether the answer is yes.
+pub fn asks(question: &str) -> bool {
+    part(format_args!("xyl: {} [y/N] ", Shown::line(question)));
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}
 
 /// Writes a line.
 pub fn line(text: Arguments<'_>) {

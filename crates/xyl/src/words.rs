@@ -5,7 +5,8 @@
 
 use std::ffi::OsString;
 
-use crate::commands::{HERE, later};
+use crate::commands::{HERE, HIDDEN, later};
+use crate::tell::Style;
 
 /// Why the command word could not be resolved.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,12 +54,25 @@ fn hint(similar: &[&str]) -> String {
     }
 }
 
-/// Whether the arguments hold `--json` as an option of the program or of its command.
-pub fn asks_for_json(args: &[OsString]) -> bool {
-    args.iter()
-        .take_while(|arg| *arg != "--")
-        .any(|arg| arg == "--json")
-        || std::env::var_os("XYL_JSON").is_some_and(|value| is_on(&value.to_string_lossy()))
+/// How messages are to look by these arguments and the environment, for what is wrong with the arguments themselves.
+pub fn style(args: &[OsString]) -> Style {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| is_on(&value.to_string_lossy()));
+    let mut options = args.iter().skip(1).take_while(|arg| *arg != "--");
+    // An option may be cut short.
+    let is_json = |arg: &OsString| {
+        arg.to_str()
+            .is_some_and(|arg| arg.len() > 2 && "--json".starts_with(arg))
+    };
+    let before = args.iter().skip(1);
+    let mut before = before.take_while(|arg| arg.as_encoded_bytes().starts_with(b"-"));
+    let is_timestamps = |arg: &OsString| {
+        let bytes = arg.as_encoded_bytes();
+        !bytes.starts_with(b"--") && bytes.contains(&b'T')
+    };
+    Style {
+        json: is_set("XYL_JSON") || options.any(is_json),
+        timestamps: is_set("XYL_TIMESTAMPS") || before.any(is_timestamps),
+    }
 }
 
 /// Whether an environment variable's value switches something on.
@@ -77,10 +91,10 @@ pub fn complete_command(args: &[OsString]) -> Result<Vec<OsString>, WordError> {
     };
     let word = resolve(&text(args, at))?;
     if word == "help" {
-        // Help on help is help.
+        // Help on help is help, and so is xl's `help --long`: the list of commands is always the whole one.
         let mut index = 0..;
         completed.retain(|arg| {
-            index.next() <= Some(at) || !matches!(arg.to_str(), Some("-h" | "--help"))
+            index.next() <= Some(at) || !matches!(arg.to_str(), Some("-h" | "--help" | "--long"))
         });
     }
     if word == "help"
@@ -135,10 +149,7 @@ pub fn plain_command(args: &[OsString]) -> Option<&str> {
 
 fn resolve(word: &str) -> Result<&'static str, WordError> {
     let exact = all_names().find(|name| *name == word);
-    let hidden = crate::commands::HIDDEN
-        .iter()
-        .copied()
-        .find(|name| *name == word);
+    let hidden = HIDDEN.iter().copied().find(|name| *name == word);
     let name = match exact.or(hidden) {
         Some(name) => name,
         None => complete(word)?,
@@ -151,8 +162,16 @@ fn resolve(word: &str) -> Result<&'static str, WordError> {
 
 fn complete(word: &str) -> Result<&'static str, WordError> {
     let candidates: Vec<&'static str> = all_names().filter(|name| name.starts_with(word)).collect();
+    // What is unique among xl's commands comes first.
+    let hidden: Vec<&'static str> = match candidates.is_empty() {
+        true => hidden_names()
+            .filter(|name| name.starts_with(word))
+            .collect(),
+        false => Vec::new(),
+    };
     match candidates.as_slice() {
         [name] => Ok(name),
+        [] if hidden.len() == 1 => Ok(hidden.first().copied().unwrap_or_default()),
         [] => Err(WordError::Unknown {
             word: word.to_owned(),
             similar: similar(word),
@@ -170,11 +189,20 @@ fn all_names() -> impl Iterator<Item = &'static str> {
         .chain(later::COMMANDS.iter().map(|(name, _)| *name))
 }
 
+/// Commands for users that stand in no list: their prefixes are completed where no other command begins so.
+fn hidden_names() -> impl Iterator<Item = &'static str> {
+    let is_internal = |name: &&str| matches!(*name, "monitor" | "simulated-host");
+    HIDDEN
+        .iter()
+        .copied()
+        .filter(move |name| !is_internal(name))
+}
+
 /// Up to three commands within an edit or three of the word, the nearest first.
 fn similar(word: &str) -> Vec<&'static str> {
     let mut near: Vec<(usize, &'static str)> = all_names()
         .map(|name| (distance(word, name), name))
-        .filter(|(distance, name)| *distance <= 1 + name.len().min(word.len()) / 3)
+        .filter(|(distance, name)| *distance <= 1 + name.len().min(word.len()) / 4)
         .collect();
     near.sort();
     near.into_iter().take(3).map(|(_, name)| name).collect()

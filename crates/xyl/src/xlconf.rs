@@ -10,7 +10,6 @@ use xl_cfg::{Autoballoon, DomidPolicy, Source, XlConf, parse_xl_conf};
 use xyl_engine::config::plan::HostDefaults;
 
 use crate::error::Failure;
-use crate::output::stderr_is_terminal;
 
 /// The variable that names another.
 const VARIABLE: &str = "XYL_XL_CONF";
@@ -37,12 +36,7 @@ pub fn read() -> Result<XlConf, Failure> {
 fn parse(source: Source) -> Result<XlConf, Failure> {
     let (conf, report) = parse_xl_conf(source);
     if report.has_errors() {
-        let findings = report.render(stderr_is_terminal());
-        return Err(Failure::Configuration(format!(
-            "{}\n{}",
-            report.summary(),
-            findings.trim_end()
-        )));
+        return Err(Failure::rejected(&report));
     }
     Ok(conf)
 }

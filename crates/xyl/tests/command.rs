@@ -124,6 +124,107 @@ fn unique_prefixes_are_commands() {
 }
 
 #[test]
+fn options_are_taken_as_getopt_takes_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "good.cfg", GOOD);
+    for arguments in [
+        &["create", "-n", "-n", "-q", "-q", &file][..],
+        &["create", "--dry", "--def", &file],
+        &["create", "-nq", "--quiet", "--defconfig", &file],
+        &["-N", "-N", "create", &file],
+        &["create", "-F", "-c", "-n", &file],
+        &["create", "-e", "-F", "-n", &file],
+    ] {
+        let output = run(arguments);
+        assert_eq!(code(&output), 0, "{arguments:?}: {}", stderr(&output));
+    }
+    // Too short to be one.
+    assert_eq!(code(&run(&["shutdown", "--", "--a"])), 1);
+    for arguments in [
+        &["top", "--full_"][..],
+        &["list", "--c"],
+        &["rep"],
+        &["mon"],
+    ] {
+        assert_eq!(code(&run(arguments)), 2, "{arguments:?}");
+    }
+}
+
+#[test]
+fn own_commands_may_be_shortened_where_xl_has_none_of_that_beginning() {
+    for (word, command) in [
+        ("upg", "upgrade-monitors"),
+        ("com", "completion"),
+        ("ma", "man"),
+    ] {
+        let text = stdout(&run(&[word, "--help"]));
+        assert!(text.contains(&format!("Usage: xyl {command}")), "{text}");
+    }
+    let text = stdout(&run(&["up", "--help"]));
+    assert!(text.contains("Usage: xyl uptime"), "{text}");
+    let output = run(&["rep"]);
+    assert!(
+        !stderr(&output).contains("did you mean"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn help_of_xls_form_is_help() {
+    let text = stdout(&run(&["--help"]));
+    assert_eq!(stdout(&run(&["help", "--long"])), text);
+    let full = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    for arguments in [&["--help"][..], &["--version"], &["help", "list"]] {
+        let full = full.try_clone().unwrap();
+        let output = xyl(arguments).stdout(full).output().unwrap();
+        assert_eq!(code(&output), 1, "{arguments:?}");
+        assert!(stderr(&output).contains("write the output"));
+    }
+    // A terminal of no width has the usual one.
+    let narrow = xyl(&["help", "list"]).env("COLUMNS", "0").output().unwrap();
+    let usual = xyl(&["help", "list"])
+        .env("COLUMNS", "80")
+        .output()
+        .unwrap();
+    assert_eq!(stdout(&narrow), stdout(&usual));
+}
+
+#[test]
+fn errors_have_the_time_where_that_is_asked_for() {
+    for arguments in [
+        &["-T", "lits"][..],
+        &["-vT", "create", "/no.cfg"],
+        &["-T", "list", "--no"],
+    ] {
+        let output = run(arguments);
+        let text = stderr(&output);
+        let is_stamped = text.starts_with("20") && text.contains("] xyl: error: ");
+        assert!(is_stamped, "{arguments:?}: {text}");
+    }
+    let output = xyl(&["lits"]).env("XYL_TIMESTAMPS", "1").output().unwrap();
+    assert!(stderr(&output).starts_with("20"));
+}
+
+#[test]
+fn a_mistyped_option_gets_no_advice_that_was_never_meant() {
+    let output = run(&["list", "-x"]);
+    let text = stderr(&output);
+    assert!(!text.contains("tip: to pass"), "{text}");
+}
+
+#[test]
+fn bare_json_lists_no_commands() {
+    let output = run(&["--json"]);
+    let value: Value = serde_json::from_str(&stderr(&output)).unwrap();
+    assert_eq!(value["error"]["code"], "usage");
+    assert!(!stderr(&output).contains("simulated-host"));
+}
+
+#[test]
 fn what_is_no_command_gets_a_suggestion() {
     let output = run(&["destory", "x"]);
     assert_eq!(code(&output), 2);
@@ -615,4 +716,20 @@ fn an_error_that_nobody_can_read_still_ends_with_its_code() {
         .unwrap();
     assert_eq!(code(&output), code(&run(&["create", "-n", "/no/such.cfg"])));
     assert_ne!(code(&output), 101);
+}
+
+#[test]
+fn the_documents_list_every_code() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let table = text.split("## Codes").nth(1).unwrap();
+    let listed: Vec<&str> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .collect();
+    let codes: Vec<&str> = xyl_engine::ErrorCode::ALL
+        .iter()
+        .map(|code| code.word())
+        .collect();
+    assert_eq!(listed, codes);
 }

@@ -487,3 +487,139 @@ fn a_dry_run_refuses_what_the_command_refuses() {
     assert_eq!(pages.count(), 1, "the host's folder alone");
     host.must(&["-N", "vcpu-pin", "guest", "0", "1"]);
 }
+
+/// The lines of standard error as JSON: each is an object with one member, which is the kind.
+fn json_lines(output: &Output) -> Vec<serde_json::Value> {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
+        .collect()
+}
+
+#[test]
+fn each_line_on_stderr_is_json_where_that_is_asked_for() {
+    let host = Simulated::new();
+    host.create();
+    let cfg = host.path().join("guest.cfg");
+    let cfg = cfg.to_str().unwrap();
+    for words in [
+        &["--json", "shutdown", "-w", "guest"][..],
+        &["--json", "-v", "list"],
+        &["--json", "-T", "create", cfg, "memroy=5"],
+        &["--json", "destroy", "nosuch"],
+        &["--json", "-N", "pause", "guest"],
+    ] {
+        let lines = json_lines(&host.xyl(words));
+        assert!(lines[0]["notice"]["message"].is_string(), "{words:?}");
+        for line in lines {
+            let (kind, message) = line.as_object().unwrap().iter().next().unwrap();
+            assert!(["notice", "warning", "error"].contains(&kind.as_str()));
+            assert!(message["message"].is_string(), "{line}");
+            assert_eq!(message["pid"].is_number(), words.contains(&"-T"), "{line}");
+        }
+    }
+}
+
+/// The error that a command ends with.
+fn error_of(output: &Output) -> serde_json::Value {
+    json_lines(output).pop().unwrap()["error"].take()
+}
+
+#[test]
+fn errors_have_stable_codes() {
+    let host = Simulated::new();
+    host.create();
+    for (words, code, exit_code) in [
+        (&["destroy", "nosuch"][..], "no-such-domain", 1),
+        (&["pause", "0"], "control-domain", 1),
+        (&["mem-set", "guest", "1t"], "above-maximum", 1),
+        (&["rename", "guest", "Domain-0"], "name-taken", 1),
+        (&["rename", "guest", "a/b"], "bad-name", 1),
+        (&["vcpu-set", "guest", "3"], "vcpus-out-of-range", 1),
+        (&["save", "guest"], "not-there-yet", 4),
+        (&["lits"], "unknown-command", 2),
+        (&["vcpu"], "ambiguous-command", 2),
+        (&["list", "--no-such"], "usage", 2),
+        (&["create", "/nosuch.cfg"], "configuration", 1),
+        (&["create", "/dev/null", "kernel=1"], "configuration", 1),
+    ] {
+        let error = error_of(&host.xyl(&[&["--json"], words].concat()));
+        assert_eq!(error["code"], code, "{error}");
+        assert_eq!(error["exit_code"], exit_code, "{error}");
+    }
+    let words = ["--json", "create", "/dev/null", "name='x'; memory='lots'"];
+    let error = error_of(&host.xyl(&words));
+    let findings = error["findings"].as_array().unwrap();
+    let finding = findings.iter().find(|one| one["line"].is_number());
+    let finding = finding.unwrap();
+    assert!(finding["column"].is_number());
+    assert!(
+        finding["file"].is_string() && finding["code"].is_string(),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_refused_step_is_named_to_programs() {
+    let host = Simulated::new();
+    host.must(&["info"]);
+    let cfg = host.path().join("guest.cfg");
+    let cfg = cfg.to_str().unwrap();
+    // The record of the configuration cannot be written: its folder is a file.
+    let vm = host.path().join("var/lib/xyl");
+    std::fs::create_dir_all(vm.parent().unwrap()).unwrap();
+    std::fs::remove_dir_all(&vm).ok();
+    std::fs::write(&vm, "").unwrap();
+    let error = error_of(&host.xyl(&["--json", "create", cfg]));
+    assert_eq!(error["code"], "file", "{error}");
+    assert!(error["step"].is_string(), "{error}");
+    assert!(error["causes"][0].is_string(), "{error}");
+}
+
+#[test]
+fn every_command_says_that_its_host_is_simulated() {
+    let host = Simulated::new();
+    host.create();
+    for words in [
+        &["list"][..],
+        &["pause", "guest"],
+        &["destroy", "guest"],
+        &["fsck"],
+        &["ops"],
+    ] {
+        let output = host.xyl(words);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(
+            text.matches("this is a simulated host").count(),
+            1,
+            "{text}"
+        );
+    }
+    // These need no host.
+    let output = host.xyl(&["completion", "bash"]);
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn a_create_in_the_foreground_shows_the_console_too() {
+    let host = Simulated::new();
+    host.must(&["info"]);
+    let cfg = host.path().join("guest.cfg");
+    let output = host.command(
+        "bash",
+        &["-c", "(sleep 1; echo poweroff) | $XYL create -F -c $CFG"],
+    );
+    let mut output = output;
+    output
+        .env("XYL", XYL)
+        .env("CFG", &cfg)
+        .env("XYL_HOST", format!("sim:{}", host.path().display()));
+    let output = output.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{output:?}");
+    assert!(text.contains("heartbeat"), "{text}");
+    assert!(!host.must(&["list"]).contains("guest"));
+    // With -e there is nothing to stay for.
+    host.must(&["create", "-e", "-F", cfg.to_str().unwrap()]);
+    assert!(host.must(&["list"]).contains("guest"));
+}

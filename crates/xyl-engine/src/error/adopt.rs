@@ -2,6 +2,7 @@
 //!
 //! `supervise::adopt` makes these errors.
 
+use super::ErrorCode;
 use xen_port::DomId;
 
 /// Why a domain is not adopted.
@@ -52,4 +53,17 @@ pub enum AdoptError {
         /// What the system said.
         why: String,
     },
+}
+
+impl AdoptError {
+    /// The kind of the error.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            AdoptError::Unsupported { .. } => ErrorCode::AdoptUnsupported,
+            AdoptError::Refused { .. } => ErrorCode::NotAdmitted,
+            AdoptError::Ending(_) => ErrorCode::DomainEnding,
+            AdoptError::Watched { .. } => ErrorCode::WatchedByAnother,
+            AdoptError::Stubborn { .. } => ErrorCode::ProcessStays,
+        }
+    }
 }

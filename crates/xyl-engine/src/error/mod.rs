@@ -3,6 +3,7 @@
 //! Every other module may use this one; it uses none of them.
 
 mod adopt;
+mod code;
 mod dump_core;
 mod request;
 mod shim;
@@ -18,6 +19,7 @@ use xyl_audit::UnsupportedSetting;
 use xyl_saga::{Failure, JournalError, Operation, UnknownStep};
 
 pub use adopt::AdoptError;
+pub use code::ErrorCode;
 pub use dump_core::DumpError;
 pub use request::RequestError;
 pub use shim::ShimError;
@@ -278,9 +280,16 @@ pub enum EngineError {
         /// The VM's domain now.
         next: DomId,
     },
-    /// The process that watches over the VM has failed at what it was asked for; why, in its words.
-    #[error("{0}")]
-    ByMonitor(String),
+    /// The VM's monitor has failed at a request.
+    #[error("{message}")]
+    ByMonitor {
+        /// The kind of its error.
+        code: ErrorCode,
+        /// The step of the operation that has failed.
+        step: Option<String>,
+        /// The text of its error.
+        message: String,
+    },
     /// A step of an operation failed, and what was made before it was taken back.
     #[error(transparent)]
     Step(#[from] Box<Failure<EngineError>>),
@@ -292,6 +301,62 @@ impl EngineError {
         match self {
             EngineError::Step(failure) => failure.cause.cause(),
             other => other,
+        }
+    }
+
+    /// The kind of the error: that of the cause, where a step has failed.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            EngineError::Hypervisor(HvError::NotXen { .. }) => ErrorCode::NotXen,
+            EngineError::Hypervisor(_) => ErrorCode::Hypervisor,
+            EngineError::Store(_) => ErrorCode::Xenstore,
+            EngineError::Image(_) => ErrorCode::BootFile,
+            EngineError::Build(_) => ErrorCode::MemoryBuild,
+            EngineError::Config(_) => ErrorCode::Configuration,
+            EngineError::NoSuchCpus { .. } => ErrorCode::NoSuchCpus,
+            EngineError::NameTaken { .. } => ErrorCode::NameTaken,
+            EngineError::NameBusy { .. } => ErrorCode::NameBusy,
+            EngineError::UuidTaken { .. } => ErrorCode::UuidTaken,
+            EngineError::NoSuchDomain(_) => ErrorCode::NoSuchDomain,
+            EngineError::NoSuchPool(_) => ErrorCode::NoSuchPool,
+            EngineError::NoShares(_) => ErrorCode::NoShares,
+            EngineError::ControlDomain(_) => ErrorCode::ControlDomain,
+            EngineError::NotEnoughMemory { .. } => ErrorCode::NotEnoughMemory,
+            EngineError::NoHardwareVirtualisation(_) => ErrorCode::NoHardwareVirtualisation,
+            EngineError::HostLacks(_) => ErrorCode::HostLacks,
+            EngineError::LabelsUnsupported => ErrorCode::LabelsUnsupported,
+            EngineError::NoPv => ErrorCode::NoPv,
+            EngineError::NoPv32 => ErrorCode::NoPv32,
+            EngineError::Shim(_) => ErrorCode::Shim,
+            EngineError::NotAdmitted { .. } => ErrorCode::NotAdmitted,
+            EngineError::Policy(_) => ErrorCode::Policy,
+            EngineError::Advisories(_) => ErrorCode::Advisories,
+            EngineError::NoFreshDomid => ErrorCode::NoFreshDomid,
+            EngineError::ForeignDevices { .. } => ErrorCode::ForeignDevices,
+            EngineError::Control(error) => error.code(),
+            EngineError::Adopt(error) => error.code(),
+            EngineError::SoftReset(_) => ErrorCode::SoftReset,
+            EngineError::Dump(_) => ErrorCode::DumpCore,
+            EngineError::Io { .. } => ErrorCode::File,
+            EngineError::Record { .. } => ErrorCode::BadRecord,
+            EngineError::Journal(_) => ErrorCode::Journal,
+            EngineError::UnknownOperation { .. } | EngineError::UnknownStep { .. } => {
+                ErrorCode::UnknownOperation
+            }
+            EngineError::Cancelled => ErrorCode::Cancelled,
+            EngineError::Deadline { .. } => ErrorCode::Deadline,
+            EngineError::Restarted { .. } => ErrorCode::DomainReplaced,
+            EngineError::ByMonitor { code, .. } => *code,
+            EngineError::Step(failure) => failure.cause.code(),
+        }
+    }
+
+    /// The step of an operation that has failed, where the error is of one.
+    pub fn step(&self) -> Option<&str> {
+        match self {
+            EngineError::Step(failure) => Some(failure.step),
+            EngineError::ByMonitor { step, .. } => step.as_deref(),
+            _ => None,
         }
     }
 

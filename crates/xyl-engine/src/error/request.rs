@@ -1,7 +1,10 @@
 //! Why a change to a running domain, or a look at it, was refused.
 
 use xen_port::DomId;
+
 use xl_cfg::types::BadName;
+
+use super::ErrorCode;
 
 /// Why a change to a running domain was refused before Xen or xenstore was asked for it.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +74,7 @@ pub enum RequestError {
     },
     /// A number of vCPUs that the domain cannot have.
     #[error(
-        "domain {domid} cannot use {wanted} vCPUs: it has {most}, so 1 to {most} can be asked for (`maxvcpus` in its configuration sets how many it has)"
+        "domain {domid} cannot use {wanted} vCPUs: choose 1 to {most}; for more, raise `maxvcpus` in its configuration and create it anew"
     )]
     VcpusOutOfRange {
         /// The domain.
@@ -135,4 +138,26 @@ pub enum RequestError {
         /// Greatest.
         most: u32,
     },
+}
+
+impl RequestError {
+    /// The kind of the error.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            RequestError::BadName(_) => ErrorCode::BadName,
+            RequestError::BadSysrq(_) => ErrorCode::BadSysrq,
+            RequestError::NoPvDrivers { .. } => ErrorCode::NoPvDrivers,
+            RequestError::AboveMaximum { .. } => ErrorCode::AboveMaximum,
+            RequestError::BelowMinimum { .. } => ErrorCode::BelowMinimum,
+            RequestError::BelowTarget { .. } => ErrorCode::BelowTarget,
+            RequestError::NoMemoryLimits { .. } => ErrorCode::NoMemoryLimits,
+            RequestError::VcpusOutOfRange { .. } => ErrorCode::VcpusOutOfRange,
+            RequestError::NoSuchVcpu { .. } => ErrorCode::NoSuchVcpu,
+            RequestError::HvmNotYet { .. } => ErrorCode::NotThereYet,
+            RequestError::OtherScheduler { .. } | RequestError::PoolOtherScheduler { .. } => {
+                ErrorCode::OtherScheduler
+            }
+            RequestError::OutOfRange { .. } => ErrorCode::OutOfRange,
+        }
+    }
 }

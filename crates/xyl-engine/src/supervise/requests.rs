@@ -21,6 +21,7 @@ use xyl_saga::Past;
 use crate::control::power::{self, PowerDelivery, PowerRequest};
 use crate::control::sched::{self, ShareChange};
 use crate::control::{memory, vcpus};
+use crate::error::ErrorCode;
 use crate::operation::Kind;
 use crate::operation::dump_core::{self, DumpRequest, Dumped, dump_core, progress_file};
 use crate::operation::run;
@@ -175,7 +176,56 @@ pub enum Done {
 #[serde(rename_all = "snake_case")]
 enum Reply {
     Done(Done),
-    Failed(String),
+    Failed(Refusal),
+}
+
+/// Why a monitor could not carry a request out.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Refusal {
+    /// With the kind of the error (a word of [`ErrorCode`]).
+    Coded {
+        code: String,
+        step: Option<String>,
+        message: String,
+    },
+    /// The text alone, from a monitor of an earlier version.
+    Text(String),
+}
+
+impl Refusal {
+    fn of(error: &EngineError) -> Refusal {
+        Refusal::Coded {
+            code: error.code().word().to_owned(),
+            step: error.step().map(str::to_owned),
+            message: error.to_string(),
+        }
+    }
+
+    fn into_error(self) -> EngineError {
+        let (code, step, message) = match self {
+            Refusal::Coded {
+                code,
+                step,
+                message,
+            } => (ErrorCode::parse(&code), step, message),
+            Refusal::Text(message) => (None, None, message),
+        };
+        EngineError::ByMonitor {
+            code: code.unwrap_or(ErrorCode::Refused),
+            step,
+            message,
+        }
+    }
+}
+
+/// The error for a monitor that was lost with a request.
+fn monitor_lost(message: String) -> EngineError {
+    EngineError::ByMonitor {
+        code: ErrorCode::MonitorLost,
+        step: None,
+        message,
+    }
 }
 
 /// What whoever asks has to say and wants to hear meanwhile.
@@ -208,13 +258,11 @@ pub fn ask(
             if let Some(letter) = PendingRequest::send(host, vm, request)? {
                 return match letter.answer(host, asking)? {
                     RequestEnd::Replied(outcome) => outcome,
-                    RequestEnd::Unknown if !request.is_repeatable() => {
-                        Err(EngineError::ByMonitor(format!(
-                            "the monitor of domain {} died at the {}: it may have been done; look, and repeat it if not",
-                            vm.domid,
-                            request.word()
-                        )))
-                    }
+                    RequestEnd::Unknown if !request.is_repeatable() => Err(monitor_lost(format!(
+                        "the monitor of domain {} died at the {}: it may have been done; look, and repeat it if not",
+                        vm.domid,
+                        request.word()
+                    ))),
                     RequestEnd::Unknown | RequestEnd::Withdrawn => {
                         let outcome = carry_out(host, info, request, asking);
                         after_silence(host, vm, request, outcome)
@@ -594,8 +642,8 @@ impl PendingRequest {
         host.store.rm(&self.told)?;
         Ok(match serde_json::from_slice(value) {
             Ok(Reply::Done(done)) => Ok(done),
-            Ok(Reply::Failed(why)) => Err(EngineError::ByMonitor(why)),
-            Err(_) => Err(EngineError::ByMonitor(format!(
+            Ok(Reply::Failed(refusal)) => Err(refusal.into_error()),
+            Err(_) => Err(monitor_lost(format!(
                 "the answer of the monitor cannot be read: {}",
                 String::from_utf8_lossy(value)
             ))),
@@ -719,14 +767,14 @@ fn serve_one(
                 "a request that cannot be read ({error}): {}",
                 String::from_utf8_lossy(&text)
             ));
-            Err(EngineError::ByMonitor(format!(
+            Err(monitor_lost(format!(
                 "the monitor of this VM does not know this request: `xyl upgrade-monitors` replaces it by one of this version ({error})"
             )))
         }
     };
     let answer = match outcome {
         Err(error) if error.is_connection_lost() => return Err(error),
-        Err(error) => Reply::Failed(error.to_string()),
+        Err(error) => Reply::Failed(Refusal::of(&error)),
         Ok(done) => Reply::Done(done),
     };
     let is_waited_for = asker(id).is_some_and(|pid| host.process.is_running(pid));

@@ -42,7 +42,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     let mut start = |name: &str, vm| start_in_background(context, name, vm).map(drop);
     let mut notice = |notice: Notice<'_>| {
         if let Notice::Warning(text) = notice {
-            context.say(format!("warning: {text}"));
+            context.warning(text);
         }
     };
     let adopted = adopt::adopt(

@@ -2,8 +2,6 @@
 
 mod running;
 
-use std::io::IsTerminal;
-
 use clap::builder::PossibleValuesParser;
 use os_port::SystemFiles;
 use serde_json::json;
@@ -15,7 +13,7 @@ use crate::commands::audit::running::Running;
 use crate::complete::words;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
-use crate::output::left;
+use crate::output::{left, stdout_has_colours};
 use crate::shown::Shown;
 
 /// Show what protects this host against speculative execution, for each type of guest
@@ -104,7 +102,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
             facts: &facts,
             audit: &audit,
             guests: &guests,
-            colour: std::io::stdout().is_terminal(),
+            colour: stdout_has_colours(),
         };
         for line in report
             .lines(args)

@@ -1,12 +1,14 @@
 //! `xyl create`: a domain from its configuration.
 
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 use clap::ValueHint;
 use os_port::SystemFiles;
 use serde_json::json;
 use xen_port::{CpuMap, DomId};
 use xen_sys::Standby;
+use xenstore::Client;
 use xl_cfg::{Config, Report, Source};
 use xyl_engine::Notice;
 use xyl_engine::config::admission::Outcome as Verdict;
@@ -27,12 +29,12 @@ use crate::commands::console::outcome;
 use crate::commands::monitor::start_in_background;
 use crate::console::{Console, ConsoleError, Options};
 use crate::context::Context;
-use crate::error::{Failure, Outcome};
+use crate::error::{Exit, Failure, Outcome};
 use crate::interrupts::Interrupts;
 use crate::json::{self, Layout};
-use crate::output::stderr_is_terminal;
+use crate::output::stderr_has_colours;
 use crate::shown::Shown;
-use crate::tell;
+use crate::tell::{self, Kind};
 use crate::xlconf;
 
 /// Create a domain from a configuration file
@@ -57,9 +59,10 @@ pub struct Args {
     #[arg(short)]
     paused: bool,
     /// Attach to its console before it starts
-    #[arg(short, conflicts_with = "foreground")]
+    #[arg(short)]
     console: bool,
-    /// Stay in the foreground until it has ended, doing what its configuration says about that
+    /// Stay in the foreground until it has ended, doing what its configuration says about that; with -c its console is
+    /// here meanwhile, and with -e there is nothing to stay for
     #[arg(short = 'F')]
     foreground: bool,
     /// Only check the configuration and the files that it names, and print it as JSON
@@ -72,7 +75,7 @@ pub struct Args {
     #[arg(short)]
     debug: bool,
     /// Leave nobody to watch over it: a reboot or crash of the guest is not handled
-    #[arg(short = 'e', conflicts_with = "foreground")]
+    #[arg(short = 'e')]
     no_monitor: bool,
     /// The configuration file
     #[arg(short = 'f', long = "defconfig", value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -91,6 +94,13 @@ pub struct Args {
     words: Vec<String>,
 }
 
+impl Args {
+    /// Whether this process stays to watch over the VM. Without anybody to watch there is nothing to stay for.
+    fn stays(&self) -> bool {
+        self.foreground && !self.no_monitor
+    }
+}
+
 /// Runs `xyl create`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
     if args.vncviewer || args.vncviewer_autopass {
@@ -101,9 +111,9 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     let (file, overrides) = split(args)?;
     let planned = plan(args, context, read(context, &file, &overrides)?)?;
     if !args.quiet {
-        show_warnings(planned.config.report());
+        show_warnings(context, planned.config.report());
         for warning in xlconf::not_obeyed(context.xl_conf()?) {
-            context.say(format!("warning: {warning}"));
+            context.warning(warning);
         }
     }
     if args.dry_run || context.dry_run() {
@@ -125,7 +135,13 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
 }
 
 /// A console that was to be opened before the start.
-type Attached = Option<Result<Console, ConsoleError>>;
+type Attached = Option<Result<Attachment, ConsoleError>>;
+
+/// A console, and the connection to xenstored that it was opened by where that is not the create's.
+struct Attachment {
+    console: Console,
+    store: Option<Client>,
+}
 
 /// What a create leaves to its command.
 struct Created {
@@ -143,12 +159,12 @@ fn create_now(
     cancel: &Cancel,
 ) -> Result<Created, Failure> {
     let uuid = planned.spec.uuid;
-    let is_monitored = !args.foreground && !args.no_monitor;
+    let is_monitored = !args.stays() && !args.no_monitor;
     let (mut console, mut monitor) = (None, None);
-    let process_ends = !args.console && !args.foreground;
+    let process_ends = !args.console && !args.stays();
     let mut before_start = |host: &mut Host, domid: DomId| {
         if args.console {
-            console = open_console(context, host, domid)?;
+            console = open_console(args, context, host, domid)?;
         }
         if process_ends {
             xen_sys::take_precedence_to_end();
@@ -171,7 +187,7 @@ fn create_now(
         Notice::Step(step) => context.note(1, || {
             format!("create {}: {step}", Shown::name(&planned.spec.name))
         }),
-        Notice::Warning(text) if !args.quiet => context.say(format!("warning: {text}")),
+        Notice::Warning(text) if !args.quiet => context.warning(text),
         Notice::Warning(_) => {}
     };
     let mut request = CreateRequest {
@@ -200,10 +216,27 @@ fn create_now(
 }
 
 /// A console that cannot be had is no reason to take the domain back: it is told of afterwards.
-fn open_console(context: &Context, host: &mut Host, domid: DomId) -> Result<Attached, EngineError> {
-    let info = host.hv.domain_info(domid)?;
+fn open_console(
+    args: &Args,
+    context: &Context,
+    host: &mut Host,
+    domid: DomId,
+) -> Result<Attached, EngineError> {
+    let Some(info) = host.hv.domain_info(domid)? else {
+        return Ok(None);
+    };
     let folders = context.console_folders();
-    Ok(info.map(|info| Console::open(&mut host.store, &info, &Options::default(), &folders)))
+    // Beside a console this process watches over the VM, by its own connection.
+    let mut own_store = match args.stays() {
+        true => Some(context.open_store().map_err(Failure::into_engine_error)?),
+        false => None,
+    };
+    let store = own_store.as_mut().unwrap_or(&mut host.store);
+    let console = Console::open(store, &info, &Options::default(), &folders);
+    Ok(Some(console.map(|console| Attachment {
+        console,
+        store: own_store,
+    })))
 }
 
 /// What follows the start: its console, or its end in the foreground.
@@ -227,9 +260,16 @@ fn follow(
             .json(&json!({"domid": vm.domid.0, "name": planned.spec.name, "uuid": uuid}))?;
         context.out.flush()?;
     }
-    if args.foreground {
+    if args.stays() {
         interrupts.end_the_command()?;
-        return Ok(monitor::watch(host, vm, &mut |line| context.say(line))?);
+        let shown = show_beside(context, console).unwrap_or_else(|failure| {
+            context.warning(format!("its console cannot be shown: {failure}"));
+            None
+        });
+        let watched = monitor::watch(host, vm, &mut |line| context.say(line));
+        // The session ends with the domain, and gives the terminal its modes back.
+        let _ = shown.map(JoinHandle::join);
+        return Ok(watched?);
     }
     // The console has a way with signals of its own.
     drop(interrupts);
@@ -239,12 +279,40 @@ fn follow(
     };
     drop(monitor);
     match console {
-        Ok(console) => outcome(console.run(host.hv.as_ref(), &mut host.store)?),
+        Ok(Attachment { console, .. }) => outcome(console.run(host.hv.as_ref(), &mut host.store)?),
         Err(error) => Err(Failure::refused(format!(
             "domain {} was created and runs, but its console cannot be shown: {error}",
             vm.domid
         ))),
     }
+}
+
+/// Shows a console while this process watches over the VM. Leaving it leaves the process where it is; a signal ends both.
+fn show_beside(context: &Context, attached: Attached) -> Result<Option<JoinHandle<()>>, Failure> {
+    let Some(attached) = attached else {
+        return Ok(None);
+    };
+    let Attachment { console, store } = attached?;
+    // Within create_now a connection of its own was opened for it.
+    let Some(mut store) = store else {
+        return Ok(None);
+    };
+    let open_hypervisor = context.hypervisor_opener();
+    let style = context.style();
+    let show = move || {
+        let ending = open_hypervisor().and_then(|hv| Ok(console.run(hv.as_ref(), &mut store)?));
+        match ending.map(outcome) {
+            Ok(Err(Failure::Signal(signal))) => {
+                std::process::exit(Exit::Signal(signal).number().into())
+            }
+            Ok(_) => {}
+            Err(failure) => style.message(Kind::Warning, &failure.to_string()),
+        }
+    };
+    let thread = std::thread::Builder::new().spawn(show);
+    Ok(Some(thread.map_err(|source| {
+        Failure::io("start a thread for the console", source)
+    })?))
 }
 
 /// Decides what the configuration asks for, under this host's masks.
@@ -312,7 +380,7 @@ fn preview(args: &Args, context: &Context, spec: &VmSpec) -> Outcome {
     }
     if !args.quiet {
         for warning in warnings {
-            context.say(format!("warning: {warning}"));
+            context.warning(warning);
         }
     }
     Ok(())
@@ -374,11 +442,18 @@ fn read(context: &Context, file: &Path, overrides: &[&str]) -> Result<Config, Fa
     Ok(plan::parse(Source::read_file(file)?, overrides, names)?)
 }
 
-fn show_warnings(report: &Report) {
-    if !report.is_empty() {
+fn show_warnings(context: &Context, report: &Report) {
+    if context.json() {
+        for finding in report.located() {
+            let details = serde_json::to_value(&finding).unwrap_or_default();
+            context
+                .style()
+                .with_details(Kind::Warning, finding.message, details);
+        }
+    } else if !report.is_empty() {
         tell::line(format_args!(
             "{}",
-            report.render(stderr_is_terminal()).trim_end()
+            report.render(stderr_has_colours()).trim_end()
         ));
     }
 }

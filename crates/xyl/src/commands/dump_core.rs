@@ -127,7 +127,7 @@ fn told(args: &Args, context: &Context, file: &Path, dumped: Dumped) -> Outcome 
         }))?);
     }
     if dumped.nr_missing > 0 {
-        context.say(format!("warning: {}", dumped.line()));
+        context.warning(dumped.line());
     }
     if args.file.is_none() {
         context.out.line(Shown::line(&file.display().to_string()))?;

@@ -62,8 +62,8 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         }
     }
     for domain in domains.iter().filter(|domain| domain.is_changed()) {
-        context.say(format!(
-            "warning: {}: {}",
+        context.warning(format!(
+            "{}: {}",
             Shown::name(&domain.name),
             otherwise(&domain.now)
         ));
@@ -86,7 +86,7 @@ fn chosen(args: &Args, context: &Context) -> Result<Vec<Explained>, Failure> {
             match of(context, info, name.clone()) {
                 Ok(explained) => all.extend(explained),
                 // One that is damaged hides no others.
-                Err(failure) => context.say(format!("warning: {}: {failure}", Shown::name(&name))),
+                Err(failure) => context.warning(format!("{}: {failure}", Shown::name(&name))),
             }
         }
         return Ok(all);

@@ -73,7 +73,6 @@ const KEYS: [&str; 34] = [
 /// Runs `xyl info`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
     let hv = context.hv()?;
-    context.say_if_simulated();
     let info = info::info(hv)?;
     let topology = if args.numa {
         Some((hv.cpu_topology()?, hv.numa_nodes()?))

@@ -57,7 +57,6 @@ pub struct Args {
 
 /// Runs `xyl list`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
-    context.say_if_simulated();
     let infos = match &args.domain {
         Some(asked) => vec![context.find(asked)?.info],
         None => domains::list(context.hv()?)?,
@@ -86,7 +85,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         if bare_pv32.contains(&info.domid) {
             let name = name.as_deref().unwrap_or(domains::NO_NAME);
             let (name, domid) = (Shown::name(name), info.domid);
-            context.say(format!("warning: {name} ({domid}): {BARE_PV32}"));
+            context.warning(format!("{name} ({domid}): {BARE_PV32}"));
         }
     }
     Ok(())
@@ -315,8 +314,8 @@ fn print_configurations(context: &Context, infos: &[DomainInfo]) -> Outcome {
     let mut array = Vec::new();
     for ((info, name), config) in infos.iter().zip(names).zip(configs) {
         let config = config.unwrap_or_else(|error| {
-            context.say(format!(
-                "warning: domain {}: {error}; its type, name and UUID alone are shown",
+            context.warning(format!(
+                "domain {}: {error}; its type, name and UUID alone are shown",
                 info.domid
             ));
             without_record(info, name)

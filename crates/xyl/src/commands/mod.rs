@@ -78,8 +78,7 @@ pub const HERE: &[&str] = &[
     "vm-list",
 ];
 
-/// Commands for packagers, shells and Xyl itself, and one that would keep `up` from being xl's `uptime`: no
-/// prefix of theirs is completed.
+/// Commands for packagers, shells and Xyl itself, and one that would keep `up` from being xl's `uptime`. No list names them.
 pub const HIDDEN: &[&str] = &[
     "completion",
     "man",

@@ -69,8 +69,8 @@ fn warn_of_changed_verdicts(context: &Context, host: &Host) -> Outcome {
     let names = context.names_or_warning(&infos);
     for ((info, name), now) in infos.iter().zip(names).zip(verdicts) {
         let name = name.unwrap_or_default();
-        context.say(format!(
-            "warning: {} ({}): {}",
+        context.warning(format!(
+            "{} ({}): {}",
             Shown::name(&name),
             info.domid,
             otherwise(&now)
@@ -139,10 +139,14 @@ pub fn replace_dead_monitors(context: &Context) {
     match replace_the_lost(context) {
         Ok(started) => {
             for one in started {
-                context.say(match one {
-                    Ok(heir) => format!("{}: {}", Shown::name(&heir.name), heir.line()),
-                    Err(none) => format!("warning: {}: {}", Shown::name(&none.name), none.line()),
-                });
+                match one {
+                    Ok(heir) => {
+                        context.say(format!("{}: {}", Shown::name(&heir.name), heir.line()))
+                    }
+                    Err(none) => {
+                        context.warning(format!("{}: {}", Shown::name(&none.name), none.line()));
+                    }
+                }
             }
         }
         Err(failure) => context.warn(&failure),

@@ -70,7 +70,7 @@ pub fn all(context: &Context) -> Result<Vec<Running>, Failure> {
 
 fn one(context: &Context, info: &DomainInfo, name: String, guest: GuestType) -> Running {
     let warn = |failure: &Failure| {
-        context.say(format!("warning: {}: {failure}", Shown::name(&name)));
+        context.warning(format!("{}: {failure}", Shown::name(&name)));
     };
     // A record that is damaged is told of, and hides no guest.
     let explained = explain::of(context, info.clone(), name.clone());

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
-use crate::output::uuid;
+use crate::output::{is_dumb_terminal, uuid};
 use sample::Sample;
 use table::{SortBy, Table};
 
@@ -58,6 +58,11 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
             "this is no terminal to draw on: use `xyl top -b`",
         ));
     }
+    if is_dumb_terminal() {
+        return Err(Failure::usage(
+            "this terminal cannot be drawn on (TERM=dumb): use `xyl top -b`",
+        ));
+    }
     screen::run(args, context)
 }
 
@@ -67,7 +72,7 @@ fn batch(args: &Args, context: &Context) -> Outcome {
     loop {
         let sample = Sample::take(context)?;
         if let Some(why) = &sample.nameless {
-            context.say(format!("warning: {why}"));
+            context.warning(why);
         }
         let table = Table::new(&sample, before.as_ref(), SortBy::Domid, args.full_name);
         if context.json() {
