@@ -18,7 +18,7 @@ use xyl_engine::host::pools::Pools;
 use xyl_engine::supervise::requests::{self, Request};
 use xyl_engine::vm::domains::{self, Domain, DomainRef};
 use xyl_engine::vm::names::{self, NameIndex};
-use xyl_engine::{Dirs, Host};
+use xyl_engine::{Dirs, EngineError, Host};
 
 use crate::cli::GlobalArgs;
 use crate::console::Folders;
@@ -169,6 +169,14 @@ fn not_switched_on(error: MachineError) -> Failure {
 
 fn from_machine(error: MachineError) -> Failure {
     Failure::refused(error.to_string())
+}
+
+/// A domain that is not there, or has gone meanwhile, is named as the user has named it.
+fn as_typed(error: EngineError, asked: &str) -> Failure {
+    match error {
+        EngineError::NoSuchDomain(_) => Failure::from(EngineError::NoSuchDomain(asked.to_owned())),
+        other => Failure::from(other),
+    }
 }
 
 /// The variable with the seconds to wait for each answer of xenstored.
@@ -378,7 +386,9 @@ impl Context {
     /// The domain that was asked for: digits are its number.
     pub fn find(&self, asked: &str) -> Result<Domain, Failure> {
         match DomainRef::parse(asked) {
-            DomainRef::Number(number) => Ok(domains::find_number(self.hv()?, number)?),
+            DomainRef::Number(number) => {
+                domains::find_number(self.hv()?, number).map_err(|error| as_typed(error, asked))
+            }
             DomainRef::Uuid(handle) => Ok(domains::find_uuid(self.hv()?, handle)?),
             DomainRef::Name(name) => self.find_by_name(&name),
         }
@@ -387,7 +397,8 @@ impl Context {
     /// The domain that was asked for, for whoever has a host of his own.
     pub fn find_on(&self, host: &mut Host, asked: &str) -> Result<Domain, Failure> {
         let (hv, store, index) = host.directory();
-        Ok(domains::find(hv, store, &index, &DomainRef::parse(asked))?)
+        domains::find(hv, store, &index, &DomainRef::parse(asked))
+            .map_err(|error| as_typed(error, asked))
     }
 
     /// Has a change made of a domain that was asked for; says what it would do in a dry run.
@@ -400,6 +411,10 @@ impl Context {
         let mut host = self.open_host()?;
         let info = self.find_on(&mut host, asked)?.info;
         self.change_on(&mut host, &info, request, would)
+            .map_err(|failure| match failure {
+                Failure::Engine(error) => as_typed(error, asked),
+                other => other,
+            })
     }
 
     /// The same of a domain that was found.

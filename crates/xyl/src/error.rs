@@ -97,6 +97,12 @@ pub enum Failure {
     /// What was asked cannot be.
     #[error("{0}")]
     Refused(String),
+    /// A create was cancelled, and taken back whole.
+    #[error("cancelled{}: no domain was created, and nothing of it is left", .step.map_or_else(String::new, |step| format!(" at the step `{step}`")))]
+    Cancelled {
+        /// The step that it had come to.
+        step: Option<&'static str>,
+    },
     /// A file or stream.
     #[error("cannot {op}: {source}")]
     Io {
@@ -221,8 +227,11 @@ impl Failure {
             Failure::Configuration(_) => ErrorCode::Configuration,
             Failure::Usage(_) => ErrorCode::Usage,
             Failure::Found(_) => ErrorCode::Found,
+            Failure::Cancelled { .. } => ErrorCode::Cancelled,
             Failure::NotXen { .. } => ErrorCode::NotXen,
             Failure::Engine(error) => error.code(),
+            Failure::Console(ConsoleError::ControlDomain) => ErrorCode::ControlDomain,
+            Failure::Console(ConsoleError::NoSuchConsole { .. }) => ErrorCode::NoSuchConsole,
             Failure::Console(_) => ErrorCode::Console,
             Failure::Io { .. } | Failure::BrokenPipe => ErrorCode::Io,
             Failure::Refused(_) | Failure::Said(_) | Failure::Signal(_) => ErrorCode::Refused,
@@ -245,6 +254,7 @@ impl Failure {
             Failure::Configuration(rejection) if !rejection.findings.is_null() => {
                 json::set(&mut details, "findings", rejection.findings.clone());
             }
+            Failure::Cancelled { step: Some(step) } => json::set(&mut details, "step", *step),
             Failure::Word(WordError::NotThereYet { instead, .. }) => {
                 json::set(&mut details, "remedy", *instead);
             }

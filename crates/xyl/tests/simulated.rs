@@ -623,3 +623,107 @@ fn a_create_in_the_foreground_shows_the_console_too() {
     host.must(&["create", "-e", "-F", cfg.to_str().unwrap()]);
     assert!(host.must(&["list"]).contains("guest"));
 }
+
+#[test]
+fn a_console_that_no_such_guest_has_is_refused_at_once() {
+    let host = Simulated::new();
+    host.create();
+    for words in [
+        &["console", "-t", "serial", "guest"][..],
+        &["console", "-t", "vuart", "guest"],
+        &["console", "-n", "1", "guest"],
+        &["-N", "console", "-n", "1", "guest"],
+    ] {
+        let error = error_of(&host.xyl(&[&["--json"], words].concat()));
+        assert_eq!(error["code"], "no-such-console", "{words:?}: {error}");
+    }
+    let error = error_of(&host.xyl(&["--json", "-N", "console", "0"]));
+    assert_eq!(error["code"], "control-domain", "{error}");
+}
+
+#[test]
+fn the_console_of_a_domain_that_reboots_shows_nothing_of_the_next() {
+    let host = Simulated::new();
+    host.create();
+    let mut command = host.command(
+        "bash",
+        &["-c", "(sleep 1; echo reboot) | $XYL console guest"],
+    );
+    let place = format!("sim:{}", host.path().display());
+    command.env("XYL", XYL).env("XYL_HOST", place);
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let after = text
+        .split("down (Reboot)")
+        .nth(1)
+        .unwrap_or_else(|| panic!("{text}"));
+    assert!(!after.contains("heartbeat"), "{text}");
+}
+
+fn json_of(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn json_has_what_the_table_shows() {
+    let host = Simulated::new();
+    host.create();
+    let plain = json_of(&host.must(&["list", "--json", "guest"]));
+    assert!(plain[0].get("cpupool").is_none());
+    let all = json_of(&host.must(&["list", "--json", "-c", "-n", "-Z", "guest"]));
+    assert_eq!(all[0]["cpupool"], "Pool-0");
+    assert!(all[0]["node_affinity"].is_array());
+    assert_eq!(all[0].get("security_label"), Some(&serde_json::Value::Null));
+    let top = json_of(&host.must(&["top", "-b", "-i", "1", "--json"]));
+    assert!(top["domains"][0]["cpu_time_ns"].is_u64());
+    let info = json_of(&host.must(&["info", "--json"]));
+    assert!(info["cpu_mhz"].is_f64(), "{info}");
+    assert!(host.must(&["info", "cpu_mhz"]).trim().ends_with(".000"));
+    let one = json_of(&host.must(&["info", "--json", "free_"]));
+    let keys: Vec<&String> = one.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["free_memory", "free_cpus"]);
+    assert_eq!(host.xyl(&["info", "-x"]).status.code(), Some(4));
+}
+
+#[test]
+fn shares_have_one_shape_and_the_words_of_xl() {
+    let host = Simulated::new();
+    host.create();
+    for words in [
+        &["sched-credit2", "--json"][..],
+        &["sched-credit2", "--json", "-d", "guest"],
+        &["sched-credit2", "--json", "-s"],
+        &["sched-credit2", "--json", "-p", "Pool-0"],
+    ] {
+        let pools = json_of(&host.must(words));
+        assert_eq!(pools[0]["pool"], "Pool-0", "{words:?}");
+        assert!(pools[0]["ratelimit_us"].is_number(), "{words:?}");
+        let domains = pools[0]["domains"].as_array().unwrap();
+        assert!(
+            domains.iter().any(|one| one["name"] == "guest"),
+            "{words:?}"
+        );
+    }
+    assert!(
+        host.must(&["sched-credit2", "-s", "-d", "guest"])
+            .starts_with("Cpupool Pool-0: ratelimit=")
+    );
+}
+
+#[test]
+fn a_domain_is_named_as_it_was_typed() {
+    let host = Simulated::new();
+    for typed in ["99999999999999999999", "007", "nosuch"] {
+        for command in ["destroy", "list", "pause", "console"] {
+            let error = error_of(&host.xyl(&["--json", command, typed]));
+            let message = error["message"].as_str().unwrap();
+            assert!(
+                message.contains(&format!("`{typed}`")),
+                "{command}: {message}"
+            );
+        }
+    }
+    let output = host.xyl(&["domname", "a"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("xyl domid"));
+}

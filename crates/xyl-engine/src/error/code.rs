@@ -41,6 +41,8 @@ codes! {
     NotXen = "not-a-xen-host",
     /// The console cannot be shown.
     Console = "console",
+    /// A guest of this type has no such console.
+    NoSuchConsole = "no-such-console",
     /// Xen has refused a hypercall.
     Hypervisor = "hypervisor",
     /// Xenstored has refused a request, or does not answer.
@@ -133,6 +135,10 @@ codes! {
     Journal = "journal",
     /// The journal has an operation or a step that this version does not know.
     UnknownOperation = "unknown-operation",
+    /// The domain has run, so an undo does not destroy it.
+    HasRun = "has-run",
+    /// An earlier operation on the VM is not finished.
+    Unfinished = "unfinished",
     /// The operation was cancelled.
     Cancelled = "cancelled",
     /// A wait has come to its time limit.

@@ -343,6 +343,8 @@ impl EngineError {
             EngineError::UnknownOperation { .. } | EngineError::UnknownStep { .. } => {
                 ErrorCode::UnknownOperation
             }
+            EngineError::HasRun(_) => ErrorCode::HasRun,
+            EngineError::Unfinished { .. } => ErrorCode::Unfinished,
             EngineError::Cancelled => ErrorCode::Cancelled,
             EngineError::Deadline { .. } => ErrorCode::Deadline,
             EngineError::Restarted { .. } => ErrorCode::DomainReplaced,

@@ -10,16 +10,22 @@ use xyl_saga::{OnDeath, Step};
 
 use crate::operation::xenstore_nodes;
 use crate::operation::{Aside, Draft, step};
-use crate::vm::userdata;
+use crate::vm::{domains, userdata};
 use crate::{EngineError, Host};
 
 /// The identity that a domain gets when it is set aside, as `on_...="rename-restart"` asks: a name
-/// with a date, and a new UUID.
-pub(crate) fn aside(host: &Host, name: &str) -> Aside {
-    Aside {
-        uuid: Uuid::from_bytes(host.process.new_uuid()),
-        name: format!("{name}-{}", timestamp(host.clock.calendar())),
-    }
+/// with a date, and a new UUID. A second domain of the VM within a minute has the second in its name too.
+pub(crate) fn aside(host: &mut Host, name: &str) -> Result<Aside, EngineError> {
+    let uuid = Uuid::from_bytes(host.process.new_uuid());
+    let now = host.clock.calendar();
+    let name_with = |form| format!("{name}-{}", timestamp(now, form));
+    let as_xl = name_with("%Y%m%dT%H%MZ");
+    let name = match domains::refuse_taken_name(host, &as_xl, DomId::ZERO) {
+        Ok(()) => as_xl,
+        Err(EngineError::NameTaken { .. }) => name_with("%Y%m%dT%H%M%SZ"),
+        Err(error) => return Err(error),
+    };
+    Ok(Aside { uuid, name })
 }
 
 /// The steps that set a VM's domain aside, in order.
@@ -121,10 +127,10 @@ fn move_nodes(
     Ok(())
 }
 
-/// UTC as `YYYYMMDDTHHMMZ`, as xl names preserved domains.
-fn timestamp(now: SystemTime) -> String {
+/// UTC in a form: xl names preserved domains with `YYYYMMDDTHHMMZ`.
+fn timestamp(now: SystemTime, form: &str) -> String {
     match Timestamp::try_from(now) {
-        Ok(now) => now.strftime("%Y%m%dT%H%MZ").to_string(),
+        Ok(now) => now.strftime(form).to_string(),
         // A clock beyond the calendar still gives each domain a name of its own.
         Err(_) => Uuid::new_v4().simple().to_string(),
     }
@@ -137,7 +143,10 @@ mod tests {
 
     #[test]
     fn stamps_are_calendar_dates() {
-        let at = |seconds| timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        let at = |seconds| {
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            timestamp(time, "%Y%m%dT%H%MZ")
+        };
         assert_eq!(at(0), "19700101T0000Z");
         assert_eq!(at(951_782_400), "20000229T0000Z");
         assert_eq!(at(1_795_369_500), "20261122T1745Z");

@@ -42,7 +42,10 @@ pub fn restart(
     let name_lock = take_name(host, &name, old)?;
     let mut args = Facts::new();
     args.insert("old".to_owned(), old.0.into());
-    let aside = keeps_old.then(|| rename_aside::aside(host, &name));
+    let aside = match keeps_old {
+        true => Some(rename_aside::aside(host, &name)?),
+        false => None,
+    };
     let mut aside_lock = None;
     if let Some(aside) = &aside {
         aside_lock = Some(take_name(host, &aside.name, old)?);

@@ -23,7 +23,7 @@ pub(crate) fn holder(host: &Host, uuid: Uuid, now: SystemTime) -> String {
     let contents = xyl_saga::load(&*host.files, &host.dirs.journal(uuid)).unwrap_or_default();
     let past = Past::of(&contents);
     let Some(operation) = past.under_way() else {
-        return format!("another process that has the VM {uuid} in hand");
+        return format!("another process that works on the VM {uuid}");
     };
     let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH);
     let now_ms = u64::try_from(since_1970.unwrap_or_default().as_millis()).unwrap_or(0);

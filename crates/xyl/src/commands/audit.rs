@@ -124,7 +124,11 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     if found.is_empty() {
         return Ok(());
     }
-    Err(Failure::Found(format!("--fail-on: {}", found.join(", "))))
+    Err(Failure::Found(format!(
+        "--fail-on: {} found\n{}",
+        found.len(),
+        found.join("\n")
+    )))
 }
 
 /// The types to report: those that can run here, or the one that was asked for.

@@ -51,21 +51,20 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         number: args.number,
         escape: args.escape,
     };
+    let mut store = context.store()?;
+    Console::check(&mut store, &domain.info, &options)?;
     if context.would(format!(
         "attach to the console of domain {}",
         domain.info.domid
     ))? {
         return Ok(());
     }
-    let mut store = context.store()?;
-    let ending = Console::open(
-        &mut store,
-        &domain.info,
-        &options,
-        &context.console_folders(),
-    )?
-    .run(context.hv()?, &mut store)?;
-    outcome(ending)
+    let folders = context.console_folders();
+    let console = Console::open(&mut store, &domain.info, &options, &folders)?;
+    if let Some(warning) = console.warning() {
+        context.warning(warning);
+    }
+    outcome(console.run(context.hv()?, &mut store)?)
 }
 
 /// What a session's end means for the command: only a signal is a failure.

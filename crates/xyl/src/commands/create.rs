@@ -210,8 +210,25 @@ fn create_now(
             if let Some(monitor) = monitor {
                 monitor.end();
             }
-            Err(error.into())
+            Err(cancelled(&error).unwrap_or_else(|| error.into()))
         }
+    }
+}
+
+/// A create that was cancelled and has left nothing, as that.
+fn cancelled(error: &EngineError) -> Option<Failure> {
+    match error {
+        EngineError::Cancelled => Some(Failure::Cancelled { step: None }),
+        EngineError::Step(failure)
+            if matches!(failure.cause, EngineError::Cancelled)
+                && failure.left_behind.is_empty()
+                && failure.outcome == Some(xyl_saga::Outcome::Undone) =>
+        {
+            Some(Failure::Cancelled {
+                step: Some(failure.step),
+            })
+        }
+        _ => None,
     }
 }
 
@@ -455,5 +472,35 @@ fn show_warnings(context: &Context, report: &Report) {
             "{}",
             report.render(stderr_has_colours()).trim_end()
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xyl_engine::ErrorCode;
+    use xyl_saga::Outcome as Ended;
+
+    use super::*;
+
+    fn step(left_behind: Vec<(&'static str, EngineError)>) -> EngineError {
+        let outcome = left_behind.is_empty().then_some(Ended::Undone);
+        EngineError::Step(Box::new(xyl_saga::Failure {
+            step: "share out the CPU",
+            cause: EngineError::Cancelled,
+            left_behind,
+            outcome,
+        }))
+    }
+
+    #[test]
+    fn a_cancelled_create_says_that_nothing_is_left() {
+        let failure = cancelled(&step(Vec::new())).unwrap();
+        assert_eq!(failure.code(), ErrorCode::Cancelled);
+        assert_eq!(failure.details()["step"], "share out the CPU");
+        assert!(failure.to_string().contains("nothing of it is left"));
+        assert!(cancelled(&EngineError::Cancelled).is_some());
+        let left = vec![("make the domain", EngineError::NoPv)];
+        assert!(cancelled(&step(left)).is_none(), "something is left");
+        assert!(cancelled(&EngineError::NoPv).is_none());
     }
 }

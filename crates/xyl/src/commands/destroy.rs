@@ -20,8 +20,8 @@ const GONE_LIMIT: Duration = Duration::from_secs(10);
 /// End a domain at once, as if its power failed
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Xen keeps a domain as long as somebody holds a page of it. One that is still there 10 seconds after its end is \
-told of, with whoever holds it, and exit code 1; `xyl fsck` tells the same later.
+    after_help = "Xen keeps a domain as long as a process or another domain holds a page of it. If it is still there after 10 seconds, \
+the command fails and says what holds it; `xyl fsck` says the same later.
 
 Examples:
   xyl destroy web

@@ -14,7 +14,19 @@ use crate::shown::Shown;
 JSON: {domid, name}")]
 pub struct Args {
     /// The domain's number
+    #[arg(value_parser = number)]
     domid: u16,
+}
+
+fn number(word: &str) -> Result<u16, String> {
+    let is_number = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+    match (word.parse(), is_number) {
+        (Ok(number), true) => Ok(number),
+        (Err(_), true) => Err("no domain has so great a number".to_owned()),
+        _ => Err(
+            "a domain's number is wanted; `xyl domid NAME` prints the number of a name".to_owned(),
+        ),
+    }
 }
 
 /// Runs `xyl domname`.

@@ -6,7 +6,7 @@ use xyl_engine::host::info::{self, HostInfo};
 
 use crate::complete::words;
 use crate::context::Context;
-use crate::error::Outcome;
+use crate::error::{Failure, Outcome};
 use crate::shown::Shown;
 
 /// Show what Xen and this host are
@@ -20,10 +20,13 @@ Examples:
   xyl info -n
   xyl info --json | jq -r .xen_version
 
-JSON: an object with xl's keys; numbers where xl prints numbers. With -n also \
+JSON: an object with xl's keys, with a KEY only those that begin so; numbers where xl prints numbers. With -n also \
 cpu_topology [{cpu, core, socket, node}] and numa_info [{node, memory_mib, free_mib, distances}]"
 )]
 pub struct Args {
+    /// Show what xenstored can do: not there yet
+    #[arg(short = 'x', long)]
+    xenstore: bool,
     /// Show NUMA nodes and the topology of CPUs too
     #[arg(short, long)]
     numa: bool,
@@ -72,6 +75,11 @@ const KEYS: [&str; 34] = [
 
 /// Runs `xyl info`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
+    if args.xenstore {
+        return Err(Failure::not_there_yet(
+            "`info -x` is not there yet: use `xl info -x`, which Xen 4.22 has",
+        ));
+    }
     let hv = context.hv()?;
     let info = info::info(hv)?;
     let topology = if args.numa {
@@ -80,11 +88,16 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         None
     };
     let entries = entries(&info, &rustix::system::uname());
-    if context.json() {
-        return Ok(context.out.json(&to_json(&entries, topology.as_ref()))?);
-    }
-    if let Some(key) = &args.key {
+    if let (Some(key), false) = (&args.key, context.json()) {
         return print_values(context, &entries, key);
+    }
+    if context.json() {
+        let key = args.key.as_deref().unwrap_or_default();
+        let chosen: Vec<Entry> = entries
+            .into_iter()
+            .filter(|(name, _)| name.starts_with(key))
+            .collect();
+        return Ok(context.out.json(&to_json(&chosen, topology.as_ref()))?);
     }
     let (host_part, xen_part) = entries.split_at(nr_host_entries(&entries));
     print_entries(context, host_part)?;
@@ -120,6 +133,8 @@ fn print_values(context: &Context, entries: &[Entry], key: &str) -> Outcome {
 fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
+        // MHz, with the kHz after the point.
+        number if number.is_f64() => format!("{:.3}", number.as_f64().unwrap_or_default()),
         number => number.to_string(),
     }
 }
@@ -149,7 +164,7 @@ fn entries(info: &HostInfo, uname: &rustix::system::Uname) -> Vec<Entry> {
 
 fn cpu_entries(info: &HostInfo) -> Vec<Entry> {
     let phys = &info.phys;
-    let mhz = format!("{}.{:03}", phys.cpu_khz / 1000, phys.cpu_khz % 1000);
+    let mhz = f64::from(phys.cpu_khz) / 1000.0;
     let caps: Vec<String> = phys
         .hw_caps
         .iter()

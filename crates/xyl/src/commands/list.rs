@@ -8,6 +8,7 @@ use xyl_engine::vm::domains;
 use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
+use crate::json;
 use crate::output::{left, right, seconds, uuid};
 use crate::shown::{self, Shown};
 
@@ -27,7 +28,9 @@ Examples:
 JSON: an array of objects with
   domid, name (or null), uuid, kind (pv, pvh, hvm), memory_kib, max_memory_kib,
   claimed_kib, vcpus_online, max_vcpus, state {running, blocked, paused, shutdown,
-  dying}, shutdown_reason (or null), cpu_time_ns, cpupool_id, ssidref, bare_pv32
+  dying}, shutdown_reason (or null), cpu_time_ns, cpupool_id, ssidref, bare_pv32;
+  with -c cpupool (its name), with -n node_affinity (an array of NUMA nodes),
+  with -Z or -v security_label (null: none is known)
 With -l: the array that xl prints: {domid, config}, config as libxl keeps it. A domain \
 of which libxl keeps none has its type, name and uuid there.";
 
@@ -64,15 +67,6 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     if args.long {
         return print_configurations(context, &infos);
     }
-    let names = context.names_or_warning(&infos);
-    let bare_pv32 = bare_pv32_or_warning(context, &infos)?;
-    if context.json() {
-        let rows = infos
-            .iter()
-            .zip(&names)
-            .map(|(info, name)| to_json(info, name.as_deref(), bare_pv32.contains(&info.domid)));
-        return Ok(context.out.json(&Value::Array(rows.collect()))?);
-    }
     let columns = Columns {
         verbose: args.verbose,
         context: args.context,
@@ -80,6 +74,18 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         cpupool: args.cpupool,
         numa: args.numa,
     };
+    let names = context.names_or_warning(&infos);
+    let bare_pv32 = bare_pv32_or_warning(context, &infos)?;
+    if context.json() {
+        let extras = extras(context, &infos, columns)?;
+        let rows = infos.iter().zip(&names).zip(&extras);
+        let rows = rows.map(|((info, name), extra)| {
+            let mut row = to_json(info, name.as_deref(), bare_pv32.contains(&info.domid));
+            extra.add_to(&mut row, columns);
+            row
+        });
+        return Ok(context.out.json(&Value::Array(rows.collect()))?);
+    }
     print_table(context, &infos, &names, columns)?;
     for (info, name) in infos.iter().zip(&names) {
         if bare_pv32.contains(&info.domid) {
@@ -126,32 +132,44 @@ pub fn print_table(
     names: &[Option<String>],
     columns: Columns,
 ) -> Outcome {
-    let pools = if columns.cpupool {
-        Some(context.pools()?)
-    } else {
-        None
-    };
-    let nr_nodes = if columns.numa {
-        context.hv()?.phys_info()?.nr_nodes
-    } else {
-        0
-    };
+    let extras = extras(context, infos, columns)?;
     context.out.line(header(columns))?;
-    for (info, name) in infos.iter().zip(names) {
-        let nodes = if columns.numa {
-            Some(context.hv()?.node_affinity(info.domid)?)
-        } else {
-            None
-        };
-        let extra = Extra {
-            pool: pools.as_ref().map(|pools| pools.name(info.cpupool)),
-            nodes: nodes.map(|nodes| nodes.display(nr_nodes)),
-        };
+    for ((info, name), extra) in infos.iter().zip(names).zip(&extras) {
         context
             .out
-            .line(row(info, name.as_deref(), columns, &extra))?;
+            .line(row(info, name.as_deref(), columns, extra))?;
     }
     Ok(())
+}
+
+/// What the columns need besides the domains' information.
+fn extras(
+    context: &Context,
+    infos: &[DomainInfo],
+    columns: Columns,
+) -> Result<Vec<Extra>, Failure> {
+    let pools = match columns.cpupool {
+        true => Some(context.pools()?),
+        false => None,
+    };
+    let nr_nodes = match columns.numa {
+        true => context.hv()?.phys_info()?.nr_nodes,
+        false => 0,
+    };
+    let mut extras = Vec::with_capacity(infos.len());
+    for info in infos {
+        let nodes = match columns.numa {
+            true => Some(context.hv()?.node_affinity(info.domid)?),
+            false => None,
+        };
+        extras.push(Extra {
+            pool: pools.as_ref().map(|pools| pools.name(info.cpupool)),
+            nodes: nodes.as_ref().map(|nodes| nodes.display(nr_nodes)),
+            node_list: nodes
+                .map(|nodes| nodes.iter().take_while(|node| *node < nr_nodes).collect()),
+        });
+    }
+    Ok(extras)
 }
 
 fn header(columns: Columns) -> String {
@@ -179,6 +197,24 @@ fn header(columns: Columns) -> String {
 struct Extra {
     pool: Option<String>,
     nodes: Option<String>,
+    /// The same nodes as numbers.
+    node_list: Option<Vec<u32>>,
+}
+
+impl Extra {
+    /// Adds what the columns show to a domain's JSON.
+    fn add_to(&self, row: &mut Value, columns: Columns) {
+        if columns.verbose || columns.context {
+            // Without XSM a domain has none.
+            json::set(row, "security_label", Value::Null);
+        }
+        if let Some(pool) = &self.pool {
+            json::set(row, "cpupool", pool.as_str());
+        }
+        if let Some(nodes) = &self.node_list {
+            json::set(row, "node_affinity", nodes.as_slice());
+        }
+    }
 }
 
 fn row(info: &DomainInfo, name: Option<&str>, columns: Columns, extra: &Extra) -> String {
@@ -399,6 +435,7 @@ mod tests {
         let extra = Extra {
             pool: Some("Pool-0".to_owned()),
             nodes: Some("all".to_owned()),
+            node_list: Some(vec![0]),
         };
         assert!(row(&dom0(), Some("d"), columns, &extra).ends_with("12.3          Pool-0 all"));
         assert!(header(columns).ends_with("Time(s)         Cpupool NODE Affinity"));

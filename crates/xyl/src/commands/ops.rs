@@ -31,7 +31,9 @@ Examples:
   xyl ops cancel 6a1d0c4e.12                   take it back, if it can still be
 
 JSON: an array of {id, vm, uuid, operation, state, step, pid, begun_ms, last_ms, failure, \
-restart_waits_s, restart_waits_why}"
+restart_waits_s, restart_waits_why}; with show an array of {sequence, time_ms, record}, where record is as in the journal: \
+{type, ...}; type is begin (id, kind, uuid, name, pid, args), step, done, failed, undo, undone, undo-failed (name, made or \
+cause), cancel, taken-over (pid) or ended (outcome)"
 )]
 pub struct Args {
     #[command(subcommand)]

@@ -18,10 +18,11 @@ use crate::shown::Shown;
 #[command(
     after_help = "Every command that changes a VM does this first, for operations whose process has died. This one does it for \
 all VMs, tries again what could not be taken back (`stuck` in `xyl ops`), and drops the configurations of VMs \
-whose domain has gone while nobody watched. It starts a monitor for each VM that has lost its own, as `xyl list` and \
+whose domain has gone while nobody watched. It starts a monitor for each VM whose monitor has ended, as `xyl list` and \
 the commands that change a VM do too. A journal that was damaged, and so set aside, is named each time, with exit code 1, until \
-somebody removes its file (`xyl fsck --repair` does). At most every four minutes it asks the policy again about the guests that run, with \
-the host's facts gathered anew, and warns once of each that would be had otherwise now (`xyl explain`); none is touched.
+its file is removed (`xyl fsck --repair` does that). At most every four minutes it gathers the host's facts anew and asks the \
+policy about each guest that runs. It warns once of each guest that the policy would not let start now as it runs (`xyl explain` \
+says why), and changes none.
 
 Examples:
   xyl recover

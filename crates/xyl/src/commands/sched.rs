@@ -10,6 +10,7 @@ use xyl_engine::vm::domains;
 use crate::complete::{domain_names, pool_names};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
+use crate::json;
 use crate::output::left;
 use crate::shown::{self, Shown};
 
@@ -43,7 +44,8 @@ const CREDIT2_HELP: &str = "Examples:
   xyl sched-credit2 -d web -w 512 -c 150
   xyl sched-credit2 -s -r 2000
 
-JSON: an array of pools {pool, ratelimit_us, domains [{domid, name, weight, cap}]}";
+JSON: an array of pools {pool, ratelimit_us, domains [{domid, name, weight, cap}]}; with -d one pool \
+with one domain, with -s one pool with all of its domains";
 
 /// Show or set shares under the credit scheduler
 #[derive(Debug, clap::Args)]
@@ -81,7 +83,8 @@ const CREDIT_HELP: &str = "Examples:
   xyl sched-credit -s -t 10
 
 JSON: an array of pools {pool, tslice_ms, ratelimit_us, migration_delay_us, \
-domains [{domid, name, weight, cap}]}";
+domains [{domid, name, weight, cap}]}; with -d one pool with one domain, with -s one pool with \
+all of its domains";
 
 /// What both commands share.
 struct Request<'a> {
@@ -151,7 +154,7 @@ fn one_domain(request: &Request, asked: &str, context: &Context) -> Outcome {
     let domain = context.find(asked)?;
     if request.weight.is_none() && request.cap.is_none() {
         let name = context.name_of(&domain)?;
-        return show_domains(request, context, &[(domain.info, name)]);
+        return show_domain(request, context, (domain.info, name));
     }
     let share = requests::Request::Share {
         scheduler: request.scheduler,
@@ -166,27 +169,52 @@ fn one_domain(request: &Request, asked: &str, context: &Context) -> Outcome {
     })
 }
 
-fn show_domains(
-    request: &Request,
-    context: &Context,
-    domains: &[(DomainInfo, Option<String>)],
-) -> Outcome {
+fn show_domain(request: &Request, context: &Context, domain: Named) -> Outcome {
     if context.json() {
-        return Ok(context
-            .out
-            .json(&Value::Array(domains_json(request, context, domains)?))?);
+        let pool = domain.0.cpupool;
+        let globals = sched::globals(context.hv()?, pool, request.scheduler)?;
+        let name = context.pools()?.name(pool);
+        let value = pool_json(request, context, &name, &globals, &[domain])?;
+        return Ok(context.out.json(&Value::Array(vec![value]))?);
     }
     context.out.line(DOMAINS_HEADER)?;
-    print_shares(request, context, domains)
+    print_shares(request, context, &[domain])
+}
+
+/// A domain with its name.
+type Named = (DomainInfo, Option<String>);
+
+fn domains_and_names(context: &Context) -> Result<Vec<Named>, Failure> {
+    let infos = domains::list(context.hv()?)?;
+    let names = context.names_or_warning(&infos);
+    Ok(infos.into_iter().zip(names).collect())
+}
+
+fn members(pool: u32, all: &[Named]) -> Vec<Named> {
+    let members = all.iter().filter(|(info, _)| info.cpupool == pool);
+    members.cloned().collect()
+}
+
+/// A pool with its scheduler's parameters and the shares of these domains.
+fn pool_json(
+    request: &Request,
+    context: &Context,
+    name: &str,
+    globals: &SchedulerGlobals,
+    domains: &[Named],
+) -> Result<Value, Failure> {
+    let mut value = globals_json(name, globals);
+    json::set(
+        &mut value,
+        "domains",
+        domains_json(request, context, domains)?,
+    );
+    Ok(value)
 }
 
 const DOMAINS_HEADER: &str = "Name                                ID Weight  Cap";
 
-fn print_shares(
-    request: &Request,
-    context: &Context,
-    domains: &[(DomainInfo, Option<String>)],
-) -> Outcome {
+fn print_shares(request: &Request, context: &Context, domains: &[Named]) -> Outcome {
     for (info, name) in domains {
         let (weight, cap) = sched::share(context.hv()?, info, request.scheduler)?;
         let name = shown::cell(name.as_deref());
@@ -202,7 +230,7 @@ fn print_shares(
 fn domains_json(
     request: &Request,
     context: &Context,
-    domains: &[(DomainInfo, Option<String>)],
+    domains: &[Named],
 ) -> Result<Vec<Value>, Failure> {
     domains
         .iter()
@@ -222,9 +250,9 @@ fn globals(request: &Request, context: &Context) -> Outcome {
     if request.globals.is_empty() {
         let globals = sched::globals(context.hv()?, pool, request.scheduler)?;
         if context.json() {
-            return Ok(context
-                .out
-                .json(&globals_json(&pools.name(pool), &globals))?);
+            let members = members(pool, &domains_and_names(context)?);
+            let value = pool_json(request, context, &pools.name(pool), &globals, &members)?;
+            return Ok(context.out.json(&Value::Array(vec![value]))?);
         }
         return Ok(context
             .out
@@ -258,27 +286,17 @@ fn all_pools(request: &Request, context: &Context) -> Outcome {
         .cpupool
         .map(|asked| find_pool(&names, asked))
         .transpose()?;
-    let infos = domains::list(context.hv()?)?;
-    let domain_names = context.names_or_warning(&infos);
+    let all = domains_and_names(context)?;
     let mut array = Vec::new();
     for pool in context.hv()?.cpu_pools()? {
         if pool.scheduler != request.scheduler || only.is_some_and(|only| only != pool.id) {
             continue;
         }
-        let members: Vec<(DomainInfo, Option<String>)> = infos
-            .iter()
-            .zip(&domain_names)
-            .filter(|(info, _)| info.cpupool == pool.id)
-            .map(|(info, name)| (info.clone(), name.clone()))
-            .collect();
+        let members = members(pool.id, &all);
         let globals = context.hv()?.scheduler_globals(pool.id)?;
         if context.json() {
-            let mut value = globals_json(&names.name(pool.id), &globals);
-            if let Some(object) = value.as_object_mut() {
-                let domains = domains_json(request, context, &members)?;
-                object.insert("domains".to_owned(), Value::Array(domains));
-            }
-            array.push(value);
+            let name = names.name(pool.id);
+            array.push(pool_json(request, context, &name, &globals, &members)?);
         } else {
             context
                 .out

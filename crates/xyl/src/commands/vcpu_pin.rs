@@ -86,17 +86,21 @@ fn parse_vcpu(text: &str) -> Result<Option<VcpuId>, Failure> {
     }
 }
 
+/// How CPUs are written.
+const CPUS_HELP: &str =
+    "write numbers and ranges with commas between (0-3,^1,8), node:0, all, or - for no change";
+
 fn parse_cpus(context: &Context, text: &str) -> Result<Option<CpuMap>, Failure> {
     if text == "-" {
         return Ok(None);
     }
     let list: CpuList = text
         .parse()
-        .map_err(|error| Failure::usage(format!("{error}")))?;
+        .map_err(|error| Failure::usage(format!("{error}: {CPUS_HELP}")))?;
     let cpus = vcpus::resolve(context.hv()?, &list)?;
     if cpus.is_empty() {
         return Err(Failure::refused(format!(
-            "`{text}` names no CPU that is online on this host"
+            "`{text}` names no CPU that is online on this host: {CPUS_HELP}; `xyl info -n` lists the CPUs"
         )));
     }
     Ok(Some(cpus))

@@ -1,13 +1,14 @@
 //! One session at a time on a domain's console, xl's included.
 //!
-//! The lock is that of `tools/console/client/main.c`: a file in the lock folder with an exclusive
-//! flock, which its holder removes.
+//! Two files have an exclusive flock, which their holder removes: one in a folder of Xyl's, and the one of
+//! `tools/console/client/main.c` in `/var/lock`. Every user may write to that folder, so the second keeps xl's sessions off as far
+//! as nobody disturbs it, and the first keeps Xyl's off for sure.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 use xen_port::DomId;
 
@@ -21,21 +22,36 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock of a domain's console. None where the host has no such folder or lets no
-    /// file be made there: then there is nothing to lock.
-    pub fn take(folder: &Path, domid: DomId, domain: &str) -> Result<Option<Lock>, ConsoleError> {
+    /// Takes Xyl's own lock of a domain's console. The folder is made where it is missing.
+    pub fn take_own(folder: &Path, domid: DomId, domain: &str) -> Result<Lock, ConsoleError> {
+        std::fs::create_dir_all(folder).map_err(|source| ConsoleError::Lock {
+            domain: domain.to_owned(),
+            path: folder.to_owned(),
+            source,
+        })?;
+        Lock::take(folder, domid, domain)
+    }
+
+    /// Takes the lock in a folder. A link in the file's place is not followed.
+    fn take(folder: &Path, domid: DomId, domain: &str) -> Result<Lock, ConsoleError> {
         let path = folder.join(format!("xenconsole.{domid}"));
+        let failed = |source| ConsoleError::Lock {
+            domain: domain.to_owned(),
+            path: path.clone(),
+            source,
+        };
         loop {
-            let options = OpenOptions::new()
+            let file = OpenOptions::new()
                 .read(true)
                 .write(true)
                 .create(true)
                 .truncate(false)
                 .mode(0o600)
-                .open(&path);
-            let Ok(file) = options else { return Ok(None) };
+                .custom_flags(i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default())
+                .open(&path)
+                .map_err(failed)?;
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) if is_still(&file, &path) => return Ok(Some(Lock { path, _file: file })),
+                Ok(()) if is_still(&file, &path) => return Ok(Lock { path, _file: file }),
                 // Its last holder removed the file after it was opened here.
                 Ok(()) | Err(Errno::INTR) => {}
                 Err(_) => {
@@ -46,6 +62,22 @@ impl Lock {
                 }
             }
         }
+    }
+}
+
+/// Takes the lock that xl's sessions take too. Where it cannot be made, they are not kept off: a warning says so.
+pub fn take_shared(
+    folder: &Path,
+    domid: DomId,
+    domain: &str,
+) -> Result<(Option<Lock>, Option<String>), ConsoleError> {
+    match Lock::take(folder, domid, domain) {
+        Ok(lock) => Ok((Some(lock), None)),
+        Err(error @ ConsoleError::Lock { .. }) => Ok((
+            None,
+            Some(format!("a session of xl would not be kept off: {error}")),
+        )),
+        Err(error) => Err(error),
     }
 }
 
@@ -71,32 +103,27 @@ mod tests {
     #[test]
     fn a_second_session_is_refused_until_the_first_ends() {
         let folder = tempfile::tempdir().unwrap();
-        let first = Lock::take(folder.path(), DomId(7), "domain 7").unwrap();
-        assert!(first.is_some());
-        assert!(matches!(
-            Lock::take(folder.path(), DomId(7), "domain 7"),
-            Err(ConsoleError::Locked { .. })
-        ));
-        assert!(
-            Lock::take(folder.path(), DomId(8), "domain 8")
-                .unwrap()
-                .is_some()
-        );
+        let take = |domid| Lock::take(folder.path(), DomId(domid), "domain 7");
+        let first = take(7).unwrap();
+        assert!(matches!(take(7), Err(ConsoleError::Locked { .. })));
+        drop(take(8).unwrap());
         drop(first);
-        assert!(
-            Lock::take(folder.path(), DomId(7), "domain 7")
-                .unwrap()
-                .is_some()
-        );
+        drop(take(7).unwrap());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]
-    fn a_missing_folder_is_no_error() {
-        assert!(
-            Lock::take(Path::new("/nonexistent"), DomId(1), "domain 1")
-                .unwrap()
-                .is_none()
-        );
+    fn what_another_user_has_put_in_the_place_of_the_lock_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("target");
+        let link = folder.path().join("xenconsole.7");
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        assert!(matches!(
+            Lock::take(folder.path(), DomId(7), "domain 7"),
+            Err(ConsoleError::Lock { .. })
+        ));
+        let (lock, warning) = take_shared(folder.path(), DomId(7), "domain 7").unwrap();
+        assert!(lock.is_none() && warning.is_some());
+        assert!(!target.exists() && link.is_symlink());
     }
 }

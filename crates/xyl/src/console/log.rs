@@ -22,6 +22,8 @@ pub struct Log {
     path: Option<PathBuf>,
     /// Its length when the session began.
     length_at_start: u64,
+    /// Its length when the domain had ended.
+    length_at_end: Option<u64>,
     shown: Vec<u8>,
 }
 
@@ -35,15 +37,26 @@ impl Log {
     }
 
     fn at(path: Option<PathBuf>) -> Log {
-        let length_at_start = path
-            .as_ref()
-            .and_then(|path| std::fs::metadata(path).ok())
-            .map_or(0, |metadata| metadata.len());
-        Log {
+        let mut log = Log {
             path,
-            length_at_start,
-            shown: Vec::new(),
-        }
+            ..Log::default()
+        };
+        log.length_at_start = log.length();
+        log
+    }
+
+    /// Its length now.
+    fn length(&self) -> u64 {
+        let metadata = self.path.as_ref().map(std::fs::metadata);
+        metadata
+            .and_then(Result::ok)
+            .map_or(0, |metadata| metadata.len())
+    }
+
+    /// Remembers that the domain has ended. What is written from now on may be of the VM's next domain, which has the same
+    /// log.
+    pub fn note_end(&mut self) {
+        self.length_at_end = Some(self.length_at_end.unwrap_or_else(|| self.length()));
     }
 
     /// A sentence that names the log, where there is one.
@@ -51,7 +64,7 @@ impl Log {
         match self.path.as_ref().filter(|path| path.exists()) {
             Some(path) => {
                 let path = path.display().to_string();
-                format!("; what the guest has printed is in {}", Shown::line(&path))
+                format!("\nwhat the guest has printed is in {}", Shown::line(&path))
             }
             None => String::new(),
         }
@@ -64,10 +77,12 @@ impl Log {
         self.shown.drain(..surplus);
     }
 
-    /// What the log has beyond the bytes shown. Empty where there is no log, or where it does not
-    /// hold the bytes as they were shown: with time stamps, for instance.
-    pub fn unseen(&self) -> Vec<u8> {
-        let Some(tail) = self.path.as_ref().and_then(|path| self.read_tail(path)) else {
+    /// What the log has beyond the bytes shown; with `has_next`, only what it had when the domain had ended. Empty where there
+    /// is no log, or where it does not hold the bytes as they were shown: with time stamps, for instance.
+    pub fn unseen(&self, has_next: bool) -> Vec<u8> {
+        let end = self.length_at_end.filter(|_| has_next);
+        let path = self.path.as_ref();
+        let Some(tail) = path.and_then(|path| self.read_tail(path, end)) else {
             return Vec::new();
         };
         if self.shown.is_empty() {
@@ -84,9 +99,10 @@ impl Log {
 
     /// The end of the log: what was written since the session began, and as much before it as may
     /// have been in the pty then.
-    fn read_tail(&self, path: &Path) -> Option<Vec<u8>> {
+    fn read_tail(&self, path: &Path, end: Option<u64>) -> Option<Vec<u8>> {
         let mut file = File::open(path).ok()?;
         let length = file.metadata().ok()?.len();
+        let length = end.map_or(length, |end| end.min(length));
         let back = if self.shown.is_empty() {
             0
         } else {
@@ -96,7 +112,7 @@ impl Log {
         let start = start.max(length.saturating_sub(LOG_TAIL_MAX));
         file.seek(SeekFrom::Start(start)).ok()?;
         let mut tail = Vec::new();
-        file.take(LOG_TAIL_MAX).read_to_end(&mut tail).ok()?;
+        file.take(length - start).read_to_end(&mut tail).ok()?;
         Some(tail)
     }
 }
@@ -124,16 +140,16 @@ mod tests {
         let (_folder, mut log, path) = log_with(b"earlier boot\n");
         log.note_shown(b"line 1\n");
         std::fs::write(&path, b"earlier boot\nline 1\nline 2\nbye\n").unwrap();
-        assert_eq!(log.unseen(), b"line 2\nbye\n");
+        assert_eq!(log.unseen(false), b"line 2\nbye\n");
         log.note_shown(b"line 2\nbye\n");
-        assert_eq!(log.unseen(), b"");
+        assert_eq!(log.unseen(false), b"");
     }
 
     #[test]
     fn a_session_that_saw_nothing_gets_what_came_since_its_start() {
         let (_folder, log, path) = log_with(b"earlier boot\n");
         std::fs::write(&path, b"earlier boot\nonly line\n").unwrap();
-        assert_eq!(log.unseen(), b"only line\n");
+        assert_eq!(log.unseen(false), b"only line\n");
     }
 
     #[test]
@@ -141,7 +157,7 @@ mod tests {
         let (_folder, mut log, path) = log_with(b"in the pty already\n");
         log.note_shown(b"in the pty already\nmore\n");
         std::fs::write(&path, b"in the pty already\nmore\nlast\n").unwrap();
-        assert_eq!(log.unseen(), b"last\n");
+        assert_eq!(log.unseen(false), b"last\n");
     }
 
     #[test]
@@ -149,12 +165,24 @@ mod tests {
         let (_folder, mut log, path) = log_with(b"");
         log.note_shown(b"line 1\n");
         std::fs::write(&path, b"[2026-01-01] line 1\r\n[2026-01-01] line 2\n").unwrap();
-        assert_eq!(log.unseen(), b"");
+        assert_eq!(log.unseen(false), b"");
         assert_eq!(
-            Log::of_guest(Path::new("/x"), Some("../../etc/x")).unseen(),
+            Log::of_guest(Path::new("/x"), Some("../../etc/x")).unseen(false),
             b""
         );
         assert_eq!(Log::of_guest(Path::new("/x"), None).hint(), "");
+    }
+
+    #[test]
+    fn the_next_domain_of_the_vm_is_not_shown() {
+        let (_folder, mut log, path) = log_with(b"");
+        log.note_shown(b"line 1\n");
+        std::fs::write(&path, b"line 1\nbye\n").unwrap();
+        log.note_end();
+        std::fs::write(&path, b"line 1\nbye\nhello again\n").unwrap();
+        log.note_end();
+        assert_eq!(log.unseen(true), b"bye\n");
+        assert_eq!(log.unseen(false), b"bye\nhello again\n");
     }
 
     #[test]

@@ -49,7 +49,9 @@ pub enum Kind {
 /// Where other programs keep what belongs to consoles.
 #[derive(Clone, Debug)]
 pub struct Folders {
-    /// Locks of sessions.
+    /// Locks of sessions, of Xyl alone.
+    pub own_locks: PathBuf,
+    /// Locks of sessions, of xl's too. Every user may write there.
     pub locks: PathBuf,
     /// xenconsoled's logs, unless its administrator chose another.
     pub logs: PathBuf,
@@ -59,6 +61,7 @@ impl Folders {
     /// Those of Debian's Xen.
     pub fn system() -> Folders {
         Folders {
+            own_locks: PathBuf::from("/run/xyl"),
             locks: PathBuf::from("/var/lock"),
             logs: PathBuf::from("/var/log/xen/console"),
         }
@@ -67,6 +70,7 @@ impl Folders {
     /// Those of a host that has all it has below a folder.
     pub fn below(root: &FilePath) -> Folders {
         Folders {
+            own_locks: root.join("run/xyl"),
             locks: root.join("run/lock"),
             logs: root.join("var/log/xen/console"),
         }
@@ -94,7 +98,7 @@ pub enum ConsoleError {
     ControlDomain,
     /// xenconsoled has made no tty.
     #[error(
-        "no tty for the console of {domain} within {limit_s} s: is xenconsoled running (`systemctl status xenconsoled`)?{log}"
+        "no tty for the console of {domain} within {limit_s} s: xenconsoled makes it; see whether that runs (`systemctl status xenconsoled`){log}"
     )]
     NoTty {
         /// The domain.
@@ -103,6 +107,26 @@ pub enum ConsoleError {
         limit_s: u64,
         /// Where its output may be read.
         log: String,
+    },
+    /// A guest of this type has no such console.
+    #[error("{domain} has no {console}: {remedy}")]
+    NoSuchConsole {
+        /// The domain.
+        domain: String,
+        /// The console that was asked for.
+        console: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The lock of a session cannot be made.
+    #[error("the lock of the console of {domain} cannot be made at {path}: {source}", path = path.display())]
+    Lock {
+        /// The domain.
+        domain: String,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
     },
     /// What xenstore names is no tty.
     #[error("{path}, which xenstore names as the console of {domain}, is {what}{log}")]
@@ -166,7 +190,10 @@ pub struct Console {
     tty: Option<OwnedFd>,
     log: Log,
     escape: Escape,
-    _lock: Option<Lock>,
+    /// Why xl's sessions are not kept off, where they are not.
+    warning: Option<String>,
+    /// Held as long as the session lasts.
+    locks: Vec<Lock>,
 }
 
 impl Console {
@@ -177,15 +204,17 @@ impl Console {
         options: &Options,
         folders: &Folders,
     ) -> Result<Console, ConsoleError> {
-        if info.domid == DomId::ZERO {
-            return Err(ConsoleError::ControlDomain);
-        }
         let name = store.read_opt(&home(info.domid, "name")?)?;
         let name = name.map(|name| String::from_utf8_lossy(&name).into_owned());
         let domain = title(info.domid, name.as_deref());
-        let lock = Lock::take(&folders.locks, info.domid, &domain)?;
+        refuse_impossible(store, info, options, &domain)?;
+        let own = Lock::take_own(&folders.own_locks, info.domid, &domain)?;
+        let (shared, warning) = lock::take_shared(&folders.locks, info.domid, &domain)?;
         let log = Log::of_guest(&folders.logs, name.as_deref());
-        Console::attach(store, info, options, domain, log, lock)
+        let mut console = Console::attach(store, info, options, domain, log)?;
+        console.warning = warning;
+        console.locks = shared.into_iter().chain([own]).collect();
+        Ok(console)
     }
 
     fn attach(
@@ -194,7 +223,6 @@ impl Console {
         options: &Options,
         domain: String,
         log: Log,
-        lock: Option<Lock>,
     ) -> Result<Console, ConsoleError> {
         let node = node(store, info, options)?;
         store.watch(&node, TOKEN)?;
@@ -207,13 +235,69 @@ impl Console {
             tty: Some(tty),
             log,
             escape: options.escape,
-            _lock: lock,
+            warning: None,
+            locks: Vec::new(),
         })
+    }
+
+    /// Refuses a console that [`Console::open`] would refuse at once.
+    ///
+    /// # Errors
+    /// [`ConsoleError::ControlDomain`], [`ConsoleError::NoSuchConsole`], and those of xenstore.
+    pub fn check(
+        store: &mut Client,
+        info: &DomainInfo,
+        options: &Options,
+    ) -> Result<(), ConsoleError> {
+        refuse_impossible(store, info, options, &title(info.domid, None))
+    }
+
+    /// What is to be said before the session, if anything.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
     }
 
     /// Carries bytes until the session ends.
     pub fn run(self, hv: &dyn Hypervisor, store: &mut Client) -> Result<Ending, ConsoleError> {
         session::run(self, hv, store)
+    }
+}
+
+/// Nobody waits for a console that no guest of this type has.
+fn refuse_impossible(
+    store: &mut Client,
+    info: &DomainInfo,
+    options: &Options,
+    domain: &str,
+) -> Result<(), ConsoleError> {
+    if info.domid == DomId::ZERO {
+        return Err(ConsoleError::ControlDomain);
+    }
+    let none = |console: String, remedy| {
+        Err(ConsoleError::NoSuchConsole {
+            domain: domain.to_owned(),
+            console,
+            remedy,
+        })
+    };
+    let number = options.number;
+    match options.kind {
+        Some(Kind::Vuart) => none("vuart".to_owned(), "guests on Arm have one; leave -t out"),
+        _ if info.flags.hvm => Ok(()),
+        Some(Kind::Serial) => none(
+            "serial line".to_owned(),
+            "only HVM guests have one; leave -t out",
+        ),
+        Some(Kind::Pv) | None if number == 0 => Ok(()),
+        Some(Kind::Pv) | None => {
+            match store.exists(&home(info.domid, &format!("device/console/{number}"))?)? {
+                true => Ok(()),
+                false => none(
+                    format!("console {number}"),
+                    "leave -n out for its first one",
+                ),
+            }
+        }
     }
 }
 

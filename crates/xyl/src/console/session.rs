@@ -51,8 +51,16 @@ pub fn run(
     };
     let domain = console.domain.clone();
     let domid = console.domid;
+    let handle = console.handle;
     let look = || hv.domain_info(domid);
-    let outcome = Session::new(console, streams, &look).run(store, &signals);
+    let has_next = || {
+        let all = hv.domain_list().unwrap_or_default();
+        all.iter()
+            .any(|info| info.handle == handle && info.domid != domid)
+    };
+    let mut session = Session::new(console, streams, &look);
+    session.has_next = Some(&has_next);
+    let outcome = session.run(store, &signals);
     drop(terminal);
     if let (true, Ok(ending)) = (streams.interactive, &outcome) {
         part(&domain, *ending);
@@ -135,6 +143,8 @@ type Look<'a> = &'a dyn Fn() -> Result<Option<DomainInfo>, HvError>;
 struct Session<'a> {
     console: Console,
     look: Look<'a>,
+    /// Asks Xen whether the VM has another domain.
+    has_next: Option<&'a dyn Fn() -> bool>,
     /// Its input goes when it has come to its end.
     streams: Streams<'a>,
     pending: Pending,
@@ -158,6 +168,7 @@ impl<'a> Session<'a> {
         Session {
             console,
             look,
+            has_next: None,
             streams,
             pending: Pending::default(),
             shut_down: None,
@@ -170,7 +181,8 @@ impl<'a> Session<'a> {
         self.greet();
         let ending = self.serve(store, signals)?;
         if matches!(ending, Ending::Gone | Ending::ShutDown(_)) {
-            let unseen = self.console.log.unseen();
+            let has_next = self.has_next.is_some_and(|has_next| has_next());
+            let unseen = self.console.log.unseen(has_next);
             self.show(&unseen)?;
         }
         Ok(ending)
@@ -265,6 +277,7 @@ impl<'a> Session<'a> {
                 self.look_at_node(store)?
             };
             if ending.is_some() {
+                self.console.log.note_end();
                 self.drain()?;
                 return Ok(ending);
             }
@@ -467,15 +480,7 @@ mod tests {
     /// The console, without the host's lock and log folders.
     fn attach(client: &mut Client) -> Console {
         let (options, log) = (Options::default(), Log::default());
-        Console::attach(
-            client,
-            &domain(),
-            &options,
-            "domain 7".to_owned(),
-            log,
-            None,
-        )
-        .unwrap()
+        Console::attach(client, &domain(), &options, "domain 7".to_owned(), log).unwrap()
     }
 
     fn new_pty() -> (OwnedFd, String) {

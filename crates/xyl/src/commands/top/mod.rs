@@ -30,7 +30,7 @@ Examples:
   xyl top -b -i 1 --json
 
 JSON: with -b, for each sample an object {time_s, total_memory_kib, free_memory_kib, nr_cpus, \
-domains [{domid, name, uuid, state, cpu_s, cpu_percent, memory_kib, memory_percent, \
+domains [{domid, name, uuid, state, cpu_time_ns, cpu_percent, memory_kib, memory_percent, \
 max_memory_kib (or null), vcpus, ssidref}]}"
 )]
 pub struct Args {
@@ -105,7 +105,7 @@ fn to_json(sample: &Sample, before: Option<&Sample>) -> Value {
             "name": domain.name,
             "uuid": uuid(&info.handle),
             "state": table::state(info),
-            "cpu_s": info.cpu_time_ns as f64 / 1e9,
+            "cpu_time_ns": info.cpu_time_ns,
             "cpu_percent": sample.cpu_percent(domain, before),
             "memory_kib": info.tot_pages * 4,
             "memory_percent": sample.memory_percent(info.tot_pages),
