@@ -1312,8 +1312,10 @@ impl Hypervisor for Model {
     }
 
     fn on_demand_pages(&self, domid: DomId) -> Result<(u64, u64)> {
-        self.on_domain("on_demand_pages", domid, 1, |domain| {
-            Ok((domain.on_demand_entries(), domain.pod_pages))
+        self.on_domain("on_demand_pages", domid, 1, |domain| match domain.kind {
+            // `XENMEM_get_pod_target` in Xen's xen/arch/x86/mm.c.
+            GuestKind::Pv => Err(Errno::EINVAL),
+            _ => Ok((domain.on_demand_entries(), domain.pod_pages)),
         })
     }
 

@@ -463,8 +463,11 @@ fn pages_of(
 }
 
 /// Reading a page that is populated on demand populates it, and a domain for which there is not enough is crashed by
-/// Xen. One that has ended cannot be harmed.
+/// Xen. One that has ended cannot be harmed. PV domains have no such pages, and Xen answers `EINVAL` for them.
 fn refuse_on_demand(host: &Host, info: &DomainInfo) -> Result<(), EngineError> {
+    if info.kind() == GuestKind::Pv {
+        return Ok(());
+    }
     let (entries, set_aside) = host.hv.on_demand_pages(info.domid)?;
     if entries <= set_aside || info.flags.shutdown {
         return Ok(());
