@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Compares the structures with the C headers of every libxen-dev that Debian's suites offer.
-const HEADER_CHECK: &str = "run --quiet --profile sim --package xen-abi --example header_check -- \
+const HEADER_CHECK: &str = "run --quiet --package xen-abi --example header_check -- \
      --suite bookworm --suite trixie --suite sid";
 
 /// After this no lab test begins any more; those that wait have failed.
@@ -58,11 +58,10 @@ fn end_after_limit(checks: Arc<Checks>) {
 struct Workspace {
     name: &'static str,
     manifest: Option<PathBuf>,
-    profile: &'static str,
 }
 
 impl Workspace {
-    /// cargo WORDS, in this workspace, where PROFILE stands for the profile of its tests.
+    /// cargo WORDS, in this workspace.
     fn cargo(&self, words: &str) -> Command {
         let mut command = cargo();
         let mut words = words.split(' ');
@@ -70,13 +69,7 @@ impl Workspace {
         if let Some(manifest) = &self.manifest {
             command.arg("--manifest-path").arg(manifest);
         }
-        command.args(words.map(|word| {
-            if word == "PROFILE" {
-                self.profile
-            } else {
-                word
-            }
-        }));
+        command.args(words);
         command
     }
 }
@@ -86,12 +79,10 @@ fn workspaces() -> [Workspace; 2] {
         Workspace {
             name: "workspace",
             manifest: None,
-            profile: "sim",
         },
         Workspace {
             name: "guest",
             manifest: Some(guest_manifest()),
-            profile: "dev",
         },
     ]
 }
@@ -151,24 +142,22 @@ impl Checks {
         Ok(())
     }
 
-    /// Lints, tests, documentation, simulation. All with one profile, so that each crate is compiled once.
+    /// Lints, tests, documentation, simulation.
     fn sources(&self) -> Result<()> {
         for workspace in workspaces() {
             let name = workspace.name;
             self.one(&format!("{name}: lints"), || {
-                process::run(&mut workspace.cargo(
-                    "clippy --quiet --profile PROFILE --workspace --all-targets -- -D warnings",
-                ))
+                process::run(
+                    &mut workspace.cargo("clippy --quiet --workspace --all-targets -- -D warnings"),
+                )
             })?;
             self.counted(&format!("{name}: tests"), || {
-                cargo_test(
-                    &mut workspace.cargo("test --profile PROFILE --workspace --no-fail-fast"),
-                )
+                cargo_test(&mut workspace.cargo("test --workspace --no-fail-fast"))
             })?;
             self.one(&format!("{name}: documentation"), || {
                 process::run(
                     workspace
-                        .cargo("doc --quiet --profile PROFILE --workspace --no-deps")
+                        .cargo("doc --quiet --workspace --no-deps")
                         .env("RUSTDOCFLAGS", "-D warnings"),
                 )
             })?;
