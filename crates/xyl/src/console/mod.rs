@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::termios::{self, OptionalActions};
-use xen_port::{DomId, DomainInfo, Hypervisor, ShutdownReason};
+use xen_port::{DomId, DomainInfo, GuestKind, Hypervisor, ShutdownReason};
 use xenstore::{Client, Path, Tree};
 
 use crate::shown::Shown;
@@ -283,7 +283,7 @@ fn refuse_impossible(
     let number = options.number;
     match options.kind {
         Some(Kind::Vuart) => none("vuart".to_owned(), "guests on Arm have one; leave -t out"),
-        _ if info.flags.hvm => Ok(()),
+        _ if info.kind() == GuestKind::Hvm => Ok(()),
         Some(Kind::Serial) => none(
             "serial line".to_owned(),
             "only HVM guests have one; leave -t out",
