@@ -1,7 +1,7 @@
 //! What can go wrong with an image.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::compression::Compression;
 use crate::image::Unfit;
@@ -44,7 +44,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The file is larger than the limit for its kind.
-    #[error("cannot load {}: its {size_bytes} bytes are more than the {max_bytes} that are allowed", path.display())]
+    #[error("cannot load {}: the file has {size_bytes} bytes, and {max_bytes} are the most that are read of one", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -91,6 +91,25 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The file that it is about.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Missing { path }
+            | Self::Denied { path }
+            | Self::Open { path, .. }
+            | Self::NotAFile { path, .. }
+            | Self::Empty { path }
+            | Self::TooLarge { path, .. }
+            | Self::Read { path, .. }
+            | Self::NoTurn { path, .. }
+            | Self::Malformed { path, .. }
+            | Self::Unfit { path, .. } => path,
+        }
+    }
+}
+
 /// What is wrong with the bytes of an image.
 #[derive(Debug, thiserror::Error)]
 pub enum Malformed {
@@ -101,6 +120,20 @@ pub enum Malformed {
     UnknownFormat {
         /// The first bytes, in hexadecimal.
         start: String,
+    },
+    /// What was packed in it is none of the formats that this crate reads. The bytes themselves are not shown: they are
+    /// of a file that was never meant to be read.
+    #[error(
+        "it was unpacked, and what is in it is no kernel: neither an ELF image nor packed once more in a known way"
+    )]
+    UnknownContent,
+    /// A bzImage whose payload is none of the formats that Linux packs it with.
+    #[error(
+        "it is a bzImage, and its payload is {payload}, which no boot loader unpacks: use the kernel's own ELF image (vmlinux), or build it with a compression that Linux has"
+    )]
+    UnknownPayload {
+        /// What it is: an ELF image that is not packed, or not known.
+        payload: &'static str,
     },
     /// Wrapped more often than any real kernel is.
     #[error("it is compressed more than {max} times over")]

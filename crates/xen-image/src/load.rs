@@ -209,11 +209,15 @@ fn unchanged(before: Identity, file: &File) -> Option<Identity> {
 impl Loader {
     /// Takes an image out of all its wrappings.
     fn take_out(&self, mut bytes: Vec<u8>) -> Result<Source, Malformed> {
-        for _ in 0..LAYERS_MAX {
+        for layer in 0..LAYERS_MAX {
             if image::is_elf(&bytes) {
                 break;
             }
-            match self.take_off_layer(&bytes)? {
+            let unpacked = self.take_off_layer(&bytes).map_err(|error| match error {
+                Malformed::UnknownFormat { .. } if layer > 0 => Malformed::UnknownContent,
+                other => other,
+            })?;
+            match unpacked {
                 Unpacked::Memory(unpacked) => bytes = unpacked,
                 Unpacked::File { file, len_bytes } => {
                     drop(std::mem::take(&mut bytes));
@@ -235,7 +239,7 @@ impl Loader {
         }
         // Still packed is one layer too many; anything else never was a kernel.
         match Compression::detect(&bytes) {
-            None if !SetupHeader::detect(&bytes) => Err(unknown_format(&bytes)),
+            None if !SetupHeader::detect(&bytes) => Err(Malformed::UnknownContent),
             _ => Err(Malformed::TooManyLayers { max: LAYERS_MAX }),
         }
     }
@@ -263,7 +267,7 @@ impl Loader {
     fn take_out_of_bzimage(&self, file: &[u8]) -> Result<Unpacked, Malformed> {
         let range = SetupHeader::parse(file)?.payload(file.len())?;
         let payload = file.get(range).unwrap_or_default();
-        let format = Compression::detect(payload).ok_or_else(|| unknown_format(payload))?;
+        let format = Compression::detect(payload).ok_or_else(|| unknown_payload(payload))?;
         if !format.has_size_appended() {
             return self.unpack.unpack(format, payload, &self.limits);
         }
@@ -283,6 +287,15 @@ impl Loader {
             }),
         }
     }
+}
+
+fn unknown_payload(payload: &[u8]) -> Malformed {
+    let payload = if image::is_elf(payload) {
+        "an ELF image that is not packed"
+    } else {
+        "packed in no known way"
+    };
+    Malformed::UnknownPayload { payload }
 }
 
 fn unknown_format(bytes: &[u8]) -> Malformed {

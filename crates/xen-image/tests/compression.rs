@@ -106,8 +106,10 @@ fn layers_are_bounded() {
     });
     assert!(matches!(
         load(three_then_junk),
-        Err(Malformed::UnknownFormat { .. })
+        Err(Malformed::UnknownContent)
     ));
+    let junk = pack(Compression::Gzip, b"junk");
+    assert!(matches!(load(junk), Err(Malformed::UnknownContent)));
 }
 
 #[test]
@@ -123,7 +125,11 @@ fn other_files_are_told_as_such() {
     ));
     assert!(matches!(
         load(bzimage_around(b"no known compression")),
-        Err(Malformed::UnknownFormat { .. })
+        Err(Malformed::UnknownPayload { .. })
+    ));
+    assert!(matches!(
+        load(bzimage_around(&linux())),
+        Err(Malformed::UnknownPayload { .. })
     ));
 }
 

@@ -107,6 +107,13 @@ impl Config {
         self.span_of(key).map(|span| self.sources().locate(span))
     }
 
+    /// Where a setting's value stands, as file, line and column; `None` if it is not set.
+    #[must_use]
+    pub fn location_of_value(&self, key: &str) -> Option<Location> {
+        let setting = self.settings.get(key)?;
+        Some(self.sources().locate(setting.value.span))
+    }
+
     /// Whether a setting is set.
     #[must_use]
     pub fn is_set(&self, key: &str) -> bool {
@@ -281,7 +288,9 @@ pub fn parse_refusing<S: AsRef<str>>(
     for (span, message) in find_keys(&settings, &domain, &why) {
         diags.push(Diagnostic::error(Code::Unsupported, span, message));
     }
-    let report = diags.into_report(Sources::new(sources));
+    let report = diags
+        .into_report(Sources::new(sources))
+        .with_statements(settings.places());
     if report.has_errors() {
         return Err(Rejected(report).into());
     }

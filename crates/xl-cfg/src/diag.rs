@@ -246,6 +246,7 @@ impl Diags {
     pub(crate) fn into_report(mut self, sources: Sources) -> Report {
         self.list.sort_by_key(|diagnostic| diagnostic.span);
         Report {
+            statements: Vec::new(),
             sources,
             diagnostics: self.list,
             nr_dropped: self.nr_dropped,
@@ -261,9 +262,26 @@ pub struct Report {
     diagnostics: Vec<Diagnostic>,
     nr_dropped: usize,
     has_errors: bool,
+    /// The places of the settings, with their names.
+    statements: Vec<(Span, String)>,
 }
 
 impl Report {
+    /// The same, knowing the settings that its findings may be about.
+    pub(crate) fn with_statements(mut self, statements: Vec<(Span, String)>) -> Self {
+        self.statements = statements;
+        self
+    }
+
+    /// The setting in which a place is. Where its statement could not be read, the name before the `=` of the line.
+    fn key_at(&self, span: Span) -> Option<&str> {
+        let within = |(statement, _): &&(Span, String)| statement.contains(span);
+        match self.statements.iter().find(within) {
+            Some((_, key)) => Some(key),
+            None => key_of_line(self.sources.line_around(span)),
+        }
+    }
+
     /// Whether the configuration is refused.
     #[must_use]
     pub fn has_errors(&self) -> bool {
@@ -348,7 +366,7 @@ impl Report {
     pub fn located(&self) -> impl Iterator<Item = Located<'_>> {
         self.diagnostics
             .iter()
-            .map(|diagnostic| Located::new(diagnostic, &self.sources))
+            .map(|diagnostic| Located::new(diagnostic, self))
     }
 }
 
@@ -362,6 +380,20 @@ impl Serialize for Report {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.located())
     }
+}
+
+/// The name with which a line starts, if a `=` or `+=` follows it.
+fn key_of_line([before, within, _]: [&str; 3]) -> Option<&str> {
+    let line = if before.trim().is_empty() {
+        within
+    } else {
+        before
+    };
+    let end = line.find(|c: char| !matches!(c, ' ' | '\t' | '.' | '_' | '0'..='9' | 'a'..='z'))?;
+    let (name, rest) = line.split_at_checked(end)?;
+    let name = name.trim();
+    let is_setting = rest.starts_with('=') || rest.starts_with("+=");
+    (is_setting && !name.is_empty() && !name.contains(' ')).then_some(name)
 }
 
 /// A diagnostic with its place spelt out.
@@ -382,6 +414,9 @@ pub struct Located<'a> {
     /// How many characters the place covers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub length: Option<usize>,
+    /// The setting that has the place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<&'a str>,
     /// What is wrong.
     pub message: &'a str,
     /// Remarks.
@@ -421,7 +456,8 @@ pub struct LocatedNote<'a> {
 }
 
 impl<'a> Located<'a> {
-    fn new(diagnostic: &'a Diagnostic, sources: &Sources) -> Self {
+    fn new(diagnostic: &'a Diagnostic, report: &'a Report) -> Self {
+        let sources = &report.sources;
         let place: Option<Location> = diagnostic.span.map(|span| sources.locate(span));
         Self {
             severity: diagnostic.severity,
@@ -435,6 +471,7 @@ impl<'a> Located<'a> {
             length: diagnostic
                 .span
                 .map(|span| sources.text(span).chars().count()),
+            key: diagnostic.span.and_then(|span| report.key_at(span)),
             message: &diagnostic.message,
             notes: diagnostic
                 .notes

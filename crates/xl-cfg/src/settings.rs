@@ -83,6 +83,14 @@ impl Settings {
         Remedy::new(format!("write `{key}`"), self.renamed(setting, key))
     }
 
+    /// The places of the statements, with the settings' names.
+    pub(crate) fn places(&self) -> Vec<(Span, String)> {
+        let place = |setting: &Setting| setting.key_span.to(setting.value.span);
+        let all = self.0.values();
+        all.map(|setting| (place(setting), setting.key.clone()))
+            .collect()
+    }
+
     /// The settings in the order of their places.
     pub(crate) fn in_order(&self) -> Vec<&Setting> {
         let mut all: Vec<&Setting> = self.0.values().collect();

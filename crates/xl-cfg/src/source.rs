@@ -1,11 +1,13 @@
 //! Configuration texts and positions in them.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FsWord, OFlags, fstatfs};
 use thiserror::Error;
 
 use crate::diag::{Code, Diagnostic};
@@ -139,23 +141,15 @@ impl Source {
         if path == Path::new("/dev/null") {
             return Self::from_bytes(name, b"");
         }
-        let failed = |source| SourceError::Read {
-            path: path.to_owned(),
-            source,
-        };
-        // Looked at before it is opened: opening a pipe would wait for a writer.
-        let metadata = std::fs::metadata(path).map_err(failed)?;
-        if !metadata.is_file() {
-            return Err(SourceError::NotAFile {
+        let bytes = read_regular(path).map_err(|source| match source.kind() {
+            io::ErrorKind::InvalidInput => SourceError::NotAFile {
                 path: path.to_owned(),
-            });
-        }
-        let limit = Self::MAX_BYTES as u64 + 1;
-        // Room for the whole file and a byte more: reading it takes two system calls then.
-        let mut bytes = Vec::with_capacity(metadata.len().min(limit) as usize + 1);
-        File::open(path)
-            .and_then(|file| file.take(limit).read_to_end(&mut bytes))
-            .map_err(failed)?;
+            },
+            _ => SourceError::Read {
+                path: path.to_owned(),
+                source,
+            },
+        })?;
         Self::from_bytes(name, &bytes)
     }
 
@@ -236,6 +230,32 @@ impl Source {
             .map_or(self.text.len(), |next| next - 1);
         start..end
     }
+}
+
+/// Whether a file is made up by the kernel as it is read. To read one may wait, and may take what is read away.
+fn is_of_the_kernel(file: &File) -> io::Result<bool> {
+    /// Numbers of file systems of Linux's linux/magic.h: proc, sysfs, debugfs, tracefs.
+    const KERNELS_OWN: [FsWord; 4] = [0x9fa0, 0x6265_6572, 0x6462_6720, 0x7472_6163];
+    Ok(KERNELS_OWN.contains(&fstatfs(file)?.f_type))
+}
+
+/// The bytes of a regular file, up to one more than are taken. Neither a pipe nor a file of the kernel's that has nothing
+/// to say yet (`/proc/kmsg`) is waited for. What is no regular file is [`io::ErrorKind::InvalidInput`].
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let nonblock = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(nonblock)
+        .open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || is_of_the_kernel(&file)? {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let limit = Source::MAX_BYTES as u64 + 1;
+    // Room for the whole file and a byte more: reading it takes two system calls then.
+    let mut bytes = Vec::with_capacity(metadata.len().min(limit) as usize + 1);
+    file.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn decode(bytes: &[u8]) -> (String, Vec<usize>) {

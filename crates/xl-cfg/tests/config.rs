@@ -275,6 +275,10 @@ fn files_that_are_none() {
     ));
     let missing = folder.join("xl-cfg-no-such-file.cfg");
     assert!(matches!(
+        read_file::<&str>(Path::new("/proc/self/status"), &[]),
+        Err(Error::Source(SourceError::NotAFile { .. }))
+    ));
+    assert!(matches!(
         read_file::<&str>(&missing, &[]),
         Err(Error::Source(SourceError::Read { .. }))
     ));

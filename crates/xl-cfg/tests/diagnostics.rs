@@ -205,6 +205,7 @@ fn json() {
             "line": 4,
             "column": 1,
             "length": 6,
+            "key": "memory",
             "message": "`memory` is set again; this one counts",
             "notes": [
               {
@@ -228,6 +229,7 @@ fn json() {
             "line": 4,
             "column": 10,
             "length": 6,
+            "key": "memory",
             "message": "`memory` wants a number of MiB, not `lots`",
             "help": "512 means 512 MiB"
           }

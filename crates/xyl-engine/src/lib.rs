@@ -27,7 +27,7 @@ use xen_port::Hypervisor;
 use xenstore::{Client, Path, Tree, WatchEvent};
 
 pub use cancel::Cancel;
-pub use error::{EngineError, ErrorCode, Lacking, RequestError};
+pub use error::{EngineError, ErrorCode, Lacking, RequestError, SettingError};
 pub use host::dirs::Dirs;
 pub use notice::Notice;
 pub use vm::lock::VmGuard;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 use xen_port::HvError;
 use xl_cfg::{Code, Diagnostic, Report, Severity};
-use xyl_engine::{EngineError, ErrorCode};
+use xyl_engine::{EngineError, ErrorCode, SettingError};
 
 use crate::console::ConsoleError;
 use crate::json;
@@ -246,6 +246,9 @@ impl Failure {
                 if let Some(step) = error.step() {
                     json::set(&mut details, "step", step);
                 }
+                if let EngineError::Setting(setting) = error {
+                    json::set(&mut details, "findings", vec![setting_json(setting)]);
+                }
                 let causes = causes(error);
                 if !causes.is_empty() {
                     json::set(&mut details, "causes", causes);
@@ -346,6 +349,21 @@ fn refused(report: &Report) -> Failure {
         findings.trim_end()
     );
     Failure::rejected_with(report, text, true)
+}
+
+/// An error that came after the configuration was read, in the form of a finding.
+fn setting_json(error: &SettingError) -> Value {
+    let place = error.place.as_ref();
+    json!({
+        "severity": Severity::Error,
+        "code": error.source.code().word(),
+        "file": place.map_or(&error.file, |place| &place.file),
+        "line": place.map(|place| place.line),
+        "column": place.map(|place| place.column),
+        "key": error.key,
+        "domain": error.domain,
+        "message": error.source.to_string(),
+    })
 }
 
 /// What has led to an engine's error, the nearest first.

@@ -421,6 +421,68 @@ fn a_dry_run_looks_at_the_files_and_the_memory() {
     assert_eq!(code(&output), 4);
 }
 
+/// The `findings` of a JSON error.
+fn findings(output: &Output) -> Vec<Value> {
+    let value: Value = serde_json::from_str(&stderr(output)).unwrap();
+    value["error"]["findings"].as_array().unwrap().clone()
+}
+
+#[test]
+fn errors_of_a_configuration_are_json_with_fields() {
+    let folder = tempfile::tempdir().unwrap();
+    let bad = write(
+        folder.path(),
+        "bad.cfg",
+        "name = \"web\"\nkernel = \"/k\"\nmemory = \"2G\"\nvif = [ \"brige=dmz\" ]\n",
+    );
+    let output = run(&["--json", "create", "-n", &bad]);
+    assert_eq!(code(&output), 1);
+    let found = findings(&output);
+    let memory = found.iter().find(|one| one["key"] == "memory").unwrap();
+    assert_eq!(
+        (&memory["line"], &memory["column"], &memory["file"]),
+        (&3.into(), &10.into(), &bad.as_str().into())
+    );
+    assert_eq!(memory["suggestion"]["replacement"], "2048");
+    assert!(memory["help"].is_string() && memory["code"] == "bad-value");
+    assert!(found.iter().any(|one| one["key"] == "vif"));
+
+    // What is found after the configuration was read has its place, too.
+    let good = write(folder.path(), "good.cfg", GOOD);
+    for (setting, key) in [
+        ("kernel='/no/kernel'", "kernel"),
+        ("ramdisk='/no/ramdisk'", "ramdisk"),
+        ("memory=1", "memory"),
+        ("cpus='99999'", "cpus"),
+    ] {
+        let output = run(&["--json", "create", "-n", &good, setting]);
+        let found = findings(&output);
+        assert_eq!(found[0]["key"], key, "{setting}");
+        assert_eq!(found[0]["line"], 1, "{setting}");
+        assert_eq!(found[0]["file"], "<command line>", "{setting}");
+    }
+    let output = run(&["create", "-n", &good, "memory=1"]);
+    let text = stderr(&output);
+    assert!(text.contains("<command line>:1:8: domain `"), "{text}");
+}
+
+#[test]
+fn warnings_about_a_configuration_are_json_when_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "good.cfg", GOOD);
+    let output = run(&["--json", "create", "-n", &file, "localtme=1"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let value: Value = serde_json::from_str(&stderr(&output)).unwrap();
+    assert_eq!(value["warning"]["key"], "localtme");
+    assert_eq!(value["warning"]["suggestion"]["replacement"], "localtime");
+}
+
+#[test]
+fn a_configuration_that_the_kernel_makes_up_is_not_waited_for() {
+    let output = run(&["create", "-n", "/proc/kmsg"]);
+    assert_eq!(code(&output), 1);
+}
+
 #[test]
 fn a_bad_configuration_is_shown_with_its_line() {
     let folder = tempfile::tempdir().unwrap();

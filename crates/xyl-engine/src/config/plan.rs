@@ -12,6 +12,7 @@ use xl_cfg::{Config, DomainConfig, DomainType, SetKey, Source, Value};
 
 use crate::EngineError;
 use crate::Host;
+use crate::config::locate::{locate, whole_path};
 use crate::host::topology;
 use crate::vm::spec::{Action, OnShutdown, Shim, VmSpec};
 use crate::vm::store;
@@ -149,6 +150,11 @@ pub struct Planned {
 }
 
 impl Planned {
+    /// An error of a create of this VM, with the place of the setting that it is about.
+    pub fn locate(&self, error: EngineError) -> EngineError {
+        locate(&self.config, error)
+    }
+
     /// The configuration in full, for whoever restarts the VM: every setting as it was given, and what
     /// was decided since, be it by this host's own configuration or while the VM ran.
     pub fn config_text(&self) -> String {
@@ -166,8 +172,10 @@ pub fn plan(
     let config = config.refuse_keys(why_not).map_err(xl_cfg::Error::from)?;
     let config =
         check_vmtrace(check_memory(check_vcpus(config)?)?)?.warn_of_keys(why_without_effect);
-    let spec = spec(&config.domain, defaults, topology)?;
-    Ok(Planned { spec, config })
+    match spec(&config.domain, defaults, topology) {
+        Ok(spec) => Ok(Planned { spec, config }),
+        Err(error) => Err(locate(&config, error)),
+    }
 }
 
 /// Parses the configuration of a new VM; what Xyl cannot do is among the errors, beside all others. `names` is the host's
@@ -432,11 +440,6 @@ fn resolve(
         maps.push(cpus);
     }
     Ok(maps)
-}
-
-/// The same file from whatever folder the VM is restarted.
-fn whole_path(path: &str) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path))
 }
 
 fn on_shutdown(domain: &DomainConfig) -> OnShutdown {

@@ -9,12 +9,14 @@ mod request;
 mod shim;
 mod soft_reset;
 
+use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use os_port::FileError;
 use xen_build::BuildError;
 use xen_port::{DomId, Errno, HvError};
+use xl_cfg::Location;
 use xyl_audit::UnsupportedSetting;
 use xyl_saga::{Failure, JournalError, Operation, UnknownStep};
 
@@ -49,14 +51,41 @@ pub enum Lacking {
 
 impl Lacking {
     /// The setting that asks for it.
-    pub fn key(self) -> &'static str {
+    pub(crate) fn keys(self) -> &'static [&'static str] {
         match self {
-            Lacking::Hap | Lacking::Shadow => "hap",
-            Lacking::HapForNested => "nestedhvm",
-            Lacking::Vmtrace => "vmtrace_buf_kb",
+            Lacking::Hap | Lacking::Shadow => &["hap"],
+            Lacking::HapForNested => &["nestedhvm", "hap"],
+            Lacking::Vmtrace => &["vmtrace_buf_kb"],
         }
     }
 }
+
+/// An error that a setting of a VM's configuration is the reason for.
+#[derive(Debug)]
+pub struct SettingError {
+    /// The domain's name.
+    pub domain: String,
+    /// The setting.
+    pub key: &'static str,
+    /// The configuration's file.
+    pub file: String,
+    /// Where its value stands, in the file or on the command line; `None` if it is written nowhere.
+    pub place: Option<Location>,
+    /// What is wrong.
+    pub source: EngineError,
+}
+
+impl fmt::Display for SettingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (file, domain) = (&self.file, &self.domain);
+        match &self.place {
+            Some(place) => write!(f, "{place}: domain `{domain}`: {}", self.source),
+            None => write!(f, "{file}: domain `{domain}`: {}", self.source),
+        }
+    }
+}
+
+impl std::error::Error for SettingError {}
 
 /// Why an operation on a VM failed. Each text says what was tried, on what, why it failed, and
 /// where there is one the remedy.
@@ -290,6 +319,9 @@ pub enum EngineError {
         /// The text of its error.
         message: String,
     },
+    /// A setting of the VM's configuration is why.
+    #[error(transparent)]
+    Setting(Box<SettingError>),
     /// A step of an operation failed, and what was made before it was taken back.
     #[error(transparent)]
     Step(#[from] Box<Failure<EngineError>>),
@@ -300,6 +332,7 @@ impl EngineError {
     pub fn cause(&self) -> &EngineError {
         match self {
             EngineError::Step(failure) => failure.cause.cause(),
+            EngineError::Setting(setting) => setting.source.cause(),
             other => other,
         }
     }
@@ -313,6 +346,7 @@ impl EngineError {
             EngineError::Image(_) => ErrorCode::BootFile,
             EngineError::Build(_) => ErrorCode::MemoryBuild,
             EngineError::Config(_) => ErrorCode::Configuration,
+            EngineError::Setting(setting) => setting.source.code(),
             EngineError::NoSuchCpus { .. } => ErrorCode::NoSuchCpus,
             EngineError::NameTaken { .. } => ErrorCode::NameTaken,
             EngineError::NameBusy { .. } => ErrorCode::NameBusy,

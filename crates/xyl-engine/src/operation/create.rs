@@ -415,7 +415,7 @@ fn check_memory(spec: &VmSpec, physical: &PhysInfo) -> Result<(), EngineError> {
 }
 
 /// Xen and xenstore are asked only where the configuration names a pool.
-fn find_pool(host: &mut Host, spec: &VmSpec) -> Result<Option<Pool>, EngineError> {
+pub(crate) fn find_pool(host: &mut Host, spec: &VmSpec) -> Result<Option<Pool>, EngineError> {
     let Some(wanted) = &spec.pool else {
         return Ok(None);
     };

@@ -8,9 +8,9 @@ use crate::Notice;
 use crate::config::boot_files::Images;
 use crate::config::loader;
 use crate::config::{admission, shim};
-use crate::operation::create::{check_image, warn_of_shim};
+use crate::operation::create::{check_image, find_pool, warn_of_shim};
 use crate::vm::spec::VmSpec;
-use crate::{Dirs, EngineError};
+use crate::{Dirs, EngineError, Host};
 
 /// What a create would do.
 pub struct Preview {
@@ -18,6 +18,14 @@ pub struct Preview {
     pub decision: Decision,
     /// What would be warned of.
     pub warnings: Vec<String>,
+}
+
+/// Looks whether the host has the CPU pool that a VM's configuration names.
+///
+/// # Errors
+/// It has none of that name or number, or Xen or xenstored do not answer.
+pub fn check_pool(host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
+    find_pool(host, spec).map(drop)
 }
 
 /// Looks at a VM's files as a create does. Whether this host has the memory, the CPUs, the shim or the hardware is not
@@ -30,6 +38,9 @@ pub fn preview(files: &dyn Files, dirs: &Dirs, spec: &VmSpec) -> Result<Preview,
     let kernel = loader.load(&spec.kernel)?;
     let (decision, spec) = admission::preview(files, dirs, spec, &kernel)?;
     let mut warnings = Vec::new();
+    if spec.has_label {
+        warnings.push("a Xen without security modules (XSM) passes over `seclabel` and `init_seclabel`; with them Xyl refuses the guest".to_owned());
+    }
     if decision.outcome != Outcome::Refuse {
         let shim = shim::named(&spec, &kernel, &loader)?;
         let images = Images::load_rest(&spec, kernel, shim)?;

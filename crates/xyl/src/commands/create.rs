@@ -50,7 +50,9 @@ Examples:
   xyl create /dev/null 'name=\"t\"; kernel=\"/boot/k\"; memory=64'
   xyl create -n web.cfg                        only check it and its files, and print it
 
-JSON: {domid, name, uuid}; with -n the configuration with every default filled in, by topic: {name, uuid, type, \
+JSON: {domid, name, uuid}; warnings about the configuration on standard error as {warning: ...}, its errors as \
+{error: {message, exit_code, findings: [...]}}, each {severity, code, file, line, column, length, key, message, notes, \
+help, suggestion: {file, line, column, length, replacement}}; with -n the configuration with every default filled in, by topic: {name, uuid, type, \
 platform, processors, memory, boot, actions, time, limits, disks, ..., raw}, where raw has each setting as it was given. \
 Without --json, -n prints libxl's own form, as `xl create -n` does: {c_info, b_info, ...}."
 )]
@@ -117,7 +119,8 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         }
     }
     if args.dry_run || context.dry_run() {
-        preview(args, context, &planned.spec)?;
+        check_pool(context, &planned)?;
+        preview(args, context, &planned)?;
         return print_plan(context, &planned);
     }
     if args.debug {
@@ -210,7 +213,7 @@ fn create_now(
             if let Some(monitor) = monitor {
                 monitor.end();
             }
-            Err(cancelled(&error).unwrap_or_else(|| error.into()))
+            Err(cancelled(&error).unwrap_or_else(|| planned.locate(error).into()))
         }
     }
 }
@@ -384,11 +387,26 @@ fn common(one: &CpuMap, other: &CpuMap) -> CpuMap {
     one.iter().filter(|cpu| other.contains(*cpu)).collect()
 }
 
+/// Looks for the pool where there is a Xen to ask; a configuration can be checked anywhere.
+fn check_pool(context: &Context, planned: &Planned) -> Outcome {
+    if planned.spec.pool.is_none() {
+        return Ok(());
+    }
+    match context.open_host() {
+        Ok(mut host) => preview::check_pool(&mut host, &planned.spec)
+            .map_err(|error| planned.locate(error).into()),
+        Err(Failure::NotXen { .. }) => Ok(()),
+        Err(failure) => Err(failure),
+    }
+}
+
 /// What a create would say of the files and of the policy: what it would refuse fails a dry run too.
-fn preview(args: &Args, context: &Context, spec: &VmSpec) -> Outcome {
-    let Preview { decision, warnings } = preview::preview(&SystemFiles, &context.dirs, spec)?;
+fn preview(args: &Args, context: &Context, planned: &Planned) -> Outcome {
+    let Preview { decision, warnings } =
+        preview::preview(&SystemFiles, &context.dirs, &planned.spec)
+            .map_err(|error| planned.locate(error))?;
     let line = decision.line();
-    let kernel = spec.kernel.display();
+    let kernel = planned.spec.kernel.display();
     match decision.outcome {
         Verdict::Allow => context.note(1, || format!("{kernel} would be {line}")),
         Verdict::ConvertToShim if args.quiet => {}
