@@ -17,6 +17,7 @@ mod checks;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use bench::seeds::{Dice, number_of, run_seeds};
 use bench::{Bench, create_planned};
@@ -25,6 +26,7 @@ use xen_port::{DomId, DomainInfo, Hypervisor, ShutdownReason};
 use xen_sim::{Ended, Moment, Sabotage, Snapshot, Turns, World};
 use xenstore::{Path as Node, Tree};
 use xyl_engine::config::plan::Planned;
+use xyl_engine::control::power::{self, PowerRequest};
 use xyl_engine::operation::create::{CreateRequest, create};
 use xyl_engine::operation::{destroy, restart};
 use xyl_engine::recover;
@@ -34,7 +36,7 @@ use xyl_engine::vm::Vm;
 use xyl_engine::vm::domains;
 use xyl_engine::vm::domains::DomainRef;
 use xyl_engine::vm::monitor_lock;
-use xyl_engine::{Cancel, EngineError, Host};
+use xyl_engine::{Cancel, EngineError, ErrorCode, Host};
 
 const ASH: &str = "6a1d0c4e-0000-4000-8000-000000000001";
 const OTHER: &str = "6a1d0c4e-0000-4000-8000-000000000002";
@@ -46,6 +48,10 @@ const NAMES: [&str; 3] = ["ash", "beech", "alder"];
 const SEEDS: u64 = 600;
 /// Calls within which a process is killed.
 const CALLS: u64 = 200;
+/// How long a guest may take to take a request.
+const TAKEN_LIMIT: Duration = Duration::from_secs(60);
+/// How often a guest looks whether it is asked for something.
+const OBEYS_EVERY: Duration = Duration::from_millis(50);
 
 // ---- what is done beside what -----------------------------------------------------------------------------
 
@@ -69,6 +75,10 @@ enum Act {
     Monitor,
     /// Ash itself ends, for this reason.
     End(ShutdownReason),
+    /// Asks ash's guest to shut down or reboot, and waits until it has.
+    Power(PowerRequest),
+    /// Ash's guest does what it is asked.
+    Obey,
 }
 
 use Act::*;
@@ -76,6 +86,9 @@ use Act::*;
 const REBOOT: Act = End(ShutdownReason::Reboot);
 const POWEROFF: Act = End(ShutdownReason::Poweroff);
 const SOFT_RESET: Act = End(ShutdownReason::SoftReset);
+
+const ASK_POWEROFF: Act = Power(PowerRequest::Poweroff);
+const ASK_REBOOT: Act = Power(PowerRequest::Reboot);
 
 /// What runs beside each other.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +140,10 @@ const MEETINGS: &[Meeting] = &[
     meeting(&[Monitor, SOFT_RESET, Destroy], true),
     meeting(&[Monitor, SOFT_RESET, Pause], true),
     meeting(&[Monitor, SOFT_RESET, Recover], true),
+    meeting(&[Monitor, Obey, ASK_POWEROFF], true),
+    meeting(&[Monitor, Obey, ASK_REBOOT], true),
+    meeting(&[Monitor, Obey, ASK_REBOOT, ASK_POWEROFF], true),
+    meeting(&[Monitor, Obey, ASK_REBOOT, Destroy], true),
     meeting(&[Recover, Create], false),
     meeting(&[Recover, Destroy], true),
     meeting(&[Rename, Destroy], true),
@@ -248,6 +265,13 @@ impl Scene<'_> {
                 let vm = Vm { domid, uuid: ash() };
                 monitor::watch(host, vm, &mut |line| self.log(act, line))
             }
+            Power(request) => {
+                let info = find(host, "ash")?;
+                let fallback = false;
+                requests::ask_for(host, &info, &Request::Power { request, fallback })?;
+                power::wait_for_acknowledgement(host, &info, TAKEN_LIMIT, &mut |_| ())
+            }
+            Obey => self.obey(host),
             End(reason) => {
                 // A guest's end is no call of the toolstack's: it happens after one.
                 let _ = host.hv.domain_info(self.domid.unwrap());
@@ -255,6 +279,31 @@ impl Scene<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Ash's guest, in each of its domains.
+    fn obey(&self, host: &mut Host) -> Result<(), EngineError> {
+        // A guest's own calls are none of the toolstack's.
+        let mut guest = self.world.store.client(0).unwrap();
+        for _ in 0..3000 {
+            let next = host.clock.now() + OBEYS_EVERY;
+            host.clock.wait_until(next);
+            let infos = host.hv.domain_list()?;
+            let runs =
+                |info: &&DomainInfo| info.handle == *ash().as_bytes() && !info.flags.shutdown;
+            let Some(domid) = infos.iter().find(runs).map(|info| info.domid) else {
+                continue;
+            };
+            let node = Node::new(&format!("/local/domain/{domid}/control/shutdown")).unwrap();
+            let reason = match guest.read_opt(&node).unwrap().as_deref() {
+                Some(b"poweroff") => ShutdownReason::Poweroff,
+                Some(b"reboot") => ShutdownReason::Reboot,
+                _ => continue,
+            };
+            guest.write(&node, b"").unwrap();
+            self.world.shut_down(domid, reason);
+        }
+        Ok(())
     }
 
     fn log(&self, act: Act, line: &str) {
@@ -272,7 +321,7 @@ impl Scene<'_> {
         let fates: Vec<_> = (0..acts.len())
             .map(|number| {
                 let seat = match acts[number] {
-                    Monitor => turns.servant(number),
+                    Monitor | Obey => turns.servant(number),
                     _ => turns.seat(number),
                 };
                 let doom = doom.filter(|(who, ..)| *who == number);
@@ -343,6 +392,11 @@ fn told(act: Act, error: &EngineError) -> String {
         | EngineError::NameBusy { .. }
         | EngineError::UuidTaken { .. } => act != Destroy,
         EngineError::NoSuchDomain(_) | EngineError::Restarted { .. } => true,
+        error if matches!(error.code(), ErrorCode::Restarting | ErrorCode::HasShutDown) => {
+            matches!(act, Power(_))
+        }
+        // It was asked in time, and its guest has taken it or ended.
+        EngineError::Deadline { what, .. } if what.contains("has not taken") => false,
         EngineError::Deadline { .. } => true,
         _ => false,
     };
@@ -385,7 +439,7 @@ fn run(bench: &Bench, plans: &Plans, seed: u64, tells: bool) -> Result<Told, Str
         bench.process(&world, doom, |host| scene.act(host, left));
     }
     let can_die: Vec<usize> = (0..meeting.acts.len())
-        .filter(|number| !matches!(meeting.acts[*number], End(_)))
+        .filter(|number| !matches!(meeting.acts[*number], End(_) | Obey))
         .collect();
     let doom = dice.percent(50).then(|| {
         let call = 1 + dice.below(CALLS);
@@ -490,7 +544,9 @@ fn judge(
     }
     let is_whole = !told.was_killed();
     let made = told.well(Create);
-    let ended = meeting.acts.contains(&POWEROFF);
+    let ended = [POWEROFF, ASK_POWEROFF]
+        .iter()
+        .any(|act| meeting.acts.contains(act));
     let new = mine.as_ref().is_some_and(|info| Some(info.domid) != old);
     let is_there = mine.is_some();
     let has_old = is_there && !new;

@@ -23,7 +23,7 @@ use xyl_engine::supervise::monitor::{self};
 use xyl_engine::supervise::requests::{self, Asking, Done, Request};
 use xyl_engine::vm::Vm;
 use xyl_engine::vm::monitor_lock;
-use xyl_engine::{Cancel, EngineError, Host};
+use xyl_engine::{Cancel, EngineError, ErrorCode, Host, RequestError};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
 
@@ -61,6 +61,8 @@ fn info(world: &World, domid: DomId) -> Option<DomainInfo> {
 /// What is said, and what the log of the monitor holds.
 struct Heard {
     said: Option<Result<Done, String>>,
+    /// The word of what went wrong.
+    code: Option<ErrorCode>,
     log: Vec<String>,
     calls: (u64, u64),
 }
@@ -107,7 +109,7 @@ fn ask_beside(
                 requests::ask(host, &info, request, &mut asking)
             });
             let said = match ended {
-                Ended::Well(outcome) => Some(outcome.map_err(|error| error.to_string())),
+                Ended::Well(outcome) => Some(outcome),
                 Ended::Killed => None,
             };
             (said, calls)
@@ -115,9 +117,17 @@ fn ask_beside(
         let (said, of_asker) = asker.join().unwrap();
         (said, (monitor.join().unwrap(), of_asker))
     });
+    let failed = said.as_ref().and_then(|said| said.as_ref().err());
+    let code = failed.map(EngineError::code);
+    let said = said.map(|said| said.map_err(|error| error.to_string()));
     assert_eq!(turns.stuck(), None);
     let log = log.into_inner().unwrap();
-    Heard { said, log, calls }
+    Heard {
+        said,
+        code,
+        log,
+        calls,
+    }
 }
 
 fn is_at_its_post(host: &Host) -> bool {
@@ -269,6 +279,7 @@ fn what_the_monitor_meets_is_what_the_asker_hears() {
         &request,
         &Cancel::new(),
     );
+    assert_eq!(heard.code, Some(ErrorCode::VcpusOutOfRange));
     let why = heard.said.unwrap().unwrap_err();
     assert!(why.contains("cannot use 99 vCPUs"), "{why}");
     assert!(
@@ -487,4 +498,141 @@ fn without_a_monitor_the_asker_does_it() {
             .keys()
             .any(|node| node.contains("/xyl/"))
     );
+}
+
+/// A request that is too long for a node, and one whose path is no text, are the monitor's too.
+#[test]
+fn each_request_reaches_the_monitor() {
+    use std::os::unix::ffi::OsStringExt;
+    let bench = Bench::new();
+    let long = format!("/var/lib/xen/{}.core", "x".repeat(2500));
+    let bytes = std::ffi::OsString::from_vec(b"/var/lib/xen/\xff\xfe.core".to_vec());
+    for (file, is_text) in [(PathBuf::from(long), true), (PathBuf::from(bytes), false)] {
+        let (world, domid) = guest(&bench);
+        let request = Request::DumpCore {
+            file: file.clone(),
+            is_live: false,
+        };
+        let nobody = (None, None);
+        let place = (&world, domid);
+        let heard = ask_beside(&bench, place, 1, nobody, &request, &Cancel::new());
+        assert!(
+            heard.log[0].starts_with("dump-core, for process"),
+            "{:?}",
+            heard.log
+        );
+        // The dump itself refuses a name that is no text.
+        assert_eq!(heard.said.unwrap().is_ok(), is_text);
+        assert_eq!(world.disk.contents(&file).is_some(), is_text);
+        assert_eq!((asked(&world), told(&world)), (vec![], 0));
+        let files = world.disk.paths();
+        let left = files
+            .iter()
+            .find(|path| path.to_string_lossy().contains("/requests/"));
+        assert_eq!(left, None);
+    }
+}
+
+/// Writes a request down as a process that has died since.
+fn leave_request(world: &World, domid: DomId, id: &str, request: &Request) {
+    let id = format!("{id}-99999-{}", uuid().simple());
+    let node = Node::new(&format!("/libxl/{domid}/xyl/asked/{id}")).unwrap();
+    let text = serde_json::to_vec(request).unwrap();
+    world.store.client(0).unwrap().write(&node, &text).unwrap();
+}
+
+/// The monitor has died, and somebody has asked for a dump before: who pauses the VM does not dump.
+#[test]
+fn without_a_monitor_the_requests_of_others_wait_for_the_next_one() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let dump = Request::DumpCore {
+        file: core(),
+        is_live: true,
+    };
+    leave_request(&world, domid, "00000000000000", &dump);
+    let info = info(&world, domid).unwrap();
+    bench.must(&world, |host| {
+        requests::ask_for(host, &info, &Request::Pause)
+    });
+    assert!(is_done(&world, domid, &Request::Pause));
+    assert_eq!(asked(&world).len(), 1);
+    assert!(!is_done(&world, domid, &dump));
+}
+
+/// Two requests wait, and the guest ends while the first one is carried out: its end comes before the second.
+#[test]
+fn the_end_of_a_guest_comes_before_the_next_request() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let now_ms = 99_999_999_999_999_u64;
+    for (place, name) in [(0, "first"), (1, "second")] {
+        let name = name.to_owned();
+        leave_request(
+            &world,
+            domid,
+            &format!("{:014}", now_ms - 9 + place),
+            &Request::Rename { name },
+        );
+    }
+    let fate = world.fate(None);
+    let mut lines: Vec<String> = Vec::new();
+    let vm = Vm {
+        domid,
+        uuid: uuid(),
+    };
+    let ended = bench.run(&world, fate, |host| {
+        monitor::watch(host, vm, &mut |line| {
+            if line.starts_with("rename") {
+                world.shut_down(domid, xen_port::ShutdownReason::Poweroff);
+            }
+            lines.push(line.to_owned());
+        })
+    });
+    assert!(matches!(ended.0, Ended::Well(Ok(()))), "{lines:?}");
+    assert!(lines[0].starts_with("rename"), "{lines:?}");
+    assert!(
+        lines[1].starts_with(&format!("domain {domid} has ended")),
+        "{lines:?}"
+    );
+}
+
+/// What `shutdown` and `reboot` say of a domain that has shut down already.
+#[test]
+fn a_domain_that_has_shut_down_is_told_of_at_once() {
+    use xen_port::ShutdownReason::{Poweroff, Reboot};
+    use xyl_engine::control::power::PowerDelivery::HasShutDown;
+    let bench = Bench::new();
+    let ask = |reason, request| {
+        let (world, domid) = guest(&bench);
+        world.shut_down(domid, reason);
+        let info = info(&world, domid).unwrap();
+        let request = Request::Power {
+            request,
+            fallback: false,
+        };
+        let outcome = bench.process(&world, None, |host| {
+            requests::ask_for(host, &info, &request)
+        });
+        match outcome.0 {
+            Ended::Well(outcome) => outcome,
+            Ended::Killed => panic!("killed"),
+        }
+    };
+    let done = ask(Poweroff, PowerRequest::Poweroff);
+    assert!(matches!(done, Ok(Done::Delivered(HasShutDown))), "{done:?}");
+    let done = ask(Reboot, PowerRequest::Reboot);
+    assert!(matches!(done, Ok(Done::Delivered(HasShutDown))), "{done:?}");
+    let restarting = ask(Reboot, PowerRequest::Poweroff);
+    let is_so = matches!(
+        &restarting,
+        Err(EngineError::Control(RequestError::Restarting { .. }))
+    );
+    assert!(is_so, "{restarting:?}");
+    let down = ask(Poweroff, PowerRequest::Reboot);
+    let is_so = matches!(
+        &down,
+        Err(EngineError::Control(RequestError::HasShutDown { .. }))
+    );
+    assert!(is_so, "{down:?}");
 }

@@ -1,19 +1,22 @@
 //! Asking a domain to stop, start or listen: shutdown, reboot, pause, keys and buttons.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use uuid::Uuid;
 use xen_port::{
     DomId, DomainInfo, Errno, GuestKind, HvmParam, Hypervisor, ShutdownReason, Trigger, VcpuId,
 };
-use xenstore::{Client, Path, Tree};
+use xenstore::{Path, Tree};
 
-use crate::EngineError;
 use crate::control::vcpus;
 use crate::error::RequestError;
 use crate::vm::domains::home;
+use crate::{EngineError, Host};
 
 /// How often a wait tells that it is still waiting.
 const TICK: Duration = Duration::from_secs(1);
+/// Token of the watch of a wait.
+const WAIT_TOKEN: &str = "xyl-wait";
 
 /// Stops a domain's vCPUs, unless they are stopped: Xen counts (`controller_pause_count`), so that a second pause would
 /// take a second unpause to undo.
@@ -128,6 +131,8 @@ pub enum PowerDelivery {
     ByXenstore,
     /// By an ACPI button: nothing tells whether the guest has seen it.
     ByButton,
+    /// Not at all: the domain has shut down already, as it was to.
+    HasShutDown,
 }
 
 /// Asks a domain to shut down or reboot. An HVM guest without PV drivers cannot be asked through
@@ -145,6 +150,7 @@ pub fn ask(
             store.write(&shutdown_path(info.domid)?, request.word().as_bytes())?;
         }
         PowerDelivery::ByButton => send_trigger(hv, info, VcpuId(0), request.button())?,
+        PowerDelivery::HasShutDown => {}
     }
     Ok(delivery)
 }
@@ -179,23 +185,50 @@ pub(crate) fn shutdown_path(domid: DomId) -> Result<Path, EngineError> {
     home(domid, "control/shutdown")
 }
 
-/// Waits until the guest has taken the request: it empties the node, or the domain goes away.
+/// Waits until the guest has taken the request: it empties the node, or the domain shuts down, goes away or is replaced.
 /// `tick` is called once a second with the time spent.
+///
+/// # Errors
+/// [`RequestError::Paused`] at once for a domain that somebody has paused: the request stands, and the guest takes it when
+/// it runs. [`EngineError::Deadline`] after `limit`.
 pub fn wait_for_acknowledgement(
-    store: &mut Client,
-    domid: DomId,
+    host: &mut Host,
+    domain: &DomainInfo,
     limit: Duration,
     tick: &mut dyn FnMut(Duration),
 ) -> Result<(), EngineError> {
+    let domid = domain.domid;
     let path = shutdown_path(domid)?;
-    let what =
-        || format!("domain {domid} has not taken the request (a paused or hung guest cannot)");
-    wait_on_watch(store, &path, Some(limit), what, tick, |store| {
-        Ok(store
+    let what = || format!("domain {domid} has not taken the request (a hung guest cannot)");
+    wait_on_watch(host, &path, Some(limit), what, tick, |host| {
+        let now = host.hv.domain_info(domid)?;
+        let now = now.filter(|now| now.handle == domain.handle && !now.flags.dying);
+        let Some(now) = now.filter(|now| !has_ended(now)) else {
+            return Ok(Some(()));
+        };
+        if host
+            .store
             .read_opt(&path)?
             .is_none_or(|value| value.is_empty())
-            .then_some(()))
+        {
+            return Ok(Some(()));
+        }
+        match now.flags.paused && !is_in_hand(host, domain) {
+            true => Err(RequestError::Paused { domid }.into()),
+            false => Ok(None),
+        }
     })
+}
+
+/// Whether a domain has shut down for good: one that has for a suspend may be resumed.
+pub(crate) fn has_ended(info: &DomainInfo) -> bool {
+    info.flags.shutdown && info.shutdown_reason != Some(ShutdownReason::Suspend)
+}
+
+/// Whether a process has the VM's lock, and may have paused the domain for a moment: a dump of its core does.
+fn is_in_hand(host: &Host, domain: &DomainInfo) -> bool {
+    let lock = host.dirs.vm_lock(Uuid::from_bytes(domain.handle));
+    host.files.is_locked(&lock).unwrap_or(false)
 }
 
 /// How far a domain must be for a wait to end.
@@ -219,8 +252,7 @@ pub enum End {
 /// Waits until all of the domains have ended; tells `ended` of each. Without `limit` it waits for
 /// as long as it takes. `tick` is called once a second with the time spent.
 pub fn wait_for_end(
-    hv: &dyn Hypervisor,
-    store: &mut Client,
+    host: &mut Host,
     domains: &[DomainInfo],
     until: Until,
     limit: Option<Duration>,
@@ -229,8 +261,8 @@ pub fn wait_for_end(
 ) -> Result<(), EngineError> {
     let mut left: Vec<&DomainInfo> = domains.iter().collect();
     let what = || format!("{} have not ended", describe(domains));
-    wait_on_watch(store, &Path::release_domain(), limit, what, tick, |_| {
-        let now = hv.domain_list()?;
+    wait_on_watch(host, &Path::release_domain(), limit, what, tick, |host| {
+        let now = host.hv.domain_list()?;
         left.retain(|domain| match end_of(&now, domain, until) {
             Some(end) => {
                 ended(domain.domid, end);
@@ -262,46 +294,59 @@ fn end_of(now: &[DomainInfo], domain: &DomainInfo, until: Until) -> Option<End> 
 
 /// Looks at the world once, then again after each event of a watch, until `look` gives an answer.
 fn wait_on_watch<T>(
-    store: &mut Client,
+    host: &mut Host,
     path: &Path,
     limit: Option<Duration>,
     what: impl Fn() -> String,
     tick: &mut dyn FnMut(Duration),
-    mut look: impl FnMut(&mut Client) -> Result<Option<T>, EngineError>,
+    look: impl FnMut(&mut Host) -> Result<Option<T>, EngineError>,
 ) -> Result<T, EngineError> {
-    const TOKEN: &str = "xyl-wait";
-    let begun = Instant::now();
-    store.watch(path, TOKEN)?;
-    let answer = loop {
-        if let Some(answer) = look(store)? {
-            break answer;
+    host.store.watch(path, WAIT_TOKEN)?;
+    let answer = look_until(host, limit, what, tick, look);
+    let ended = host.store.unwatch(path, WAIT_TOKEN);
+    let answer = answer?;
+    ended?;
+    Ok(answer)
+}
+
+fn look_until<T>(
+    host: &mut Host,
+    limit: Option<Duration>,
+    what: impl Fn() -> String,
+    tick: &mut dyn FnMut(Duration),
+    mut look: impl FnMut(&mut Host) -> Result<Option<T>, EngineError>,
+) -> Result<T, EngineError> {
+    let begun = host.clock.now();
+    let mut next_tick = TICK;
+    loop {
+        if let Some(answer) = look(host)? {
+            return Ok(answer);
         }
-        let spent = begun.elapsed();
+        let spent = host.clock.now().saturating_duration_since(begun);
         if let Some(limit) = limit.filter(|limit| spent >= *limit) {
-            store.unwatch(path, TOKEN)?;
             return Err(EngineError::Deadline {
                 what: what(),
                 limit_s: limit.as_secs(),
             });
         }
-        let until_limit = limit.map_or(TICK, |limit| limit.saturating_sub(spent));
-        if store
-            .next_event(Instant::now() + until_limit.min(TICK))?
-            .is_none()
-        {
-            tick(begun.elapsed());
+        if spent >= next_tick {
+            next_tick = spent + TICK;
+            tick(spent);
         }
-    };
-    store.unwatch(path, TOKEN)?;
-    Ok(answer)
+        let until_limit = limit.map_or(TICK, |limit| limit.saturating_sub(spent));
+        host.wait_for_event_of(&[WAIT_TOKEN], until_limit.min(TICK))?;
+    }
 }
 
 #[cfg(test)]
 mod tests {
 
+    use xen_sim::model::Model;
     use xenstore::mem::MemStore;
 
     use super::*;
+    use crate::Dirs;
+    use crate::testing::pv_request;
 
     fn info(domid: u16) -> DomainInfo {
         DomainInfo {
@@ -313,31 +358,82 @@ mod tests {
         }
     }
 
+    /// A host with one domain that has been asked to power off.
+    fn asked(folder: &std::path::Path) -> (Model, Host, DomainInfo) {
+        let (hv, store) = (Model::new(64), MemStore::new());
+        store.set_keeps_time(false);
+        let domid = hv.create_domain(&pv_request([7; 16])).unwrap();
+        hv.unpause_domain(domid).unwrap();
+        let client = store.client(0).unwrap();
+        let mut host = Host::new(Box::new(hv.clone()), client, Dirs::below(folder));
+        host.clock = std::rc::Rc::new(os_port::mem::VirtualClock::new());
+        let path = shutdown_path(domid).unwrap();
+        host.store.write(&path, b"poweroff").unwrap();
+        let info = hv.domain_info(domid).unwrap().unwrap();
+        (hv, host, info)
+    }
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// How a wait for a guest that does nothing ends after this, and how many seconds later.
+    fn waited(change: impl FnOnce(&Model, &mut Host, DomId)) -> (Result<(), EngineError>, u64) {
+        let folder = tempfile::tempdir().unwrap();
+        let (hv, mut host, info) = asked(folder.path());
+        change(&hv, &mut host, info.domid);
+        let begun = host.clock.now();
+        let outcome = wait_for_acknowledgement(&mut host, &info, LIMIT, &mut |_| ());
+        (outcome, (host.clock.now() - begun).as_secs())
+    }
+
     #[test]
-    fn a_taken_request_ends_the_wait() {
-        let store = MemStore::new();
-        let mut client = store.client(0).unwrap();
-        let path = shutdown_path(DomId(5)).unwrap();
-        client.write(&path, b"").unwrap();
-        wait_for_acknowledgement(&mut client, DomId(5), Duration::ZERO, &mut |_| ()).unwrap();
+    fn a_request_is_taken_by_a_guest_and_by_each_end_of_its_domain() {
+        let ends: [fn(&Model, &mut Host, DomId); 5] = [
+            |_, host, domid| {
+                host.store
+                    .write(&shutdown_path(domid).unwrap(), b"")
+                    .unwrap()
+            },
+            |_, host, domid| host.store.rm(&shutdown_path(domid).unwrap()).unwrap(),
+            |hv, _, domid| hv.shut_down(domid, ShutdownReason::Reboot),
+            |hv, _, domid| hv.destroy_domain(domid, std::time::Instant::now()).unwrap(),
+            |hv, _, domid| {
+                hv.destroy_domain(domid, std::time::Instant::now()).unwrap();
+                hv.set_next_domid(domid);
+                assert_eq!(hv.create_domain(&pv_request([8; 16])).unwrap(), domid);
+            },
+        ];
+        for end in ends {
+            let (outcome, spent_s) = waited(end);
+            outcome.unwrap();
+            assert_eq!(spent_s, 0);
+        }
+    }
+
+    #[test]
+    fn a_paused_domain_is_told_of_at_once() {
+        let (outcome, spent_s) = waited(|hv, _, domid| hv.pause_domain(domid).unwrap());
+        let error = outcome.unwrap_err();
+        assert!(
+            matches!(&error, EngineError::Control(RequestError::Paused { .. })),
+            "{error}"
+        );
+        assert_eq!(spent_s, 0);
     }
 
     #[test]
     fn a_request_that_nobody_takes_is_told_of() {
-        let store = MemStore::new();
-        let mut client = store.client(0).unwrap();
-        client
-            .write(&shutdown_path(DomId(5)).unwrap(), b"poweroff")
-            .unwrap();
-        let outcome = wait_for_acknowledgement(&mut client, DomId(5), Duration::ZERO, &mut |_| ());
-        let error = outcome.unwrap_err().to_string();
-        assert!(
-            error.contains("domain 5 has not taken the request"),
-            "{error}"
-        );
+        let folder = tempfile::tempdir().unwrap();
+        let (_, mut host, info) = asked(folder.path());
+        let mut ticks = 0;
         // The watch is gone: the same wait can be set up again.
-        client.rm(&shutdown_path(DomId(5)).unwrap()).unwrap();
-        wait_for_acknowledgement(&mut client, DomId(5), Duration::ZERO, &mut |_| ()).unwrap();
+        for _ in 0..2 {
+            let outcome = wait_for_acknowledgement(&mut host, &info, LIMIT, &mut |_| ticks += 1);
+            assert!(matches!(
+                outcome,
+                Err(EngineError::Deadline { limit_s: 60, .. })
+            ));
+        }
+        assert!((100..=120).contains(&ticks), "{ticks}");
     }
 
     #[test]

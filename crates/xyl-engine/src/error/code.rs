@@ -99,6 +99,12 @@ codes! {
     BadSysrq = "bad-sysrq-key",
     /// The guest has no PV drivers.
     NoPvDrivers = "no-pv-drivers",
+    /// The domain is paused, so its guest takes no request.
+    Paused = "paused",
+    /// The domain has shut down already.
+    HasShutDown = "has-shut-down",
+    /// The domain has shut down, and its VM gets its next one.
+    Restarting = "restarting",
     /// More memory is wanted than the domain may have.
     AboveMaximum = "above-maximum",
     /// Less memory is wanted than the domain must have.

@@ -1,6 +1,6 @@
 //! Why a change to a running domain, or a look at it, was refused.
 
-use xen_port::DomId;
+use xen_port::{DomId, ShutdownReason};
 
 use xl_cfg::types::BadName;
 
@@ -25,6 +25,32 @@ pub enum RequestError {
         domid: DomId,
         /// `poweroff` or `reboot`.
         request: &'static str,
+    },
+    /// A paused guest takes no request.
+    #[error(
+        "domain {domid} is paused, so its guest has not taken the request, which stands: the guest takes it after `xyl unpause {domid}`"
+    )]
+    Paused {
+        /// The domain.
+        domid: DomId,
+    },
+    /// The domain has shut down, and its VM gets no next one: it cannot be rebooted.
+    #[error(
+        "domain {domid} has shut down already ({reason:?}), and its configuration starts its VM no more: to start it again, `xyl destroy {domid}` if it is there still, then `xyl create`"
+    )]
+    HasShutDown {
+        /// The domain.
+        domid: DomId,
+        /// Why it has shut down.
+        reason: ShutdownReason,
+    },
+    /// The domain has shut down, and its VM is about to get its next one.
+    #[error(
+        "domain {domid} has shut down, and its VM is being restarted: repeat it for the next domain, or `xyl destroy {domid}` to end the VM"
+    )]
+    Restarting {
+        /// The domain.
+        domid: DomId,
     },
     /// More memory than the domain may have.
     #[error(
@@ -147,6 +173,9 @@ impl RequestError {
             RequestError::BadName(_) => ErrorCode::BadName,
             RequestError::BadSysrq(_) => ErrorCode::BadSysrq,
             RequestError::NoPvDrivers { .. } => ErrorCode::NoPvDrivers,
+            RequestError::Paused { .. } => ErrorCode::Paused,
+            RequestError::HasShutDown { .. } => ErrorCode::HasShutDown,
+            RequestError::Restarting { .. } => ErrorCode::Restarting,
             RequestError::AboveMaximum { .. } => ErrorCode::AboveMaximum,
             RequestError::BelowMinimum { .. } => ErrorCode::BelowMinimum,
             RequestError::BelowTarget { .. } => ErrorCode::BelowTarget,

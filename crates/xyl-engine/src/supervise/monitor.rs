@@ -14,6 +14,7 @@ use crate::config::plan;
 use crate::config::plan::Planned;
 use crate::operation::soft_reset::{self, Outcome, Tally};
 use crate::operation::{destroy, dump_core, restart};
+use crate::supervise::requests::Served;
 use crate::supervise::restart_backoff::Backoff;
 use crate::supervise::{requests, restart_backoff};
 use crate::vm::Vm;
@@ -465,10 +466,15 @@ fn wait_until(
     deadline: Instant,
     log: &mut dyn FnMut(&str),
 ) -> Result<bool, EngineError> {
+    // A request may wait from before.
+    let mut has_requests = true;
     while host.clock.now() < deadline {
-        let left = deadline.saturating_duration_since(host.clock.now());
-        let event = host.wait_for_event(left)?;
-        heed(host, vm, event, log)?;
+        if has_requests {
+            has_requests = requests::serve(host, vm, log)? == Served::OneOfMany;
+        } else {
+            let left = deadline.saturating_duration_since(host.clock.now());
+            has_requests = heed(host, vm, left)?;
+        }
         if domain_of(host, vm.uuid)? != Some(vm.domid) {
             return Ok(false);
         }
@@ -476,16 +482,16 @@ fn wait_until(
     Ok(true)
 }
 
-/// Does what an event asks for; whether a request was served.
-fn heed(
-    host: &mut Host,
-    vm: Vm,
-    event: Option<WatchEvent>,
-    log: &mut dyn FnMut(&str),
-) -> Result<bool, EngineError> {
+/// Waits for an event; whether it tells of a request. A change of the domain's name goes into the index.
+fn heed(host: &mut Host, vm: Vm, limit: Duration) -> Result<bool, EngineError> {
+    let event = host.wait_for_event(limit)?;
+    heed_event(host, vm, event)
+}
+
+fn heed_event(host: &mut Host, vm: Vm, event: Option<WatchEvent>) -> Result<bool, EngineError> {
     match event.as_ref().map(|event| event.token.as_str()) {
         Some(NAME_TOKEN) => index_name(host, vm).map(|()| false),
-        Some(requests::TOKEN) => requests::serve(host, vm, log),
+        Some(requests::TOKEN) => Ok(true),
         _ => Ok(false),
     }
 }
@@ -524,8 +530,9 @@ fn wait_for_end(
     vm: Vm,
     log: &mut dyn FnMut(&str),
 ) -> Result<Option<DomainInfo>, EngineError> {
-    let mut is_rested = false;
+    let (mut is_rested, mut has_requests) = (false, false);
     loop {
+        // The guest's end comes before what is asked.
         let info = host.hv.domain_info(vm.domid)?;
         let Some(info) = info.filter(|info| &info.handle == vm.uuid.as_bytes()) else {
             return Ok(None);
@@ -539,6 +546,13 @@ fn wait_for_end(
         {
             return Ok(Some(info));
         }
+        if has_requests {
+            let served = requests::serve(host, vm, log)?;
+            // What was done may have taken memory.
+            is_rested &= served == Served::Nothing;
+            has_requests = served == Served::OneOfMany;
+            continue;
+        }
         let mut event = None;
         if !is_rested {
             event = host.wait_for_event(REST_AFTER)?;
@@ -550,8 +564,7 @@ fn wait_for_end(
             }
             event = host.wait_for_event(RECHECK_EVERY)?;
         }
-        // What was done may have taken memory.
-        is_rested &= !heed(host, vm, event, log)?;
+        has_requests = heed_event(host, vm, event)?;
     }
 }
 

@@ -12,22 +12,23 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use os_port::{list_if_there, remove_if_there};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
-use xen_port::{CpuMap, DomId, DomainInfo, SchedulerId, Trigger, VcpuId};
+use xen_port::{CpuMap, DomId, DomainInfo, SchedulerId, ShutdownReason, Trigger, VcpuId};
 use xenstore::{Batch, Path, Tree};
 use xyl_saga::Past;
 
+use crate::config::plan;
 use crate::control::power::{self, PowerDelivery, PowerRequest};
 use crate::control::sched::{self, ShareChange};
 use crate::control::{memory, vcpus};
-use crate::error::ErrorCode;
 use crate::operation::Kind;
 use crate::operation::dump_core::{self, DumpRequest, Dumped, dump_core, progress_file};
 use crate::operation::run;
 use crate::operation::{destroy, xenstore_nodes};
 use crate::vm::{Vm, domains, journal, monitor_lock, store};
-use crate::{Cancel, EngineError, Host, VmGuard};
+use crate::{Cancel, EngineError, ErrorCode, Host, RequestError, VmGuard};
 
 /// How often whoever waits for an answer looks around, where no event tells of one.
 const TICK: Duration = Duration::from_millis(200);
@@ -39,7 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LIMIT: Duration = Duration::from_secs(300);
 /// The same for a core, which may be that of a large guest.
 const DUMP_LIMIT: Duration = Duration::from_secs(24 * 3600);
-/// The longest request that is written to xenstore, in bytes: dom0's limit for a node is 2048 by default.
+/// The longest request that is written to its node, in bytes: dom0's limit for a node is 2048 by default. A longer one stands
+/// in a file.
 const REQUEST_MAX_BYTES: usize = 1800;
 /// Token of the monitor's watch.
 pub(crate) const TOKEN: &str = "xyl-asked";
@@ -114,6 +116,7 @@ pub enum Request {
     /// Writes its core to a file.
     DumpCore {
         /// The file, by its whole path.
+        #[serde(with = "path_bytes")]
         file: PathBuf,
         /// Whether the guest runs on meanwhile.
         is_live: bool,
@@ -123,6 +126,35 @@ pub enum Request {
         /// Whether backends that Xyl cannot take down are left to themselves.
         force: bool,
     },
+}
+
+/// A path: as text, or as bytes where it is not UTF-8.
+mod path_bytes {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Text(String),
+        Bytes(Vec<u8>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        match path.to_str() {
+            Some(text) => text.serialize(to),
+            None => path.as_os_str().as_bytes().serialize(to),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        Ok(match Written::deserialize(from)? {
+            Written::Text(text) => PathBuf::from(text),
+            Written::Bytes(bytes) => std::ffi::OsString::from_vec(bytes).into(),
+        })
+    }
 }
 
 impl Request {
@@ -251,33 +283,25 @@ pub fn ask(
         domid: info.domid,
         uuid: Uuid::from_bytes(info.handle),
     };
-    let is_held = host.files.is_locked(&host.dirs.watch(vm.uuid));
-    let is_vm = vm.domid != DomId::ZERO;
-    match is_held {
-        Ok(true) if is_vm => {
-            if let Some(letter) = PendingRequest::send(host, vm, request)? {
-                return match letter.answer(host, asking)? {
-                    RequestEnd::Replied(outcome) => outcome,
-                    RequestEnd::Unknown if !request.is_repeatable() => Err(monitor_lost(format!(
-                        "the monitor of domain {} died at the {}: it may have been done; look, and repeat it if not",
-                        vm.domid,
-                        request.word()
-                    ))),
-                    RequestEnd::Unknown | RequestEnd::Withdrawn => {
-                        let outcome = carry_out(host, info, request, asking);
-                        after_silence(host, vm, request, outcome)
-                    }
-                };
-            }
-        }
-        // It has lost its monitor. What others have asked comes first.
-        Ok(false) if is_vm => {
-            let tell = host.notice.clone();
-            serve(host, vm, &mut |line| tell(line))?;
-        }
-        _ => {}
+    // What others have asked of a VM without a monitor waits for its next one: this process carries out nothing of theirs.
+    if !is_watched(host, vm) {
+        return carry_out(host, info, request, asking);
     }
-    carry_out(host, info, request, asking)
+    let Some(pending) = PendingRequest::send(host, vm, request)? else {
+        return carry_out(host, info, request, asking);
+    };
+    match pending.answer(host, asking)? {
+        RequestEnd::Replied(outcome) => outcome,
+        RequestEnd::Unknown if !request.is_repeatable() => Err(monitor_lost(format!(
+            "the monitor of domain {} died at the {}: it may have been done; look, and repeat it if not",
+            vm.domid,
+            request.word()
+        ))),
+        RequestEnd::Unknown | RequestEnd::Withdrawn => {
+            let outcome = carry_out(host, info, request, asking);
+            after_silence(host, vm, request, outcome)
+        }
+    }
 }
 
 /// What it means that the domain has gone while its monitor was asked.
@@ -377,6 +401,9 @@ fn check_change(host: &mut Host, info: &DomainInfo, request: &Request) -> Result
     let (hv, store) = (&*host.hv, &mut host.store);
     match request {
         Request::Pause => power::check_pause(info),
+        Request::Power { request, .. } if power::has_ended(info) => {
+            after_its_end(host, info, *request).map(drop)
+        }
         Request::Power { request, fallback } => {
             power::delivery(hv, info, *request, *fallback).map(drop)
         }
@@ -422,6 +449,9 @@ fn change(host: &mut Host, info: &DomainInfo, request: &Request) -> Result<Done,
     match request {
         Request::Pause => power::pause(hv, info)?,
         Request::Unpause => power::unpause(hv, info)?,
+        Request::Power { request, .. } if power::has_ended(info) => {
+            return after_its_end(host, info, *request);
+        }
         Request::Power { request, fallback } => {
             let asked = power::ask(hv, store, info, *request, *fallback)?;
             return Ok(Done::Delivered(asked));
@@ -449,11 +479,31 @@ fn change(host: &mut Host, info: &DomainInfo, request: &Request) -> Result<Done,
     Ok(Done::Plainly)
 }
 
+/// What a request to shut down or reboot means for a domain that has shut down: nobody in it listens any more.
+fn after_its_end(
+    host: &Host,
+    info: &DomainInfo,
+    request: PowerRequest,
+) -> Result<Done, EngineError> {
+    let domid = info.domid;
+    let reason = info.shutdown_reason.unwrap_or(ShutdownReason::Poweroff);
+    let planned = plan::of_record(host, Uuid::from_bytes(info.handle));
+    let is_restarted = planned.is_ok_and(|planned| planned.spec.on.restarts(reason));
+    match (request, is_restarted) {
+        (PowerRequest::Poweroff, false) | (PowerRequest::Reboot, true) => {
+            Ok(Done::Delivered(PowerDelivery::HasShutDown))
+        }
+        (PowerRequest::Poweroff, true) => Err(RequestError::Restarting { domid }.into()),
+        (PowerRequest::Reboot, false) => Err(RequestError::HasShutDown { domid, reason }.into()),
+    }
+}
+
 // ---- asking ---------------------------------------------------------------------------------------
 
 /// A request on its way.
 struct PendingRequest {
     vm: Vm,
+    id: String,
     asked: Path,
     told: Path,
     limit: Duration,
@@ -473,20 +523,17 @@ enum RequestEnd {
 }
 
 impl PendingRequest {
-    /// Leaves a request for a VM's monitor; `None` where it cannot be written down.
+    /// Leaves a request for a VM's monitor; `None` for a domain that is gone.
     fn send(
         host: &mut Host,
         vm: Vm,
         request: &Request,
     ) -> Result<Option<PendingRequest>, EngineError> {
-        // What is no text (a file's name) or is too long is left to this process.
-        let text = serde_json::to_vec(request).unwrap_or_default();
-        if text.is_empty() || text.len() > REQUEST_MAX_BYTES {
-            return Ok(None);
-        }
         let id = new_id(host, vm.uuid);
+        let text = body::write(host, vm.uuid, &id, request)?;
         let letter = PendingRequest {
             vm,
+            id: id.clone(),
             asked: below(asked_of(vm.domid)?, &id)?,
             told: below(all_told()?, &id)?,
             limit: request.limit(),
@@ -505,6 +552,9 @@ impl PendingRequest {
             }
             Ok::<_, EngineError>(())
         })?;
+        if !is_there {
+            body::remove(host, vm.uuid, &id);
+        }
         Ok(is_there.then_some(letter))
     }
 
@@ -626,6 +676,7 @@ impl PendingRequest {
             was_there = transaction.exists(&self.asked)?;
             Ok::<_, EngineError>(transaction.rm(&self.asked)?)
         })?;
+        body::remove(host, self.vm.uuid, &self.id);
         match answer {
             Some(value) => self.take(host, &value).map(RequestEnd::Replied),
             None if was_there => Ok(RequestEnd::Withdrawn),
@@ -651,11 +702,18 @@ impl PendingRequest {
     }
 }
 
-/// A name for a request: when, by which process, of which VM. They are carried out in the order of their names.
+/// A name for a request: when, by which process, a UUID of its own, of which VM. They are carried out in the order of
+/// their names.
 fn new_id(host: &Host, uuid: Uuid) -> String {
     let since_1970 = host.clock.calendar().duration_since(SystemTime::UNIX_EPOCH);
     let now_ms = since_1970.unwrap_or_default().as_millis();
-    format!("{now_ms:014}-{}-{}", host.process.id(), uuid.simple())
+    let own = Uuid::from_bytes(host.process.new_uuid());
+    format!(
+        "{now_ms:014}-{}-{}-{}",
+        host.process.id(),
+        own.simple(),
+        uuid.simple()
+    )
 }
 
 /// The process that has asked, by its request's name.
@@ -693,26 +751,48 @@ pub(crate) fn listen(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
     Ok(host.store.watch(&asked_of(domid)?, TOKEN)?)
 }
 
-/// Carries out what is asked of a VM, the oldest first; whether there was something.
+/// What there was to do for whoever has asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Served {
+    /// Nothing.
+    Nothing,
+    /// One request, which was the last.
+    Last,
+    /// One request, and there are more.
+    OneOfMany,
+}
+
+/// Carries out the oldest of the requests that were made of a VM. One at a time: the guest's end comes before the next.
 pub(crate) fn serve(
     host: &mut Host,
     vm: Vm,
     log: &mut dyn FnMut(&str),
-) -> Result<bool, EngineError> {
-    let mut ids = host.children(&asked_of(vm.domid)?)?;
-    ids.sort_unstable();
-    for id in &ids {
-        match serve_one(host, vm, id, log) {
-            Err(error) if error.is_connection_lost() => return Err(error),
-            // Whoever has asked sees that nobody takes care of it, and does it himself.
-            Err(error) => log(&format!("the request {id}: {error}")),
-            Ok(()) => {}
+) -> Result<Served, EngineError> {
+    let ids = host.children(&asked_of(vm.domid)?)?;
+    let Some(id) = ids.iter().min() else {
+        return Ok(Served::Nothing);
+    };
+    match serve_one(host, vm, id, log) {
+        Err(error) if error.is_connection_lost() => return Err(error),
+        Err(error) => {
+            log(&format!("the request {id}: {error}"));
+            // Whoever has asked sees that nobody takes care of it, and does it. The others are not to wait for that.
+            give_back(host, vm, id)?;
         }
+        Ok(()) => {}
     }
-    if !ids.is_empty() {
-        remove_unread(host)?;
+    body::remove(host, vm.uuid, id);
+    if ids.len() > 1 {
+        return Ok(Served::OneOfMany);
     }
-    Ok(!ids.is_empty())
+    body::remove_unasked(host, vm.uuid);
+    remove_unread(host)?;
+    Ok(Served::Last)
+}
+
+/// Takes a request away that cannot be carried out here, without a reply.
+fn give_back(host: &mut Host, vm: Vm, id: &str) -> Result<(), EngineError> {
+    Ok(host.store.rm(&below(asked_of(vm.domid)?, id)?)?)
 }
 
 fn serve_one(
@@ -738,7 +818,7 @@ fn serve_one(
     }
     let info = host.hv.domain_info(vm.domid)?;
     let info = info.filter(|info| &info.handle == vm.uuid.as_bytes());
-    let request = serde_json::from_slice::<Request>(&text);
+    let request = body::read(host, vm.uuid, id, &text);
     // Its own request goes with the domain.
     let is_destroy = matches!(request, Ok(Request::Destroy { .. }));
     let is_once = matches!(&request, Ok(request) if !request.is_repeatable());
@@ -839,6 +919,74 @@ pub(crate) fn remove_unread(host: &mut Host) -> Result<(), EngineError> {
         }
     }
     Ok(())
+}
+
+/// The text of a request: in its node, or in a file of the VM's run folder where it is too long for a node.
+mod body {
+    use super::*;
+
+    /// What stands in the node of a request whose text is in a file.
+    const IN_FILE: &[u8] = b"\"in_file\"";
+    /// The longest text that is read from a file, in bytes.
+    const FILE_MAX_BYTES: u64 = 1 << 20;
+
+    fn folder(host: &Host, uuid: Uuid) -> PathBuf {
+        host.dirs.vm_run(uuid).join("requests")
+    }
+
+    /// Writes a request down; what is to stand in its node.
+    pub(super) fn write(
+        host: &Host,
+        uuid: Uuid,
+        id: &str,
+        request: &Request,
+    ) -> Result<Vec<u8>, EngineError> {
+        let text = serde_json::to_vec(request).map_err(|error| {
+            monitor_lost(format!("the request cannot be written down: {error}"))
+        })?;
+        if text.len() <= REQUEST_MAX_BYTES {
+            return Ok(text);
+        }
+        let folder = folder(host, uuid);
+        host.files
+            .create_folder(&folder)
+            .map_err(|source| EngineError::io("create folder", &folder, source))?;
+        let path = folder.join(id);
+        store::write_whole(&*host.files, &path.with_extension("new"), &path, &text)?;
+        Ok(IN_FILE.to_vec())
+    }
+
+    /// Reads a request by what stands in its node.
+    pub(super) fn read(
+        host: &Host,
+        uuid: Uuid,
+        id: &str,
+        node: &[u8],
+    ) -> serde_json::Result<Request> {
+        if node != IN_FILE {
+            return serde_json::from_slice(node);
+        }
+        let text = host
+            .files
+            .read(&folder(host, uuid).join(id), FILE_MAX_BYTES);
+        serde_json::from_slice(&text.map_err(serde_json::Error::io)?)
+    }
+
+    /// Removes the file of a request that was carried out or taken back. One that stays goes with the VM.
+    pub(super) fn remove(host: &Host, uuid: Uuid, id: &str) {
+        let _ = remove_if_there(&*host.files, &folder(host, uuid).join(id));
+    }
+
+    /// Removes the files of those who died before they could ask.
+    pub(super) fn remove_unasked(host: &Host, uuid: Uuid) {
+        let folder = folder(host, uuid);
+        let names = list_if_there(&*host.files, &folder).unwrap_or_default();
+        let is_dead =
+            |name: &String| !asker(name).is_some_and(|process| host.process.is_running(process));
+        for name in names.into_iter().filter(is_dead) {
+            let _ = remove_if_there(&*host.files, &folder.join(name));
+        }
+    }
 }
 
 // ---- how far a dump is ----------------------------------------------------------------------------

@@ -172,8 +172,12 @@ pub(crate) fn of_failure(host: &Host, vm: Vm, backoff: &mut Backoff) -> Option<B
 fn note(host: &Host, uuid: Uuid, brake: &Brake) -> Result<(), EngineError> {
     let path = path(&host.dirs, uuid);
     if brake.short_lives == 0 && brake.failures == 0 {
-        return remove_if_there(&*host.files, &path)
-            .map_err(|source| EngineError::io("remove", &path, source));
+        // A process may have died while it wrote one.
+        for path in [&path.with_extension("new"), &path] {
+            remove_if_there(&*host.files, path)
+                .map_err(|source| EngineError::io("remove", path, source))?;
+        }
+        return Ok(());
     }
     let folder = host.dirs.vm_run(uuid);
     host.files

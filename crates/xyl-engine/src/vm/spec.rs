@@ -187,6 +187,14 @@ pub struct OnShutdown {
 }
 
 impl OnShutdown {
+    /// Whether a VM whose domain ends for this reason gets its next domain.
+    pub fn restarts(&self, reason: ShutdownReason) -> bool {
+        matches!(
+            self.action(reason),
+            Some(Action::Restart | Action::RenameRestart | Action::CoredumpRestart)
+        )
+    }
+
     /// What to do for a reason; `None` for a suspended guest, which waits to be resumed.
     pub fn action(&self, reason: ShutdownReason) -> Option<Action> {
         match reason {

@@ -9,6 +9,7 @@ use xyl_engine::supervise::requests::{self, Done, Request};
 use xyl_engine::vm::domains;
 
 use crate::commands::list::reason_name;
+use crate::commands::recover::replace_dead_monitors;
 use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
@@ -95,6 +96,8 @@ fn run(args: &CommonArgs, request: PowerRequest, context: &Context) -> Outcome {
             Err(failure) => return Err(failure),
         }
     }
+    // One that died after it had asked leaves nobody to start the guest again.
+    replace_dead_monitors(context);
     let not_taken = wait_until_taken(args, context, &mut host, &asked)?;
     let first_failure = first_failure.or(not_taken);
     if args.wait > 0 {
@@ -151,6 +154,10 @@ fn ask(
     requests::check(host, info, &request)?;
     context.say(format!("asking domain {} to {verb}", info.domid));
     Ok(match requests::ask_for(host, info, &request)? {
+        Done::Delivered(PowerDelivery::HasShutDown) => {
+            context.say(format!("domain {} has shut down already", info.domid));
+            Some(PowerDelivery::HasShutDown)
+        }
         Done::Delivered(how) => Some(how),
         Done::Plainly | Done::Dumped(_) => None,
     })
@@ -168,12 +175,10 @@ fn wait_until_taken(
     for (info, how) in asked {
         if *how == PowerDelivery::ByXenstore {
             let waiting = context.waiting(format!("for domain {} to take the request", info.domid));
-            let taken = power::wait_for_acknowledgement(
-                &mut host.store,
-                info.domid,
-                limit,
-                &mut waiting.tick(),
-            );
+            let taken = power::wait_for_acknowledgement(host, info, limit, &mut |spent| {
+                waiting.tick()(spent);
+                replace_dead_monitors(context);
+            });
             drop(waiting);
             match taken.map_err(Failure::from) {
                 // With -a the others are waited for all the same.
@@ -213,13 +218,12 @@ fn wait_until_ended(
             End::Gone => format!("domain {domid} is gone"),
         });
     };
+    let mut tick = waiting.tick();
+    let mut tick = |spent| {
+        tick(spent);
+        replace_dead_monitors(context);
+    };
     Ok(power::wait_for_end(
-        &*host.hv,
-        &mut host.store,
-        &infos,
-        until,
-        limit,
-        &mut waiting.tick(),
-        &mut ended,
+        host, &infos, until, limit, &mut tick, &mut ended,
     )?)
 }
