@@ -39,3 +39,6 @@ ok xl mem-set 0 $((before - 32))
 equals $(((before - 32) * 1024)) "$(target target)"
 ok xyl mem-set 0 "$before"
 equals $((before * 1024)) "$(target target)"
+# xl leaves the second one.
+xenstore-rm /local/domain/0/memory
+xenstore-rm /vm/00000000-0000-0000-0000-000000000000
