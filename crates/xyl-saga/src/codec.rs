@@ -14,39 +14,40 @@ use crate::state::{self, State};
 pub const FILE_MAX_BYTES: u64 = 1 << 20;
 /// Longest line, in bytes.
 pub const LINE_MAX_BYTES: usize = 64 << 10;
-/// Longest cause of a failure that is written, in bytes: with every character escaped its line is short enough.
+/// Longest cause of a failure that is written, in bytes. Escaping can lengthen it, but the line stays below the
+/// limit.
 const CAUSE_MAX_BYTES: usize = 4 << 10;
-/// What the first line begins with.
+/// Prefix of the first line; the version follows it.
 const FORMAT: &str = "xyl-journal ";
-/// The version that this build writes and reads.
+/// Version of the format that this build writes and reads.
 const VERSION: u32 = 1;
-/// Digits of a checksum.
+/// Number of hexadecimal digits of a checksum.
 const CHECKSUM_DIGITS: usize = 8;
 
-/// What a journal holds, as far as it can be trusted.
+/// The valid part of a journal, and what is wrong with the rest.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Contents {
     /// The records before the first damage.
     pub entries: Vec<Entry>,
     /// Size of the file in bytes.
     pub size_bytes: usize,
-    /// The last line is incomplete: its writer died while it wrote.
+    /// The last line has no newline: its writer died during the write.
     pub is_torn: bool,
-    /// The first line that is not as it was written.
+    /// The first line that is damaged.
     pub damage: Option<Damage>,
 }
 
-/// A line that is not as it was written.
+/// A line that differs from what its writer wrote.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {what}")]
 pub struct Damage {
-    /// Its number, from 1.
+    /// Number of the line, from 1.
     pub line: usize,
     /// What is wrong with it.
     pub what: String,
 }
 
-/// Why a text is no journal of ours.
+/// Why this build cannot read a text as a journal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Foreign {
     #[error("version {0} of the format, of which this xyl knows version {VERSION} alone")]
@@ -55,12 +56,12 @@ pub(crate) enum Foreign {
     Format,
 }
 
-/// The line that a journal begins with.
+/// The first line of a journal.
 pub(crate) fn first_line() -> String {
     format!("{FORMAT}{VERSION}\n")
 }
 
-/// A record's line.
+/// Formats a record as one line, with its checksum.
 pub(crate) fn line(entry: &Entry) -> String {
     let record = with_short_cause(entry.record.clone());
     let record = serde_json::to_string(&record).unwrap_or_default();
@@ -68,7 +69,7 @@ pub(crate) fn line(entry: &Entry) -> String {
     format!("{:08x} {rest}\n", crc32fast::hash(rest.as_bytes()))
 }
 
-/// The record without the end of a cause that is too long for a line.
+/// Cuts a cause that is too long for a line.
 fn with_short_cause(mut record: Record) -> Record {
     if let Record::Failed { cause, .. } | Record::UndoFailed { cause, .. } = &mut record {
         let mut ends = (0..=CAUSE_MAX_BYTES).rev();
@@ -78,10 +79,10 @@ fn with_short_cause(mut record: Record) -> Record {
     record
 }
 
-/// Reads a journal's text: everything up to the first damage, which is named.
+/// Reads the text of a journal up to the first damage, and reports that damage.
 ///
 /// # Errors
-/// A text whose first line is another's, or of another version: in words.
+/// The first line belongs to another format or another version. The error is a text for users.
 pub fn parse(bytes: &[u8]) -> Result<Contents, String> {
     parse_known(bytes).map_err(|foreign| foreign.to_string())
 }
@@ -123,7 +124,7 @@ pub(crate) fn parse_known(bytes: &[u8]) -> Result<Contents, Foreign> {
     Ok(contents)
 }
 
-/// What a file holds that is larger than any journal.
+/// Reports a file that is larger than a journal can be as damage.
 pub(crate) fn too_large() -> Contents {
     let what = format!("the file is larger than {FILE_MAX_BYTES} bytes, and so than any journal");
     Contents {
@@ -133,7 +134,7 @@ pub(crate) fn too_large() -> Contents {
     }
 }
 
-/// Lines that end.
+/// Number of complete lines.
 fn count(whole: &[u8]) -> usize {
     whole.iter().filter(|byte| **byte == b'\n').count()
 }
@@ -147,7 +148,7 @@ fn check_first(line: &[u8]) -> Result<(), Foreign> {
     Err(Foreign::Version(version.chars().take(20).collect()))
 }
 
-/// One record, which must follow the one before in number, and be possible after it.
+/// Reads one record. Its number must follow the number before, and [`state::next`] must allow its event.
 fn read_line(line: &[u8], before: Option<&Entry>, state: State) -> Result<(Entry, State), String> {
     if line.len() > LINE_MAX_BYTES {
         return Err(format!("{} bytes: longer than any record", line.len()));

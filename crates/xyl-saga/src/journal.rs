@@ -1,4 +1,8 @@
-//! The journal's file.
+//! Owns the file of a journal: reads it, appends records, rewrites it when it grows.
+//!
+//! A VM has one journal. Only the process that holds the VM's lock writes to it; any process may [`load`] it.
+//! A journal is usable, or has a torn end after a failed write. The next [`Journal::flush`] cuts a torn end off
+//! first.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,39 +14,39 @@ use crate::codec::{self, Contents, Foreign, LINE_MAX_BYTES};
 use crate::past;
 use crate::record::{Entry, Record};
 
-/// From this size on a journal is rewritten with what is worth keeping of its latest operations, in bytes.
+/// Size in bytes above which [`Journal::open`] rewrites the file with its latest operations only.
 const COMPACT_FROM_BYTES: usize = 16 << 10;
-/// Operations that such a journal keeps.
+/// Number of operations that such a rewrite keeps.
 const OPERATIONS_KEPT: usize = 4;
 
 /// Why a journal could not be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JournalError {
-    /// The system's refusal.
+    /// The operating system refused a call.
     #[error("{op} the journal {path}: {source}", path = path.display())]
     Io {
-        /// What was tried.
+        /// The action that failed, such as `open`, for the error text.
         op: &'static str,
-        /// The file.
+        /// Path of the journal.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A record that no reader would accept.
+    /// A record whose line is longer than readers accept.
     #[error("a record of {size_bytes} bytes is longer than a line of the journal {path} may be, which is {LINE_MAX_BYTES} bytes: use a shorter name or path", path = path.display())]
     RecordTooLong {
-        /// The journal.
+        /// Path of the journal.
         path: PathBuf,
         /// The length of its line, in bytes.
         size_bytes: usize,
     },
-    /// A file that this build must not touch, such as one of a newer version.
+    /// A file that this build must not change, such as a journal of a newer version.
     #[error("the journal {path} is {what}: use the xyl that wrote it, or move the file away if nothing is under way", path = path.display())]
     Foreign {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What it is.
+        /// Format or version of the file, for the error text.
         what: String,
     },
 }
@@ -54,7 +58,7 @@ impl JournalError {
     }
 }
 
-/// Reads a journal; an empty one where there is no file.
+/// Reads a journal. Without a file the contents are empty.
 pub fn load(files: &dyn Files, path: &Path) -> Result<Contents, JournalError> {
     let bytes = match files.read(path, codec::FILE_MAX_BYTES) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::default()),
@@ -67,25 +71,25 @@ pub fn load(files: &dyn Files, path: &Path) -> Result<Contents, JournalError> {
     })
 }
 
-/// A journal that is written to. Only whoever holds the VM's lock may have one.
+/// A journal that is open for writing. Only the holder of the VM's lock may open one.
 pub struct Journal {
     path: PathBuf,
     file: Box<dyn Append>,
     next_sequence: u64,
-    /// Lines that are still to be written.
+    /// Lines that the next flush writes.
     pending: String,
-    /// The length of a line that is pending and too long, in bytes.
+    /// Length in bytes of the first pending line that is too long.
     too_long_bytes: Option<usize>,
-    /// Size of the file up to the end of the last line that is whole, in bytes.
+    /// Size of the file in bytes, up to the end of its last complete line.
     size_bytes: u64,
-    /// Whether a part of some lines may stand behind that: a write has failed.
+    /// Whether a write failed: then a part of it may follow the last complete line.
     has_torn_end: bool,
     writes: u64,
 }
 
 impl Journal {
-    /// Goes on with a journal of these contents, or starts one, folder and all. What was torn,
-    /// damaged or is of long ago goes away.
+    /// Opens the journal with these contents, or creates it and its folder. Removes torn and damaged lines, and old
+    /// operations of a large file.
     pub fn open(
         files: &dyn Files,
         path: &Path,
@@ -126,12 +130,12 @@ impl Journal {
         self.next_sequence
     }
 
-    /// How many `write` calls it has taken so far.
+    /// Number of `write` calls so far.
     pub fn writes(&self) -> u64 {
         self.writes
     }
 
-    /// Adds a record, to be written with the next [`Journal::flush`].
+    /// Adds a record. The next [`Journal::flush`] writes it.
     pub fn note(&mut self, clock: &dyn Clock, record: Record) {
         let since_1970 = clock.calendar().duration_since(SystemTime::UNIX_EPOCH);
         let time_ms = u64::try_from(since_1970.unwrap_or_default().as_millis()).unwrap_or(0);
@@ -147,10 +151,11 @@ impl Journal {
         self.next_sequence = self.next_sequence.saturating_add(1);
     }
 
-    /// Writes what was added, in one call. What fails is written by the next flush.
+    /// Writes all added records in one call. After a failure the next flush writes them again.
     ///
     /// # Errors
-    /// The system's, and a record that is too long: then nothing is written, now or later.
+    /// An error of the operating system, or a record that is too long. After a too long record this journal writes
+    /// nothing more.
     pub fn flush(&mut self) -> Result<(), JournalError> {
         if let Some(size_bytes) = self.too_long_bytes {
             let path = self.path.clone();
@@ -163,7 +168,7 @@ impl Journal {
         self.writes += 1;
         if let Err(source) = self.file.append(self.pending.as_bytes()) {
             self.has_torn_end = true;
-            // Most often this process writes no more. If not even this can be done, a reader stops at the torn line.
+            // If the cut fails too, the next flush tries it again, and a reader stops at the torn line.
             let _ = self.cut_torn_end();
             return Err(JournalError::io("write", &self.path)(source));
         }
@@ -172,7 +177,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Removes what a failed write has left, so that no line follows half of another.
+    /// Removes the rest of a failed write, so that the next line starts after a newline.
     fn cut_torn_end(&mut self) -> Result<(), JournalError> {
         if !self.has_torn_end {
             return Ok(());
@@ -189,7 +194,7 @@ fn needs_rewrite(contents: &Contents) -> bool {
     contents.is_torn || contents.damage.is_some() || contents.size_bytes > COMPACT_FROM_BYTES
 }
 
-/// Writes what is worth keeping to another file, and puts that in the journal's place. Its size in bytes.
+/// Writes the useful records to a second file and renames it to the journal. Returns its size in bytes.
 fn rewrite(files: &dyn Files, path: &Path, contents: &Contents) -> Result<u64, JournalError> {
     let mut text = codec::first_line();
     if contents.size_bytes > COMPACT_FROM_BYTES {

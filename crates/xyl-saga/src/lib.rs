@@ -1,12 +1,15 @@
-//! Operations that cannot be lost.
+//! Operations that survive the death of their process.
 //!
-//! An operation on a VM is a list of named [`Step`]s, each of which can be applied, taken back, and
-//! repeated. A [`Journal`] says how far it has come, so that when its process dies another one finishes
-//! it or takes it back: [`run`] carries an operation out, [`resume`] takes one over. What may follow
-//! what is the table of [`state`]; what a journal tells is read by [`Past`].
+//! An operation on a VM is a list of named [`Step`]s. Each step can be repeated, and most can be undone.
+//! A [`Journal`] records each step. When a process dies, another one reads the journal and finishes or undoes the
+//! operation.
 //!
-//! A journal is a text file of one record a line. It is written and never flushed to the disk: it
-//! outlives a process, and a domain does not outlive the host.
+//! - [`run`] carries an operation out, [`resume`] continues the operation of a dead process.
+//! - [`state`] has the table of all states and events.
+//! - [`Past`] is a journal as a list of operations.
+//!
+//! A journal is a text file with one record per line. This crate does not flush it to the disk: it must survive a
+//! process, not the host, because a domain does not survive the host either.
 
 mod codec;
 mod journal;

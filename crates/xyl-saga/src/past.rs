@@ -1,47 +1,49 @@
-//! What a journal tells of the operations on a VM.
+//! Reads the records of a journal as a list of operations, the oldest first.
+//!
+//! Only the last operation can be under way. Recovery and the command that lists operations use this module.
 
 use crate::codec::Contents;
 use crate::record::{Begin, Entry, Facts, Outcome, Record};
 use crate::state::{self, State};
 
-/// The operations that a journal tells of, the oldest first.
+/// The operations in a journal, the oldest first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Past {
     /// The operations. Only the last one can be under way.
     pub operations: Vec<Operation>,
 }
 
-/// An operation as its records tell it.
+/// One operation, built from its records.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Operation {
-    /// What was known before its first step.
+    /// The facts that were known before its first step.
     pub begin: Begin,
     /// When it began, in milliseconds since 1970.
     pub begun_ms: u64,
-    /// When its last record was written.
+    /// When its last record was written, in milliseconds since 1970.
     pub last_ms: u64,
     /// Index of its first record in the journal.
     pub first_entry: usize,
-    /// How it stands.
+    /// State after its last record.
     pub state: State,
-    /// The step that was started last.
+    /// Name of the step that started last.
     pub step: Option<String>,
     /// Whether that step is done.
     pub step_is_done: bool,
-    /// What its steps made.
+    /// The facts that its steps recorded.
     pub made: Facts,
-    /// The process that carries it out, or did.
+    /// PID of the process that carried it out last.
     pub pid: u32,
-    /// Whether somebody asked for it to be cancelled.
+    /// Whether a process asked to cancel it.
     pub is_cancelled: bool,
-    /// The step that failed, and why.
+    /// Name of the step that failed, and the cause.
     pub failure: Option<(String, String)>,
-    /// How it has ended; `None` while it is under way.
+    /// How it ended; `None` while it is under way.
     pub outcome: Option<Outcome>,
 }
 
 impl Past {
-    /// Reads the past from a journal's records.
+    /// Builds the list of operations from a journal's records.
     pub fn of(contents: &Contents) -> Past {
         let mut past = Past::default();
         for (index, entry) in contents.entries.iter().enumerate() {
@@ -50,7 +52,7 @@ impl Past {
         past
     }
 
-    /// The operation that is under way, or was when its process died.
+    /// The operation that has no end record.
     pub fn under_way(&self) -> Option<&Operation> {
         self.operations.last().filter(|last| last.outcome.is_none())
     }
@@ -64,8 +66,8 @@ impl Past {
     }
 }
 
-/// The records of the last operations, as few as tell the same about them: an operation that cannot go on is tried
-/// again and again, and the tries that led nowhere are left out.
+/// The records of the last operations, without tries that changed nothing. (An operation that cannot finish is tried
+/// many times.)
 pub(crate) fn worth_keeping(contents: &Contents, operations: usize) -> Vec<Entry> {
     let past = Past::of(contents);
     let first = past.operations.len().saturating_sub(operations);
@@ -83,8 +85,7 @@ pub(crate) fn worth_keeping(contents: &Contents, operations: usize) -> Vec<Entry
     )
 }
 
-/// A try is all that one process did with an operation. Those after which it stood as it had stood before are left out,
-/// except the last.
+/// Removes tries that changed nothing, except the last. A try is the records of one process about an operation.
 fn without_vain_tries(entries: &[Entry]) -> Vec<Entry> {
     let tries = entries.chunk_by(|_, next| !matches!(next.record, Record::TakenOver { .. }));
     let tries: Vec<&[Entry]> = tries.collect();
@@ -108,11 +109,11 @@ fn without_vain_tries(entries: &[Entry]) -> Vec<Entry> {
     kept.chain([*last]).flatten().cloned().collect()
 }
 
-/// Whether whoever takes an operation over would do the same, be it the one or the other.
+/// Whether [`crate::resume`] would do the same with both operations.
 fn stands_like(one: &Option<Operation>, other: &Option<Operation>) -> bool {
     let comparable = |operation: &Option<Operation>| {
         let mut operation = operation.clone()?;
-        // By whom and when, and in which words it failed, changes with each try.
+        // The process, the time and the text of the failure differ in each try.
         (operation.pid, operation.last_ms) = (0, 0);
         operation.failure = operation.failure.map(|(step, _)| (step, String::new()));
         Some(operation)
@@ -120,7 +121,7 @@ fn stands_like(one: &Option<Operation>, other: &Option<Operation>) -> bool {
     comparable(one) == comparable(other)
 }
 
-/// The records of a journal follow each other, and the last one keeps its number.
+/// Numbers the records without gaps. The last record keeps its number.
 fn renumbered(mut entries: Vec<Entry>, last: u64) -> Vec<Entry> {
     for (entry, sequence) in entries.iter_mut().rev().zip((0..=last).rev()) {
         entry.sequence = sequence;
@@ -148,7 +149,7 @@ impl Operation {
 
     fn add(&mut self, entry: &Entry) {
         self.last_ms = entry.time_ms;
-        // Reading the text has refused what cannot be.
+        // `codec::parse` has already refused events that the state does not allow.
         self.state = state::next(self.state, entry.record.event()).unwrap_or(self.state);
         match &entry.record {
             Record::Step { name } => {
@@ -170,7 +171,7 @@ impl Operation {
         }
     }
 
-    /// A number among its arguments, or else among what its steps made.
+    /// A number among its arguments, or else among the facts of its steps.
     pub fn number(&self, key: &str) -> Option<u64> {
         let value = self.made.get(key).or_else(|| self.begin.args.get(key));
         value.and_then(serde_json::Value::as_u64)

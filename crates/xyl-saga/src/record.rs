@@ -1,25 +1,25 @@
-//! What a journal's records say.
+//! The records of a journal, as they are written in JSON.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::state::Event;
 
-/// Facts about an operation: its arguments, or what a step made (such as `{"domid": 7}`).
+/// Facts about an operation: its arguments, or the results of a step (such as `{"domid": 7}`).
 pub type Facts = Map<String, Value>;
 
-/// One record, and where and when it was written.
+/// One record with its number and time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// Its number; those of a journal follow each other.
+    /// Number of the record; the numbers in a journal have no gaps.
     pub sequence: u64,
-    /// When, in milliseconds since 1970.
+    /// Time of the record, in milliseconds since 1970.
     pub time_ms: u64,
-    /// What it says.
+    /// The content of the record.
     pub record: Record,
 }
 
-/// What happened.
+/// The content of a record: what happened to the operation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Record {
@@ -27,57 +27,57 @@ pub enum Record {
     Begin(Begin),
     /// A step begins.
     Step {
-        /// Its name.
+        /// Name of the step.
         name: String,
     },
     /// The step is done.
     Done {
-        /// Its name.
+        /// Name of the step.
         name: String,
-        /// What it made.
+        /// Facts that are new or changed since the step before.
         #[serde(default, skip_serializing_if = "Map::is_empty")]
         made: Facts,
     },
     /// The step failed.
     Failed {
-        /// Its name.
+        /// Name of the step.
         name: String,
-        /// Why.
+        /// The error text of the step.
         cause: String,
     },
     /// The undo of a step begins.
     Undo {
-        /// The step.
+        /// Name of the step.
         name: String,
     },
     /// The undo is done.
     Undone {
-        /// The step.
+        /// Name of the step.
         name: String,
     },
     /// The undo failed.
     UndoFailed {
-        /// The step.
+        /// Name of the step.
         name: String,
-        /// Why.
+        /// The error text of the undo.
         cause: String,
     },
-    /// Somebody asked for the operation to be cancelled.
+    /// A process asked to cancel the operation.
     Cancel {},
-    /// Another process goes on.
+    /// Another process continues the operation, because the first one died.
     TakenOver {
-        /// Its number.
+        /// PID of the process that continues.
         pid: u32,
     },
     /// The operation has ended.
     Ended {
-        /// How.
+        /// How the operation ended.
         outcome: Outcome,
     },
 }
 
 impl Record {
-    /// The event that it records.
+    /// The event of the state table that this record stands for.
     pub fn event(&self) -> Event {
         match self {
             Record::Begin(_) => Event::Begin,
@@ -94,38 +94,38 @@ impl Record {
     }
 }
 
-/// What is known of an operation before its first step.
+/// The facts that are known before the first step of an operation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Begin {
-    /// Its name among all operations of the host.
+    /// Id of the operation, unique on this host.
     pub id: String,
-    /// What it is, such as `create`.
+    /// Kind of the operation, such as `create`.
     pub kind: String,
-    /// The VM that it is about: its UUID in text.
+    /// UUID of the VM, as text.
     pub uuid: String,
-    /// The VM's name, for people.
+    /// The VM's name, for messages to users.
     pub name: String,
-    /// The process that carries it out.
+    /// PID of the process that carries it out.
     pub pid: u32,
-    /// Its arguments.
+    /// Arguments of the operation; the keys depend on `kind`.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub args: Facts,
 }
 
-/// How an operation has ended.
+/// How an operation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Every step is done.
     Done,
-    /// It was taken back, and left nothing.
+    /// All its steps were undone without an error.
     Undone,
-    /// A step that cannot be taken back failed: what was done before stays.
+    /// A step that is never undone failed. The steps before it stay applied.
     Failed,
 }
 
 impl Outcome {
-    /// In words.
+    /// The outcome as an English word, for messages.
     pub fn word(self) -> &'static str {
         match self {
             Outcome::Done => "done",

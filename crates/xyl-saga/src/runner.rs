@@ -1,4 +1,7 @@
-//! Carrying an operation out, taking it back, taking it over.
+//! Runs the steps of an operation forward or back, and records each step in the journal.
+//!
+//! [`run`] starts an operation; [`resume`] continues one whose process died. [`OnDeath`] of the current step decides
+//! the direction. The caller holds the VM's lock.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -12,55 +15,54 @@ use crate::state::State;
 
 /// One step of an operation on `S`.
 pub struct Step<S: Subject> {
-    /// What it is called in errors, progress and the journal, such as `build its memory`.
+    /// Name in errors, progress and the journal, such as `build its memory`.
     pub name: &'static str,
-    /// How long it may take. It is told when that is over, and sees to it.
+    /// Time limit in milliseconds. The step gets its deadline and must keep it.
     pub deadline_ms: u64,
-    /// What becomes of it when it, or a later one, does not get done.
+    /// What happens when this step or a later one does not finish.
     pub way: OnDeath,
-    /// Does it; may be called again when it was cut short, or done already.
+    /// Applies the step. The runner may call it again after a partial or complete run.
     pub apply: Act<S>,
-    /// Takes it back, whether nothing, part or all of it has happened; `None` where that goes with an
-    /// earlier step's.
+    /// Undoes the step after no, partial or complete effect. `None` if the undo of an earlier step includes it.
     pub undo: Option<Act<S>>,
 }
 
-/// What a step does to its subject, until a deadline.
+/// The function of a step: it works on the subject until a deadline.
 pub type Act<S> = fn(&mut S, Instant) -> Result<(), <S as Subject>::Error>;
 
-/// What becomes of a step that does not get done.
+/// What happens to a step that does not finish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDeath {
-    /// It is undone, and so are those before it, back to the last [`OnDeath::RollForward`]; whether it
-    /// failed, or its process died.
+    /// After a failure or a death the runner undoes this step. It also undoes the steps before, back to the last
+    /// [`OnDeath::RollForward`].
     RollBack,
-    /// It is undone when it failed. When its process died it may have had its effect: then it is
-    /// applied again, and nothing is undone any more.
+    /// After a failure the runner undoes the step. After a death it may have had its effect: the runner applies it
+    /// again and undoes nothing more.
     RollForwardOnceStarted,
-    /// It is never undone: when its process died it is applied again. When it failed it is, too, by whoever comes next,
-    /// unless it is the first: then nothing has happened, and the operation has failed.
+    /// The runner never undoes the step. After a death, it applies the step again. After a failure, the next process
+    /// applies it again. If the first step fails, nothing has happened and the operation ends as failed.
     RollForward,
 }
 
-/// What an operation works on.
+/// The object that the steps of an operation change.
 pub trait Subject {
-    /// Why a step fails.
+    /// Error type of the steps.
     type Error: fmt::Display + From<JournalError>;
-    /// The error that stands for a wish to cancel.
+    /// The error that reports a cancelled operation.
     fn cancelled() -> Self::Error;
-    /// What the steps have made so far that whoever takes over must know.
+    /// The facts from the steps so far that [`resume`] needs.
     fn made(&self) -> Facts;
 }
 
-/// What a run has beside its subject.
+/// Everything that a run needs besides its subject.
 pub struct Control<'c> {
-    /// The journal, in which the operation has begun.
+    /// The journal; it already has the `begin` record of the operation.
     pub journal: &'c mut Journal,
-    /// The clock.
+    /// Clock for deadlines and the times of records.
     pub clock: &'c dyn Clock,
-    /// Asked before each step whether the operation is to be cancelled.
+    /// Called before each step; `true` cancels the operation.
     pub cancelled: &'c mut dyn FnMut() -> bool,
-    /// Told each step's name as it starts.
+    /// Called with the name of each step when it starts.
     pub progress: &'c mut dyn FnMut(&'static str),
 }
 
@@ -69,8 +71,8 @@ impl Control<'_> {
         self.journal.note(self.clock, record);
     }
 
-    /// Writes what was noted. Where an operation is being taken back or has ended, going on is
-    /// better than stopping over a journal that cannot be written.
+    /// Flushes the journal and ignores an error. An undo or an ended operation must go on although the journal cannot
+    /// be written.
     fn try_flush(&mut self) {
         let _ = self.journal.flush();
     }
@@ -85,16 +87,17 @@ impl Control<'_> {
     }
 }
 
-/// What became of an operation that did not get done.
+/// Why an operation did not finish, and what remains of it.
 #[derive(Debug)]
 pub struct Failure<E> {
     /// The step that failed.
     pub step: &'static str,
-    /// Why.
+    /// The error of that step.
     pub cause: E,
-    /// Steps whose undo failed too, and why: what they made is left behind.
+    /// Steps whose undo failed, with the error. Their effects remain.
     pub left_behind: Vec<(&'static str, E)>,
-    /// How the operation has ended; `None` if it has not: something is left behind, or is to be gone on with.
+    /// How the operation ended. `None` if it is still under way: effects remain, or the next process must apply a
+    /// step again.
     pub outcome: Option<Outcome>,
 }
 
@@ -120,21 +123,21 @@ impl<E: fmt::Display> fmt::Display for Failure<E> {
 
 impl<E: fmt::Debug + fmt::Display> std::error::Error for Failure<E> {}
 
-/// What became of an operation that was taken over.
+/// Result of [`resume`].
 #[derive(Debug)]
 pub enum Resumed<E> {
-    /// It is done.
+    /// All its steps are done.
     Done,
-    /// It was taken back; its process had come to this step.
+    /// The runner undid the operation.
     Undone {
-        /// The step, where there was one.
+        /// The step at which its process died; `None` if that was before the first.
         at: Option<&'static str>,
     },
-    /// It could not be done.
+    /// A step or an undo failed.
     Failed(Box<Failure<E>>),
 }
 
-/// Applies all steps. When one fails, or the operation is cancelled, what can be undone is.
+/// Applies all steps. After a failure or a cancel it undoes the steps that can be undone.
 pub fn run<S: Subject>(
     steps: &[Step<S>],
     subject: &mut S,
@@ -143,7 +146,7 @@ pub fn run<S: Subject>(
     forward(steps, 0, subject, control, false)
 }
 
-/// A step that is none of the operation's: another version of this program has begun it.
+/// The journal names a step that this operation does not have. Another version of this program wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this version knows no step `{0}`")]
 pub struct UnknownStep(pub String);
@@ -160,7 +163,7 @@ pub fn check_known<S: Subject>(steps: &[Step<S>], past: &Operation) -> Result<()
 /// was taken back without having failed is done from there on.
 ///
 /// # Errors
-/// An operation that stands at a step which is none of `steps`: it is left as it is, and so is its journal.
+/// The current step is not in `steps`. The operation and its journal stay unchanged.
 pub fn resume<S: Subject>(
     steps: &[Step<S>],
     past: &Operation,
@@ -228,7 +231,7 @@ fn resume_at<S: Subject>(
     }
 }
 
-/// Whether a step has failed for good; one that only goes forward has been applied again since.
+/// Whether a step failed for good. A step that only rolls forward does not count: the next process applies it again.
 fn has_failed<S: Subject>(steps: &[Step<S>], past: &Operation) -> bool {
     let goes_forward = |name: &str| {
         let found = steps.iter().find(|step| step.name == name);
@@ -238,7 +241,7 @@ fn has_failed<S: Subject>(steps: &[Step<S>], past: &Operation) -> bool {
     failure.is_some_and(|(name, _)| !goes_forward(name))
 }
 
-/// Whether the first step, one that is never undone, has failed: then nothing has happened, and the operation was over.
+/// Whether the first step failed and is never undone. Then the operation changed nothing and had ended.
 fn has_failed_at_once<S: Subject>(steps: &[Step<S>], past: &Operation) -> bool {
     let failure = past.failure.as_ref();
     steps.first().is_some_and(|first| {
@@ -249,7 +252,7 @@ fn has_failed_at_once<S: Subject>(steps: &[Step<S>], past: &Operation) -> bool {
     })
 }
 
-/// The index of the step that comes next, or was under way.
+/// Index of the step that runs next, or that was running.
 fn position<S: Subject>(steps: &[Step<S>], past: &Operation) -> Result<usize, UnknownStep> {
     let Some(name) = &past.step else {
         return Ok(0);
@@ -316,7 +319,7 @@ fn forward<S: Subject>(
     Ok(())
 }
 
-/// The facts that are new, or not as they were.
+/// The facts that are new or have changed.
 fn changed(known: &Facts, made: &Facts) -> Facts {
     let is_new = |(key, value): &(&String, &serde_json::Value)| known.get(*key) != Some(*value);
     made.iter()
@@ -333,7 +336,7 @@ fn take_back<S: Subject>(
     cause: S::Error,
 ) -> Box<Failure<S::Error>> {
     let left_behind = back(steps, from, subject, control);
-    // Something left behind keeps the operation from ending: the next to have the lock tries again.
+    // While effects remain, the operation stays under way: the next process with the lock tries the undo again.
     let outcome = left_behind.is_empty().then_some(Outcome::Undone);
     match outcome {
         Some(outcome) => control.end(outcome),
@@ -347,7 +350,7 @@ fn take_back<S: Subject>(
     })
 }
 
-/// The first of the steps that can be undone together with this one.
+/// Index of the first step that the runner may undo together with step `at`.
 fn floor<S: Subject>(steps: &[Step<S>], at: usize) -> usize {
     let before = steps.get(..at).unwrap_or(steps);
     before
@@ -356,7 +359,7 @@ fn floor<S: Subject>(steps: &[Step<S>], at: usize) -> usize {
         .map_or(0, |index| index + 1)
 }
 
-/// Undoes this step and those before it, going on after a failure.
+/// Undoes step `from` and those before it. It continues after a failed undo and returns those failures.
 fn back<S: Subject>(
     steps: &[Step<S>],
     from: usize,

@@ -1,28 +1,30 @@
-//! How an operation stands, and what may happen to it then.
+//! The states of an operation, and the events that each state allows ([`next`]).
+//!
+//! [`table`] prints all combinations; the documentation contains that table, and a test compares both.
 
 use std::fmt;
 
-/// How an operation stands.
+/// The state of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// None is under way.
+    /// No operation is under way.
     Idle,
-    /// Under way, between two steps.
+    /// An operation is under way, between two steps.
     Ready,
-    /// A step is being applied; some or all of it may have happened.
+    /// A step is running. It may have had some or all of its effect.
     Applying,
-    /// The process that applied a step has died, and nobody knows how much of it has happened.
+    /// The process that ran a step died. How much effect the step had is unknown.
     InDoubt,
-    /// It is being taken back, and stands between two undos.
+    /// The operation is being undone, and is between two undos.
     Reverting,
-    /// A step is being undone; some or all of it may be undone.
+    /// The undo of a step is running. It may have had some or all of its effect.
     Undoing,
 }
 
-/// What happens to an operation.
+/// An event of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// It begins.
+    /// The operation begins.
     Begin,
     /// A step begins.
     StepStarted,
@@ -36,16 +38,16 @@ pub enum Event {
     UndoDone,
     /// The undo failed.
     UndoFailed,
-    /// Somebody asked for it to be cancelled.
+    /// A process asked to cancel the operation.
     CancelAsked,
-    /// Its process died, and another goes on.
+    /// The process died, and another one continues.
     TakenOver,
-    /// It has ended, one way or the other.
+    /// The operation ended: done, undone or failed.
     Ended,
 }
 
 impl State {
-    /// All states.
+    /// All states, in the order of the table's columns.
     pub const ALL: [State; 6] = [
         State::Idle,
         State::Ready,
@@ -57,7 +59,7 @@ impl State {
 }
 
 impl Event {
-    /// All events.
+    /// All events, in the order of the table's rows.
     pub const ALL: [Event; 10] = [
         Event::Begin,
         Event::StepStarted,
@@ -72,17 +74,17 @@ impl Event {
     ];
 }
 
-/// An event that cannot happen in a state.
+/// An event that the state does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{event}` cannot follow when the operation is `{state}`")]
 pub struct Impossible {
-    /// The state.
+    /// The state before the event.
     pub state: State,
-    /// The event.
+    /// The event that was refused.
     pub event: Event,
 }
 
-/// The state after an event.
+/// The state after an event; an error if the state does not allow the event.
 pub fn next(state: State, event: Event) -> Result<State, Impossible> {
     use Event as E;
     use State as S;
@@ -95,9 +97,9 @@ pub fn next(state: State, event: Event) -> Result<State, Impossible> {
         (S::Undoing, E::UndoDone | E::UndoFailed) => S::Reverting,
         (S::Ready | S::InDoubt | S::Reverting, E::Ended) => S::Idle,
         (S::Ready, E::TakenOver) => S::Ready,
-        // Some or all of the step may have happened, however many processes die before one goes on.
+        // Several processes may die here in turn. The effect of the step stays unknown.
         (S::Applying | S::InDoubt, E::TakenOver) => S::InDoubt,
-        // What was half undone is undone again.
+        // A partial undo is run again from its start.
         (S::Reverting | S::Undoing, E::TakenOver) => S::Reverting,
         (S::Ready | S::Applying | S::InDoubt | S::Reverting | S::Undoing, E::CancelAsked) => state,
         _ => return Err(Impossible { state, event }),
