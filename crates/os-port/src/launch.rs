@@ -23,16 +23,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Where the system's own programs are, the first place first.
+/// Folders of the system's programs, in search order.
 pub const SYSTEM_FOLDERS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
-/// The variables of this process that a program gets too: how times and messages look.
+/// Variables that a program inherits from this process: time zone and language of messages.
 const INHERITED: [&str; 2] = ["TZ", "LANG"];
 /// The variable that names a simulated host.
 const HOST: &str = "XYL_HOST";
 /// Bits of a file's mode that let others write to it.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// A program to start, and its arguments.
+/// A program to start, with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
     program: PathBuf,
@@ -41,7 +41,7 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// The program at an absolute path.
+    /// Names a program by its absolute path.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] for a path that is not absolute.
@@ -57,11 +57,11 @@ impl Launch {
         })
     }
 
-    /// A program of the system by its name, such as `losetup`: the first in [`SYSTEM_FOLDERS`] that belongs to root and
-    /// that no other can write to.
+    /// Finds a program of the system by its name, such as `losetup`. Takes the first one in [`SYSTEM_FOLDERS`] that
+    /// root owns and only root can write to.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] where there is none, and [`io::ErrorKind::InvalidInput`] for a name with a `/`.
+    /// [`io::ErrorKind::NotFound`] if there is none, and [`io::ErrorKind::InvalidInput`] for a name with a `/`.
     pub fn of_system(name: &str) -> io::Result<Launch> {
         if name.is_empty() || name.contains('/') {
             let what = format!("`{name}` is no name of a program");
@@ -82,13 +82,13 @@ impl Launch {
         }
     }
 
-    /// The same with these arguments after those that it has.
+    /// Appends arguments to those that it has.
     pub fn args(mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> Launch {
         self.args.extend(args.into_iter().map(Into::into));
         self
     }
 
-    /// The same on the simulated host that `value` names, as in `XYL_HOST`.
+    /// Runs the program on the simulated host `value`, as `XYL_HOST` does.
     pub fn on_host(mut self, value: impl Into<OsString>) -> Launch {
         self.host = Some(value.into());
         self
@@ -104,7 +104,7 @@ impl Launch {
         &self.args
     }
 
-    /// The whole environment.
+    /// All variables of the program's environment.
     pub fn environment(&self) -> Vec<(OsString, OsString)> {
         let inherited = INHERITED.map(|name| (name.into(), env::var_os(name)));
         let inherited = inherited
@@ -125,7 +125,7 @@ impl Launch {
     }
 }
 
-/// Whether a path leads to a file of root that no other can write to.
+/// Whether root owns the file at a path, and only root can write to it.
 fn is_of_root(path: &Path) -> bool {
     let is_closed = |metadata: fs::Metadata| {
         metadata.is_file() && metadata.uid() == 0 && metadata.mode() & WRITABLE_BY_OTHERS == 0
@@ -133,32 +133,32 @@ fn is_of_root(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(is_closed)
 }
 
-/// How a program has ended.
+/// How a program ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// Its exit code; `None` where a signal ended it.
+    /// Exit code; `None` if a signal ended the program.
     pub code: Option<i32>,
-    /// The first [`ERRORS_MAX_BYTES`] that it wrote to its standard error.
+    /// The first [`ERRORS_MAX_BYTES`] bytes of its standard error.
     pub errors: Vec<u8>,
 }
 
-/// The most bytes that are kept of a program's standard error.
+/// Number of bytes of standard error that are kept.
 pub const ERRORS_MAX_BYTES: usize = 4096;
 
-/// The port through which programs are started. `xen-sys` has the real one; a simulated world can answer by itself.
+/// The port that starts programs. `xen-sys` has the real one; a simulated host can answer by itself.
 pub trait Spawn: std::fmt::Debug {
-    /// Runs a program to its end, without input and with its output thrown away. One that runs for longer than `limit`
-    /// is killed.
+    /// Runs a program until it ends, without input, and discards its output. Kills a program that runs longer than
+    /// `limit`.
     ///
     /// # Errors
-    /// [`io::ErrorKind::TimedOut`] where it was killed; what the system says where it could not be started.
+    /// [`io::ErrorKind::TimedOut`] if it was killed; the system's error if it could not be started.
     fn run(&self, launch: &Launch, limit: Duration) -> io::Result<Ended>;
 }
 
-/// Runs a program that has to succeed.
+/// Runs a program that must succeed.
 ///
 /// # Errors
-/// As [`Spawn::run`]; and what the program said where its exit code is not 0.
+/// As [`Spawn::run`], and the program's standard error if its exit code is not 0.
 pub fn run_to_success(spawn: &dyn Spawn, launch: &Launch, limit: Duration) -> io::Result<()> {
     let Ended { code, errors } = spawn.run(launch, limit)?;
     if code == Some(0) {

@@ -1,9 +1,13 @@
-//! What the toolstack asks of the operating system: files, locks, clocks, its own process, other programs.
+//! The ports through which the toolstack uses the operating system.
 //!
-//! [`Files`], [`Clock`] and [`Process`] are ports, as `xen_port::Hypervisor` is one: behind them
-//! stands the real system ([`SystemFiles`], [`SystemClock`], [`SystemProcess`]), or one in memory
-//! (feature `mem`) in which every call can be watched, failed, or be the last of its process. [`Spawn`] is the port for
-//! programs; the real one is in `xen-sys`.
+//! - [`Files`]: files, folders and lock files.
+//! - [`Clock`]: monotonic and wall clock.
+//! - [`Process`]: the process of this program.
+//! - [`Spawn`]: other programs.
+//!
+//! The real system is behind [`SystemFiles`], [`SystemClock`] and [`SystemProcess`]; the real [`Spawn`] is in
+//! `xen-sys`. The feature `mem` adds a system in memory. There a test can watch each call, let it fail, or kill the
+//! process at it.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
@@ -21,31 +25,28 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-/// The files that the toolstack keeps. What it makes is for root alone: files of mode 0600.
+/// The files of the toolstack. New files have mode 0600: only root can read them.
 pub trait Files {
-    /// A file's contents. A file of more than `max_bytes` is refused with
-    /// [`io::ErrorKind::FileTooLarge`].
+    /// Reads a file. Refuses a file of more than `max_bytes` with [`io::ErrorKind::FileTooLarge`].
     fn read(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>>;
-    /// The same of a file that decides what is safe: one that neither a user besides root and this process's own, nor
-    /// others of its group, nor everybody can change. Another one is refused with [`io::ErrorKind::PermissionDenied`]
-    /// and [`Untrusted`] inside.
+    /// Reads a file that decides about safety. Only root and the user of this process may be able to change it.
+    /// Refuses any other file with [`io::ErrorKind::PermissionDenied`], which contains [`Untrusted`].
     fn read_trusted(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
         self.read(path, max_bytes)
     }
-    /// Makes a file with these contents, or replaces what it held. A reader may see a part of it:
-    /// whoever minds writes another file and renames that.
+    /// Creates or replaces a file. A reader may see a part of it: to prevent that, write a second file and rename it.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
-    /// Opens a file to add to its end; makes it if need be.
+    /// Opens a file for appending; creates it if there is none.
     fn append_to(&self, path: &Path) -> io::Result<Box<dyn Append>>;
-    /// Gives a file another name, replacing what had it; nobody sees a state between.
+    /// Renames a file over another one. Readers see the old or the new file, never a state between.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Removes a file.
+    /// Removes one file.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Removes a folder with all that is in it.
+    /// Removes a folder and everything in it.
     fn remove_folder(&self, path: &Path) -> io::Result<()>;
-    /// Makes a folder and those above it; one that is there is fine.
+    /// Creates a folder and its parents. An existing folder is no error.
     fn create_folder(&self, path: &Path) -> io::Result<()>;
-    /// The names in a folder, in no order.
+    /// The names in a folder, in any order.
     fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
     /// Returns when what a file holds, or which names a folder has, is on the disk: it outlives a power cut from then on.
     ///
@@ -57,22 +58,22 @@ pub trait Files {
     /// The file is there as long as the lock is held, and is left over by a holder that died:
     /// then the lock is free.
     fn lock(&self, path: &Path, deadline: Option<Instant>) -> io::Result<Option<Box<dyn Lock>>>;
-    /// Whether somebody holds the lock that a file stands for. Looking leaves no trace: the file is not
-    /// opened for writing, so whoever is told of files that are closed after that (inotify) hears nothing.
+    /// Whether a process holds the lock of a lock file. This call does not open the file for writing, so inotify
+    /// watchers of closed files see nothing.
     fn is_locked(&self, path: &Path) -> io::Result<bool>;
 }
 
-/// Why a file does not decide what is safe.
+/// Why a file must not decide about safety.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Untrusted {
-    /// It belongs to a user that is neither root nor this process's own.
+    /// The owner is neither root nor the user of this process.
     OwnedBy {
-        /// The user's number.
+        /// User id of the owner.
         uid: u32,
     },
-    /// Others than its owner can write to it.
+    /// Users other than the owner can write to the file.
     WritableByOthers {
-        /// Its permissions.
+        /// Mode of the file.
         mode: u32,
     },
 }
@@ -102,59 +103,57 @@ impl From<Untrusted> for io::Error {
     }
 }
 
-/// A file that is added to.
+/// A file that is open for appending.
 pub trait Append {
-    /// Adds to the end, in one `write` call.
-    ///
-    /// One that fails may have added a part of it: [`Append::cut_to`] removes that.
+    /// Appends bytes with one `write` call. A failed call may have written a part: [`Append::cut_to`] removes it.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Removes what stands behind the first `size_bytes` of the file.
+    /// Cuts the file to its first `size_bytes` bytes.
     fn cut_to(&mut self, size_bytes: u64) -> io::Result<()>;
-    /// Returns when all that was added is on the disk.
+    /// Waits until the disk has all appended bytes.
     fn sync(&mut self) -> io::Result<()>;
 }
 
-/// A lock that is held. Dropping it removes its file and frees it.
+/// A held lock. Dropping it removes its file and frees the lock.
 pub trait Lock {
-    /// Frees the lock and leaves its file where it is, as the death of its holder would.
+    /// Frees the lock but keeps its file, as the death of the process would.
     fn leave(self: Box<Self>);
 }
 
-/// The clocks.
+/// The clocks of the system.
 pub trait Clock {
-    /// The clock that deadlines are set by.
+    /// The monotonic clock, for deadlines.
     fn now(&self) -> Instant;
-    /// The calendar's.
+    /// The wall clock, for dates in files and messages.
     fn calendar(&self) -> SystemTime;
-    /// Seconds since the host was started (`CLOCK_MONOTONIC`), the same for all processes.
+    /// Seconds since the start of the host (`CLOCK_MONOTONIC`), equal in all processes.
     fn since_boot_s(&self) -> u64;
-    /// Returns when `deadline` has passed. For whoever waited in vain for something else until then.
+    /// Sleeps until `deadline`. Callers use it after their own wait for an event had no result.
     fn wait_until(&self, deadline: Instant);
 }
 
-/// The process that this program runs in.
+/// The process of this program.
 pub trait Process {
-    /// Its number.
+    /// Its process id (PID).
     fn id(&self) -> u32;
-    /// Whether a process of that number runs.
+    /// Whether a process with this PID exists.
     fn is_running(&self, id: u32) -> bool;
-    /// A new UUID, made by chance.
+    /// A new random UUID.
     fn new_uuid(&self) -> [u8; 16];
-    /// This process is about to wait for long: it may give back what it can have again.
+    /// Called before a long wait, so that the process can give memory back.
     fn rest(&self) {}
 }
 
-/// Removes a file; one that is not there is fine.
+/// Removes a file; a missing file is no error.
 pub fn remove_if_there(files: &dyn Files, path: &Path) -> io::Result<()> {
     fine_if_absent(files.remove(path))
 }
 
-/// Removes a folder with all that is in it; one that is not there is fine.
+/// Removes a folder and everything in it; a missing folder is no error.
 pub fn remove_folder_if_there(files: &dyn Files, path: &Path) -> io::Result<()> {
     fine_if_absent(files.remove_folder(path))
 }
 
-/// The names in a folder; none where there is no such folder.
+/// The names in a folder; empty if the folder is missing.
 pub fn list_if_there(files: &dyn Files, folder: &Path) -> io::Result<Vec<String>> {
     match files.list(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

@@ -1,4 +1,4 @@
-//! Files in memory, a clock that moves only when it is told to, and processes that can be killed.
+//! A simulated system: files in memory, a clock that a test moves, and processes that a test can end.
 //!
 //! ```
 //! use os_port::mem::{Life, MemFiles};
@@ -11,7 +11,7 @@
 //! let lock = disk.of(&life).lock(Path::new("/run/lock"), None)?;
 //! life.end();
 //! drop(lock);
-//! // The dead free their locks, and cannot remove the files.
+//! // The end of a process frees its locks but does not remove their files.
 //! assert_eq!(disk.paths(), [Path::new("/run/lock")]);
 //! assert!(disk.of(&Life::new(2)).lock(Path::new("/run/lock"), None)?.is_some());
 //! # Ok(())
@@ -28,7 +28,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::{Append, Clock, Files, Lock, Process};
 
-/// Whether a process lives.
+/// Whether a simulated process lives.
 #[derive(Clone, Debug)]
 pub struct Life {
     id: u32,
@@ -36,7 +36,7 @@ pub struct Life {
 }
 
 impl Life {
-    /// A new process with this number.
+    /// A new living process with this PID.
     pub fn new(id: u32) -> Life {
         Life {
             id,
@@ -44,17 +44,17 @@ impl Life {
         }
     }
 
-    /// Its number.
+    /// PID of the process.
     pub fn id(&self) -> u32 {
         self.id
     }
 
-    /// Ends it: nothing that it does has an effect any more.
+    /// Ends the process: its later calls have no effect.
     pub fn end(&self) {
         self.lives.store(false, Ordering::Relaxed);
     }
 
-    /// Whether it lives.
+    /// Whether the process lives.
     pub fn lives(&self) -> bool {
         self.lives.load(Ordering::Relaxed)
     }
@@ -96,7 +96,7 @@ struct File {
     bytes: Vec<u8>,
 }
 
-/// A disk in memory; clones are the same one.
+/// A disk in memory. Clones share the same disk.
 #[derive(Clone, Debug, Default)]
 pub struct MemFiles {
     disk: Arc<Mutex<Disk>>,
@@ -108,7 +108,7 @@ impl MemFiles {
         MemFiles::default()
     }
 
-    /// The disk as one process sees it.
+    /// The disk with the rights of one process.
     pub fn of(&self, life: &Life) -> ProcessFiles {
         ProcessFiles {
             disk: Arc::clone(&self.disk),
@@ -116,23 +116,23 @@ impl MemFiles {
         }
     }
 
-    /// All files, by path.
+    /// The paths of all files, sorted.
     pub fn paths(&self) -> Vec<PathBuf> {
         locked(&self.disk).files.keys().cloned().collect()
     }
 
-    /// All folders, by path.
+    /// The paths of all folders, sorted.
     pub fn folders(&self) -> Vec<PathBuf> {
         locked(&self.disk).folders.iter().cloned().collect()
     }
 
-    /// A file's contents.
+    /// Contents of a file; `None` if there is none.
     pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
         let disk = locked(&self.disk);
         disk.files.get(path).map(|file| file.bytes.clone())
     }
 
-    /// Puts a file there, whoever's it is.
+    /// Creates or replaces a file, as another program would.
     pub fn put(&self, path: &Path, bytes: &[u8]) {
         let mut disk = locked(&self.disk);
         disk.make_folder(path.parent().unwrap_or(Path::new("/")));
@@ -171,13 +171,13 @@ impl MemFiles {
     }
 }
 
-/// The disk, for one access. Whoever panics with it in hand shall not hide its own message behind another panic.
+/// Locks the disk for one access. Ignores a poisoned lock, so that a test shows its first panic.
 fn locked(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
     disk.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Disk {
-    /// The file at a path; a new one if there is none.
+    /// The file at a path; creates an empty one if there is none.
     fn file(&mut self, path: &Path) -> &mut File {
         let last = &mut self.last_inode;
         self.files.entry(path.to_owned()).or_insert_with(|| {
@@ -235,7 +235,7 @@ impl Disk {
     }
 }
 
-/// A disk as one process sees it.
+/// The disk as one process sees it.
 #[derive(Clone, Debug)]
 pub struct ProcessFiles {
     disk: Arc<Mutex<Disk>>,
@@ -248,13 +248,13 @@ impl ProcessFiles {
         Ok(locked(&self.disk))
     }
 
-    /// Whether there is a file or a folder at a path. Looking is no call of the process.
+    /// Whether a path has a file or a folder. This does not count as a call of the process.
     pub fn is_there(&self, path: &Path) -> bool {
         let disk = locked(&self.disk);
         disk.files.contains_key(path) || disk.folders.contains(path)
     }
 
-    /// The lock that a path's file stands for, if somebody holds it.
+    /// The lock of a lock file, if a process holds it.
     pub fn held(&self, path: &Path) -> Option<Held> {
         let disk = locked(&self.disk);
         let inode = disk.files.get(path)?.inode;
@@ -265,14 +265,14 @@ impl ProcessFiles {
     }
 }
 
-/// A lock that somebody holds, or held.
+/// A lock that a process holds or held.
 pub struct Held {
     disk: Arc<Mutex<Disk>>,
     inode: u64,
 }
 
 impl Held {
-    /// Whether nobody holds it any more.
+    /// Whether no process holds the lock now.
     pub fn is_free(&self) -> bool {
         !locked(&self.disk).locked.contains(&self.inode)
     }
@@ -378,7 +378,7 @@ struct MemAppend {
 }
 
 impl MemAppend {
-    /// Changes the file. One that was removed meanwhile takes any change, and nobody sees it.
+    /// Changes the contents. A removed file still takes changes, but no path leads to it.
     fn change(&mut self, change: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         let mut disk = self.files.disk()?;
         let mut files = disk.files.values_mut();
@@ -433,16 +433,16 @@ impl Drop for MemLock {
     }
 }
 
-/// A clock that moves only when it is told to; clones are the same one.
+/// A clock that moves only by [`VirtualClock::advance`]. Clones share the same clock.
 #[derive(Clone, Debug)]
 pub struct VirtualClock {
     start: Instant,
     passed_ns: Arc<AtomicU64>,
 }
 
-/// What the calendar shows when a virtual clock starts: the 1st of January 2026.
+/// Wall clock at the start of a virtual clock: 1 January 2026, in seconds since 1970.
 const CALENDAR_START_S: u64 = 1_767_225_600;
-/// How long the host has been up when a virtual clock starts.
+/// Uptime of the host at the start of a virtual clock, in seconds.
 const UPTIME_START_S: u64 = 1000;
 
 impl Default for VirtualClock {
@@ -455,18 +455,18 @@ impl Default for VirtualClock {
 }
 
 impl VirtualClock {
-    /// A clock that stands at its start.
+    /// A clock at its start.
     pub fn new() -> VirtualClock {
         VirtualClock::default()
     }
 
-    /// Lets time pass.
+    /// Moves the clock forward.
     pub fn advance(&self, duration: Duration) {
         let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.passed_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
-    /// How much time has passed.
+    /// Time since the clock's start.
     pub fn passed(&self) -> Duration {
         Duration::from_nanos(self.passed_ns.load(Ordering::Relaxed))
     }
@@ -490,7 +490,7 @@ impl Clock for VirtualClock {
     }
 }
 
-/// A process of the simulated world, with UUIDs that are the same in every run.
+/// A simulated process. Its UUIDs are the same in every run.
 #[derive(Debug)]
 pub struct MemProcess {
     life: Life,
@@ -498,7 +498,7 @@ pub struct MemProcess {
 }
 
 impl MemProcess {
-    /// The process whose life this is.
+    /// The process that `life` describes.
     pub fn new(life: &Life) -> MemProcess {
         MemProcess {
             life: life.clone(),

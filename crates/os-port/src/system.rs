@@ -1,4 +1,4 @@
-//! The real system.
+//! The real files, locks, clocks and process: system calls without state of their own.
 
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -10,12 +10,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::{Append, Clock, Files, Lock, Process, Untrusted};
 
-/// Mode of files: for root alone.
+/// Mode of new files: only root can read and write.
 const FILE_MODE: u32 = 0o600;
-/// Mode of folders that are made on the way.
+/// Mode of new parent folders.
 const FOLDER_MODE: u32 = 0o755;
 
-/// The file system.
+/// The real file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemFiles;
 
@@ -271,7 +271,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// This process.
+/// The process that runs this code.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemProcess;
 

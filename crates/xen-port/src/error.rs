@@ -1,11 +1,11 @@
-//! Why a request to the hypervisor failed.
+//! The errors of the hypervisor port: a failed call, its domain and its error number.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use crate::{DomId, Gfn};
 
-/// Answer of a request.
+/// Result of a request to the hypervisor.
 pub type Result<T> = std::result::Result<T, HvError>;
 
 /// An error number as Xen and Linux use it on x86 (`xen/include/public/errno.h`), positive.
@@ -23,7 +23,7 @@ macro_rules! errnos {
                 match self.0 { $($number => Some(stringify!($name)),)* _ => None }
             }
 
-            /// What it says in words.
+            /// The meaning of the number as English text.
             pub fn text(self) -> &'static str {
                 match self.0 { $($number => $text,)* _ => "unknown error" }
             }
@@ -72,26 +72,26 @@ impl fmt::Display for Errno {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HvError {
-    /// No Xen under this kernel, or the driver is not loaded.
+    /// The kernel does not run under Xen, or its privcmd driver is not loaded.
     #[error("{path}: not there: this is no Xen host, or its driver is not loaded (boot Xen and dom0; `modprobe xen-privcmd`)", path = path.display())]
     NotXen {
         /// The device that is missing.
         path: PathBuf,
     },
-    /// The device is there, but the caller may not use it.
+    /// The device exists, but this process may not open it.
     #[error("{path}: permission denied: talking to Xen needs root", path = path.display())]
     Permission {
-        /// The device.
+        /// Path of the device.
         path: PathBuf,
     },
-    /// A driver could not be opened or used.
+    /// The kernel refused to open or use a driver.
     #[error("{path}: {op}: {source}", path = path.display())]
     Driver {
-        /// The device.
+        /// Path of the device.
         path: PathBuf,
-        /// What was tried.
+        /// The action that failed.
         op: &'static str,
-        /// What the kernel said.
+        /// The error of the kernel.
         source: std::io::Error,
     },
     /// Xen speaks an interface version that this build does not know.
@@ -113,35 +113,35 @@ pub enum HvError {
         op: &'static str,
         /// The domain it was about, if any.
         domid: Option<DomId>,
-        /// What Xen answered.
+        /// The error number that Xen returned.
         errno: Errno,
-        /// More, such as the leaf that was refused; empty, or starts with a separator.
+        /// More facts, such as the refused leaf. Empty, or starts with a separator.
         detail: String,
     },
-    /// A frame of a guest could not be mapped.
+    /// Xen or the kernel did not map a frame of a guest.
     #[error("mapping frame {frame:#x} of domain {domid}: {errno}", frame = gfn.0)]
     Map {
-        /// The domain.
+        /// The domain that owns the frame.
         domid: DomId,
         /// The first frame that failed.
         gfn: Gfn,
-        /// Why.
+        /// The error number for that frame.
         errno: Errno,
     },
-    /// Something took longer than its deadline.
+    /// An action took longer than its deadline.
     #[error("{op}{on}: not finished within its deadline", on = on_domain(*domid))]
     Deadline {
-        /// What was waited for.
+        /// The action, as Xen names the call.
         op: &'static str,
-        /// The domain it was about, if any.
+        /// The domain of the action, if any.
         domid: Option<DomId>,
     },
-    /// An answer of the hypervisor, or an argument of the caller, made no sense.
+    /// An answer of the hypervisor or an argument of the caller is invalid.
     #[error("{op}: {what}")]
     Nonsense {
-        /// The call.
+        /// Xen's name of the call.
         op: &'static str,
-        /// What was wrong.
+        /// The rule that the value breaks.
         what: String,
     },
 }
@@ -151,7 +151,7 @@ fn on_domain(domid: Option<DomId>) -> String {
 }
 
 impl HvError {
-    /// The error number, where the hypervisor gave one.
+    /// The error number, if Xen or the driver returned one.
     pub fn errno(&self) -> Option<Errno> {
         match self {
             HvError::Call { errno, .. } | HvError::Map { errno, .. } => Some(*errno),
@@ -159,7 +159,7 @@ impl HvError {
         }
     }
 
-    /// Whether the hypervisor answered with just this number.
+    /// Whether the error has this error number.
     pub fn is(&self, errno: Errno) -> bool {
         self.errno() == Some(errno)
     }

@@ -1,4 +1,4 @@
-//! The host as Xen describes it.
+//! The host as Xen describes it: version, CPUs, memory, schedulers, CPU pools, NUMA nodes.
 
 use crate::CpuMap;
 
@@ -10,20 +10,20 @@ pub struct VersionInfo {
     pub major: u16,
     /// Minor number, such as 17.
     pub minor: u16,
-    /// What follows, such as `.7` or `.6-pre`.
+    /// The rest of the version, such as `.7` or `.6-pre`.
     pub extra: String,
-    /// Compiler's name and version.
+    /// Name and version of the compiler.
     pub compiler: String,
-    /// Who compiled it.
+    /// User who compiled this Xen.
     pub compile_by: String,
-    /// Domain of the machine that compiled it.
+    /// DNS domain of the machine that compiled this Xen.
     pub compile_domain: String,
-    /// When it was compiled.
+    /// Date of the compilation, as text.
     pub compile_date: String,
     /// Guest types, such as `xen-3.0-x86_64 hvm-3.0-x86_64`. Holds `xen-3.0-x86_32p` if and only if
     /// bare 32-bit PV guests can run.
     pub capabilities: String,
-    /// Changeset.
+    /// Version-control id of Xen's source; may be empty.
     pub changeset: String,
     /// Xen's command line.
     pub command_line: String,
@@ -43,19 +43,19 @@ pub struct PhysCaps {
     pub hvm: bool,
     /// PV guests can run.
     pub pv: bool,
-    /// Devices can be assigned.
+    /// HVM and PVH guests can have devices of the host (`XEN_SYSCTL_PHYSCAP_directio`).
     pub hvm_directio: bool,
-    /// PV guests can have devices.
+    /// PV guests can have devices of the host.
     pub pv_directio: bool,
-    /// Hardware-assisted paging.
+    /// The CPU has hardware-assisted paging (HAP).
     pub hap: bool,
-    /// Shadow paging.
+    /// Xen supports shadow paging for guests.
     pub shadow: bool,
     /// IOMMU page tables can be shared with HAP.
     pub iommu_hap_pt_share: bool,
-    /// Traces of vCPUs.
+    /// The CPU can trace vCPUs (Intel Processor Trace).
     pub vmtrace: bool,
-    /// Virtual performance counters.
+    /// Guests can have virtual performance counters.
     pub vpmu: bool,
     /// Grant tables of version 1.
     pub gnttab_v1: bool,
@@ -79,21 +79,21 @@ pub struct PhysInfo {
     pub nr_nodes: u32,
     /// Highest node number.
     pub max_node_id: u32,
-    /// CPU frequency.
+    /// Frequency of the CPUs, in kHz.
     pub cpu_khz: u32,
-    /// Abilities.
+    /// Features of the host, such as HVM and HAP.
     pub caps: PhysCaps,
     /// All memory, in pages.
     pub total_pages: u64,
-    /// Free memory, in pages; some may wait to be scrubbed, some may be claimed.
+    /// Free memory, in pages. It includes claimed pages and pages that Xen has not yet scrubbed.
     pub free_pages: u64,
-    /// Memory that waits to be scrubbed, in pages.
+    /// Memory that Xen must scrub before use, in pages.
     pub scrub_pages: u64,
-    /// Memory that is claimed and not yet allocated, in pages.
+    /// Claimed memory that is not yet allocated, in pages.
     pub outstanding_pages: u64,
     /// Highest machine frame.
     pub max_mfn: u64,
-    /// CPUID leaf 1 and its kin (`hw_cap`), as `xl info` prints it.
+    /// CPUID feature words (`hw_cap`), as `xl info` prints them.
     pub hw_caps: [u32; 8],
 }
 
@@ -101,15 +101,15 @@ pub struct PhysInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum SchedulerId {
-    /// Credit.
+    /// The credit scheduler (`credit`).
     Credit,
-    /// Credit2, the default.
+    /// The credit2 scheduler (`credit2`), Xen's default.
     Credit2,
-    /// ARINC 653.
+    /// The ARINC 653 scheduler (`arinc653`).
     Arinc653,
-    /// Real-time deferrable server.
+    /// The real-time deferrable server (`rtds`).
     Rtds,
-    /// None: each vCPU has a CPU of its own.
+    /// The null scheduler: each vCPU has its own CPU.
     Null,
     /// A number that this build does not know.
     Unknown(u32),
@@ -128,7 +128,7 @@ impl SchedulerId {
         }
     }
 
-    /// From Xen's number.
+    /// Converts Xen's number.
     pub fn from_number(number: u32) -> SchedulerId {
         match number {
             5 => SchedulerId::Credit,
@@ -140,7 +140,7 @@ impl SchedulerId {
         }
     }
 
-    /// Xen's number.
+    /// Number of the scheduler in Xen's interface.
     pub fn number(self) -> u32 {
         match self {
             SchedulerId::Credit => 5,
@@ -159,36 +159,36 @@ impl SchedulerId {
 pub enum SchedulerParams {
     /// Credit: weight 1 to 65535, cap in per cent of one CPU (0 for none).
     Credit {
-        /// Share against the others.
+        /// Weight, relative to other domains.
         weight: u16,
-        /// Upper limit.
+        /// Upper limit in per cent of one CPU; 0 for none.
         cap: u16,
     },
-    /// Credit2: the same.
+    /// Credit2: weight and cap, as for credit.
     Credit2 {
-        /// Share against the others.
+        /// Weight, relative to other domains.
         weight: u16,
-        /// Upper limit.
+        /// Upper limit in per cent of one CPU; 0 for none.
         cap: u16,
     },
 }
 
-/// Parameters of a pool's scheduler.
+/// Parameters of a CPU pool's scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum SchedulerGlobals {
-    /// Credit.
+    /// Parameters of the credit scheduler.
     Credit {
         /// Time slice in milliseconds.
         tslice_ms: u32,
-        /// Shortest run in microseconds.
+        /// Minimum time that a vCPU runs, in microseconds.
         ratelimit_us: u32,
-        /// Delay of a migration between CPUs in microseconds.
+        /// Delay before a vCPU migrates to another CPU, in microseconds.
         vcpu_migr_delay_us: u32,
     },
-    /// Credit2.
+    /// Parameters of the credit2 scheduler.
     Credit2 {
-        /// Shortest run in microseconds.
+        /// Minimum time that a vCPU runs, in microseconds.
         ratelimit_us: u32,
     },
 }
@@ -197,21 +197,21 @@ pub enum SchedulerGlobals {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CpuPool {
-    /// Its number.
+    /// Number of the pool.
     pub id: u32,
-    /// Its scheduler.
+    /// Scheduler of the pool.
     pub scheduler: SchedulerId,
-    /// Domains in it.
+    /// Number of domains in the pool.
     pub nr_domains: u32,
-    /// Its CPUs.
+    /// CPUs of the pool.
     pub cpus: CpuMap,
 }
 
-/// Where a CPU is; `None` for one that is offline.
+/// Place of a CPU in the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CpuTopology {
-    /// Core, socket and node of it.
+    /// Core, socket and node; `None` for an offline CPU.
     pub location: Option<(u32, u32, u32)>,
 }
 
@@ -219,9 +219,9 @@ pub struct CpuTopology {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NumaNode {
-    /// Its number.
+    /// Number of the node.
     pub id: u32,
-    /// All its memory, in bytes.
+    /// Size of its memory, in bytes.
     pub size_bytes: u64,
     /// Free memory, in bytes.
     pub free_bytes: u64,
@@ -232,29 +232,29 @@ pub struct NumaNode {
 /// A CPU policy of the host (`XEN_SYSCTL_cpu_policy_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostCpuPolicy {
-    /// What the CPU says.
+    /// The policy of the CPU itself.
     Raw,
-    /// What Xen uses of it.
+    /// The part of it that Xen uses.
     Host,
-    /// What PV guests can have.
+    /// The most that PV guests can have.
     PvMax,
-    /// What HVM and PVH guests can have.
+    /// The most that HVM and PVH guests can have.
     HvmMax,
-    /// What PV guests have by default.
+    /// The default of PV guests.
     PvDefault,
-    /// What HVM and PVH guests have by default.
+    /// The default of HVM and PVH guests.
     HvmDefault,
 }
 
-/// A featureset of the host (`XEN_SYSCTL_cpu_featureset_*`), of those that all of 4.17 to 4.22 have.
+/// A featureset of the host (`XEN_SYSCTL_cpu_featureset_*`). All versions from 4.17 to 4.22 have these four.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostFeatureset {
-    /// What the CPU says.
+    /// The features of the CPU itself.
     Raw,
-    /// What Xen uses of it.
+    /// The features that Xen uses.
     Host,
-    /// What PV guests have by default.
+    /// The default of PV guests.
     Pv,
-    /// What HVM and PVH guests have by default.
+    /// The default of HVM and PVH guests.
     Hvm,
 }

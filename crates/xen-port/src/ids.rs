@@ -1,10 +1,10 @@
-//! The numbers that Xen and the toolstack name things by, each a type of its own.
+//! The numbers by which Xen and the toolstack name things. Each kind of number has its own type.
 
 use std::fmt;
 
 /// Size of a page on x86, in bytes.
 pub const PAGE_SIZE: usize = 4096;
-/// Its logarithm.
+/// Base-2 logarithm of [`PAGE_SIZE`].
 pub const PAGE_SHIFT: u32 = 12;
 
 macro_rules! number {
@@ -23,27 +23,27 @@ macro_rules! number {
 }
 
 number! {
-    /// A domain's number (`domid_t`). Reused after a domain's end: a UUID says which domain it is.
+    /// Number of a domain (`domid_t`). Xen reuses it after the domain's end; only a UUID is unique.
     DomId(u16)
 }
 number! {
-    /// A vCPU's number within its domain.
+    /// Number of a vCPU in its domain.
     VcpuId(u32)
 }
 number! {
-    /// An event channel's port within its domain.
+    /// Port of an event channel in its domain.
     EvtchnPort(u32)
 }
 number! {
-    /// A guest frame: what a hypercall names a page of a guest by. For a PV domain a machine frame.
+    /// A guest frame: hypercalls name a guest's page by it. For a PV domain it is a machine frame.
     Gfn(u64)
 }
 number! {
-    /// A machine frame.
+    /// A machine frame: a page of the host's memory.
     Mfn(u64)
 }
 number! {
-    /// A pseudo-physical frame: a guest's own contiguous numbering.
+    /// A pseudo-physical frame: the guest's own numbering of its pages, without gaps.
     Pfn(u64)
 }
 
@@ -52,10 +52,10 @@ impl DomId {
     pub const FIRST_RESERVED: u16 = 0x7ff0;
     /// The caller's own domain (`DOMID_SELF`).
     pub const SELF: DomId = DomId(0x7ff0);
-    /// The control domain.
+    /// The control domain (dom0).
     pub const ZERO: DomId = DomId(0);
 
-    /// Whether a domain that a toolstack makes may have this number.
+    /// Whether the number is below the reserved ones and not 0.
     pub fn is_guest(self) -> bool {
         self.0 > 0 && self.0 < Self::FIRST_RESERVED
     }

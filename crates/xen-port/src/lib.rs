@@ -1,11 +1,11 @@
-//! What the toolstack asks of a hypervisor: typed requests and answers, no I/O.
+//! The port between the toolstack and Xen: typed requests and answers, no I/O.
 //!
-//! [`Hypervisor`] is the port between the toolstack's logic and Xen. The real implementation is
-//! `xen_sys::Xen`; a simulated one can stand in its place. Nothing here depends on the version of
-//! Xen's interface: an implementation encodes each request for the version that it found.
+//! [`Hypervisor`] is the trait. `xen_sys::Xen` implements it on a Xen host; `xen-sim` implements it in memory.
+//! Nothing here depends on the version of Xen's interface: each implementation encodes a request for the version that
+//! it found.
 //!
-//! The facts behind the requests are in Xen's public headers (`xen/include/public`): `domctl.h`,
-//! `sysctl.h`, `memory.h`, `event_channel.h`, `hvm/params.h`, `arch-x86/*.h`.
+//! The facts come from Xen's public headers (`xen/include/public`): `domctl.h`, `sysctl.h`, `memory.h`,
+//! `event_channel.h`, `hvm/params.h`, `arch-x86/*.h`.
 
 mod cpumap;
 mod error;
@@ -28,19 +28,19 @@ pub use requests::{
     MsrEntry, PvBootCpu, PvMode, ShutdownReason, Trigger, VcpuInfo, VcpuRunState,
 };
 
-/// The hypervisor as the toolstack sees it. Every call is synchronous, and is one hypercall unless
-/// its description says otherwise. Every failure is an [`HvError`] that names the call and the domain.
+/// A hypervisor. Each call blocks until Xen answers. It is one hypercall unless its description says otherwise. An
+/// [`HvError`] names the call and the domain that failed.
 pub trait Hypervisor {
     // ---- the host -------------------------------------------------------------------------
 
     /// Xen's version, capabilities and command line (several `XENVER_*` calls).
     fn version(&self) -> Result<VersionInfo>;
-    /// The guest types that can run, as in [`VersionInfo::capabilities`], and nothing else (one call).
+    /// The guest types that can run ([`VersionInfo::capabilities`]), in one call.
     fn capabilities(&self) -> Result<String>;
     /// CPUs, memory and capabilities of the host (`XEN_SYSCTL_physinfo`).
     fn phys_info(&self) -> Result<PhysInfo>;
-    /// The hypervisor's log ring as raw bytes (`XEN_SYSCTL_readconsole`, repeated until all is read).
-    /// With `clear`, the ring is emptied.
+    /// The hypervisor's log as raw bytes (`XEN_SYSCTL_readconsole`, repeated to the end). With `clear`, Xen empties
+    /// the log.
     fn console_ring(&self, clear: bool) -> Result<Vec<u8>>;
     /// The scheduler of the default CPU pool (`XEN_SYSCTL_sched_id`).
     fn scheduler_id(&self) -> Result<SchedulerId>;
@@ -50,8 +50,8 @@ pub trait Hypervisor {
     fn cpu_topology(&self) -> Result<Vec<CpuTopology>>;
     /// Memory and distances of each NUMA node (`XEN_SYSCTL_numainfo`).
     fn numa_nodes(&self) -> Result<Vec<NumaNode>>;
-    /// Pages that memory sharing has freed, and pages that are shared (`XENMEM_get_sharing_*_pages`);
-    /// zeros on a Xen without memory sharing.
+    /// Number of pages that memory sharing has saved, and of shared pages (`XENMEM_get_sharing_*_pages`). Both are 0
+    /// on a Xen without memory sharing.
     fn sharing_pages(&self) -> Result<(u64, u64)>;
     /// A CPU policy of the host, with its MSRs (`XEN_SYSCTL_get_cpu_policy`).
     fn host_cpu_policy(&self, which: HostCpuPolicy) -> Result<CpuPolicy> {
@@ -64,7 +64,7 @@ pub trait Hypervisor {
         let _ = which;
         Err(unsupported_by_host("XEN_SYSCTL_get_cpu_featureset"))
     }
-    /// What this handle has cost so far: names and numbers, such as `hypercalls`.
+    /// Counters of this handle: name and value, such as `hypercalls`.
     fn counters(&self) -> Vec<(&'static str, u64)>;
     /// Scheduler-wide parameters of the default CPU pool's scheduler.
     fn scheduler_globals(&self, pool: u32) -> Result<SchedulerGlobals>;
@@ -73,27 +73,28 @@ pub trait Hypervisor {
 
     // ---- domains --------------------------------------------------------------------------
 
-    /// One domain, or `None` where there is none with that domid.
+    /// One domain; `None` if no domain has this domid.
     fn domain_info(&self, domid: DomId) -> Result<Option<DomainInfo>>;
     /// All domains, in the order of their domids; batches of up to 1024 for each call
     /// (`XEN_SYSCTL_getdomaininfolist`).
     fn domain_list(&self) -> Result<Vec<DomainInfo>>;
-    /// Makes an empty domain, paused, without memory or vCPUs. With `domid` of the request `None`
-    /// Xen picks a free one.
+    /// Creates a domain that is paused and has no memory and no vCPUs. Without a domid in the request, Xen picks a
+    /// free one.
     fn create_domain(&self, request: &CreateDomain) -> Result<DomId>;
-    /// Destroys a domain: repeats `XEN_DOMCTL_destroydomain` until Xen has finished or
-    /// `deadline` has passed. A domain that is gone already is an error with `Errno::ESRCH`.
+    /// Destroys a domain: repeats `XEN_DOMCTL_destroydomain` until Xen has finished or `deadline` has passed. Returns
+    /// `Errno::ESRCH` if the domain does not exist.
     fn destroy_domain(&self, domid: DomId, deadline: std::time::Instant) -> Result<()>;
-    /// Adds one to the domain's pause count held by tools.
+    /// Increments the domain's pause count of tools.
     fn pause_domain(&self, domid: DomId) -> Result<()>;
-    /// Takes one from it.
+    /// Decrements the domain's pause count of tools.
     fn unpause_domain(&self, domid: DomId) -> Result<()>;
     /// Shuts a domain down from outside with a reason (`SCHEDOP_remote_shutdown`).
     fn remote_shutdown(&self, domid: DomId, reason: ShutdownReason) -> Result<()>;
-    /// Prepares a PVH or HVM domain that has shut down for a new start in its own memory, and resumes it: its
-    /// event channels are closed, what it registered with Xen is forgotten (`XEN_DOMCTL_soft_reset`). Its memory,
-    /// registers, grants and HVM parameters stay. Tools must hold it paused (`Errno::EINVAL` otherwise, and for a PV
-    /// domain). `Errno::EBUSY` and `Errno::EAGAIN` pass: another reset is under way, or a channel was opened meanwhile.
+    /// Resets a PVH or HVM domain that has shut down, and resumes it (`XEN_DOMCTL_soft_reset`). Xen closes its event
+    /// channels and drops its registrations. Memory, registers, grants and HVM parameters stay.
+    ///
+    /// Tools must have paused the domain; otherwise, and for a PV domain, Xen answers `Errno::EINVAL`. `Errno::EBUSY`
+    /// and `Errno::EAGAIN` are temporary: another reset is under way, or a new channel was opened.
     fn soft_reset(&self, domid: DomId) -> Result<()> {
         Err(unsupported("XEN_DOMCTL_soft_reset", domid))
     }
@@ -104,13 +105,13 @@ pub trait Hypervisor {
     /// Changes the domain's 16-byte handle, which holds its UUID.
     fn set_domain_handle(&self, domid: DomId, handle: [u8; 16]) -> Result<()>;
 
-    /// NUMA nodes that a domain's memory comes from (`XEN_DOMCTL_getnodeaffinity`), as a set of node numbers.
+    /// The NUMA nodes of a domain's memory (`XEN_DOMCTL_getnodeaffinity`), as a set of node numbers.
     fn node_affinity(&self, domid: DomId) -> Result<CpuMap>;
-    /// Bits of the addresses that a PV domain's kernel uses (`XEN_DOMCTL_get_address_size`): 32 for one that was started with
-    /// a 32-bit kernel, for as long as it lives, else 64. Of other domains Xen does not say it (EOPNOTSUPP).
+    /// Address width of a PV domain's first kernel in bits: 32 or 64 (`XEN_DOMCTL_get_address_size`). For other
+    /// domains Xen answers `EOPNOTSUPP`.
     fn address_size_bits(&self, domid: DomId) -> Result<u32>;
-    /// Makes a PV domain that has no memory yet one for a 32-bit kernel (`XEN_DOMCTL_set_address_size`). A Xen that runs none
-    /// says EOPNOTSUPP; for one that has memory already it is EACCES.
+    /// Prepares a PV domain without memory for a 32-bit kernel (`XEN_DOMCTL_set_address_size`). A Xen without 32-bit
+    /// PV answers `EOPNOTSUPP`. For a domain with memory it answers `EACCES`.
     fn make_pv32(&self, domid: DomId) -> Result<()>;
 
     // ---- vCPUs ----------------------------------------------------------------------------
@@ -121,8 +122,8 @@ pub trait Hypervisor {
     fn vcpu_info(&self, domid: DomId, vcpu: VcpuId) -> Result<VcpuInfo>;
     /// Hard and soft affinity of one vCPU (`XEN_DOMCTL_getvcpuaffinity`).
     fn vcpu_affinity(&self, domid: DomId, vcpu: VcpuId) -> Result<(CpuMap, CpuMap)>;
-    /// Sets hard and/or soft affinity; returns what Xen made of them.
-    /// `force` overrides a temporary pinning.
+    /// Sets hard affinity, soft affinity or both. Returns the affinities that Xen applied. `force` overrides a
+    /// temporary pinning.
     fn set_vcpu_affinity(
         &self,
         domid: DomId,
@@ -131,27 +132,25 @@ pub trait Hypervisor {
         soft: Option<&CpuMap>,
         force: bool,
     ) -> Result<(Option<CpuMap>, Option<CpuMap>)>;
-    /// The CPUID leaves and MSRs that a domain has (`XEN_DOMCTL_get_cpu_policy`).
+    /// The CPUID leaves and MSRs of a domain (`XEN_DOMCTL_get_cpu_policy`).
     fn cpu_policy(&self, domid: DomId) -> Result<CpuPolicy>;
-    /// Sets them (`XEN_DOMCTL_set_cpu_policy`). An error names the leaf or MSR that Xen refused.
+    /// Sets the CPUID leaves and MSRs (`XEN_DOMCTL_set_cpu_policy`). An error names the leaf or MSR that Xen refused.
     fn set_cpu_policy(&self, domid: DomId, policy: &CpuPolicy) -> Result<()>;
     /// Starting registers of a PV domain's vCPU 0 (`XEN_DOMCTL_setvcpucontext`).
     fn set_pv_boot_cpu(&self, domid: DomId, cpu: &PvBootCpu) -> Result<()>;
-    /// Starting registers of a PVH or HVM domain's vCPU 0: 32-bit protected mode, flat segments,
-    /// paging off (`XEN_DOMCTL_sethvmcontext`). The same call turns the MTRRs of the vCPUs on, with
-    /// write-back as the default type, as a PVH domain's boot contract wants it
-    /// (`docs/misc/pvh.pandoc`).
+    /// Starting registers of a PVH or HVM domain's vCPU 0 (`XEN_DOMCTL_sethvmcontext`): 32-bit protected mode, flat
+    /// segments, paging off. The same call turns on the MTRRs of the vCPUs, with write-back as the default type. The
+    /// PVH boot contract asks for that (`docs/misc/pvh.pandoc`).
     fn set_hvm_boot_cpu(&self, domid: DomId, cpu: &HvmBootCpu) -> Result<()>;
-    /// Registers of one vCPU as Xen keeps them (`vcpu_guest_context`, 5168 bytes; a 32-bit PV guest's, which are
-    /// fewer, are followed by zeros); `None` where the vCPU does not exist or was never started
-    /// (`XEN_DOMCTL_getvcpucontext`).
+    /// Registers of one vCPU as Xen keeps them (`vcpu_guest_context`, 5168 bytes; `XEN_DOMCTL_getvcpucontext`). Zeros
+    /// follow the shorter registers of a 32-bit PV guest. `None` if the vCPU does not exist or never started.
     fn vcpu_context(&self, domid: DomId, vcpu: VcpuId) -> Result<Option<Vec<u8>>> {
         let _ = vcpu;
         Err(unsupported("XEN_DOMCTL_getvcpucontext", domid))
     }
     /// Scheduler parameters of a domain, for the scheduler of its pool.
     fn scheduler_params(&self, domid: DomId, scheduler: SchedulerId) -> Result<SchedulerParams>;
-    /// Sets them.
+    /// Sets the scheduler parameters of a domain.
     fn set_scheduler_params(&self, domid: DomId, params: &SchedulerParams) -> Result<()>;
     /// Time-stamp counter mode: 0 default, 1 always emulate, 2 never emulate.
     fn set_tsc_mode(&self, domid: DomId, mode: u32) -> Result<()>;
@@ -162,15 +161,14 @@ pub trait Hypervisor {
 
     /// Upper limit of the domain's memory (`XEN_DOMCTL_max_mem`), in KiB.
     fn set_max_mem(&self, domid: DomId, max_kib: u64) -> Result<()>;
-    /// Memory for the page tables that Xen keeps for a PVH or HVM domain (HAP or shadow), in
-    /// bytes. Must be set before such a domain can be populated.
+    /// Size of the memory for Xen's page tables of a PVH or HVM domain (HAP or shadow), in bytes. The caller must set
+    /// it before it populates such a domain.
     fn set_paging_mempool(&self, domid: DomId, size_bytes: u64) -> Result<()>;
     /// Stakes (`nr_pages > 0`) or cancels (`0`) a claim (`XENMEM_claim_pages`).
     fn claim_pages(&self, domid: DomId, nr_pages: u64) -> Result<()>;
-    /// Allocates extents of `2^order` pages at each of `start`. Returns for each extent that was
-    /// allocated its first machine frame (of use for PV only). An answer shorter than `start`
-    /// means that Xen had no more extents of that order: no error. Several hypercalls only where
-    /// the list is longer than an implementation's buffer.
+    /// Allocates extents of `2^order` pages, one at each frame of `start`. Returns the first machine frame of each
+    /// allocated extent (only PV uses them). If Xen has no more extents of that order, the list is shorter than
+    /// `start`: that is no error. Lists longer than the implementation's buffer take several hypercalls.
     fn populate_physmap(
         &self,
         domid: DomId,
@@ -181,22 +179,20 @@ pub trait Hypervisor {
     /// Limit of the pseudo-physical memory map of a PV domain, in KiB
     /// (`XEN_DOMCTL_set_... memmap limit` by way of `XENMEM_set_memory_map`), or the whole map of a PVH one.
     fn set_memory_map(&self, domid: DomId, map: &[E820Entry]) -> Result<()>;
-    /// Pins machine frames as top-level page tables (`MMUEXT_PIN_*_TABLE`), PV only.
+    /// Pins machine frames as top-level page tables (`MMUEXT_PIN_*_TABLE`). PV only.
     fn pin_tables(&self, domid: DomId, tables: &[(PageTableLevel, Mfn)]) -> Result<()>;
-    /// Makes whole pages of a PV domain zero (`MMUEXT_CLEAR_PAGE`, all in one hypercall), which is
-    /// much cheaper than mapping them for it. Xen lets only a PV domain ask for that: to another, and
-    /// where it is not implemented, the answer is `Errno::EOPNOTSUPP`.
+    /// Zeroes whole pages of a PV domain (`MMUEXT_CLEAR_PAGE`) in one hypercall. That is much cheaper than a mapping.
+    /// Xen accepts it only from a PV domain; otherwise the answer is `Errno::EOPNOTSUPP`.
     fn clear_pages(&self, domid: DomId, pages: &[Gfn]) -> Result<()> {
         let _ = pages;
         Err(unsupported("MMUEXT_CLEAR_PAGE", domid))
     }
     /// Fills one page with the hypercall stubs (`XEN_DOMCTL_hypercall_init`).
     fn init_hypercall_page(&self, domid: DomId, gfn: Gfn) -> Result<()>;
-    /// Target of a domain that was populated on demand, in pages (`XENMEM_set_pod_target`).
+    /// Memory target of a domain with populate on demand, in pages (`XENMEM_set_pod_target`).
     fn set_pod_target(&self, domid: DomId, target_pages: u64) -> Result<()>;
-    /// Maps frames of a domain for reading and writing, in the order given. PV domains name their
-    /// frames by machine frame, the others by guest frame. Errors name the first frame that could
-    /// not be mapped.
+    /// Maps frames of a domain for reading and writing, in the given order. PV domains use machine frames, other
+    /// domains guest frames. An error names the first frame that could not be mapped.
     fn map_foreign(&self, domid: DomId, frames: &[Gfn]) -> Result<Box<dyn GuestMemory>>;
     /// The pages of a domain among the `count` frames from `first` on: the domain's own number of each, and the frame
     /// by which a tool maps it, in the order of the frames. Pages that Xen itself owns (shared info, grant table) are
@@ -213,24 +209,25 @@ pub trait Hypervisor {
         let _ = (kind, first, count);
         Err(unsupported("XEN_DOMCTL_getpageframeinfo3", domid))
     }
-    /// Pages that are to be populated on demand, and pages that are set aside for that, of a PVH or HVM domain
-    /// (`XENMEM_get_pod_target`).
+    /// Number of pages that are not yet populated on demand, and number of pages in the cache for them, of a PVH or
+    /// HVM domain (`XENMEM_get_pod_target`).
     fn on_demand_pages(&self, domid: DomId) -> Result<(u64, u64)> {
         Err(unsupported("XENMEM_get_pod_target", domid))
     }
-    /// Copies whole pages of a domain, named as in [`Hypervisor::map_foreign`], to `bytes`, which has room for all of
-    /// them. Which of them could be mapped; the others' bytes are left as they were.
+    /// Copies whole pages of a domain to `bytes`, which must have room for all of them. Frames are as in
+    /// [`Hypervisor::map_foreign`]. Returns for each page whether it could be mapped; other pages leave their bytes
+    /// unchanged.
     fn copy_pages(&self, domid: DomId, frames: &[Gfn], bytes: &mut [u8]) -> Result<Vec<bool>> {
         memory::copy_pages_by_mapping(self, domid, frames, bytes)
     }
     /// Maps the domain's first grant-table frames (`XENMEM_acquire_resource`, grant table, shared).
     fn map_grant_frames(&self, domid: DomId, nr_frames: u32) -> Result<Box<dyn GuestMemory>>;
-    /// HVM parameter.
+    /// Reads one HVM parameter.
     fn hvm_param(&self, domid: DomId, param: HvmParam) -> Result<u64>;
     /// Sets an HVM parameter.
     fn set_hvm_param(&self, domid: DomId, param: HvmParam, value: u64) -> Result<()>;
-    /// Sets several HVM parameters in order. An implementation may put them all into one hypercall;
-    /// where one fails, those after it may or may not have been set.
+    /// Sets several HVM parameters in order. An implementation may use one hypercall for all. After a failure, later
+    /// parameters may be set or not.
     fn set_hvm_params(&self, domid: DomId, params: &[(HvmParam, u64)]) -> Result<()> {
         params
             .iter()
@@ -241,13 +238,13 @@ pub trait Hypervisor {
 
     /// Allocates a port in `domid` for `remote` to bind (`EVTCHNOP_alloc_unbound`).
     fn alloc_unbound(&self, domid: DomId, remote: DomId) -> Result<EvtchnPort>;
-    /// Closes all event channels of a domain that tools hold paused (`EVTCHNOP_reset`).
+    /// Closes all event channels of a domain that tools have paused (`EVTCHNOP_reset`).
     fn close_event_channels(&self, domid: DomId) -> Result<()> {
         Err(unsupported("EVTCHNOP_reset", domid))
     }
 }
 
-/// The answer of a hypervisor that does not know a call.
+/// The error for a call that an implementation does not support.
 fn unsupported(op: &'static str, domid: DomId) -> HvError {
     HvError::Call {
         op,
@@ -257,7 +254,7 @@ fn unsupported(op: &'static str, domid: DomId) -> HvError {
     }
 }
 
-/// The same for a call about the host.
+/// The same error for a call about the host.
 fn unsupported_by_host(op: &'static str) -> HvError {
     HvError::Call {
         op,

@@ -1,4 +1,4 @@
-//! A guest's memory as the toolstack handles it.
+//! Access to a guest's memory: mapped pages, allocation flags, and the memory map (E820).
 
 use std::os::unix::fs::FileExt;
 
@@ -43,7 +43,7 @@ pub trait GuestMemory {
     }
 }
 
-/// Copies pages by mapping all that can be mapped at once: a frame that cannot is left out, and the rest tried again.
+/// Copies pages. Maps all frames at once, and repeats without the frames that cannot be mapped.
 pub(crate) fn copy_pages_by_mapping<H: Hypervisor + ?Sized>(
     hv: &H,
     domid: DomId,
@@ -77,36 +77,36 @@ pub(crate) fn copy_pages_by_mapping<H: Hypervisor + ?Sized>(
     }
 }
 
-/// How `populate_physmap` allocates.
+/// Options of `populate_physmap`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PopulateFlags {
     /// Populate on demand: reserve the addresses, not the memory (`XENMEMF_populate_on_demand`).
     pub on_demand: bool,
-    /// Memory of this NUMA node, if any.
+    /// NUMA node of the memory; `None` for any.
     pub node: Option<u32>,
-    /// Only from that node (`XENMEMF_exact_node`).
+    /// Allocates from that node only (`XENMEMF_exact_node`).
     pub exact_node: bool,
     /// Only frames below 4 GiB (`XENMEMF_address_bits(32)`).
     pub below_4gib: bool,
 }
 
-/// Kind of a range of a guest's memory map.
+/// Type of a range in a guest's memory map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum E820Kind {
-    /// Usable memory.
+    /// Memory that the guest can use.
     Ram,
-    /// Not usable.
+    /// Addresses that the guest must not use as memory.
     Reserved,
-    /// ACPI tables, usable once they have been read.
+    /// ACPI tables; the guest can use the memory after it has read them.
     Acpi,
     /// ACPI non-volatile storage.
     Nvs,
 }
 
 impl E820Kind {
-    /// The number in the map.
+    /// Number of the type in the map.
     pub fn number(self) -> u32 {
         match self {
             E820Kind::Ram => 1,

@@ -1,4 +1,4 @@
-//! The methods of [`Hypervisor`](crate::Hypervisor) as one list, for those who pass them on.
+//! The methods of [`Hypervisor`](crate::Hypervisor) as one list, for implementations that forward all calls.
 
 /// Calls `$callback!` with the methods that carry plain data, in the form
 ///

@@ -1,14 +1,14 @@
-//! Requests about one domain, and their answers.
+//! Arguments and answers of the requests about one domain.
 
 use crate::{DomId, Gfn, Mfn};
 
-/// What a new domain is to be.
+/// The type of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum GuestKind {
     /// Paravirtualised: no hardware virtualisation, page tables by hypercall.
     Pv,
-    /// Hardware-virtualised without emulated devices but the local APIC.
+    /// Hardware-virtualised, with the local APIC as the only emulated device.
     Pvh,
     /// Hardware-virtualised with emulated devices.
     Hvm,
@@ -30,27 +30,27 @@ pub struct CreateDomain {
     pub hap: bool,
     /// Out-of-sync shadow page tables off, PVH and HVM only.
     pub oos_off: bool,
-    /// Nested virtualisation.
+    /// The guest may use hardware virtualisation itself.
     pub nested_virt: bool,
-    /// Virtual performance counters.
+    /// The guest has virtual performance counters.
     pub vpmu: bool,
     /// The domain may use the IOMMU.
     pub iommu: bool,
-    /// Upper limit of vCPUs.
+    /// Maximum number of vCPUs.
     pub max_vcpus: u32,
-    /// Highest event-channel port.
+    /// Highest event-channel port that the domain may have.
     pub max_evtchn_port: u32,
-    /// Grant-table frames; `None` takes Xen's default.
+    /// Maximum number of grant-table frames; `None` takes Xen's default.
     pub max_grant_frames: Option<u32>,
-    /// Maptrack frames; `None` takes Xen's default.
+    /// Maximum number of maptrack frames; `None` takes Xen's default.
     pub max_maptrack_frames: Option<u32>,
     /// Highest grant-table version: 1 or 2.
     pub max_grant_version: u32,
-    /// CPU pool's number.
+    /// Number of the CPU pool.
     pub cpupool: u32,
     /// Unknown MSRs read as zero instead of faulting (`XEN_X86_MSR_RELAXED`).
     pub msr_relaxed: bool,
-    /// Trace buffer of each vCPU in bytes; 0 for none.
+    /// Size of each vCPU's trace buffer in bytes; 0 for none.
     pub vmtrace_size_bytes: u32,
 }
 
@@ -58,24 +58,24 @@ pub struct CreateDomain {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum ShutdownReason {
-    /// Clean power-off.
+    /// The guest powered off.
     Poweroff,
-    /// Clean reboot.
+    /// The guest asks for a reboot.
     Reboot,
-    /// Ready to be saved.
+    /// The guest is ready to be saved.
     Suspend,
-    /// Crashed.
+    /// The guest or Xen reports a crash.
     Crash,
-    /// Its watchdog ran out.
+    /// The guest's watchdog expired.
     Watchdog,
-    /// Asks for a soft reset.
+    /// The guest asks for a soft reset.
     SoftReset,
     /// A number that this build does not know.
     Unknown(u8),
 }
 
 impl ShutdownReason {
-    /// From Xen's number.
+    /// Converts Xen's number.
     pub fn from_number(number: u8) -> ShutdownReason {
         match number {
             0 => ShutdownReason::Poweroff,
@@ -88,7 +88,7 @@ impl ShutdownReason {
         }
     }
 
-    /// Xen's number.
+    /// Number of the reason in Xen's interface.
     pub fn number(self) -> u8 {
         match self {
             ShutdownReason::Poweroff => 0,
@@ -106,66 +106,66 @@ impl ShutdownReason {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DomainFlags {
-    /// Being destroyed.
+    /// Xen is destroying the domain.
     pub dying: bool,
-    /// PVH or HVM.
+    /// The domain is PVH or HVM.
     pub hvm: bool,
-    /// Has shut down; see the reason.
+    /// The domain has shut down; [`DomainInfo::shutdown_reason`] says why.
     pub shutdown: bool,
-    /// Paused by tools.
+    /// Tools have paused the domain.
     pub paused: bool,
-    /// All its vCPUs wait for something.
+    /// All its vCPUs wait for an event.
     pub blocked: bool,
     /// One of its vCPUs runs now.
     pub running: bool,
-    /// Under a debugger.
+    /// A debugger controls the domain.
     pub debugged: bool,
-    /// Serves xenstore.
+    /// The domain runs xenstored.
     pub xs_domain: bool,
-    /// Has hardware-assisted paging.
+    /// The domain uses hardware-assisted paging.
     pub hap: bool,
 }
 
-/// What Xen knows of a domain (`xen_domctl_getdomaininfo`).
+/// The state of a domain (`xen_domctl_getdomaininfo`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DomainInfo {
-    /// Its number.
+    /// Number of the domain.
     pub domid: DomId,
-    /// Its states.
+    /// Its state flags (`XEN_DOMINF_*`).
     pub flags: DomainFlags,
-    /// Why it shut down, when it has.
+    /// Why it shut down; `None` before it has.
     pub shutdown_reason: Option<ShutdownReason>,
-    /// Pages it has now.
+    /// Number of pages that it has now.
     pub tot_pages: u64,
-    /// Pages it may have.
+    /// Number of pages that it may have.
     pub max_pages: u64,
-    /// Pages claimed and not yet allocated.
+    /// Number of claimed pages that are not yet allocated.
     pub outstanding_pages: u64,
-    /// Shared pages.
+    /// Number of its pages that memory sharing shares.
     pub shr_pages: u64,
-    /// Pages paged out.
+    /// Number of its pages that are paged out.
     pub paged_pages: u64,
-    /// Frame of its shared-info page, as a tool maps it.
+    /// Frame of its shared-info page, for mapping by a tool.
     pub shared_info_frame: Gfn,
-    /// CPU time used in all, in nanoseconds.
+    /// CPU time of all its vCPUs, in nanoseconds.
     pub cpu_time_ns: u64,
-    /// vCPUs that are up.
+    /// Number of vCPUs that are online.
     pub nr_online_vcpus: u32,
-    /// Highest vCPU number; `None` where it has none.
+    /// Highest vCPU number; `None` if it has no vCPU.
     pub max_vcpu_id: Option<u32>,
-    /// XSM label.
+    /// XSM label of the domain (`ssidref`).
     pub ssidref: u32,
-    /// Handle: its UUID's 16 bytes.
+    /// The domain's handle: its UUID's 16 bytes.
     pub handle: [u8; 16],
-    /// CPU pool's number.
+    /// Number of its CPU pool.
     pub cpupool: u32,
-    /// Emulated devices (`XEN_X86_EMU_*`): tells PVH (local APIC only) from HVM.
+    /// Emulated devices (`XEN_X86_EMU_*`). PVH has the local APIC only.
     pub emulation_flags: u32,
 }
 
 impl DomainInfo {
-    /// PV, PVH or HVM. PVH is a hardware domain with no emulated device but the local APIC.
+    /// PV, PVH or HVM. A hardware-virtualised domain is PVH if the local APIC is its only emulated device.
     pub fn kind(&self) -> GuestKind {
         const EMU_LAPIC: u32 = 1;
         match (self.flags.hvm, self.emulation_flags & !EMU_LAPIC) {
@@ -176,29 +176,29 @@ impl DomainInfo {
     }
 }
 
-/// What a vCPU is doing.
+/// The run state of a vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum VcpuRunState {
-    /// Not brought up by the guest.
+    /// The guest has not brought it up.
     Offline,
-    /// Waits for an event.
+    /// It waits for an event.
     Blocked,
-    /// Runs, on the CPU of [`VcpuInfo::cpu`].
+    /// It runs on the CPU [`VcpuInfo::cpu`].
     Running,
-    /// Could run.
+    /// It waits for a free CPU.
     Runnable,
 }
 
-/// One vCPU (`xen_domctl_getvcpuinfo`).
+/// The state of one vCPU (`xen_domctl_getvcpuinfo`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VcpuInfo {
-    /// What it is doing.
+    /// Run state of the vCPU.
     pub state: VcpuRunState,
-    /// CPU time used, in nanoseconds.
+    /// Its CPU time, in nanoseconds.
     pub cpu_time_ns: u64,
-    /// The CPU it runs on, or ran on last.
+    /// The CPU on which it runs or ran last.
     pub cpu: u32,
 }
 
@@ -206,15 +206,15 @@ pub struct VcpuInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Trigger {
-    /// Non-maskable interrupt.
+    /// Non-maskable interrupt (NMI).
     Nmi,
     /// Reset of the CPU.
     Reset,
-    /// INIT.
+    /// INIT interrupt of the CPU.
     Init,
-    /// Power button.
+    /// ACPI power button pressed.
     Power,
-    /// Sleep button.
+    /// ACPI sleep button pressed.
     Sleep,
 }
 
@@ -222,17 +222,17 @@ pub enum Trigger {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CpuidLeaf {
-    /// EAX of the question.
+    /// EAX before the CPUID instruction.
     pub leaf: u32,
-    /// ECX of the question; `0xffff_ffff` where it does not matter.
+    /// ECX before the CPUID instruction; `0xffff_ffff` if the leaf has no subleaves.
     pub subleaf: u32,
-    /// EAX of the answer.
+    /// EAX of the result.
     pub a: u32,
-    /// EBX of the answer.
+    /// EBX of the result.
     pub b: u32,
-    /// ECX of the answer.
+    /// ECX of the result.
     pub c: u32,
-    /// EDX of the answer.
+    /// EDX of the result.
     pub d: u32,
 }
 
@@ -240,40 +240,40 @@ pub struct CpuidLeaf {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct MsrEntry {
-    /// MSR's number.
+    /// Number of the MSR.
     pub index: u32,
     /// Flags; none are defined.
     pub flags: u32,
-    /// Value.
+    /// Value of the MSR.
     pub value: u64,
 }
 
-/// What a domain sees of the CPU.
+/// The CPU features that a domain sees.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CpuPolicy {
-    /// CPUID leaves.
+    /// The CPUID leaves, in Xen's order.
     pub leaves: Vec<CpuidLeaf>,
-    /// MSRs.
+    /// The MSRs, in Xen's order.
     pub msrs: Vec<MsrEntry>,
 }
 
-/// How wide a PV domain's kernel is.
+/// The address width of a PV domain's kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum PvMode {
     /// 64-bit: page tables of four levels.
     Bits64,
-    /// 32-bit: page tables of three levels (PAE). The domain has been made one by
-    /// [`make_pv32`](crate::Hypervisor::make_pv32).
+    /// 32-bit: page tables of three levels (PAE). [`make_pv32`](crate::Hypervisor::make_pv32) has prepared the
+    /// domain.
     Bits32 {
-        /// The kernel can have its top-level page table above 4 GiB.
+        /// The kernel accepts its top-level page table above 4 GiB.
         extended_cr3: bool,
     },
 }
 
-/// Starting registers of a PV domain's vCPU 0. What is not named here is zero; segments,
-/// `CR3`, flags and the event masks are set as the PV boot contract asks (`arch-x86/xen.h`).
+/// Starting registers of a PV domain's vCPU 0. All registers not named here are zero. The implementation sets
+/// segments, `CR3`, flags and event masks by the PV boot contract (`arch-x86/xen.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PvBootCpu {
@@ -297,8 +297,8 @@ pub struct HvmBootCpu {
     pub eip: u32,
     /// Address of `hvm_start_info`, a physical address below 4 GiB.
     pub ebx: u32,
-    /// How many vCPUs the domain has: each of them starts with memory cached (MTRRs on, write-back
-    /// by default). 0 leaves that to the firmware, as HVM domains want it.
+    /// Number of vCPUs. The implementation turns on caching (MTRRs, write-back) for each of them. With 0 the firmware
+    /// does that, as in HVM domains.
     pub nr_vcpus: u32,
 }
 
