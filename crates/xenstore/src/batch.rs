@@ -1,22 +1,22 @@
-//! Several requests that go out together.
+//! Several requests that the client sends together, without a wait between them.
 
 use crate::path::Path;
 use crate::perms::Perms;
 use crate::wire::MessageKind;
 
-/// One request, as it goes into a packet.
+/// One request as a packet carries it.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub kind: MessageKind,
-    /// What it is about, for error texts.
+    /// Path or domain of the request, for error texts.
     pub object: String,
     pub payload: Vec<u8>,
-    /// Is it no error when the node does not exist?
+    /// Whether a missing node is no error.
     pub may_be_absent: bool,
 }
 
 impl Request {
-    /// A request whose payload is what it is about, ended by a nul byte.
+    /// A request whose payload is the path and a nul byte.
     pub fn on_path(kind: MessageKind, path: &Path) -> Self {
         Self {
             kind,
@@ -26,7 +26,7 @@ impl Request {
         }
     }
 
-    /// A request with a payload of its own.
+    /// A request with another payload.
     pub fn new(kind: MessageKind, object: impl Into<String>, payload: Vec<u8>) -> Self {
         Self {
             kind,
@@ -36,7 +36,7 @@ impl Request {
         }
     }
 
-    /// The same with `bytes` appended to the payload.
+    /// Appends bytes to the payload.
     pub fn with(mut self, bytes: &[u8]) -> Self {
         self.payload.extend_from_slice(bytes);
         self
@@ -48,15 +48,15 @@ impl Request {
     }
 }
 
-/// The text as bytes, ended by a nul byte.
+/// The text as bytes, with a nul byte at the end.
 pub(crate) fn nul_ended(text: &str) -> Vec<u8> {
     [text.as_bytes(), b"\0"].concat()
 }
 
-/// Requests that are sent without waiting for each other's replies; run it with [`Tree::run`](crate::Tree::run).
+/// Requests that are sent without a wait for each other's replies; [`Tree::run`](crate::Tree::run) sends them.
 ///
-/// They are carried out in the order in which they were added. Each adding method gives the index under which [`Replies`]
-/// has the reply. When one fails, later ones may or may not have been carried out: use a transaction where that matters.
+/// xenstored executes them in the order of their addition. Each method returns the index of its reply in [`Replies`].
+/// After a failed request, xenstored may or may not have executed later ones: use a transaction to prevent that.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     requests: Vec<Request>,
@@ -73,12 +73,12 @@ impl Batch {
         self.push(Request::on_path(MessageKind::Write, path).with(value))
     }
 
-    /// Makes sure that a node exists; creates it and its parents, with empty values, as needed.
+    /// Creates a node with an empty value if it does not exist, and its parents.
     pub fn mkdir(&mut self, path: &Path) -> usize {
         self.push(Request::on_path(MessageKind::Mkdir, path))
     }
 
-    /// Makes sure that a node and all below it do not exist.
+    /// Removes a node and its children. A missing node is no error.
     pub fn rm(&mut self, path: &Path) -> usize {
         // The C daemon refuses when the parent is missing too; the OCaml daemon does not. The node is absent either way.
         self.push(Request::on_path(MessageKind::Rm, path).may_be_absent())
@@ -104,7 +104,7 @@ impl Batch {
         self.requests.len()
     }
 
-    /// Is there no request in it?
+    /// Whether the batch has no request.
     pub fn is_empty(&self) -> bool {
         self.requests.is_empty()
     }
@@ -125,15 +125,15 @@ impl Batch {
     }
 }
 
-/// Replies to a [`Batch`], all of them successes.
+/// The replies to a [`Batch`]; every request succeeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replies {
-    /// For each request its reply; none when the node was absent and that was allowed.
+    /// One reply per request; `None` if the node was missing and that was allowed.
     pub(crate) values: Vec<Option<Vec<u8>>>,
 }
 
 impl Replies {
-    /// What the request at `index` brought: for a read the value, none if the node is absent.
+    /// The reply to the request at `index`. For a read it is the value; `None` if the node is missing.
     pub fn value(&self, index: usize) -> Option<&[u8]> {
         self.values.get(index)?.as_deref()
     }

@@ -1,4 +1,7 @@
-//! The connection: requests out, replies and watch events in.
+//! The connection to xenstored: sends requests, receives replies and watch events.
+//!
+//! A [`Client`] is open or closed. An I/O or protocol error closes it for good; then all requests fail with
+//! [`Error::Closed`].
 
 use crate::batch::{Batch, Replies, Request, nul_ended};
 use crate::error::Error;
@@ -46,12 +49,12 @@ impl Default for Settings {
     }
 }
 
-/// What a client has done since it was made. Counts, so that budgets hold on every machine.
+/// Counters of a client since its creation. Tests use them for budgets, because they do not depend on the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Requests sent.
+    /// Number of requests sent.
     pub requests: u64,
-    /// Times that requests were sent and their replies waited for.
+    /// Number of waits for replies; requests of a batch share one wait.
     pub round_trips: u64,
     /// Bytes sent, headers included.
     pub bytes_out: u64,

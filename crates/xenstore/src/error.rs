@@ -1,4 +1,4 @@
-//! What can go wrong when talking to xenstored.
+//! The errors of xenstore operations. Each names the request, its path, the cause and a remedy.
 
 use crate::path::PathError;
 use crate::wire::{ErrorName, MessageKind, WireError};
@@ -8,32 +8,32 @@ use std::path::PathBuf;
 
 /// Error of a xenstore operation.
 ///
-/// `operation` is the request, `object` the path it was about, or for requests without a path what takes its place
-/// (`domain 5`, `a transaction`).
+/// `operation` is the request. `object` is its path, or a text such as `domain 5` or `a transaction` for requests
+/// without a path.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No such node (or, for introduce and its kin, no such domain).
+    /// The node does not exist (for requests about a domain, such as introduce: the domain).
     #[error(
         "xenstore {operation} of {object}: it does not exist; the domain or device may be gone, `xenstore-ls` shows what is there"
     )]
     NotFound {
-        /// The request.
+        /// The request that failed.
         operation: MessageKind,
-        /// What it was about.
+        /// Path or domain of the request.
         object: String,
     },
-    /// xenstored does not let this connection do it.
+    /// xenstored does not permit the request to this connection.
     #[error(
         "xenstore {operation} of {object}: not permitted ({reason}); run it in the control domain, or have the node's owner permit it \
          (`xenstore-ls -p` shows permissions)"
     )]
     Permission {
-        /// The request.
+        /// The request that failed.
         operation: MessageKind,
-        /// What it was about.
+        /// Path or domain of the request.
         object: String,
-        /// xenstored's word: EACCES or EPERM.
+        /// Error name from xenstored: EACCES or EPERM.
         reason: ErrorName,
     },
     /// A quota of xenstored is reached.
@@ -41,83 +41,84 @@ pub enum Error {
         "xenstore {operation} of {object}: over a quota ({reason}): {kind}; `xenstore-control quota` shows and sets them"
     )]
     Quota {
-        /// The request.
+        /// The request that failed.
         operation: MessageKind,
-        /// What it was about.
+        /// Path or domain of the request.
         object: String,
-        /// Which sort of quota.
+        /// The kind of quota.
         kind: QuotaKind,
-        /// xenstored's word.
+        /// Error name from xenstored.
         reason: ErrorName,
     },
-    /// xenstored refused for another reason.
+    /// xenstored refused the request for another reason.
     #[error(
         "xenstore {operation} of {object}: xenstored answered {reason} ({})",
         meaning(reason)
     )]
     Refused {
-        /// The request.
+        /// The request that failed.
         operation: MessageKind,
-        /// What it was about.
+        /// Path or domain of the request.
         object: String,
-        /// xenstored's word.
+        /// Error name from xenstored.
         reason: ErrorName,
     },
-    /// The request is too long for a packet; it was not sent.
+    /// The request is too long for a packet, so the client did not send it.
     #[error(
         "xenstore {operation} of {object}: path and value take {size_bytes} bytes, a request holds {limit_bytes}; shorten the value or \
          split it over several nodes"
     )]
     TooLarge {
-        /// The request.
+        /// The request that failed.
         operation: MessageKind,
-        /// What it was about.
+        /// Path or domain of the request.
         object: String,
-        /// Bytes it would take.
+        /// Size of the request's payload, in bytes.
         size_bytes: usize,
-        /// Bytes there are.
+        /// Maximum size of a payload, in bytes.
         limit_bytes: usize,
     },
-    /// Other writers got in the way of a transaction each time it was tried.
+    /// A transaction conflicted with other writers at each try.
     #[error(
         "xenstore transaction: other changes conflicted with it {attempts} times within {elapsed_ms} ms; try again when fewer domains are \
          being created, or look for a domain that writes without pause (`xenstore-watch /`)"
     )]
     ConflictExhausted {
-        /// How often it was tried.
+        /// Number of tries.
         attempts: u32,
-        /// For how long, in milliseconds.
+        /// Duration of all tries, in milliseconds.
         elapsed_ms: u64,
     },
-    /// No way to a xenstored was found.
+    /// The client found no xenstored.
     #[error(
         "no xenstored: {}; is this a Xen host, and is xenstored running (`systemctl status xenstored`)?",
         list(tried)
     )]
     NoDaemon {
-        /// What was tried, and how it failed.
+        /// Each socket or device that the client tried, with its error.
         tried: Vec<Attempt>,
     },
-    /// xenstored is there, and this process may not connect to it.
+    /// xenstored runs, but this process may not connect to it.
     #[error(
         "not permitted to connect to xenstored: {}; run it as root",
         list(tried)
     )]
     NotPermittedToConnect {
-        /// What was tried, and how it failed.
+        /// Each socket or device that the client tried, with its error.
         tried: Vec<Attempt>,
     },
-    /// No answer within the deadline. The connection is closed: a late answer could be taken for another one's.
+    /// xenstored did not answer before the deadline. The client closes the connection, so that it takes no late
+    /// answer for another one.
     #[error(
         "xenstore {operation} of {object}: no answer within {waited_ms} ms over {transport}; see whether xenstored runs and is not stuck \
          (`systemctl status xenstored`)"
     )]
     NotAnswering {
-        /// The request.
+        /// The request that failed.
         operation: MessageKind,
-        /// What it was about.
+        /// Path or domain of the request.
         object: String,
-        /// The way to xenstored.
+        /// Socket or device of the connection.
         transport: String,
         /// The deadline that passed, in milliseconds.
         waited_ms: u64,
@@ -128,59 +129,59 @@ pub enum Error {
          and retry"
     )]
     Disconnected {
-        /// The request.
+        /// The request that failed.
         operation: MessageKind,
-        /// What it was about.
+        /// Path or domain of the request.
         object: String,
-        /// The way to xenstored.
+        /// Socket or device of the connection.
         transport: String,
     },
-    /// What came back breaks the protocol. The connection is closed.
+    /// The answer breaks the protocol. The client closes the connection.
     #[error(
         "xenstore {operation} of {object}: what answers over {transport} does not speak the xenstore protocol: {violation}; check which \
          program serves that socket"
     )]
     Protocol {
-        /// The request.
+        /// The request that failed.
         operation: MessageKind,
-        /// What it was about.
+        /// Path or domain of the request.
         object: String,
-        /// The way to xenstored.
+        /// Socket or device of the connection.
         transport: String,
-        /// The rule it broke.
+        /// The rule that the answer broke.
         #[source]
         violation: WireError,
     },
-    /// The system refused to send or receive. The connection is closed.
+    /// The system refused to send or receive. The client closes the connection.
     #[error("xenstore {operation} of {object}: {transport} failed: {source}")]
     Io {
-        /// The request.
+        /// The request that failed.
         operation: MessageKind,
-        /// What it was about.
+        /// Path or domain of the request.
         object: String,
-        /// The way to xenstored.
+        /// Socket or device of the connection.
         transport: String,
-        /// The system's word.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// The connection was given up after an earlier error.
+    /// The client closed the connection after an earlier error.
     #[error(
         "xenstore {operation} of {object}: the connection was closed after an earlier error; open a new one"
     )]
     Closed {
-        /// The request.
+        /// The request that failed.
         operation: MessageKind,
-        /// What it was about.
+        /// Path or domain of the request.
         object: String,
     },
-    /// An answer to a request is not of the form it should have. The connection is still in order.
+    /// The form of an answer is wrong. The connection stays open.
     #[error(
         "xenstored's answer about {object} is {violation}; it may be a newer one that this program does not know"
     )]
     Malformed {
-        /// What was asked about.
+        /// Path or domain of the request.
         object: String,
-        /// What is wrong with it.
+        /// The rule that the answer broke.
         #[source]
         violation: WireError,
     },
@@ -192,26 +193,26 @@ pub enum Error {
         /// Path of the value.
         object: String,
     },
-    /// A path that xenstored would not take.
+    /// A path that xenstored does not accept.
     #[error(transparent)]
     Path(#[from] PathError),
-    /// A text in a request holds a nul byte, which ends strings in the protocol.
+    /// A text in a request contains a nul byte. In the protocol a nul byte ends a string.
     #[error("xenstore {operation}: {text:?} holds a nul byte; leave it out")]
     NulByte {
-        /// The request.
+        /// The request that failed.
         operation: MessageKind,
-        /// The text.
+        /// The text with the nul byte.
         text: String,
     },
 }
 
 impl Error {
-    /// Is it the absence of the node?
+    /// Whether the node does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
     }
 
-    /// Is the connection lost with it, so that a new one is needed?
+    /// Whether the error ended the connection, so that the caller needs a new one.
     pub fn is_connection_lost(&self) -> bool {
         matches!(
             self,

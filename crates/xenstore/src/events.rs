@@ -1,4 +1,6 @@
-//! Watch events that have arrived and wait to be asked for.
+//! The queue of received watch events that the caller has not yet taken.
+//!
+//! Guests can cause any number of events. So the queue has a bound; above it, one event per watch replaces all.
 
 use crate::path::Path;
 use crate::wire::{WireError, nul_terminated};

@@ -23,7 +23,7 @@ const SHOWN_MAX: usize = 80;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Path(Box<str>);
 
-/// Why a text is no xenstore path.
+/// Why a text is not a valid xenstore path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// The empty text.
@@ -50,9 +50,9 @@ pub enum PathError {
     TooLong {
         /// The path, shortened.
         path: String,
-        /// Its length.
+        /// Length of the path, in bytes.
         size_bytes: usize,
-        /// Longest length for a path of its kind.
+        /// Maximum length of this kind of path, in bytes.
         limit_bytes: usize,
     },
     /// An absolute path where a relative one is needed.
@@ -75,7 +75,7 @@ impl Path {
         Ok(Self(text.into()))
     }
 
-    /// The root, `/`.
+    /// The root of the tree, `/`.
     pub fn root() -> Self {
         Self("/".into())
     }
@@ -85,12 +85,12 @@ impl Path {
         Self(format!("/local/domain/{domid}").into())
     }
 
-    /// `@introduceDomain`: watched, it tells of each domain that is connected to xenstored.
+    /// `@introduceDomain`: a watch on it fires when a domain is connected to xenstored.
     pub fn introduce_domain() -> Self {
         Self("@introduceDomain".into())
     }
 
-    /// `@releaseDomain`: watched, it tells of each domain that shut down, crashed or went away.
+    /// `@releaseDomain`: a watch on it fires when a domain shuts down, crashes or disappears.
     pub fn release_domain() -> Self {
         Self("@releaseDomain".into())
     }
@@ -112,7 +112,7 @@ impl Path {
         Self::new(&format!("{}{separator}{relative}", self.0))
     }
 
-    /// The node above; none for the root, special paths and relative paths of one part.
+    /// The parent path; `None` for the root, special paths and relative paths of one part.
     pub fn parent(&self) -> Option<Self> {
         if self.is_root() || self.is_special() {
             return None;
@@ -134,7 +134,7 @@ impl Path {
         self.0.split('/').filter(|part| !part.is_empty())
     }
 
-    /// Is it this path, or one below it?
+    /// Whether the path is `ancestor` or below it.
     pub fn is_at_or_below(&self, ancestor: &Path) -> bool {
         if ancestor.is_root() {
             return self.is_absolute();
@@ -145,17 +145,17 @@ impl Path {
         }
     }
 
-    /// Does it start at the root?
+    /// Whether the path starts at the root.
     pub fn is_absolute(&self) -> bool {
         self.0.starts_with('/')
     }
 
-    /// Is it one of the `@` names, which stand for no node?
+    /// Whether the path is one of the `@` names, which are not nodes.
     pub fn is_special(&self) -> bool {
         self.0.starts_with('@')
     }
 
-    /// Is it the root?
+    /// Whether the path is the root.
     pub fn is_root(&self) -> bool {
         &*self.0 == "/"
     }
@@ -186,7 +186,7 @@ impl FromStr for Path {
     }
 }
 
-/// Is it a single part of a path, as the children of a node are named?
+/// Whether the text is one part of a path, such as a child's name.
 pub(crate) fn is_name(text: &str) -> bool {
     !text.is_empty() && !text.contains('/') && check_characters(text).is_ok()
 }

@@ -58,7 +58,7 @@ impl Access {
 /// The right of one domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Grant {
-    /// Who.
+    /// Domain of the entry.
     pub domid: u16,
     /// What it may do.
     pub access: Access,

@@ -1,4 +1,4 @@
-//! How often, and after what pauses, a transaction is tried again.
+//! The limits for repeating a transaction after a conflict: number of tries and pauses.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -13,7 +13,7 @@ pub struct RetryPolicy {
     pub attempts_max: u32,
     /// Longest first pause.
     pub backoff_first: Duration,
-    /// Longest pause.
+    /// Upper limit of a pause.
     pub backoff_max: Duration,
     /// Seed for the pauses; none takes a random one. For simulations that must repeat.
     pub seed: Option<u64>,

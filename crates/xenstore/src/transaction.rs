@@ -1,4 +1,6 @@
-//! Transactions: all changes or none.
+//! Transactions: xenstored applies all their changes or none.
+//!
+//! After a conflict the whole transaction runs again, within the limits of [`RetryPolicy`](crate::RetryPolicy).
 
 use crate::batch::{Batch, Replies, Request};
 use crate::client::Client;

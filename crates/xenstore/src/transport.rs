@@ -1,4 +1,4 @@
-//! Ways to xenstored: its Unix socket, or the device through which the kernel lends its own connection.
+//! Connections to xenstored: its Unix socket, or the xenbus device of the kernel.
 
 use crate::error::{Attempt, Error};
 use crate::wire::{self, ErrorName, HEADER_SIZE, MessageKind, PAYLOAD_MAX};

@@ -1,4 +1,4 @@
-//! Reading and changing the tree, inside a transaction or outside.
+//! Reads and changes of nodes, the same inside and outside a transaction.
 
 use crate::batch::{Batch, Replies, Request, nul_ended};
 use crate::error::Error;

@@ -114,7 +114,7 @@ message_kinds! {
     GetFeature = 23, "get-feature";
     /// Choose the features offered to a domain.
     SetFeature = 24, "set-feature";
-    /// Quota values.
+    /// Reads quota values.
     GetQuota = 25, "get-quota";
     /// Set a quota value.
     SetQuota = 26, "set-quota";
@@ -169,11 +169,11 @@ macro_rules! error_names {
 error_names! {
     /// Malformed request, or a path that is not valid.
     Einval = "EINVAL";
-    /// No permission.
+    /// The caller has no permission for the node.
     Eacces = "EACCES";
-    /// There already (a second watch with the same path and token).
+    /// It exists already (a second watch with the same path and token).
     Eexist = "EEXIST";
-    /// A directory.
+    /// The node is a directory.
     Eisdir = "EISDIR";
     /// No such node, watch, transaction or domain.
     Enoent = "ENOENT";
@@ -183,11 +183,11 @@ error_names! {
     Enospc = "ENOSPC";
     /// xenstored failed inside.
     Eio = "EIO";
-    /// Not empty.
+    /// The directory is not empty.
     Enotempty = "ENOTEMPTY";
     /// A request that this xenstored does not know.
     Enosys = "ENOSYS";
-    /// Read-only.
+    /// The store is read-only.
     Erofs = "EROFS";
     /// Busy: a transaction within a transaction.
     Ebusy = "EBUSY";

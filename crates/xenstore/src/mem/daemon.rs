@@ -1,4 +1,4 @@
-//! Connections, requests and watches of the in-memory xenstored.
+//! The connections of the in-memory xenstored: their requests, watches and transactions.
 
 use super::tree::{Asker, Change, Need, Node, Nodes, Overlay, View};
 use super::{Fault, Quotas, SeenRequest};

@@ -1,4 +1,4 @@
-//! Nodes, who may do what with them, and transactions over them.
+//! The nodes of the in-memory xenstored, their permissions, and transactions on them.
 
 use super::Quotas;
 use crate::path::Path;
@@ -6,7 +6,7 @@ use crate::perms::{Access, Perms};
 use crate::wire::ErrorName;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A node.
+/// A node with its value, permissions and children.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub value: Vec<u8>,
@@ -33,7 +33,7 @@ impl Node {
     }
 }
 
-/// All nodes.
+/// All nodes of the store, by path.
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     pub by_path: BTreeMap<Path, Node>,
@@ -65,7 +65,7 @@ pub(super) struct Change {
     pub readable_by: Vec<Perms>,
 }
 
-/// Who asks.
+/// The domain that sends a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asker {
     pub domid: u16,
