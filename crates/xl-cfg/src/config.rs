@@ -1,4 +1,4 @@
-//! The whole: from texts to a checked configuration.
+//! Builds a checked [`Config`] from a configuration text and the overrides of a command line.
 
 use std::collections::BTreeMap;
 
@@ -23,36 +23,36 @@ use crate::types::{
 /// `None` stands for "not said": the engine's, Xen's or the host's default holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DomainConfig {
-    /// The name.
+    /// Name of the VM.
     pub name: String,
-    /// The UUID; `None`: a new one.
+    /// The VM's UUID; `None` asks for a new one.
     pub uuid: Option<Uuid>,
     /// The guest's type.
     #[serde(rename = "type")]
     pub domain_type: DomainType,
-    /// What it is in the eyes of Xen and the host.
+    /// Privileges, passthrough and security label.
     pub platform: Platform,
-    /// Its processors.
+    /// Number, affinity and features of its vCPUs.
     pub processors: Processors,
-    /// Its memory.
+    /// Size and layout of its memory.
     pub memory: Memory,
-    /// What it boots.
+    /// Kernel, ramdisk, command line and bootloader.
     pub boot: Boot,
-    /// What happens when it stops by itself.
+    /// What happens when the guest stops by itself.
     pub actions: Actions,
-    /// Its clocks.
+    /// Settings of its clocks and timers.
     pub time: Time,
-    /// Limits on what it uses of Xen's and xenstore's own resources.
+    /// Limits on its use of Xen's and xenstore's resources.
     pub limits: Limits,
-    /// Its disks.
+    /// Virtual disks, in the order of the configuration.
     pub disks: Vec<Disk>,
-    /// Its network interfaces.
+    /// Virtual network interfaces, in the order of the configuration.
     pub vifs: Vec<Vif>,
     /// Host PCI devices passed through.
     pub pci: Vec<PciDevice>,
     /// Other paravirtual devices.
     pub pv_devices: PvDevices,
-    /// USB controllers.
+    /// Its virtual USB controllers.
     pub usb_controllers: Vec<UsbController>,
     /// Host USB devices passed through.
     pub usb_devices: Vec<UsbDevice>,
@@ -73,11 +73,11 @@ pub struct DomainConfig {
 /// A setting that a configuration has.
 #[derive(Debug, Clone, Copy)]
 pub struct SetKey<'a> {
-    /// Its name.
+    /// Name of the setting.
     pub name: &'a str,
     /// How much it matters.
     pub class: KeyClass,
-    /// What is known of it.
+    /// The facts about the setting; `None` if it is not known.
     pub info: Option<&'static KeyInfo>,
     /// The place of the name.
     pub span: Span,
@@ -88,7 +88,7 @@ pub struct SetKey<'a> {
 /// A configuration that was accepted, with the places of its settings and what is to be said about it.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The configuration.
+    /// The typed configuration of the domain.
     pub domain: DomainConfig,
     settings: Settings,
     report: Report,
@@ -148,7 +148,7 @@ impl Config {
         Rejected(self.report)
     }
 
-    /// The warnings.
+    /// The warnings about the configuration.
     #[must_use]
     pub fn report(&self) -> &Report {
         &self.report
@@ -315,9 +315,9 @@ pub fn parse_value(text: &str) -> Result<Value, Error> {
     }
 }
 
-/// The configuration as far as it can be read; what is wrong is in `diags`, a missing name too.
+/// Builds the configuration as far as it can be read. Errors go to `diags`, a missing name too.
 fn build(settings: &Settings, names: NameRule, diags: &mut Diags) -> DomainConfig {
-    // What a wrong statement would have said is not known, so nothing is missed for sure.
+    // A wrong statement may have set a missing value, so nothing counts as missing.
     let complete = !diags.has_errors();
     let mut reader = Reader::new(settings, diags);
     let given_type = types::read_type(&mut reader);

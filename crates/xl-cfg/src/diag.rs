@@ -1,4 +1,4 @@
-//! Diagnostics: what is wrong with a configuration, where, and what to write instead.
+//! Errors and warnings about a configuration: the fault, its place, and the text to write instead.
 
 use std::fmt;
 
@@ -40,7 +40,7 @@ pub enum Code {
     BadValue,
     /// A number outside what the setting takes.
     OutOfRange,
-    /// A setting, parameter or flag that nobody knows.
+    /// A setting, parameter or flag that is not known.
     UnknownName,
     /// A setting or notation that has a better successor.
     Deprecated,
@@ -59,9 +59,9 @@ pub enum Code {
 /// A remark that belongs to a diagnostic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
-    /// The place that the remark speaks of.
+    /// The place in the source, if the note has one.
     pub span: Option<Span>,
-    /// The remark.
+    /// Text of the note.
     pub text: String,
 }
 
@@ -70,11 +70,11 @@ pub struct Note {
 pub struct Suggestion {
     /// The place that is replaced.
     pub span: Span,
-    /// What stands there then; empty: the place is taken out.
+    /// The new text; empty to remove the place.
     pub replacement: String,
 }
 
-/// What to do about a finding: the sentence, and the edit where there is exactly one.
+/// The remedy for an error: a sentence, and an edit if there is exactly one.
 #[derive(Debug, Clone)]
 pub(crate) struct Remedy {
     pub(crate) help: String,
@@ -103,7 +103,7 @@ impl From<String> for Remedy {
     }
 }
 
-/// One finding.
+/// One error or warning about a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
     /// Error or warning.
@@ -112,13 +112,13 @@ pub struct Diagnostic {
     pub code: Code,
     /// The place; `None` where the configuration as a whole is meant.
     pub span: Option<Span>,
-    /// What is wrong.
+    /// The error or warning as text.
     pub message: String,
     /// Remarks, some with places of their own.
     pub notes: Vec<Note>,
-    /// What to write instead.
+    /// The remedy as text.
     pub help: Option<String>,
-    /// The same as an edit, where there is exactly one.
+    /// The remedy as an edit, if there is exactly one.
     pub suggestion: Option<Suggestion>,
 }
 
@@ -206,7 +206,8 @@ pub(crate) struct Diags {
 }
 
 impl Diags {
-    /// A text of one mebibyte can be wrong half a million times; nobody reads that.
+    /// Maximum number of diagnostics. A text of one mebibyte can have half a million errors; more than this many help
+    /// no user.
     const MAX: usize = 100;
 
     pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
@@ -320,7 +321,7 @@ impl Report {
         self.diagnostics.insert(at, diagnostic);
     }
 
-    /// What is wrong in short: `web.cfg cannot be used: 3 errors, 2 warnings`.
+    /// A short summary: `web.cfg cannot be used: 3 errors, 2 warnings`.
     #[must_use]
     pub fn summary(&self) -> String {
         let counted = |severity: Severity| {
@@ -362,7 +363,7 @@ impl Report {
         out
     }
 
-    /// The findings with their places spelt out: what the JSON form holds.
+    /// The diagnostics with line and column, for the JSON form.
     pub fn located(&self) -> impl Iterator<Item = Located<'_>> {
         self.diagnostics
             .iter()
@@ -405,7 +406,7 @@ pub struct Located<'a> {
     pub code: Code,
     /// The file or text.
     pub file: String,
-    /// Line, from 1, where there is a place.
+    /// Line from 1; `None` without a place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<usize>,
     /// Column, from 1, in characters.
@@ -419,10 +420,10 @@ pub struct Located<'a> {
     pub key: Option<&'a str>,
     /// What is wrong.
     pub message: &'a str,
-    /// Remarks.
+    /// Additional notes with their places.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<LocatedNote<'a>>,
-    /// What to write instead.
+    /// The remedy as text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub help: Option<&'a str>,
     /// The same as an edit.
@@ -441,17 +442,17 @@ pub struct LocatedSuggestion<'a> {
     pub column: usize,
     /// How many characters are replaced, line ends among them.
     pub length: usize,
-    /// What stands there then.
+    /// The new text.
     pub replacement: &'a str,
 }
 
 /// A note with its place spelt out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LocatedNote<'a> {
-    /// `file:line:column`.
+    /// Place as `file:line:column`; `None` without a place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
-    /// The remark.
+    /// Text of the note.
     pub text: &'a str,
 }
 

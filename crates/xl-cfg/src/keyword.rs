@@ -1,4 +1,4 @@
-//! Enumerations whose values are words of the configuration language.
+//! Enums whose values are keywords of the configuration language.
 
 /// A type whose values have fixed names in xl.cfg.
 pub(crate) trait Keyword: Copy + Sized + 'static {

@@ -1,4 +1,4 @@
-//! Typed access to settings: every method says itself what is wrong with a value, and where.
+//! Typed access to settings. Each method reports a wrong value with its place.
 
 use std::ops::RangeInclusive;
 
@@ -10,7 +10,7 @@ use crate::settings::{Setting, Settings};
 use crate::source::Span;
 use crate::syntax::{Node, NodeKind, Text, Value};
 
-/// What sizes of memory are counted in, as messages say it.
+/// The unit of memory sizes in messages.
 pub(crate) const MIB: &str = "a number of MiB";
 
 pub(crate) struct Reader<'a> {
@@ -58,7 +58,7 @@ impl<'a> Reader<'a> {
             .push(Diagnostic::warning(code, span, message).remedy(remedy));
     }
 
-    /// The known name nearest to a wrong one. Not looked for when nobody would see it.
+    /// The known name that is nearest to a wrong one. Not searched if the report would not show it.
     pub(crate) fn suggest<'k>(
         &self,
         name: &str,
@@ -102,12 +102,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What to write where a setting has another name today.
+    /// The remedy for a setting that has a new name.
     pub(crate) fn renamed(&self, setting: &Setting, key: &str) -> Remedy {
         self.settings.write_as(setting, key)
     }
 
-    /// What takes the place of an old setting.
+    /// The remedy for an old setting that another one replaces.
     pub(crate) fn in_successors_place(&self, key: &str, otherwise: &str) -> Remedy {
         match self.settings.get(key) {
             Some(setting) => keys::in_successors_place(setting, self.settings, otherwise),

@@ -1,4 +1,4 @@
-//! Diagnostics as text for people: the source line, a caret under the place, notes and help.
+//! Prints diagnostics for users: the source line, a caret below the place, notes and help.
 
 use std::fmt::Write;
 
@@ -151,8 +151,7 @@ pub(crate) fn clean(text: &str) -> String {
         .collect()
 }
 
-/// Characters that nobody sees and that make a line look like another: those that turn its direction around, and the
-/// byte order mark.
+/// Invisible characters that make a line look like another one: direction marks and the byte order mark.
 fn is_deceptive(c: char) -> bool {
     matches!(c, '\u{feff}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
 }

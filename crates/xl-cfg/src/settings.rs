@@ -1,4 +1,4 @@
-//! The settings that a configuration's statements amount to: later ones win, `+=` appends.
+//! The settings after all statements: later statements win, and `+=` appends.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -7,12 +7,12 @@ use crate::diag::{Code, Diagnostic, Diags, Remedy, Suggestion};
 use crate::source::{Source, Span};
 use crate::syntax::{Node, NodeKind, Operation, Statement, Value};
 
-/// One setting as it stands after the last statement.
+/// One setting after all statements.
 #[derive(Debug, Clone)]
 pub struct Setting {
-    /// The name.
+    /// Name of the setting.
     pub key: String,
-    /// The place of the name, in the statement that had the last word.
+    /// Place of the name in the last statement that sets it.
     pub key_span: Span,
     /// The value. After `+=` its place is that of the last piece.
     pub value: Node,
@@ -188,7 +188,7 @@ fn duplicate(earlier: &Setting, later: &Statement) -> Diagnostic {
     .suggest(earlier.removed())
 }
 
-/// Whether somebody may have meant `+=`.
+/// Whether the statement may be meant as `+=`.
 fn can_append(statement: &Statement) -> bool {
     matches!(statement.value.kind, NodeKind::List(_))
         || matches!(statement.key.as_str(), "extra" | "cmdline")

@@ -1,4 +1,4 @@
-//! Configuration texts and positions in them.
+//! Configuration texts, and positions in them.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -75,15 +75,15 @@ pub enum SourceError {
     /// The file could not be opened or read.
     #[error("cannot read the configuration file `{path}`: {source}")]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// A directory, a pipe or a device stands where a file should.
     #[error("cannot read the configuration file `{path}`: it is not a regular file")]
     NotAFile {
-        /// The path.
+        /// Path that is not a regular file.
         path: PathBuf,
     },
     /// The text is larger than [`Source::MAX_BYTES`].
@@ -190,7 +190,7 @@ impl Source {
         Some(at..at + char::REPLACEMENT_CHARACTER.len_utf8())
     }
 
-    /// What to say of a file that is no xl.cfg at all; anything more about it would be noise.
+    /// The error for a file that is not an xl.cfg at all. Then other errors about it do not help.
     pub(crate) fn complaint_of_form(&self) -> Option<Diagnostic> {
         const FIRST_CHARS: usize = 8;
         let start = Span::new(0, 0..0);

@@ -1,4 +1,4 @@
-//! The host's own configuration, /etc/xen/xl.conf: the same grammar, other settings (xl.conf(5)).
+//! The host's configuration /etc/xen/xl.conf: the grammar of xl.cfg with other settings (xl.conf(5)).
 
 use serde::{Deserialize, Serialize};
 
@@ -13,9 +13,9 @@ use crate::types::{CpuList, read_cpu_list};
 keywords! {
     /// Whether domain 0 gives memory up for new domains.
     Autoballoon {
-        /// Never.
+        /// Domain 0 never gives memory up.
         Off = "off",
-        /// Always.
+        /// Domain 0 always gives memory up.
         On = "on",
         /// Unless its memory was set on Xen's command line.
         Auto = "auto",
@@ -23,26 +23,26 @@ keywords! {
 }
 
 keywords! {
-    /// How numbers of domains are chosen.
+    /// How domain numbers are chosen.
     DomidPolicy {
         /// By Xen, one after another.
         Xen = "xen",
-        /// At random.
+        /// A random free number.
         Random = "random",
     }
 }
 
 keywords! {
-    /// How machine-readable output is written.
+    /// Format of machine-readable output.
     OutputFormat {
-        /// JSON.
+        /// Output in JSON.
         Json = "json",
         /// S-expressions, as xm had them.
         Sxp = "sxp",
     }
 }
 
-/// What /etc/xen/xl.conf says, defaults filled in where xl has any.
+/// The settings of /etc/xen/xl.conf, with xl's defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct XlConf {
     /// Whether domain 0 gives memory up (`autoballoon`). Default: auto.
@@ -96,7 +96,7 @@ impl Default for XlConf {
     }
 }
 
-/// Parses /etc/xen/xl.conf. There is always a result: what is wrong is in the report, and its default in the result.
+/// Parses /etc/xen/xl.conf. There is always a result: a wrong setting gets its default and an error in the report.
 /// Unknown settings are warnings.
 #[must_use]
 pub fn parse_xl_conf(source: Source) -> (XlConf, Report) {

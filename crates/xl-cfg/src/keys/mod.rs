@@ -1,4 +1,4 @@
-//! The settings that xl.cfg(5) and xl know, and what is to be said of each.
+//! The settings that xl.cfg(5) and xl know, with the facts for warnings about each.
 
 mod table;
 
@@ -28,11 +28,11 @@ keywords! {
 pub enum KeyClass {
     /// Nearly every configuration has it.
     Core,
-    /// Often seen.
+    /// Many configurations have it.
     Common,
-    /// For particular uses.
+    /// Few configurations have it, for special uses.
     Niche,
-    /// Nobody knows it.
+    /// Not in the table of settings.
     Unknown,
 }
 
@@ -79,9 +79,9 @@ impl Guests {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
     Current,
-    /// It works, but another setting has taken its place ([`successor`]): what to write.
+    /// Deprecated: another setting replaces it ([`successor`]). The text says what to write.
     Deprecated(&'static str),
-    /// It is read and thrown away, by xl too: what to do instead.
+    /// xl reads it and ignores it. The text says what to do instead.
     Ignored(&'static str),
     /// The same, and nothing takes its place: why.
     Gone(&'static str),
@@ -89,10 +89,10 @@ pub(crate) enum Standing {
     Renamed(&'static str),
 }
 
-/// What is known of a setting.
+/// The facts about a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyInfo {
-    /// The name.
+    /// Name of the setting.
     pub name: &'static str,
     /// How much it matters.
     pub class: KeyClass,
@@ -123,7 +123,7 @@ impl KeyInfo {
     }
 }
 
-/// What is known of the setting `name`; `None` if nothing is.
+/// The facts about the setting `name`; `None` if it is not known.
 #[must_use]
 pub fn lookup(name: &str) -> Option<&'static KeyInfo> {
     table::KEYS.iter().find(|info| info.name == name)
@@ -140,8 +140,7 @@ pub fn class_of(name: &str) -> KeyClass {
     lookup(name).map_or(KeyClass::Unknown, |info| info.class)
 }
 
-/// Says what is to be said of the names alone: unknown, deprecated, without effect. `domain_type` is `None` where it is
-/// not known.
+/// Warns about names that are unknown, deprecated or without effect. `domain_type` is `None` if it is not known.
 pub(crate) fn check(settings: &Settings, domain_type: Option<DomainType>, diags: &mut Diags) {
     for setting in settings.in_order() {
         if diags.is_full() {

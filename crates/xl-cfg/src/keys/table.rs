@@ -1,4 +1,4 @@
-//! The table of settings: xl.cfg(5) and xl's parser, Xen 4.14 to 4.22, and what is left of xend's time.
+//! The table of settings: those of xl.cfg(5) and of xl's parser (Xen 4.14 to 4.22), and obsolete ones of xend.
 
 use super::Guests::{Any, Arm, Hvm, HvmAndPvh, Pv, PvAndPvh, Pvh};
 use super::KeyClass::{Common, Core, Niche};

@@ -1,4 +1,4 @@
-//! From text to tokens. What xl's lexer refuses is refused here too, with the reason; lexing goes on behind it.
+//! Splits a text into tokens. It refuses what xl's lexer refuses, reports why, and continues after the error.
 
 use std::ops::Range;
 
@@ -187,7 +187,7 @@ impl<'a> Lexer<'a> {
         self.push(Token::Bad, range);
     }
 
-    /// What belongs here, by the token before.
+    /// The kind of token that may follow the token before.
     fn position(&self) -> Position {
         match self.out.last().map(|last| &last.token) {
             None | Some(Token::Newline | Token::Semicolon) => Position::Name,

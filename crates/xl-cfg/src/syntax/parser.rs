@@ -1,4 +1,4 @@
-//! From tokens to statements. After an error parsing goes on with the next statement.
+//! Turns tokens into statements. After an error it continues with the next statement.
 
 use super::lexer::{Lexeme, Token, lex};
 use super::value::{Node, NodeKind};
@@ -9,7 +9,7 @@ use crate::source::{Source, Span};
 /// How deep lists may nest. vnuma and vsnd need two levels.
 const MAX_DEPTH: usize = 16;
 
-/// `=` or `+=`.
+/// The operator of a statement: `=` or `+=`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
     Assign,

@@ -1,4 +1,4 @@
-//! Values, with and without their places.
+//! Values of settings, with and without their places in the source.
 
 use std::fmt;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use crate::source::Span;
 pub enum Value {
     /// A single value: a string, or a number as it was written. xl makes no difference between `1` and `"1"`.
     Atom(String),
-    /// A list.
+    /// A list of values, possibly empty.
     List(Vec<Value>),
 }
 
@@ -81,28 +81,28 @@ fn write_quoted(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     f.write_str("\"")
 }
 
-/// A value and where it stands.
+/// A value with its place in the source.
 #[derive(Debug, Clone)]
 pub struct Node {
     /// The place: with the quotes or brackets.
     pub span: Span,
-    /// The value.
+    /// The value without its place.
     pub kind: NodeKind,
 }
 
-/// What a [`Node`] holds.
+/// The content of a [`Node`].
 #[derive(Debug, Clone)]
 pub enum NodeKind {
     /// A quoted string, escapes resolved.
     Text {
-        /// The string.
+        /// The string after its escapes.
         text: String,
         /// Whether the source has the string letter by letter, so that places inside it can be shown.
         verbatim: bool,
     },
     /// A bare number, as written.
     Number(String),
-    /// A list.
+    /// A list of values, each with its place.
     List(Vec<Node>),
 }
 
@@ -148,7 +148,7 @@ impl Node {
     }
 }
 
-/// A single value, or a part of one, that knows where it stands.
+/// A single value, or a part of one, with its place in the source.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Text<'a> {
     pub(crate) text: &'a str,

@@ -1,4 +1,4 @@
-//! What to say about a word that the grammar has no place for.
+//! The help texts for a word that the grammar does not allow.
 
 use super::value::Value;
 use crate::diag::{Code, Diagnostic, Remedy, Suggestion};

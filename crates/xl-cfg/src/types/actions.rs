@@ -1,4 +1,4 @@
-//! What happens when a guest stops by itself.
+//! The actions when a guest powers off, reboots, crashes or asks for a soft reset.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,9 +6,9 @@ use crate::keyword::keywords;
 use crate::reader::Reader;
 
 keywords! {
-    /// What to do with a domain that has stopped.
+    /// The action for a domain that has stopped.
     Action {
-        /// Destroy it.
+        /// Destroy the domain.
         Destroy = "destroy",
         /// Destroy it and create it again with the same configuration.
         Restart = "restart",
@@ -25,7 +25,7 @@ keywords! {
     }
 }
 
-/// What happens for each reason for which a guest can stop: the `on_*` settings, defaults filled in.
+/// The action for each reason to stop: the `on_*` settings, with defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Actions {
     /// The guest powered off. Default: destroy.

@@ -1,4 +1,4 @@
-//! What the guest boots.
+//! The boot settings of a guest: kernel, ramdisk, command line, bootloader.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use crate::keys::DomainType;
 use crate::reader::Reader;
 use crate::syntax::{NodeKind, Value};
 
-/// What the guest boots.
+/// The boot settings of a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Boot {
     /// Path of the kernel.
@@ -18,7 +18,7 @@ pub struct Boot {
     pub cmdline: Option<String>,
     /// The program that finds a kernel on the guest's disk.
     pub bootloader: Option<String>,
-    /// Its arguments.
+    /// Arguments of the bootloader.
     pub bootloader_args: Vec<String>,
     /// Whether it runs confined. `None`: confined if `bootloader_user` is set.
     pub bootloader_restrict: Option<bool>,
@@ -41,7 +41,7 @@ pub struct PvShim {
     pub path: Option<String>,
     /// Its command line, if not the usual one.
     pub cmdline: Option<String>,
-    /// What comes behind its command line.
+    /// Text that is appended to its command line.
     pub extra: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What the CPUID instruction answers: libxl's notation (a text) and xend's (a list).
+//! The setting `cpuid`: libxl's notation (a string) and xend's (a list).
 
 use serde::{Deserialize, Serialize};
 
@@ -11,17 +11,17 @@ use crate::reader::Reader;
 use crate::syntax::{NodeKind, Text};
 
 const KEY: &str = "cpuid";
-/// What xend's notation writes for a register: 32 characters, the highest bit first.
+/// Length of a register in xend's notation: 32 characters, the highest bit first.
 const REGISTER_BITS: usize = 32;
 
 keywords! {
-    /// What becomes of a bit.
+    /// The rule for one bit.
     BitPolicy {
         /// It is 0.
         Zero = "0",
         /// It is 1.
         One = "1",
-        /// Xen's default.
+        /// Xen's default value.
         Default = "x",
         /// The host's, kept over migration.
         Host = "k",
@@ -36,21 +36,21 @@ pub enum CpuidFlag {
     Feature {
         /// The feature's name.
         name: String,
-        /// What becomes of it.
+        /// The rule for this flag.
         policy: BitPolicy,
     },
     /// A field that takes a number.
     Field {
         /// The field's name.
         name: String,
-        /// The number.
+        /// Value of the field.
         value: u32,
     },
     /// A field that takes one policy for all of its bits.
     FieldPolicy {
         /// The field's name.
         name: String,
-        /// What becomes of its bits.
+        /// The rule for all its bits.
         policy: BitPolicy,
     },
 }
@@ -60,19 +60,19 @@ pub enum CpuidFlag {
 pub struct CpuidLeaf {
     /// EAX of the question.
     pub leaf: u32,
-    /// ECX of the question, where it matters.
+    /// ECX before the CPUID instruction; `None` if the leaf has no subleaves.
     pub subleaf: Option<u32>,
     /// Bits of the answer in EAX, EBX, ECX and EDX: each of `0`, `1`, `x`, `k`, `s`.
     pub registers: [Option<String>; 4],
 }
 
-/// What the CPUID instruction answers, where it differs from the default.
+/// The results of the CPUID instruction that differ from the default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cpuid {
-    /// libxl's notation.
+    /// Entries in libxl's notation.
     Flags(Vec<CpuidFlag>),
-    /// xend's notation.
+    /// Entries in xend's notation.
     Leaves(Vec<CpuidLeaf>),
 }
 
@@ -175,7 +175,7 @@ fn parse_policy(text: &str) -> Option<BitPolicy> {
     }
 }
 
-/// `leaf[,subleaf]:eax=bits,ebx=bits`.
+/// Reads one entry of xend's notation: `leaf[,subleaf]:eax=bits,ebx=bits`.
 fn read_leaf(reader: &mut Reader<'_>, text: Text<'_>) -> Option<CpuidLeaf> {
     let parsed = parse_leaf(text.text);
     match parsed {

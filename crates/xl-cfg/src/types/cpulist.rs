@@ -25,16 +25,16 @@ pub enum CpuRange {
     All,
     /// The CPUs with these numbers, both ends included.
     Cpus {
-        /// The first.
+        /// The first CPU number.
         first: u32,
-        /// The last.
+        /// The last CPU number.
         last: u32,
     },
     /// The CPUs of the NUMA nodes with these numbers, both ends included.
     Nodes {
-        /// The first.
+        /// The first node number.
         first: u32,
-        /// The last.
+        /// The last node number.
         last: u32,
     },
 }
@@ -44,7 +44,7 @@ pub enum CpuRange {
 pub struct CpuStep {
     /// True for `^`: take them out.
     pub exclude: bool,
-    /// Which.
+    /// The CPUs to add or remove.
     pub range: CpuRange,
 }
 
@@ -90,7 +90,7 @@ impl CpuList {
         host.iter().filter(is_in).map(|(cpu, _)| *cpu).collect()
     }
 
-    /// Whether no host could have a CPU in the set. Says no where it depends on the host's nodes.
+    /// Whether the set is empty on every host. False if it depends on the host's nodes.
     fn is_surely_empty(&self) -> bool {
         if self.0.iter().all(|step| step.exclude) {
             return true;

@@ -10,9 +10,9 @@ use crate::reader::Reader;
 use crate::syntax::Text;
 
 keywords! {
-    /// Which device model.
+    /// Kind of device model.
     DeviceModelVersion {
-        /// Upstream QEMU.
+        /// QEMU of its own project.
         QemuXen = "qemu-xen",
     }
 }
@@ -20,7 +20,7 @@ keywords! {
 /// The device model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceModel {
-    /// Which (`device_model_version`).
+    /// Kind of device model (`device_model_version`).
     pub version: Option<DeviceModelVersion>,
     /// Its path, if not the usual one (`device_model_override`).
     pub path: Option<String>,

@@ -24,7 +24,7 @@ keywords! {
         Qcow = "qcow",
         /// QEMU's second format.
         Qcow2 = "qcow2",
-        /// Microsoft's format.
+        /// Microsoft's virtual hard disk format.
         Vhd = "vhd",
         /// QEMU's enhanced disk.
         Qed = "qed",
@@ -38,9 +38,9 @@ keywords! {
     DiskBackend {
         /// The kernel, from a block device.
         Phy = "phy",
-        /// blktap.
+        /// The blktap driver.
         Tap = "tap",
-        /// QEMU.
+        /// QEMU as a backend.
         Qdisk = "qdisk",
         /// A program that looks at xenstore alone.
         Standalone = "standalone",
@@ -52,12 +52,12 @@ keywords! {
     DiskSpecification {
         /// Xen's block protocol.
         Xen = "xen",
-        /// virtio-blk.
+        /// The virtio-blk protocol.
         Virtio = "virtio",
     }
 }
 
-/// What COLO needs to know of a disk (unstable, as in xl).
+/// COLO settings of a disk (unstable, as in xl).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskColo {
     /// `colo` or `no-colo`.
@@ -103,7 +103,7 @@ pub struct Disk {
     pub specification: Option<DiskSpecification>,
     /// Whether virtio goes through grants.
     pub grant_usage: Option<bool>,
-    /// What COLO needs to know.
+    /// COLO settings of the disk.
     pub colo: DiskColo,
 }
 
@@ -172,7 +172,7 @@ impl Disk {
         .collect()
     }
 
-    /// Reads `disk`.
+    /// Reads the setting `disk`.
     pub(crate) fn read_all(reader: &mut Reader<'_>) -> Vec<Self> {
         let mut disks = Vec::new();
         let mut places: BTreeMap<u32, Span> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Reading a disk's description, piece by piece.
+//! Reads a disk description piece by piece into a draft.
 
 use super::disk::{Disk, DiskBackend, DiskColo, DiskFormat, DiskSpecification};
 use super::disk_lexer::{Piece, next};
@@ -8,7 +8,7 @@ use crate::keyword::Keyword;
 use crate::reader::Reader;
 use crate::syntax::Text;
 
-/// What has been read of a description so far.
+/// The parts of a description that are read so far.
 #[derive(Default)]
 struct Draft<'a> {
     target: Option<Text<'a>>,
@@ -17,7 +17,7 @@ struct Draft<'a> {
     access: Option<Text<'a>>,
     access_by_position: bool,
     has_prefix: bool,
-    /// What is of xend's notation.
+    /// The parts in xend's notation.
     old: Vec<String>,
     cdrom: bool,
     backend: Option<Text<'a>>,

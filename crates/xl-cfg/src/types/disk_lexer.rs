@@ -1,11 +1,11 @@
-//! The grammar of disk descriptions: what comes next in `[key=value|flag|positional,]*`.
+//! The grammar of disk descriptions, `[key=value|flag|positional,]*`: returns one piece after the other.
 
 use crate::syntax::Text;
 
 /// The next piece of a disk description.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Piece<'a> {
-    /// `name=value`.
+    /// A parameter of the form `name=value`.
     Named { name: Text<'a>, value: Text<'a> },
     /// A word that is a flag.
     Flag(Text<'a>),

@@ -51,9 +51,9 @@ pub struct Sdl {
 /// Where a guest's display goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Display {
-    /// By VNC.
+    /// Settings of its VNC server.
     pub vnc: Vnc,
-    /// In a window.
+    /// Settings of its window (SDL).
     pub sdl: Sdl,
     /// The keyboard's layout (`keymap`).
     pub keymap: Option<String>,
@@ -64,7 +64,7 @@ pub struct Display {
 pub struct Spice {
     /// Whether there is one (`spice`).
     pub enabled: Option<bool>,
-    /// Port (`spiceport`).
+    /// TCP port without TLS (`spiceport`).
     pub port: Option<u32>,
     /// Port with TLS (`spicetls_port`).
     pub tls_port: Option<u32>,

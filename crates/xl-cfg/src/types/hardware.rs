@@ -22,18 +22,18 @@ pub struct MemoryRange {
     pub first_mfn: u64,
     /// Number of pages.
     pub nr_pages: u64,
-    /// Where it lies in the guest.
+    /// First frame of the range in the guest.
     pub first_gfn: u64,
 }
 
 /// Host hardware that the guest may touch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hardware {
-    /// I/O ports.
+    /// I/O port ranges (`ioports`).
     pub ports: Vec<PortRange>,
-    /// Host memory.
+    /// Ranges of host memory (`iomem`).
     pub memory: Vec<MemoryRange>,
-    /// Host interrupts.
+    /// Host interrupt numbers (`irqs`).
     pub irqs: Vec<u32>,
     /// Host device tree nodes (`dtdev`, Arm).
     pub device_tree_nodes: Vec<String>,

@@ -39,7 +39,7 @@ pub struct Hvm {
     pub disk_controller: Option<DiskController>,
     /// Switches of the machine.
     pub switches: HvmSwitches,
-    /// Hyper-V enlightenments.
+    /// Hyper-V enlightenments for Windows guests (`viridian`).
     pub viridian: ViridianSet,
     /// Size of the hole below 4 GiB, in MiB (`mmio_hole`).
     pub mmio_hole_mib: Option<u64>,
@@ -59,7 +59,7 @@ pub struct Hvm {
     pub video_ram_mib: Option<u64>,
     /// Graphics passthrough (`gfx_passthru`).
     pub graphics_passthrough: Option<GraphicsPassthrough>,
-    /// SPICE.
+    /// Settings of its SPICE server.
     pub spice: Spice,
     /// Where serial ports go (`serial`).
     pub serial: Vec<String>,
@@ -71,7 +71,7 @@ pub struct Hvm {
     pub sound: Option<String>,
     /// The variant of QEMU's xen-pvdevice (`vendor_device`).
     pub vendor_device: Option<VendorDevice>,
-    /// What is done about memory that devices reserve.
+    /// Treatment of memory that devices reserve.
     pub rdm: Rdm,
 }
 
@@ -203,7 +203,7 @@ impl HvmSwitches {
     }
 }
 
-/// What `firmware` means for an HVM guest: a firmware's name, or a path. `bios` is the default.
+/// Splits `firmware` of an HVM guest: a firmware's name, or a path. `bios` is the default.
 fn split_firmware(firmware: Option<&str>) -> (Option<Bios>, Option<String>) {
     match firmware {
         None | Some("bios") => (None, None),

@@ -1,13 +1,13 @@
-//! The words of the settings of an HVM guest's machine.
+//! The keywords in the settings of an HVM guest's machine.
 
 use crate::keyword::keywords;
 
 keywords! {
-    /// The firmware.
+    /// The firmware of an HVM guest.
     Bios {
-        /// Bochs' BIOS.
+        /// The BIOS of Bochs.
         Rombios = "rombios",
-        /// SeaBIOS.
+        /// The SeaBIOS firmware.
         Seabios = "seabios",
         /// OVMF, a UEFI firmware.
         Ovmf = "ovmf",
@@ -21,7 +21,7 @@ keywords! {
         Std = "stdvga",
         /// A Cirrus Logic GD5446.
         Cirrus = "cirrus",
-        /// None.
+        /// No graphics card.
         None = "none",
         /// QXL, for SPICE.
         Qxl = "qxl",
@@ -31,9 +31,9 @@ keywords! {
 keywords! {
     /// The disk controller.
     DiskController {
-        /// IDE.
+        /// An IDE controller.
         Ide = "ide",
-        /// AHCI.
+        /// An AHCI (SATA) controller.
         Ahci = "ahci",
     }
 }
@@ -41,9 +41,9 @@ keywords! {
 keywords! {
     /// Which variant of QEMU's xen-pvdevice the guest has.
     VendorDevice {
-        /// None.
+        /// No such device.
         None = "none",
-        /// XenServer's.
+        /// The variant of XenServer.
         Xenserver = "xenserver",
     }
 }
@@ -55,7 +55,7 @@ keywords! {
         Off = "off",
         /// Whichever it is.
         Default = "default",
-        /// Intel's.
+        /// An Intel graphics device.
         Igd = "igd",
     }
 }
@@ -75,11 +75,11 @@ keywords! {
         HcallRemoteTlbFlush = "hcall_remote_tlb_flush",
         /// The APIC assist page.
         ApicAssist = "apic_assist",
-        /// Crash control.
+        /// Crash control registers.
         CrashCtl = "crash_ctl",
         /// The synthetic interrupt controller.
         Synic = "synic",
-        /// Synthetic timers.
+        /// The synthetic timers.
         Stimer = "stimer",
         /// Interrupts between processors by hypercall.
         HcallIpi = "hcall_ipi",
@@ -95,37 +95,37 @@ keywords! {
 keywords! {
     /// A string in the guest's SMBIOS tables.
     SmbiosField {
-        /// BIOS vendor.
+        /// Vendor of the BIOS.
         BiosVendor = "bios_vendor",
-        /// BIOS version.
+        /// Version of the BIOS.
         BiosVersion = "bios_version",
-        /// System manufacturer.
+        /// Manufacturer of the system.
         SystemManufacturer = "system_manufacturer",
         /// System product name.
         SystemProductName = "system_product_name",
-        /// System version.
+        /// Version of the system.
         SystemVersion = "system_version",
         /// System serial number.
         SystemSerialNumber = "system_serial_number",
-        /// Baseboard manufacturer.
+        /// Manufacturer of the baseboard.
         BaseboardManufacturer = "baseboard_manufacturer",
         /// Baseboard product name.
         BaseboardProductName = "baseboard_product_name",
-        /// Baseboard version.
+        /// Version of the baseboard.
         BaseboardVersion = "baseboard_version",
         /// Baseboard serial number.
         BaseboardSerialNumber = "baseboard_serial_number",
         /// Baseboard asset tag.
         BaseboardAssetTag = "baseboard_asset_tag",
-        /// Baseboard location.
+        /// Location of the baseboard in its chassis.
         BaseboardLocationInChassis = "baseboard_location_in_chassis",
-        /// Enclosure manufacturer.
+        /// Manufacturer of the enclosure.
         EnclosureManufacturer = "enclosure_manufacturer",
         /// Enclosure serial number.
         EnclosureSerialNumber = "enclosure_serial_number",
         /// Enclosure asset tag.
         EnclosureAssetTag = "enclosure_asset_tag",
-        /// Battery manufacturer.
+        /// Manufacturer of the battery.
         BatteryManufacturer = "battery_manufacturer",
         /// Battery device name.
         BatteryDeviceName = "battery_device_name",

@@ -1,4 +1,4 @@
-//! Who the domain is: name, UUID, type.
+//! The identity of a domain: name, UUID, type.
 
 use uuid::Uuid;
 

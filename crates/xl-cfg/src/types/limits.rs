@@ -1,4 +1,4 @@
-//! What a domain may use of Xen's and xenstore's own resources.
+//! Limits on a domain's use of Xen's and xenstore's resources.
 
 use serde::{Deserialize, Serialize};
 

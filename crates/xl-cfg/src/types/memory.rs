@@ -1,4 +1,4 @@
-//! How much memory a guest has, and how it is mapped.
+//! The size of a guest's memory, and how Xen maps it.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use super::vnuma::VirtualNode;
 use crate::diag::{Code, Diagnostic};
 use crate::reader::{MIB, Reader};
 
-/// What a guest gets that says nothing, in MiB.
+/// Memory of a guest without a memory setting, in MiB.
 const DEFAULT_MIB: u64 = 32;
 /// 4 PiB, in MiB: x86 physical addresses have 52 bits.
 pub(crate) const MAX_MIB: i64 = 1 << 32;
@@ -14,11 +14,11 @@ pub(crate) const MAX_MIB: i64 = 1 << 32;
 /// The guest's memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
-    /// What the guest has at the start, in MiB: `memory`, else `maxmem`, else 32.
+    /// Memory at the start, in MiB: `memory`, else `maxmem`, else 32.
     pub target_mib: u64,
     /// The most that it can have, in MiB: `maxmem`, else the sum of the virtual nodes, else `memory`.
     pub max_mib: u64,
-    /// What is set aside for page tables, in MiB (`shadow_memory`).
+    /// Memory for page tables, in MiB (`shadow_memory`).
     pub shadow_mib: Option<u64>,
     /// Whether page tables are nested in hardware (`hap`).
     pub hap: Option<bool>,
@@ -50,7 +50,7 @@ impl Memory {
     }
 }
 
-/// What a guest gets for which no memory is set; says so, since hardly anybody means that.
+/// The default memory. Adds a warning, because few users want so little.
 fn default_mib(reader: &mut Reader<'_>) -> u64 {
     if !reader.diags.has_errors() {
         let message = format!("there is no `memory`: the guest gets {DEFAULT_MIB} MiB");

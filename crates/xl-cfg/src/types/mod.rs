@@ -1,4 +1,4 @@
-//! The typed configuration, one module a theme.
+//! The typed configuration. Each module has the settings of one subject.
 
 mod actions;
 mod boot;

@@ -1,7 +1,8 @@
-//! Names of VMs: which ones a new VM may have.
+//! Valid names of VMs.
 //!
-//! Commands find a domain by number, by `uuid=...` or by name, and names become parts of file names, of tables and of
-//! shell commands. So a new name is one that can be nothing else. Names that exist already are not checked by this rule.
+//! A command names a domain by its number, its `uuid=...` or its name. Names also become parts of file names, tables
+//! and shell commands. So the strict rule refuses a new name that could mean something else. It does not apply to
+//! names of existing VMs.
 
 use std::fmt;
 
@@ -9,9 +10,9 @@ use thiserror::Error;
 
 /// Longest name, in bytes. Names become parts of file names: `guest-NAME.log` has to fit into 255 bytes.
 pub const MAX_NAME_BYTES: usize = 200;
-/// What a name has besides ASCII letters and digits; of these only `_` may stand first.
+/// Allowed characters besides ASCII letters and digits. Only `_` may be the first character.
 const SIGNS: &str = "_.+:@-";
-/// What commands take for the beginning of a UUID.
+/// Prefixes that commands read as the start of a UUID.
 const UUID_PREFIXES: [&str; 2] = ["uuid=", "uuid:"];
 
 /// Which names are taken.
@@ -20,7 +21,7 @@ pub enum NameRule {
     /// ASCII letters, digits and `_.+:@-`; a letter or digit or `_` first, a letter somewhere, no `uuid:` first.
     #[default]
     Strict,
-    /// Whatever can be part of a file name and of a line: what names that exist already may be.
+    /// The rule for existing names: any text that fits into a file name and a line.
     Any,
 }
 
@@ -37,7 +38,7 @@ pub enum BadName {
     /// It is longer than [`MAX_NAME_BYTES`].
     #[error("a domain's name cannot be longer than {MAX_NAME_BYTES} bytes; this one has {bytes}")]
     TooLong {
-        /// Its length.
+        /// Length in bytes.
         bytes: usize,
     },
     /// It is a folder's name, `.` or `..`.
@@ -60,7 +61,7 @@ pub enum BadName {
 }
 
 impl BadName {
-    /// What to do about it.
+    /// The remedy as text.
     #[must_use]
     pub fn help(&self) -> &'static str {
         match self {
@@ -100,7 +101,7 @@ impl VmName {
         Self::parse(&cut, NameRule::Strict).ok()
     }
 
-    /// The name.
+    /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

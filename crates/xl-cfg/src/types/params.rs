@@ -39,7 +39,7 @@ impl<'a> Param<'a> {
         }
     }
 
-    /// Blanks around name and value taken off: what xl does for some devices.
+    /// Removes blanks around name and value, as xl does for some devices.
     pub(crate) fn trimmed(self) -> Self {
         Self {
             name: self.name.trim(),
@@ -106,7 +106,7 @@ impl<'a> Param<'a> {
         reader.keyword_in(value, &format!("`{}`", self.name.text), T::find_any_case)
     }
 
-    /// Complains of a name that nobody knows.
+    /// Reports an unknown name.
     pub(crate) fn unknown(
         &self,
         reader: &mut Reader<'_>,

@@ -14,7 +14,7 @@ use crate::syntax::Text;
 const KEY: &str = "pci";
 
 keywords! {
-    /// What happens when a device's reserved memory collides with the guest's.
+    /// The reaction when a device's reserved memory collides with the guest's.
     RdmPolicy {
         /// The guest is refused.
         Strict = "strict",
@@ -28,7 +28,7 @@ keywords! {
 pub struct PciAddress {
     /// Segment ("domain"), 16 bits.
     pub segment: u16,
-    /// Bus.
+    /// PCI bus number.
     pub bus: u8,
     /// Device, 0 to 31.
     pub device: u8,
@@ -98,7 +98,7 @@ pub struct PciDevice {
     pub seize: bool,
     /// Whether the guest may put it to sleep.
     pub power_management: bool,
-    /// What happens when its reserved memory collides.
+    /// The reaction when its reserved memory collides with the guest's.
     pub rdm_policy: Option<RdmPolicy>,
 }
 
@@ -224,12 +224,12 @@ fn read_slot(reader: &mut Reader<'_>, text: Text<'_>) -> Option<u8> {
     slot
 }
 
-/// What is done about memory that devices reserve (`rdm`, HVM).
+/// Treatment of memory that devices reserve (`rdm`, HVM).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rdm {
     /// Whether all of the host's reserved regions are kept free (`strategy=host`).
     pub all_of_host: bool,
-    /// What happens on a collision.
+    /// The reaction to a collision.
     pub policy: Option<RdmPolicy>,
     /// The boundary in MiB above which low memory is moved out of the way (`rdm_mem_boundary`).
     pub boundary_mib: Option<u64>,

@@ -1,4 +1,4 @@
-//! What the domain is in the eyes of Xen and the host: privileges, passthrough, labels.
+//! The domain's rights towards Xen and the host: privileges, passthrough, labels.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ keywords! {
     }
 }
 
-/// What the domain is in the eyes of Xen and the host.
+/// The domain's rights towards Xen and the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Platform {
     /// The CPU pool (`pool`).

@@ -1,4 +1,4 @@
-//! Virtual processors: how many, where they run, what they can do.
+//! Virtual CPUs: their number, their affinity and their features.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,11 +17,11 @@ pub(crate) const MAX_VCPUS: u32 = 4096;
 keywords! {
     /// Who may use alternate views of guest memory.
     Altp2m {
-        /// Nobody.
+        /// Neither the guest nor tools.
         Disabled = "disabled",
-        /// The guest and tools outside.
+        /// The guest and tools in other domains.
         Mixed = "mixed",
-        /// Tools outside.
+        /// Only tools in other domains.
         External = "external",
         /// The guest, to switch views only.
         Limited = "limited",
@@ -41,7 +41,7 @@ pub struct Processors {
     pub soft_affinity: Option<Affinity>,
     /// The scheduler's parameters.
     pub scheduling: Scheduling,
-    /// What the CPUID instruction answers, where it differs from the default.
+    /// The results of the CPUID instruction that differ from the default.
     pub cpuid: Option<Cpuid>,
     /// Whether the guest may run a hypervisor of its own (`nestedhvm`).
     pub nested_hvm: Option<bool>,

@@ -13,7 +13,7 @@ use crate::syntax::Text;
 keywords! {
     /// Where the backend's end of a channel is.
     ChannelConnection {
-        /// A pseudo-terminal.
+        /// A pseudo-terminal (pty).
         Pty = "pty",
         /// A Unix socket at a path.
         Socket = "socket",
@@ -21,9 +21,9 @@ keywords! {
 }
 
 keywords! {
-    /// What serves a shared file system.
+    /// The program that serves a shared file system.
     P9Type {
-        /// QEMU.
+        /// QEMU as a backend.
         Qemu = "qemu",
         /// Xen's own daemon.
         Xen9pfsd = "xen_9pfsd",
@@ -31,9 +31,9 @@ keywords! {
 }
 
 keywords! {
-    /// What serves a virtual keyboard.
+    /// The backend of a virtual keyboard.
     KeyboardBackend {
-        /// QEMU.
+        /// QEMU as a backend.
         Qemu = "qemu",
         /// A Linux domain.
         Linux = "linux",
@@ -56,21 +56,21 @@ pub struct Channel {
 /// A shared file system (`p9`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct P9 {
-    /// What serves it; default QEMU.
+    /// The program that serves it; QEMU by default.
     pub p9_type: Option<P9Type>,
     /// Name for the guest's mount.
     pub tag: Option<String>,
     /// Directory on the host.
     pub path: Option<String>,
-    /// `none` is all there is.
+    /// Security model; the only value is `none`.
     pub security_model: Option<String>,
     /// The domain that serves it.
     pub backend: Option<String>,
-    /// Most files.
+    /// Maximum number of files.
     pub max_files: Option<u32>,
-    /// Most open files.
+    /// Maximum number of open files.
     pub max_open_files: Option<u32>,
-    /// Most space in MiB.
+    /// Maximum disk space, in MiB.
     pub max_space_mib: Option<u32>,
     /// Whether the oldest files make room for new ones.
     pub auto_delete: Option<bool>,
@@ -81,14 +81,14 @@ pub struct P9 {
 pub struct Vtpm {
     /// The domain that serves it.
     pub backend: String,
-    /// Its UUID.
+    /// UUID of the virtual TPM.
     pub uuid: Option<Uuid>,
 }
 
 /// A virtual keyboard and pointer (`vkb`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keyboard {
-    /// What serves it.
+    /// The backend that serves it.
     pub backend_type: KeyboardBackend,
     /// The domain that serves it.
     pub backend: Option<String>,
@@ -102,19 +102,19 @@ pub type Parameters = Vec<(String, String)>;
 /// Paravirtual devices besides disks and network.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PvDevices {
-    /// Byte streams.
+    /// Byte streams to the backend domain (`channel`).
     pub channels: Vec<Channel>,
     /// Shared file systems.
     pub p9: Vec<P9>,
-    /// TPMs.
+    /// Virtual TPM devices (`vtpm`).
     pub vtpms: Vec<Vtpm>,
-    /// Keyboards.
+    /// Virtual keyboards and pointers (`vkb`).
     pub keyboards: Vec<Keyboard>,
     /// Sockets served by another domain (`pvcalls`): the domain, `None` for domain 0.
     pub pvcalls: Vec<Option<String>>,
     /// virtio devices (`virtio`).
     pub virtio: Vec<Parameters>,
-    /// Displays (`vdispl`).
+    /// Paravirtual displays (`vdispl`).
     pub displays: Vec<Parameters>,
 }
 

@@ -1,4 +1,4 @@
-//! Clocks and timers.
+//! Clock and timer settings of a guest.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,13 +24,13 @@ keywords! {
 }
 
 keywords! {
-    /// What virtual timers do about ticks that a guest missed.
+    /// Treatment of timer ticks that a guest missed.
     TimerMode {
         /// Deliver them late, and let time lag behind meanwhile.
         DelayForMissedTicks = "delay_for_missed_ticks",
         /// Deliver them late; time is right.
         NoDelayForMissedTicks = "no_delay_for_missed_ticks",
-        /// Drop them.
+        /// Drop the missed ticks.
         NoMissedTicksPending = "no_missed_ticks_pending",
         /// Deliver one for all of them.
         OneMissedTickPending = "one_missed_tick_pending",
@@ -46,7 +46,7 @@ pub struct Time {
     pub rtc_offset_s: Option<i32>,
     /// How the guest reads the time stamp counter (`tsc_mode`).
     pub tsc_mode: Option<TscMode>,
-    /// What virtual timers do about missed ticks (`timer_mode`).
+    /// Treatment of missed timer ticks (`timer_mode`).
     pub timer_mode: Option<TimerMode>,
 }
 

@@ -1,4 +1,4 @@
-//! USB controllers and host devices behind them.
+//! Virtual USB controllers, and the host's USB devices behind them.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,15 +9,15 @@ use crate::reader::Reader;
 use crate::syntax::Text;
 
 keywords! {
-    /// What makes a USB controller.
+    /// The backend of a USB controller.
     UsbControllerType {
-        /// Whatever suits.
+        /// The toolstack chooses the backend.
         Auto = "auto",
         /// The host's kernel, paravirtually.
         Pv = "pv",
         /// The device model, emulated.
         DeviceModel = "devicemodel",
-        /// QEMU, paravirtually.
+        /// QEMU as a paravirtual backend.
         Qusb = "qusb",
     }
 }
@@ -25,7 +25,7 @@ keywords! {
 /// One USB controller (`usbctrl`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsbController {
-    /// What makes it.
+    /// The backend of the controller.
     pub controller_type: UsbControllerType,
     /// USB version 1, 2 or 3. Default 2.
     pub version: u32,

@@ -50,7 +50,7 @@ fn xvd(name: &str) -> Option<u32> {
     }
 }
 
-/// `d5p1`.
+/// Reads a name of the form `d5p1`: disk and partition.
 fn numbered_disk(name: &str) -> Option<(u32, u32)> {
     let (disk, partition) = name.strip_prefix('d')?.split_once('p')?;
     let within = |text: &str, most: u32| {

@@ -16,7 +16,7 @@ use crate::syntax::Text;
 const KEY: &str = "vif";
 
 keywords! {
-    /// What an HVM guest sees of an interface.
+    /// The kind of interface that an HVM guest sees.
     VifType {
         /// An emulated card besides the paravirtual one.
         Ioemu = "ioemu",
@@ -85,7 +85,7 @@ pub struct Vif {
     pub bridge: Option<String>,
     /// The device through which the routing script sends.
     pub gateway_dev: Option<String>,
-    /// What an HVM guest sees.
+    /// The kind of interface that an HVM guest sees.
     pub vif_type: Option<VifType>,
     /// The emulated card.
     pub model: Option<String>,
@@ -107,12 +107,12 @@ pub struct Vif {
     pub vlan: Option<String>,
     /// Whether the guest should trust the backend; default yes.
     pub trusted: Option<bool>,
-    /// What COLO needs to know (unstable, as in xl), by name.
+    /// COLO settings by name (unstable, as in xl).
     pub colo: BTreeMap<String, String>,
 }
 
 impl Vif {
-    /// Reads `vif`.
+    /// Reads the setting `vif`.
     pub(crate) fn read_all(reader: &mut Reader<'_>) -> Vec<Self> {
         let mut places: BTreeMap<[u8; 6], Span> = BTreeMap::new();
         let mut vifs = Vec::new();
