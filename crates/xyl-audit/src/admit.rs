@@ -1,4 +1,6 @@
-//! The decision whether a guest may start: a pure function of the policy, the host's audit and what is asked.
+//! Decides whether a guest may start: a pure function of the policy, the host's audit and the request.
+//!
+//! The engine calls it before it creates a domain. The outcome is: start, start in the shim, or refuse.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +22,7 @@ pub enum ImageKind {
     Hvm,
 }
 
-/// What is to happen with the guest.
+/// The operation that needs the decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Operation {
@@ -50,49 +52,50 @@ pub enum DeviceModel {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shim {
-    /// Nobody has looked yet: a decision to convert holds only if it can.
+    /// The caller has not checked the shim. A decision to convert holds only if the shim is usable.
     NotLooked,
-    /// It can.
+    /// The shim can run this kernel.
     Ready,
     /// The host has no hardware virtualisation, or Xen is built without HVM.
     NoHvm,
     /// There is no shim binary.
     NoBinary {
-        /// Where it was looked for.
+        /// Path where the shim was expected.
         path: String,
     },
     /// The shim was built without 32-bit PV.
     No32BitPv {
-        /// The shim.
+        /// Path of the shim.
         path: String,
     },
     /// The shim cannot be used for another reason.
     Unfit {
-        /// The shim.
+        /// Path of the shim.
         path: String,
         /// The reason, as a clause.
         what: String,
     },
 }
 
-/// What is asked.
+/// The facts about the guest that the decision needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// The image that is loaded.
     pub image: ImageKind,
-    /// What happens.
+    /// The operation that starts the guest.
     pub operation: Operation,
-    /// `pvshim` of the configuration: `Some(false)` is the wish for a bare start, `None` is no wish.
+    /// `pvshim` of the configuration. `Some(false)` asks for a start without the shim; `None` leaves it to the
+    /// policy.
     pub pvshim: Option<bool>,
     /// The device model.
     pub device_model: DeviceModel,
-    /// The shim.
+    /// Whether the shim is usable.
     pub shim: Shim,
     /// Its settings outside Xen's security support.
     pub unsupported: Vec<UnsupportedSetting>,
 }
 
-/// What is done with the guest.
+/// The result of a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
@@ -107,15 +110,15 @@ pub enum Outcome {
 /// A decision, to be recorded with the VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
-    /// What is done.
+    /// The result of the decision.
     pub outcome: Outcome,
     /// The type that the guest has then; of a refused one the type that it would have had.
     pub guest: GuestType,
-    /// Why.
+    /// Reasons for the outcome, as English texts.
     pub reasons: Vec<String>,
-    /// What the administrator is to be told even so.
+    /// Warnings for the administrator, also if the guest may start.
     pub warnings: Vec<String>,
-    /// What can be done about it; of a refusal never empty.
+    /// Remedies as texts; a refusal has at least one.
     pub remedies: Vec<String>,
 }
 
@@ -156,7 +159,7 @@ impl Decision {
 }
 
 impl Request {
-    /// The type that the guest has if nobody interferes.
+    /// The guest's type by its configuration, before the policy changes it.
     #[must_use]
     pub fn guest_type(&self) -> GuestType {
         match (self.image, self.pvshim == Some(true)) {
@@ -246,7 +249,7 @@ fn admit_type(policy: &Policy, audit: Option<&Audit>, request: &Request) -> Deci
     }
 }
 
-/// What the policy says, and why.
+/// The policy's action with its reasons.
 struct Findings {
     action: Action,
     reasons: Vec<String>,

@@ -1,7 +1,7 @@
-//! Xen's security advisories as data: conditions that a host can be tested for, and what they come to here.
+//! Xen's security advisories as data: testable conditions, and the verdict on this host.
 //!
-//! The format is in `docs/advisories.md`. Administrators add files of their own; an entry with the same name replaces
-//! Xyl's.
+//! The format is in `docs/advisories.md`. Administrators can add files; an entry with the same name replaces Xyl's
+//! entry.
 
 use std::io;
 use std::path::Path;
@@ -31,36 +31,36 @@ pub enum AdvisoryError {
     Read {
         /// The file or folder.
         path: String,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// It is not in the format.
     #[error("{path}:{line}: {what}; the format is in docs/advisories.md")]
     Wrong {
-        /// The file.
+        /// Path of the file.
         path: String,
         /// The line, from 1.
         line: usize,
-        /// What is wrong.
+        /// The error in the line.
         what: String,
     },
 }
 
-/// An advisory.
+/// One security advisory with its conditions.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Advisory {
-    /// Its name.
+    /// Name, such as `XSA-297`.
     pub id: String,
-    /// Its title.
+    /// Title of the advisory.
     pub title: String,
-    /// Whom it is about.
+    /// The component that it is about.
     #[serde(default)]
     pub about: About,
     /// Families of the audit whose verdicts decide once the fix is in.
     #[serde(default)]
     pub families: Vec<Family>,
-    /// What a family that is partly protected comes to; affected without it.
+    /// The verdict if a family is partly protected; `affected` if it is `None`.
     pub partly: Option<AdvisoryVerdict>,
     /// Guest types that can make use of it; none for all.
     #[serde(default)]
@@ -81,22 +81,22 @@ pub struct Advisory {
     /// Options on Xen's command line that mitigate it, such as `pv=no-32`.
     #[serde(default)]
     pub mitigated_by: Vec<String>,
-    /// What to do.
+    /// The remedy as text.
     #[serde(default)]
     pub remedy: Option<String>,
     /// Where to read about it.
     pub references: Vec<String>,
     /// Where the conditions were checked; without it they were not.
     pub checked: Option<String>,
-    /// Why its fix cannot be told from the outside: then no host with the weakness is called mitigated or affected.
+    /// Why a fix is not visible from outside. Then no host with the weakness is reported as mitigated or affected.
     pub unverified: Option<String>,
 }
 
-/// Whom an advisory is about.
+/// The component that an advisory is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum About {
-    /// The hypervisor.
+    /// The Xen hypervisor.
     #[default]
     Xen,
     /// libxl and xl, of the same release as the hypervisor.
@@ -200,7 +200,7 @@ pub fn load(files: &dyn Files, folder: &Path) -> Result<Vec<Advisory>, AdvisoryE
     Ok(advisories)
 }
 
-/// What the advisories come to on this host.
+/// The verdict of each advisory for this host.
 #[must_use]
 pub fn judge(advisories: &[Advisory], facts: &Facts, audit: &Audit) -> Vec<AdvisoryRow> {
     advisories
@@ -261,7 +261,7 @@ fn verdict(advisory: &Advisory, facts: &Facts, audit: &Audit) -> Judged {
         .unwrap_or_else(|| family_verdict(advisory, facts, audit))
 }
 
-/// The verdict, if nobody has found out how the fix shows.
+/// The verdict if it is not known how the fix shows.
 fn unverified_verdict(advisory: &Advisory) -> Option<Judged> {
     let why = advisory.unverified.as_ref()?;
     Some(because(
@@ -517,7 +517,7 @@ fn family_verdict(advisory: &Advisory, facts: &Facts, audit: &Audit) -> Judged {
     because(worst.0, worst.1, "audit")
 }
 
-/// Whether a guest type can run here; what is not known counts as yes.
+/// Whether a guest type can run here. An unknown fact counts as yes.
 #[must_use]
 pub fn can_run(facts: &Facts, guest: GuestType) -> bool {
     let abilities = facts.abilities;

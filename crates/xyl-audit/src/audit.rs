@@ -1,31 +1,31 @@
-//! What an audit says: a row for each guest type and family, and what they rest on.
+//! The result of an audit: one row per guest type and attack family, and the reasons.
 
 use serde::{Deserialize, Serialize};
 
 use crate::names::{AdvisoryVerdict, Family, GuestType, Standing, Sure, Target};
 
-/// A statement, and where it comes from.
+/// A statement with its source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
-    /// What holds.
+    /// The statement, as English text.
     pub text: String,
-    /// Who says so: `boot log`, `command line`, `CPU policy` ...
+    /// The source of the statement: `boot log`, `command line`, `CPU policy` ...
     pub source: String,
 }
 
-/// What an administrator can do.
+/// A remedy for the administrator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Remedy {
     /// An option for Xen's command line.
     BootOption(String),
-    /// Newer microcode.
+    /// Newer microcode for the CPU.
     Microcode(String),
     /// Another type of guest.
     GuestType(String),
     /// A newer Xen.
     Upgrade(String),
-    /// Something else.
+    /// A remedy of another kind.
     Other(String),
 }
 
@@ -43,14 +43,14 @@ impl Remedy {
     }
 }
 
-/// What holds against one target.
+/// The verdict for one target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Against {
-    /// The target.
+    /// The target of the attack.
     pub target: Target,
-    /// What holds.
+    /// The verdict for this target.
     pub standing: Standing,
-    /// What protects it; empty where nothing does or nothing needs to.
+    /// The protections; empty if there is none or none is needed.
     pub by: Vec<String>,
 }
 
@@ -59,32 +59,32 @@ pub struct Against {
 pub struct Row {
     /// The guest type.
     pub guest: GuestType,
-    /// The family.
+    /// The attack family.
     pub family: Family,
-    /// The worst that holds against any target.
+    /// The worst verdict of all targets.
     pub standing: Standing,
     /// How sure that is.
     pub sure: Sure,
-    /// Each target.
+    /// The verdict for each target.
     pub against: Vec<Against>,
-    /// Why.
+    /// Reasons for the verdict, with their sources.
     pub reasons: Vec<Reason>,
-    /// What to do; empty where nothing needs doing.
+    /// The remedies; empty if none is needed.
     pub remedies: Vec<Remedy>,
 }
 
-/// What an advisory means here.
+/// The verdict of one advisory for this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdvisoryRow {
     /// Its name, such as `XSA-297`.
     pub id: String,
-    /// Its title.
+    /// Title of the advisory.
     pub title: String,
-    /// The verdict.
+    /// The verdict for this host.
     pub verdict: AdvisoryVerdict,
-    /// Why.
+    /// Reasons for the verdict, with their sources.
     pub reasons: Vec<Reason>,
-    /// What to do.
+    /// The remedies; empty if none is needed.
     pub remedies: Vec<Remedy>,
     /// Where to read about it.
     pub references: Vec<String>,
@@ -109,7 +109,7 @@ pub enum CoreSharing {
 pub struct Audit {
     /// Guest types and families, in the order of their declarations.
     pub rows: Vec<Row>,
-    /// Threads.
+    /// Whether threads of one core can run different guests.
     pub core_sharing: CoreSharing,
     /// Advisories; empty if none were asked about.
     pub advisories: Vec<AdvisoryRow>,
@@ -134,7 +134,7 @@ impl Audit {
             .find(|row| row.guest == guest && row.family == family)
     }
 
-    /// What holds for a guest type and a family, against one target or, without, against all.
+    /// The verdict for a guest type and an attack family: against one target, or the worst of all without a target.
     #[must_use]
     pub fn standing(&self, guest: GuestType, family: Family, target: Option<Target>) -> Standing {
         let Some(row) = self.row(guest, family) else {
@@ -150,7 +150,7 @@ impl Audit {
         }
     }
 
-    /// What an advisory means here; one that was not asked about cannot be told.
+    /// The verdict for an advisory; unknown if the audit did not check it.
     #[must_use]
     pub fn advisory(&self, id: &str) -> AdvisoryVerdict {
         self.advisories

@@ -1,38 +1,39 @@
-//! What Xen's boot log says of speculative execution, in the words of Xen 4.11 to 4.22.
+//! Reads the facts about speculative execution in Xen's boot log, for Xen 4.11 to 4.22.
 //!
-//! The log is no interface: words come and go between releases, also within stable branches. So a line or word that is not
-//! known is kept and reported, and what was not found is unknown. The ring is of limited size: on a host that has logged
-//! much the boot is gone from it.
+//! The log is not a stable interface: its words change between releases, also within stable branches. The parser
+//! keeps and reports unknown lines and words. A fact that it does not find is unknown. Xen's log has a limited size,
+//! so a busy host has lost the lines of its boot.
 //!
-//! Facts: `print_details` in `xen/arch/x86/spec_ctrl.c` of the releases 4.11.0 to 4.22.0, and what its neighbours print.
+//! Source: `print_details` in `xen/arch/x86/spec_ctrl.c` of the releases 4.11.0 to 4.22.0, and the lines printed near
+//! it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::cpu::{CpuId, Vendor};
 
-/// What was found. `None` and empty: not found.
+/// The facts found in a boot log. `None` and empty mean not found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BootLog {
     /// Xen's version as its first lines say it.
     pub version: Option<String>,
-    /// The CPU.
+    /// Vendor, family, model and stepping of the CPU.
     pub cpu: Option<CpuId>,
     /// Microcode of the CPU that booted.
     pub microcode: Option<u32>,
     /// Whether the head of the block of mitigations is there.
     pub has_block: bool,
-    /// What the CPU says of itself.
+    /// Hints: weaknesses and immunities that the CPU reports.
     pub hints: Option<Vec<String>>,
-    /// What the CPU has to offer.
+    /// Features of the CPU for mitigations.
     pub features: Option<Vec<String>>,
-    /// What Xen is built with.
+    /// Mitigations that Xen is built with.
     pub compiled_in: Option<Vec<String>>,
-    /// What Xen uses for itself.
+    /// Mitigations that Xen uses for itself.
     pub settings: Option<Settings>,
-    /// What it does for HVM guests; empty for none.
+    /// Mitigations for HVM guests; empty for none.
     pub hvm: Option<Vec<String>>,
-    /// What it does for PV guests; empty for none.
+    /// Mitigations for PV guests; empty for none.
     pub pv: Option<Vec<String>>,
     /// Page-table isolation of 64-bit PV.
     pub xpti: Option<Switch>,
@@ -40,7 +41,7 @@ pub struct BootLog {
     pub pv_l1tf: Option<Switch>,
     /// Whether Xen believes the CPU vulnerable to L1TF.
     pub l1tf_vulnerable: Option<bool>,
-    /// What the scheduler takes for one: `cpu`, `core` or `socket`.
+    /// Unit of scheduling: `cpu`, `core` or `socket`.
     pub granularity: Option<String>,
     /// Xen's own warnings about speculation and threads.
     pub warnings: Vec<String>,
@@ -51,22 +52,22 @@ pub struct BootLog {
 /// A switch for domain 0 and for the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Switch {
-    /// Domain 0.
+    /// Setting for domain 0.
     pub dom0: bool,
-    /// The others.
+    /// Setting for all other domains.
     pub domu: bool,
 }
 
 /// The line of Xen's own settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// What takes the place of indirect branches: `RETPOLINE`, `LFENCE`, `JMP`; `None` if there is nothing.
+    /// Replacement of indirect branches: `RETPOLINE`, `LFENCE`, `JMP`; `None` if there is none.
     pub thunk: Option<String>,
     /// The sequence that clears the branch history.
     pub bhb_seq: Option<String>,
-    /// Bits of `MSR_SPEC_CTRL` and their kin, and whether they are on.
+    /// Bits of `MSR_SPEC_CTRL` and similar settings, and whether they are on.
     pub bits: Vec<(String, bool)>,
-    /// All else.
+    /// Words that the parser does not know.
     pub other: Vec<String>,
 }
 

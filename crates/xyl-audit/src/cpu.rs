@@ -1,4 +1,4 @@
-//! The CPU: who made it, and what its CPUID leaves and `MSR_ARCH_CAPABILITIES` say of speculation.
+//! The CPU: its vendor, and the facts about speculation in its CPUID leaves and `MSR_ARCH_CAPABILITIES`.
 
 use serde::{Deserialize, Serialize};
 use xen_port::CpuPolicy;
@@ -7,13 +7,13 @@ use xen_port::CpuPolicy;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Vendor {
-    /// Intel.
+    /// CPUs made by Intel.
     Intel,
-    /// AMD.
+    /// CPUs made by AMD.
     Amd,
     /// Hygon, whose CPUs are AMD's.
     Hygon,
-    /// Another.
+    /// CPUs of another vendor.
     Other,
 }
 
@@ -44,17 +44,17 @@ impl Vendor {
 /// A type of CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuId {
-    /// Maker.
+    /// Vendor of the CPU.
     pub vendor: Vendor,
     /// Family, the extended one included.
     pub family: u32,
     /// Model, the extended one included.
     pub model: u32,
-    /// Stepping.
+    /// Stepping of the model.
     pub stepping: u32,
 }
 
-/// `MSR_ARCH_CAPABILITIES`.
+/// Number of the MSR `MSR_ARCH_CAPABILITIES`.
 const ARCH_CAPS: u32 = 0x10a;
 
 /// Where a feature is: leaf, subleaf, register (a to d as 0 to 3), bit. From Xen's public `arch-x86/cpufeatureset.h`.

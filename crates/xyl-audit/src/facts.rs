@@ -1,4 +1,4 @@
-//! What is known of a host, each thing with its source.
+//! The facts about a host, each with its source.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,7 +14,7 @@ use crate::audit::CoreSharing;
 use crate::boot_log::BootLog;
 use crate::cpu::{self, CpuId, Vendor};
 
-/// Where the kernel in domain 0 tells what it thinks of the CPU.
+/// Folder in which domain 0's kernel reports its view of the CPU's weaknesses.
 pub const VULNERABILITIES: &str = "/sys/devices/system/cpu/vulnerabilities";
 
 const CPUINFO: &str = "/proc/cpuinfo";
@@ -25,22 +25,22 @@ const FORMAT: u32 = 2;
 /// Largest kept file that is read, in bytes.
 const KEPT_MAX_BYTES: u64 = 1 << 20;
 
-/// The facts.
+/// All facts about a host. `xyl audit` keeps the facts of a boot in a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// The format of the kept file.
     pub format: u32,
     /// Which boot of the host this was.
     pub boot_id: Option<String>,
-    /// Xen.
+    /// Version, build and command line of Xen.
     pub xen: XenFacts,
-    /// Abilities of the host; `None` if Xen did not say.
+    /// Features of the host; `None` if Xen did not report them.
     pub abilities: Option<Abilities>,
-    /// The CPU.
+    /// The CPU type; `None` if no source reports it.
     pub cpu: Option<Sourced<CpuId>>,
-    /// What the CPU has, by Xen's raw CPU policy.
+    /// Features of the CPU, by Xen's raw CPU policy.
     pub raw: Option<Vec<String>>,
-    /// What Xen uses of it, by its host CPU policy.
+    /// Features that Xen uses, by its host CPU policy.
     pub host: Option<Vec<String>>,
     /// Words of the host's featureset.
     pub featureset: Option<Vec<u32>>,
@@ -50,9 +50,9 @@ pub struct Facts {
     pub microcode: Option<Sourced<u32>>,
     /// Xen's boot log.
     pub log: BootLog,
-    /// What the kernel in domain 0 believes; it sees a virtual CPU, and says nothing about Xen.
+    /// The view of domain 0's kernel, by weakness. It sees a virtual CPU, and says nothing about Xen.
     pub dom0_view: BTreeMap<String, String>,
-    /// What the scheduler takes for one.
+    /// Unit of scheduling: `cpu`, `core` or `socket`.
     pub granularity: Option<Sourced<String>>,
     /// Whether two threads of one core are online somewhere.
     pub has_siblings: Option<bool>,
@@ -63,12 +63,12 @@ pub struct Facts {
     pub is_passing: bool,
 }
 
-/// Something, and who says so.
+/// A value and its source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sourced<T> {
-    /// The thing.
+    /// The value of the fact.
     pub value: T,
-    /// The source.
+    /// Name of the source, such as [`BOOT_LOG`].
     pub source: String,
 }
 
@@ -86,32 +86,32 @@ impl<T> Sourced<T> {
 pub struct XenFacts {
     /// Major and minor number.
     pub version: Option<(u16, u16)>,
-    /// What follows them.
+    /// The rest of the version, such as `.7`.
     pub extra: String,
     /// Changeset; often empty in a distribution's build.
     pub changeset: String,
-    /// Guest types.
+    /// Guest types that Xen can run, as `xl info` prints them.
     pub capabilities: String,
-    /// Command line, without what is built in.
+    /// Xen's command line, without built-in options.
     pub command_line: String,
-    /// Compiler.
+    /// Name and version of the compiler.
     pub compiler: String,
-    /// When it was compiled.
+    /// Date of the compilation, as text.
     pub compile_date: String,
-    /// Build id.
+    /// Build id in hexadecimal; empty if Xen has none.
     pub build_id: String,
 }
 
 /// Abilities, by `XEN_SYSCTL_physinfo`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Abilities {
-    /// PVH and HVM guests.
+    /// PVH and HVM guests can run.
     pub hvm: bool,
-    /// PV guests.
+    /// PV guests can run.
     pub pv: bool,
-    /// Hardware-assisted paging.
+    /// The CPU has hardware-assisted paging (HAP).
     pub hap: bool,
-    /// Shadow paging.
+    /// Xen supports shadow paging.
     pub shadow: bool,
     /// Threads of the first CPU's core that are online.
     pub threads_per_core: u32,
@@ -140,12 +140,12 @@ pub enum ArchCaps {
     Absent,
     /// Its value is among the facts.
     Read,
-    /// Nobody told.
+    /// No source was asked.
     #[default]
     NotRead,
 }
 
-/// What is known of a yes-or-no question.
+/// The answer to a yes-or-no question, or unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
     /// Yes, says this source.
@@ -170,20 +170,21 @@ impl Known {
     }
 }
 
-/// Names of sources.
+/// Name of a source: Xen's boot log.
 pub const BOOT_LOG: &str = "boot log";
-/// The same.
+/// Name of a source: Xen's CPU policies.
 pub const CPU_POLICY: &str = "CPU policy";
-/// The same.
+/// Name of a source: Xen's command line.
 pub const COMMAND_LINE: &str = "command line";
-/// The same.
+/// Name of a source: a capability in Xen's physinfo.
 pub const CAPABILITY: &str = "capability";
-/// The same.
+/// Name of a source: the kernel of domain 0.
 pub const DOM0: &str = "domain 0's kernel";
-/// The same.
+/// Name of a source: Xen's physinfo.
 pub const PHYSINFO: &str = "physinfo";
 
-/// What all of 4.17 to 4.22 print in the block if the CPU has it: absent there means absent.
+/// Features that all of 4.17 to 4.22 print in the block if the CPU has them. If they are missing there, the CPU has
+/// not got them.
 const ALWAYS_PRINTED: &[&str] = &[
     "RDCL_NO",
     "SKIP_L1DFL",
@@ -387,7 +388,7 @@ impl Facts {
         }
     }
 
-    /// What `/proc/cpuinfo` adds.
+    /// Adds the facts of `/proc/cpuinfo`.
     fn take_cpuinfo(&mut self, text: &str) {
         let value = |name: &str| {
             text.lines().find_map(|line| {

@@ -1,4 +1,4 @@
-//! The audit of the host that this runs on.
+//! Audits the host on which this process runs.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ pub fn audit(
     Ok(audit_of(&facts, &advisories))
 }
 
-/// The same from kept facts alone, without a question to Xen; `None` where there are none.
+/// The audit from kept facts alone, without a hypercall; `None` if no facts are kept.
 pub fn kept_audit(
     files: &dyn Files,
     run: &Path,

@@ -1,7 +1,8 @@
-//! What protects this host against speculative execution attacks, for each type of guest, and which guests may start.
+//! The audit of a host: its protection against speculative execution attacks per guest type, and the decision which
+//! guests may start.
 //!
-//! [`policy`] and [`mod@admit`] decide about a guest from the host's [`audit`]. Nothing here guesses: what no source says is
-//! unknown, and is said to be. All I/O goes through ports.
+//! [`audit`] is the result for a host; [`policy`] and [`mod@admit`] use it to decide about one guest. This crate does
+//! not guess: a fact without a source is reported as unknown. All I/O goes through ports.
 
 pub mod admit;
 pub mod advisories;

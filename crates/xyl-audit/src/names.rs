@@ -1,4 +1,5 @@
-//! The words of an audit: guest types, families of attacks, verdicts. Each has one spelling, in reports, JSON and policies.
+//! The names in an audit: guest types, attack families, targets, verdicts. Reports, JSON and policies use the same
+//! spelling.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,11 +8,11 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{word}' is no {what}: one of {expected}")]
 pub struct UnknownName {
-    /// What was expected.
+    /// The kind of name, such as `target`.
     pub what: &'static str,
-    /// What came.
+    /// The word that was found.
     pub word: String,
-    /// The words there are.
+    /// All valid words, as a list.
     pub expected: String,
 }
 
@@ -33,7 +34,7 @@ macro_rules! names {
                 match self { $($name::$variant => $word,)* }
             }
 
-            /// What people read.
+            /// The name in texts for users.
             #[must_use]
             pub fn title(self) -> &'static str {
                 match self { $($name::$variant => $title,)* }
@@ -61,7 +62,7 @@ macro_rules! names {
 }
 
 names! {
-    /// A type of guest, as far as speculative execution tells them apart.
+    /// A guest type, as far as speculative execution makes a difference.
     GuestType ("guest type") {
         /// A 64-bit PV kernel, with nothing between it and the hypervisor.
         Pv64 = "pv64": "64-bit PV, bare",
@@ -69,7 +70,7 @@ names! {
         Pv32 = "pv32": "32-bit PV, bare",
         /// A PV kernel of either width with a hypervisor of its own, in a PVH guest.
         PvShim = "pv-shim": "PV in the shim",
-        /// PVH.
+        /// A PVH guest with its own kernel.
         Pvh = "pvh": "PVH",
         /// HVM with a device model that is confined after its start.
         Hvm = "hvm": "HVM",
@@ -131,7 +132,7 @@ names! {
 }
 
 names! {
-    /// What holds against a family.
+    /// The verdict about an attack family.
     Standing ("verdict") {
         /// The CPU does not have the weakness.
         NotAffected = "not-affected": "not affected",
@@ -159,19 +160,19 @@ names! {
 }
 
 names! {
-    /// Whom a guest might read from.
+    /// The victim whose data a guest might read.
     Target ("target") {
-        /// The hypervisor.
+        /// The Xen hypervisor.
         Hypervisor = "hypervisor": "the hypervisor",
-        /// Other guests.
+        /// Other guests on the host.
         Guests = "guests": "other guests",
-        /// Domain 0.
+        /// Domain 0, the control domain.
         Dom0 = "dom0": "domain 0",
     }
 }
 
 names! {
-    /// What an advisory means for this host.
+    /// The verdict of an advisory for this host.
     AdvisoryVerdict ("verdict on an advisory") {
         /// The host is not affected.
         NotAffected = "not-affected": "not affected",

@@ -18,7 +18,7 @@ pub const DEFAULT_POLICY: &str = include_str!("../../../data/policy.toml");
 /// Largest file that is read.
 const MAX_BYTES: u64 = 256 << 10;
 
-/// A policy.
+/// The rules of a policy file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     guests: Vec<(GuestType, Action)>,
@@ -42,23 +42,23 @@ pub enum NamesAllowed {
     Any,
 }
 
-/// The PV shim of guests whose configuration says nothing of one: what `pvshim_path` and `pvshim_extra` say in others.
+/// The shim of guests without a shim in their configuration: the values of `pvshim_path` and `pvshim_extra`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShimSettings {
     /// Its absolute path; without it, that of the host's Xen.
     pub path: Option<PathBuf>,
-    /// What comes behind its command line.
+    /// Text that is appended to its command line.
     pub extra: Option<String>,
 }
 
-/// What is done with a guest. The later one is the stronger.
+/// The treatment of a guest. The later variant is the stricter one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
-    /// It starts.
+    /// The guest starts.
     Allow,
-    /// It starts, and the administrator is told why it should not.
+    /// The guest starts, and the administrator gets a warning with the reasons.
     Warn,
     /// It starts in the PV shim.
     Convert,
@@ -66,41 +66,41 @@ pub enum Action {
     Refuse,
 }
 
-/// A rule: what is done with guests of these types if all its conditions hold.
+/// A rule: its action applies to guests of these types if all its conditions hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// What messages call it.
+    /// Name of the rule in messages.
     pub name: String,
     /// The guest types that it is about.
     pub guests: Vec<GuestType>,
-    /// What it asks of the host.
+    /// The conditions on the host.
     pub conditions: Vec<Condition>,
-    /// What is done.
+    /// The action of the rule.
     pub action: Action,
-    /// Words of the administrator for whoever is refused.
+    /// The administrator's text for users whose guest is refused.
     pub why: Option<String>,
 }
 
-/// What a rule asks. A condition holds if any of what it lists does.
+/// A condition of a rule. It holds if any of its listed values holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// A family's verdict for the guest's type.
     Verdict {
-        /// Families.
+        /// The attack families that match.
         families: Vec<Family>,
-        /// Verdicts.
+        /// The verdicts that match.
         verdicts: Vec<Standing>,
         /// Only against this target.
         against: Option<Target>,
     },
     /// An advisory's verdict.
     Advisory {
-        /// Advisories; none for any.
+        /// Names of advisories; `None` matches any advisory.
         ids: Option<Vec<String>>,
-        /// Verdicts.
+        /// The verdicts that match.
         verdicts: Vec<AdvisoryVerdict>,
     },
-    /// Threads of one core may run different guests; with `unknown`, also if that cannot be told.
+    /// Threads of one core may run different guests. With `unknown`, also if the host does not say.
     SharedCores {
         /// Not knowing counts too.
         unknown: bool,
@@ -113,9 +113,9 @@ pub enum PolicyError {
     /// It cannot be read.
     #[error("cannot read the policy {path}: {source}; no guest is created until it can be read")]
     Read {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// It is no policy.
@@ -123,17 +123,17 @@ pub enum PolicyError {
         "{path}:{line}: {what}; the format is in docs/policy.md, and no guest is created until this is put right"
     )]
     Wrong {
-        /// The file.
+        /// Path of the file.
         path: String,
         /// The line, from 1.
         line: usize,
-        /// What is wrong.
+        /// The error in the line.
         what: String,
     },
 }
 
 impl Default for Policy {
-    /// [`DEFAULT_POLICY`].
+    /// The policy [`DEFAULT_POLICY`], which is part of the program.
     fn default() -> Policy {
         // A test shows that the file is a policy; were it none, the strictest one is right.
         Policy::parse(DEFAULT_POLICY, "the default").unwrap_or_else(|_| Policy {
@@ -150,7 +150,7 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// The host's policy; the default where there is no file.
+    /// Reads the host's policy; the default policy if there is no file.
     pub fn load(files: &dyn Files, path: &Path) -> Result<Policy, PolicyError> {
         let read_error = |source| PolicyError::Read {
             path: path.display().to_string(),
@@ -212,7 +212,7 @@ impl Policy {
         })
     }
 
-    /// What the policy says of a guest type before any rule.
+    /// The action for a guest type before any rule.
     #[must_use]
     pub fn base(&self, guest: GuestType) -> Action {
         self.guests
@@ -221,7 +221,7 @@ impl Policy {
             .map_or(Action::Refuse, |(_, action)| *action)
     }
 
-    /// What the policy says of a setting outside Xen's security support.
+    /// The action for a setting outside Xen's security support.
     #[must_use]
     pub fn unsupported(&self, setting: UnsupportedSetting) -> Action {
         let Unsupported {
@@ -279,7 +279,7 @@ struct File {
     unsupported: Unsupported,
 }
 
-/// What is done with settings outside Xen's security support.
+/// The actions for settings outside Xen's security support.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Unsupported {
@@ -309,7 +309,7 @@ fn no_shim_settings() -> Spanned<ShimSettings> {
     Spanned::new(0..0, ShimSettings::default())
 }
 
-/// What a guest type that is not PV can be treated with.
+/// The possible actions for a guest type that is not PV.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum PlainAction {

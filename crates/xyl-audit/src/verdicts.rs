@@ -1,10 +1,10 @@
-//! From facts to verdicts: for each guest type and family what the CPU has, and what Xen puts in its way.
+//! Derives verdicts from facts: for each guest type and attack family, is the CPU affected, and does Xen protect?
 //!
-//! Two questions make a verdict: is the CPU affected (`affected`), and what stands in the way (`defence`)? Where the
-//! first has no answer, a defence that is in force still counts; that nothing is in force then says nothing.
+//! `affected` answers the first question, `defence` the second. If `affected` has no answer, an active defence still
+//! counts; a missing defence then proves nothing.
 //!
-//! Facts: Xen's `xen/arch/x86/spec_ctrl.c`, `docs/misc/xen-command-line.pandoc`, and the advisories that
-//! `data/advisories.toml` lists.
+//! Source: Xen's `xen/arch/x86/spec_ctrl.c`, `docs/misc/xen-command-line.pandoc`, and the advisories in
+//! `data/advisories.toml`.
 
 use crate::audit::{Against, Audit, CoreSharing, Reason, Remedy, Row};
 use crate::boot_log::Settings;
@@ -342,7 +342,7 @@ fn retbleed(facts: &Facts) -> Affected {
 
 // ---- what stands in the way ------------------------------------------------------------------
 
-/// What stands in the way of a guest of a type.
+/// The protection of Xen against guests of one type.
 struct Defence {
     hypervisor: Standing,
     guests: Standing,
