@@ -1,4 +1,4 @@
-//! Why a domain could not be built.
+//! The errors of building a domain's memory: the step, the domain, the cause and a remedy.
 
 use std::fmt;
 
@@ -12,9 +12,9 @@ pub type Result<T> = std::result::Result<T, BuildError>;
 pub enum Step {
     /// Asking for the domain's shared-info frame.
     ReadDomain,
-    /// Reading the CPU policy that Xen gave the domain.
+    /// Reading the domain's CPU policy.
     ReadCpuPolicy,
-    /// Changing it.
+    /// Changing the domain's CPU policy.
     SetCpuPolicy,
     /// The memory map that the guest will ask Xen for.
     SetMemoryMap,
@@ -24,7 +24,7 @@ pub enum Step {
     Claim,
     /// The cache of populate-on-demand.
     SetPodTarget,
-    /// Allocating memory.
+    /// Allocating the domain's memory.
     Populate,
     /// PV: the empty pages of the kernel.
     ClearPages,
@@ -98,7 +98,7 @@ pub enum BuildError {
     /// The kernel or a module cannot be read, or is not fit for this type of domain.
     #[error(transparent)]
     Image(#[from] xen_image::Error),
-    /// A 32-bit PV kernel that nobody has allowed to run bare: it would run where the processor does not guard Xen against it.
+    /// A 32-bit PV kernel without permission to run bare. Bare, the CPU would not protect Xen against it.
     #[error(
         "the kernel is a 32-bit PV kernel, which does not start bare unless policy and configuration both say so: start it in the PV shim, or use a 64-bit or PVH kernel"
     )]
@@ -141,7 +141,7 @@ pub enum BuildError {
     CommandLineZero {
         /// The kernel, or which module.
         what: String,
-        /// Where.
+        /// Position of the zero byte, in bytes.
         position: usize,
     },
     /// More modules than this type of domain can be given.
@@ -159,7 +159,7 @@ pub enum BuildError {
     Vcpus {
         /// How many were asked for.
         given: u32,
-        /// The most.
+        /// Maximum number of vCPUs.
         max: u32,
         /// `PV` or `PVH`.
         kind: &'static str,
@@ -171,7 +171,7 @@ pub enum BuildError {
         what: &'static str,
         /// What was asked for.
         given_kib: u64,
-        /// The most.
+        /// Maximum size in KiB.
         max_kib: u64,
     },
     /// The domain's memory does not hold what it has to start with.
@@ -187,7 +187,7 @@ pub enum BuildError {
     /// Xen has not got the memory.
     #[error("not enough memory for domain {domid}: {wanted_mib} MiB wanted, {} ({step})", free_text(*free_mib))]
     OutOfMemory {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// What the domain was to have.
         wanted_mib: u64,
@@ -199,7 +199,7 @@ pub enum BuildError {
     /// There is no such domain.
     #[error("{step}: there is no domain {domid}")]
     NoDomain {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// When that was found.
         step: Step,
@@ -207,7 +207,7 @@ pub enum BuildError {
     /// A request to the hypervisor failed.
     #[error("{step} of domain {domid}: {source}")]
     Hypervisor {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// What was being done.
         step: Step,
@@ -217,11 +217,11 @@ pub enum BuildError {
     /// A frame of the domain has a number that a structure of the boot contract has no room for.
     #[error("{step} of domain {domid}: frame {frame:#x} does not fit into 32 bits")]
     FrameTooHigh {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// What was being done.
         step: Step,
-        /// The frame.
+        /// Number of the frame.
         frame: u64,
     },
 }

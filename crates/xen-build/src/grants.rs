@@ -9,7 +9,7 @@ use crate::bytes::Writer;
 use crate::error::{BuildError, During, Result, Step};
 use crate::request::BuildRequest;
 
-/// `GTF_permit_access`.
+/// Flag of a grant entry: `GTF_permit_access`.
 const PERMIT_ACCESS: u16 = 1;
 
 /// Writes entry 0 (`GNTTAB_RESERVED_CONSOLE`) and entry 1 (`GNTTAB_RESERVED_XENSTORE`).
@@ -23,8 +23,8 @@ pub(crate) fn seed(
     seed_grants(hv, request.domid, console, (request.store.backend, store))
 }
 
-/// Grants a domain's rings again to those that serve them, as a build does: to a domain of grant tables version 1 that
-/// may have spoilt its own. Each ring is told by who serves it and its page.
+/// Writes the grant entries of a domain's rings again, as a build does. A domain with grant tables version 1 may have
+/// overwritten its own. Each ring is given as its server's domid and its page.
 pub fn seed_grants(
     hv: &dyn Hypervisor,
     domid: DomId,

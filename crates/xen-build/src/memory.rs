@@ -1,4 +1,5 @@
-//! How much memory a domain costs besides its own, as libxl reckons it: so that a domain is the same to Xen whoever makes it.
+//! The memory that a domain needs besides its own, by libxl's formulas. So Xen sees the same limits from both
+//! toolstacks.
 
 /// What a domain may have besides its memory, in KiB: the ACPI tables and special pages of PVH, and what an introspection
 /// tool adds. libxl gives as much.

@@ -1,4 +1,4 @@
-//! A domain's memory: allocated in extents as large as Xen has them.
+//! Allocates a domain's memory, in the largest extents that Xen has.
 
 use xen_port::{DomId, Errno, Gfn, HvError, Hypervisor, Mfn, PopulateFlags};
 
@@ -30,8 +30,8 @@ impl Populate<'_> {
         self
     }
 
-    /// Allocates the pages of `spans`: one request for each size of extent that fits. What Xen has no extent of one size
-    /// for is tried again with the next smaller one. `allocated` is told each extent's first page, order and frame.
+    /// Allocates the pages of `spans` with one request per extent size. If Xen has no more extents of a size, the
+    /// next smaller size is tried. `allocated` is called with first page, order and frame of each extent.
     pub(crate) fn spans(
         &self,
         spans: &[PageSpan],
@@ -165,7 +165,7 @@ impl<'a> Claim<'a> {
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         if self.outstanding {
-            // The build has failed already; whoever destroys the domain ends its claim too.
+            // The build has already failed. The destroy of the domain cancels its claim too.
             let _ = self.hv.claim_pages(self.domid, 0);
         }
     }

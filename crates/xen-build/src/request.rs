@@ -1,4 +1,4 @@
-//! What is to be built, and what came of it.
+//! The input of a build, and its result.
 
 use xen_image::{Image, Module};
 use xen_port::{DomId, EvtchnPort, Gfn, GuestKind, HvmParam};
@@ -29,7 +29,7 @@ pub struct Channel {
 /// A module that the kernel finds in its memory: its ramdisk, say.
 #[derive(Clone, Copy, Debug)]
 pub struct BootModule<'a> {
-    /// Its bytes.
+    /// The bytes of the module.
     pub content: ModuleContent<'a>,
     /// A command line of its own (PVH). PV has no place for one: leave it empty.
     pub cmdline: &'a str,
@@ -55,12 +55,12 @@ impl ModuleContent<'_> {
     }
 }
 
-/// A domain to be filled: it exists, with its vCPUs, its memory limit and its event channels, and is empty otherwise.
+/// A domain to build. It has its vCPUs, its memory limit and its event channels, and no memory yet.
 #[derive(Clone, Copy, Debug)]
 pub struct BuildRequest<'a> {
-    /// The domain.
+    /// Number of the domain.
     pub domid: DomId,
-    /// The kernel.
+    /// The kernel to load.
     pub kernel: &'a Image,
     /// Its command line. PV: up to 1023 bytes; PVH: up to 64 KiB.
     pub cmdline: &'a str,
@@ -79,7 +79,8 @@ pub struct BuildRequest<'a> {
     pub store: Channel,
     /// Channel to xenconsoled.
     pub console: Channel,
-    /// Claims the memory first, so that a lack of it shows before any is allocated, and nobody else takes it meanwhile.
+    /// Claims the memory first. So a lack of memory shows before any is allocated, and no other domain takes it
+    /// meanwhile.
     pub claim: bool,
     /// PV: whether a 32-bit kernel may run bare, in ring 1 of the hypervisor's own address space. Set it from the decision of
     /// the host's policy about this very image and from nothing else; without it such a kernel is refused.

@@ -1,8 +1,8 @@
-//! Runs of pages.
+//! Contiguous ranges of a guest's pages.
 
 use xen_port::PAGE_SHIFT;
 
-/// One mebibyte.
+/// Bytes of one mebibyte.
 pub(crate) const MIB: u64 = 1 << 20;
 /// Pages of one mebibyte.
 pub(crate) const PAGES_PER_MIB: u64 = MIB >> PAGE_SHIFT;
@@ -22,9 +22,9 @@ pub(crate) fn mib_for(nr_pages: u64) -> u64 {
 /// A run of a guest's pages, by its own numbering (PV: pseudo-physical, else guest-physical).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PageSpan {
-    /// First page.
+    /// Number of the first page.
     pub(crate) first: u64,
-    /// How many.
+    /// Number of pages.
     pub(crate) count: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Reading little- and big-endian numbers out of bytes that may end too early.
+//! Reads little- and big-endian numbers from bytes that may end too early.
 
 /// `N` bytes at `offset`, or `None` when they are not all there.
 pub(crate) fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {

@@ -53,12 +53,12 @@ pub enum CacheError {
         path.display()
     )]
     Open {
-        /// The directory.
+        /// Path of the directory.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// The directory is not this user's alone.
+    /// Users other than this one could change the directory.
     #[error(
         "will not use {} to keep unpacked kernels: it belongs to user {uid} with mode {mode:04o}, \
          and others could change what guests run; make it belong to user {wanted_uid}, with mode \
@@ -66,16 +66,16 @@ pub enum CacheError {
         path.display()
     )]
     NotPrivate {
-        /// The directory.
+        /// Path of the directory.
         path: PathBuf,
-        /// Whose it is.
+        /// User id of the owner.
         uid: u32,
         /// Its permission bits.
         mode: u32,
-        /// Whose it has to be.
+        /// User id that the owner must have.
         wanted_uid: u32,
     },
-    /// The image does not fit.
+    /// The image is larger than the cache.
     #[error("an image of {size_bytes} bytes is larger than the cache ({max_bytes} bytes)")]
     TooLarge {
         /// The image's size.
@@ -83,14 +83,14 @@ pub enum CacheError {
         /// The cache's size.
         max_bytes: u64,
     },
-    /// A step of keeping an image failed.
+    /// An image could not be stored.
     #[error("cannot {operation} in {}: {source}", path.display())]
     Store {
-        /// The step.
+        /// The action that failed, as a verb phrase.
         operation: &'static str,
-        /// The directory.
+        /// Path of the directory.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
 }
@@ -168,7 +168,7 @@ impl Cache {
         })
     }
 
-    /// The directory.
+    /// Path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -282,8 +282,7 @@ impl Cache {
         .map_err(|error| self.failed("give a link its name", error))
     }
 
-    /// Makes room for `room_bytes` and removes what nobody needs. As with all upkeep, what fails
-    /// here is tried again the next time.
+    /// Frees `room_bytes` and removes files that are not used. After a failure the next call tries again.
     fn tidy(&self, room_bytes: u64) {
         let Ok(files) = self.files() else { return };
         let mut listing = Listing::of(files);

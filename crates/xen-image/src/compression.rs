@@ -18,7 +18,7 @@ use crate::limits::Limits;
 pub enum Compression {
     /// gzip (RFC 1952).
     Gzip,
-    /// bzip2.
+    /// bzip2 (magic `BZh`).
     Bzip2,
     /// xz, with the x86 branch filter that Linux uses.
     Xz,
@@ -34,8 +34,8 @@ pub enum Compression {
     Zstd,
 }
 
-/// Each format with the bytes it starts with. LZMA alone has no magic: it is told by its most common parameter byte and
-/// a dictionary of at least 64 KiB, as Linux and Xen tell it.
+/// Each format with its first bytes. LZMA has no magic number: it is recognised by its usual parameter byte and a
+/// dictionary of at least 64 KiB, as in Linux and Xen.
 const MAGICS: [(Compression, &[u8]); 8] = [
     (Compression::Gzip, &[0x1f, 0x8b]),
     (Compression::Bzip2, b"BZh"),

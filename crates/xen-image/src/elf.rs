@@ -9,9 +9,9 @@ use crate::source::Source;
 /// How wide the image's ELF structures are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// 32-bit ELF.
+    /// ELF structures with 32-bit addresses.
     Elf32,
-    /// 64-bit ELF.
+    /// ELF structures with 64-bit addresses.
     Elf64,
 }
 
@@ -41,7 +41,7 @@ const PROGRAM_HEADERS_MAX: u16 = 256;
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 const SHT_NOTE: u32 = 7;
-/// The most of a section name that is looked at; names longer than this are nobody's that is looked for.
+/// Maximum number of bytes read of a section name. All names that this module searches are shorter.
 const SECTION_NAME_MAX_BYTES: u64 = 64;
 
 /// Whether `image` starts like ELF.

@@ -1,12 +1,12 @@
-//! Xen's ELF notes: what a kernel says of itself to whoever starts it.
+//! Xen's ELF notes: the facts that a kernel states for its domain builder.
 //!
-//! Source: `xen/include/public/elfnote.h`. Notes are looked for in the PT_NOTE segments; if no Xen note is there, in the
-//! SHT_NOTE sections; if none is there either, the `__xen_guest` section with its `KEY=value` list from before notes.
+//! Source: `xen/include/public/elfnote.h`. The notes are in the PT_NOTE segments. If there is no Xen note, they are
+//! in the SHT_NOTE sections. If there is none either, the older `__xen_guest` section has a `KEY=value` list.
 //!
-//! Where an image is ambiguous, this is stricter than Xen's own parser (which lets the last note win, and reads a number
-//! of an odd length as zero): two notes that differ, a number of a length other than 1, 2, 4 or 8, and a note that runs
-//! over its region's end are errors. There are two exceptions: features are joined, and a string that ends within the
-//! region is taken, however long its note claims to be.
+//! This parser is stricter than Xen's, which lets the last note win and reads a number of odd length as zero. Errors
+//! are: two different notes of one type, a number whose length is not 1, 2, 4 or 8, and a note that exceeds its
+//! region. There are two exceptions: features are joined, and a string that ends within the region is valid, whatever
+//! length its note states.
 
 mod legacy;
 mod walk;
@@ -96,11 +96,11 @@ pub struct Phys32Reloc {
 /// Where the notes were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotesFrom {
-    /// PT_NOTE segments.
+    /// In a PT_NOTE segment.
     Segments,
-    /// SHT_NOTE sections.
+    /// In a SHT_NOTE section.
     Sections,
-    /// The `__xen_guest` section.
+    /// In the `__xen_guest` section.
     Legacy,
 }
 

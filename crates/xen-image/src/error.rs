@@ -1,4 +1,4 @@
-//! What can go wrong with an image.
+//! The errors about images: the file, the fault and a remedy.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,19 +12,19 @@ pub enum Error {
     /// There is no such file.
     #[error("cannot open {}: there is no such file; check the path in the configuration", path.display())]
     Missing {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// The file, or a directory on the way to it, may not be read.
+    /// This process may not read the file or enter one of its folders.
     #[error("cannot open {}: permission denied; make it readable for the user who runs this", path.display())]
     Denied {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// Opening, or finding out about the file, failed in another way.
+    /// The file could not be opened or examined for another reason.
     #[error("cannot open {}: {source}", path.display())]
     Open {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -32,7 +32,7 @@ pub enum Error {
     /// The path names a directory, a device, a pipe or a socket.
     #[error("cannot load {}: it is {found}, and a regular file is needed", path.display())]
     NotAFile {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What it is instead, with its article.
         found: &'static str,
@@ -40,25 +40,25 @@ pub enum Error {
     /// The file has no bytes.
     #[error("cannot load {}: the file is empty; was it copied whole?", path.display())]
     Empty {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
     /// The file is larger than the limit for its kind.
     #[error("cannot load {}: the file has {size_bytes} bytes, and {max_bytes} are the most that are read of one", path.display())]
     TooLarge {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its size.
+        /// Size of the file, in bytes.
         size_bytes: u64,
-        /// The limit.
+        /// Maximum size, in bytes.
         max_bytes: u64,
     },
     /// Reading failed half way, or the file shrank meanwhile.
     #[error("cannot read {} at byte {offset}: {source}", path.display())]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Where.
+        /// Offset of the read in the file, in bytes.
         offset: u64,
         /// What the system said.
         source: io::Error,
@@ -66,7 +66,7 @@ pub enum Error {
     /// Others unpack kernels on this host, and this one's turn did not come.
     #[error("cannot unpack {}: {source}", path.display())]
     NoTurn {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -74,19 +74,19 @@ pub enum Error {
     /// The bytes are not a kernel, or a broken one.
     #[error("cannot use {} as a kernel: {source}", path.display())]
     Malformed {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault in the image.
         source: Malformed,
     },
-    /// It is a kernel, but not one for this type of guest.
+    /// A kernel, but not for this type of guest.
     #[error("cannot start {} as a {wanted} guest: {source}", path.display())]
     Unfit {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// `PV` or `PVH`.
         wanted: &'static str,
-        /// Why not.
+        /// Why the kernel cannot be such a guest.
         source: Unfit,
     },
 }
@@ -138,7 +138,7 @@ pub enum Malformed {
     /// Wrapped more often than any real kernel is.
     #[error("it is compressed more than {max} times over")]
     TooManyLayers {
-        /// The limit.
+        /// Maximum number of layers.
         max: usize,
     },
     /// The compressed bytes are too many.
@@ -146,35 +146,35 @@ pub enum Malformed {
     CompressedTooLarge {
         /// How many there are.
         size_bytes: u64,
-        /// The limit.
+        /// Maximum size, in bytes.
         max_bytes: u64,
     },
     /// More came out of the decompressor than is allowed: a bomb, or a limit that is too low.
     #[error("its {format} data unpacks to more than the {max_bytes} bytes that are allowed")]
     DecompressedTooLarge {
-        /// The compression.
+        /// Format of the compressed data.
         format: Compression,
-        /// The limit.
+        /// Maximum size, in bytes.
         max_bytes: u64,
     },
     /// The decompressor would need more memory than is allowed.
     #[error("its {format} data wants a window of more than the {max_bytes} bytes that are allowed")]
     WindowTooLarge {
-        /// The compression.
+        /// Format of the compressed data.
         format: Compression,
-        /// The limit.
+        /// Maximum memory, in bytes.
         max_bytes: u64,
     },
     /// There is not enough memory to unpack it.
     #[error("there is not enough memory to unpack its {format} data")]
     OutOfMemory {
-        /// The compression.
+        /// Format of the compressed data.
         format: Compression,
     },
     /// Unpacking it was not possible here, whatever its data is.
     #[error("its {format} data could not be unpacked: {source}")]
     NotUnpacked {
-        /// The compression.
+        /// Format of the compressed data.
         format: Compression,
         /// What the system said, or what became of the process that unpacks.
         source: io::Error,
@@ -182,9 +182,9 @@ pub enum Malformed {
     /// The compressed data is damaged or cut off.
     #[error("its {format} data is damaged or cut off: {reason}")]
     Corrupt {
-        /// The compression.
+        /// Format of the compressed data.
         format: Compression,
-        /// What the decompressor said.
+        /// Message of the decompressor.
         reason: String,
     },
     /// The size behind a bzImage's payload is not what came out.
@@ -192,7 +192,7 @@ pub enum Malformed {
         "its {format} data unpacks to {actual_bytes} bytes, but the bzImage says {stated_bytes}"
     )]
     WrongSize {
-        /// The compression.
+        /// Format of the compressed data.
         format: Compression,
         /// What came out.
         actual_bytes: u64,
@@ -210,7 +210,7 @@ pub enum Malformed {
         "its ELF header is not that of an x86 kernel: {field} is {value:#x}, expected {expected}"
     )]
     BadElfHeader {
-        /// The field.
+        /// Name of the field.
         field: &'static str,
         /// What it holds.
         value: u64,
@@ -267,13 +267,13 @@ pub enum Malformed {
     MemoryTooLarge {
         /// From the lowest segment's start to the highest one's end.
         size_bytes: u64,
-        /// The limit.
+        /// Maximum size, in bytes.
         max_bytes: u64,
     },
     /// The regions that hold notes are larger than any kernel's.
     #[error("its notes take more than {max_bytes} bytes")]
     TooManyNotes {
-        /// The limit.
+        /// Maximum size, in bytes.
         max_bytes: u64,
     },
     /// A note is longer than the region that holds it.
@@ -295,14 +295,14 @@ pub enum Malformed {
     /// Two notes of the same kind say different things.
     #[error("its Xen note {note} is there twice, with different values: {first} and {second}")]
     ContradictingNotes {
-        /// The note.
+        /// Name of the note.
         note: &'static str,
         /// What the first says.
         first: String,
         /// What the other says.
         second: String,
     },
-    /// The kernel cannot do without a feature that nobody here knows.
+    /// The kernel requires a feature that this build does not know.
     #[error("it requires the Xen feature `{name}`, which is not known")]
     UnknownRequiredFeature {
         /// Its name in the FEATURES note.

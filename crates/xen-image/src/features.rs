@@ -1,4 +1,4 @@
-//! The features that a kernel says it can do with, or cannot do without.
+//! The features that a kernel supports or requires.
 //!
 //! Source: `xen/include/public/features.h`, and the FEATURES and SUPPORTED_FEATURES notes in
 //! `xen/include/public/elfnote.h`.

@@ -1,4 +1,4 @@
-//! A parsed kernel: what to load, and where it wants to be as a guest of each type.
+//! A parsed kernel: its segments and notes, and its requirements as a PV or PVH guest.
 
 use std::fmt;
 use std::fs::File;
@@ -176,19 +176,19 @@ pub enum Unfit {
     /// 64-bit code in 32-bit ELF or the other way round.
     #[error("its ELF is {class:?} but its processor {machine:?}")]
     MixedWidths {
-        /// The ELF class.
+        /// The ELF class of the image.
         class: Class,
-        /// The processor.
+        /// The processor in the ELF header.
         machine: Machine,
     },
     /// An address in its notes or program headers cannot be.
     #[error("its {what} is {address:#x}, {reason}")]
     BadAddress {
-        /// The note or what else it is.
+        /// Name of the note or header field.
         what: &'static str,
-        /// The address.
+        /// The address, in bytes.
         address: u64,
-        /// What is wrong with it.
+        /// The rule that the address breaks.
         reason: String,
     },
 }
@@ -196,9 +196,9 @@ pub enum Unfit {
 /// The width of a PV kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PvWidth {
-    /// 64-bit.
+    /// A 64-bit kernel.
     Bits64,
-    /// 32-bit.
+    /// A 32-bit kernel.
     Bits32 {
         /// The page tables it is for.
         pae: PaeMode,
@@ -472,8 +472,8 @@ impl Image {
         }
     }
 
-    /// Where all bytes of the image are, unpacked: [`Self::size_bytes`] of them. For who hands the image on as it is,
-    /// to be loaded by somebody else.
+    /// All bytes of the unpacked image ([`Self::size_bytes`] of them). For callers that pass the image on without
+    /// loading it.
     #[must_use]
     pub fn bytes(&self) -> SegmentBytes<'_> {
         match &self.source {

@@ -1,6 +1,6 @@
-//! How large a kernel may be.
+//! Size limits for kernel images.
 
-/// One mebibyte.
+/// Bytes of one mebibyte.
 const MIB: u64 = 1 << 20;
 
 /// The sizes beyond which an image is refused.

@@ -1,4 +1,4 @@
-//! From a path to an [`Image`].
+//! Loads an [`Image`] from a path, within limits and through the cache.
 
 use std::any::Any;
 use std::fs::{File, Metadata, OpenOptions};
@@ -46,7 +46,7 @@ pub struct Loader {
     /// Where unpacked kernels are kept; looked at for packed ones alone. Without it, or where it cannot be used,
     /// everything works, and each load unpacks.
     pub cache: Option<CacheFolder>,
-    /// Who unpacks.
+    /// The implementation that unpacks: this process, or a confined one.
     pub unpack: Rc<dyn Unpack>,
 }
 
@@ -64,7 +64,7 @@ impl Default for Loader {
 /// The directory of a [`Cache`] that is opened when it is needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheFolder {
-    /// The directory.
+    /// Path of the directory.
     pub path: PathBuf,
     /// How the cache behaves.
     pub options: CacheOptions,
@@ -73,13 +73,13 @@ pub struct CacheFolder {
 impl Loader {
     /// Loads the kernel at `path`: plain ELF, a bzImage, or either of them packed.
     ///
-    /// A plain image, and one from the cache, stays in its file: its headers and notes are read once and parsed, its
-    /// segments are read when a builder asks. A file that is changed meanwhile can change the bytes of segments, which
-    /// nobody checks, but nothing that was checked.
+    /// A plain image and a cached one stay in their files. Headers and notes are read and parsed once; a builder
+    /// reads the segments later. A change of the file in between can change the bytes of segments, which are not
+    /// checked, but no checked value.
     ///
     /// # Errors
-    /// [`Error`]: the file is missing, not readable, not a regular file, empty, too large or cut off; what is in it is no
-    /// kernel, or breaks a limit.
+    /// [`Error`]: the file is missing, not readable, not a regular file, empty, too large or cut off; or it is not a
+    /// valid kernel, or exceeds a limit.
     pub fn load(&self, path: &Path) -> Result<Image, Error> {
         let (file, metadata) = open_regular(path)?;
         let magic = read_start(path, &file, metadata.len().min(MAGIC_BYTES))?;
@@ -315,7 +315,7 @@ fn malformed(path: &Path, source: Malformed) -> Error {
     }
 }
 
-/// Opens a file that has bytes, and nothing but a file. A pipe or a device at that place is told, not waited for.
+/// Opens a regular file that is not empty. A pipe or a device is an error; the call does not wait for it.
 pub(crate) fn open_regular(path: &Path) -> Result<(File, Metadata), Error> {
     let failed = |source: io::Error| open_error(path, source);
     let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Ramdisks and other modules: bytes for the guest, of which nothing is known and nothing is parsed.
+//! Ramdisks and other modules. Their bytes go to the guest; this crate does not parse them.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -30,7 +30,7 @@ impl Module {
         })
     }
 
-    /// The file.
+    /// Path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

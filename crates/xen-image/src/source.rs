@@ -1,4 +1,4 @@
-//! Where an image's bytes are: in memory, or in a file that stays open.
+//! The bytes of an image: in memory, or in an open file.
 
 use std::fs::File;
 use std::io;

@@ -1,7 +1,7 @@
-//! Who takes an image out of its packing.
+//! The port through which [`Loader`](crate::Loader) unpacks an image.
 //!
-//! Decompressors are the largest part of what reads a hostile image. [`Loader`](crate::Loader) calls them through [`Unpack`],
-//! so that a toolstack can have them run in a process that can do nothing else.
+//! Decompressors are the largest part of the code that reads a hostile image. So a toolstack can run them behind
+//! [`Unpack`] in a confined process.
 
 use std::any::Any;
 use std::fmt;
@@ -17,7 +17,7 @@ use crate::limits::Limits;
 pub enum Unpacked {
     /// Bytes in memory.
     Memory(Vec<u8>),
-    /// A file that holds them from its start on, and that nobody else can write to.
+    /// A file that holds only these bytes, and that no other process can write to.
     File {
         /// The file, open for reading.
         file: File,
@@ -47,7 +47,7 @@ pub trait Unpack: fmt::Debug {
     ) -> Result<Unpacked, Malformed>;
 }
 
-/// Unpacks in this process, and waits for nobody.
+/// Unpacks in this process, without a wait for other processes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct InProcess;
 

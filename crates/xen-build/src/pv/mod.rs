@@ -82,8 +82,8 @@ pub fn build_pv(hv: &dyn Hypervisor, request: &BuildRequest<'_>) -> Result<Built
         p2m: &p2m,
         shared_info,
     };
-    // Xen takes a page as a page table only while nobody has it mapped writable: what is mapped here is unmapped when
-    // `fill` returns, and only then handed over.
+    // Xen accepts a page table only if no process has it mapped writable. `fill` unmaps the pages when it returns,
+    // and only then the tables are pinned.
     filler.fill(hv)?;
     if let Some(page) = kernel.hypercall_page.and_then(|virt| kernel.pfn_of(virt)) {
         hv.init_hypercall_page(domid, p2m.gfn(page))

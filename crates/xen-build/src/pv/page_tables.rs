@@ -1,7 +1,8 @@
 //! A PV domain's first page tables.
 //!
-//! Four levels for a 64-bit kernel, three for a 32-bit one (PAE); a table is a page of 512 entries. A PV guest's entries name machine frames, and Xen takes a page as a page
-//! table only if nobody can write to it: so every page that is a table is mapped read-only.
+//! A 64-bit kernel has four levels, a 32-bit one three (PAE). A table is a page of 512 entries, and the entries
+//! contain machine frames. Xen accepts a page as a page table only if the guest cannot write to it. So each page
+//! table is mapped read-only.
 
 use std::ops::Range;
 

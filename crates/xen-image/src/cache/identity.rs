@@ -1,9 +1,8 @@
-//! What tells, without reading a file, that it is the one that was seen before.
+//! The identity of a file, to recognise an unchanged file without reading all of it.
 //!
-//! Device, inode, size, and both times say so for as long as a file system is mounted; the time of
-//! the last status change cannot be set by anyone. Two images of file systems, mounted one after the
-//! other, may agree in all of them, if they were made with fixed times; so the first and the last
-//! bytes count too. A kernel has its build's version and date in the first.
+//! On a mounted file system, device, inode, size and both times identify a version of a file: no user can set the
+//! time of the last status change. Two file system images with fixed times can agree in all of them. So the first and
+//! last bytes count too; a kernel has its version and build date in the first.
 
 use std::fs::{File, Metadata};
 use std::io;
