@@ -1,4 +1,4 @@
-//! How long a process lives.
+//! The fate of a simulated process: at which call it dies, or which call fails.
 
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
@@ -52,7 +52,7 @@ pub enum Sabotage {
     /// What is added to a file is written only when more is added: a record that comes after what it
     /// is about, where it should come before.
     WriteLate,
-    /// Locks whose paths hold this text are taken, whoever has them: a lock that is forgotten.
+    /// Locks whose paths contain this text are taken although another process holds them: a forgotten lock.
     NoLock(&'static str),
 }
 

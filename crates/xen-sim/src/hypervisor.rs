@@ -1,4 +1,4 @@
-//! The hypervisor of a process that can be killed.
+//! The hypervisor port of a process that a test can kill.
 
 use std::io;
 use std::time::Instant;
@@ -9,7 +9,8 @@ use xenstore::mem::MemStore;
 
 use crate::fate::Fate;
 
-/// The model behind a fate. What Xen tells xenstored of a domain's end, xenstored learns.
+/// The model's hypervisor port of one process. It forwards the end of a domain to the simulated xenstored, as Xen
+/// does.
 pub(crate) struct MortalXen {
     pub inner: Model,
     pub store: MemStore,

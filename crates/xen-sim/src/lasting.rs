@@ -26,20 +26,20 @@ pub enum LastingFault {
     Disk {
         /// The folder, such as `/run`.
         below: PathBuf,
-        /// The error.
+        /// Error of the failed call.
         errno: Errno,
     },
     /// Requests to xenstored. With `ENOMEM` and `EIO` all of them fail; with any other error those that count against
     /// a quota: write, mkdir, watch, and the start of a transaction.
     Store {
-        /// The error.
+        /// Error name of the failed request.
         error: ErrorName,
     },
     /// Hypercalls of one name, such as `unpause_domain`: a method of `xen_port::Hypervisor`.
     Xen {
-        /// The name.
+        /// Name of the method.
         op: &'static str,
-        /// The error.
+        /// Error of the failed call.
         errno: Errno,
     },
 }
@@ -69,12 +69,12 @@ impl LastingFault {
     }
 }
 
-/// What a call does to the disk.
+/// How a call uses the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// It looks.
+    /// The call only reads.
     Look,
-    /// It changes something, and needs no room.
+    /// The call changes something but needs no space.
     Change,
     /// It needs room.
     Grow,

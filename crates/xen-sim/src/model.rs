@@ -1,8 +1,8 @@
-//! An in-memory hypervisor, as far as building a domain needs one: for tests.
+//! A model of the Xen hypervisor in memory, as far as the engine and `xen-build` use Xen.
 //!
-//! It allocates frames, keeps their bytes, checks what Xen checks (limits, ownership, claims), counts every call, and can be
-//! told to fail at any of them. Frames are handed out dirty: what is not written is garbage. It models what `xen-build`
-//! and the engine ask of Xen, and proves nothing about Xen; the lab does that.
+//! It allocates frames and keeps their bytes. It checks what Xen checks (limits, ownership, claims), counts each
+//! call, and can let any call fail. New frames contain [`DIRT`], so a test finds bytes that were not written. The
+//! model proves nothing about Xen; the lab does that.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -17,7 +17,7 @@ use xen_port::{
     VcpuId, VcpuInfo, VcpuRunState, VersionInfo,
 };
 
-/// What a frame holds that nobody has written to.
+/// Each byte of a frame that was not written yet.
 pub const DIRT: u8 = 0xdb;
 /// The first frame that is handed out.
 const FIRST_MFN: u64 = 0x1_0000;
@@ -50,7 +50,7 @@ pub struct ModelDomain {
     pub ssidref: u32,
     /// Weight and cap, the scheduler's default at first.
     pub share: (u16, u16),
-    /// CPU pool.
+    /// Number of its CPU pool.
     pub cpupool: u32,
     /// Pages that it may have.
     pub max_pages: u64,
@@ -88,7 +88,7 @@ pub struct ModelDomain {
     pub paging_pool_bytes: u64,
     /// vCPUs that its creation asked for.
     vcpus_asked_for: u32,
-    /// vCPUs.
+    /// Number of vCPUs.
     pub nr_vcpus: u32,
     /// vCPUs that the guest has brought up.
     pub nr_online_vcpus: u32,
@@ -102,7 +102,7 @@ pub struct ModelDomain {
     pub ports: BTreeMap<u32, DomId>,
     /// How often tools have paused it.
     pub pauses: u32,
-    /// Whether it was destroyed and somebody keeps it from going.
+    /// Whether it was destroyed but still exists, because a process holds a page of it.
     pub dying: bool,
     /// Why it shut down, if it has.
     pub shutdown: Option<ShutdownReason>,
@@ -212,7 +212,7 @@ impl ModelDomain {
     }
 }
 
-/// What the modelled host can do unless it is told otherwise.
+/// The host's features, unless a test sets others.
 const USUAL_CAPS: PhysCaps = PhysCaps {
     hvm: true,
     pv: true,
@@ -453,7 +453,7 @@ impl Model {
         self.state().domains.get(&domid.0)?.frame(page)
     }
 
-    /// The state, for one call. Whoever panics with it in hand shall not hide its own message behind another panic.
+    /// The state, for one call. Ignores a poisoned lock, so that a test shows its first panic.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -1213,7 +1213,7 @@ impl Hypervisor for Model {
         let mapped = mapped.unwrap_or_default();
         drop(state);
         self.on_domain("pin_tables", domid, tables.len(), |domain| {
-            // A page that somebody has mapped writable is no page table.
+            // A page with a writable mapping cannot be a page table.
             if mapped > 0 || !tables.iter().all(|(_, frame)| domain.owns(*frame)) {
                 return Err(Errno::EINVAL);
             }
@@ -1374,7 +1374,7 @@ fn info(domid: DomId, domain: &ModelDomain) -> DomainInfo {
             hvm,
             hap: hvm,
             paused: domain.pauses > 0,
-            // The control domain runs whoever asks.
+            // The control domain always runs: it makes the call.
             running: domid == DomId::ZERO,
             blocked: domain.is_running() && domid != DomId::ZERO,
             shutdown: domain.shutdown.is_some(),

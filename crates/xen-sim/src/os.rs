@@ -1,4 +1,4 @@
-//! Files of a process that can be killed.
+//! The file port of a process that a test can kill.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -85,7 +85,7 @@ impl MortalFiles {
 }
 
 impl MortalFiles {
-    /// Waits for whoever has a lock; whether that is over before the deadline.
+    /// Waits for the holder of a lock. Returns whether the lock was free before the deadline.
     fn wait_for_holder(&self, path: &Path, deadline: Instant) -> bool {
         match self.inner.held(path) {
             Some(held) => {
@@ -281,7 +281,7 @@ impl Append for MortalAppend {
     }
 }
 
-/// A lock that keeps nobody off.
+/// A lock that does not exclude other processes.
 struct NoLock;
 
 impl Lock for NoLock {

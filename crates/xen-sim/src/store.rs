@@ -1,4 +1,4 @@
-//! A connection to xenstored of a process that can be killed.
+//! The xenstored connection of a process that a test can kill.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,9 +1,9 @@
-//! Several processes in one world, one call at a time, in an order that a seed decides.
+//! Runs several processes in one world, one call at a time, in an order that a seed decides.
 //!
-//! Each process is a thread with a [`Seat`]. Whoever has the turn runs, all others stand still; at each call that
-//! crosses a port the turn is handed to whom the dice choose. A process that waits (for a lock, for xenstored, for
-//! the clock) gets no turn until what it waits for is there or its time has come. When all wait, time passes. So the
-//! same seed gives the same order of calls, and a wait that nothing ends is found instead of hanging.
+//! Each process is a thread with a [`Seat`]. One process runs at a time; at each call that crosses a port, the
+//! scheduler picks the next one at random. A process that waits for a lock, for xenstored or for the clock is not
+//! picked until its wait is over. When all processes wait, the clock moves. So the same seed gives the same order of
+//! calls, and a test finds a wait that never ends instead of hanging.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -161,7 +161,7 @@ impl Turns {
         (state.count, state.order)
     }
 
-    /// Whoever panics with it in hand shall not hide its own message behind another panic.
+    /// Ignores a poisoned lock, so that a test shows its first panic.
     fn state(&self) -> MutexGuard<'_, State> {
         let state = self.shared.state.lock();
         state.unwrap_or_else(PoisonError::into_inner)
@@ -187,7 +187,8 @@ impl Seat {
         drop(self.until_mine(self.turns.state()));
     }
 
-    /// Gives the turn to whoever the dice choose, and waits for the next one. False when the run ends here.
+    /// Gives the turn to a process chosen at random, and waits for the next turn. Returns false when the run ends
+    /// here.
     #[must_use]
     pub(crate) fn pass(&self) -> bool {
         let mut state = self.turns.state();
@@ -323,7 +324,7 @@ impl State {
         self.order = (self.order ^ (number as u64 + 1)).wrapping_mul(0x0000_0100_0000_01b3);
     }
 
-    /// It is the turn of whoever's time is up first. False where nobody waits.
+    /// Gives the turn to the process with the earliest wake-up time. Returns false if no process waits.
     fn let_time_pass(&mut self, clock: &VirtualClock) -> bool {
         let waiting = self.seats.iter().enumerate();
         let first = waiting

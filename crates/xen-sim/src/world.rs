@@ -1,4 +1,4 @@
-//! The world, the processes in it, and what a checker sees of it.
+//! A simulated host: its processes' handles, and the snapshot that a checker compares.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,13 +22,13 @@ use crate::store::MortalTransport;
 
 /// A host in memory.
 pub struct World {
-    /// The hypervisor.
+    /// The model of the hypervisor.
     pub xen: Model,
-    /// xenstored.
+    /// The in-memory xenstored.
     pub store: MemStore,
-    /// The disk.
+    /// The disk in memory.
     pub disk: MemFiles,
-    /// The clock.
+    /// The clock of all processes.
     pub clock: VirtualClock,
     free_mib: u64,
     processes: Processes,
@@ -63,15 +63,15 @@ impl Processes {
     }
 }
 
-/// What a process has of the world, all behind its fate.
+/// The ports of one process. A [`Fate`](crate::Fate) controls all of them.
 pub struct Handles {
-    /// The hypervisor.
+    /// Port to the hypervisor.
     pub hv: Box<dyn Hypervisor>,
-    /// xenstored.
+    /// Connection to xenstored.
     pub store: Client,
-    /// The disk.
+    /// The disk as the process sees it.
     pub files: Rc<dyn Files>,
-    /// The clock.
+    /// The clock of the world.
     pub clock: Rc<dyn Clock>,
     /// The process itself.
     pub process: Box<dyn Process>,
@@ -212,13 +212,13 @@ pub struct Snapshot {
     pub claimed_pages: u64,
     /// Pages that are free.
     pub free_pages: u64,
-    /// Foreign mappings that somebody holds.
+    /// Number of foreign mappings that processes hold.
     pub mappings: usize,
-    /// xenstore's nodes.
+    /// All xenstore nodes and their values, by path.
     pub nodes: BTreeMap<String, Vec<u8>>,
-    /// Files.
+    /// All files and their contents, by path.
     pub files: BTreeMap<PathBuf, Vec<u8>>,
-    /// Folders.
+    /// Paths of all folders.
     pub folders: Vec<PathBuf>,
 }
 

@@ -18,7 +18,7 @@ use seccompiler::{
 
 use crate::process::{Process, wait_for};
 
-/// The user and group of the child where this process is root's: nobody.
+/// User and group id of the child if this process runs as root: the user `nobody`.
 const NOBODY: libc::c_uint = 65_534;
 /// The exit code of a child that could not give something up.
 const NOT_CONFINED: libc::c_int = 125;
@@ -39,7 +39,7 @@ pub struct ComputeLimits {
 /// What a computation has left.
 #[derive(Debug)]
 pub struct Computed<const ANSWER: usize> {
-    /// Its answer.
+    /// Result of the computation, of fixed size.
     pub answer: [u8; ANSWER],
     /// The file that it wrote, which no process can write to any more.
     pub output: File,
@@ -223,7 +223,8 @@ impl Child {
     }
 }
 
-/// From root to nobody, and without any capability. In a user namespace that has no nobody, only without capabilities.
+/// Changes from root to `nobody` and drops all capabilities. In a user namespace without `nobody` it only drops the
+/// capabilities.
 fn leave_root() -> bool {
     // Linux's capset(2), version 3: for each half of 32 capabilities what is effective, permitted and inheritable.
     const VERSION_3: u32 = 0x2008_0522;

@@ -1,4 +1,4 @@
-//! Domains: making, describing, pausing, ending them.
+//! Domains: create, describe, pause, resume and destroy.
 
 use std::time::Instant;
 

@@ -18,7 +18,7 @@ pub struct Grants {
 /// Granted pages in this process; unmapped and given back when dropped.
 #[derive(Debug)]
 pub struct GrantedMemory {
-    // Unmapped before the driver is told: fields are dropped in order.
+    // Fields are dropped in order, so the pages are unmapped before the driver releases its record.
     memory: ForeignMemory,
     _lease: Lease,
 }
@@ -103,7 +103,7 @@ impl Drop for Lease {
 }
 
 impl GrantedMemory {
-    /// The pages.
+    /// The mapped pages.
     pub fn memory(&mut self) -> &mut ForeignMemory {
         &mut self.memory
     }

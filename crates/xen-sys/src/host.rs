@@ -1,4 +1,4 @@
-//! What Xen says of the host.
+//! Xen's facts about the host: version, CPUs, memory, log, CPU pools.
 
 use xen_abi::domctl::{self, Bitmap};
 use xen_abi::sysctl::{self, Sysctl};

@@ -1,4 +1,4 @@
-//! Which pages a domain has.
+//! The list of a domain's pages.
 
 use xen_abi::domctl::{self, Domctl};
 use xen_abi::memory;
@@ -8,7 +8,7 @@ use xen_port::{DomId, Errno, Gfn, GuestKind, PAGE_SIZE, Pfn, Result};
 use crate::Xen;
 use crate::privcmd::Site;
 
-/// Frames that one call tells of (`XEN_DOMCTL_getpageframeinfo3`).
+/// Number of frames per call (`XEN_DOMCTL_getpageframeinfo3`).
 const FRAMES_PER_CALL: u32 = 1024;
 /// Entries in a page of the table of the guests' own numbers.
 const NUMBERS_PER_PAGE: u64 = (PAGE_SIZE / size_of::<u64>()) as u64;
@@ -66,7 +66,7 @@ impl Xen {
         }
     }
 
-    /// Adds those of the frames to `found` that are pages of the domain; no more than one call tells of.
+    /// Adds to `found` those frames that are pages of the domain. At most as many frames as one call takes.
     fn find_some(&self, domid: DomId, first: u64, count: u64, found: &mut Vec<u64>) -> Result<()> {
         let site = Site::domain("XEN_DOMCTL_getpageframeinfo3", domid);
         let frames: Vec<u64> = (first..first + count).collect();

@@ -1,4 +1,4 @@
-//! A child of this process, and its end.
+//! A child of this process: its PID, its kill and its end.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -31,12 +31,12 @@ impl Process {
         Ok(Process { pid, pidfd })
     }
 
-    /// Its number.
+    /// PID of the child.
     pub(crate) fn id(&self) -> u32 {
         self.pid.unsigned_abs()
     }
 
-    /// Kills it.
+    /// Kills the child with SIGKILL.
     pub(crate) fn kill(&self) -> io::Result<()> {
         let pidfd = self.pidfd.as_raw_fd();
         let no_info = ptr::null::<libc::siginfo_t>();

@@ -46,7 +46,7 @@ fn trim_heap() {
     }
 }
 
-/// The mappings of a file that nobody has written to or can write to.
+/// The mappings of a file that are unchanged and not writable.
 fn untouched(smaps: &str, file: &str) -> Vec<Range<usize>> {
     let is_untouched = |mapping: &Mapping<'_>| {
         mapping.path == file

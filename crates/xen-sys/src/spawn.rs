@@ -1,4 +1,4 @@
-//! Programs that are run to their end.
+//! The real [`Spawn`](os_port::Spawn): runs programs to their end.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, Read};

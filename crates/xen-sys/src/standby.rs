@@ -1,12 +1,12 @@
-//! A process that stands by: it is there at once, and becomes a program when it is let go.
+//! A standby process: it exists at once, and executes its program when it is released.
 //!
-//! Starting a program takes far longer than making a process. Whoever has to be sure of a successor
-//! makes the process, goes on with its work, and lets it go at the end; should it die, it is let go by that.
+//! Starting a program takes much longer than making a process. A process that must be sure of a replacement makes it
+//! first, continues its own work, and releases it at the end. The death of this process releases it too.
 //!
-//! Until it becomes the program it shares this process's memory, as `posix_spawn`'s child does: to copy the page tables, and
-//! then each page that either of the two writes to, takes several times as long as all else here. So it may not touch that memory:
-//! it has a stack of its own, reads what was written down for it before it was there, and calls nothing but the kernel ([`child`]).
-//! The kernel's OOM killer ends all processes that share a memory together, so it may end the child with this process.
+//! Until then it shares this process's memory, as the child of `posix_spawn` does. Copying the page tables, and later
+//! each written page, would take several times as long. So the child must not change that memory. It has its own
+//! stack, reads orders that were written before it existed, and calls only the kernel ([`child`]). The kernel's OOM
+//! killer ends all processes that share a memory, so it may end the child together with this process.
 
 mod child;
 
@@ -82,8 +82,8 @@ impl Standby {
     }
 }
 
-/// Makes sure that this process learns how its children end: whoever started it may have had it ignore `SIGCHLD`, and then
-/// the kernel forgets each child at once. For the beginning of `main`.
+/// Makes sure that the kernel keeps the exit status of this process's children. A parent may have let it ignore
+/// `SIGCHLD`. Call it at the start of `main`.
 pub fn expect_children() {
     // SAFETY: the call takes numbers, and no handler of ours is replaced: this runs before any is set.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
@@ -126,7 +126,7 @@ struct Orders {
     child: AtomicI32,
 }
 
-/// Orders that a child may be reading. Not a box, which would promise that nobody else does.
+/// Orders that a child may be reading. A box would promise that only this process reads them.
 struct InUse(NonNull<Orders>);
 
 // SAFETY: the pointers in it are into memory that the orders own and that stays where it is; nothing in them is of one thread.
@@ -237,7 +237,7 @@ fn pointers(words: &[CString]) -> Vec<*const c_char> {
     addresses.chain([ptr::null()]).collect()
 }
 
-/// Memory for a child to stand on. Below it lies a part that nobody can touch: a child that needs more dies of it.
+/// The stack of a child. A guard area below it has no access: a child that overflows its stack dies.
 struct Stack(*mut c_void);
 
 impl Stack {

@@ -1,4 +1,4 @@
-//! The handle: which Xen it is, and the two interfaces that change between releases.
+//! The handle on Xen. It finds the release of the hypervisor, and encodes domctl and sysctl for it.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
@@ -30,9 +30,9 @@ pub struct Xen {
 
 /// Why an attempt at a hypercall failed.
 pub(crate) enum Failure {
-    /// Xen's answer.
+    /// Xen answered with an error number.
     Xen(Errno),
-    /// Anything else.
+    /// The hypercall could not be made, or its answer is invalid.
     Other(HvError),
 }
 

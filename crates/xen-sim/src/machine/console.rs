@@ -1,4 +1,4 @@
-//! What xenconsoled does: a pty for each domain's console, and a log of what it printed.
+//! The consoles of a simulated host, as xenconsoled serves them: a pty per domain, and a log of its output.
 
 use std::fs::File;
 use std::io::{self, Write};

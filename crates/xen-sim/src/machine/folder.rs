@@ -1,8 +1,8 @@
-//! The folder that a simulated host lives in. It belongs to the user who runs the command, and to nobody else.
+//! The folder of a simulated host. Only the user of the command may own it and write to it.
 //!
-//! Who can write to it chooses what the commands of its user write, and where: a symbolic link in it is enough. So a
-//! folder of another user, or one that others can write to, is refused, and so is one that holds something else.
-//! [`Host`](super::Host) calls this before it uses the folder.
+//! A user who can write to the folder controls where commands write: one symbolic link is enough. So this module
+//! refuses a folder of another user, a folder that others can write to, and a folder with other contents.
+//! [`Host`](super::Host) calls it before it uses the folder.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use super::MachineError;
 
-/// The file that tells a host's folder from any other. Whoever switches the host on or off holds its lock.
+/// The file that marks a folder as a host's. A process that starts or stops the host holds its lock.
 pub(super) const MARK: &str = "power.lock";
 /// Bits of a folder's mode that let others write to it.
 const WRITABLE_BY_OTHERS: u32 = 0o022;

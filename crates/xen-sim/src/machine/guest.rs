@@ -1,4 +1,4 @@
-//! A guest of a simulated host: it says that it lives, does what it is asked over xenstore, and knows a few words.
+//! A guest of a simulated host. It reports its start, obeys requests in xenstore, and answers a few console commands.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,8 @@
-//! The kernel of the guest to try: small, and as a kernel in order.
+//! A small valid kernel image, for guests of a simulated host.
 
 /// Where it is loaded and entered, in bytes.
 const ADDRESS: u32 = 0x10_0000;
-/// `XEN_ELFNOTE_PHYS32_ENTRY`.
+/// Type of the ELF note `XEN_ELFNOTE_PHYS32_ENTRY`.
 const PHYS32_ENTRY: u32 = 18;
 /// `cli`, and `hlt` for ever: on a real Xen it does nothing. The simulated host does not run it at all.
 const CODE: &[u8] = &[0xfa, 0xf4, 0xeb, 0xfd];

@@ -51,16 +51,16 @@ pub enum MachineError {
         /// What the system said.
         source: io::Error,
     },
-    /// The folder belongs to somebody else, or others can write to it.
+    /// Another user owns the folder, or other users can write to it.
     #[error(
         "simulated host: will not use {path}: it belongs to user {uid} with mode {mode:04o}, and others could choose what \
          is written where; name a new folder, or one of user {wanted_uid} that no other can write to",
         path = path.display()
     )]
     NotPrivate {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
-        /// Whose it is.
+        /// User id of its owner.
         uid: u32,
         /// Its permission bits.
         mode: u32,
@@ -74,7 +74,7 @@ pub enum MachineError {
         path = path.display()
     )]
     NotAHost {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
         /// The name of something in it.
         found: String,
@@ -82,9 +82,9 @@ pub enum MachineError {
     /// The process at a socket's other end is another user's.
     #[error("simulated host: the process at {path} belongs to user {uid}; name another folder", path = path.display())]
     ForeignPeer {
-        /// The socket.
+        /// Path of the socket.
         path: PathBuf,
-        /// Whose the process is.
+        /// User id of the process.
         uid: u32,
     },
 }
@@ -134,7 +134,7 @@ impl Host {
         self.folder.join("run/xenstored.socket")
     }
 
-    /// Whoever switches the host on or off holds it.
+    /// Takes the lock that start and stop of the host need.
     fn lock(&self) -> Result<File, MachineError> {
         folder::prepare(&self.folder)
     }
@@ -186,7 +186,7 @@ impl Host {
     /// A handle of its hypervisor.
     ///
     /// # Errors
-    /// When nothing answers, or the folder or whoever answers is another user's.
+    /// No process answers, or the folder or the answering process belongs to another user.
     pub fn hypervisor(&self) -> Result<Box<dyn Hypervisor>, MachineError> {
         let path = self.xen_socket();
         folder::check(&self.folder)?;
@@ -198,7 +198,7 @@ impl Host {
     /// A connection to its xenstored.
     ///
     /// # Errors
-    /// When nothing answers, or the folder or whoever answers is another user's.
+    /// No process answers, or the folder or the answering process belongs to another user.
     pub fn store(&self, settings: Settings) -> Result<Client, MachineError> {
         let path = self.store_socket();
         folder::check(&self.folder)?;

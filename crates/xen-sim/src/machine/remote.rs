@@ -1,4 +1,4 @@
-//! The hypervisor of a simulated host, as its commands see it.
+//! The hypervisor port of a command that talks to a simulated host.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};

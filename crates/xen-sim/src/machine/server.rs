@@ -1,4 +1,4 @@
-//! The process that is a simulated host.
+//! The server process of a simulated host.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,7 +47,7 @@ pub fn serve(folder: &Path) -> Result<(), MachineError> {
     let host = Host::in_folder(folder)?;
     let mut machine = Machine::boot(&host)?;
     let mut output = io::stdout();
-    // Whoever asked for it may be gone.
+    // The process that started the host may have ended.
     let _ = output.write_all(READY).and_then(|()| output.flush());
     machine.run()
 }
@@ -174,7 +174,7 @@ impl Machine {
         }
     }
 
-    /// Waits until somebody wants something, or `wake` has come.
+    /// Waits for input on a socket or console, or until `wake`.
     fn wait(&self, wake: Instant) {
         let mut fds: Vec<PollFd<'_>> = Vec::new();
         fds.push(watched(self.xen_socket.as_fd(), false));
@@ -215,7 +215,7 @@ impl Machine {
         }
     }
 
-    /// Whether whoever connects is the host's user. Others find the connection closed.
+    /// Whether the connecting process belongs to the host's user. The connections of others are closed.
     fn is_own(&self, stream: &UnixStream) -> bool {
         folder::check_peer(stream, &self.host.folder).is_ok()
     }
@@ -319,7 +319,7 @@ impl Machine {
         self.last_use.elapsed() >= IDLE_LIMIT
     }
 
-    /// Switches the host off, unless somebody is just about to use it.
+    /// Stops the host, unless a process is about to use it.
     fn switches_off(&mut self) -> Result<bool, MachineError> {
         let lock = self.host.lock()?;
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {

@@ -1,4 +1,4 @@
-//! How hypercalls travel: a frame is the lengths of its two parts, 32 bits each, the first part as JSON, and plain bytes.
+//! The format of hypercalls on a socket: the lengths of two parts (32 bits each), a JSON part, then raw bytes.
 
 use std::io::{self, ErrorKind};
 
@@ -10,7 +10,7 @@ use xen_port::{DomId, Errno, Gfn, HvError};
 const PART_MAX: usize = 256 << 20;
 const LENGTHS_BYTES: usize = 8;
 
-/// A frame.
+/// One message: a JSON head and raw bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub head: Vec<u8>,
@@ -24,7 +24,7 @@ pub(crate) struct Call<A> {
     pub args: A,
 }
 
-/// Its answer.
+/// The answer to a call: JSON, or an error of the hypervisor.
 pub(crate) type Answer = Result<Value, Refusal>;
 
 /// An [`HvError`] on its way.
