@@ -9,7 +9,7 @@ use testguest_logic::ring;
 
 use crate::{events, hypercall};
 
-/// `xencons_interface` (public/io/console.h).
+/// Xen's `xencons_interface` (public/io/console.h).
 #[repr(C)]
 pub struct ConsoleRing {
     input: [AtomicU8; 1024],
@@ -22,7 +22,7 @@ pub struct ConsoleRing {
 
 const INPUT_SIZE: u32 = 1024;
 const OUTPUT_SIZE: u32 = 2048;
-/// With nobody reading for this long, output is dropped until somebody reads again.
+/// If no reader takes output for this long, the guest drops output until a reader comes back.
 const STALL_NS: u64 = 5_000_000_000;
 const STALL_POLL_NS: u64 = 100_000_000;
 

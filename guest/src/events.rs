@@ -9,7 +9,7 @@ use testguest_logic::clock::TimeInfo;
 
 use crate::hypercall;
 
-/// `vcpu_time_info` (public/xen.h).
+/// Xen's `vcpu_time_info` (public/xen.h).
 #[repr(C)]
 pub struct VcpuTimeInfo {
     version: AtomicU32,

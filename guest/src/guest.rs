@@ -1,4 +1,4 @@
-//! The life of the guest: it reports itself, then beats, listens and obeys.
+//! The main loop of the guest: it reports its start, counts beats, reads commands and executes them.
 
 use core::fmt::{self, Write as _};
 

@@ -1,4 +1,4 @@
-//! What a hostile guest might do to whoever reads xenstore after it.
+//! Hostile xenstore contents, to test programs that read them.
 
 use testguest_logic::text::Text;
 

@@ -178,7 +178,7 @@ pub enum HvmParam {
     ConsoleEvtchn = 18,
 }
 
-/// `xen_hvm_param`.
+/// Xen's `xen_hvm_param` (public/hvm/hvm_op.h).
 #[repr(C)]
 struct HvmParamArgument {
     domid: u16,
@@ -269,9 +269,9 @@ pub fn maximum_ram_page() -> Result<u64, Errno> {
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C, packed)]
 pub struct E820Entry {
-    /// First byte.
+    /// Address of the first byte.
     pub address: u64,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
     /// Kind; 1 is RAM.
     pub kind: u32,
@@ -309,11 +309,11 @@ pub unsafe fn update_va_mapping(va: u64, entry: u64) -> Result<(), Errno> {
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub struct TrapInfo {
-    /// Exception vector.
+    /// Number of the exception.
     pub vector: u8,
     /// Privilege level and event mask.
     pub flags: u8,
-    /// Code selector.
+    /// Selector of the code segment.
     pub code_selector: u16,
     /// Handler; 0 in the entry that ends the table.
     pub address: u64,

@@ -18,9 +18,9 @@ pub const CMDLINE_MAX: usize = 1024;
 
 /// The guest type, and what it needs to know.
 pub enum Platform {
-    /// 64-bit paravirtual.
+    /// A 64-bit PV guest.
     Pv(Pv),
-    /// Hardware-assisted, no firmware.
+    /// A PVH guest; it has no firmware.
     Pvh(Pvh),
 }
 

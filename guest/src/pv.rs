@@ -67,7 +67,7 @@ struct Window([u64; 512]);
 static mut SHARED_INFO_WINDOW: Window = Window([0; 512]);
 static mut MEMORY_WINDOW: Window = Window([0; 512]);
 
-/// The guest.
+/// The state of a PV guest.
 pub struct Pv {
     start_info: *mut StartInfo,
     boot_stack: u64,

@@ -30,7 +30,7 @@ const TYPE_RAM: u32 = 1;
 /// More entries than this in a list from the builder are garbage.
 const LIST_MAX: u32 = 128;
 
-/// `hvm_start_info` (public/arch-x86/hvm/start_info.h).
+/// Xen's `hvm_start_info` (public/arch-x86/hvm/start_info.h).
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct StartInfo {
@@ -46,7 +46,7 @@ struct StartInfo {
     reserved: u32,
 }
 
-/// `hvm_modlist_entry`.
+/// Xen's `hvm_modlist_entry` (public/arch-x86/hvm/start_info.h).
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Module {
@@ -56,7 +56,7 @@ struct Module {
     reserved: u64,
 }
 
-/// `hvm_memmap_table_entry`.
+/// Xen's `hvm_memmap_table_entry` (public/arch-x86/hvm/start_info.h).
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct MemoryMapEntry {
@@ -66,7 +66,7 @@ struct MemoryMapEntry {
     reserved: u32,
 }
 
-/// The guest.
+/// The state of a PVH guest.
 pub struct Pvh {
     address: u64,
     info: StartInfo,

@@ -89,7 +89,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// The client.
+/// A xenstore client on the shared ring.
 pub struct Store {
     last_request: u32,
     fired: u32,

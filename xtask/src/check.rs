@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that CI checks. What needs no boot runs beside the boots.
+//! `cargo xtask test`: all checks of the CI, the cheap ones first.
 
 use crate::artifacts::{self, Profile, cargo, guest_manifest};
 use crate::audit_hosts::{self, Host};

@@ -1,4 +1,4 @@
-//! What can go wrong in a task.
+//! The errors of the tasks.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! `cargo xtask lab ...`.
+//! The commands `cargo xtask lab ...`.
 
 use crate::artifacts::Profile;
 use crate::boot::{self, Options, Talk};

@@ -29,7 +29,7 @@ const BROKEN_BOOTS_LIMIT: u32 = 3;
 /// How many tests went which way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Ended well.
+    /// Number of tests that passed.
     pub passed: usize,
     /// Failed, or never came to run.
     pub failed: usize,
@@ -69,7 +69,7 @@ impl fmt::Display for Tally {
 /// A script of lab/tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Test {
-    /// Without `.sh`.
+    /// File name without `.sh`.
     name: String,
     limit: Duration,
     wants: Wants,

@@ -1,4 +1,4 @@
-//! Boots side by side: each takes one core, and its machine's memory.
+//! Runs several boots at the same time. Each takes one core and the memory of its machine.
 
 use crate::boot;
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! QEMU's own monitor. It is asked after a failure only: where does the emulated CPU stand?
+//! QEMU's monitor socket. After a failure it tells where the emulated CPU is.
 
 use crate::error::{Result, at};
 use rustix::fs::{CWD, FileType, Mode, OFlags};

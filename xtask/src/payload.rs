@@ -1,4 +1,4 @@
-//! What goes into a boot: dom0 finds it in /xyl-lab.
+//! The files that a boot gets. Dom0 finds them in /xyl-lab.
 
 use crate::artifacts::Profile;
 use crate::error::{Error, Result, at};

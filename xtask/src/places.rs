@@ -1,4 +1,4 @@
-//! Where things lie.
+//! Paths of the project's files and folders.
 
 use crate::error::{Error, Result, at};
 use std::path::{Path, PathBuf};

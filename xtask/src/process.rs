@@ -1,4 +1,4 @@
-//! Running programs: as ourselves or as root, ended with us, with their time shown.
+//! Runs programs as this user or as root, ends them with this process, and shows their duration.
 
 use crate::error::{Error, Result};
 use rustix::process::{Pid, Signal, kill_process_group};

@@ -38,7 +38,7 @@ impl Xen {
         }
     }
 
-    /// The release.
+    /// Xen's release, such as `4.17`.
     pub fn version(self) -> &'static str {
         match self {
             Self::V4_17 | Self::V4_17Pv32 => "4.17",
@@ -166,7 +166,7 @@ fn inputs_hash(xen: Xen) -> Result<String> {
         .collect())
 }
 
-/// Held by whoever builds or removes roots; another process waits here.
+/// Locks the folder of the roots. Another process that builds or removes roots waits here.
 fn lock(roots: &Path) -> Result<File> {
     let path = roots.with_extension("lock");
     let file = File::create(&path).map_err(at("make", &path))?;
@@ -191,7 +191,7 @@ fn lock(roots: &Path) -> Result<File> {
     }
 }
 
-/// Builds the root while we hold the lock, so that anything half-built is nobody's.
+/// Builds the root under the lock. So a half-built one is left from an earlier run, and is removed.
 fn build(xen: Xen, roots: &Path, name: &str) -> Result<()> {
     setup::ensure()?;
     let building = roots.join("building");
@@ -215,7 +215,7 @@ fn build(xen: Xen, roots: &Path, name: &str) -> Result<()> {
     made
 }
 
-/// What mmdebstrap is told, apart from what this machine adds (folders, mirrors, proxies).
+/// Options of mmdebstrap, without those of this machine (folders, mirrors, proxies).
 fn bootstrap_options(xen: Xen) -> Vec<String> {
     let mut options: Vec<String> = [
         "--mode=root",

@@ -1,4 +1,4 @@
-//! What the lab needs from the machine: looks, and installs what is missing with apt-get.
+//! The packages that the lab needs: checks them, and installs missing ones with apt-get.
 
 use crate::error::{Error, Result};
 use crate::process::{as_root, is_installed, run_quietly, step};

@@ -12,10 +12,10 @@ const SEEDS_FOR_AN_INTERLEAVING: u64 = 20;
 /// Runs between two looks at whether somebody wants to stop.
 const SEEDS_AT_ONCE: u64 = 100_000;
 
-/// Which runs.
+/// Options of `cargo xtask sim`.
 #[derive(clap::Args)]
 pub struct Options {
-    /// How many
+    /// How many seeds to run
     #[arg(long, default_value_t = SEEDS_OF_A_TEST, conflicts_with = "forever")]
     seeds: u64,
     /// Until it is interrupted, or something is found

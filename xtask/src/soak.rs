@@ -1,4 +1,4 @@
-//! `cargo xtask lab soak`: many boots in a row, to see what flakes.
+//! `cargo xtask lab soak`: boots the lab many times, to find tests that sometimes fail.
 
 use crate::boot::{self, Options, Talk};
 use crate::error::{Error, Result};

@@ -1,4 +1,4 @@
-//! The user's terminal as dom0's terminal.
+//! Connects the user's terminal to dom0's console.
 
 use crate::error::{Error, Result};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};

@@ -1,4 +1,4 @@
-//! How long the parts of a run took, to be shown at its end, slowest first.
+//! The durations of a run's parts, printed at its end, slowest first.
 
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};

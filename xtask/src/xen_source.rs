@@ -13,14 +13,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What the build is told apart from Xen's own defaults.
+/// Options of the build that differ from Xen's defaults.
 const CONFIG: &str = "CONFIG_PV32=y\nCONFIG_DEBUG=n\n";
-/// Shown at the end of Xen's version, so that nobody takes it for Debian's.
+/// Suffix of Xen's version, so that it is not mistaken for Debian's.
 const VENDOR_VERSION: &str = "XEN_VENDORVERSION=-pv32";
 /// Changes when the recipe or the configuration above does.
 const RECIPE: u32 = 1;
 
-/// The hypervisor: found, or built. Whoever calls holds the lock of the folder.
+/// Path of the hypervisor; builds it if needed. The caller holds the lock of the folder.
 pub fn ensure(roots: &Path) -> Result<PathBuf> {
     let kept = roots.join(format!("xen-4.17-pv32-{RECIPE}"));
     if kept.exists() {

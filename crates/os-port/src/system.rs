@@ -145,9 +145,9 @@ impl Append for Appended {
     }
 }
 
-/// Takes the lock that a file stands for, to hand it to a new process as its standard input: then that has it
-/// from its first moment on. Waits until `deadline`, or not at all without one, for whoever has it or just looks;
-/// `None` if that is not over then.
+/// Takes the lock of a lock file as an open file. The caller gives it to a new process as its standard input, so that
+/// process has the lock from its start. Waits until `deadline` for another holder or for a process that only looks;
+/// without a deadline it does not wait. `None` if the lock is still taken.
 pub fn lock_for_child(path: &Path, deadline: Option<Instant>) -> io::Result<Option<File>> {
     lock_by(open_lock(path)?, deadline)
 }
@@ -161,11 +161,11 @@ pub fn lock_of_stdin(path: &Path) -> Option<Box<dyn Lock>> {
     Some(Box::new(lock))
 }
 
-/// An advisory lock file that vanishes when it is released.
+/// An advisory lock file that disappears when it is released.
 ///
-/// The holder removes the file before it closes it, so whoever gets the lock must check that the
-/// file it has locked is still the one at the path (libxl's `libxl__lock_file` follows the same
-/// protocol, which makes these locks work between both toolstacks).
+/// The holder removes the file before it closes it. So a process that gets the lock must check that its file is still
+/// the one at the path. libxl's `libxl__lock_file` follows the same protocol, so these locks work between both
+/// toolstacks.
 struct SystemLock {
     path: PathBuf,
     is_left: bool,
@@ -228,8 +228,8 @@ fn lock_by(file: File, deadline: Option<Instant>) -> io::Result<Option<File>> {
     }
 }
 
-/// The kernel's wait for a lock knows no deadline, so a thread waits. One that gets the lock when
-/// nobody wants it any more gives it up, as [`SystemLock`] does.
+/// The kernel cannot wait for a lock with a deadline, so a thread waits. A thread that gets the lock after the
+/// deadline releases it, as [`SystemLock`] does.
 fn wait_for_lock(file: File, deadline: Instant) -> io::Result<Option<File>> {
     let (send, receive) = mpsc::sync_channel(0);
     std::thread::Builder::new()

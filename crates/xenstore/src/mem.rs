@@ -214,7 +214,7 @@ impl MemTransport {
         self
     }
 
-    /// Whether something has arrived, or the connection is closed: for whoever watches from outside.
+    /// Returns a function that checks whether bytes have arrived or the connection is closed.
     pub fn arrival(&self) -> impl Fn() -> bool + Send + use<> {
         let (store, id) = (self.store.clone(), self.id);
         move || store.lock().daemon.has_output(id)

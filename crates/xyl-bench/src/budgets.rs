@@ -1,4 +1,4 @@
-//! What an operation may cost, in counts that do not depend on the machine.
+//! The budgets of operations: maximum counts that do not depend on the machine.
 
 use std::path::Path;
 
@@ -11,15 +11,15 @@ use crate::scenarios::{Bench, Tool};
 struct Budget {
     /// Name in the report.
     what: &'static str,
-    /// Hypercalls.
+    /// Maximum number of hypercalls.
     hypercalls: u64,
-    /// Mapping requests.
+    /// Maximum number of mapping requests.
     mappings: u64,
-    /// Xenstore requests.
+    /// Maximum number of xenstore requests.
     requests: u64,
-    /// Bytes to and from xenstored.
+    /// Maximum number of bytes to and from xenstored.
     bytes: u64,
-    /// Processes started.
+    /// Maximum number of started processes.
     forks: u64,
 }
 

@@ -36,7 +36,7 @@ const LEAST_NODES: [&str; 10] = [
     "control/shutdown",
 ];
 
-/// Makes one such domain of `memory_mib`, tells how long that took, and destroys it.
+/// Makes such a domain of `memory_mib`, returns the duration, and destroys the domain.
 pub fn once(
     hv: &dyn Hypervisor,
     store: &mut Client,

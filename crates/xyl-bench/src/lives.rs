@@ -1,4 +1,4 @@
-//! What a VM's process takes at rest, how fast its death is made good, and what the journal costs.
+//! Measures the VM process at rest, the time until a dead one is replaced, and the cost of the journal.
 
 use std::path::Path;
 use std::process::Command;
@@ -186,8 +186,8 @@ fn lives_again(before: u16) -> bool {
         .any(|info| info.domid.0 > before && info.cpu_time_ns > 0 && !info.flags.dying)
 }
 
-/// What the journal takes in the common operations. Nobody watches over the guest, so that it is this command that
-/// writes.
+/// Measures the journal in the common operations. The guest has no monitor, so the measured command itself writes the
+/// journal.
 pub fn journal(bench: &Bench, report: &mut Report) -> Outcome<()> {
     let config = bench.config(NAME, "pvh", 16, &bench.test_guest("pvh")?)?;
     for (what, words) in [

@@ -1,11 +1,11 @@
-//! Running commands, and what their times come to.
+//! Runs commands, and summarises their durations.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
 
-/// Runs a command to its end and tells how long it took; its output is shown only when it fails.
+/// Runs a command to its end and returns its duration. Its output is shown only after a failure.
 pub fn timed(arguments: &[String]) -> Outcome<Duration> {
     let (program, rest) = arguments.split_first().ok_or("an empty command")?;
     let started = Instant::now();
@@ -23,14 +23,14 @@ pub fn timed(arguments: &[String]) -> Outcome<Duration> {
     Ok(took)
 }
 
-/// Smallest, middle and largest of some durations.
+/// Minimum, median and maximum of some durations.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
-    /// Smallest.
+    /// Minimum in milliseconds.
     pub min_ms: f64,
-    /// Middle.
+    /// Median in milliseconds.
     pub median_ms: f64,
-    /// Largest.
+    /// Maximum in milliseconds.
     pub max_ms: f64,
 }
 

@@ -6,15 +6,15 @@ use crate::trace::Counts;
 
 /// One operation with both tools; counts are strace's, xenstore requests, xenstore bytes.
 pub struct Line {
-    /// The operation.
+    /// Name of the operation.
     pub what: String,
-    /// xl's times.
+    /// Durations with xl.
     pub xl: Spread,
-    /// xyl's times.
+    /// Durations with xyl.
     pub xyl: Spread,
-    /// xl's counts.
+    /// Counts with xl: strace's counts, xenstore requests, xenstore bytes.
     pub xl_counts: (Counts, u64, u64),
-    /// xyl's counts.
+    /// Counts with xyl, in the same order.
     pub xyl_counts: (Counts, u64, u64),
 }
 

@@ -24,9 +24,9 @@ const CROWD_ENDS: usize = 9;
 /// A tool that takes xl's commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tool {
-    /// The one that is compared with.
+    /// Xen's own toolstack.
     Xl,
-    /// Ours.
+    /// The toolstack of this project.
     Xyl,
 }
 
@@ -71,7 +71,7 @@ impl Bench {
         })
     }
 
-    /// Writes a configuration and tells its path.
+    /// Writes a configuration and returns its path.
     pub fn config(&self, name: &str, kind: &str, memory_mib: u64, boot: &str) -> Outcome<String> {
         let path = self.folder.join(format!("{name}.cfg"));
         let text = format!(
@@ -109,7 +109,7 @@ impl Bench {
         )
     }
 
-    /// The folder.
+    /// Path of the folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }

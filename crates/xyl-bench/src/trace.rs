@@ -10,9 +10,9 @@ use crate::Outcome;
 /// What strace saw of a command and its children.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Hypercalls: `IOCTL_PRIVCMD_HYPERCALL`.
+    /// Number of hypercalls (`IOCTL_PRIVCMD_HYPERCALL`).
     pub hypercalls: u64,
-    /// Other requests to privcmd: mappings.
+    /// Number of other ioctls on privcmd, which are mappings.
     pub mappings: u64,
     /// Processes and threads started.
     pub forks: u64,
@@ -33,7 +33,7 @@ pub fn count(arguments: &[String], xenstored_path: &Path, folder: &Path) -> Outc
         .args([
             "-f",
             "-q",
-            // Unless told so, strace is deaf to signals while it runs a program.
+            // With this option strace reacts to signals while it runs a program.
             "-I1",
             "-e",
             "trace=ioctl,clone,clone3,fork,vfork,read,pread64,readv",

@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Reason {
-    /// Orderly end.
+    /// The guest powers off.
     Poweroff = 0,
     /// End, and start again.
     Reboot = 1,
@@ -34,7 +34,7 @@ impl Reason {
     }
 }
 
-/// What the guest can be told to do.
+/// A command for the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command<'a> {
     /// SCHEDOP_shutdown with a reason.

@@ -16,7 +16,7 @@ impl Crc32 {
         Self(!0)
     }
 
-    /// Adds `bytes`.
+    /// Adds `bytes` to the checksum.
     pub fn update(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             // The table has an entry for every byte, so the default is never used.

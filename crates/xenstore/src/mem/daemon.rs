@@ -45,7 +45,7 @@ struct Connection {
 struct Watch {
     path: Path,
     token: String,
-    /// Was it given relative to the home of the domain? Its events are told likewise.
+    /// Whether the watch was set with a relative path. Its events then have relative paths.
     is_relative: bool,
 }
 
@@ -588,7 +588,7 @@ impl Watch {
         self.path == other.path && self.token == other.token
     }
 
-    /// The path of an event, as this watch tells it.
+    /// The path in an event of this watch.
     fn shown(&self, path: &Path, home: &Path) -> String {
         let relative = path
             .as_str()

@@ -61,7 +61,8 @@ pub(super) struct Change {
     pub path: Path,
     /// Does it concern watches of the nodes above too, or only those of the very node (below a removed one)?
     pub tells_ancestors: bool,
-    /// Permissions before and after, of the node and its parent: whoever may read by one of them is told.
+    /// Permissions before and after the change, of the node and its parent. A domain that may read by one of them
+    /// gets the event.
     pub readable_by: Vec<Perms>,
 }
 
@@ -113,7 +114,7 @@ pub(super) struct View<'a> {
     pub overlay: Option<&'a mut Overlay>,
     pub asker: Asker,
     pub quotas: Quotas,
-    /// What watches must be told of, outside a transaction.
+    /// Changes outside a transaction that watches must report.
     pub changes: Vec<Change>,
 }
 
