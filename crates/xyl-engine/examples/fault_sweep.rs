@@ -28,7 +28,7 @@ use xyl_engine::operation::create::{CreateRequest, create};
 use xyl_engine::operation::destroy;
 use xyl_engine::{Cancel, Dirs, EngineError, Host};
 
-/// No failure.
+/// Value of a counter of calls: no call fails.
 const NEVER: u64 = u64::MAX;
 
 /// The hypervisor, failing its n-th call once.

@@ -34,15 +34,15 @@ pub use vm::lock::VmGuard;
 
 /// The host that an operation works on.
 pub struct Host {
-    /// The hypervisor.
+    /// Port to the hypervisor.
     pub hv: Box<dyn Hypervisor>,
-    /// Xenstore.
+    /// Connection to xenstored.
     pub store: Client,
-    /// Folders.
+    /// Folders of Xyl on this host.
     pub dirs: Dirs,
-    /// Files.
+    /// Port to the file system.
     pub files: Rc<dyn Files>,
-    /// Clocks.
+    /// Port to the clocks.
     pub clock: Rc<dyn Clock>,
     /// The process that works on it.
     pub process: Box<dyn Process>,

@@ -105,7 +105,7 @@ impl Record {
 
 /// A guest that may start.
 pub(crate) struct Admitted {
-    /// The decision.
+    /// The decision with its reasons, for the VM's record.
     pub record: Record,
     /// The shim that it starts in.
     pub shim: Option<ShimImage>,

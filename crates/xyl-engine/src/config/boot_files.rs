@@ -14,7 +14,7 @@ use crate::{EngineError, Host};
 /// Number of bytes in a KiB.
 const KIB: u64 = 1024;
 
-/// The files.
+/// The opened kernel and ramdisk of a guest.
 pub(crate) struct Images {
     /// The guest's kernel.
     pub kernel: Image,

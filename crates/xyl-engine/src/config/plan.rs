@@ -130,9 +130,9 @@ const PVH_VCPUS_MAX: u32 = 128;
 /// What the host's own configuration says where a guest's says nothing (`/etc/xen/xl.conf`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostDefaults {
-    /// Grant-table frames.
+    /// Maximum number of grant-table frames.
     pub max_grant_frames: Option<u32>,
-    /// Maptrack frames.
+    /// Maximum number of maptrack frames.
     pub max_maptrack_frames: Option<u32>,
     /// Highest grant-table version.
     pub max_grant_version: Option<u32>,
@@ -143,7 +143,7 @@ pub struct HostDefaults {
 /// A VM that can be created, and the configuration that asked for it.
 #[derive(Debug)]
 pub struct Planned {
-    /// The VM.
+    /// The VM to create.
     pub spec: VmSpec,
     /// The configuration, with its warnings.
     pub config: Config,

@@ -58,7 +58,7 @@ pub enum RunsPv32 {
 
 /// A shim, opened.
 pub(crate) struct ShimImage {
-    /// Its image.
+    /// The parsed image of the shim.
     pub image: Image,
     /// What cannot be told of it.
     pub warnings: Vec<String>,

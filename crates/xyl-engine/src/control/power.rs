@@ -96,7 +96,7 @@ fn refuse_control_domain(domid: DomId, what: &'static str) -> Result<(), EngineE
 pub enum PowerRequest {
     /// To shut down.
     Poweroff,
-    /// To reboot.
+    /// The guest shall reboot.
     Reboot,
 }
 
@@ -236,7 +236,7 @@ fn is_in_hand(host: &Host, domain: &DomainInfo) -> bool {
 pub enum Until {
     /// Shut down or gone.
     ShutDown,
-    /// Gone.
+    /// The domain no longer exists.
     Gone,
 }
 

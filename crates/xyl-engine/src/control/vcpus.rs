@@ -9,7 +9,7 @@ use crate::error::RequestError;
 use crate::host::topology;
 use crate::vm::domains::home;
 
-/// One vCPU.
+/// State and affinity of one vCPU.
 #[derive(Clone, Debug)]
 pub struct Vcpu {
     /// Its number within the domain.

@@ -11,7 +11,7 @@ pub enum AdoptError {
     /// It has what Xyl cannot do.
     #[error("domain {domid} is not adopted: {what}, which Xyl cannot do yet; it stays xl's")]
     Unsupported {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// What it has, by the names of xl.cfg.
         what: String,
@@ -19,7 +19,7 @@ pub enum AdoptError {
     /// The policy of the host does not want it.
     #[error("domain {domid} is not adopted: {line}; it stays xl's")]
     Refused {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// The decision in words: cause and remedy.
         line: String,
@@ -34,9 +34,9 @@ pub enum AdoptError {
         "process {pid} (`{line}`) may watch over domain {domid} too, and both would act on its end: end it first, or repeat with --force if it has nothing to do with this domain"
     )]
     Watched {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
-        /// The process.
+        /// PID of the process.
         pid: u32,
         /// What was typed to start it.
         line: String,
@@ -46,9 +46,9 @@ pub enum AdoptError {
         "xl's process {pid}, which watches over domain {domid}, cannot be ended: {why}; the domain stays xl's"
     )]
     Stubborn {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
-        /// The process.
+        /// PID of the process.
         pid: u32,
         /// What the system said.
         why: String,

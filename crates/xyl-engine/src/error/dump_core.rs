@@ -13,13 +13,13 @@ pub enum DumpError {
     /// What stands at the path is no file.
     #[error("{path} is no file that could be replaced: name another")]
     NoFile {
-        /// The path.
+        /// Path of the core file.
         path: PathBuf,
     },
     /// The path is no text, so no journal can hold it.
     #[error("{path} is no text in UTF-8: name another file")]
     NoText {
-        /// The path.
+        /// Path of the core file.
         path: PathBuf,
     },
     /// The domain has pages that Xen would have to find memory for.
@@ -28,7 +28,7 @@ pub enum DumpError {
          more than is set aside for them, at which Xen crashes the domain: wait until its balloon driver has given them back"
     )]
     OnDemand {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// Pages beyond those that Xen has set aside.
         pages: u64,
@@ -36,7 +36,7 @@ pub enum DumpError {
     /// None of its vCPUs was ever started.
     #[error("domain {domid} has no vCPU that was ever started, so there is nothing to see")]
     NoVcpu {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
     },
     /// The file could not be written.
@@ -44,7 +44,7 @@ pub enum DumpError {
         "the core of domain {domid}, {path}: {written} of {size} bytes were written, then: {source}{remedy}"
     )]
     Write {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// The file, by the name that it was to get.
         path: PathBuf,

@@ -112,7 +112,7 @@ pub enum EngineError {
         "vCPU {vcpu}: this host has none of the CPUs `{wanted}`: `xyl info` shows how many it has"
     )]
     NoSuchCpus {
-        /// The vCPU.
+        /// Number of the vCPU.
         vcpu: u32,
         /// What the configuration names.
         wanted: String,
@@ -122,7 +122,7 @@ pub enum EngineError {
         "the name `{name}` is taken by domain {domid}: choose another, or destroy that domain first"
     )]
     NameTaken {
-        /// The name.
+        /// The name that the caller asked for.
         name: String,
         /// Who has it.
         domid: DomId,
@@ -130,7 +130,7 @@ pub enum EngineError {
     /// Another process is giving a domain that name.
     #[error("the name `{name}` is being given to a domain by another process just now")]
     NameBusy {
-        /// The name.
+        /// The name that the caller asked for.
         name: String,
     },
     /// Another domain has the UUID.
@@ -215,7 +215,7 @@ pub enum EngineError {
         "domain {domid} has devices that Xyl cannot take down yet ({devices}): use `xl destroy {domid}`, or `xyl destroy --force {domid}` to leave their backends to themselves"
     )]
     ForeignDevices {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// Kinds and numbers.
         devices: String,
@@ -237,7 +237,7 @@ pub enum EngineError {
     Io {
         /// What was tried.
         op: &'static str,
-        /// On what.
+        /// Path of the file or folder.
         path: PathBuf,
         /// What the kernel said.
         source: std::io::Error,
@@ -245,7 +245,7 @@ pub enum EngineError {
     /// A file of ours does not say what it should.
     #[error("{path}: {what}", path = path.display())]
     Record {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What is wrong.
         what: String,
@@ -258,9 +258,9 @@ pub enum EngineError {
         "the journal of the VM {uuid} tells of a `{kind}`, which this xyl does not know: use the xyl that wrote it"
     )]
     UnknownOperation {
-        /// The VM.
+        /// UUID of the VM.
         uuid: String,
-        /// The operation.
+        /// Kind of the operation, as the journal names it.
         kind: String,
     },
     /// A journal of another version of this program: an operation that has another step.
@@ -268,11 +268,11 @@ pub enum EngineError {
         "the VM {uuid} has a {kind} under way that another version of xyl has begun: {unknown}. Nothing was done; let that version finish it (its `xyl recover`)"
     )]
     UnknownStep {
-        /// The VM.
+        /// UUID of the VM.
         uuid: String,
-        /// The operation.
+        /// Kind of the operation.
         kind: &'static str,
-        /// The step.
+        /// The step that this version does not have.
         unknown: UnknownStep,
     },
     /// An undo found that the domain has run.
@@ -296,7 +296,7 @@ pub enum EngineError {
     Deadline {
         /// What was waited for.
         what: String,
-        /// How long.
+        /// Time limit in seconds.
         limit_s: u64,
     },
     /// The VM has got its next domain before its turn came.

@@ -21,7 +21,7 @@ pub enum RequestError {
         "domain {domid} is an HVM guest without PV drivers, so it cannot be asked to {request}: repeat with -F to press its ACPI button"
     )]
     NoPvDrivers {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// `poweroff` or `reboot`.
         request: &'static str,
@@ -57,7 +57,7 @@ pub enum RequestError {
         "{wanted_kib} KiB are more than domain {domid} may have, which is {max_kib} KiB: raise that first with `xyl mem-max {domid}`"
     )]
     AboveMaximum {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// What was asked for.
         wanted_kib: u64,
@@ -69,11 +69,11 @@ pub enum RequestError {
         "{wanted_kib} KiB are too little for domain {domid}: it must have at least {min_kib} KiB"
     )]
     BelowMinimum {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// What was asked for.
         wanted_kib: u64,
-        /// The least.
+        /// Minimum memory of the domain, in KiB.
         min_kib: u64,
     },
     /// A maximum below what the domain is to have now.
@@ -81,7 +81,7 @@ pub enum RequestError {
         "{wanted_kib} KiB are less than domain {domid} is to have now, which is {target_kib} KiB: lower that first with `xyl mem-set {domid}`"
     )]
     BelowTarget {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// What was asked for.
         wanted_kib: u64,
@@ -93,7 +93,7 @@ pub enum RequestError {
         "the memory limits of domain {domid} are not in xenstore ({path}): it was not made by xl or xyl, or is on its way out"
     )]
     NoMemoryLimits {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// The node that is missing.
         path: String,
@@ -103,7 +103,7 @@ pub enum RequestError {
         "domain {domid} cannot use {wanted} vCPUs: choose 1 to {most}; for more, raise `maxvcpus` in its configuration and create it anew"
     )]
     VcpusOutOfRange {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// What was asked for.
         wanted: u32,
@@ -113,7 +113,7 @@ pub enum RequestError {
     /// A vCPU that the domain does not have.
     #[error("domain {domid} has no vCPU {vcpu}: it has {most}, numbered from 0")]
     NoSuchVcpu {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// What was asked for.
         vcpu: u32,
@@ -123,9 +123,9 @@ pub enum RequestError {
     /// HVM guests have a device model, which has to be asked too.
     #[error("{what} of an HVM guest (domain {domid}) is not there yet: use `xl {what}`")]
     HvmNotYet {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
-        /// The command.
+        /// Name of the command.
         what: &'static str,
     },
     /// The domain is under another scheduler than the command is for.
@@ -133,11 +133,11 @@ pub enum RequestError {
         "domain {domid} is under the scheduler {actual}, not {wanted}: use `xyl sched-{actual}`"
     )]
     OtherScheduler {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// The command's scheduler.
         wanted: &'static str,
-        /// The domain's.
+        /// Scheduler of the domain.
         actual: &'static str,
     },
     /// A CPU pool is under another scheduler than the one that the command is for.
@@ -149,7 +149,7 @@ pub enum RequestError {
         pool: u32,
         /// The command's scheduler.
         wanted: &'static str,
-        /// The pool's.
+        /// Scheduler of the pool.
         actual: &'static str,
     },
     /// A number outside of what Xen takes.
@@ -157,11 +157,11 @@ pub enum RequestError {
     OutOfRange {
         /// What the number is.
         what: &'static str,
-        /// The number.
+        /// Value that the caller asked for.
         value: u32,
-        /// Smallest.
+        /// Smallest allowed value.
         least: u32,
-        /// Greatest.
+        /// Largest allowed value.
         most: u32,
     },
 }

@@ -32,7 +32,7 @@ pub enum ShimError {
     WithoutPv32 {
         /// The guest's kernel.
         kernel: PathBuf,
-        /// The shim.
+        /// Path of the shim.
         shim: PathBuf,
     },
     /// The shim's command line switches 32-bit PV off.
@@ -43,7 +43,7 @@ pub enum ShimError {
     Pv32SwitchedOff {
         /// The guest's kernel.
         kernel: PathBuf,
-        /// The word.
+        /// The option that switches it off.
         word: String,
     },
     /// A kernel with page tables of two levels.

@@ -18,7 +18,7 @@ pub enum SoftResetError {
         "domain {domid}: to {step} is not supported by Xyl yet: HVM guests cannot be soft-reset"
     )]
     DeviceModel {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// What is missing.
         step: &'static str,
@@ -26,7 +26,7 @@ pub enum SoftResetError {
     /// The domain has devices whose backends would have to be set up again.
     #[error("domain {domid} has devices that Xyl cannot set up again yet: {devices}")]
     Devices {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// Kinds and numbers.
         devices: String,

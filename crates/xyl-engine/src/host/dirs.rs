@@ -8,7 +8,7 @@ use uuid::Uuid;
 /// What the names of the locks of names begin with.
 pub(crate) const NAME_LOCK: &str = "name-";
 
-/// The folders.
+/// The folders that Xyl uses on a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dirs {
     /// Configurations of VMs: `/var/lib/xyl`.

@@ -33,10 +33,10 @@ pub struct Kernel {
     spawn: Rc<dyn Spawn>,
 }
 
-/// A process.
+/// A running process of domain 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// Its number.
+    /// Process id (PID).
     pub pid: u32,
     /// When it was started, in the kernel's clock ticks: a number that is used again belongs to another process.
     started: u64,
@@ -69,7 +69,7 @@ impl Program {
 }
 
 impl Kernel {
-    /// This host's.
+    /// The kernel of this host.
     pub fn system() -> Kernel {
         Kernel::below(Path::new("/"))
     }

@@ -9,11 +9,11 @@ use crate::host::NO_NAME;
 /// A CPU pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
-    /// Its number.
+    /// Number of the pool.
     pub id: u32,
     /// Its name, where xenstore knows it.
     pub name: Option<String>,
-    /// Its scheduler.
+    /// Scheduler of the pool.
     pub scheduler: SchedulerId,
 }
 

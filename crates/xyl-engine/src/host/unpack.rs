@@ -127,7 +127,7 @@ struct Answer {
     kind: u8,
     /// A number of bytes.
     value: u64,
-    /// Printable ASCII.
+    /// Error text in printable ASCII.
     text: String,
 }
 

@@ -23,7 +23,7 @@ const MAKERS: [&str; 4] = ["create", "restore", "migrate-receive", "remus"];
 /// A process of xl that can make domains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XlProcess {
-    /// It.
+    /// The process of xl.
     pub program: Program,
     /// The domain that it watched over last, if it says so anywhere.
     pub domid: Option<DomId>,

@@ -16,7 +16,7 @@ use crate::{Cancel, EngineError, Host, VmGuard};
 
 /// How long Xen may take to give all of a domain's memory back, in seconds.
 const END_LIMIT_S: u64 = 120;
-/// The same.
+/// [`END_LIMIT_S`] as a duration.
 pub(crate) const END_LIMIT: Duration = Duration::from_secs(END_LIMIT_S);
 
 /// Token of the watch that tells of a domain's end.

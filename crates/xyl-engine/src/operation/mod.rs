@@ -27,7 +27,7 @@ use crate::{EngineError, Host};
 /// The argument of a create whose VM keeps its record even where it fails.
 pub(crate) const KEEPS_RECORD: &str = "keeps_record";
 
-/// An operation.
+/// Kind of an operation on a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A VM gets a domain.
@@ -148,7 +148,7 @@ pub(crate) type Callback<'a> = &'a mut dyn FnMut(&mut Host, DomId) -> Result<(),
 /// An operation under way.
 pub(crate) struct Draft<'a> {
     pub host: &'a mut Host,
-    /// The VM.
+    /// UUID of the VM.
     pub uuid: Uuid,
     /// Whether it is carried on by another process than it was begun by: then what is found may be
     /// somebody else's by now.

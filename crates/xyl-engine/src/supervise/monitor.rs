@@ -282,7 +282,7 @@ enum After {
 enum Verdict {
     /// Another try, when its time has come.
     Again,
-    /// None.
+    /// No further try.
     GivenUp,
     /// The failure is the host's and tells nothing about the VM.
     Undecided,

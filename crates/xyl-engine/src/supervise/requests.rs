@@ -65,19 +65,19 @@ pub enum Request {
     },
     /// Leaves a SysRq key for its guest.
     Sysrq {
-        /// The key.
+        /// The SysRq key, such as `s`.
         key: char,
     },
     /// Sends a trigger to a vCPU.
     Trigger {
-        /// The vCPU.
+        /// Number of the vCPU.
         vcpu: VcpuId,
         /// What is sent.
         trigger: Trigger,
     },
     /// Gives it another name.
     Rename {
-        /// The name.
+        /// The new name.
         name: String,
     },
     /// Sets the memory that it is to have.
@@ -87,17 +87,17 @@ pub enum Request {
     },
     /// Sets the memory that it may have.
     MemoryMaximum {
-        /// In KiB.
+        /// New maximum, in KiB.
         max_kib: u64,
     },
     /// Sets how many vCPUs it is to use.
     Vcpus {
-        /// The number.
+        /// Number of vCPUs to use.
         nr_vcpus: u32,
     },
     /// Sets the CPUs that vCPUs may use, and prefer.
     Pin {
-        /// The vCPUs.
+        /// Numbers of the vCPUs.
         vcpus: Vec<VcpuId>,
         /// CPUs that they may use; `None` leaves them as they are.
         hard: Option<CpuMap>,
@@ -110,7 +110,7 @@ pub enum Request {
     Share {
         /// The scheduler that it must be under.
         scheduler: SchedulerId,
-        /// The change.
+        /// The parameters to change.
         change: ShareChange,
     },
     /// Writes its core to a file.
@@ -121,7 +121,7 @@ pub enum Request {
         /// Whether the guest runs on meanwhile.
         is_live: bool,
     },
-    /// Ends it.
+    /// Destroys the domain.
     Destroy {
         /// Whether backends that Xyl cannot take down are left to themselves.
         force: bool,

@@ -9,7 +9,7 @@ use crate::{Dirs, EngineError};
 
 /// A VM's journal.
 pub struct VmOps {
-    /// The VM.
+    /// UUID of the VM.
     pub uuid: Uuid,
     /// What its journal holds, or why it cannot be read.
     pub contents: Result<Contents, JournalError>,
@@ -33,7 +33,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// In words.
+    /// The status as an English text.
     pub fn word(self) -> &'static str {
         match self {
             Status::UnderWay => "under way",

@@ -23,7 +23,7 @@ const QUIET_LIMIT: Duration = Duration::from_millis(500);
 /// What was made of an operation whose process had died.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
-    /// The VM.
+    /// UUID of the VM.
     pub uuid: Uuid,
     /// Its name, where that is known.
     pub name: String,
@@ -64,7 +64,7 @@ pub(crate) struct Left {
 
 /// The right to change a VM.
 pub struct VmGuard {
-    /// The VM.
+    /// UUID of the VM.
     pub(crate) uuid: Uuid,
     _lock: Box<dyn Lock>,
     /// What the journal held when the lock was taken; nothing is under way in it.

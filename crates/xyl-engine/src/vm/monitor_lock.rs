@@ -104,7 +104,7 @@ pub fn dismiss(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Result<(), EngineE
 /// A VM that is to be watched over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watched {
-    /// The VM.
+    /// UUID of the VM.
     pub uuid: Uuid,
     /// Whether a process does.
     pub is_held: bool,

@@ -11,7 +11,7 @@ pub const DEFAULT_SHIM_CMDLINE: &str = "pv-shim console=xen,pv";
 /// A VM, ready to be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmSpec {
-    /// Name.
+    /// Name of the VM.
     pub name: String,
     /// Identity; also the domain's handle.
     pub uuid: Uuid,
@@ -35,11 +35,11 @@ pub struct VmSpec {
     pub cpu_cap: Option<u16>,
     /// CPU pool's name or number; `None` is pool 0.
     pub pool: Option<String>,
-    /// Kernel.
+    /// Path of the kernel.
     pub kernel: PathBuf,
-    /// Ramdisk.
+    /// Path of the ramdisk; `None` without one.
     pub ramdisk: Option<PathBuf>,
-    /// Command line.
+    /// Command line of the kernel.
     pub cmdline: Option<String>,
     /// The shim that the kernel runs in. The domain is PVH then, and the kernel PV.
     pub shim: Option<Shim>,
@@ -49,7 +49,7 @@ pub struct VmSpec {
     pub on: OnShutdown,
     /// Hardware-assisted paging; `None` uses it where the host has it.
     pub hap: Option<bool>,
-    /// Nested virtualisation.
+    /// The guest may use hardware virtualisation itself.
     pub nested_virt: bool,
     /// Virtual performance counters.
     pub vpmu: bool,
@@ -73,7 +73,7 @@ pub struct VmSpec {
     pub max_maptrack_frames: Option<u32>,
     /// Highest grant-table version; `None` takes the highest that the host has.
     pub max_grant_version: Option<u32>,
-    /// Event channels.
+    /// Highest event-channel port.
     pub max_event_channels: u32,
     /// Trace buffer of each vCPU in bytes.
     pub vmtrace_size_bytes: u32,
@@ -98,7 +98,7 @@ impl VmSpec {
 /// A PV shim, as the configuration describes it; `None` is the usual.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shim {
-    /// Its path.
+    /// Path of the shim's image.
     pub path: Option<PathBuf>,
     /// Its command line.
     pub cmdline: Option<String>,
@@ -129,7 +129,7 @@ pub fn kind_text(kind: GuestKind) -> &'static str {
 /// What is done with a domain that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Destroyed.
+    /// Destroy the domain.
     Destroy,
     /// Destroyed, and created anew from its configuration.
     Restart,
@@ -174,15 +174,15 @@ impl Action {
 /// The action for each way to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OnShutdown {
-    /// `on_poweroff`.
+    /// Action of `on_poweroff`.
     pub poweroff: Action,
-    /// `on_reboot`.
+    /// Action of `on_reboot`.
     pub reboot: Action,
-    /// `on_watchdog`.
+    /// Action of `on_watchdog`.
     pub watchdog: Action,
-    /// `on_crash`.
+    /// Action of `on_crash`.
     pub crash: Action,
-    /// `on_soft_reset`.
+    /// Action of `on_soft_reset`.
     pub soft_reset: Action,
 }
 

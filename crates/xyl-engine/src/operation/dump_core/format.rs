@@ -12,7 +12,7 @@ const SECTION_HEADER_BYTES: usize = 64;
 /// Bytes of a note before what it says: three numbers and the name.
 const NOTE_HEADER_BYTES: usize = 16;
 const NOTE_NAME: [u8; 4] = *b"Xen\0";
-/// `XEN_ELFNOTE_DUMPCORE_*`.
+/// Types of the ELF notes in a core (`XEN_ELFNOTE_DUMPCORE_*`).
 const NOTE_NONE: u32 = 0x200_0000;
 const NOTE_HEADER: u32 = 0x200_0001;
 const NOTE_XEN_VERSION: u32 = 0x200_0002;
@@ -30,7 +30,7 @@ const SHT_PROGBITS: u32 = 1;
 const SHT_STRTAB: u32 = 3;
 const SHT_NOTE: u32 = 7;
 
-/// Machines.
+/// Values of the ELF header's machine field.
 const EM_386: u16 = 3;
 const EM_X86_64: u16 = 62;
 
@@ -39,7 +39,7 @@ pub(super) type Page = (u64, u64);
 
 /// What a core says beside the contents of pages.
 pub(super) struct Core<'c> {
-    /// Xen.
+    /// Version of Xen, for the note.
     pub version: &'c VersionInfo,
     /// Whether the domain's own page numbers are those by which it was mapped: all but PV.
     pub is_translated: bool,

@@ -38,7 +38,7 @@ const AT_END: &str = "at_end";
 
 /// What to dump.
 pub struct DumpRequest<'r> {
-    /// The domain.
+    /// Number of the domain.
     pub domid: DomId,
     /// The file, by its whole path. One that is there is replaced.
     pub file: &'r FilePath,
@@ -48,7 +48,7 @@ pub struct DumpRequest<'r> {
     pub progress: &'r mut dyn FnMut(u64, u64),
 }
 
-/// A core.
+/// Result of a dump: sizes and page counts of the core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Dumped {
     /// The file's size.
@@ -246,7 +246,7 @@ fn has_dumped(host: &Host, vm: Vm) -> Result<bool, EngineError> {
 }
 
 impl Dumped {
-    /// In words.
+    /// The result as one line of English text.
     pub fn line(&self) -> String {
         let missing = match self.nr_missing {
             0 => String::new(),

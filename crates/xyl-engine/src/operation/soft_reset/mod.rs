@@ -37,7 +37,7 @@ const TRIES: u32 = 3;
 const BUSY_LIMIT: Duration = Duration::from_secs(10);
 /// The first pause while Xen is busy; each is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_micros(100);
-/// The longest.
+/// The longest pause while Xen is busy.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// How often the log is told of a guest that resets itself all the time.
 const TELL_EVERY: Duration = Duration::from_secs(60);
@@ -156,11 +156,11 @@ struct Note {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Begun.
+    /// The soft reset has begun.
     Asked,
     /// The xenstore nodes are new.
     Described,
-    /// Given up.
+    /// The soft reset has failed for good.
     GivenUp,
 }
 

@@ -54,9 +54,9 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("soft reset: {event:?} cannot happen in the state {state:?}: this is a fault of Xyl")]
 pub struct ImpossibleEvent {
-    /// The state.
+    /// State before the event.
     pub state: State,
-    /// The event.
+    /// Event that cannot happen.
     pub event: Event,
 }
 

@@ -23,21 +23,21 @@ pub enum Leak {
     },
     /// Xenstore nodes of a domain that is no more.
     Nodes {
-        /// The topmost.
+        /// Path of the topmost node.
         path: String,
         /// Whose they are.
         owner: NodeOwner,
     },
     /// A network interface of a domain that is no more.
     Interface {
-        /// Its name.
+        /// Name of the interface.
         name: String,
         /// Whose it was.
         domid: DomId,
     },
     /// A QEMU whose domain is no more.
     Qemu {
-        /// It.
+        /// The QEMU process.
         program: Program,
         /// Whom it served.
         domid: DomId,
@@ -48,7 +48,7 @@ pub enum Leak {
         file: String,
         /// Whose it is.
         domid: DomId,
-        /// The same.
+        /// UUID of that domain.
         uuid: Uuid,
     },
     /// A VM's configuration or journal, and the VM has no domain. Whether it may be dropped.
@@ -57,9 +57,9 @@ pub enum Leak {
     DamagedJournal(String),
     /// A domain that was being made by somebody who has gone.
     HalfMade {
-        /// Its number.
+        /// Number of the domain.
         domid: DomId,
-        /// Its UUID.
+        /// UUID of the domain.
         uuid: Uuid,
         /// The memory it has: more a moment later, if somebody still makes it.
         tot_pages: u64,
@@ -68,9 +68,9 @@ pub enum Leak {
     },
     /// A domain that was destroyed and is still there.
     Dying {
-        /// Its number.
+        /// Number of the domain.
         domid: DomId,
-        /// Its UUID.
+        /// UUID of the domain.
         uuid: Uuid,
         /// The memory it has: less a moment later, if Xen is still at work.
         tot_pages: u64,
@@ -80,9 +80,9 @@ pub enum Leak {
 /// Whose xenstore nodes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeOwner {
-    /// A domain's.
+    /// The nodes of a domain.
     Domain(DomId),
-    /// A VM's.
+    /// The nodes of a VM.
     Vm(Uuid),
 }
 
@@ -107,7 +107,7 @@ impl Leak {
 /// What was made of a finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing yet.
+    /// Found, and not removed.
     Found,
     /// It is gone.
     Removed,
@@ -115,10 +115,10 @@ pub enum Verdict {
     Left(String),
 }
 
-/// A finding.
+/// One leak, with its cause and verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What.
+    /// Kind and identity of the leak.
     pub leak: Leak,
     /// What it is, and its name.
     pub object: String,
