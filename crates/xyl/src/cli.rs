@@ -68,7 +68,7 @@ pub struct Cli {
     /// Options before the command.
     #[command(flatten)]
     pub global: GlobalArgs,
-    /// The command.
+    /// The command and its arguments.
     #[command(subcommand)]
     pub command: Command,
 }

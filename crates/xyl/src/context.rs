@@ -32,9 +32,9 @@ use crate::xlconf;
 /// What every command works with.
 pub struct Context {
     options: Options,
-    /// Standard output.
+    /// Standard output of the command.
     pub out: Out,
-    /// Folders.
+    /// Folders of Xyl on this host.
     pub dirs: Dirs,
     /// The simulated host that stands in for the real one, if any.
     simulated: Option<SimulatedHost>,
@@ -283,7 +283,7 @@ impl Context {
         Ok(self.options.dry_run)
     }
 
-    /// The hypervisor.
+    /// The port to the hypervisor, opened at the first use.
     pub fn hv(&self) -> Result<&dyn Hypervisor, Failure> {
         if self.hv.get().is_none() {
             let _ = self.hv.set(self.open_hypervisor()?);

@@ -19,14 +19,14 @@ use crate::words::WordError;
 /// Outcome of a command.
 pub type Outcome = Result<(), Failure>;
 
-/// Exit codes.
+/// Exit code of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Done.
+    /// The command succeeded.
     Done,
-    /// Failed.
+    /// The command failed.
     Failed,
-    /// Wrong usage.
+    /// The command line is wrong.
     Usage,
     /// What a check was to fail on was found.
     Found,
@@ -43,7 +43,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// The number.
+    /// Number for the shell.
     pub fn number(self) -> u8 {
         match self {
             Exit::Done => 0,
@@ -80,7 +80,7 @@ pub enum Failure {
     /// What a check was to fail on was found.
     #[error("{0}")]
     Found(String),
-    /// No Xen.
+    /// The kernel does not run under Xen.
     #[error(
         "this is not a Xen host: {path} is not there\nboot this machine into Xen, and in domain 0 load the driver (`modprobe xen-privcmd`); `xyl -N create FILE` checks a configuration anywhere"
     )]
@@ -91,7 +91,7 @@ pub enum Failure {
     /// The engine's errors, and through it those of Xen and xenstore.
     #[error("{0}")]
     Engine(EngineError),
-    /// The console's.
+    /// A console session failed.
     #[error(transparent)]
     Console(#[from] ConsoleError),
     /// What was asked cannot be.

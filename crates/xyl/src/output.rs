@@ -12,7 +12,7 @@ use crate::json::{self, Layout};
 pub struct Out(RefCell<BufWriter<Stdout>>);
 
 impl Out {
-    /// Standard output.
+    /// A buffer on standard output.
     pub fn stdout() -> Out {
         Out(RefCell::new(BufWriter::with_capacity(
             64 * 1024,

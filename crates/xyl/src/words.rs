@@ -30,7 +30,7 @@ pub enum WordError {
     /// A command of xl that Xyl does not have yet.
     #[error("`{name}` is not there yet in this version of Xyl; {instead}")]
     NotThereYet {
-        /// The command.
+        /// Name of the command.
         name: &'static str,
         /// What to use meanwhile.
         instead: &'static str,

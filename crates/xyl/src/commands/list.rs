@@ -115,13 +115,13 @@ pub const BARE_PV32: &str = "is a bare 32-bit PV guest: its kernel runs in ring 
 pub struct Columns {
     /// UUID, reason and label.
     pub verbose: bool,
-    /// Label.
+    /// Security label (XSM).
     pub context: bool,
-    /// Claimed memory.
+    /// Claimed memory in MiB.
     pub claim: bool,
-    /// CPU pool.
+    /// Name of the CPU pool.
     pub cpupool: bool,
-    /// NUMA nodes.
+    /// NUMA nodes of the memory.
     pub numa: bool,
 }
 

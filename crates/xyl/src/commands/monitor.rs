@@ -150,9 +150,9 @@ fn words(vm: Vm) -> [String; 4] {
 
 /// A monitor that was started in the place of one that had died.
 pub struct Heir {
-    /// The VM.
+    /// The VM that it supervises.
     pub vm: Vm,
-    /// Its name.
+    /// Name of the VM.
     pub name: String,
     /// The new process.
     pub pid: u32,
@@ -170,11 +170,11 @@ impl Heir {
 
 /// A VM that has lost its monitor, and gets none.
 pub struct NoHeir {
-    /// The VM.
+    /// UUID of the VM.
     pub uuid: Uuid,
-    /// Its name.
+    /// Name of the VM.
     pub name: String,
-    /// Why.
+    /// Why no monitor could be started.
     pub failure: Failure,
 }
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 pub struct Escape(pub u8);
 
 impl Default for Escape {
-    /// Ctrl-].
+    /// The escape character of xl: Ctrl-].
     fn default() -> Escape {
         Escape(0x1d)
     }
@@ -58,7 +58,7 @@ impl Pending {
         self.bytes.len() < PENDING_MAX
     }
 
-    /// What waits.
+    /// Bytes that wait for the console.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }

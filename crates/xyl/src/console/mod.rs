@@ -82,7 +82,7 @@ impl Folders {
 pub struct Options {
     /// Which; `None` takes an HVM guest's serial line if it has one, else the PV console.
     pub kind: Option<Kind>,
-    /// Its number.
+    /// Number of the console, from 0.
     pub number: u32,
     /// What ends the session.
     pub escape: Escape,
@@ -101,7 +101,7 @@ pub enum ConsoleError {
         "no tty for the console of {domain} within {limit_s} s: xenconsoled makes it; see whether that runs (`systemctl status xenconsoled`){log}"
     )]
     NoTty {
-        /// The domain.
+        /// Name or number of the domain.
         domain: String,
         /// How long was waited.
         limit_s: u64,
@@ -133,7 +133,7 @@ pub enum ConsoleError {
     BadTty {
         /// What xenstore says.
         path: String,
-        /// The domain.
+        /// Name or number of the domain.
         domain: String,
         /// What is wrong.
         what: String,
@@ -145,15 +145,15 @@ pub enum ConsoleError {
         "another session is on the console of {domain} ({path} is locked): two would take bytes from each other"
     )]
     Locked {
-        /// The domain.
+        /// Name or number of the domain.
         domain: String,
         /// The lock file.
         path: PathBuf,
     },
-    /// Xenstore failed.
+    /// A xenstore request failed.
     #[error(transparent)]
     Store(#[from] xenstore::Error),
-    /// Xen failed.
+    /// A hypercall failed.
     #[error(transparent)]
     Hypervisor(#[from] xen_port::HvError),
     /// The system failed.

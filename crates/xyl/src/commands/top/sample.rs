@@ -13,7 +13,7 @@ use crate::error::Failure;
 pub struct Domain {
     /// What Xen knows of it.
     pub info: DomainInfo,
-    /// Its name.
+    /// Name of the domain; `None` if xenstore has none.
     pub name: Option<String>,
 }
 

@@ -15,7 +15,7 @@ const NAME_WIDTH: usize = 10;
 pub enum SortBy {
     /// The domain's number.
     Domid,
-    /// Name.
+    /// The domain's name.
     Name,
     /// CPU time used in all, most first.
     Cpu,
@@ -98,7 +98,7 @@ impl Table {
         )
     }
 
-    /// The rows.
+    /// The rows of the table, without its heading.
     pub fn rows(&self) -> &[String] {
         &self.rows
     }
