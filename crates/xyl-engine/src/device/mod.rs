@@ -25,7 +25,7 @@ pub const KINDS: &[&dyn Kind] = &[&console::Console];
 /// What devices are made from.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceInput {
-    /// The domain.
+    /// Number of the domain.
     pub domid: DomId,
     /// The ring of its console.
     pub console: Ring,

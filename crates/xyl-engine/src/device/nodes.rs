@@ -30,6 +30,6 @@ pub struct NodeRule<I> {
 pub enum Change {
     /// Writes a value; creates the node if need be, with the permissions of its parent.
     Write(String, String),
-    /// Sets permissions.
+    /// Sets the permissions of a node.
     Perms(String, DomId, Access),
 }

@@ -20,11 +20,11 @@ use crate::vm::spec;
 /// What the tree says of a domain.
 #[derive(Clone, Debug)]
 pub struct DomainTree {
-    /// The domain.
+    /// Number of the domain.
     pub domid: DomId,
     /// Its UUID in text.
     pub uuid: String,
-    /// Its name.
+    /// Name of the VM.
     pub name: String,
     /// PV or PVH.
     pub kind: GuestKind,
@@ -137,12 +137,12 @@ const fn toolstack(
     }
 }
 
-/// `/local/domain/D`.
+/// Path of a domain's home: `/local/domain/D`.
 pub fn domain_path(domid: DomId) -> String {
     format!("/local/domain/{domid}")
 }
 
-/// `/vm/UUID`.
+/// Path of a VM's node: `/vm/UUID`.
 pub fn vm_path(uuid: &str) -> String {
     format!("/vm/{uuid}")
 }

@@ -13,7 +13,7 @@ use crate::vm::spec::VmSpec;
 /// What a record is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
-    /// The VM.
+    /// The VM that the record describes.
     pub spec: &'a VmSpec,
     /// Paging memory in KiB.
     pub shadow_kib: u64,

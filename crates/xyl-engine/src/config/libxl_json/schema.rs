@@ -18,9 +18,9 @@ use crate::vm::spec::{Action, Shim};
 pub(super) enum Part {
     /// The record itself (`libxl_domain_config`).
     Top,
-    /// `c_info`.
+    /// The object `c_info`, for the creation.
     Create,
-    /// `b_info`.
+    /// The object `b_info`, for the build.
     Build,
     /// `sched_params` of `b_info`.
     Sched,
@@ -33,7 +33,7 @@ pub(super) enum Part {
 /// A member of the record.
 pub(super) struct Field {
     pub(super) part: Part,
-    /// libxl's name.
+    /// Name of the member in libxl.
     pub(super) name: &'static str,
     pub(super) meaning: Meaning,
 }
@@ -70,7 +70,7 @@ pub(super) enum JsonType {
     Text,
     /// An enumeration of which Xyl knows these words.
     Word(&'static [&'static str]),
-    /// `integer`, `uint32`.
+    /// `integer` or `uint32`: a number.
     Number,
     /// `libxl_defbool`: `"True"` or `"False"`.
     Flag,
@@ -84,7 +84,7 @@ pub(super) enum JsonType {
     CpusOfEach,
     /// `uint32` that holds seconds, negative ones as two's complement.
     Seconds,
-    /// `libxl_action_on_shutdown`.
+    /// `libxl_action_on_shutdown`: an action.
     Action,
 }
 
@@ -93,11 +93,11 @@ pub(super) enum JsonType {
 pub(super) enum Absence {
     /// None: the member says more than its absence.
     Nothing,
-    /// This number.
+    /// The default is this number.
     Number(u64),
-    /// This yes or no.
+    /// The default is this truth value.
     Flag(bool),
-    /// This word.
+    /// The default is this word.
     Word(&'static str),
 }
 
