@@ -534,7 +534,7 @@ abi! {
         /// Padding.
         12 pad: u32 = "";
     }
-    /// `XEN_DOMCTL_getvcpuinfo`.
+    /// Argument of `XEN_DOMCTL_getvcpuinfo`.
     struct VcpuInfo = "struct xen_domctl_getvcpuinfo", 24 {
         /// In: the vCPU.
         0 vcpu: u32;
@@ -553,7 +553,7 @@ abi! {
         /// Padding.
         20 pad2: u32 = "";
     }
-    /// `XEN_DOMCTL_{get,set}vcpuaffinity`.
+    /// Argument of `XEN_DOMCTL_{get,set}vcpuaffinity`.
     struct VcpuAffinity = "struct xen_domctl_vcpuaffinity", 40 {
         /// The vCPU.
         0 vcpu: u32;
@@ -564,12 +564,12 @@ abi! {
         /// Where it likes to run.
         24 cpumap_soft: Bitmap;
     }
-    /// `XEN_DOMCTL_{get,set}nodeaffinity`.
+    /// Argument of `XEN_DOMCTL_{get,set}nodeaffinity`.
     struct NodeAffinity = "struct xen_domctl_nodeaffinity", 16 {
         /// The nodes.
         0 nodemap: Bitmap;
     }
-    /// `XEN_DOMCTL_shadow_op`.
+    /// Argument of `XEN_DOMCTL_shadow_op`.
     struct ShadowOp = "struct xen_domctl_shadow_op", 40 {
         /// `SHADOW_OP_*`.
         0 op: u32;
@@ -588,12 +588,12 @@ abi! {
         /// Dirty pages counted.
         36 dirty_count: u32 = "stats.dirty_count";
     }
-    /// `XEN_DOMCTL_max_mem`.
+    /// Argument of `XEN_DOMCTL_max_mem`.
     struct MaxMem = "struct xen_domctl_max_mem", 8 {
         /// The limit in KiB.
         0 max_memkb: u64;
     }
-    /// `XEN_DOMCTL_{get,set}vcpucontext`.
+    /// Argument of `XEN_DOMCTL_{get,set}vcpucontext`.
     struct VcpuContext = "struct xen_domctl_vcpucontext", 16 {
         /// The vCPU.
         0 vcpu: u32;
@@ -602,14 +602,14 @@ abi! {
         /// A `VcpuGuestContext`.
         8 ctxt: GuestHandle;
     }
-    /// `XEN_DOMCTL_getpageframeinfo3`.
+    /// Argument of `XEN_DOMCTL_getpageframeinfo3`.
     struct PageFrameInfo = "struct xen_domctl_getpageframeinfo3", 16 {
         /// How many frames, 1024 at most.
         0 num: u64;
         /// u64 frames; Xen writes `PFINFO_*` in their place.
         8 array: GuestHandle;
     }
-    /// `XEN_DOMCTL_max_vcpus`.
+    /// Argument of `XEN_DOMCTL_max_vcpus`.
     struct MaxVcpus = "struct xen_domctl_max_vcpus", 4 {
         /// How many.
         0 max: u32;
@@ -621,7 +621,7 @@ abi! {
         /// Upper limit in per cent of a CPU.
         2 cap: u16;
     }
-    /// `XEN_DOMCTL_scheduler_op`.
+    /// Argument of `XEN_DOMCTL_scheduler_op`.
     struct SchedulerOp = "struct xen_domctl_scheduler_op", 24 {
         /// `SCHEDULER_*`.
         0 sched_id: u32;
@@ -632,22 +632,22 @@ abi! {
         /// The rest of the union.
         12 rest: [u32; 3] = "";
     }
-    /// `XEN_DOMCTL_setdomainhandle`.
+    /// Argument of `XEN_DOMCTL_setdomainhandle`.
     struct SetDomainHandle = "struct xen_domctl_setdomainhandle", 16 {
         /// UUID.
         0 handle: [u8; 16];
     }
-    /// `XEN_DOMCTL_hypercall_init`.
+    /// Argument of `XEN_DOMCTL_hypercall_init`.
     struct HypercallInit = "struct xen_domctl_hypercall_init", 8 {
         /// The frame to fill: a machine frame of a PV domain.
         0 gmfn: u64;
     }
-    /// `XEN_DOMCTL_settimeoffset`.
+    /// Argument of `XEN_DOMCTL_settimeoffset`.
     struct SetTimeOffset = "struct xen_domctl_settimeoffset", 8 {
         /// Seconds.
         0 time_offset_seconds: i64;
     }
-    /// `XEN_DOMCTL_{get,set}hvmcontext`.
+    /// Argument of `XEN_DOMCTL_{get,set}hvmcontext`.
     struct HvmContext = "struct xen_domctl_hvmcontext", 16 {
         /// Bytes of the buffer, or used of it.
         0 size: u32;
@@ -656,7 +656,7 @@ abi! {
         /// Records, or null to ask for the size.
         8 buffer: GuestHandle;
     }
-    /// `XEN_DOMCTL_gethvmcontext_partial`.
+    /// Argument of `XEN_DOMCTL_gethvmcontext_partial`.
     struct HvmContextPartial = "struct xen_domctl_hvmcontext_partial", 24 {
         /// The record's type.
         0 kind: u32 = "type";
@@ -667,19 +667,19 @@ abi! {
         /// Gets the record without its descriptor.
         16 buffer: GuestHandle;
     }
-    /// `XEN_DOMCTL_{get,set}_address_size`.
+    /// Argument of `XEN_DOMCTL_{get,set}_address_size`.
     struct AddressSize = "struct xen_domctl_address_size", 4 {
         /// 32 or 64.
         0 size: u32;
     }
-    /// `XEN_DOMCTL_sendtrigger`.
+    /// Argument of `XEN_DOMCTL_sendtrigger`.
     struct SendTrigger = "struct xen_domctl_sendtrigger", 8 {
         /// `TRIGGER_*`.
         0 trigger: u32;
         /// The vCPU.
         4 vcpu: u32;
     }
-    /// `XEN_DOMCTL_{get,set}tscinfo`.
+    /// Argument of `XEN_DOMCTL_{get,set}tscinfo`.
     struct TscInfo = "struct xen_domctl_tsc_info", 24 {
         /// 0 default, 1 always emulate, 2 never emulate.
         0 tsc_mode: u32;
@@ -692,17 +692,17 @@ abi! {
         /// Nanoseconds that have passed.
         16 elapsed_nsec: u64;
     }
-    /// `XEN_DOMCTL_set_target`.
+    /// Argument of `XEN_DOMCTL_set_target`.
     struct SetTarget = "struct xen_domctl_set_target", 2 {
         /// The target.
         0 target: u16;
     }
-    /// `XEN_DOMCTL_subscribe`.
+    /// Argument of `XEN_DOMCTL_subscribe`.
     struct Subscribe = "struct xen_domctl_subscribe", 4 {
         /// The caller's port.
         0 port: u32;
     }
-    /// `XEN_DOMCTL_{get,set}_cpu_policy`.
+    /// Argument of `XEN_DOMCTL_{get,set}_cpu_policy`.
     struct CpuPolicy = "struct xen_domctl_cpu_policy", 40 {
         /// Leaves in the array.
         0 nr_leaves: u32;
@@ -736,7 +736,7 @@ abi! {
         /// EDX of the answer.
         20 d: u32;
     }
-    /// An MSR.
+    /// One MSR with its value.
     struct MsrEntry = "xen_msr_entry_t", 16 {
         /// Its number.
         0 idx: u32;
@@ -745,12 +745,12 @@ abi! {
         /// Its value.
         8 val: u64;
     }
-    /// `XEN_DOMCTL_{get,set}_paging_mempool_size`.
+    /// Argument of `XEN_DOMCTL_{get,set}_paging_mempool_size`.
     struct PagingMempool = "struct xen_domctl_paging_mempool", 8 {
         /// Bytes, a multiple of the page size.
         0 size: u64;
     }
-    /// `XEN_DOMCTL_get_domain_state`.
+    /// Argument of `XEN_DOMCTL_get_domain_state`.
     struct GetDomainState = "struct xen_domctl_get_domain_state", 16 in V4_21..=V4_22 {
         /// States.
         0 state: u16;

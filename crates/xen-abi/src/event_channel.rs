@@ -1,4 +1,4 @@
-//! `HYPERVISOR_event_channel_op` (event_channel.h).
+//! Structures of `HYPERVISOR_event_channel_op` (event_channel.h).
 
 use crate::layout::{abi, c_constants};
 
@@ -27,7 +27,7 @@ c_constants! {
 }
 
 abi! {
-    /// `EVTCHNOP_alloc_unbound`.
+    /// Argument of `EVTCHNOP_alloc_unbound`.
     struct AllocUnbound = "struct evtchn_alloc_unbound", 8 {
         /// In: who gets the port.
         0 dom: u16;
@@ -36,7 +36,7 @@ abi! {
         /// Out: the port.
         4 port: u32;
     }
-    /// `EVTCHNOP_bind_interdomain`.
+    /// Argument of `EVTCHNOP_bind_interdomain`.
     struct BindInterdomain = "struct evtchn_bind_interdomain", 12 {
         /// In: whose port.
         0 remote_dom: u16;
@@ -47,17 +47,17 @@ abi! {
         /// Out: the caller's own port.
         8 local_port: u32;
     }
-    /// `EVTCHNOP_close`.
+    /// Argument of `EVTCHNOP_close`.
     struct Close = "struct evtchn_close", 4 {
         /// The port.
         0 port: u32;
     }
-    /// `EVTCHNOP_send`.
+    /// Argument of `EVTCHNOP_send`.
     struct Send = "struct evtchn_send", 4 {
         /// The port.
         0 port: u32;
     }
-    /// `EVTCHNOP_status`.
+    /// Argument of `EVTCHNOP_status`.
     struct Status = "struct evtchn_status", 24 {
         /// In: the domain.
         0 dom: u16;
@@ -76,7 +76,7 @@ abi! {
         /// Out: the other port.
         20 remote_port: u32 = "u.interdomain.port";
     }
-    /// `EVTCHNOP_reset`.
+    /// Argument of `EVTCHNOP_reset`.
     struct Reset = "struct evtchn_reset", 2 {
         /// The domain.
         0 dom: u16;

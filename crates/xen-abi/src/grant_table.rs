@@ -31,7 +31,7 @@ abi! {
         /// The page.
         4 frame: u32;
     }
-    /// `GNTTABOP_query_size`.
+    /// Argument of `GNTTABOP_query_size`.
     struct QuerySize = "struct gnttab_query_size", 16 {
         /// In: the domain.
         0 dom: u16;
@@ -46,7 +46,7 @@ abi! {
         /// Padding.
         14 tail: u16 = "";
     }
-    /// `GNTTABOP_get_version`.
+    /// Argument of `GNTTABOP_get_version`.
     struct GetVersion = "struct gnttab_get_version", 8 {
         /// In: the domain.
         0 dom: u16;

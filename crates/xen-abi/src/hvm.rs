@@ -72,7 +72,7 @@ c_constants! {
 }
 
 abi! {
-    /// `HVMOP_{get,set}_param`.
+    /// Argument of `HVMOP_{get,set}_param`.
     struct Param = "struct xen_hvm_param", 16 {
         /// The domain.
         0 domid: u16;

@@ -31,7 +31,7 @@ abi! {
         /// Padding.
         3089 pad: [u8; 3] = "";
     }
-    /// Xenstore's page.
+    /// The page of xenstore's ring.
     struct XenstoreRing = "struct xenstore_domain_interface", 2080 {
         /// Requests.
         0 req: [u8; 1024];

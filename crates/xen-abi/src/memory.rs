@@ -77,7 +77,7 @@ abi! {
         /// Padding.
         26 pad: [u16; 3] = "";
     }
-    /// `XENMEM_add_to_physmap`.
+    /// Argument of `XENMEM_add_to_physmap`.
     struct AddToPhysmap = "struct xen_add_to_physmap", 24 {
         /// The domain.
         0 domid: u16;
@@ -90,7 +90,7 @@ abi! {
         /// Where it shall appear.
         16 gpfn: u64;
     }
-    /// `XENMEM_remove_from_physmap`.
+    /// Argument of `XENMEM_remove_from_physmap`.
     struct RemoveFromPhysmap = "struct xen_remove_from_physmap", 16 {
         /// The domain.
         0 domid: u16;
@@ -108,7 +108,7 @@ abi! {
         /// Where.
         8 buffer: GuestHandle;
     }
-    /// `XENMEM_set_memory_map`.
+    /// Argument of `XENMEM_set_memory_map`.
     struct ForeignMemoryMap = "struct xen_foreign_memory_map", 24 {
         /// The domain.
         0 domid: u16;
@@ -117,7 +117,7 @@ abi! {
         /// Its map.
         8 map: MemoryMap;
     }
-    /// `XENMEM_{get,set}_pod_target`.
+    /// Argument of `XENMEM_{get,set}_pod_target`.
     struct PodTarget = "struct xen_pod_target", 40 {
         /// In: pages to have.
         0 target_pages: u64;
@@ -132,7 +132,7 @@ abi! {
         /// Padding.
         34 pad: [u16; 3] = "";
     }
-    /// `XENMEM_machphys_mfn_list`.
+    /// Argument of `XENMEM_machphys_mfn_list`.
     struct MachphysMfnList = "struct xen_machphys_mfn_list", 24 {
         /// Entries that the list has room for.
         0 max_extents: u32;
@@ -145,7 +145,7 @@ abi! {
         /// Padding.
         20 pad2: u32 = "";
     }
-    /// `XENMEM_acquire_resource`.
+    /// Argument of `XENMEM_acquire_resource`.
     struct AcquireResource = "struct xen_mem_acquire_resource", 32 {
         /// The domain.
         0 domid: u16;

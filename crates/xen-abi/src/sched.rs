@@ -1,4 +1,4 @@
-//! `HYPERVISOR_sched_op` (sched.h).
+//! Structures of `HYPERVISOR_sched_op` (sched.h).
 
 use crate::layout::{abi, c_constants};
 
@@ -20,7 +20,7 @@ c_constants! {
 }
 
 abi! {
-    /// `SCHEDOP_remote_shutdown`.
+    /// Argument of `SCHEDOP_remote_shutdown`.
     struct RemoteShutdown = "struct sched_remote_shutdown", 8 {
         /// The domain.
         0 domain_id: u16;

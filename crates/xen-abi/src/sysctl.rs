@@ -132,7 +132,7 @@ abi! {
         /// The payload.
         8 u: [u64; 16];
     }
-    /// `XEN_SYSCTL_readconsole`.
+    /// Argument of `XEN_SYSCTL_readconsole`.
     struct ReadConsole = "struct xen_sysctl_readconsole", 24 {
         /// In: non-zero empties the ring.
         0 clear: u8;
@@ -149,7 +149,7 @@ abi! {
         /// Padding.
         20 tail: u32 = "";
     }
-    /// `XEN_SYSCTL_physinfo`.
+    /// Argument of `XEN_SYSCTL_physinfo`.
     struct PhysInfo = "struct xen_sysctl_physinfo", 112 {
         /// Threads of a core.
         0 threads_per_core: u32;
@@ -184,12 +184,12 @@ abi! {
         /// CPU feature words.
         80 hw_cap: [u32; 8];
     }
-    /// `XEN_SYSCTL_sched_id`.
+    /// Argument of `XEN_SYSCTL_sched_id`.
     struct SchedId = "struct xen_sysctl_sched_id", 4 {
         /// `SCHEDULER_*` of domctl.
         0 sched_id: u32;
     }
-    /// `XEN_SYSCTL_getdomaininfolist`.
+    /// Argument of `XEN_SYSCTL_getdomaininfolist`.
     struct GetDomainInfoList = "struct xen_sysctl_getdomaininfolist", 24 {
         /// In: lowest domid.
         0 first_domain: u16;
@@ -204,7 +204,7 @@ abi! {
         /// Padding.
         20 tail: u32 = "";
     }
-    /// `XEN_SYSCTL_debug_keys`.
+    /// Argument of `XEN_SYSCTL_debug_keys`.
     struct DebugKeys = "struct xen_sysctl_debug_keys", 16 {
         /// The keys.
         0 keys: GuestHandle;
@@ -218,7 +218,7 @@ abi! {
         /// Nanoseconds.
         0 idletime: u64;
     }
-    /// `XEN_SYSCTL_getcpuinfo`.
+    /// Argument of `XEN_SYSCTL_getcpuinfo`.
     struct GetCpuInfo = "struct xen_sysctl_getcpuinfo", 24 {
         /// In: entries of the buffer.
         0 max_cpus: u32;
@@ -240,7 +240,7 @@ abi! {
         /// Node.
         8 node: u32;
     }
-    /// `XEN_SYSCTL_cputopoinfo`.
+    /// Argument of `XEN_SYSCTL_cputopoinfo`.
     struct CpuTopoInfo = "struct xen_sysctl_cputopoinfo", 16 {
         /// In: entries of the buffer; out: entries there are.
         0 num_cpus: u32;
@@ -256,7 +256,7 @@ abi! {
         /// Free, in bytes.
         8 memfree: u64;
     }
-    /// `XEN_SYSCTL_numainfo`.
+    /// Argument of `XEN_SYSCTL_numainfo`.
     struct NumaInfo = "struct xen_sysctl_numainfo", 24 {
         /// In: entries of the buffers; out: nodes there are.
         0 num_nodes: u32;
@@ -267,7 +267,7 @@ abi! {
         /// Gets a matrix of u32 distances, or null.
         16 distance: GuestHandle;
     }
-    /// `XEN_SYSCTL_cpupool_op`.
+    /// Argument of `XEN_SYSCTL_cpupool_op`.
     struct CpupoolOp = "struct xen_sysctl_cpupool_op", 40 {
         /// `CPUPOOL_OP_*`.
         0 op: u32;
@@ -284,7 +284,7 @@ abi! {
         /// Its CPUs.
         24 cpumap: Bitmap;
     }
-    /// Credit's parameters.
+    /// Parameters of the credit scheduler.
     struct CreditSchedule = "struct xen_sysctl_credit_schedule", 12 {
         /// Time slice in milliseconds.
         0 tslice_ms: u32;
@@ -293,7 +293,7 @@ abi! {
         /// Delay of a migration in microseconds.
         8 vcpu_migr_delay_us: u32;
     }
-    /// Credit2's parameters.
+    /// Parameters of the credit2 scheduler.
     struct Credit2Schedule = "struct xen_sysctl_credit2_schedule", 4 {
         /// Shortest run in microseconds.
         0 ratelimit_us: u32;
@@ -313,7 +313,7 @@ abi! {
         /// The rest of the union.
         28 rest: u32 = "";
     }
-    /// `XEN_SYSCTL_get_cpu_featureset`.
+    /// Argument of `XEN_SYSCTL_get_cpu_featureset`.
     struct CpuFeatureset = "struct xen_sysctl_cpu_featureset", 16 {
         /// Which: 0 raw, 1 host, 2 PV, 3 HVM, 4 PV maximum, 5 HVM maximum.
         0 index: u32;
@@ -322,7 +322,7 @@ abi! {
         /// Gets u32 words, or null.
         8 features: GuestHandle;
     }
-    /// `XEN_SYSCTL_get_cpu_policy`.
+    /// Argument of `XEN_SYSCTL_get_cpu_policy`.
     struct CpuPolicy = "struct xen_sysctl_cpu_policy", 32 {
         /// Which: 0 raw, 1 host, 2 PV maximum, 3 HVM maximum, 4 PV default, 5 HVM default.
         0 index: u32;

@@ -24,7 +24,7 @@ c_constants! {
 }
 
 abi! {
-    /// General registers.
+    /// The general registers of a vCPU.
     struct UserRegs = "struct cpu_user_regs", 200 {
         /// R15.
         0 r15: u64;

@@ -174,12 +174,12 @@ abi! {
         /// The text.
         0 text: [u8; 64] = "";
     }
-    /// `XENVER_platform_parameters`.
+    /// Argument of `XENVER_platform_parameters`.
     struct PlatformParameters = "struct xen_platform_parameters", 8 {
         /// The first virtual address that Xen keeps for itself in a PV guest's address space.
         0 virt_start: u64;
     }
-    /// `XENVER_get_features`.
+    /// Argument of `XENVER_get_features`.
     struct FeatureInfo = "struct xen_feature_info", 8 {
         /// In: which 32 feature bits.
         0 submap_idx: u32;

@@ -51,7 +51,7 @@ abi! {
         /// Its pages.
         1108 nr_p2m_frames: u32;
     }
-    /// General registers.
+    /// The general registers of a vCPU.
     struct UserRegs = "struct cpu_user_regs_x86_32", 68 {
         /// EBX.
         0 ebx: u32;
