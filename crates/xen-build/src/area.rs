@@ -17,7 +17,7 @@ pub(crate) struct Area {
     parts: Vec<Part>,
 }
 
-/// A span, and where it is in the mapping.
+/// A span with its offset in the mapping.
 #[derive(Clone, Copy)]
 struct Part {
     span: PageSpan,
@@ -57,7 +57,7 @@ impl Area {
         })
     }
 
-    /// What was mapped, for who keeps it so.
+    /// The mapping, for a caller that keeps it.
     pub(crate) fn into_memory(self) -> Box<dyn GuestMemory> {
         self.memory
     }

@@ -34,7 +34,7 @@ const SVM: u32 = 1 << 2;
 /// Leaf 0x80000007, EDX: invariant TSC.
 const ITSC: u32 = 1 << 8;
 
-/// What a configuration without `cpuid=` can still say.
+/// The CPU settings of a configuration without `cpuid=`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuPolicyOptions {
     /// Tell the guest that the TSC's frequency never changes: for a domain that does not migrate (`nomigrate`), or whose
@@ -183,7 +183,7 @@ fn field(value: u32, shift: u32, width: u32) -> u32 {
     value >> shift & ((1 << width) - 1)
 }
 
-/// What does not fit into the field is cut off.
+/// Replaces a field of a register. Cuts off bits that do not fit.
 fn with_field(value: u32, shift: u32, width: u32, new: u32) -> u32 {
     let mask = ((1 << width) - 1) << shift;
     value & !mask | new << shift & mask

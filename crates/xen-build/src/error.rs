@@ -119,7 +119,7 @@ pub enum BuildError {
     /// The kernel's notes or size make a layout that cannot be.
     #[error("the kernel cannot be laid out: {what}")]
     Layout {
-        /// What does not fit.
+        /// Name of the part that does not fit.
         what: String,
     },
     /// A command line that does not fit where the boot contract keeps it.
@@ -169,7 +169,7 @@ pub enum BuildError {
     TooMuchMemory {
         /// Which of the sizes.
         what: &'static str,
-        /// What was asked for.
+        /// Requested size, in KiB.
         given_kib: u64,
         /// Maximum size in KiB.
         max_kib: u64,
@@ -179,9 +179,9 @@ pub enum BuildError {
         "{given_mib} MiB of memory are too little for this kernel, its modules and boot structures: at least {needed_mib} MiB are needed"
     )]
     TooLittleMemory {
-        /// What the domain is to have, rounded down.
+        /// Memory of the domain in MiB, rounded down.
         given_mib: u64,
-        /// What would do.
+        /// Memory that would suffice, in MiB.
         needed_mib: u64,
     },
     /// Xen has not got the memory.
@@ -189,9 +189,9 @@ pub enum BuildError {
     OutOfMemory {
         /// Number of the domain.
         domid: DomId,
-        /// What the domain was to have.
+        /// Requested memory of the domain, in MiB.
         wanted_mib: u64,
-        /// What Xen has free, after what the domain got already; `None` if Xen does not say.
+        /// Free memory of the host in MiB, besides the domain's; `None` if Xen does not say.
         free_mib: Option<u64>,
         /// When it ran out.
         step: Step,
@@ -209,7 +209,7 @@ pub enum BuildError {
     Hypervisor {
         /// Number of the domain.
         domid: DomId,
-        /// What was being done.
+        /// The step that failed.
         step: Step,
         /// Why it failed.
         source: HvError,
@@ -219,7 +219,7 @@ pub enum BuildError {
     FrameTooHigh {
         /// Number of the domain.
         domid: DomId,
-        /// What was being done.
+        /// The step that failed.
         step: Step,
         /// Number of the frame.
         frame: u64,

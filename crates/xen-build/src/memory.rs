@@ -1,8 +1,8 @@
 //! The memory that a domain needs besides its own, by libxl's formulas. So Xen sees the same limits from both
 //! toolstacks.
 
-/// What a domain may have besides its memory, in KiB: the ACPI tables and special pages of PVH, and what an introspection
-/// tool adds. libxl gives as much.
+/// Memory that a domain may have besides its own, in KiB: ACPI tables, special pages of PVH, pages of an
+/// introspection tool. libxl uses the same value.
 const MAX_MEM_SLACK_KIB: u64 = 1024;
 
 /// The limit to set with `set_max_mem`, in KiB.

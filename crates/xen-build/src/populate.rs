@@ -19,7 +19,7 @@ pub(crate) struct Populate<'a> {
     /// The largest extents to try.
     pub(crate) max_order: u32,
     pub(crate) flags: PopulateFlags,
-    /// What the domain is to have in all, for the message when Xen has not got it.
+    /// All pages of the domain, for the error when Xen has too few.
     pub(crate) wanted_pages: u64,
 }
 
@@ -77,7 +77,7 @@ impl Populate<'_> {
     }
 
     fn out_of_memory(&self, step: Step) -> BuildError {
-        // Only here, where it explains a failure, is the host asked what it has.
+        // The host's free memory is read only here, to explain a failure.
         let free_mib = self
             .hv
             .phys_info()

@@ -7,7 +7,7 @@ use crate::error::{BuildError, Result};
 
 /// The most memory that a domain can be asked to have: 16 TiB, the end of what 32-bit grant entries can name.
 pub const MEMORY_MAX_KIB: u64 = 16 << 30;
-/// What a PV start_info keeps of the command line, with the zero byte that ends it (`MAX_GUEST_CMDLINE`).
+/// Size of the command line in a PV start_info, with the final zero byte (`MAX_GUEST_CMDLINE`).
 pub(crate) const PV_CMDLINE_BYTES: usize = 1024;
 /// PVH's contract sets no limit. Linux reads 2 KiB; this is far beyond what any kernel reads.
 const PVH_CMDLINE_MAX: usize = 64 << 10;
@@ -100,7 +100,7 @@ pub struct ExtentCounts {
     pub nr_4kib: u64,
 }
 
-/// What the rest of the toolstack needs of a domain that is ready to run.
+/// Facts about a built domain that the rest of the toolstack needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Built {
     /// Frame of xenstore's ring, as xenstored and the `store/ring-ref` node want it: machine frame for PV, guest frame

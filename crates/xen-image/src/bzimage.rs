@@ -19,7 +19,7 @@ const SETUP_HEADER_BYTES: usize = PAYLOAD_LENGTH + 4;
 const BOOT_FLAG_VALUE: u16 = 0xaa55;
 const VERSION_MIN: u16 = 0x0208;
 const SECTOR_BYTES: u64 = 512;
-/// What a count of zero setup sectors stands for, for the sake of very old kernels.
+/// Number of setup sectors if the header says zero, as very old kernels do.
 const SETUP_SECTS_DEFAULT: u8 = 4;
 
 /// The fields of a bzImage's setup header that lead to the kernel inside.

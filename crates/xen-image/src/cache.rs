@@ -210,8 +210,7 @@ impl Cache {
         metadata.is_file() && metadata.uid() == self.uid && closed
     }
 
-    /// Notes that an entry was verified in this boot. Where that cannot be written, the next lookup
-    /// verifies again.
+    /// Records that an entry was verified in this boot. If the write fails, the next lookup verifies again.
     fn stamp(&self, name: &str, header: &entry::Header) {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         if let Ok(opened) = rustix::fs::openat(&self.directory, name, flags, Mode::empty()) {
@@ -305,7 +304,7 @@ impl Cache {
         let mut files = Vec::new();
         for found in Dir::read_from(&self.directory)? {
             let name = OsStr::from_bytes(found?.file_name().to_bytes()).to_owned();
-            // What vanishes meanwhile was removed by another process like this one.
+            // Another process may have removed the file meanwhile, as this one does.
             if let Ok(stat) = rustix::fs::statat(&self.directory, &*name, AtFlags::SYMLINK_NOFOLLOW)
             {
                 files.push(ListedFile::new(name, &stat));
@@ -361,7 +360,7 @@ impl ListedFile {
     }
 }
 
-/// What is in the directory, each kind with the least recently used first.
+/// The files of the directory by kind, the least recently used first.
 struct Listing {
     entries: Vec<ListedFile>,
     links: Vec<ListedFile>,

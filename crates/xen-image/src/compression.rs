@@ -164,7 +164,7 @@ fn unpack_zstd(packed: &[u8], limits: &Limits, output: &mut Output<'_>) -> Resul
     }
 }
 
-/// What the LZMA family adds to its dictionary in its reckoning of memory: probabilities and buffers.
+/// Memory of the LZMA family besides its dictionary, in KiB: probabilities and buffers.
 const LZMA_OVERHEAD_KIB: u64 = 256;
 
 fn window_max_kib(limits: &Limits) -> u32 {
@@ -187,7 +187,7 @@ fn window_too_large(error: Malformed, limits: &Limits) -> Malformed {
 /// How much room is made for a decompressor at a time.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// Memory that grows; where there is none left, writing fails.
+/// An output in memory. A write fails if there is no more memory.
 struct InMemory(Vec<u8>);
 
 impl Write for InMemory {
@@ -241,7 +241,7 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// Room for at least `least` more bytes; `size` is how much is made where there is too little.
+    /// A buffer with room for at least `least` bytes; allocates `size` bytes if it is too small.
     fn room(&mut self, least: usize, size: usize) -> Result<&mut [u8], Malformed> {
         let format = self.format;
         if self.bytes.len().saturating_sub(self.filled) < least {

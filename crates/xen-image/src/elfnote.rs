@@ -59,7 +59,7 @@ const NOTES_MAX_BYTES: u64 = 1 << 20;
 /// The longest string in a note.
 const STRING_MAX_BYTES: usize = 4096;
 
-/// What a 32-bit PV kernel's PAE_MODE says.
+/// The note PAE_MODE of a 32-bit PV kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PaeMode {
     /// `no`, or anything else: page tables of two levels, which no supported Xen offers any more.
@@ -77,7 +77,7 @@ pub enum PaeMode {
 pub struct MaskValue {
     /// The bits to look at.
     pub mask: u64,
-    /// What they must be.
+    /// The value that the bits must have.
     pub value: u64,
 }
 
@@ -114,8 +114,8 @@ impl fmt::Display for NotesFrom {
     }
 }
 
-/// What an image's Xen notes say, each `None` if it has no such note. Addresses are the guest's virtual ones unless said
-/// otherwise.
+/// The Xen notes of an image, each `None` if it is missing. Addresses are virtual addresses of the guest, unless
+/// stated otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct XenNotes {
     /// Where these were found.
@@ -126,7 +126,7 @@ pub struct XenNotes {
     pub hypercall_page: Option<u64>,
     /// VIRT_BASE: the address at which pseudo-physical address 0 is mapped.
     pub virt_base: Option<u64>,
-    /// PADDR_OFFSET: what is too much in the physical addresses of the program headers.
+    /// PADDR_OFFSET: the value to subtract from physical addresses in the program headers.
     pub paddr_offset: Option<u64>,
     /// XEN_VERSION: the interface it was built for, `xen-3.0` in all kernels alive.
     pub xen_version: Option<String>,

@@ -26,7 +26,7 @@ pub enum Error {
     Open {
         /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// The path names a directory, a device, a pipe or a socket.
@@ -34,7 +34,7 @@ pub enum Error {
     NotAFile {
         /// Path of the file.
         path: PathBuf,
-        /// What it is instead, with its article.
+        /// The type of the file, with its article.
         found: &'static str,
     },
     /// The file has no bytes.
@@ -60,7 +60,7 @@ pub enum Error {
         path: PathBuf,
         /// Offset of the read in the file, in bytes.
         offset: u64,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// Others unpack kernels on this host, and this one's turn did not come.
@@ -68,7 +68,7 @@ pub enum Error {
     NoTurn {
         /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// The bytes are not a kernel, or a broken one.
@@ -176,7 +176,7 @@ pub enum Malformed {
     NotUnpacked {
         /// Format of the compressed data.
         format: Compression,
-        /// What the system said, or what became of the process that unpacks.
+        /// Error of the operating system, or how the process that unpacks ended.
         source: io::Error,
     },
     /// The compressed data is damaged or cut off.
@@ -194,15 +194,15 @@ pub enum Malformed {
     WrongSize {
         /// Format of the compressed data.
         format: Compression,
-        /// What came out.
+        /// Number of unpacked bytes.
         actual_bytes: u64,
-        /// What the last four bytes of the payload say.
+        /// Size in the last four bytes of the payload.
         stated_bytes: u32,
     },
     /// A bzImage's setup header is not usable.
     #[error("its bzImage header is not usable: {reason}")]
     BadSetupHeader {
-        /// What is wrong.
+        /// The rule that it breaks.
         reason: String,
     },
     /// An ELF header field has a value that no x86 kernel has.
@@ -212,9 +212,9 @@ pub enum Malformed {
     BadElfHeader {
         /// Name of the field.
         field: &'static str,
-        /// What it holds.
+        /// Value of the field.
         value: u64,
-        /// What it may hold.
+        /// Allowed values, as text.
         expected: &'static str,
     },
     /// Something lies, in whole or in part, behind the end of the image.
@@ -224,7 +224,7 @@ pub enum Malformed {
     BeyondEnd {
         /// The table, segment or region.
         what: &'static str,
-        /// Where it starts, in bytes from the start of the image.
+        /// Offset of its start in the image, in bytes.
         offset: u64,
         /// How long it says it is.
         len: u64,
@@ -236,7 +236,7 @@ pub enum Malformed {
     Read {
         /// The table, segment or region.
         what: &'static str,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// A program header does not make sense.
@@ -244,7 +244,7 @@ pub enum Malformed {
     BadSegment {
         /// Which, counted from 0.
         index: usize,
-        /// What is wrong.
+        /// The rule that it breaks.
         reason: String,
     },
     /// Two segments want the same guest memory.
@@ -289,7 +289,7 @@ pub enum Malformed {
     BadNote {
         /// The note, or the key in a `__xen_guest` section.
         note: &'static str,
-        /// What is wrong.
+        /// The rule that it breaks.
         reason: String,
     },
     /// Two notes of the same kind say different things.
@@ -297,9 +297,9 @@ pub enum Malformed {
     ContradictingNotes {
         /// Name of the note.
         note: &'static str,
-        /// What the first says.
+        /// Value of the first note.
         first: String,
-        /// What the other says.
+        /// Value of the other note.
         second: String,
     },
     /// The kernel requires a feature that this build does not know.

@@ -86,7 +86,7 @@ impl FeatureSet {
     }
 }
 
-/// What a kernel said of features.
+/// The features that a kernel supports and requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Features {
     /// It can do with these: the FEATURES string and the SUPPORTED_FEATURES number, joined. Includes `required`.

@@ -46,7 +46,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Where it ends in memory, by its header's physical address. Exclusive.
+    /// End of the segment in memory, by the physical address of its header. Exclusive.
     #[must_use]
     pub fn paddr_end(&self) -> u64 {
         self.paddr.saturating_add(self.mem_size)
@@ -148,7 +148,7 @@ pub enum Unfit {
         "it is a {kind} kernel with no PVH entry (its notes have no PHYS32_ENTRY); give the guest type=\"pv\""
     )]
     PvOnly {
-        /// What it is.
+        /// The kind of the image.
         kind: KernelKind,
     },
     /// PVH was wanted, it has no PVH entry, and it is no PV kernel either.
@@ -205,22 +205,22 @@ pub enum PvWidth {
     },
 }
 
-/// Where a kernel wants to be as a PV guest. Pseudo-physical address `p` of the guest is mapped at `virt_base + p`.
+/// The requirements of a kernel as a PV guest. Pseudo-physical address `p` of the guest is mapped at `virt_base + p`.
 ///
-/// Source: what Xen's `common/libelf/libelf-dominfo.c` computes, with its checks.
+/// Source: the calculations and checks of Xen's `common/libelf/libelf-dominfo.c`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PvKernel {
     /// 64-bit or 32-bit.
     pub width: PvWidth,
     /// The virtual address of pseudo-physical address 0, a multiple of the page size.
     pub virt_base: u64,
-    /// What is too much in the program headers' physical addresses.
+    /// The value to subtract from physical addresses in the program headers.
     pub paddr_offset: u64,
     /// The virtual addresses from the lowest segment's start, on a page boundary, to the highest one's end.
     pub virt: Range<u64>,
     /// The same as pseudo-physical addresses.
     pub paddr: Range<u64>,
-    /// The virtual address where it starts.
+    /// Virtual address of the entry point.
     pub entry: u64,
     /// The virtual address of the page for hypercall stubs: on a page boundary, inside of the kernel.
     pub hypercall_page: Option<u64>,
@@ -230,7 +230,7 @@ pub struct PvKernel {
     pub hv_start_low: Option<u64>,
     /// The ramdisk need not be in the initial mapping.
     pub unmapped_ramdisk: bool,
-    /// What it can do with, and cannot do without.
+    /// The features that it supports and requires.
     pub features: Features,
 }
 
@@ -259,13 +259,13 @@ impl PvKernel {
 /// Where a kernel wants to be as a PVH guest. All addresses are physical, below 4 GiB.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PvhKernel {
-    /// Where it starts, in 32-bit mode without paging.
+    /// Address of the entry point; it runs in 32-bit mode without paging.
     pub entry: u32,
     /// From the lowest segment's start to the highest one's end. Segments are loaded at [`Segment::paddr`].
     pub paddr: Range<u64>,
     /// Where else it may be put, if it can move itself.
     pub reloc: Option<Phys32Reloc>,
-    /// What it can do with, and cannot do without.
+    /// The features that it supports and requires.
     pub features: Features,
 }
 
@@ -403,7 +403,7 @@ impl Image {
         &self.segments
     }
 
-    /// What its Xen notes say, if it has any.
+    /// The Xen notes of the image, if it has any.
     #[must_use]
     pub fn notes(&self) -> Option<&XenNotes> {
         self.notes.as_ref()
@@ -526,18 +526,19 @@ impl Image {
         pv.into_iter().chain(pvh).collect()
     }
 
-    /// Where it wants to be as a PV guest, 32-bit or 64-bit; whether a bare 32-bit one is let run is the caller's policy.
+    /// The requirements of the kernel as a PV guest, 32-bit or 64-bit. The caller's policy decides whether a bare
+    /// 32-bit kernel may run.
     ///
     /// # Errors
-    /// [`Error::Unfit`] saying why it cannot be one.
+    /// [`Error::Unfit`] with the reason.
     pub fn pv(&self) -> Result<PvKernel, Error> {
         self.pv_kernel().map_err(|source| self.unfit("PV", source))
     }
 
-    /// Where it wants to be as a PVH guest.
+    /// The requirements of the kernel as a PVH guest.
     ///
     /// # Errors
-    /// [`Error::Unfit`] saying why it cannot be one.
+    /// [`Error::Unfit`] with the reason.
     pub fn pvh(&self) -> Result<PvhKernel, Error> {
         self.pvh_kernel()
             .map_err(|source| self.unfit("PVH", source))

@@ -41,10 +41,10 @@ pub enum Origin {
 /// Loads kernels, within limits, with a cache if there is one.
 #[derive(Debug)]
 pub struct Loader {
-    /// What is refused as too large.
+    /// The size limits of a kernel.
     pub limits: Limits,
-    /// Where unpacked kernels are kept; looked at for packed ones alone. Without it, or where it cannot be used,
-    /// everything works, and each load unpacks.
+    /// Folder of unpacked kernels, used for packed kernels only. Without it, or if it is not usable, each load
+    /// unpacks.
     pub cache: Option<CacheFolder>,
     /// The implementation that unpacks: this process, or a confined one.
     pub unpack: Rc<dyn Unpack>,
@@ -171,7 +171,7 @@ impl Loader {
             found = known();
         }
         if let Some(image) = found {
-            // What cannot be linked is found by its content the next time too.
+            // Without the link, the next lookup finds the entry by its content.
             let _ = identity.map(|identity| cache.link(&identity, &content));
             return Ok(image);
         }
@@ -344,7 +344,7 @@ fn open_error(path: &Path, source: io::Error) -> Error {
     match source.kind() {
         ErrorKind::NotFound => Error::Missing { path },
         ErrorKind::PermissionDenied => Error::Denied { path },
-        // What opening a socket gives.
+        // Opening a socket returns this error.
         _ if source.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
             Error::NotAFile {
                 path,

@@ -9,7 +9,7 @@ use crate::error::Malformed;
 /// Bytes that can be read at any position.
 #[derive(Debug)]
 pub(crate) enum Source {
-    /// What a decompressor gave.
+    /// The output of a decompressor.
     Memory(Vec<u8>),
     /// A part of an open file. The length was taken once; a file that has shrunk since gives a read error.
     File { file: File, start: u64, len: u64 },

@@ -12,7 +12,7 @@ use crate::compression::Compression;
 use crate::error::Malformed;
 use crate::limits::Limits;
 
-/// What has come out of a decompressor.
+/// The output of a decompressor.
 #[derive(Debug)]
 pub enum Unpacked {
     /// Bytes in memory.

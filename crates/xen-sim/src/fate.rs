@@ -12,51 +12,50 @@ use os_port::mem::Life;
 use crate::lasting::{Lasting, LastingFault};
 use crate::turns::{Seat, Waited, Wake};
 
-/// Where in a call a process dies.
+/// The moment within a call at which a process dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// Before it has had any effect.
+    /// Before the call has any effect.
     Before,
-    /// When a part of it has happened, where it has parts; else like [`Moment::Before`].
+    /// After a part of its effect, if the call has parts; otherwise as [`Moment::Before`].
     Midway,
-    /// When all of it has happened, before its answer is seen.
+    /// After the whole effect, before the process sees the answer.
     After,
 }
 
 impl Moment {
-    /// All of them.
+    /// All moments, in order.
     pub const ALL: [Moment; 3] = [Moment::Before, Moment::Midway, Moment::After];
 }
 
-/// What became of a process.
+/// How a process ended.
 #[derive(Debug)]
 pub enum Ended<T> {
-    /// It came to its end.
+    /// The process returned a value.
     Well(T),
-    /// It was killed.
+    /// The process was killed.
     Killed,
 }
 
 /// The payload of the unwinding that ends a process.
 struct Kill;
 
-/// A fault in the toolstack, put in from outside: the looks at the world must find what it does.
+/// A fault of the toolstack that a test inserts. The checkers must find its effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sabotage {
-    /// Calls of this name do nothing, and say that they did: a forgotten undo.
+    /// Calls of this name do nothing and report success: a forgotten undo.
     Forget(&'static str),
-    /// Hypercalls of this name fail, and the toolstack takes them for done: an error that is not looked at.
+    /// Hypercalls of this name fail, and the toolstack ignores the error.
     IgnoreErrors(&'static str),
-    /// What the toolstack keeps of a domain's devices is read where the guest can write.
+    /// The toolstack reads its facts about devices from nodes that the guest can write to.
     TrustGuest,
-    /// What is added to a file is written only when more is added: a record that comes after what it
-    /// is about, where it should come before.
+    /// An append is written only with the next append. So a record is written after its effect instead of before.
     WriteLate,
     /// Locks whose paths contain this text are taken although another process holds them: a forgotten lock.
     NoLock(&'static str),
 }
 
-/// The fate of a process; clones are the same one.
+/// The fate of a process. Clones share the same fate.
 #[derive(Clone, Debug)]
 pub struct Fate {
     sabotage: Option<Sabotage>,
@@ -74,19 +73,19 @@ pub struct Fate {
 /// A call that fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Which of the process's calls, from 1.
+    /// Number of the call in the process, from 1.
     pub call: u64,
-    /// Which of the errors that it can return, from 0.
+    /// Index of the error among those that the call can return, from 0.
     pub choice: usize,
 }
 
 thread_local! {
-    /// What happens in the world in the middle of a process. A world is for one thread, and so is this.
+    /// A change of the world in the middle of a process. A world belongs to one thread, and so does this.
     static INTERRUPTION: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
 }
 
 impl Fate {
-    /// A process that lives as long as it likes.
+    /// The fate of a process that no test kills.
     pub fn free(id: u32) -> Fate {
         Fate {
             sabotage: None,
@@ -102,7 +101,7 @@ impl Fate {
         }
     }
 
-    /// The same process, beside others in the world: at each call it waits for its turn.
+    /// Runs the process beside others: it waits for its turn at each call.
     #[must_use]
     pub fn seated(self, seat: Seat) -> Fate {
         Fate {
@@ -111,7 +110,7 @@ impl Fate {
         }
     }
 
-    /// Lets others have their turns. A process alone goes on at once.
+    /// Gives other processes their turns. A process alone continues at once.
     pub(crate) fn turn(&self) {
         let seat = self.seat.as_ref().filter(|_| self.life.lives());
         if seat.is_some_and(|seat| !seat.pass()) {
@@ -119,8 +118,8 @@ impl Fate {
         }
     }
 
-    /// Waits, while others have their turns, until `wake` says that it is over: whether it was before the
-    /// deadline. A process alone has nothing to wait for.
+    /// Waits until `wake` returns true or the deadline has passed, while other processes run. Returns whether `wake`
+    /// came first. A process alone does not wait.
     pub(crate) fn wait(&self, what: &str, deadline: Instant, wake: Wake) -> bool {
         let Some(seat) = self.seat.as_ref().filter(|_| self.life.lives()) else {
             return false;
@@ -153,37 +152,37 @@ impl Fate {
         }
     }
 
-    /// The same process with a fault in it.
+    /// Adds a fault of the toolstack.
     #[must_use]
     pub fn with(self, sabotage: Option<Sabotage>) -> Fate {
         Fate { sabotage, ..self }
     }
 
-    /// The same process, of which one call fails.
+    /// Lets one call of the process fail.
     #[must_use]
     pub fn with_fault(self, fault: Option<Fault>) -> Fate {
         Fate { fault, ..self }
     }
 
-    /// The same process, of which all calls that the fault names fail, until [`Fate::lift_faults`].
+    /// Lets all calls that the fault names fail, until [`Fate::lift_faults`].
     #[must_use]
     pub fn failing_always(self, fault: LastingFault) -> Fate {
         self.failing_from(1, fault)
     }
 
-    /// The same, from its call number `call` on, counted from 1.
+    /// As [`Fate::failing_always`], from call number `call` on, counted from 1.
     #[must_use]
     pub fn failing_from(self, call: u64, fault: LastingFault) -> Fate {
         self.lasting.add(fault, Some((self.id(), call)));
         self
     }
 
-    /// No call fails any more for a fault that stays, neither in this process nor elsewhere in its world.
+    /// Ends all lasting faults, in this process and in its world.
     pub fn lift_faults(&self) {
         self.lasting.lift();
     }
 
-    /// The same process, whose world has these faults.
+    /// Adds the lasting faults of its world.
     #[must_use]
     pub(crate) fn in_world(self, lasting: &Lasting) -> Fate {
         Fate {
@@ -192,12 +191,12 @@ impl Fate {
         }
     }
 
-    /// The faults that stay.
+    /// The lasting faults of its world.
     pub(crate) fn lasting(&self) -> &Lasting {
         &self.lasting
     }
 
-    /// The same process, in whose world something happens just before its call number `call`.
+    /// Runs `what` just before the process's call number `call`.
     #[must_use]
     pub fn interrupted(self, call: u64, what: Box<dyn FnOnce()>) -> Fate {
         INTERRUPTION.set(Some(what));
@@ -207,13 +206,14 @@ impl Fate {
         }
     }
 
-    /// The error that a call was given, in words: none if the process made no such call, or the call has no such error.
+    /// The error that [`Fault`] caused, as text. `None` if the process made no such call, or the call has no such
+    /// error.
     pub fn given_fault(&self) -> Option<String> {
         let given = self.given.lock();
         given.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether the next call, which can fail in as many ways as there are in `errors`, is to fail; how.
+    /// The error that the next call must return, if any. `errors` are its possible errors.
     pub(crate) fn fault<E: Copy + std::fmt::Debug>(&self, op: &str, errors: &[E]) -> Option<E> {
         let fault = self.fault.filter(|fault| fault.call == self.calls() + 1)?;
         let error = *errors.get(fault.choice)?;
@@ -245,12 +245,12 @@ impl Fate {
         self.sabotage == Some(Sabotage::WriteLate)
     }
 
-    /// The calls that it has made.
+    /// Number of calls that the process has made.
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// The process's number.
+    /// PID of the process.
     pub fn id(&self) -> u32 {
         self.life.id()
     }
@@ -259,7 +259,7 @@ impl Fate {
         &self.life
     }
 
-    /// Runs the process. When it returns, it is dead.
+    /// Runs the process. It is dead when this returns.
     pub fn run<T>(&self, body: impl FnOnce() -> T) -> Ended<T> {
         self.seat.iter().for_each(Seat::enter);
         let outcome = panic::catch_unwind(AssertUnwindSafe(body));
@@ -272,18 +272,19 @@ impl Fate {
         }
     }
 
-    /// Whether the call that the process died at has parts: if not, dying midway is dying before it.
+    /// Whether the call at which the process died has parts. Without parts, a death midway equals a death before the
+    /// call.
     pub fn died_at_parts(&self) -> bool {
         self.has_parts.load(Ordering::Relaxed)
     }
 
-    /// One call that crosses a port, and happens whole or not at all. To the dead, who still let go of
-    /// what they hold, the answer is `dead`.
+    /// Makes a call that crosses a port and happens as a whole or not at all. A dead process that drops its handles
+    /// gets the answer `dead`.
     pub(crate) fn call<T>(&self, effect: impl FnOnce() -> T, dead: impl FnOnce() -> T) -> T {
         self.call_in_parts(None::<fn()>, effect, dead)
     }
 
-    /// One call that can happen in part: `midway` is what has happened when the process dies in it.
+    /// Makes a call that can happen in part. `midway` is the partial effect when the process dies in it.
     pub(crate) fn call_in_parts<T>(
         &self,
         midway: Option<impl FnOnce()>,
@@ -310,7 +311,7 @@ impl Fate {
                     (Moment::Before | Moment::Midway, _) => None,
                     (Moment::After, _) => Some(effect()),
                 };
-                // What the answer holds, such as a lock, is the dead's.
+                // A result of the call, such as a lock, belongs to the dead process.
                 self.life.end();
                 drop(answer);
                 self.die()

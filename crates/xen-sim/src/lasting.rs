@@ -103,7 +103,7 @@ pub(crate) struct Lasting {
 #[derive(Debug)]
 struct Entry {
     fault: LastingFault,
-    /// The one process whose calls fail, and the number of the first; all calls of all processes where there is none.
+    /// The process whose calls fail, and the number of its first failing call. `None`: all calls of all processes.
     only: Option<(u32, u64)>,
     /// Whether a full disk still has room for half a write.
     has_room: bool,

@@ -35,7 +35,7 @@ const VCPU_CONTEXT_BYTES: usize = 5168;
 pub struct Call {
     /// The method's name.
     pub op: &'static str,
-    /// How many things it was about: extents, frames, entries, bytes; 1 where it is about one.
+    /// Number of its items: extents, frames, entries or bytes; 1 if it has only one.
     pub items: usize,
 }
 
@@ -280,7 +280,7 @@ impl Model {
         self.state().nr_cpus = nr_cpus;
     }
 
-    /// What the hypervisor says of itself; without it, [`Hypervisor::version`] is not there.
+    /// Sets the version. Without it, [`Hypervisor::version`] is an error.
     pub fn set_version(&self, version: VersionInfo) {
         self.state().version = Some(version);
     }
@@ -382,7 +382,7 @@ impl Model {
         }
     }
 
-    /// A domain is destroyed while somebody maps a page of it: it stays.
+    /// Marks a domain as dying: it was destroyed, but a process maps a page of it, so it stays.
     pub fn linger(&self, domid: DomId) {
         if let Some(domain) = self.state().domains.get_mut(&domid.0) {
             domain.dying = true;
@@ -483,7 +483,7 @@ impl Model {
         self.state().frames.contains_key(&frame.0)
     }
 
-    /// Bytes of a domain's memory, by its own addresses; garbage where it has none.
+    /// Reads bytes of a domain's memory by its own addresses. Pages without memory read as [`DIRT`].
     pub fn read(&self, domid: DomId, address: u64, len: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(len);
         while bytes.len() < len {
@@ -589,7 +589,7 @@ impl State {
         Some(frame)
     }
 
-    /// The frame behind a name, as a tool maps it; what is populated on demand is populated.
+    /// The machine frame of a guest frame, as a tool maps it. Populates a page that is to be populated on demand.
     fn mapped_frame(&mut self, domid: DomId, gfn: Gfn) -> std::result::Result<Mfn, Errno> {
         let domain = self.domains.get_mut(&domid.0).ok_or(Errno::ESRCH)?;
         if domain.kind == GuestKind::Pv {
@@ -1093,7 +1093,7 @@ impl Hypervisor for Model {
         })
     }
 
-    /// Where there are so many vCPUs, each has its number in all its registers.
+    /// The registers of an existing vCPU: each byte is its number.
     fn vcpu_context(&self, domid: DomId, vcpu: VcpuId) -> Result<Option<Vec<u8>>> {
         self.on_domain("vcpu_context", domid, 1, |domain| {
             let is_there = vcpu.0 < domain.nr_vcpus;

@@ -26,9 +26,9 @@ fn half(bytes: &[u8]) -> &[u8] {
     bytes.get(..bytes.len() / 2).unwrap_or_default()
 }
 
-/// What reading can fail with, beside there being nothing.
+/// Errors of a read, besides a missing file.
 const READ_ERRORS: &[ErrorKind] = &[ErrorKind::PermissionDenied, ErrorKind::Other];
-/// What changing something can fail with.
+/// Errors of a change.
 const WRITE_ERRORS: &[ErrorKind] = &[
     ErrorKind::StorageFull,
     ErrorKind::ReadOnlyFilesystem,
@@ -215,7 +215,7 @@ struct MortalAppend {
     inner: Box<dyn Append>,
     files: MortalFiles,
     path: PathBuf,
-    /// What is still to be written by a process that writes late.
+    /// Bytes that a process with [`Sabotage::WriteLate`] has not yet written.
     late: Vec<u8>,
 }
 

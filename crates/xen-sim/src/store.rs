@@ -92,7 +92,7 @@ impl Transport for MortalTransport {
 }
 
 impl MortalTransport {
-    /// What is to go wrong with the next request, which is of this type.
+    /// The fault of the next request, which has this type.
     fn fault(&self, kind: u32) -> Option<Fault> {
         let lasting = self.fate.lasting().store(&self.fate, kind);
         let refused = lasting.map(Fault::Refuse);
@@ -103,7 +103,7 @@ impl MortalTransport {
     }
 }
 
-/// What goes wrong with a request.
+/// A fault of a request.
 #[derive(Clone, Copy, Debug)]
 enum Trouble {
     NoMemory,
@@ -123,7 +123,7 @@ impl From<Trouble> for Fault {
     }
 }
 
-/// What can go wrong with a request of this kind: only the end of a transaction is told to come again.
+/// The possible faults of a request of this kind. Only the end of a transaction can be asked to try again.
 fn faults(kind: u32) -> &'static [Trouble] {
     const TRANSACTION_END: u32 = 7;
     use Trouble::{Again, Disconnect, LoseReply, NoMemory};

@@ -11,26 +11,26 @@ use std::time::{Duration, Instant};
 use os_port::Clock;
 use os_port::mem::VirtualClock;
 
-/// How long a call takes.
+/// Duration of a call on the virtual clock.
 const CALL_TIME: Duration = Duration::from_micros(100);
-/// More turns than a run of a few commands can need.
+/// Maximum number of turns of a short run.
 const TURNS_MAX: u64 = 200_000;
-/// More turns than any run can need.
+/// Maximum number of turns of a long run.
 const LONG_TURNS_MAX: u64 = 5_000_000;
-/// How long those who serve on have after the last of the others has ended, for what is still to be done.
+/// Time that servants get after the last other process has ended, to finish their work.
 const AFTERWARDS: Duration = Duration::from_secs(300);
-/// How likely it is, in percent, that a process keeps its turn; a run has one of them throughout.
+/// Probability in percent that a process keeps its turn. Each run uses one of these values.
 const STAYS_PERCENT: [u64; 6] = [0, 30, 60, 85, 95, 99];
-/// In one run of so many a process stands still from some call on, until the others have ended or wait.
+/// In one of so many runs, one process stops at one of its calls until the others have ended or wait.
 const STALLED_RUNS: u64 = 2;
-/// Within how many of its calls.
+/// That process stops within this number of calls.
 const STALLED_WITHIN: u64 = 60;
-/// In one run of so many, waiting times come to their end now and then although others could go on.
+/// In one of so many runs, some waits end early although other processes could run.
 const HASTY_RUNS: u64 = 4;
-/// How likely that is then at each turn, in permille.
+/// Probability in permille, for each turn of such a run, that a wait ends early.
 const HASTE_PERMILLE: u64 = 5;
 
-/// What keeps a process from going on, and whether it is over.
+/// A function that returns true once the wait of a process is over.
 pub(crate) type Wake = Box<dyn Fn() -> bool + Send>;
 
 /// The order of several processes.
@@ -41,7 +41,7 @@ pub struct Turns {
 
 struct Shared {
     state: Mutex<State>,
-    /// One for each seat.
+    /// One condition variable per seat.
     changed: Vec<Condvar>,
     clock: VirtualClock,
 }
@@ -50,19 +50,19 @@ struct State {
     dice: u64,
     stays_percent: u64,
     is_hasty: bool,
-    /// Who stands still, and after how many of its calls.
+    /// The process that stops, and after how many of its calls.
     stalled: Option<(usize, u64)>,
     seats: Vec<Standing>,
-    /// Those who are no reason to go on.
+    /// Per process, whether it is a servant. The run ends when only servants are left.
     servants: Vec<bool>,
     now: usize,
     count: u64,
     turns_max: u64,
-    /// The last who ended and was no servant, by the clock.
+    /// Time at which the last process that is no servant ended.
     last_end: Instant,
-    /// Who had the turn, in order, as one number.
+    /// Hash of the order of turns.
     order: u64,
-    /// Why all had to end.
+    /// Why the run had to stop.
     stuck: Option<String>,
     is_over: bool,
 }
@@ -77,19 +77,19 @@ enum Standing {
     Gone,
 }
 
-/// What a wait came to.
+/// How a wait ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Waited {
-    /// What was waited for is there.
+    /// The condition became true.
     Woken,
-    /// Time is up.
+    /// The deadline has passed.
     TimeIsUp,
     /// The run ends here.
     Over,
 }
 
 impl Turns {
-    /// An order for so many processes in a world with this clock.
+    /// An order for `processes` processes in a world with this clock.
     pub fn new(seed: u64, clock: &VirtualClock, processes: usize) -> Turns {
         let mut state = State {
             dice: seed,
@@ -123,7 +123,7 @@ impl Turns {
         }
     }
 
-    /// An order for a long run, in which nobody is held up: whose turn it is depends on chance alone.
+    /// An order for a long run without stalled processes: only the seed decides about each turn.
     pub fn fair(seed: u64, clock: &VirtualClock, processes: usize) -> Turns {
         let turns = Turns::new(seed, clock, processes);
         let mut state = turns.state();
@@ -141,8 +141,8 @@ impl Turns {
         }
     }
 
-    /// The seat of a process that serves for ever, such as a monitor: it is ended when all others have ended and
-    /// nothing is left for it to do.
+    /// The seat of a process that serves for ever, such as a monitor. It ends when all others have ended and it has
+    /// no work left.
     pub fn servant(&self, number: usize) -> Seat {
         if let Some(servant) = self.state().servants.get_mut(number) {
             *servant = true;
@@ -150,12 +150,12 @@ impl Turns {
         self.seat(number)
     }
 
-    /// Why the run could not come to its end, if it could not.
+    /// Why the run could not finish; `None` if it could.
     pub fn stuck(&self) -> Option<String> {
         self.state().stuck.clone()
     }
 
-    /// How often the turn was given, and a number that stands for the order in which it was.
+    /// Number of turns, and a hash of their order.
     pub fn order(&self) -> (u64, u64) {
         let state = self.state();
         (state.count, state.order)
@@ -225,7 +225,7 @@ impl Seat {
         }
     }
 
-    /// The process has ended.
+    /// Records the end of the process.
     pub(crate) fn leave(&self) {
         let mut state = self.turns.state();
         if let Some(standing) = state.seats.get_mut(self.number) {
@@ -268,7 +268,7 @@ impl State {
         self.is_over || self.stuck.is_some()
     }
 
-    /// A number that follows from the seed (splitmix64).
+    /// The next pseudo-random number below `limit` (splitmix64).
     fn below(&mut self, limit: u64) -> u64 {
         self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.dice;
@@ -277,7 +277,7 @@ impl State {
         (z ^ (z >> 31)) % limit.max(1)
     }
 
-    /// Decides whose turn it is next.
+    /// Chooses the process with the next turn.
     fn choose(&mut self, clock: &VirtualClock) {
         let stalled = self.count_down();
         let keeps = self.below(100) < self.stays_percent && stalled != Some(self.now);
@@ -310,7 +310,7 @@ impl State {
         }
     }
 
-    /// Who stands still now, if it has made so many of its calls.
+    /// Counts a call of the process that shall stop. Returns that process once it has made enough calls.
     fn count_down(&mut self) -> Option<usize> {
         let (who, left) = self.stalled.as_mut()?;
         if *who == self.now {

@@ -128,10 +128,10 @@ impl World {
         self.lasting.lift();
     }
 
-    /// What the process of this fate has of the world.
+    /// The ports of the process with this fate.
     ///
     /// # Errors
-    /// The system's, when there are no descriptors left.
+    /// An error of the operating system, if no descriptors are left.
     pub fn handles(&self, fate: &Fate) -> io::Result<Handles> {
         // A moment passes between any two processes.
         self.clock.advance(Duration::from_millis(10));
@@ -223,8 +223,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// What is there now and was not then: leaks, in words. Files and folders for which `may_stay`
-    /// holds are none.
+    /// Leaks as texts: things that exist now and did not exist then. Ignores files and folders for which `may_stay`
+    /// is true.
     pub fn leaks(&self, then: &Snapshot, may_stay: &dyn Fn(&Path) -> bool) -> Vec<String> {
         let mut leaks = Vec::new();
         let new_domains = self
@@ -259,7 +259,7 @@ impl Snapshot {
         leaks
     }
 
-    /// What was there then and is not as it was now: losses, in words.
+    /// Losses as texts: things that existed then and do not exist unchanged now.
     pub fn losses(&self, then: &Snapshot) -> Vec<String> {
         let mut losses = Vec::new();
         for (id, domain) in &then.domains {
@@ -281,7 +281,7 @@ impl Snapshot {
     }
 }
 
-/// What a simulated hypervisor says of itself, where it is told to.
+/// The version of a simulated hypervisor, for tests that set one.
 pub fn version() -> VersionInfo {
     VersionInfo {
         major: 4,

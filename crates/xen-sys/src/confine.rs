@@ -23,7 +23,7 @@ const NOBODY: libc::c_uint = 65_534;
 /// The exit code of a child that could not give something up.
 const NOT_CONFINED: libc::c_int = 125;
 
-/// What a computation may take.
+/// The resource limits of a computation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ComputeLimits {
     /// Memory beyond what this process has already, in bytes.
@@ -36,7 +36,7 @@ pub struct ComputeLimits {
     pub wait_limit: Duration,
 }
 
-/// What a computation has left.
+/// The results of a computation.
 #[derive(Debug)]
 pub struct Computed<const ANSWER: usize> {
     /// Result of the computation, of fixed size.
@@ -156,7 +156,7 @@ fn filter() -> io::Result<BpfProgram> {
     build().map_err(io::Error::other)
 }
 
-/// What the child needs, made before it is there.
+/// The data that the child needs, made before its start.
 struct Child {
     limits: ResourceLimits,
     filter: BpfProgram,
@@ -242,7 +242,7 @@ fn leave_root() -> bool {
     }
 }
 
-/// Ends the child at once: what this process would do at its end is not for its copy.
+/// Ends the child at once, without the exit handlers of this process.
 fn end(code: libc::c_int) -> ! {
     loop {
         // SAFETY: the call takes a number and does not return.

@@ -15,7 +15,7 @@ use crate::arena::{Arena, Slot, Source};
 use crate::device::Device;
 use crate::mapping::Mapping;
 
-/// What a [`Xen`](crate::Xen) handle has cost so far.
+/// Counters of a [`Xen`](crate::Xen) handle since its creation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Times the kernel was asked for a hypercall; a multicall counts once.
@@ -40,7 +40,7 @@ fn add(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Ordering::Relaxed);
 }
 
-/// What failed, for an error text: Xen's name of the call, and the domain it is about.
+/// The failed call, for an error text: Xen's name of it, and its domain.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Site {
     pub(crate) op: &'static str,
@@ -194,7 +194,7 @@ impl Privcmd {
         }
         let pages = bytes.chunks_exact_mut(PAGE_SIZE).zip(&errors);
         for (index, (page, error)) in pages.enumerate() {
-            // What is behind the address of a frame that was not mapped is not to be touched.
+            // The address of a frame that was not mapped must not be accessed.
             if *error == 0 {
                 mapping.read(index * PAGE_SIZE, page)?;
             }

@@ -84,7 +84,8 @@ impl AsFd for Process {
     }
 }
 
-/// Waits until one of two descriptors can be read, the second only where it is still open; which.
+/// Waits until one of two descriptors is readable. Returns for each whether it is. Ignores the second one if it is
+/// closed.
 pub(crate) fn wait_for(
     [first, second]: [BorrowedFd<'_>; 2],
     is_second_open: bool,

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 
-/// What `/proc/PID/smaps` says of one mapping.
+/// The entry of one mapping in `/proc/PID/smaps`.
 struct Mapping<'a> {
     range: Range<usize>,
     permissions: &'a str,
@@ -83,7 +83,7 @@ fn head(line: &str) -> Option<Mapping<'_>> {
     })
 }
 
-/// What a line of the rest says of pages that differ from the file.
+/// The size in KiB of pages that differ from the file, if the line states one.
 fn changed_kib(line: &str) -> u64 {
     let Some((key, value)) = line.split_once(':') else {
         return 0;
@@ -93,7 +93,7 @@ fn changed_kib(line: &str) -> u64 {
         // just installed, too: the disk does not have them yet.)
         "Anonymous" | "Swap" => {
             let kib = value.trim().trim_end_matches(" kB").parse();
-            // What cannot be read is no reason to give anything back.
+            // An unreadable number counts as a change, so nothing is given back.
             kib.unwrap_or(1)
         }
         _ => 0,

@@ -114,7 +114,7 @@ impl Words {
     }
 }
 
-/// What a child reads while it stands by, and the stack it stands on.
+/// The data that a child reads while it stands by, and its stack.
 struct Orders {
     stack: Stack,
     plan: Plan,

@@ -255,7 +255,7 @@ impl Xen {
             Site::domain("XEN_DOMCTL_getvcpucontext", domid),
             |release| {
                 let mut call = self.privcmd.call(size_of::<vcpu::VcpuGuestContext>())?;
-                // What a 32-bit guest's registers leave free stays zero.
+                // The unused part of a 32-bit guest's registers stays zero.
                 let registers = call.put(&vcpu::VcpuGuestContext::new_zeroed())?;
                 let request = domctl::VcpuContext {
                     vcpu: vcpu.0,
@@ -434,7 +434,7 @@ fn leaf_to_xen(leaf: &CpuidLeaf) -> domctl::CpuidLeaf {
     }
 }
 
-/// Which leaf or MSR Xen objected to; empty where it says nothing.
+/// The leaf or MSR that Xen refused; empty if Xen does not name one.
 fn policy_detail(answer: &domctl::CpuPolicy) -> String {
     match (answer.err_leaf, answer.err_subleaf, answer.err_msr) {
         (u32::MAX, _, u32::MAX) => String::new(),

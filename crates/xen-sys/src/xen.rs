@@ -103,7 +103,7 @@ impl Xen {
         Release::ALL.get(index).copied().unwrap_or(Release::V4_22)
     }
 
-    /// What this handle has cost so far.
+    /// The counters of this handle.
     pub fn stats(&self) -> Stats {
         self.privcmd.stats()
     }

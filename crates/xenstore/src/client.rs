@@ -83,7 +83,7 @@ pub struct Client {
     stats: Stats,
 }
 
-/// What xenstored said to a request: a payload, or the name of an error.
+/// xenstored's answer to a request: a payload, or the name of an error.
 type Answer = Result<Vec<u8>, ErrorName>;
 
 /// Why a connection is lost.
@@ -152,7 +152,7 @@ impl Client {
         self.settings = settings;
     }
 
-    /// What has been done so far.
+    /// The counters of this client.
     pub fn stats(&self) -> Stats {
         self.stats
     }
@@ -499,9 +499,10 @@ impl Client {
         Ok(self.transport.send(&packets, deadline)?)
     }
 
-    /// Receives one packet and puts it where it belongs; gives the number of replies among it, 0 or 1.
+    /// Receives one packet: a reply goes to its request, an event to the queue. Returns the number of replies, 0 or
+    /// 1.
     ///
-    /// Replies may come in any order (`docs/misc/xenstore.txt`), and events between them.
+    /// Replies may come in any order (`docs/misc/xenstore.txt`), with events between them.
     fn receive_reply(
         &mut self,
         first_id: u32,

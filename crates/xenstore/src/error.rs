@@ -303,7 +303,7 @@ fn list(tried: &[Attempt]) -> String {
     texts.join("; ")
 }
 
-/// What a refusal that has no error variant of its own means and what to do about it.
+/// The meaning of an error name that has no variant, and its remedy.
 fn meaning(reason: &ErrorName) -> &'static str {
     match reason {
         ErrorName::Einval => "it takes the request for malformed; check the path and the numbers",

@@ -36,7 +36,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What [`MemStore::set_fault_hook`] sees of a request.
+/// The facts about a request that [`MemStore::set_fault_hook`] gets.
 #[derive(Debug)]
 pub struct SeenRequest<'a> {
     /// How many-th request since the store was made, or since [`MemStore::set_fault_hook`]; from 1, over all connections.
@@ -47,7 +47,7 @@ pub struct SeenRequest<'a> {
     pub packet: &'a Packet,
 }
 
-/// What goes wrong with a request.
+/// A fault of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// It is not carried out, and refused with this error.

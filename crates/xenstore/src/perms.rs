@@ -11,7 +11,7 @@ use std::str::FromStr;
 /// Most entries that are taken from a reply. xenstored's default quota is 5; a packet could hold some 1300.
 const GRANTS_MAX: usize = 2048;
 
-/// What a domain may do with a node.
+/// The rights of a domain on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Access {
     /// Nothing: letter `n`.
@@ -60,7 +60,7 @@ impl Access {
 pub struct Grant {
     /// Domain of the entry.
     pub domid: u16,
-    /// What it may do.
+    /// Rights of the domain.
     pub access: Access,
 }
 
@@ -69,7 +69,7 @@ pub struct Grant {
 pub struct Perms {
     /// The domain that owns the node and may do everything with it.
     pub owner: u16,
-    /// What domains without a grant may do.
+    /// Rights of domains without their own entry.
     pub others: Access,
     /// Rights of single domains.
     pub grants: Vec<Grant>,

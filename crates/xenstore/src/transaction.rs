@@ -10,7 +10,7 @@ use crate::tree::Tree;
 use crate::wire::{ErrorName, MessageKind, WireError};
 use std::time::Instant;
 
-/// What error texts call a transaction.
+/// Name of a transaction in error texts.
 const OBJECT: &str = "a transaction";
 
 /// A transaction under way. Its changes become visible to others when it is committed, all at once.

@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 /// How much is read in one go, in bytes: a few packets of the largest size.
 const RECEIVE_SIZE: usize = 16 * 1024;
 
-/// What carries packets to xenstored and back.
+/// A connection that carries packets to xenstored and back.
 ///
-/// The descriptor ([`AsFd`]) is for polling only: it is readable when something has arrived.
+/// The descriptor ([`AsFd`]) is for polling only: it is readable when bytes have arrived.
 pub trait Transport: AsFd + Send {
     /// Sends bytes, which are one or more whole packets, never more than [`Limits`] allows.
     ///
@@ -38,7 +38,7 @@ pub trait Transport: AsFd + Send {
     /// How much may be sent at once.
     fn limits(&self) -> Limits;
 
-    /// What it is, for messages to people: `socket /run/xenstored/socket`.
+    /// Name of the connection in messages, such as `socket /run/xenstored/socket`.
     fn describe(&self) -> String;
 
     /// Waits before a transaction is tried again. A simulated world lets its own clock pass instead.
@@ -47,7 +47,7 @@ pub trait Transport: AsFd + Send {
     }
 }
 
-/// What a transport can take.
+/// The size limits of a transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Most requests that may be sent before their replies are read.
@@ -136,7 +136,7 @@ fn open_path(path: &Path, deadline: Instant) -> io::Result<Box<dyn Transport>> {
 pub struct SocketTransport {
     socket: OwnedFd,
     name: String,
-    /// What arrived while a send was waiting for room.
+    /// Bytes that arrived while a send waited for room.
     arrived: Vec<u8>,
 }
 
@@ -187,7 +187,7 @@ impl SocketTransport {
         Ok(received)
     }
 
-    /// Waits for room to send; what arrives meanwhile is put aside, so that both sides cannot wait for each other.
+    /// Waits for room to send, and keeps bytes that arrive meanwhile. So both sides cannot wait for each other.
     fn wait_for_room(&mut self, deadline: Instant) -> io::Result<()> {
         let ready = wait(
             self.socket.as_fd(),

@@ -12,10 +12,10 @@ const DIRECTORY_MAX: usize = 16 << 20;
 /// How often the list of a directory is begun again because it changed while it was read in pieces.
 const DIRECTORY_RESTARTS_MAX: u32 = 32;
 
-/// What reads and changes nodes: a [`Client`](crate::Client), or a [`Transaction`](crate::Transaction).
+/// Reads and changes nodes: a [`Client`](crate::Client), or a [`Transaction`](crate::Transaction).
 ///
-/// Errors of all methods: [`Error::NotFound`], [`Error::Permission`], [`Error::Quota`], [`Error::Refused`], and those of a
-/// lost connection ([`Error::is_connection_lost`]); for writing methods [`Error::TooLarge`].
+/// Errors of all methods: [`Error::NotFound`], [`Error::Permission`], [`Error::Quota`], [`Error::Refused`], and those
+/// of a lost connection ([`Error::is_connection_lost`]); for writing methods also [`Error::TooLarge`].
 pub trait Tree {
     /// Carries out several requests in few round trips; succeeds if all of them do.
     ///

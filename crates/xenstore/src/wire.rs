@@ -26,7 +26,7 @@ const ERROR_NAME_MAX: usize = 64;
 /// Defines the message kinds once: variant, number on the wire, name in error texts.
 macro_rules! message_kinds {
     ($($(#[$doc:meta])* $kind:ident = $number:literal, $name:literal;)*) => {
-        /// What a packet is about (`enum xsd_sockmsg_type`).
+        /// The kind of a packet (`enum xsd_sockmsg_type`).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum MessageKind {
             $($(#[$doc])* $kind,)*
@@ -266,7 +266,7 @@ pub enum WireError {
     /// A payload that is not of the form its kind has.
     #[error("a payload that is not {expected}")]
     BadPayload {
-        /// What the payload should have been.
+        /// The expected form of the payload.
         expected: &'static str,
     },
 }
@@ -274,7 +274,7 @@ pub enum WireError {
 /// One message: header and payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// What it is about.
+    /// Kind of the packet.
     pub kind: MessageKind,
     /// Chosen by the client, repeated in the reply.
     pub request_id: u32,

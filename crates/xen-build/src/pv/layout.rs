@@ -25,7 +25,7 @@ const NO_GUEST_VIRT: Range<u64> = 0x0000_8000_0000_0000..0xffff_8800_0000_0000;
 /// A 32-bit PV guest has none from here on (`__HYPERVISOR_VIRT_START_PAE` of `arch-x86/xen-x86_32.h`).
 const NO_GUEST_VIRT_32: Range<u64> = 0xf580_0000..u64::MAX;
 
-/// What the kernel's width makes different.
+/// The values that depend on the kernel's width.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Width {
     pub(crate) mode: PvMode,
@@ -123,10 +123,10 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Lays out a domain of `nr_pages` pages with a ramdisk of `ramdisk_len` bytes. A 32-bit kernel is refused but for
+    /// Lays out a domain of `nr_pages` pages with a ramdisk of `ramdisk_len` bytes. Refuses a 32-bit kernel without
     /// `allow_bare_pv32`.
     ///
-    /// Errors say how much memory would do, where there is too little.
+    /// Errors state how much memory would suffice.
     pub(crate) fn new(
         kernel: &PvKernel,
         nr_pages: u64,
@@ -248,7 +248,7 @@ impl Row {
     }
 }
 
-/// The address of INIT_P2M, where it is one that libxc would go by too: of a 64-bit kernel, below it, on a page boundary.
+/// The address of INIT_P2M, if libxc would use it too: a 64-bit kernel, an address below it, on a page boundary.
 fn separate_p2m(kernel: &PvKernel, width: &Width) -> Option<u64> {
     let fits = |virt: &u64| *virt < kernel.virt_base && virt.is_multiple_of(PAGE_BYTES);
     kernel

@@ -140,7 +140,7 @@ fn domain_info(hv: &dyn Hypervisor, request: &BuildRequest<'_>) -> Result<Domain
     })
 }
 
-/// A PV domain's map is one range: what it may balloon up to.
+/// A PV domain's memory map: one range up to its balloon limit.
 fn balloon_limit(request: &BuildRequest<'_>) -> E820Entry {
     E820Entry {
         start: 0,

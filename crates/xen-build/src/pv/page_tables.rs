@@ -46,7 +46,7 @@ const WRITABLE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
-/// What entries of a level-1 table have. Xen adds USER for a 64-bit kernel, which runs in ring 3.
+/// Flags of level-1 entries. Xen adds USER for a 64-bit kernel, which runs in ring 3.
 const PAGE_FLAGS: u64 = PRESENT | WRITABLE | ACCESSED;
 const TABLE_FLAGS: u64 = PRESENT | WRITABLE | ACCESSED | DIRTY | USER;
 
@@ -65,7 +65,7 @@ impl Mapping {
     }
 }
 
-/// What a table is for: a table of level `level` covers the addresses of one entry of the level above.
+/// The range of a table: a table of level `level` covers the addresses of one entry of the level above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     level: u32,

@@ -66,7 +66,7 @@ struct Row {
 }
 
 impl Row {
-    /// Adds a table and says where it is.
+    /// Adds a table and returns its address.
     fn add(&mut self, align: u64, table: Vec<u8>) -> u64 {
         let offset = (self.bytes.len() as u64).next_multiple_of(align);
         self.bytes.resize(offset as usize, 0);

@@ -13,11 +13,11 @@ use super::console::Console;
 const BEAT_EVERY: Duration = Duration::from_secs(2);
 /// CPU time that a heartbeat takes.
 const BEAT_NS: u64 = 10_000_000;
-/// What it understands.
+/// The commands of the guest's console.
 const HELP: &str =
     "help, poweroff, reboot, crash, softreset, and whatever else comes back as it is";
 
-/// What runs in a domain.
+/// A simulated guest in a domain.
 pub(super) struct Guest {
     domid: DomId,
     store: Option<Client>,
@@ -112,7 +112,7 @@ impl Guest {
 
     fn write(&mut self, relative: &str, value: &str) {
         if let (Some(path), Some(store)) = (self.path(relative), &mut self.store) {
-            // What it may not write, it goes without.
+            // The guest continues if it may not write the node.
             let _ = store.write(&path, value.as_bytes());
         }
     }

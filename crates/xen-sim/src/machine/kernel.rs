@@ -1,6 +1,6 @@
 //! A small valid kernel image, for guests of a simulated host.
 
-/// Where it is loaded and entered, in bytes.
+/// Address at which it is loaded and entered, in bytes.
 const ADDRESS: u32 = 0x10_0000;
 /// Type of the ELF note `XEN_ELFNOTE_PHYS32_ENTRY`.
 const PHYS32_ENTRY: u32 = 18;

@@ -35,7 +35,7 @@ use xenstore::{Client, Settings};
 
 pub use server::serve;
 
-/// What the host's process says once it takes commands.
+/// The line that the host's process prints once it accepts commands.
 pub(crate) const READY: &[u8] = b"ready\n";
 
 /// Why a simulated host cannot be used.
@@ -44,11 +44,11 @@ pub enum MachineError {
     /// A call of the system failed.
     #[error("simulated host: {op} {path}: {source}", path = path.display())]
     System {
-        /// What was tried.
+        /// The action that failed.
         op: &'static str,
         /// With which file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// Another user owns the folder, or other users can write to it.
@@ -116,7 +116,7 @@ impl Host {
         Ok(Host { folder })
     }
 
-    /// Its folder, absolute: what a real host has below `/` it has here.
+    /// Absolute path of its folder. It stands for `/` of a real host.
     pub fn folder(&self) -> &Path {
         &self.folder
     }

@@ -122,7 +122,7 @@ impl Hypervisor for RemoteXen {
     }
 }
 
-/// Memory of a guest, which stays where it is: each access is a call.
+/// Memory of a guest in the host's process: each access is a call.
 struct RemoteMemory {
     xen: RemoteXen,
     id: u64,

@@ -34,9 +34,9 @@ const CPUS: u32 = 4;
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// How often it looks whether its folder is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How long the console of a domain that has gone stays open at least: what was printed takes a moment to be readable.
+/// Minimum time that the console of an ended domain stays open, so that its last output can be read.
 const LAST_WORDS_LEAST: Duration = Duration::from_millis(50);
-/// And at most, for somebody to read it.
+/// Maximum time that it stays open for a reader.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
 
 /// Is a simulated host until it is switched off. Says so on standard output once it takes commands.
@@ -220,7 +220,7 @@ impl Machine {
         folder::check_peer(stream, &self.host.folder).is_ok()
     }
 
-    /// Whoever is told something by xenstored gets it, and readers of consoles what was printed.
+    /// Sends xenstored's replies and events to the connections, and console output to its readers.
     fn deliver(&mut self) {
         for link in &mut self.store_links {
             link.take_out();
@@ -235,7 +235,7 @@ impl Machine {
         }
     }
 
-    /// Consoles of domains that have gone are closed once they have been read, or nobody reads them.
+    /// Closes the consoles of ended domains after their output was read, or when no reader is there.
     fn close_consoles(&mut self) {
         self.last_words.retain_mut(|(console, since)| {
             console.flush();
@@ -244,9 +244,9 @@ impl Machine {
         });
     }
 
-    /// What the hypervisor did is told to xenstored, to the guests, and to the log.
+    /// Reports changes of the hypervisor to xenstored, to the guests and to the log.
     fn bring_up_to_date(&mut self) {
-        // A number comes again only after all others: whoever has one is who had it before.
+        // The model reuses a number only after all others. So an equal number means the same domain.
         let domains: BTreeSet<u16> = self
             .xen
             .domain_list()
@@ -296,7 +296,7 @@ impl Machine {
         let Ok(console) = Console::open(&log) else {
             return;
         };
-        // Without the node nobody finds it, and a command says so.
+        // Without the node, a command reports that there is no console.
         let _ = self.own.write(&tty_node, console.tty().as_bytes());
         if let Some(guest) = self.guests.get_mut(&domid) {
             guest.console = Some(console);

@@ -1,7 +1,7 @@
-//! What runs in the child before it becomes its program.
+//! The code that runs in the child before it executes its program.
 //!
-//! The child shares its parent's memory, so nothing here calls anything but the kernel: no C library, no allocator, no lock, and
-//! nothing is written to but the child's own stack. A test reads the compiled code and refuses any other call.
+//! The child shares its parent's memory. So this code calls only the kernel: no C library, no allocator, no lock. It
+//! writes only to the child's own stack. A test reads the compiled code and refuses any other call.
 
 use std::ffi::{c_char, c_int, c_long, c_void};
 use std::os::fd::RawFd;
@@ -13,7 +13,7 @@ use crate::syscall::syscall;
 const GO: RawFd = 3;
 /// The exit code of a child whose program could not be started, as a shell's.
 pub(crate) const NO_PROGRAM: i32 = 127;
-/// What is taken from the mode of each file that the program makes: all rights of others.
+/// The umask of the program: files are for their owner only.
 const UMASK: usize = 0o077;
 /// Signals of the terminal, which are for the process group that the child leaves.
 const TERMINAL_SIGNALS: [c_int; 4] = [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGTSTP];
@@ -35,7 +35,7 @@ const LIMITS: [(u32, u64, u64); 7] = [
 /// How many descriptors are closed one by one where the kernel shows none of them.
 const DESCRIPTORS_MAX: usize = 65_536;
 
-/// What the child reads. The addresses stay valid until it has another program's memory.
+/// The data that the child reads. The addresses stay valid until the child executes its program.
 pub(super) struct Plan {
     /// Where the input, output and error of the program are now.
     pub files: [RawFd; 3],
@@ -142,7 +142,7 @@ fn close_from(first: usize) {
     }
 }
 
-/// Closes the descriptors from `first` on that `/proc/self/fd` lists; false where it cannot be read.
+/// Closes the descriptors from `first` on that `/proc/self/fd` lists. Returns false if it cannot be read.
 fn close_listed(first: usize) -> bool {
     let folder = c"/proc/self/fd".as_ptr().expose_provenance();
     let here = libc::AT_FDCWD as usize;
@@ -216,7 +216,7 @@ fn set_surroundings() {
     call(libc::SYS_setpriority, [whose, 0, 0, 0]);
 }
 
-/// What the kernel keeps of a signal: its handler comes first.
+/// The kernel's structure for a signal's action; the handler comes first.
 type KernelAction = [usize; 4];
 const DEFAULT_ACTION: KernelAction = [libc::SIG_DFL, 0, 0, 0];
 

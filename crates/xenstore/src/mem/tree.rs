@@ -40,7 +40,7 @@ pub(super) struct Nodes {
     pub generation: u64,
 }
 
-/// What a transaction has seen and changed.
+/// The nodes that a transaction has read and changed.
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
     touched: BTreeMap<Path, Touched>,
@@ -74,7 +74,7 @@ pub(super) struct Asker {
     pub target: Option<u16>,
 }
 
-/// What is needed to be allowed to do something.
+/// The right that a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
     Read,
