@@ -24,6 +24,8 @@ mod sim;
 mod soak;
 mod terminal;
 mod times;
+#[cfg(test)]
+mod words;
 mod xen_source;
 
 use clap::{Parser, Subcommand};
