@@ -217,7 +217,7 @@ pub struct FileError {
     pub op: &'static str,
     /// The file or folder.
     pub path: PathBuf,
-    /// Why not.
+    /// Error of the operating system.
     pub source: io::Error,
 }
 

@@ -283,7 +283,7 @@ pub enum EngineError {
         "an earlier operation on the VM {uuid} is not finished, and nothing else was begun: {what}"
     )]
     Unfinished {
-        /// The VM.
+        /// UUID of the VM.
         uuid: String,
         /// The operation, and why it cannot be finished.
         what: String,

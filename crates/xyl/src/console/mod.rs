@@ -111,7 +111,7 @@ pub enum ConsoleError {
     /// A guest of this type has no such console.
     #[error("{domain} has no {console}: {remedy}")]
     NoSuchConsole {
-        /// The domain.
+        /// Name or number of the domain.
         domain: String,
         /// The console that was asked for.
         console: String,
@@ -121,9 +121,9 @@ pub enum ConsoleError {
     /// The lock of a session cannot be made.
     #[error("the lock of the console of {domain} cannot be made at {path}: {source}", path = path.display())]
     Lock {
-        /// The domain.
+        /// Name or number of the domain.
         domain: String,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
