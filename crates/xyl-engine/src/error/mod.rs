@@ -65,7 +65,7 @@ impl Lacking {
 pub struct SettingError {
     /// The domain's name.
     pub domain: String,
-    /// The setting.
+    /// Name of the setting.
     pub key: &'static str,
     /// The configuration's file.
     pub file: String,
