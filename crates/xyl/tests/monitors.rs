@@ -303,6 +303,14 @@ fn a_restart_that_fails_is_tried_again_by_the_heir_of_a_dead_monitor_too() {
     host.must(&["destroy", "guest"]);
 }
 
+/// Makes a device like `/dev/full` at a path, which needs root; whether it did. A link to it would not do: no log is opened
+/// through a link.
+fn make_full_device(path: &std::path::Path) -> bool {
+    use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+    let mode = Mode::RUSR | Mode::WUSR;
+    mknodat(CWD, path, FileType::CharacterDevice, mode, makedev(1, 7)).is_ok()
+}
+
 /// Each write to its log fails, as on a full disk.
 #[test]
 fn a_monitor_whose_log_cannot_be_written_restarts_the_guest() {
@@ -310,7 +318,10 @@ fn a_monitor_whose_log_cannot_be_written_restarts_the_guest() {
     host.kill_monitor();
     let log = host.path("host/var/log/xen/xyl-guest.log");
     std::fs::remove_file(&log).unwrap();
-    std::os::unix::fs::symlink("/dev/full", &log).unwrap();
+    if !make_full_device(&log) {
+        eprintln!("skipped: only root can make a device that is always full");
+        return;
+    }
     host.must(&["recover"]);
     host.monitor();
     host.must(&["reboot", "guest"]);
