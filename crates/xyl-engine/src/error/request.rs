@@ -31,7 +31,7 @@ pub enum RequestError {
         "domain {domid} is paused, so its guest has not taken the request, which stands: the guest takes it after `xyl unpause {domid}`"
     )]
     Paused {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
     },
     /// The domain has shut down, and its VM gets no next one: it cannot be rebooted.
@@ -39,7 +39,7 @@ pub enum RequestError {
         "domain {domid} has shut down already ({reason:?}), and its configuration starts its VM no more: to start it again, `xyl destroy {domid}` if it is there still, then `xyl create`"
     )]
     HasShutDown {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// Why it has shut down.
         reason: ShutdownReason,
@@ -49,7 +49,7 @@ pub enum RequestError {
         "domain {domid} has shut down, and its VM is being restarted: repeat it for the next domain, or `xyl destroy {domid}` to end the VM"
     )]
     Restarting {
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
     },
     /// More memory than the domain may have.

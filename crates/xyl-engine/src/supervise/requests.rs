@@ -754,7 +754,7 @@ pub(crate) fn listen(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
 /// What there was to do for whoever has asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Served {
-    /// Nothing.
+    /// No request was waiting.
     Nothing,
     /// One request, which was the last.
     Last,
