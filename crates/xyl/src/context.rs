@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use os_port::{SystemClock, SystemFiles, SystemProcess};
 use xen_port::{DomId, DomainInfo, Hypervisor};
@@ -15,6 +15,7 @@ use xenstore::{Client, Settings};
 use xl_cfg::XlConf;
 use xyl_engine::host::dom0::Kernel;
 use xyl_engine::host::pools::Pools;
+use xyl_engine::operation::restart;
 use xyl_engine::supervise::requests::{self, Request};
 use xyl_engine::vm::domains::{self, Domain, DomainRef};
 use xyl_engine::vm::names::{self, NameIndex};
@@ -57,6 +58,11 @@ struct Options {
 
 /// How long a list waits for the names in it. It is there without them, too.
 const LIST_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a command waits for the next domain of a VM whose restart is under way.
+const RESTART_PATIENCE: Duration = Duration::from_secs(30);
+/// How often it looks.
+const RESTART_LOOK_EVERY: Duration = Duration::from_millis(10);
 
 impl Options {
     fn new(args: &GlobalArgs) -> Result<Options, Failure> {
@@ -389,16 +395,41 @@ impl Context {
             DomainRef::Number(number) => {
                 domains::find_number(self.hv()?, number).map_err(|error| as_typed(error, asked))
             }
-            DomainRef::Uuid(handle) => Ok(domains::find_uuid(self.hv()?, handle)?),
+            DomainRef::Uuid(_) => self.find_by_name(asked),
             DomainRef::Name(name) => self.find_by_name(&name),
+        }
+    }
+
+    /// Looks a domain up. A VM whose restart is under way has none for a moment: its next one is waited for.
+    fn find_or_await(
+        &self,
+        asked: &DomainRef,
+        mut look: impl FnMut() -> Result<Domain, Failure>,
+    ) -> Result<Domain, Failure> {
+        let deadline = Instant::now() + RESTART_PATIENCE;
+        loop {
+            let is_absent = |found: &Result<Domain, Failure>| {
+                matches!(found, Err(Failure::Engine(EngineError::NoSuchDomain(_))))
+            };
+            let found = look();
+            if !is_absent(&found) || Instant::now() >= deadline {
+                return found;
+            }
+            if !restart::is_under_way(&SystemFiles, &self.dirs, &SystemProcess, asked) {
+                // It may have ended between the two looks.
+                return look();
+            }
+            std::thread::sleep(RESTART_LOOK_EVERY);
         }
     }
 
     /// The domain that was asked for, for whoever has a host of his own.
     pub fn find_on(&self, host: &mut Host, asked: &str) -> Result<Domain, Failure> {
-        let (hv, store, index) = host.directory();
-        domains::find(hv, store, &index, &DomainRef::parse(asked))
-            .map_err(|error| as_typed(error, asked))
+        let parsed = DomainRef::parse(asked);
+        self.find_or_await(&parsed, || {
+            let (hv, store, index) = host.directory();
+            domains::find(hv, store, &index, &parsed).map_err(|error| as_typed(error, asked))
+        })
     }
 
     /// Has a change made of a domain that was asked for; says what it would do in a dry run.
@@ -450,15 +481,15 @@ impl Context {
 
     /// The domain with a name, even if that is all digits; `uuid=...` works too.
     pub fn find_by_name(&self, asked: &str) -> Result<Domain, Failure> {
-        match DomainRef::parse(asked) {
-            DomainRef::Uuid(handle) => Ok(domains::find_uuid(self.hv()?, handle)?),
-            _ => Ok(domains::find_name(
-                self.hv()?,
-                &mut *self.store()?,
-                &self.name_index(),
-                asked,
-            )?),
-        }
+        let parsed = match DomainRef::parse(asked) {
+            // Digits are a name here.
+            DomainRef::Number(_) => DomainRef::Name(asked.to_owned()),
+            parsed => parsed,
+        };
+        self.find_or_await(&parsed, || {
+            let (hv, mut store) = (self.hv()?, self.store()?);
+            Ok(domains::find(hv, &mut *store, &self.name_index(), &parsed)?)
+        })
     }
 
     /// A domain's name, asked for where the look-up did not bring it.

@@ -330,3 +330,21 @@ fn a_monitor_whose_log_cannot_be_written_restarts_the_guest() {
     std::fs::remove_file(&log).unwrap();
     host.must(&["destroy", "guest"]);
 }
+
+/// A script that looks all the time finds the VM all the time, in its old domain or its next one.
+#[test]
+fn a_vm_is_found_by_its_name_while_it_restarts() {
+    let host = Simulated::new(&[]);
+    for next in ["2", "3"] {
+        host.must(&["reboot", "guest"]);
+        host.until("a restart", || {
+            let found = host.xyl(&["domid", "guest"]);
+            assert!(found.status.success(), "{found:?}");
+            String::from_utf8_lossy(&found.stdout).trim() == next
+        });
+    }
+    host.must(&["reboot", "guest"]);
+    host.must(&["destroy", "guest"]);
+    assert_eq!(host.watch_files(), Vec::<PathBuf>::new());
+    assert!(!host.xyl(&["domid", "guest"]).status.success());
+}

@@ -385,8 +385,7 @@ fn check_identity(host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
             domid: other.domid,
         });
     }
-    let (_, store, index) = host.directory();
-    match names::find(store, &index, &others, &spec.name)? {
+    match names::find(&mut host.store, &others, &spec.name)? {
         Some(domid) => Err(EngineError::NameTaken {
             name: spec.name.clone(),
             domid,

@@ -2,18 +2,19 @@
 
 use std::time::Duration;
 
-use os_port::Lock;
+use os_port::{Files, Lock, Process, list_if_there};
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
-use xyl_saga::{Facts, Outcome, Past};
+use xyl_saga::{Facts, Operation, Outcome, Past};
 
 use crate::config::plan;
 use crate::config::runtime_changes;
 use crate::operation::last_of_domain;
 use crate::operation::{Draft, KEEPS_RECORD, Kind};
 use crate::operation::{create, destroy, rename_aside};
+use crate::vm::domains::DomainRef;
 use crate::vm::{domains, store};
-use crate::{Cancel, EngineError, Host, VmGuard};
+use crate::{Cancel, Dirs, EngineError, Host, VmGuard};
 
 /// How long another process may hold the VM's name.
 const NAME_LIMIT: Duration = Duration::from_secs(10);
@@ -74,17 +75,48 @@ pub fn again(host: &mut Host, uuid: Uuid) -> Result<DomId, EngineError> {
     create::again(host, &planned)
 }
 
+/// Whether a process that lives gives a VM of this name or UUID its next domain. For a moment the VM has no domain then, and no
+/// domain has the VM's name; the journal has it. Reading takes no lock.
+pub fn is_under_way(
+    files: &dyn Files,
+    dirs: &Dirs,
+    process: &dyn Process,
+    asked: &DomainRef,
+) -> bool {
+    let names = list_if_there(files, &dirs.vms_run()).unwrap_or_default();
+    let uuids = names.iter().filter_map(|name| Uuid::try_parse(name).ok());
+    let mut asked_for = uuids.filter(|uuid| match asked {
+        DomainRef::Uuid(handle) => uuid.as_bytes() == handle,
+        DomainRef::Name(_) => true,
+        DomainRef::Number(_) => false,
+    });
+    asked_for.any(|uuid| {
+        let contents = xyl_saga::load(files, &dirs.journal(uuid)).unwrap_or_default();
+        let past = Past::of(&contents);
+        let is_named = |name: &str| match asked {
+            DomainRef::Name(wanted) => wanted == name,
+            _ => true,
+        };
+        past.under_way().is_some_and(|last| {
+            keeps_record(last) && is_named(&last.begin.name) && process.is_running(last.pid)
+        })
+    })
+}
+
+fn keeps_record(operation: &Operation) -> bool {
+    match Kind::parse(&operation.begin.kind) {
+        Some(Kind::Restart | Kind::RenameRestart) => true,
+        _ => operation.is_set(KEEPS_RECORD),
+    }
+}
+
 /// Whether a VM without a domain is to get one: its last operation was to give it one, and failed.
 pub(crate) fn is_owed(host: &Host, uuid: Uuid) -> Result<bool, EngineError> {
     let contents = xyl_saga::load(&*host.files, &host.dirs.journal(uuid))?;
     let past = Past::of(&contents);
     let is_owed = last_of_domain(&past).is_some_and(|last| {
         let has_failed = last.outcome != Some(Outcome::Done);
-        let keeps_record = match Kind::parse(&last.begin.kind) {
-            Some(Kind::Restart | Kind::RenameRestart) => true,
-            _ => last.is_set(KEEPS_RECORD),
-        };
-        has_failed && keeps_record
+        has_failed && keeps_record(last)
     });
     let text = uuid.hyphenated().to_string();
     Ok(is_owed && store::read(&*host.files, &host.dirs, &text).is_ok())

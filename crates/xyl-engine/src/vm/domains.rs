@@ -231,8 +231,7 @@ pub(crate) fn refuse_taken_name(
 ) -> Result<(), EngineError> {
     let mut others = list(&*host.hv)?;
     others.retain(|info| info.domid != own && !info.flags.dying);
-    let (_, store, index) = host.directory();
-    match names::find(store, &index, &others, name)? {
+    match names::find(&mut host.store, &others, name)? {
         Some(domid) => Err(EngineError::NameTaken {
             name: name.to_owned(),
             domid,
