@@ -219,6 +219,34 @@ fn the_usual_commands_work() {
     assert_eq!(free(host.must(&["info", "free_memory"])), "8192");
 }
 
+/// The log says `xyl create /var/lib/xyl/kept/UUID.cfg` where a restart was given up, also for a VM of an old name.
+#[test]
+fn a_configuration_that_was_kept_may_have_an_old_name() {
+    let host = Simulated::new();
+    host.must(&["info"]);
+    let text = std::fs::read_to_string(host.path().join("guest.cfg")).unwrap();
+    let kept = host.path().join("var/lib/xyl/kept");
+    std::fs::create_dir_all(&kept).unwrap();
+    for (number, name) in ["win 10", "1234"].into_iter().enumerate() {
+        let uuid = format!("6a1d0c4e-0000-4000-8000-00000000000{number}");
+        let text = format!("{text}\nname = \"{name}\"\nuuid = \"{uuid}\"\n");
+        let elsewhere = host.path().join("old.cfg");
+        std::fs::write(&elsewhere, &text).unwrap();
+        let refused = host.xyl(&["create", elsewhere.to_str().unwrap()]);
+        assert_eq!(refused.status.code(), Some(1), "{name}");
+        // Not what only seems to be in that folder.
+        let seems = kept.join("../../../../old.cfg");
+        let refused = host.xyl(&["create", seems.to_str().unwrap()]);
+        assert_eq!(refused.status.code(), Some(1), "{name}");
+        let file = kept.join(format!("{uuid}.cfg"));
+        std::fs::write(&file, &text).unwrap();
+        host.must(&["create", file.to_str().unwrap()]);
+        assert!(host.must(&["list", &format!("uuid:{uuid}")]).contains(name));
+        assert!(!file.exists(), "{name}");
+        host.must(&["destroy", &format!("uuid:{uuid}")]);
+    }
+}
+
 #[test]
 fn a_dry_run_writes_nothing_but_json_where_that_is_asked_for() {
     let host = Simulated::new();

@@ -87,7 +87,12 @@ pub fn read(files: &dyn Files, dirs: &Dirs, uuid: &str) -> Result<String, Engine
 
 /// Where the record goes of a VM that could not be restarted.
 pub fn kept_path(dirs: &Dirs, uuid: &str) -> PathBuf {
-    dirs.lib.join("kept").join(format!("{uuid}.cfg"))
+    kept_folder(dirs).join(format!("{uuid}.cfg"))
+}
+
+/// The folder of the files of [`kept_path`].
+pub fn kept_folder(dirs: &Dirs) -> PathBuf {
+    dirs.lib.join("kept")
 }
 
 /// Whether [`keep`] has kept the VM's configuration.

@@ -9,6 +9,7 @@ use serde_json::json;
 use xen_port::{CpuMap, DomId};
 use xen_sys::Standby;
 use xenstore::Client;
+use xl_cfg::types::NameRule;
 use xl_cfg::{Config, Report, Source};
 use xyl_engine::Notice;
 use xyl_engine::config::admission::Outcome as Verdict;
@@ -23,7 +24,8 @@ use xyl_engine::vm::Vm;
 use xyl_engine::vm::monitor_lock;
 use xyl_engine::vm::names;
 use xyl_engine::vm::spec::VmSpec;
-use xyl_engine::{Cancel, EngineError, Host};
+use xyl_engine::vm::store;
+use xyl_engine::{Cancel, Dirs, EngineError, Host};
 
 use crate::commands::console::outcome;
 use crate::commands::monitor::start_in_background;
@@ -473,8 +475,20 @@ fn too_many(files: &[&str]) -> Failure {
 }
 
 fn read(context: &Context, file: &Path, overrides: &[&str]) -> Result<Config, Failure> {
-    let names = names::rule(&SystemFiles, &context.dirs)?;
+    let names = match is_kept(&context.dirs, file) {
+        true => NameRule::Any,
+        false => names::rule(&SystemFiles, &context.dirs)?,
+    };
     Ok(plan::parse(Source::read_file(file)?, overrides, names)?)
+}
+
+/// Whether the file lies where configurations are kept of VMs whose restart was given up: those VMs have their names
+/// already. Links and relative paths are followed; what cannot be found lies nowhere.
+fn is_kept(dirs: &Dirs, file: &Path) -> bool {
+    match (file.canonicalize(), store::kept_folder(dirs).canonicalize()) {
+        (Ok(file), Ok(folder)) => file.starts_with(folder),
+        _ => false,
+    }
 }
 
 fn show_warnings(context: &Context, report: &Report) {
