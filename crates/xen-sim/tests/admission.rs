@@ -11,7 +11,9 @@
 #[path = "../../xen-build/tests/common/mod.rs"]
 mod common;
 
+use std::cell::RefCell;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use common::{Kernel, MIB, PAGE, narrow, pattern};
@@ -366,6 +368,50 @@ fn a_setting_outside_xens_security_support_takes_the_policys_word() {
     assert_eq!(record.decision.warnings.len(), 1);
     bench.set_policy(Some("version = 1\n"));
     assert_eq!(bench.decide_again(&record).outcome, Outcome::Refuse);
+}
+
+/// Its operator has started it, and the default was another one then.
+#[test]
+fn a_restart_warns_of_a_setting_that_a_create_is_refused_for() {
+    let names_it = "version = 1\n[unsupported]\nmsr_relaxed = \"allow\"\n";
+    let mut bench = Bench::new().with_policy(Some(names_it));
+    let lines = Rc::new(RefCell::new(Vec::new()));
+    let said = Rc::clone(&lines);
+    bench.host.notice = Rc::new(move |line| said.borrow_mut().push(line.to_owned()));
+    let first = bench
+        .create(&pv64(), "type = \"pv\"\nmsr_relaxed = 1")
+        .unwrap();
+    bench.set_policy(Some("version = 1\n"));
+    bench.world.shut_down(first, ShutdownReason::Reboot);
+    let uuid = Uuid::parse_str(UUID).unwrap();
+    restart::restart(&mut bench.host, uuid, first, false)
+        .unwrap()
+        .unwrap();
+    let record = bench.record();
+    assert_eq!(record.unsupported, [UnsupportedSetting::MsrRelaxed]);
+    assert_eq!(record.decision.outcome, Outcome::Allow);
+    let is_told = |warning: &String| lines.borrow().iter().any(|line| line.contains(warning));
+    assert_eq!(record.decision.warnings.len(), 1);
+    assert!(record.decision.warnings.iter().all(is_told), "{lines:?}");
+}
+
+#[test]
+fn a_vm_that_lost_its_domain_to_a_failed_restart_is_warned_of_too() {
+    let names_it = "version = 1\n[unsupported]\nmsr_relaxed = \"allow\"\n";
+    let mut bench = Bench::new().with_policy(Some(names_it));
+    let first = bench
+        .create(&pv64(), "type = \"pv\"\nmsr_relaxed = 1")
+        .unwrap();
+    bench.world.shut_down(first, ShutdownReason::Reboot);
+    let uuid = Uuid::parse_str(UUID).unwrap();
+    bench.set_policy(Some("this is no policy"));
+    let error = restart::restart(&mut bench.host, uuid, first, false).unwrap_err();
+    assert!(matches!(error.cause(), EngineError::Policy(_)), "{error}");
+    assert!(error.is_of_the_host(), "{error}");
+    assert_eq!(bench.nr_domains(), 0);
+    bench.set_policy(Some("version = 1\n"));
+    restart::again(&mut bench.host, uuid).unwrap();
+    assert_eq!(bench.nr_domains(), 1);
 }
 
 #[test]

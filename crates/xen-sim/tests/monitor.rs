@@ -238,6 +238,34 @@ fn a_restart_that_fails_is_tried_again_until_it_works() {
     assert!(!bench.has_file(&store::kept_path(&host.dirs, UUID)));
 }
 
+/// No guest can start then; but that is no fault of this one, and none of its tries.
+#[test]
+fn a_policy_that_cannot_be_read_uses_up_no_try() {
+    let (bench, vm) = Bench::new();
+    let (mut ends, mut errors) = (0, 0);
+    let mut host = bench.free_host();
+    let policy = host.dirs.policy.clone();
+    let write = |text: &str| {
+        let host = bench.free_host();
+        host.files.create_folder(policy.parent().unwrap()).unwrap();
+        host.files.write(&policy, text.as_bytes()).unwrap();
+    };
+    write("this is no policy");
+    bench.end(&mut ends, 1);
+    let outcome = monitor::watch(&mut host, vm, &mut |line| {
+        if line.contains("The next try follows") {
+            errors += 1;
+        }
+        if errors > restart_backoff::TRIES + 2 {
+            write("version = 1");
+        }
+        bench.end(&mut ends, 1);
+    });
+    assert!(outcome.is_ok(), "{outcome:?}");
+    assert_eq!(ends, 2);
+    assert!(!bench.has_file(&store::kept_path(&host.dirs, UUID)));
+}
+
 #[test]
 fn a_restart_that_cannot_work_leaves_the_configuration_where_the_log_says() {
     let (bench, vm) = Bench::new();

@@ -28,6 +28,8 @@ pub enum ImageKind {
 pub enum Operation {
     /// It is created.
     Create,
+    /// Its VM gets its next domain: its operator has started it before.
+    Restart,
     /// It comes from a file.
     Restore,
     /// It comes from another host.
@@ -191,12 +193,12 @@ pub fn needs_advisories(policy: &Policy, request: &Request) -> bool {
 /// Decides. Without an audit all that rules ask of the host is unknown.
 ///
 /// A bare 32-bit PV guest is the outcome only if the policy allows it and the configuration asks for it. A setting outside
-/// Xen's security support is let through only if the policy names it.
+/// Xen's security support is let through only if the policy names it, or at a restart.
 #[must_use]
 pub fn admit(policy: &Policy, audit: Option<&Audit>, request: &Request) -> Decision {
     let mut decision = admit_type(policy, audit, request);
     for setting in &request.unsupported {
-        judge_setting(policy, *setting, &mut decision);
+        judge_setting(policy, request.operation, *setting, &mut decision);
     }
     decision
 }
@@ -204,18 +206,33 @@ pub fn admit(policy: &Policy, audit: Option<&Audit>, request: &Request) -> Decis
 /// Those of a guest's settings for which the policy refuses it.
 #[must_use]
 pub fn refused_settings(policy: &Policy, request: &Request) -> Vec<UnsupportedSetting> {
-    let is_refused = |setting: &UnsupportedSetting| policy.unsupported(*setting) == Action::Refuse;
+    let is_refused = |setting: &UnsupportedSetting| {
+        action_on_setting(policy, request.operation, *setting) == Action::Refuse
+    };
     let mut settings = request.unsupported.clone();
     settings.retain(is_refused);
     settings
 }
 
-fn judge_setting(policy: &Policy, setting: UnsupportedSetting, decision: &mut Decision) {
+/// A restart is not refused for a setting: the old domain is gone by then, and the VM would be lost with it.
+fn action_on_setting(policy: &Policy, operation: Operation, setting: UnsupportedSetting) -> Action {
+    match policy.unsupported(setting) {
+        Action::Refuse if operation == Operation::Restart => Action::Warn,
+        action => action,
+    }
+}
+
+fn judge_setting(
+    policy: &Policy,
+    operation: Operation,
+    setting: UnsupportedSetting,
+    decision: &mut Decision,
+) {
     let why = format!(
         "`{setting}` is outside Xen's security support: {}",
         setting.title()
     );
-    match policy.unsupported(setting) {
+    match action_on_setting(policy, operation, setting) {
         Action::Allow => {}
         Action::Warn => decision.warnings.push(why),
         Action::Refuse | Action::Convert => {
@@ -410,7 +427,7 @@ fn convert(
             .push(format!("set {guest} = \"allow\" in /etc/xyl/policy.toml"));
         return refuse(guest, found);
     }
-    if request.operation != Operation::Create {
+    if !matches!(request.operation, Operation::Create | Operation::Restart) {
         found.reasons.push(
             "a guest that has begun its life bare cannot be moved into the PV shim".to_owned(),
         );

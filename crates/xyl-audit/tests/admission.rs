@@ -57,6 +57,29 @@ fn a_setting_outside_xens_security_support_is_refused_unless_the_policy_names_it
     assert_eq!(admit(&other, None, &nested).outcome, Outcome::Refuse);
 }
 
+#[test]
+fn a_restart_is_warned_of_such_a_setting_and_all_else_is_as_for_a_create() {
+    let nested = Request {
+        operation: Operation::Restart,
+        unsupported: vec![UnsupportedSetting::NestedHvm],
+        ..request(ImageKind::Pvh, None)
+    };
+    let decision = admit(&policy(""), None, &nested);
+    assert_eq!(
+        (decision.outcome, decision.warnings.len()),
+        (Outcome::Allow, 1)
+    );
+    assert!(refused_settings(&policy(""), &nested).is_empty());
+    let refuses = policy("[guests]\npvh = \"refuse\"\n");
+    assert_eq!(admit(&refuses, None, &nested).outcome, Outcome::Refuse);
+    let narrow = Request {
+        operation: Operation::Restart,
+        ..request(ImageKind::Pv32, None)
+    };
+    let decision = admit(&policy(""), None, &narrow);
+    assert_eq!(decision.outcome, Outcome::ConvertToShim);
+}
+
 fn policy(text: &str) -> Policy {
     Policy::parse(&format!("version = 1\n{text}"), "policy.toml").unwrap()
 }
@@ -108,6 +131,7 @@ fn shims() -> impl Strategy<Value = Shim> {
 fn requests() -> impl Strategy<Value = Request> {
     let operations = prop_oneof![
         Just(Operation::Create),
+        Just(Operation::Restart),
         Just(Operation::Restore),
         Just(Operation::MigrateIn),
         Just(Operation::Adopt)
@@ -207,7 +231,8 @@ proptest! {
         }
         if decision.outcome == Outcome::ConvertToShim {
             prop_assert!(matches!(request.image, ImageKind::Pv32 | ImageKind::Pv64));
-            prop_assert_eq!(request.operation, Operation::Create);
+            let begins = [Operation::Create, Operation::Restart];
+            prop_assert!(begins.contains(&request.operation));
             prop_assert!(request.pvshim != Some(false));
             let fit = match request.shim {
                 Shim::Ready | Shim::NotLooked => true,

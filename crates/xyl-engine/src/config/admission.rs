@@ -111,10 +111,11 @@ pub(crate) struct Admitted {
     pub shim: Option<ShimImage>,
 }
 
-/// Asks the policy of the host. Where the guest is to run in the shim though its configuration does not say so,
-/// `spec` becomes that of a domain with the shim.
+/// Asks the policy of the host, for a create or a restart. Where the guest is to run in the shim though its
+/// configuration does not say so, `spec` becomes that of a domain with the shim.
 pub(crate) fn ask(
     host: &Host,
+    operation: Operation,
     physical: &PhysInfo,
     spec: &mut VmSpec,
     kernel: &Image,
@@ -125,7 +126,7 @@ pub(crate) fn ask(
     let (pvshim, unsupported) = (wish(spec), unsupported_settings(spec));
     let asks = |shim| Request {
         unsupported: unsupported.clone(),
-        ..request(Operation::Create, image, pvshim, shim)
+        ..request(operation, image, pvshim, shim)
     };
     let first = asks(ShimState::NotLooked);
     let audit = audit(

@@ -412,6 +412,7 @@ impl EngineError {
             ) => is_io_of_the_host(source),
             EngineError::Build(BuildError::Hypervisor { source, .. }) => is_xen_of_the_host(source),
             EngineError::Hypervisor(error) => is_xen_of_the_host(error),
+            EngineError::Policy(_) | EngineError::Advisories(_) => true,
             EngineError::Store(_)
             | EngineError::Build(BuildError::OutOfMemory { .. })
             | EngineError::NotEnoughMemory { .. }

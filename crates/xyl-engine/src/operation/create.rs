@@ -4,6 +4,7 @@
 //! [`Kind::Create`] make it, and the failure of any leaves nothing behind: no domain, no claim, no xenstore
 //! node, no file.
 
+use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 use xen_build::{BootModule, BuildRequest, Channel, cpu_policy, memory};
@@ -13,6 +14,7 @@ use xen_port::{
     SchedulerParams, VcpuId,
 };
 use xenstore::{Access as StoreAccess, Batch, Path, Perms, Tree};
+use xyl_audit::Operation;
 use xyl_saga::{Facts, OnDeath, Step};
 
 use crate::Notice;
@@ -73,6 +75,7 @@ pub fn create(
 
 /// Creates a VM's next domain from its record, which stays even if that fails.
 pub(crate) fn again(host: &mut Host, planned: &Planned) -> Result<DomId, EngineError> {
+    let mut notice = restart_notice(host);
     let mut request = CreateRequest {
         spec: &planned.spec,
         config_text: &planned.config_text(),
@@ -80,9 +83,18 @@ pub(crate) fn again(host: &mut Host, planned: &Planned) -> Result<DomId, EngineE
         process_ends: false,
         watch: &mut |_, _| Ok(()),
         before_start: &mut |_, _| Ok(()),
-        notice: &mut |_| (),
+        notice: &mut notice,
     };
     create_with(host, &mut request, &Cancel::new(), true)
+}
+
+/// A restart has no caller to warn: its warnings go where the host's notices go.
+fn restart_notice(host: &Host) -> impl FnMut(Notice<'_>) + use<> {
+    let tell = Rc::clone(&host.notice);
+    move |notice| match notice {
+        Notice::Warning(text) => tell(&format!("warning: {text}")),
+        Notice::Step(_) => {}
+    }
 }
 
 fn create_with(
@@ -97,8 +109,13 @@ fn create_with(
     owner.tell(host);
     let name_lock = domains::reserve_name(host, &spec.name)?;
     check_identity(host, spec)?;
+    let operation = match keeps_record {
+        true => Operation::Restart,
+        false => Operation::Create,
+    };
     let prepared = Prepared::new(
         host,
+        operation,
         physical,
         spec.clone(),
         request.config_text.to_owned(),
@@ -203,6 +220,7 @@ pub(crate) struct Prepared {
 impl Prepared {
     fn new(
         host: &mut Host,
+        operation: Operation,
         physical: PhysInfo,
         mut spec: VmSpec,
         config_text: String,
@@ -211,7 +229,7 @@ impl Prepared {
         let pool = find_pool(host, &spec)?;
         let kernel = Images::load_kernel(host, &spec, notice)?;
         let Admitted { record, shim } =
-            admission::ask(host, &physical, &mut spec, &kernel, notice)?;
+            admission::ask(host, operation, &physical, &mut spec, &kernel, notice)?;
         // How the guest is started is settled now.
         check_guest_type(&spec, &physical)?;
         check_hardware(&spec, &physical)?;
@@ -305,7 +323,7 @@ fn build_request<'r>(
     }
 }
 
-/// A VM that is to get its next domain is checked like one that is new.
+/// A VM that is to get its next domain is checked like one that is new, but for what [`Operation::Restart`] lets through.
 fn prepare_again(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
     let planned = plan::of_record(draft.host, draft.uuid)?;
     let text = planned.config_text();
@@ -315,12 +333,14 @@ fn prepare_again(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
         draft.name_lock = Some(domains::reserve_name(draft.host, &spec.name)?);
     }
     check_identity(draft.host, &spec)?;
+    let mut notice = restart_notice(draft.host);
     draft.prepared = Some(Prepared::new(
         draft.host,
+        Operation::Restart,
         physical,
         spec,
         text,
-        &mut |_| (),
+        &mut notice,
     )?);
     Ok(())
 }

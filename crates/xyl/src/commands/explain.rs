@@ -17,7 +17,7 @@ use crate::shown::Shown;
 #[command(
     after_help = "The decision was taken when the domain was created, from the kernel that was loaded and the policy of then \
 (/etc/xyl/policy.toml, or the default where there is none). If the policy and the host of now say otherwise, that is a warning: a \
-running guest is left alone, and its next start is refused or changed.
+running guest is left alone, and its next start is refused or changed. A restart is not refused for a setting of [unsupported]: a warning goes to the monitor's log.
 
 Examples:
   xyl explain web
