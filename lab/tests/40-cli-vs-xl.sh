@@ -108,7 +108,7 @@ refused 'are more than domain [0-9]+ may have' xyl mem-set quiet 1g
 refused 'are less than domain [0-9]+ is to have now' xyl mem-max quiet 8
 ok xyl vcpu-set -i "$long" 2
 equals offline "$(xenstore-read "/local/domain/$long/cpu/2/availability")"
-refused 'cannot use 9 vCPUs: it has 3' xyl vcpu-set -i "$long" 9
+refused 'cannot use 9 vCPUs: choose 1 to 3' xyl vcpu-set -i "$long" 9
 
 # By number, by name, by UUID; and by --json.
 uuid=$(xl list -v quiet | awk 'NR == 2 { print $7 }')

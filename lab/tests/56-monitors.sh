@@ -187,7 +187,7 @@ exec {held}>"/run/xyl/busy/$uuid"
 ok flock "$held"
 xyl destroy fails 2>"$scratch/said" {held}>&- &
 destroy=$!
-within 3 grep -q "waiting for another process that has the VM $uuid in hand" "$scratch/said"
+within 3 grep -q "waiting for another process that works on the VM $uuid" "$scratch/said"
 exec {held}>&-
 ok wait $destroy
 leaves_nothing "$scratch/before"

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SendError};
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
+
 use crate::{Append, Clock, Files, Lock, Process, Untrusted};
 
 /// Mode of new files: only root can read and write.
@@ -281,7 +284,9 @@ impl Process for SystemProcess {
     }
 
     fn is_running(&self, id: u32) -> bool {
-        Path::new(&format!("/proc/{id}")).exists()
+        // Not by /proc: with `hidepid` it hides processes from one without capabilities, such as a monitor.
+        let id = i32::try_from(id).ok().and_then(Pid::from_raw);
+        id.is_some_and(|id| test_kill_process(id) != Err(Errno::SRCH))
     }
 
     fn new_uuid(&self) -> [u8; 16] {

@@ -15,9 +15,9 @@ use std::path::Path;
 use bench::Bench;
 use uuid::Uuid;
 use xen_port::{DomId, Hypervisor, PAGE_SIZE, ShutdownReason};
-use xen_sim::{Ended, Fault, Moment, Sabotage, Snapshot, World};
+use xen_sim::{Ended, Fault, LastingFault, Moment, Sabotage, Snapshot, World};
 use xyl_engine::operation::dump_core::{DumpRequest, Dumped, dump_core};
-use xyl_engine::operation::run;
+use xyl_engine::operation::{destroy, run};
 use xyl_engine::recover;
 use xyl_engine::supervise::status;
 use xyl_engine::{Cancel, EngineError, Host};
@@ -158,6 +158,32 @@ fn a_wish_to_cancel_is_heard_in_the_middle() {
     os_port::Files::remove(&world.disk.of(&life), Path::new(&asked)).unwrap();
     as_before_or_done(&world, &before).unwrap();
     assert_eq!(core_of(&world), b"older");
+}
+
+/// The folder of the core cannot be written any more, so the dump is neither finished nor undone.
+#[test]
+fn a_dump_that_is_stuck_does_not_keep_its_vm_from_its_end() {
+    let bench = Bench::new();
+    let (world, domid) = world_of(&bench);
+    let (ended, _) = bench.process(&world, None, |host| {
+        let request = DumpRequest {
+            domid,
+            file: Path::new(FILE),
+            is_live: false,
+            progress: &mut |_, _| world.fail_always(LastingFault::read_only_disk("/srv")),
+        };
+        dump_core(host, request, &Cancel::new())
+    });
+    assert!(matches!(ended, Ended::Well(Err(_))), "{ended:?}");
+    let (again, _) = bench.process(&world, None, |host| dump(host, domid));
+    let Ended::Well(Err(error)) = again else {
+        panic!("{again:?}");
+    };
+    assert!(matches!(error, EngineError::Unfinished { .. }), "{error:?}");
+    bench.must(&world, |host| destroy::destroy(host, domid, false));
+    assert!(!world.snapshot().domains.contains_key(&domid));
+    let journal = format!("/run/xyl/vm/{UUID}/journal");
+    assert_eq!(world.disk.contents(Path::new(&journal)), None);
 }
 
 #[test]

@@ -404,6 +404,34 @@ fn a_monitor_outlives_each_shortage_of_the_host() {
     }
 }
 
+/// The old domain is gone, and the host has no memory for the next one: the monitor waits for as long as it says.
+#[test]
+fn a_monitor_whose_vm_has_no_domain_waits_before_it_tries_again() {
+    let (bench, vm) = Bench::new();
+    let mut ends = 0;
+    bench.end(&mut ends, 1);
+    let mut host = bench.free_host();
+    let shortage = LastingFault::Xen {
+        op: "populate_physmap",
+        errno: Errno::ENOMEM,
+    };
+    bench.world.fail_always(shortage);
+    let begun_s = bench.passed_s();
+    let mut tries_s = Vec::new();
+    let outcome = monitor::watch(&mut host, vm, &mut |line| {
+        if line.contains("The next try follows") {
+            tries_s.push(bench.passed_s() - begun_s);
+            if tries_s.len() == 4 {
+                bench.world.lift_faults();
+            }
+        }
+        bench.end(&mut ends, 1);
+    });
+    assert!(outcome.is_ok(), "{outcome:?}");
+    let pauses: Vec<u64> = tries_s.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(pauses, [2, 4, 8]);
+}
+
 /// The shortage begins at this call, and ends after some errors; whether the monitor lived so long.
 fn outlives(shortage: &LastingFault, call: u64) -> bool {
     let what = format!("{shortage:?} from call {call} on");

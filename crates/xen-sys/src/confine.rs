@@ -195,9 +195,10 @@ impl Child {
                 std::ptr::null_mut::<u64>(),
                 size_of::<u64>(),
             );
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            // Linux forgets the signal at the parent's death when the user changes, so it is set after that.
             let confined = self.close_files()
                 && leave_root()
+                && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0
                 && libc::prctl(libc::PR_SET_DUMPABLE, 0) == 0
                 && libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
             let limited = self.limits.iter().all(|(resource, most)| {
@@ -214,13 +215,38 @@ impl Child {
         let [one, other] = self.files.map(RawFd::unsigned_abs);
         let (low, high) = (one.min(other), one.max(other));
         let ranges = [(0, low), (low + 1, high), (high + 1, u32::MAX)];
-        ranges.iter().all(|(first, end)| {
+        let all = ranges.iter().all(|(first, end)| {
             // The end is not closed, but the last of all numbers is no descriptor's.
             let last = end.saturating_sub(1);
             // SAFETY: the call takes numbers; see `give_up`.
             *first > last || unsafe { libc::syscall(libc::SYS_close_range, *first, last, 0) } == 0
-        })
+        });
+        all || close_each_but(low, high)
     }
+}
+
+/// Closes all descriptors but two, one by one: `close_range` came with Linux 5.9.
+fn close_each_but(one: u32, other: u32) -> bool {
+    let mut limit = [0_u64; 2];
+    let none = std::ptr::null::<[u64; 2]>();
+    // SAFETY: the call writes two numbers of 64 bits, which `limit` has room for.
+    let read = unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            libc::RLIMIT_NOFILE,
+            none,
+            limit.as_mut_ptr(),
+        )
+    };
+    let [soft, _] = limit;
+    // Linux's own largest limit (`fs.nr_open` as it comes).
+    let end = u32::try_from(soft).unwrap_or(u32::MAX).min(1 << 20);
+    for fd in (0..end).filter(|fd| *fd != one && *fd != other) {
+        // SAFETY: the call takes a number; see `give_up`.
+        unsafe { libc::syscall(libc::SYS_close, fd) };
+    }
+    read == 0
 }
 
 /// Changes from root to `nobody` and drops all capabilities. In a user namespace without `nobody` it only drops the

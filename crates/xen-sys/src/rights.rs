@@ -17,8 +17,9 @@ use seccompiler::{
 };
 
 /// What root keeps, as bits of capabilities(7): to read and write files of other users, such as a kernel or a core in a user's
-/// folder (`CAP_DAC_OVERRIDE`, `CAP_DAC_READ_SEARCH`).
-const KEPT_CAPABILITIES: u32 = 1 << 1 | 1 << 2;
+/// folder (`CAP_DAC_OVERRIDE`, `CAP_DAC_READ_SEARCH`), and to lock the buffers of hypercalls in memory where the kernel has no
+/// /dev/xen/hypercall (`CAP_IPC_LOCK`).
+const KEPT_CAPABILITIES: u32 = 1 << 1 | 1 << 2 | 1 << 14;
 
 /// System calls that fail with `EPERM` from then on.
 const FORBIDDEN: [i64; 49] = [

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use os_port::FileError;
 use xen_build::BuildError;
+use xen_image::Malformed;
 use xen_port::{DomId, Errno, HvError};
 use xl_cfg::Location;
 use xyl_audit::UnsupportedSetting;
@@ -410,6 +411,13 @@ impl EngineError {
             EngineError::Image(
                 xen_image::Error::Open { source, .. } | xen_image::Error::Read { source, .. },
             ) => is_io_of_the_host(source),
+            EngineError::Image(
+                xen_image::Error::NoTurn { .. }
+                | xen_image::Error::Malformed {
+                    source: Malformed::OutOfMemory { .. } | Malformed::NotUnpacked { .. },
+                    ..
+                },
+            ) => true,
             EngineError::Build(BuildError::Hypervisor { source, .. }) => is_xen_of_the_host(source),
             EngineError::Hypervisor(error) => is_xen_of_the_host(error),
             EngineError::Policy(_) | EngineError::Advisories(_) => true,

@@ -58,9 +58,11 @@ fn destroy_with(
     let domid = info.domid;
     refuse_control_domain(domid)?;
     let uuid = Uuid::from_bytes(info.handle);
-    let owner = VmGuard::take(host, uuid)?;
-    owner.refuse_unfinished()?;
+    let mut owner = VmGuard::take(host, uuid)?;
     owner.tell(host);
+    // A create, a restart or a core that cannot be finished must not keep the VM from its end.
+    owner.close_unfinished(host, |kind| kind != Kind::Destroy.word())?;
+    owner.refuse_unfinished()?;
     // Another process may have had its turn: the domain may be gone, and its number another's.
     let had_its_turn = owner.has_waited || owner.recovered.is_some();
     let now = host.hv.domain_info(domid)?;

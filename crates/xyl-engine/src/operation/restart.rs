@@ -28,9 +28,11 @@ pub fn restart(
     old: DomId,
     keeps_old: bool,
 ) -> Result<Option<DomId>, EngineError> {
-    let owner = VmGuard::take(host, uuid)?;
-    owner.refuse_unfinished()?;
+    let mut owner = VmGuard::take(host, uuid)?;
     owner.tell(host);
+    // A core whose unfinished file cannot be removed is no reason to leave the guest down.
+    owner.close_unfinished(host, |kind| kind == Kind::DumpCore.word())?;
+    owner.refuse_unfinished()?;
     let info = host.hv.domain_info(old)?;
     let Some(info) = info.filter(|info| &info.handle == uuid.as_bytes() && !info.flags.dying)
     else {

@@ -188,8 +188,9 @@ fn wait_after_fault(
 ) -> Result<(), EngineError> {
     let deadline = host.clock.now() + pause;
     while host.clock.now() < deadline {
-        match wait_until(host, vm, deadline, log) {
-            Ok(_) => return Ok(()),
+        match wait_if_it_is_there(host, vm, deadline, log) {
+            Ok(Waited::Enough) => return Ok(()),
+            Ok(Waited::GoOn) => {}
             Err(error) if error.is_connection_lost() => return Err(error),
             Err(_) => {
                 let next = host.clock.now() + PAUSE;
@@ -198,6 +199,28 @@ fn wait_after_fault(
         }
     }
     Ok(())
+}
+
+/// Whether a pause after an error of the host is over.
+enum Waited {
+    Enough,
+    GoOn,
+}
+
+/// Waits once. The pause is over where the VM has another domain: the monitor looks at that at once. A VM that has none, since
+/// its restart failed, waits for the whole pause.
+fn wait_if_it_is_there(
+    host: &mut Host,
+    vm: Vm,
+    deadline: Instant,
+    log: &mut dyn FnMut(&str),
+) -> Result<Waited, EngineError> {
+    if wait_until(host, vm, deadline, log)? || domain_of(host, vm.uuid)?.is_some() {
+        return Ok(Waited::Enough);
+    }
+    let left = deadline.saturating_duration_since(host.clock.now());
+    host.wait_for_event(left)?;
+    Ok(Waited::GoOn)
 }
 
 fn watch_at(

@@ -10,7 +10,7 @@ use std::time::Duration;
 use os_port::{Lock, remove_folder_if_there};
 use uuid::Uuid;
 use xen_port::DomId;
-use xyl_saga::{Contents, Past};
+use xyl_saga::{Contents, Journal, Outcome, Past, Record};
 
 use crate::vm::{journal, monitor_lock, store};
 use crate::{EngineError, Host};
@@ -96,6 +96,29 @@ impl VmGuard {
                 Err(error)
             }
         }
+    }
+
+    /// Records an open operation as failed, so that another one can begin. Only an operation that removes all that the open
+    /// one could leave may do this. `is_covered` tells that of the open operation's kind.
+    pub(crate) fn close_unfinished(
+        &mut self,
+        host: &Host,
+        is_covered: impl FnOnce(&str) -> bool,
+    ) -> Result<(), EngineError> {
+        let past = Past::of(&self.contents);
+        if !past
+            .under_way()
+            .is_some_and(|open| is_covered(&open.begin.kind))
+        {
+            return Ok(());
+        }
+        let path = host.dirs.journal(self.uuid);
+        let mut journal = Journal::open(&*host.files, &path, &self.contents)?;
+        let outcome = Outcome::Failed;
+        journal.note(&*host.clock, Record::Ended { outcome });
+        journal.flush()?;
+        self.contents = xyl_saga::load(&*host.files, &path)?;
+        Ok(())
     }
 
     /// Tells of what another process had left under way.
