@@ -4,7 +4,7 @@
 //! journal: an operation that has not ended is finished or taken back, as its steps want it. Domains
 //! are found by the number in the journal and by the VM's UUID; nothing that is not the VM's is
 //! touched. A journal that cannot be read, or that a domain contradicts, is set aside, and what Xen and xenstore say
-//! decides. No domain that has run is destroyed by an undo ([`domains::has_run`]).
+//! decides. No domain that has run is destroyed by an undo (`domains::has_run`).
 
 mod evidence;
 pub mod fsck;
