@@ -1,7 +1,7 @@
 //! Programs that the toolstack starts: [`Launch`] says which, [`Spawn`] starts it.
 //!
-//! Nothing else starts a program (`clippy.toml` refuses `Command::new`), so each one has the same surroundings, whoever
-//! typed the command that starts it:
+//! Nothing else starts a program (`clippy.toml` refuses `Command::new`), so each program has the same surroundings. They do
+//! not depend on the user's shell:
 //!
 //! | what | is |
 //! |---|---|

@@ -53,8 +53,8 @@ fn ended_guest(bench: &Bench) -> (World, DomId) {
     (world, domid)
 }
 
-/// The operation is begun by a process of this fate; then nothing fails any more, and whoever comes next finishes it.
-/// Whether something has failed.
+/// A process of this fate begins the operation. Then all faults are lifted, and a second process recovers it. Returns whether
+/// the operation or one of its calls failed.
 fn begin_and_recover(
     bench: &Bench,
     (name, act, lives): &(&str, Act, bool),

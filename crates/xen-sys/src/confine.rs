@@ -302,7 +302,7 @@ fn receive<const ANSWER: usize>(
         (Some(0), Ok(())) => Ok(received),
         (Some(NOT_CONFINED), _) => Err(io::Error::new(
             io::ErrorKind::Unsupported,
-            "the kernel does not let a process give up its rights: it needs CONFIG_SECCOMP_FILTER and Linux 5.9",
+            "the kernel does not let a process give up its rights: it needs CONFIG_SECCOMP_FILTER",
         )),
         (Some(code), _) => Err(io::Error::new(
             io::ErrorKind::BrokenPipe,

@@ -82,8 +82,8 @@ impl Host {
         Ok(event)
     }
 
-    /// Waits for an event of a watch with one of these tokens, but not longer than `limit`. Those of other watches wait
-    /// on for whoever has set them.
+    /// Waits for an event of a watch with one of these tokens, but not longer than `limit`. Events of other watches stay
+    /// in the queue for the code that set those watches.
     pub fn wait_for_event_of(
         &mut self,
         tokens: &[&str],

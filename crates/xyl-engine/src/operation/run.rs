@@ -62,7 +62,7 @@ impl VmGuard {
         };
         let settled = settle(draft.host, self.uuid, kind, draft.keeps_record, ended);
         if let Err(error) = settled {
-            // The operation has ended all the same, and whoever takes the VM's lock next removes what is left.
+            // The operation has ended. The next process that takes the VM's lock removes the rest.
             (draft.host.notice)(&format!("warning: after a {}: {error}", kind.word()));
         }
         Ok(outcome?)

@@ -1,7 +1,7 @@
 //! A domain's xenstore nodes: what a create writes, with the permissions that xl, the backends and
 //! the guest expect.
 //!
-//! The tables of rules here and of [`KINDS`] name every node with whoever reads it; docs/operations.md shows them. A node that
+//! The tables of rules here and of [`KINDS`] name every node and its readers; docs/operations.md shows them. A node that
 //! nothing reads is not written, though xl writes it. xenstored takes longer for each request than Xen for a hypercall,
 //! so there are as few as will do. A node inherits the permissions of its parent when it is created: what is the
 //! guest's own is made first, while its parents are the guest's too, and then the parents become the toolstack's. All of
