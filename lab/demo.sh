@@ -6,6 +6,8 @@ set -u
 first=${1:-xyl}
 second=${2:-xl}
 configs=/xyl-lab/lab/demo
+images=/var/tmp/xyl-demo
+. /xyl-lab/lab/initrd.sh
 scratch=$(mktemp -d)
 failures=0
 declare -A took_ms
@@ -49,6 +51,38 @@ gone() {
 	return 1
 }
 
+# disk_state DOMAIN NUMBER: the state of a disk's backend, 4 while the guest uses it; nothing without one.
+disk_state() {
+	xenstore-read "/local/domain/0/backend/vbd/$(xl domid "$1")/$2/state" 2>/dev/null
+}
+# The second disk of the Linux guest is xvdb, number 51728.
+used() {
+	local tries
+	for tries in $(seq 100); do
+		[ "$(disk_state "$1" 51728)" = 4 ] && return 0
+		sleep 0.1
+	done
+	echo "the guest does not use it"
+	return 1
+}
+unused() { [ -z "$(disk_state "$1" 51728)" ] || { echo "still there"; return 1; }; }
+
+# disks: an initramfs with the driver of disks, and two images of 64 MiB.
+disks() {
+	local tree=$scratch/tree
+	mkdir -p $images
+	modprobe -a xen-blkback loop
+	truncate -s 64M $images/first.img $images/second.img
+	guest_tree "$tree" xen-blkfront
+	cat >"$tree/init" <<'INIT'
+#!/bin/busybox sh
+. /setup
+wait_for /dev/xvda
+[ -b /dev/xvda ] && serve_console
+INIT
+	pack_tree "$tree" $images/initrd
+}
+
 # says TOOL GUEST PATTERN: the guest's words reach us through the console command.
 says() {
 	local reader tries found=1
@@ -78,6 +112,10 @@ life() {
 	step "$role" "$guest" console : says "$tool" "$name" "$pattern"
 	step "$role" "$guest" pause "paused $tool $name" "$tool" pause "$name"
 	step "$role" "$guest" unpause "unpaused $tool $name" "$tool" unpause "$name"
+	if [ "$guest" = linux ]; then
+		step "$role" "$guest" attach "used $name" "$tool" block-attach "$name" "$images/second.img,raw,xvdb,rw"
+		step "$role" "$guest" detach "unused $name" "$tool" block-detach "$name" xvdb
+	fi
 	step "$role" "$guest" shutdown "gone $tool $name" "$tool" shutdown -w "$name"
 	step "$role" "$guest" "create 2" "unpaused $tool $name" "$tool" create "$config"
 	step "$role" "$guest" destroy "gone $tool $name" "$tool" destroy "$name"
@@ -96,7 +134,8 @@ summary() {
 	local guest name a b
 	printf '%-7s %-9s %12s %12s %9s\n' guest step "$first" "$second" faster
 	for guest in pv pvh linux; do
-		for name in create list console pause unpause shutdown "create 2" destroy; do
+		for name in create list console pause unpause attach detach shutdown "create 2" destroy; do
+			[ -n "${took_ms[1,$guest,$name]-}" ] || continue
 			a=${took_ms[1,$guest,$name]-} b=${took_ms[2,$guest,$name]-}
 			printf '%-7s %-9s %12s %12s %9s\n' "$guest" "$name" "$(cell "1,$guest,$name")" "$(cell "2,$guest,$name")" \
 				"$(awk -v a="$a" -v b="$b" 'BEGIN { if (a + 0 > 0 && b + 0 > 0) printf "%.1f x", b / a }')"
@@ -105,6 +144,7 @@ summary() {
 }
 
 mkfifo "$scratch/keys"
+disks
 echo "$(xl info | awk -F': *' '/^xen_version/ { print "Xen " $2 }'), dom0 $(uname -r)"
 for guest in "pv:testguest: heartbeat" "pvh:testguest: heartbeat" "linux:XYL-GUEST-UP"; do
 	life 1 "$first" "${guest%%:*}" "${guest#*:}"
@@ -113,7 +153,7 @@ done
 echo
 summary
 echo "(One run each, one after the other, under emulation: \`cargo xtask bench\` measures.)"
-rm -rf "$scratch"
+rm -rf "$scratch" $images
 if [ $failures -gt 0 ]; then
 	echo "demo: $failures steps FAILED"
 	exit 1

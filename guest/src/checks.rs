@@ -42,9 +42,9 @@ pub fn reserve(ranges: &mut Ranges, start: u64, size: u64) {
 /// Counts the checks.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Checks {
-    /// How many were right.
+    /// Number of checks that passed.
     pub passed: u32,
-    /// How many were not.
+    /// Number of checks that failed.
     pub failed: u32,
 }
 

@@ -101,7 +101,7 @@ fn wait_for_reader(ring: &ConsoleRing, consumer: u32) -> bool {
     true
 }
 
-/// Tells the other end that there is something to read.
+/// Sends an event to the other end, after bytes were written.
 pub fn flush() {
     if attached().is_some() {
         hypercall::notify(port());

@@ -13,7 +13,7 @@ use crate::platform::{self, Platform};
 use crate::store::{Error, Store};
 use crate::{console, events, hostile, hypercall, say, store};
 
-/// What is watched; the position is the watch's number.
+/// Watched paths. The index is the token of the watch.
 const WATCHES: [&str; 5] = [
     "data/command",
     "control/shutdown",

@@ -91,7 +91,7 @@ const VALUES: &[&[u8]] = &[
     b"{\"a\":[[[[[[[[",
 ];
 
-/// How far an attempt came.
+/// Result of an attempt.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
     /// Requests that xenstored carried out.

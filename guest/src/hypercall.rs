@@ -166,7 +166,7 @@ pub fn xen_console(text: &str) {
 #[derive(Debug, Clone, Copy)]
 #[repr(u32)]
 pub enum HvmParam {
-    /// How events interrupt the guest.
+    /// The delivery of events to the guest.
     CallbackIrq = 0,
     /// Frame of the xenstore ring.
     StorePfn = 1,
@@ -240,13 +240,13 @@ pub fn map_shared_info(gfn: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-/// How many pages the domain has now.
+/// Number of pages that the domain has now.
 pub fn current_pages() -> Result<u64, Errno> {
     const XENMEM_CURRENT_RESERVATION: u64 = 3;
     pages_of_self(XENMEM_CURRENT_RESERVATION)
 }
 
-/// How many pages the domain may have.
+/// Maximum number of pages of the domain.
 pub fn maximum_pages() -> Result<u64, Errno> {
     const XENMEM_MAXIMUM_RESERVATION: u64 = 4;
     pages_of_self(XENMEM_MAXIMUM_RESERVATION)

@@ -7,7 +7,7 @@ use testguest_logic::ranges::Ranges;
 pub trait Memory {
     /// RAM, in bytes.
     fn ram(&self) -> Ranges;
-    /// What of it is in use, in whole pages.
+    /// The part of the memory in use, in whole pages.
     fn in_use(&self) -> Ranges;
     /// Makes page `pfn` reachable until the next call.
     fn map(&mut self, pfn: u64) -> Option<*mut u64>;
@@ -15,12 +15,12 @@ pub trait Memory {
     fn unmap(&mut self) {}
 }
 
-/// What the test found.
+/// Result of the test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
     /// Pages written and read.
     pub pages: u64,
-    /// How many of them did not hold what was written.
+    /// Number of pages with a wrong value.
     pub bad: u64,
     /// The first of those.
     pub first_bad: u64,

@@ -1,4 +1,4 @@
-//! What differs between PV and PVH, behind one type.
+//! The differences between PV and PVH, behind one type.
 
 use core::arch::asm;
 use core::sync::atomic::Ordering;

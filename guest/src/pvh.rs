@@ -19,7 +19,7 @@ use crate::{console, events, store, traps};
 
 const PAGE_SIZE: u64 = 4096;
 const MAPPED_END: u64 = 1 << 32;
-/// Where the shared info page goes: an address that holds no RAM in any PVH memory map.
+/// Address of the shared info page. No PVH memory map has RAM there.
 const SHARED_INFO_GFN: u64 = 0xfe700;
 
 /// HVM_PARAM_CALLBACK_IRQ: type 2 (a vector) in the top byte, the vector in the lowest.

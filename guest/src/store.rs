@@ -22,7 +22,7 @@ pub struct StoreRing {
 }
 
 const RING_SIZE: u32 = 1024;
-/// How long xenstored may take for an answer.
+/// Time limit for an answer of xenstored.
 const ANSWER_NS: u64 = 10_000_000_000;
 const POLL_NS: u64 = 1_000_000_000;
 
@@ -58,7 +58,7 @@ pub fn port() -> u32 {
     PORT.load(Ordering::Relaxed)
 }
 
-/// Why a request gave no answer.
+/// The reasons why a request has no answer.
 #[derive(Debug, Clone)]
 pub enum Error {
     /// xenstored refused; the error's name, such as EACCES.

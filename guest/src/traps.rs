@@ -17,7 +17,7 @@ unsafe extern "C" {
     static pvh_trap_stubs: u8;
 }
 
-/// What the stubs in boot.S leave on the stack.
+/// Registers that the stubs in boot.S leave on the stack.
 #[repr(C)]
 struct Frame {
     vector: u64,

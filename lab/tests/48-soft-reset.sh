@@ -1,5 +1,5 @@
-# A PVH guest resets itself again and again, and stays the same domain on the same console; its monitor may be killed
-# in the middle. The first argument is how often it resets itself (20); lab/soak-soft-reset.sh has thousands.
+# A PVH guest resets itself again and again, and stays the same domain on the same console and with its disk; its monitor may be
+# killed in the middle. The first argument is how often it resets itself (20); lab/soak-soft-reset.sh has thousands.
 # limit_s: 300
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
@@ -34,13 +34,20 @@ usage() {
 	echo "free MiB: $(xl info | awk '/^free_memory/ { print $3 }')"
 	echo "guest: $(xl list reset | awk 'NR == 2 { print $1, $2, $3, $4 }')"
 	echo "tty: $(node console/tty)"
-	echo "note: $(xenstore-read "/libxl/$domid/soft-reset" 2>/dev/null)"
+}
+usage_as_before() {
+	usage >"$scratch/after"
+	diff "$scratch/before" "$scratch/after"
 }
 monitor_of() {
 	pgrep -f "^[^ ]*xyl -T monitor $1 "
 }
 no_process() {
 	! kill -0 "$1" 2>/dev/null
+}
+# No operation on the VM is under way or unfinished.
+vm_runs() {
+	[[ $(xyl list --states "$1" | tail -n 1) =~ running$ ]]
 }
 state_is() {
 	[[ $(domain_state "$1") == *$2* ]]
@@ -63,10 +70,10 @@ heartbeat=$(node data/heartbeat)
 for tenth in 1 2 3 4 5 6 7 8 9 10; do
 	ok python3 /xyl-lab/lab/soft-resets.py "$domid" $((resets / 10))
 	within 10 node data/heartbeat
-	usage >"$scratch/after"
+	# A request under way has a descriptor or a node for a moment.
+	within 10 usage_as_before
 	after_kib=$(private_kib "$monitor")
 	echo "monitor: $before_kib KiB private before, $after_kib KiB after $tenth tenths"
-	diff "$scratch/before" "$scratch/after" || fail 'something has changed'
 	# What the first resets take, such as buffers, it keeps; from then on it must not grow.
 	[ "$tenth" -eq 3 ] && before_kib=$after_kib
 done
@@ -86,8 +93,19 @@ exec 5>&-
 # A line a minute is said of them.
 [ "$(wc -l <"/var/log/xen/xyl-reset.log")" -lt $((20 + SECONDS / 60)) ] || fail 'the log grows with each reset'
 
-# Its process is killed in the middle, or before; another finishes.
-start taken pvh
+# Its process is killed in the middle, or before; another finishes, and the guest has its disk.
+modprobe -a xen-blkback loop || fail 'no drivers'
+truncate -s 1M "$scratch/taken.img"
+loops_of_taken() {
+	losetup -n -O NAME -j "$scratch/taken.img" | wc -l
+}
+# The guest has no driver for it, so blkback has opened it and waits (state 2).
+disk_is_attached() {
+	local backend=/local/domain/0/backend/vbd/$domid/51712
+	[ "$(xenstore-read "$backend/state" "$backend/online" | xargs)" = '2 1' ] &&
+		[ -e "/sys/bus/xen-backend/devices/vbd-$domid-51712/physical_device" ]
+}
+start taken pvh "disk = [ '$scratch/taken.img,raw,xvda,rw' ]"
 uuid=$(uuid_of taken)
 for round in $(seq 1 5); do
 	xenstore-rm "/local/domain/$domid/data/before-reset" 2>/dev/null
@@ -97,7 +115,11 @@ for round in $(seq 1 5); do
 	kill_hard "$(monitor_of "$domid")"
 	xyl -T monitor "$domid" "$uuid" </dev/null >"$scratch/monitor.log" 2>&1 &
 	within 20 eval '! node data/before-reset >/dev/null && [ "$(node data/state)" = up ]'
-	within 10 eval '! xenstore-exists "/libxl/$domid/soft-reset"'
+	within 10 vm_runs taken
+	within 10 disk_is_attached
+	equals "/local/domain/0/backend/vbd/$domid/51712" "$(node device/vbd/51712/backend)"
+	# blkback closes the disk of before a moment after its node is gone.
+	within 10 eval '[ "$(loops_of_taken)" -eq 1 ]'
 done
 within 10 eval '[ "$(grep -ac "soft-reset done" "$consoles/guest-taken.log")" -ge 5 ]'
 matches '^taken +[0-9]+ +32 +1 +-?[rb]?' "$(xl list taken)"
@@ -109,6 +131,17 @@ xenstore-write "/local/domain/$domid/control/shutdown" poweroff
 xyl -T monitor "$domid" "$uuid" </dev/null >"$scratch/monitor.log" 2>&1 &
 within 20 console_says taken 'soft-reset done 6'
 within 20 domain_gone taken
+within 10 eval '[ "$(loops_of_taken)" -eq 0 ]'
+
+# A disk that cannot be attached again is a crash, and the log names it.
+truncate -s 1M "$scratch/gone.img"
+start gone pvh "disk = [ '$scratch/gone.img,raw,xvdc,rw' ]" 'on_crash = "preserve"'
+rm "$scratch/gone.img"
+xenstore-write "/local/domain/$domid/data/command" 'shutdown soft_reset'
+within 30 grep -q 'attach its devices again: disk .xvdc.*As after a crash: preserve' /var/log/xen/xyl-gone.log
+within 10 state_is gone s
+matches '"outcome":"failed"' "$(tail -n 1 "/run/xyl/vm/$(uuid_of gone)/journal")"
+ok xyl destroy gone
 
 # A PV guest that asks has crashed, and its owner reads why.
 start asks-pv pv 'on_crash = "preserve"'

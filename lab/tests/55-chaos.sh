@@ -63,7 +63,7 @@ gone_or_runs() {
 	domain_gone "$1" || runs "$1"
 }
 nothing_asked() {
-	! xenstore-ls -f /libxl | grep -q /xyl/asked/
+	! find /run/xyl/vm -path '*/requests/*.json' | grep -q .
 }
 paused() {
 	[[ $(domain_state "$1") == *p* ]]

@@ -76,12 +76,22 @@ touch /run/xyl/damaged/$gone
 removed 'damaged journal'
 
 echo 'QEMU, a loop device, an interface'
-(exec -a qemu-system-i386 bash -c 'read -r; true' bash -xen-domid 999 <&"$never") &
+cp "$(command -v bash)" "$scratch/qemu-system-i386"
+(exec "$scratch/qemu-system-i386" -c 'read -r; true' bash -xen-domid 999 <&"$never") &
 qemu=$!
-(exec -a qemu-system-i386 bash -c 'read -r; true' bash -xen-domid "$(domid_of theirs)" <&"$never") &
+(exec "$scratch/qemu-system-i386" -c 'read -r; true' bash -xen-domid "$(domid_of theirs)" <&"$never") &
 live=$!
 sleep 0.2
 removed "QEMU without a domain: process $qemu"
+# What only calls itself QEMU is shown, and not ended.
+(exec -a qemu-system-i386 bash -c 'read -r; true' bash -xen-domid 999 <&"$never") &
+claimed=$!
+sleep 0.2
+fsck 7 --repair
+matches "QEMU without a domain: process $claimed" "$found"
+kill -0 $claimed || fail 'a process that only calls itself QEMU was ended'
+kill $claimed
+wait $claimed 2>/dev/null
 kill -0 $live || fail 'the QEMU of a guest that lives was ended'
 kill $live
 wait $qemu $live 2>/dev/null
@@ -157,7 +167,7 @@ code=0
 told=$(xyl destroy held 2>&1) || code=$?
 echo "$told"
 equals 1 $code
-matches "domain $domid is destroyed, but still there" "$told"
+matches "domain $domid is destroyed, but still exists" "$told"
 matches 'Xen keeps [1-9][0-9]* pages' "$told"
 matches "process $holder .*hold-page.py" "$told"
 fsck 5

@@ -39,7 +39,7 @@ start watched pvh
 start beside pv
 matches 'watched .*1[0-9]*' "$(xyl list)"
 kill_monitor watched
-matches 'watched: its monitor had died: process [0-9]+ watches over it now' "$(xyl list 2>&1 >/dev/null)"
+matches 'watched: its monitor had died: process [0-9]+ is its monitor now' "$(xyl list 2>&1 >/dev/null)"
 within 10 one_monitor watched
 equals '' "$(xyl list 2>&1 >/dev/null)"
 first=$(domid_of watched)
@@ -177,10 +177,15 @@ within 20 readies fails 2
 mv "$scratch/fails.kernel" "$scratch/aside"
 tell fails 'shutdown reboot'
 within 100 log_says fails 'not restarted, after 5 tries.* xyl create /var/lib/xyl/kept/'
+matches 'fails +restart +given up +[0-9]+ s .*; xyl create /var/lib/xyl/kept/' "$(xyl ops)"
+matches '"vm_state": ?"given-up"' "$(xyl list --json)"
+matches 'fails .*its restart was given up' "$(xyl recover 2>&1)"
+refused 'its restart was given up' xyl pause fails
 mv "$scratch/aside" "$scratch/fails.kernel"
 ok xyl create -q "/var/lib/xyl/kept/$uuid.cfg"
 within 20 readies fails 3
 [ ! -e "/var/lib/xyl/kept/$uuid.cfg" ] || fail 'kept although it runs'
+xyl ops | grep -q 'given up' && fail 'given up although it runs'
 
 # ---- a wait says what it waits for ----
 exec {held}>"/run/xyl/busy/$uuid"

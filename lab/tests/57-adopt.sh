@@ -35,13 +35,13 @@ for type in pv pvh; do
 	before=$(beats "$domid")
 	told=$(xyl adopt $name 2>&1) || fail "not adopted: $told"
 	echo "$told"
-	matches "domain $domid is Xyl's now; the process of xl that watched over it \([0-9]+\) was ended" "$told"
+	matches "domain $domid is Xyl's now; the process of xl that waited for its end \([0-9]+\) was ended" "$told"
 	no_xls_of $name || fail "xl's process is there still"
 	within 5 eval '[ "$(monitors_of "$uuid")" = 1 ]'
 	within 10 has_beaten_since "$domid" "$before"
 	echo "the record: $(tr '\n' ';' <"/var/lib/xyl/vm/$uuid/config.cfg")"
 	# Twice is once.
-	matches "Xyl's already, and watched over" "$(xyl adopt $name 2>&1)"
+	matches "Xyl's already, and has a monitor" "$(xyl adopt $name 2>&1)"
 	within 5 eval '[ "$(monitors_of "$uuid")" = 1 ]'
 	ok xyl fsck
 
@@ -71,12 +71,12 @@ start lost pvh
 ok xyl adopt lost 2>/dev/null
 uuid=$(uuid_of lost)
 pkill -KILL -f "monitor [0-9]+ $uuid"
-matches 'has its monitor again|its monitor had died' "$(xyl adopt lost 2>&1)"
+matches 'has a new monitor|its monitor had died' "$(xyl adopt lost 2>&1)"
 within 5 eval '[ "$(monitors_of "$uuid")" = 1 ]'
 ok xyl destroy lost
 start orphan pvh
 pkill -KILL -f "xl create -q $scratch/orphan.cfg"
-matches 'no process of xl watched over it' "$(xyl adopt orphan 2>&1)"
+matches 'no process of xl waited for its end' "$(xyl adopt orphan 2>&1)"
 first=$(domid_of orphan)
 tell orphan 'shutdown reboot'
 within 30 other_domid orphan "$first"
@@ -105,11 +105,11 @@ python3 - "$json" <<'END'
 import json, sys
 # libxl may end the file with a NUL.
 record = json.JSONDecoder().raw_decode(open(sys.argv[1]).read().lstrip())[0]
-record["nics"] = [{"mac": "00:16:3e:00:00:01"}]
+record["pcidevs"] = [{"bus": 1}]
 record["b_info"]["bootloader"] = "pygrub"
 json.dump(record, open(sys.argv[1], "w"))
 END
-refused '`bootloader`.*`vif`|`vif`.*`bootloader`' xyl adopt disk
+refused '`bootloader`.*`pci|`pci.*`bootloader`' xyl adopt disk
 cp "$scratch/json" "$json"
 ok xl destroy disk
 leaves_nothing "$scratch/before"

@@ -10,12 +10,11 @@ use std::process::Command;
 /// do the flags below stay away from build scripts and macros, which they would break.
 pub const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
-/// Programs that run for milliseconds are linked statically, at a fixed address: loading libraries and
-/// relocating would take them longer than their work. In a static program, getrandom would look for its system call
-/// by way of files unless it is told that Linux has it.
+/// Linked statically, at a fixed address. For programs that run for milliseconds, loading libraries and relocating
+/// would take longer than their work.
 const FLAGS: &str = "-C target-feature=+crt-static -C relocation-model=static --cfg getrandom_backend=\"linux_getrandom\"";
 
-/// How the programs are compiled.
+/// Compiler options of the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
     /// As they are installed and measured: the slowest to build.
@@ -33,7 +32,7 @@ impl Profile {
         }
     }
 
-    /// Where its programs lie.
+    /// Folder of its programs.
     pub fn folder(self) -> Result<PathBuf> {
         Ok(places::target()?.join(TRIPLE).join(self.name()))
     }

@@ -14,7 +14,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// How the boot's machine looks.
+/// Properties of the boot's machine.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// The Xen release to boot
@@ -50,7 +50,7 @@ impl Default for Options {
     }
 }
 
-/// What a machine has unless told otherwise.
+/// The default machine.
 pub const DEFAULT_MEMORY_MIB: u32 = 6144;
 /// From QEMU's start until dom0 says "ready". It takes 10 s alone, and more than 180 s beside other boots and compilers on two cores.
 const BOOT_LIMIT: Duration = Duration::from_secs(420);
@@ -58,14 +58,14 @@ const BOOT_LIMIT: Duration = Duration::from_secs(420);
 const SILENCE_LIMIT: Duration = Duration::from_secs(300);
 /// From the script's time limit (which dom0 itself enforces) until the results are out.
 const END_LIMIT: Duration = Duration::from_secs(60);
-/// How often to look at what dom0 said besides the script's output.
+/// Interval at which dom0's output besides the script's is read.
 const LOOK_PERIOD: Duration = Duration::from_millis(50);
 /// The disk that takes the results. It is sparse.
 const RESULTS_SIZE_BYTES: u64 = 256 << 20;
 /// Lines shown of each log after a failure.
 const LOG_TAIL_LINES: usize = 50;
 
-/// Who listens to the boot.
+/// The receiver of the boot's output.
 pub enum Talk<'a> {
     /// Bytes of the script's output, as they come.
     Script(&'a mut dyn FnMut(&[u8])),
@@ -75,7 +75,7 @@ pub enum Talk<'a> {
     Terminal,
 }
 
-/// Who answers a script.
+/// The part that answers a script's requests.
 pub trait Answers {
     /// Takes what the script has printed, and how often the machine's logs say by now that the machine stood still. Returns
     /// what the script is to read.
@@ -99,7 +99,7 @@ pub struct Results {
 }
 
 impl Results {
-    /// What the script left in /xyl-lab/out.
+    /// Files that the script left in /xyl-lab/out.
     pub fn out(&self) -> PathBuf {
         self.dir.path.join("out")
     }
@@ -197,7 +197,7 @@ fn unpack_results(dir: &Path) -> Result<()> {
     .map(drop)
 }
 
-/// How a machine's run came to its end.
+/// The reason for the end of a machine's run.
 struct End {
     exit_code: i32,
     ready_after: Duration,
@@ -244,10 +244,11 @@ impl Machine {
         let mut command = tied_to_us(setup::qemu());
         hardware(&mut command, options);
         software(&mut command, options, root);
-        // Read-only, then disk by disk: the order gives dom0 its vda, vdb, vdc.
+        // Disk by disk: the order gives dom0 its vda to vdd.
         drive(&mut command, &root.disk(), "snapshot=on");
         drive(&mut command, &input, "readonly=on");
         drive(&mut command, &results, "cache=unsafe");
+        drive(&mut command, &root.guest_disk(), "readonly=on");
         ports(&mut command, &control, dir, talk);
         monitor.attach(&mut command);
         command
@@ -310,7 +311,7 @@ impl Machine {
         }
     }
 
-    /// Hands what dom0 has said to whoever listens, and the answer to dom0.
+    /// Passes dom0's output to the receiver, and its answer to dom0.
     fn pass(&mut self, bytes: &[u8], talk: &mut Talk<'_>) {
         let answer = match talk {
             Talk::Script(show) => {
@@ -333,7 +334,7 @@ impl Machine {
         }
     }
 
-    /// What was still on the way when dom0 said "exit". It wrote that last, so all else has reached QEMU.
+    /// Output that was not yet read when dom0 wrote "exit". That comes last, so QEMU has the rest.
     fn drain(&mut self, talk: &mut Talk<'_>) {
         while let Ok(bytes) = self.from_dom0.recv_timeout(Duration::from_millis(100)) {
             self.pass(&bytes, talk);
@@ -362,7 +363,7 @@ impl Machine {
 /// dom0's signs of life.
 struct Signs {
     ready: Option<Instant>,
-    /// How much it had said when it last said something, and when that was.
+    /// Length of the output at the last look, and the time of that.
     heard_bytes: usize,
     heard: Instant,
 }
@@ -418,14 +419,14 @@ fn said_code(said: &str, word: &str) -> Option<i32> {
         .find_map(|line| line.strip_prefix(word)?.trim().parse().ok())
 }
 
-/// What Xen and dom0 have written on the serial line so far.
+/// Output of Xen and dom0 on the serial line so far.
 struct SerialLog {
     path: PathBuf,
-    /// How much of it has been looked at: whole lines.
+    /// Number of bytes of it that were examined: whole lines.
     looked_bytes: u64,
     /// Xen's or dom0's last words.
     fatal: Option<String>,
-    /// How many lines say that the machine stood still: that its clock wrapped, or that its CPU was away.
+    /// Number of lines about a machine that stood still: its clock wrapped, or its CPU was away.
     standstills: usize,
 }
 
@@ -436,7 +437,7 @@ const FATAL: [&str; 4] = [
     "Hardware Dom0",
     "Domain 0 crashed",
 ];
-/// What Xen and Linux say when the machine that emulates them has stood still for seconds.
+/// Messages of Xen and Linux about an emulated machine that stood still for seconds.
 const STANDSTILL: [&str; 2] = ["unexpectedly wrapped", "soft lockup"];
 
 impl SerialLog {

@@ -4,6 +4,7 @@ use crate::artifacts::{self, Profile, cargo, guest_manifest};
 use crate::audit_hosts::{self, Host};
 use crate::boot::Options;
 use crate::error::{Error, Result};
+use crate::failure::Failure;
 use crate::lab_test::{self, Queue, Tally};
 use crate::lanes;
 use crate::process::{self, check_interrupt, step};
@@ -11,14 +12,13 @@ use crate::root::{self, Xen};
 use crate::setup;
 use crate::sim;
 use crate::times::Times;
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Compares the structures with the C headers of every libxen-dev that Debian's suites offer.
-const HEADER_CHECK: &str = "run --quiet --package xen-abi --example header_check -- \
+const HEADER_CHECK: &str = "run --quiet --profile sim --package xen-abi --example header_check -- \
      --suite bookworm --suite trixie --suite sid";
 
 /// After this no lab test begins any more; those that wait have failed.
@@ -41,7 +41,10 @@ pub fn run(no_lab: bool, kvm: bool) -> Result<u8> {
     Ok(checks.close())
 }
 
-/// A run that hangs is worth less than one that ends and says where.
+/// Time that the programs of a run get, at its limit, to end by themselves.
+const END_LIMIT: Duration = Duration::from_secs(20);
+
+/// A run that hangs is worth less than one that ends and says where. Nothing that it has started outlives it.
 fn end_after_limit(checks: Arc<Checks>) {
     std::thread::spawn(move || {
         std::thread::sleep(RUN_LIMIT);
@@ -50,15 +53,28 @@ fn end_after_limit(checks: Arc<Checks>) {
             RUN_LIMIT.as_secs() / 60
         );
         checks.close();
+        process::interrupt();
+        std::thread::sleep(END_LIMIT);
+        process::kill_groups();
         std::process::exit(1);
     });
 }
+
+/// So many of the slowest parts stand at the end of the report.
+const SLOWEST: usize = 10;
 
 /// A Cargo workspace of this repository.
 struct Workspace {
     name: &'static str,
     manifest: Option<PathBuf>,
+    /// Words of the cargo command that runs its tests.
+    test: &'static str,
 }
+
+/// The tests share the optimised build of the simulated world: unoptimised, the sweeps alone take a quarter of an hour.
+const TEST: &str = "test --workspace --no-fail-fast --profile sim";
+/// The guest's workspace has few tests, and no such profile.
+const TEST_GUEST: &str = "test --workspace --no-fail-fast";
 
 impl Workspace {
     /// cargo WORDS, in this workspace.
@@ -79,15 +95,17 @@ fn workspaces() -> [Workspace; 2] {
         Workspace {
             name: "workspace",
             manifest: None,
+            test: TEST,
         },
         Workspace {
             name: "guest",
             manifest: Some(guest_manifest()),
+            test: TEST_GUEST,
         },
     ]
 }
 
-/// What has been found so far. The lanes share it.
+/// Results so far, shared by the lanes.
 #[derive(Default)]
 struct Checks {
     found: Mutex<Found>,
@@ -96,10 +114,27 @@ struct Checks {
     lab_times: Mutex<Option<Times>>,
 }
 
+/// Results of one check.
+#[derive(Default)]
+struct Counted {
+    tally: Tally,
+    /// Lines that its harnesses print of failed tests.
+    failures: Vec<String>,
+}
+
+impl From<Tally> for Counted {
+    fn from(tally: Tally) -> Self {
+        Self {
+            tally,
+            failures: Vec::new(),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Found {
     tally: Tally,
-    failed: Vec<String>,
+    failed: Vec<Failure>,
 }
 
 impl Checks {
@@ -152,7 +187,7 @@ impl Checks {
                 )
             })?;
             self.counted(&format!("{name}: tests"), || {
-                cargo_test(&mut workspace.cargo("test --workspace --no-fail-fast"))
+                cargo_test(&mut workspace.cargo(workspace.test))
             })?;
             self.one(&format!("{name}: documentation"), || {
                 process::run(
@@ -187,7 +222,7 @@ impl Checks {
                 xens.into_iter().map(move |xen| (xen, test.clone()))
             })
             .collect();
-        let queue = Queue::new(tests, seed, Some(deadline));
+        let queue = Queue::new(tests, seed, Some(deadline)).repeating();
         // These hosts' CPUs are emulated ones.
         let hosts: Mutex<Vec<&Host>> = Mutex::new(if kvm {
             Vec::new()
@@ -206,7 +241,7 @@ impl Checks {
                 return Ok(false);
             };
             self.counted(&format!("xyl audit on the host {}", host.name), || {
-                audit_hosts::check(&Options::default(), host)
+                audit_hosts::check(&Options::default(), host).map(Counted::from)
             })?;
             Ok(true)
         })?;
@@ -255,23 +290,29 @@ impl Checks {
     /// One check: passes or fails as a whole. Returns whether it passed.
     fn one(&self, name: &str, work: impl FnOnce() -> Result<()>) -> Result<bool> {
         self.counted(name, || {
-            work().map(|()| Tally {
-                passed: 1,
-                ..Tally::default()
+            work().map(|()| {
+                Counted::from(Tally {
+                    passed: 1,
+                    ..Tally::default()
+                })
             })
         })
     }
 
     /// Does the work as a step, and adds what it counts. Returns whether nothing failed.
-    fn counted(&self, name: &str, work: impl FnOnce() -> Result<Tally>) -> Result<bool> {
+    fn counted(&self, name: &str, work: impl FnOnce() -> Result<Counted>) -> Result<bool> {
         check_interrupt()?;
-        let tally = tally_of(name, &self.times, work)?;
+        let counted = counted_of(name, &self.times, work)?;
+        let passed = counted.tally.failed == 0;
         let mut found = self.found();
-        if tally.failed > 0 {
-            found.failed.push(name.to_owned());
+        if !passed {
+            found.failed.push(Failure {
+                name: name.to_owned(),
+                output: counted.failures,
+            });
         }
-        found.tally += tally;
-        Ok(tally.failed == 0)
+        found.tally += counted.tally;
+        Ok(passed)
     }
 
     fn found(&self) -> std::sync::MutexGuard<'_, Found> {
@@ -292,14 +333,26 @@ impl Checks {
             self.times.table("Parts of this run, beside each other")
         );
         let found = self.found();
-        for name in &found.failed {
-            println!("failed: {name}");
+        for failure in found
+            .failed
+            .iter()
+            .filter(|failure| !failure.output.is_empty())
+        {
+            println!("output of {failure}");
+        }
+        // A log that is cut keeps its end.
+        println!("slowest parts: {}", self.times.slowest(SLOWEST));
+        if let Some(times) = &*lab_times {
+            println!("slowest lab tests: {}", times.slowest(SLOWEST));
+        }
+        for failure in &found.failed {
+            println!("failed: {}", failure.name);
         }
         found.tally.close()
     }
 }
 
-/// What a lane of ours has returned.
+/// Result of a lane.
 fn joined<T>(lane: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     match lane.join() {
         Ok(result) => result,
@@ -317,7 +370,11 @@ fn lab_needs() -> Result<()> {
 }
 
 /// Does the work as a step. An error counts as one failure, so that the other checks still run; only an interrupt is one.
-fn tally_of(name: &str, times: &Times, work: impl FnOnce() -> Result<Tally>) -> Result<Tally> {
+fn counted_of(
+    name: &str,
+    times: &Times,
+    work: impl FnOnce() -> Result<Counted>,
+) -> Result<Counted> {
     let started = Instant::now();
     let done = step(name, work);
     times.note(name, started.elapsed());
@@ -325,57 +382,71 @@ fn tally_of(name: &str, times: &Times, work: impl FnOnce() -> Result<Tally>) -> 
         Err(Error::Interrupted) => Err(Error::Interrupted),
         Err(error) => {
             eprintln!("{name}: {error}");
-            Ok(Tally {
-                failed: 1,
-                ..Tally::default()
+            Ok(Counted {
+                tally: Tally {
+                    failed: 1,
+                    ..Tally::default()
+                },
+                failures: vec![error.to_string()],
             })
         }
-        tally => tally,
+        counted => counted,
     }
+}
+
+/// Tests of the simulated world, which are chosen by name: a name that no test has is a failure.
+fn simulated(command: &mut Command) -> Result<Counted> {
+    let mut counted = cargo_test(command)?;
+    if counted.tally.passed + counted.tally.failed == 0 {
+        println!("no test of the simulated world ran: was it given another name?");
+        counted.tally.failed = 1;
+    }
+    Ok(counted)
 }
 
 /// Runs `cargo test`, passes its words on, and adds up what its harnesses report.
-/// Tests of the simulated world, which are chosen by name: a name that no test has is a failure.
-fn simulated(command: &mut Command) -> Result<Tally> {
-    let mut tally = cargo_test(command)?;
-    if tally.passed + tally.failed == 0 {
-        println!("no test of the simulated world ran: was it given another name?");
-        tally.failed = 1;
+fn cargo_test(command: &mut Command) -> Result<Counted> {
+    let mut counted = Counted::default();
+    let mut reader = FailedTests::default();
+    let succeeded = process::run_by_line(command, |line| {
+        println!("{line}");
+        counted.failures.extend(reader.take(line));
+        if let Some(counts) = harness_counts(line) {
+            counted.tally += counts;
+        }
+    })?;
+    // No test failed and yet cargo did: something did not compile, or a harness died.
+    if !succeeded && counted.tally.failed == 0 {
+        counted.tally.failed = 1;
     }
-    Ok(tally)
+    Ok(counted)
 }
 
-fn cargo_test(command: &mut Command) -> Result<Tally> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|source| Error::Start {
-            program: "cargo".into(),
-            source,
-        })?;
-    let mut tally = Tally::default();
-    if let Some(stdout) = child.stdout.take() {
-        for line in BufReader::new(stdout)
-            .lines()
-            .map_while(std::io::Result::ok)
+/// Finds what a harness prints of its failed tests: all from "failures:" to the line with its result, at most so many lines for
+/// each harness.
+#[derive(Default)]
+struct FailedTests {
+    /// Lines that may still be taken. `None`: outside of such a part.
+    rest: Option<usize>,
+}
+
+const LINES_OF_A_HARNESS: usize = 30;
+
+impl FailedTests {
+    fn take(&mut self, line: &str) -> Option<String> {
+        if line.starts_with("test result: ") {
+            self.rest = None;
+        } else if line == "failures:" {
+            self.rest.get_or_insert(LINES_OF_A_HARNESS);
+        } else if let Some(rest) = &mut self.rest
+            && *rest > 0
+            && !line.is_empty()
         {
-            println!("{line}");
-            if let Some(counts) = harness_counts(&line) {
-                tally += counts;
-            }
+            *rest -= 1;
+            return Some(line.to_owned());
         }
+        None
     }
-    let status = child.wait().map_err(|source| Error::Start {
-        program: "cargo".into(),
-        source,
-    })?;
-    check_interrupt()?;
-    // No test failed and yet cargo did: something did not compile, or a harness died.
-    if !status.success() && tally.failed == 0 {
-        tally.failed = 1;
-    }
-    Ok(tally)
 }
 
 /// Reads "test result: ok. 5 passed; 0 failed; 1 ignored; ..."; an ignored test counts as skipped.
@@ -417,6 +488,14 @@ fn require_components() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_harness_prints_of_failures_is_found() {
+        let mut reader = FailedTests::default();
+        let said = "test a ... ok\nfailures:\n\n---- b stdout ----\nwrong\n\nfailures:\n    b\ntest result: FAILED. 1\ntest c ... ok";
+        let found: Vec<_> = said.lines().filter_map(|line| reader.take(line)).collect();
+        assert_eq!(found, ["---- b stdout ----", "wrong", "    b"]);
+    }
 
     #[test]
     fn a_harness_line_is_read() {

@@ -31,7 +31,7 @@ pub enum Error {
     /// A boot ended before the script did.
     #[error("the boot failed after {elapsed_s} s: {cause}")]
     Boot { cause: String, elapsed_s: u64 },
-    /// What the user asked for does not exist.
+    /// The requested object does not exist.
     #[error("{0}")]
     Usage(String),
 }

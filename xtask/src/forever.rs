@@ -58,8 +58,8 @@ fn lab_round(seed: u32, kvm: bool) -> Result<u8> {
     })?;
     let (tally, failed) = queue.close();
     print!("{}", queue.times.table("Lab tests"));
-    for name in failed {
-        println!("failed: {name}");
+    for failure in failed {
+        println!("failed: {}", failure.name);
     }
     Ok(tally.close())
 }

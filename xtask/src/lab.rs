@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// What to do in the lab
+/// Action in the lab
 #[derive(clap::Subcommand)]
 pub enum Task {
     /// A shell in dom0, on this terminal. Ctrl-] or `poweroff` ends it
@@ -57,7 +57,7 @@ pub enum Task {
         words: Vec<String>,
         #[command(flatten)]
         options: Options,
-        /// What the tests draw their random numbers from (default: the commit's)
+        /// Seed of the tests' random numbers (default: the commit's)
         #[arg(long)]
         seed: Option<u32>,
         /// Take the programs and guests as they were built last
@@ -81,7 +81,7 @@ pub enum Task {
     },
     /// Boot many times in a row and say how long each took and which failed
     Soak {
-        /// How many boots
+        /// Number of boots
         #[arg(default_value_t = 30)]
         boots: u32,
         #[command(flatten)]

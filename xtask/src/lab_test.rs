@@ -3,6 +3,7 @@
 
 use crate::boot::{self, Answers, Options, Talk};
 use crate::error::{Error, Result, at};
+use crate::failure::Failure;
 use crate::payload::Payload;
 use crate::process::interrupted;
 use crate::root::{Root, Xen};
@@ -25,8 +26,10 @@ const BOOT_TESTS_LIMIT: Duration = Duration::from_secs(3600);
 const BOOT_SOAK_LIMIT: Duration = Duration::from_secs(12 * 3600);
 /// So many boots of a Xen may break before its other tests are given up.
 const BROKEN_BOOTS_LIMIT: u32 = 3;
+/// So many tests of a whole run may fail once and pass in their second run. More are failures.
+const UNSTEADY_LIMIT: usize = 2;
 
-/// How many tests went which way.
+/// Number of tests with each result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Number of tests that passed.
@@ -73,8 +76,10 @@ pub struct Test {
     name: String,
     limit: Duration,
     wants: Wants,
-    /// Whether it has run once, on a machine that stood still meanwhile.
-    again: bool,
+    /// Text of its line `# may_skip: ...`. Without the line, a skip is a failure.
+    may_skip: Option<String>,
+    /// Its first run, if that failed and is repeated.
+    first: Option<Failure>,
 }
 
 /// Which Xen a test wants, by its line `# xen: ...`.
@@ -123,8 +128,17 @@ impl Test {
             name: name.to_owned(),
             limit,
             wants,
-            again: false,
+            may_skip: line("may_skip").map(str::to_owned),
+            first: None,
         })
+    }
+}
+
+impl Test {
+    /// Whether a skip on this Xen is no failure: the test says so, or wants another Xen.
+    fn may_be_skipped(&self, xen: Xen) -> bool {
+        let wants_another = matches!(self.wants, Wants::Only(wanted) if wanted != xen);
+        self.may_skip.is_some() || wants_another
     }
 }
 
@@ -208,6 +222,8 @@ pub struct Queue {
     deadline: Option<Instant>,
     seed: u32,
     soak: bool,
+    /// Whether a test that failed runs a second time.
+    repeats: bool,
 }
 
 #[derive(Default)]
@@ -215,7 +231,11 @@ struct State {
     /// In the order in which they are to run.
     waiting: Vec<(Xen, Test)>,
     tally: Tally,
-    failed: Vec<String>,
+    failed: Vec<Failure>,
+    /// First runs of the tests that failed and then passed.
+    unsteady: Vec<Failure>,
+    /// The tests that were skipped, each with the reason.
+    skipped: Vec<String>,
     /// One for each boot that broke.
     broken: Vec<Xen>,
     /// One for each boot under way.
@@ -223,6 +243,33 @@ struct State {
 }
 
 impl State {
+    /// Counts a skipped test: as skipped if that is permitted, else as failed.
+    fn skip(&mut self, test: &Test, xen: Xen, reason: &str) {
+        let name = format!("{} on Xen {}", test.name, xen.name());
+        if test.may_be_skipped(xen) {
+            self.tally.skipped += 1;
+            self.skipped.push(format!("{name}: {reason}"));
+        } else {
+            self.tally.failed += 1;
+            self.failed.push(Failure::named(format!(
+                "{name}: was skipped ({reason}), and has no `# may_skip:`"
+            )));
+        }
+    }
+
+    /// Prints the tests that passed in their second run alone. Too many of them are failures.
+    fn judge_unsteady(&mut self) {
+        let unsteady = std::mem::take(&mut self.unsteady);
+        for failure in &unsteady {
+            println!("unsteady, failed once and then passed: {failure}");
+        }
+        if unsteady.len() > UNSTEADY_LIMIT {
+            self.tally.passed -= unsteady.len();
+            self.tally.failed += unsteady.len();
+            self.failed.extend(unsteady);
+        }
+    }
+
     /// The Xens for which another boot would be of use, each with the time that it would take off the others, roughly.
     fn wanted(&self) -> Vec<(Xen, Duration)> {
         let mut wanted: Vec<(Xen, Duration)> = Vec::new();
@@ -255,6 +302,16 @@ impl Queue {
             deadline,
             seed,
             soak: false,
+            repeats: false,
+        }
+    }
+
+    /// A test that fails runs once more, behind the others. Passes it then, it is unsteady: its first run is reported, and
+    /// too many of them are failures.
+    pub fn repeating(self) -> Self {
+        Self {
+            repeats: true,
+            ..self
         }
     }
 
@@ -308,24 +365,32 @@ impl Queue {
         }
         let mut state = self.state();
         state.tally.kills += end.kills;
-        if end.verdict == Verdict::Failed && end.stood_still && !test.again {
-            println!(
-                "{}: AGAIN {}: the machine stood still meanwhile, as its log says; the test runs once more",
-                xen.name(),
-                test.name
-            );
-            test.again = true;
-            state.waiting.insert(0, (xen, test));
-            return;
-        }
+        let name = format!("{} on Xen {}", test.name, xen.name());
+        let failure = Failure {
+            name: name.clone(),
+            output: end.output,
+        };
         match end.verdict {
-            Verdict::Passed => state.tally.passed += 1,
-            Verdict::Skipped => state.tally.skipped += 1,
+            Verdict::Passed => {
+                state.tally.passed += 1;
+                state.unsteady.extend(test.first);
+            }
+            Verdict::Skipped => state.skip(&test, xen, &end.reason),
+            Verdict::Failed if test.first.is_none() && end.stood_still => {
+                println!(
+                    "{name}: the machine stood still meanwhile, as its log says; the test runs once more"
+                );
+                test.first = Some(failure);
+                state.waiting.insert(0, (xen, test));
+            }
+            Verdict::Failed if test.first.is_none() && self.repeats => {
+                println!("{name}: the test runs once more, behind the others");
+                test.first = Some(failure);
+                state.waiting.push((xen, test));
+            }
             Verdict::Failed => {
                 state.tally.failed += 1;
-                state
-                    .failed
-                    .push(format!("{} on Xen {}", test.name, xen.name()));
+                state.failed.push(failure);
             }
         }
     }
@@ -333,15 +398,25 @@ impl Queue {
     /// The tests for this Xen cannot run here, and the words say why: they are skipped.
     pub fn skip(&self, xen: Xen, why: &dyn fmt::Display) {
         let mut state = self.state();
-        let before = state.waiting.len();
-        state.waiting.retain(|(other, _)| *other != xen);
-        state.tally.skipped += before - state.waiting.len();
         println!("skip the tests on Xen {}: {why}", xen.name());
+        let (skipped, waiting) = std::mem::take(&mut state.waiting)
+            .into_iter()
+            .partition(|(other, _)| *other == xen);
+        state.waiting = waiting;
+        let skipped: Vec<(Xen, Test)> = skipped;
+        for (xen, test) in skipped {
+            state.skip(&test, xen, &why.to_string());
+        }
     }
 
-    /// How all went. Tests that still wait have failed: no boot has run them.
-    pub fn close(&self) -> (Tally, Vec<String>) {
+    /// Results of all tests. A test that still waits has failed, because no boot has run it. Prints the skipped tests, and those
+    /// that passed in their second run alone.
+    pub fn close(&self) -> (Tally, Vec<Failure>) {
         let mut state = self.state();
+        state.judge_unsteady();
+        for line in std::mem::take(&mut state.skipped) {
+            println!("skipped: {line}");
+        }
         for (xen, test) in std::mem::take(&mut state.waiting) {
             println!(
                 "{}: FAIL {} (no boot has come to it)",
@@ -349,9 +424,9 @@ impl Queue {
                 test.name
             );
             state.tally.failed += 1;
-            state
-                .failed
-                .push(format!("{} on Xen {}", test.name, xen.name()));
+            let name = format!("{} on Xen {}", test.name, xen.name());
+            let output = test.first.map(|first| first.output).unwrap_or_default();
+            state.failed.push(Failure { name, output });
         }
         (state.tally, std::mem::take(&mut state.failed))
     }
@@ -387,7 +462,7 @@ impl Queue {
         payload.soak = self.soak;
         let mut session = Session::new(self, options.xen);
         let outcome = boot::boot(options, root, &payload, Talk::Answers(&mut session));
-        session.close();
+        session.end();
         let outcome = outcome?;
         if outcome.exit_code != 0 {
             outcome.results.show_logs();
@@ -417,18 +492,25 @@ pub fn run(options: &Options, words: &[String], seed: u32) -> Result<u8> {
             served => served?,
         }
     }
-    let (tally, _) = queue.close();
+    let (tally, failed) = queue.close();
     print!("{}", queue.times.table("Lab tests"));
+    for failure in failed {
+        println!("failed: {}", failure.name);
+    }
     Ok(tally.close())
 }
 
-/// How one test ended.
+/// Result of one test.
 struct End {
     verdict: Verdict,
     took: Option<Duration>,
     kills: usize,
+    /// Reason of a skip.
+    reason: String,
     /// Whether the machine said meanwhile that it had stood still.
     stood_still: bool,
+    /// Lines that the test has printed, if it failed.
+    output: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -443,9 +525,12 @@ struct Session<'a> {
     queue: &'a Queue,
     xen: Xen,
     line: Vec<u8>,
-    /// What the runner is at.
+    /// Present work of the runner.
     current: Option<Test>,
-    /// What the machine's logs say of standstills: before the current test, and now.
+    /// The line with the current test's verdict. What follows until the next test is its output.
+    verdict: Option<(Verdict, String)>,
+    output: Vec<String>,
+    /// Number of standstills in the machine's logs: before the current test, and now.
     standstills: (usize, usize),
 }
 
@@ -456,6 +541,8 @@ impl<'a> Session<'a> {
             xen,
             line: Vec::new(),
             current: None,
+            verdict: None,
+            output: Vec::new(),
             standstills: (0, 0),
         }
     }
@@ -463,12 +550,26 @@ impl<'a> Session<'a> {
     /// Takes a whole line. The runner asks by the line "next".
     fn take_line(&mut self, line: &str) -> Option<String> {
         if line == "next" {
+            self.end();
             self.standstills.0 = self.standstills.1;
             self.current = self.queue.next(self.xen);
             let name = self.current.as_ref().map_or("", |test| &test.name);
             return Some(format!("{name}\n"));
         }
         println!("{}: {line}", self.xen.name());
+        if self.verdict.is_some() {
+            self.output
+                .extend(line.strip_prefix("    ").map(str::to_owned));
+        } else {
+            self.verdict = self
+                .verdict_of(line)
+                .map(|verdict| (verdict, line.to_owned()));
+        }
+        None
+    }
+
+    /// The current test's verdict, if the line has it.
+    fn verdict_of(&self, line: &str) -> Option<Verdict> {
         let mut words = line.split(' ');
         let verdict = match words.next() {
             Some("pass") => Verdict::Passed,
@@ -476,33 +577,34 @@ impl<'a> Session<'a> {
             Some("skip") => Verdict::Skipped,
             _ => return None,
         };
-        let name = words.next().unwrap_or_default();
-        if let Some(test) = self.current.take_if(|test| test.name == name) {
-            self.end(test, verdict, line);
-        }
-        None
+        let current = self.current.as_ref()?;
+        (words.next() == Some(&current.name)).then_some(verdict)
     }
 
-    fn end(&self, test: Test, verdict: Verdict, line: &str) {
-        let end = End {
-            verdict,
-            took: took(line),
-            kills: kills(line).unwrap_or(0),
-            stood_still: self.standstills.1 > self.standstills.0,
+    /// The current test is over, or its boot is.
+    fn end(&mut self) {
+        let verdict = self.verdict.take();
+        let output = std::mem::take(&mut self.output);
+        let Some(test) = self.current.take() else {
+            return;
         };
-        self.queue.ended(self.xen, test, end);
-    }
-
-    /// The boot is over.
-    fn close(&mut self) {
-        if let Some(test) = self.current.take() {
+        let (verdict, line) = verdict.unwrap_or_else(|| {
             println!(
                 "{}: FAIL {} (did not come to its end)",
                 self.xen.name(),
                 test.name
             );
-            self.end(test, Verdict::Failed, "");
-        }
+            (Verdict::Failed, String::new())
+        });
+        let end = End {
+            verdict,
+            took: took(&line),
+            kills: kills(&line).unwrap_or(0),
+            reason: reason(&line).unwrap_or_default().to_owned(),
+            stood_still: self.standstills.1 > self.standstills.0,
+            output,
+        };
+        self.queue.ended(self.xen, test, end);
     }
 }
 
@@ -532,6 +634,11 @@ fn kills(line: &str) -> Option<usize> {
         .ok()
 }
 
+/// Reads "skip NAME (REASON)".
+fn reason(line: &str) -> Option<&str> {
+    line.split_once(" (")?.1.strip_suffix(')')
+}
+
 /// Reads "pass NAME (12.0 s" with whatever follows.
 fn took(line: &str) -> Option<Duration> {
     let seconds = line.split_once(" (")?.1.split_once(" s")?.0;
@@ -551,13 +658,14 @@ mod tests {
         Queue::new(tests, 0, None)
     }
 
-    /// What the queue says after a boot that printed this. It stood still before the words that follow a '|'.
+    /// State of the queue after a boot with this output. In the output, `|` means that the machine stood still before
+    /// the words after it.
     fn after(queue: &Queue, said: &str) -> Tally {
         let mut session = Session::new(queue, Xen::V4_17);
         for (standstills, words) in said.split('|').enumerate() {
             session.take(words.as_bytes(), standstills);
         }
-        session.close();
+        session.end();
         queue.state().tally
     }
 
@@ -603,7 +711,9 @@ mod tests {
 
     #[test]
     fn verdicts_are_counted_once_and_only_for_the_test_under_way() {
-        let queue = queue(&["a", "b", "c"]);
+        let queue = queue(&["a", "b"]);
+        let may_skip = Test::parse("c", "# may_skip: where there is no C\n").unwrap();
+        queue.state().waiting.push((Xen::V4_17, may_skip));
         let tally = after(
             &queue,
             "pass b (early)\nnext\npass a (1.0 s, 30 kills)\nnext\n    pass c (a test's own words)\nFAIL b (2.0 s, 12 kills)\npass a (again)\nnext\nskip c (no)\nnext\n",
@@ -617,7 +727,22 @@ mod tests {
                 kills: 42,
             }
         );
-        assert_eq!(queue.close().1, ["b on Xen 4.17"]);
+        assert_eq!(queue.close().1, [Failure::named("b on Xen 4.17")]);
+    }
+
+    #[test]
+    fn a_skip_that_no_test_permits_is_a_failure() {
+        let queue = queue(&["a"]);
+        let tally = after(&queue, "next\nskip a (no xyl here)\nnext\n");
+        assert_eq!((tally.failed, tally.skipped), (1, 0));
+        assert_eq!(queue.close().1.len(), 1);
+        // On a Xen that it does not want, a test may say nothing.
+        let elsewhere = Test::parse("b", "# xen: 4.17-pv32\n").unwrap();
+        for (xen, failed) in [(Xen::V4_17, 0), (Xen::V4_17Pv32, 1)] {
+            let queue = Queue::new(vec![(xen, elsewhere.clone())], 0, None);
+            queue.skip(xen, &"no source");
+            assert_eq!(queue.close().0.failed, failed, "{}", xen.name());
+        }
     }
 
     #[test]
@@ -650,6 +775,42 @@ mod tests {
         let queue = super::tests::queue(&["a", "b"]);
         let tally = after(&queue, "|next\nFAIL a (1.0 s)\nnext\n|pass b (1.0 s)\n");
         assert_eq!((tally.passed, tally.failed), (1, 1));
+    }
+
+    #[test]
+    fn a_whole_run_repeats_a_failed_test_behind_the_others_and_reports_its_first_run() {
+        let tests = ["a", "b"].map(|name| (Xen::V4_17, test(name))).into();
+        let queue = Queue::new(tests, 0, None).repeating();
+        let said = "next\nFAIL a (1.0 s)\n    why\nnext\npass b (1.0 s)\n";
+        assert_eq!(after(&queue, said).failed, 0);
+        let unsteady = queue.state().unsteady.clone();
+        assert!(unsteady.is_empty());
+        let tally = after(&queue, "next\npass a (1.0 s)\nnext\n");
+        assert_eq!((tally.passed, tally.failed), (2, 0));
+        let unsteady = queue.state().unsteady.clone();
+        assert_eq!(unsteady[0].output, ["why"]);
+        assert_eq!(queue.close().0.failed, 0);
+        // What fails twice has failed.
+        let queue = Queue::new(vec![(Xen::V4_17, test("a"))], 0, None).repeating();
+        let said = "next\nFAIL a (1.0 s)\nnext\nFAIL a (1.0 s)\n    again\nnext\n";
+        assert_eq!(after(&queue, said).failed, 1);
+        assert_eq!(queue.close().1[0].output, ["again"]);
+    }
+
+    #[test]
+    fn many_unsteady_tests_are_failures() {
+        let names = ["a", "b", "c"];
+        let tests = names.map(|name| (Xen::V4_17, test(name))).into();
+        let queue = Queue::new(tests, 0, None).repeating();
+        let mut said = String::new();
+        for verdict in ["FAIL", "pass"] {
+            for name in names {
+                said += &format!("next\n{verdict} {name} (1.0 s)\n");
+            }
+        }
+        after(&queue, &said);
+        let (tally, failed) = queue.close();
+        assert_eq!((tally.passed, tally.failed, failed.len()), (0, 3, 3));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod boot;
 mod check;
 mod demo;
 mod error;
+mod failure;
 mod forever;
 mod lab;
 mod lab_test;
@@ -70,8 +71,8 @@ enum Task {
         #[command(flatten)]
         options: boot::Options,
     },
-    /// What is too long for each run: the lab's tests with long times on each Xen, and runs in the simulated world, again and
-    /// again, until it is interrupted or something is found
+    /// Run long tests again and again, until an interrupt or a failure: the lab's soak tests on each Xen, and the
+    /// simulated world
     Soak {
         /// Use hardware virtualisation for the boots
         #[arg(long)]

@@ -1,4 +1,4 @@
-//! QEMU's monitor socket. After a failure it tells where the emulated CPU is.
+//! QEMU's monitor socket. After a failure it shows the present instruction of the emulated CPU.
 
 use crate::error::{Result, at};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// What a stuck machine is asked. The registers come several times: do they move?
+/// Commands to a stuck machine. The registers are read several times, to see whether they change.
 const QUESTIONS: [&str; 4] = [
     "info registers",
     "info lapic",

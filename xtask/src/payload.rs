@@ -19,15 +19,15 @@ pub struct Payload {
     pub arguments: Vec<String>,
     /// Host files, found by name in /xyl-lab/in.
     pub files: Vec<PathBuf>,
-    /// How long the script may run. None: as long as it likes.
+    /// Time limit of the script; `None` for no limit.
     pub script_limit: Option<Duration>,
     /// Whether a shell on the terminal follows.
     pub shell: bool,
     /// Whether the script reads what its listener answers; else it has nothing to read.
     pub answers: bool,
-    /// How the programs in it were compiled.
+    /// Compiler options of its programs.
     pub profile: Profile,
-    /// What the tests draw their random numbers from.
+    /// Seed of the tests' random numbers.
     pub seed: u32,
     /// Whether the tests take hours instead of minutes.
     pub soak: bool,

@@ -23,7 +23,7 @@ pub fn target() -> Result<PathBuf> {
         .ok_or_else(|| Error::Usage(format!("{} is in no target folder", own.display())))
 }
 
-/// Where roots are kept between runs: $XYL_LAB_CACHE, else $XDG_CACHE_HOME/xyl-lab, else ~/.cache/xyl-lab.
+/// Folder of the roots between runs: $XYL_LAB_CACHE, else $XDG_CACHE_HOME/xyl-lab, else ~/.cache/xyl-lab.
 pub fn cache() -> Result<PathBuf> {
     let from_env = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     if let Some(dir) = from_env("XYL_LAB_CACHE") {
@@ -41,17 +41,17 @@ pub fn cache() -> Result<PathBuf> {
     }
 }
 
-/// Where boots have their temporary folders.
+/// Folder of the boots' temporary folders.
 pub fn runs() -> Result<PathBuf> {
     Ok(cache()?.join("runs"))
 }
 
-/// Where the Xens lie that are built here.
+/// Folder of the Xens that are built here.
 pub fn xens() -> Result<PathBuf> {
     Ok(cache()?.join("xens"))
 }
 
-/// Where the roots lie.
+/// Folder of the roots.
 pub fn roots() -> Result<PathBuf> {
     Ok(cache()?.join("roots"))
 }

@@ -3,12 +3,13 @@
 use crate::error::{Error, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
@@ -27,6 +28,54 @@ pub fn catch_signals() -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Asks every step to end, as a signal would.
+pub fn interrupt() {
+    INTERRUPTED
+        .get_or_init(Default::default)
+        .store(true, Ordering::Relaxed);
+}
+
+/// The process groups of the programs that run now.
+static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// Kills every program that this process has started and waits for, with all that it has started.
+pub fn kill_groups() {
+    for group in groups().iter() {
+        // An error means that it has just ended.
+        let _ = kill_process_group(*group, Signal::KILL);
+    }
+}
+
+fn groups() -> MutexGuard<'static, Vec<Pid>> {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A process group that is killed by [`kill_groups`] while this value lives.
+struct Group(Option<Pid>);
+
+impl Group {
+    /// The group that this child leads.
+    fn of(child: &Child) -> Group {
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        groups().extend(pid);
+        Group(pid)
+    }
+
+    /// Asks its processes to end.
+    fn ask_to_end(&self) {
+        if let Some(pid) = self.0 {
+            // An error means that it has just ended.
+            let _ = kill_process_group(pid, Signal::TERM);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        groups().retain(|group| Some(*group) != self.0);
+    }
 }
 
 /// Whether a signal has asked us to end.
@@ -112,7 +161,7 @@ fn run_to_end(command: &mut Command) -> Result<Output> {
         .stdin(Stdio::null())
         .spawn()
         .map_err(start_error(command))?;
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let group = grouped.then(|| Group::of(&child));
     let (send, ended) = mpsc::channel();
     std::thread::spawn(move || send.send(child.wait_with_output()));
     let mut asked = false;
@@ -124,14 +173,47 @@ fn run_to_end(command: &mut Command) -> Result<Output> {
             }
             Err(_) if interrupted() && !asked => {
                 asked = true;
-                if let (Some(pid), true) = (pid, grouped) {
-                    // An error means that it has just ended.
-                    let _ = kill_process_group(pid, Signal::TERM);
-                }
+                group.iter().for_each(Group::ask_to_end);
             }
             Err(_) => {}
         }
     }
+}
+
+/// Runs to the end, and gives each line of its stdout to `take`. Returns whether it succeeded. Once we are asked to end, so are it and
+/// all that it has started.
+pub fn run_by_line(command: &mut Command, mut take: impl FnMut(&str)) -> Result<bool> {
+    let mut child = command
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(start_error(command))?;
+    let group = Group::of(&child);
+    let (send, lines) = mpsc::channel();
+    let stdout = child.stdout.take();
+    std::thread::spawn(move || {
+        let lines = stdout
+            .into_iter()
+            .flat_map(|out| BufReader::new(out).lines());
+        lines
+            .map_while(std::io::Result::ok)
+            .try_for_each(|line| send.send(line))
+    });
+    let mut asked = false;
+    loop {
+        match lines.recv_timeout(Duration::from_millis(100)) {
+            Ok(line) => take(&line),
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+        }
+        if interrupted() && !std::mem::replace(&mut asked, true) {
+            group.ask_to_end();
+        }
+    }
+    let status = child.wait().map_err(start_error(command))?;
+    check_interrupt()?;
+    Ok(status.success())
 }
 
 /// Removes a folder that root may own, also after we were asked to end.
@@ -196,6 +278,35 @@ fn tick(name: &str, started: Instant, done: &AtomicBool) {
         if Instant::now() >= next && !done.load(Ordering::Relaxed) {
             eprintln!("[{name}] {} s ...", started.elapsed().as_secs());
             next += period;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_program_has_started_is_killed_with_it() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 600 & echo $!; wait"]);
+        let mut pid = String::new();
+        let succeeded = run_by_line(&mut command, |line| {
+            pid = line.to_owned();
+            kill_groups();
+        });
+        assert!(!succeeded.unwrap());
+        assert!(groups().is_empty());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let status = std::path::PathBuf::from(format!("/proc/{pid}/status"));
+        // Its parent has to collect it.
+        let lives = || {
+            let text = std::fs::read_to_string(&status).unwrap_or_default();
+            text.contains("State:") && !text.contains("State:\tZ")
+        };
+        while lives() {
+            assert!(Instant::now() < deadline, "process {pid} lives");
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 }

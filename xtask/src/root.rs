@@ -1,8 +1,8 @@
 //! Roots: the disk, the kernels and the first stage that a boot needs, built once from Debian's packages.
 //!
-//! A root is named by a hash of all that it is made from, so it is built again only when that changes. Two clones may
-//! ask for the same root at once: one builds under a lock, the other waits and then finds it. A root is built in a
-//! folder of its own and renamed when it is whole, so nobody ever sees half of one.
+//! A root's name is a hash of all its inputs, so it is built again only after a change. If two clones need the same
+//! root at the same time, one builds it under a lock and the other waits. A root is built in its own folder and
+//! renamed when it is complete, so no process sees an incomplete one.
 
 use crate::error::{Result, at};
 use crate::process::{as_root, check_interrupt, remove_tree, run_quietly, step};
@@ -57,6 +57,7 @@ impl Xen {
 /// A root on disk, whole and unchanging.
 pub struct Root {
     dir: PathBuf,
+    guest: PathBuf,
     /// A Xen of our own in the place of Debian's.
     own_xen: Option<PathBuf>,
 }
@@ -81,26 +82,40 @@ impl Root {
     pub fn disk(&self) -> PathBuf {
         self.dir.join("root.img")
     }
+
+    /// The disk of a Debian 12 guest: a partition table, ext4, and all that boots from it.
+    pub fn guest_disk(&self) -> PathBuf {
+        self.guest.join("disk.img")
+    }
 }
 
 /// Finds the root for this Xen, or builds it (about two minutes, the packages come from the machine's Debian mirror).
 pub fn ensure(xen: Xen) -> Result<Root> {
+    let own_xen = match xen {
+        Xen::V4_17Pv32 => Some(own_xen()?),
+        Xen::V4_17 | Xen::V4_20 => None,
+    };
+    Ok(Root {
+        dir: built(&Recipe::dom0(xen))?,
+        guest: built(&Recipe::guest())?,
+        own_xen,
+    })
+}
+
+/// The folder with what the recipe makes. Builds it if needed.
+fn built(recipe: &Recipe) -> Result<PathBuf> {
     let roots = places::roots()?;
     fs::create_dir_all(&roots).map_err(at("make", &roots))?;
-    let name = format!("{}-{}", xen.suite(), inputs_hash(xen)?);
+    let name = format!("{}-{}", recipe.name, recipe.inputs_hash()?);
     let dir = roots.join(&name);
     let _lock;
     if !dir.exists() {
         _lock = lock(&roots)?;
         if !dir.exists() {
-            build(xen, &roots, &name)?;
+            build(recipe, &roots, &name)?;
         }
     }
-    let own_xen = match xen {
-        Xen::V4_17Pv32 => Some(own_xen()?),
-        Xen::V4_17 | Xen::V4_20 => None,
-    };
-    Ok(Root { dir, own_xen })
+    Ok(dir)
 }
 
 /// The Xen that is built here, from source.
@@ -125,45 +140,113 @@ pub fn clean() -> Result<()> {
     Ok(())
 }
 
-fn packages(xen: Xen) -> Vec<String> {
-    let version = xen.version();
-    let mut packages = vec![
-        format!("xen-hypervisor-{version}-amd64"),
-        format!("xen-utils-{version}"),
-    ];
-    packages.extend(
-        "xen-utils-common xenstore-utils qemu-system-xen seabios grub-xen-bin linux-image-amd64 kexec-tools \
-         bridge-utils iproute2 busybox-static kmod procps udev systemd python3 util-linux e2fsprogs cpio zstd xz-utils strace"
-            .split_whitespace()
-            .map(str::to_owned),
-    );
-    packages
+/// The recipe of a Debian tree, and of the files that its script makes.
+struct Recipe {
+    /// Start of the folder's name.
+    name: &'static str,
+    /// Description for the reader of the output.
+    title: String,
+    suite: &'static str,
+    packages: Vec<String>,
+    /// Options of mmdebstrap besides the usual ones.
+    options: &'static [&'static str],
+    /// The folder below lab/ that has `finish.sh`.
+    scripts: &'static str,
 }
 
-/// The hash of everything that a root is made from, as 16 hex digits. Debian's newer package versions are no input:
-/// `lab clean` asks for them.
-fn inputs_hash(xen: Xen) -> Result<String> {
-    let mut hash = Sha256::new();
-    hash.update(xen.suite());
-    hash.update(bootstrap_options(xen).join(" "));
-    let scripts = places::lab().join("root");
-    let mut files: Vec<PathBuf> = fs::read_dir(&scripts)
-        .map_err(at("read", &scripts))?
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .collect();
-    files.sort();
-    for file in files {
-        let content = fs::read(&file).map_err(at("read", &file))?;
-        hash.update(file.file_name().unwrap_or_default().as_encoded_bytes());
-        hash.update((content.len() as u64).to_le_bytes());
-        hash.update(content);
+impl Recipe {
+    /// The recipe of dom0's root.
+    fn dom0(xen: Xen) -> Self {
+        let version = xen.version();
+        let mut packages = vec![
+            format!("xen-hypervisor-{version}-amd64"),
+            format!("xen-utils-{version}"),
+        ];
+        packages.extend(words(
+            "xen-utils-common xenstore-utils qemu-system-xen seabios grub-xen-bin grub-xen-host linux-image-amd64 kexec-tools \
+             bridge-utils iproute2 busybox-static kmod procps udev systemd python3 util-linux e2fsprogs cpio zstd xz-utils strace",
+        ));
+        Self {
+            name: xen.suite(),
+            title: format!("root for Xen {} from Debian {}", xen.name(), xen.suite()),
+            suite: xen.suite(),
+            packages,
+            // The lab has an initrd of its own; Debian's would cost half a minute.
+            options: &["--essential-hook=mkdir -p \"$1/etc/initramfs-tools\" && \
+                 echo update_initramfs=no >\"$1/etc/initramfs-tools/update-initramfs.conf\""],
+            scripts: "root",
+        }
     }
-    Ok(hash
-        .finalize()
+
+    /// The recipe of the disk of a Debian 12 guest.
+    fn guest() -> Self {
+        Self {
+            name: "guest",
+            title: "disk of the Debian 12 guest".to_owned(),
+            suite: Xen::V4_17.suite(),
+            packages: words(
+                "linux-image-amd64 initramfs-tools zstd systemd-sysv udev kmod iproute2 iputils-ping",
+            ),
+            options: &[],
+            scripts: "guest-disk",
+        }
+    }
+
+    /// Options of mmdebstrap, without those of this machine (folders, mirrors, proxies).
+    fn bootstrap_options(&self) -> Vec<String> {
+        let mut options: Vec<String> = [
+            "--mode=root",
+            "--variant=minbase",
+            "--format=directory",
+            "--aptopt=Acquire::Languages \"none\"",
+            "--aptopt=Acquire::Retries \"3\"",
+        ]
         .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+        .chain(self.options)
+        .chain(&["--dpkgopt=force-confold"])
+        .map(|&option| option.to_owned())
+        .collect();
+        for unread in ["doc", "man", "locale", "info"] {
+            options.push(format!("--dpkgopt=path-exclude=/usr/share/{unread}/*"));
+        }
+        options.push(format!("--include={}", self.packages.join(",")));
+        options
+    }
+
+    /// The folder of its scripts.
+    fn scripts(&self) -> PathBuf {
+        places::lab().join(self.scripts)
+    }
+
+    /// The hash of everything that it is made from, as 16 hex digits. Debian's newer package versions are no input:
+    /// `lab clean` asks for them.
+    fn inputs_hash(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        hash.update(self.suite);
+        hash.update(self.bootstrap_options().join(" "));
+        let scripts = self.scripts();
+        let mut files: Vec<PathBuf> = fs::read_dir(&scripts)
+            .map_err(at("read", &scripts))?
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .collect();
+        files.sort();
+        for file in files {
+            let content = fs::read(&file).map_err(at("read", &file))?;
+            hash.update(file.file_name().unwrap_or_default().as_encoded_bytes());
+            hash.update((content.len() as u64).to_le_bytes());
+            hash.update(content);
+        }
+        Ok(hash
+            .finalize()
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect())
+    }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 /// Locks the folder of the roots. Another process that builds or removes roots waits here.
@@ -191,58 +274,29 @@ fn lock(roots: &Path) -> Result<File> {
     }
 }
 
-/// Builds the root under the lock. So a half-built one is left from an earlier run, and is removed.
-fn build(xen: Xen, roots: &Path, name: &str) -> Result<()> {
+/// Builds under the lock. So a half-built one is left from an earlier run, and is removed.
+fn build(recipe: &Recipe, roots: &Path, name: &str) -> Result<()> {
     setup::ensure()?;
     let building = roots.join("building");
-    let made = step(
-        &format!(
-            "build the root for Xen {} from Debian {}",
-            xen.name(),
-            xen.suite()
-        ),
-        || {
-            remove_tree(&building)?;
-            fs::create_dir_all(building.join("out")).map_err(at("make", building.join("out")))?;
-            bootstrap(xen, &building)?;
-            finish(&building)?;
-            let out = building.join("out");
-            let done = roots.join(name);
-            fs::rename(&out, &done).map_err(at("rename", &out))
-        },
-    );
+    let made = step(&format!("build the {}", recipe.title), || {
+        remove_tree(&building)?;
+        fs::create_dir_all(building.join("out")).map_err(at("make", building.join("out")))?;
+        bootstrap(recipe, &building)?;
+        finish(recipe, &building)?;
+        let out = building.join("out");
+        let done = roots.join(name);
+        fs::rename(&out, &done).map_err(at("rename", &out))
+    });
     remove_tree(&building)?;
     made
 }
 
-/// Options of mmdebstrap, without those of this machine (folders, mirrors, proxies).
-fn bootstrap_options(xen: Xen) -> Vec<String> {
-    let mut options: Vec<String> = [
-        "--mode=root",
-        "--variant=minbase",
-        "--format=directory",
-        "--aptopt=Acquire::Languages \"none\"",
-        "--aptopt=Acquire::Retries \"3\"",
-        // The lab has an initrd of its own; Debian's would cost half a minute.
-        "--essential-hook=mkdir -p \"$1/etc/initramfs-tools\" && \
-         echo update_initramfs=no >\"$1/etc/initramfs-tools/update-initramfs.conf\"",
-        "--dpkgopt=force-confold",
-    ]
-    .map(str::to_owned)
-    .into();
-    for unread in ["doc", "man", "locale", "info"] {
-        options.push(format!("--dpkgopt=path-exclude=/usr/share/{unread}/*"));
-    }
-    options.push(format!("--include={}", packages(xen).join(",")));
-    options
-}
-
 /// Unpacks and configures the packages into `building/tree`.
-fn bootstrap(xen: Xen, building: &Path) -> Result<()> {
+fn bootstrap(recipe: &Recipe, building: &Path) -> Result<()> {
     let sources = building.join("sources.list");
-    fs::write(&sources, sources_list(xen.suite())?).map_err(at("write", &sources))?;
+    fs::write(&sources, sources_list(recipe.suite)?).map_err(at("write", &sources))?;
     let mut command = as_root("mmdebstrap")?;
-    command.args(bootstrap_options(xen));
+    command.args(recipe.bootstrap_options());
     for option in proxy_options() {
         command.arg(format!("--aptopt={option}"));
     }
@@ -251,14 +305,14 @@ fn bootstrap(xen: Xen, building: &Path) -> Result<()> {
 }
 
 /// Makes `building/out` from `building/tree`.
-fn finish(building: &Path) -> Result<()> {
+fn finish(recipe: &Recipe, building: &Path) -> Result<()> {
     let mut command = as_root("sh")?;
-    command.arg(places::lab().join("root/finish.sh"));
+    command.arg(recipe.scripts().join("finish.sh"));
     command.arg(building.join("tree")).arg(building.join("out"));
     run_quietly(&mut command).map(drop)
 }
 
-/// Whose signatures count.
+/// Keyring with the accepted signatures.
 const SIGNED_BY: &str = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
 
 /// The suite and its updates, from the mirrors that this machine uses, signed by Debian's keys.

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::process::Command;
 
 /// Program, and the Debian package that has it. QEMU is looked at by itself.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("mmdebstrap", "mmdebstrap"),
     ("mke2fs", "e2fsprogs"),
+    ("sfdisk", "fdisk"),
     ("setpriv", "util-linux"),
     ("tar", "tar"),
     ("xz", "xz-utils"),
@@ -17,7 +18,7 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("gpgv", "gpgv"),
 ];
 
-/// What a Xen is built with.
+/// Programs for the build of Xen, and their packages.
 const COMPILERS: [(&str, &str); 6] = [
     ("gcc", "gcc"),
     ("ld", "binutils"),

@@ -6,16 +6,16 @@ use crate::process::{self, check_interrupt};
 use std::process::Command;
 
 /// Runs that `cargo xtask test` makes.
-pub const SEEDS_OF_A_TEST: u64 = 100_000;
+pub const SEEDS_OF_A_TEST: u64 = 40_000;
 /// For so many of these runs one in which processes run beside each other.
-const SEEDS_FOR_AN_INTERLEAVING: u64 = 20;
-/// Runs between two looks at whether somebody wants to stop.
+const SEEDS_FOR_AN_INTERLEAVING: u64 = 8;
+/// Number of runs between two checks for an interrupt.
 const SEEDS_AT_ONCE: u64 = 100_000;
 
 /// Options of `cargo xtask sim`.
 #[derive(clap::Args)]
 pub struct Options {
-    /// How many seeds to run
+    /// Number of seeds to run
     #[arg(long, default_value_t = SEEDS_OF_A_TEST, conflicts_with = "forever")]
     seeds: u64,
     /// Until it is interrupted, or something is found
@@ -58,7 +58,7 @@ pub fn interleavings(from: u64, count: u64) -> Command {
 }
 
 fn runs_of(test: &str, name: &str, from: u64, count: u64) -> Command {
-    let words = "test --quiet --profile sim --package xen-sim --test";
+    let words = "test --quiet --profile sim --workspace --test";
     let mut command = cargo();
     command
         .args(words.split(' '))

@@ -19,17 +19,33 @@ impl Times {
             .push((name.to_owned(), took));
     }
 
-    /// A line for each part below a title, slowest first; nothing if there are no parts.
-    pub fn table(&self, title: &str) -> String {
+    /// The parts, slowest first.
+    fn sorted(&self) -> Vec<(String, Duration)> {
         let mut parts = self
             .parts
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
+        parts.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
+        parts
+    }
+
+    /// One line with the slowest `count` parts.
+    pub fn slowest(&self, count: usize) -> String {
+        let parts = self.sorted();
+        let named = parts
+            .iter()
+            .take(count)
+            .map(|(name, took)| format!("{name} {} s", took.as_secs()));
+        named.collect::<Vec<_>>().join(", ")
+    }
+
+    /// A line for each part below a title, slowest first; nothing if there are no parts.
+    pub fn table(&self, title: &str) -> String {
+        let parts = self.sorted();
         if parts.is_empty() {
             return String::new();
         }
-        parts.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
         let sum: Duration = parts.iter().map(|(_, took)| *took).sum();
         let mut table = format!("{title}, slowest first ({:.0} s):\n", sum.as_secs_f32());
         for (name, took) in parts {
@@ -53,5 +69,6 @@ mod tests {
             "parts, slowest first (72 s):\n    70.0 s  slow\n     1.5 s  quick\n"
         );
         assert_eq!(Times::default().table("parts"), "");
+        assert_eq!(times.slowest(1), "slow 70 s");
     }
 }

@@ -1,4 +1,4 @@
-//! What the lab's tests ask about a host again and again: domains by name, and what domains leave behind.
+//! Answers frequent questions of the lab's tests about a host: domains by name, and files that domains leave behind.
 //!
 //! It asks Xen and xenstored itself. `xl` takes a good part of a second for each question under emulation, and xyl is what the
 //! tests judge. It runs as root in dom0. `lab/lib.sh` calls it:

@@ -8,7 +8,7 @@
 //! | program | an absolute path; nothing is searched for in `PATH`, and no shell reads the arguments |
 //! | environment | `PATH` as [`SYSTEM_FOLDERS`]; `TZ` and `LANG` of this process; `XYL_HOST` for a simulated host |
 //! | working folder | `/` |
-//! | files | standard input, output and error; all others are closed |
+//! | files | standard input, output and error, and [`Given::files`]; all others are closed |
 //! | umask | 077 |
 //! | session | its own (setsid(2)), so no terminal |
 //! | signals | none blocked, none ignored, none caught |
@@ -21,7 +21,10 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
+
+use crate::{Child, OpenFile};
 
 /// Folders of the system's programs, in search order.
 pub const SYSTEM_FOLDERS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
@@ -133,7 +136,7 @@ fn is_of_root(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(is_closed)
 }
 
-/// How a program ended.
+/// Result of a program that has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
     /// Exit code; `None` if a signal ended the program.
@@ -145,6 +148,37 @@ pub struct Ended {
 /// Number of bytes of standard error that are kept.
 pub const ERRORS_MAX_BYTES: usize = 4096;
 
+/// The descriptor of the first of [`Given::files`].
+pub const FIRST_FILE: u32 = 4;
+/// The most files that a program gets beside its standard ones.
+pub const FILES_MAX: usize = 32;
+
+/// The files and limits of a program that runs beside this process, besides its arguments.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Given<'a> {
+    /// The file for its output and its errors. Without one they go nowhere.
+    pub output: Option<&'a OpenFile>,
+    /// Whether the start of its errors is kept for [`Child::said`], in place of `output`. The program must ignore SIGPIPE: what it
+    /// writes after the end of this process fails.
+    pub keeps_errors: bool,
+    /// Open files, at most [`FILES_MAX`]. The program has them under the descriptors from [`FIRST_FILE`] on.
+    pub files: &'a [&'a OpenFile],
+    /// The bounds of a program that a guest may take over.
+    pub bounds: Option<Bounds>,
+}
+
+/// The bounds of a program that a guest may take over. The kernel refuses it, for ever, hypercalls (each request to `/dev/xen/privcmd`
+/// fails with `ENOTTY`) and new processes. It can start threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The most processes and threads of its user (`RLIMIT_NPROC`).
+    pub nr_threads: u64,
+    /// The most memory of its own that it can write to, in bytes (`RLIMIT_DATA`).
+    pub memory_bytes: u64,
+    /// The largest address space, in bytes (`RLIMIT_AS`). The C library reserves much of it for threads, and uses little.
+    pub addresses_bytes: u64,
+}
+
 /// The port that starts programs. `xen-sys` has the real one; a simulated host can answer by itself.
 pub trait Spawn: std::fmt::Debug {
     /// Runs a program until it ends, without input, and discards its output. Kills a program that runs longer than
@@ -153,6 +187,12 @@ pub trait Spawn: std::fmt::Debug {
     /// # Errors
     /// [`io::ErrorKind::TimedOut`] if it was killed; the system's error if it could not be started.
     fn run(&self, launch: &Launch, limit: Duration) -> io::Result<Ended>;
+
+    /// Starts a program that runs beside this process, without input.
+    ///
+    /// # Errors
+    /// The system's error if it could not be started; [`io::ErrorKind::InvalidInput`] for too many files.
+    fn start(&self, launch: &Launch, given: &Given<'_>) -> io::Result<Rc<dyn Child>>;
 }
 
 /// Runs a program that must succeed.

@@ -3,26 +3,59 @@
 //! - [`Files`]: files, folders and lock files.
 //! - [`Clock`]: monotonic and wall clock.
 //! - [`Process`]: the process of this program.
-//! - [`Spawn`]: other programs.
+//! - [`Doorbells`]: one process rings at another one's. [`EventSource`] is what a process waits for.
+//! - [`Spawn`]: other programs; [`Child`] is one that runs beside this process.
+//! - [`KernelFiles`]: procfs and sysfs, and the processes that they show.
+//! - [`LoopDevices`]: block devices whose contents are a file.
+//! - [`BlockDevices`]: facts about block devices, mounts and swap.
+//! - [`Links`]: network interfaces.
 //!
-//! The real system is behind [`SystemFiles`], [`SystemClock`] and [`SystemProcess`]; the real [`Spawn`] is in
-//! `xen-sys`. The feature `mem` adds a system in memory. There a test can watch each call, let it fail, or kill the
+//! The real system is behind [`SystemFiles`], [`SystemClock`], [`SystemProcess`], [`SystemDoorbells`],
+//! [`SystemBlockDevices`] and [`SystemLinks`]; the real [`Spawn`] and [`LoopDevices`] are in `xen-sys`. The feature `mem` adds a system in memory. There a test can watch each call, let it fail, or kill the
 //! process at it.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+mod block;
+mod cage;
+mod doorbell;
+mod kernel;
 mod launch;
+mod links;
+mod loops;
+mod netlink;
+mod open;
+mod process;
 mod system;
+mod wait;
+mod way;
 
 #[cfg(feature = "mem")]
 pub mod mem;
 
-pub use launch::{ERRORS_MAX_BYTES, Ended, Launch, SYSTEM_FOLDERS, Spawn, run_to_success};
+pub use block::{BlockDevice, BlockDevices, Mount, SystemBlockDevices};
+pub use cage::Cage;
+pub use doorbell::{CALLERS_MAX, Call, Doorbell, Doorbells, Heard, SystemDoorbells};
+pub use kernel::{KernelFiles, SystemKernelFiles};
+pub use launch::{
+    Bounds, ERRORS_MAX_BYTES, Ended, FILES_MAX, FIRST_FILE, Given, Launch, SYSTEM_FOLDERS, Spawn,
+    run_to_success,
+};
+pub use links::{Link, LinkChange, LinkIndex, LinkName, Links};
+pub use loops::{
+    AttachedLoop, HeldLoop, LABEL_MAX_BYTES, LoopDevice, LoopDevices, LoopFacts, LoopRequest,
+};
+pub use netlink::SystemLinks;
+pub use open::{Accepts, DeviceNumber, FileFacts, FileId, FileKind, OpenFile, Opening, WrongKind};
+pub use process::{Child, ChildEnd, HeldProcess, ProcessSignal, ends_within, send_by_pidfd};
 pub use system::{SystemClock, SystemFiles, SystemProcess, lock_for_child, lock_of_stdin};
+pub use wait::{Arrival, EventSource, Readiness};
+pub use way::UntrustedWay;
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 /// The files of the toolstack. New files have mode 0600: only root can read them.
@@ -34,6 +67,9 @@ pub trait Files {
     fn read_trusted(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
         self.read(path, max_bytes)
     }
+    /// Opens a file that others name, so that its descriptor can be handed on. Refuses other kinds of files with
+    /// [`io::ErrorKind::InvalidInput`], which contains [`WrongKind`]. Never opens a FIFO or a character device.
+    fn open(&self, path: &Path, opening: &Opening<'_>) -> io::Result<OpenFile>;
     /// Creates or replaces a file. A reader may see a part of it: to prevent that, write a second file and rename it.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
     /// Opens a file for appending; creates it if there is none.
@@ -48,22 +84,45 @@ pub trait Files {
     fn create_folder(&self, path: &Path) -> io::Result<()>;
     /// The names in a folder, in any order.
     fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
-    /// Returns when what a file holds, or which names a folder has, is on the disk: it outlives a power cut from then on.
+    /// Number of bytes that this process can still write to the file system of a folder.
+    fn free_bytes(&self, folder: &Path) -> io::Result<u64> {
+        let _ = folder;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Syncs a file's contents or a folder's names. After it returns, they survive a power cut.
     ///
-    /// A new name is in its folder: to keep a new file, both it and its folder are synced.
+    /// A new name is part of its folder. To keep a new file, sync both the file and its folder.
     fn sync(&self, path: &Path) -> io::Result<()>;
-    /// Takes the lock that a file stands for, making file and folders if need be. Waits until
-    /// `deadline` for whoever holds it, or not at all without one; `None` if it is held still.
+    /// Takes the lock of a file. Creates the file and its folders if they are missing. Waits until `deadline` for the
+    /// present holder, or not at all without one. `None` if the lock is still held.
     ///
-    /// The file is there as long as the lock is held, and is left over by a holder that died:
-    /// then the lock is free.
+    /// The file exists while the lock is held. If the holder dies, the file stays and the lock is free.
     fn lock(&self, path: &Path, deadline: Option<Instant>) -> io::Result<Option<Box<dyn Lock>>>;
+    /// Makes the folder to which a program is confined (chroot(2)). What is there of it already stays.
+    ///
+    /// # Errors
+    /// The system's error.
+    fn make_cage(&self, cage: &Cage<'_>) -> io::Result<()> {
+        let _ = cage;
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Whether a process holds the lock of a lock file. This call does not open the file for writing, so inotify
     /// watchers of closed files see nothing.
     fn is_locked(&self, path: &Path) -> io::Result<bool>;
 }
 
-/// Why a file must not decide about safety.
+/// The ports to devices of this host that the toolstack sets up for guests.
+#[derive(Clone, Debug)]
+pub struct HostDevices {
+    /// Port to loop devices.
+    pub loops: Rc<dyn LoopDevices>,
+    /// Port to facts about block devices.
+    pub blocks: Rc<dyn BlockDevices>,
+    /// Port to network interfaces.
+    pub links: Rc<dyn Links>,
+}
+
+/// The reasons why a file must not decide about safety.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Untrusted {
     /// The owner is neither root nor the user of this process.
@@ -127,20 +186,69 @@ pub trait Clock {
     fn calendar(&self) -> SystemTime;
     /// Seconds since the start of the host (`CLOCK_MONOTONIC`), equal in all processes.
     fn since_boot_s(&self) -> u64;
-    /// Sleeps until `deadline`. Callers use it after their own wait for an event had no result.
+    /// Sleeps until `deadline`.
     fn wait_until(&self, deadline: Instant);
+    /// Waits until one of these has something, but not beyond `deadline`. May return earlier: the caller looks at its
+    /// sources and the clock. A simulated clock takes no descriptors.
+    ///
+    /// # Errors
+    /// The system's error.
+    fn wait_for(&self, awaited: Vec<Readiness<'_>>, deadline: Instant) -> io::Result<()>;
 }
 
 /// The process of this program.
 pub trait Process {
-    /// Its process id (PID).
+    /// Process ID (PID) of this process.
     fn id(&self) -> u32;
     /// Whether a process with this PID exists.
     fn is_running(&self, id: u32) -> bool;
+    /// Start time of the process with this PID, in clock ticks since the start of the host. `None` if there is no such
+    /// process, or this one may not know.
+    fn started_ticks(&self, id: u32) -> Option<u64>;
     /// A new random UUID.
     fn new_uuid(&self) -> [u8; 16];
     /// Called before a long wait, so that the process can give memory back.
     fn rest(&self) {}
+    /// Whether this process has the right to change network interfaces, as far as it has not given it up.
+    fn may_change_links(&self) -> bool {
+        true
+    }
+    /// Whether this process has the right to start QEMU as another user, as far as it has not given it up.
+    fn may_start_qemu(&self) -> bool {
+        true
+    }
+}
+
+/// A process among all that the host has had: another process may get its PID later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessId {
+    /// Its process id (PID).
+    pub pid: u32,
+    /// Its start time, in clock ticks since the start of the host; `None` if that is not known.
+    pub started_ticks: Option<u64>,
+}
+
+impl ProcessId {
+    /// The calling process.
+    pub fn own(process: &dyn Process) -> ProcessId {
+        let pid = process.id();
+        ProcessId {
+            pid,
+            started_ticks: process.started_ticks(pid),
+        }
+    }
+
+    /// Whether this process runs. Where the start of one of both is not known, the PID decides.
+    pub fn is_running(self, process: &dyn Process) -> bool {
+        if !process.is_running(self.pid) {
+            return false;
+        }
+        let Some(started) = self.started_ticks else {
+            return true;
+        };
+        let now = process.started_ticks(self.pid);
+        now.is_none_or(|now| now == started)
+    }
 }
 
 /// Removes a file; a missing file is no error.
@@ -161,11 +269,11 @@ pub fn list_if_there(files: &dyn Files, folder: &Path) -> io::Result<Vec<String>
     }
 }
 
-/// Writes a file, whole or not at all, by way of another one in the same folder, which goes when that fails. When this
-/// returns, the file is on the disk. The folder must be there.
+/// Writes a file atomically and synced, through another file in the same folder. If it fails, the other file is
+/// removed. The folder must exist.
 ///
 /// # Errors
-/// The system's, with what was tried and on which file.
+/// Error of the system, with the action and the file.
 pub fn write_durably(
     files: &dyn Files,
     new: &Path,
@@ -181,16 +289,16 @@ pub fn write_durably(
             renamed.map_err(FileError::of("rename", path))
         });
     if written.is_err() {
-        // That it failed is told; what stays of it, the next who writes replaces.
+        // The caller gets the first error. The next write replaces the temporary file.
         let _ = remove_if_there(files, new);
     }
     written.and_then(|()| sync_folder_of(files, path))
 }
 
-/// Makes a folder and those above it. When this returns, those that are new are on the disk.
+/// Creates a folder and its parents. The new ones are synced when this returns.
 ///
 /// # Errors
-/// The system's, with what was tried and on which folder.
+/// Error of the system, with the action and the folder.
 pub fn create_folder_durably(files: &dyn Files, folder: &Path) -> Result<(), FileError> {
     let is_new = |folder: &&Path| {
         let listed = files.list(folder);
@@ -210,10 +318,10 @@ fn sync_folder_of(files: &dyn Files, path: &Path) -> Result<(), FileError> {
     files.sync(folder).map_err(FileError::of("sync", folder))
 }
 
-/// What could not be done with a file.
+/// A failed action on a file.
 #[derive(Debug)]
 pub struct FileError {
-    /// What was tried, such as `write`.
+    /// The action that failed, such as `write`.
     pub op: &'static str,
     /// The file or folder.
     pub path: PathBuf,

@@ -18,6 +18,11 @@
 //! # }
 //! ```
 
+mod disks;
+mod doorbells;
+mod links;
+mod programs;
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -26,7 +31,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::{Append, Clock, Files, Lock, Process};
+use crate::open::{DeviceNumber, FileFacts, FileId, FileKind, OpenFile, Opening};
+use crate::{Append, Cage, Clock, Files, Lock, Process, Readiness};
+
+pub use disks::{LoopUser, MemDisks, ProcessDisks};
+pub use doorbells::{MemDoorbells, ProcessDoorbells};
+pub use links::{MemLinks, ProcessLinks};
+pub use programs::{MemChild, MemKernelFiles, MemPrograms, ProcessKernelFiles};
+
+/// Device number of the file system in memory.
+const DISK_DEVICE: DeviceNumber = DeviceNumber { major: 8, minor: 1 };
+/// Mode of each file in memory.
+const FILE_MODE: u32 = 0o600;
 
 /// Whether a simulated process lives.
 #[derive(Clone, Debug)]
@@ -71,17 +87,23 @@ impl Life {
 struct Disk {
     files: BTreeMap<PathBuf, File>,
     folders: BTreeSet<PathBuf>,
-    /// What outlives a power cut.
+    /// The part of the disk that survives a power cut.
     durable: Durable,
     /// The files that are locked, by their own numbers: a lock outlives its file's name.
     locked: BTreeSet<u64>,
+    /// Nodes of block devices.
+    devices: BTreeMap<PathBuf, DeviceNumber>,
+    /// Block devices that another process has claimed.
+    claimed: BTreeSet<DeviceNumber>,
     last_inode: u64,
+    /// Number of free bytes, if a test has set it.
+    free_bytes: Option<u64>,
 }
 
-/// What of a disk outlives a power cut: what was synced, file by file and folder by folder.
+/// The part of a disk that survives a power cut: synced files and folders.
 #[derive(Debug, Default)]
 struct Durable {
-    /// What the files hold, by their numbers.
+    /// Contents of the files, by their inode numbers.
     bytes: BTreeMap<u64, Vec<u8>>,
     /// The names of files.
     files: BTreeMap<PathBuf, u64>,
@@ -139,13 +161,36 @@ impl MemFiles {
         disk.file(path).bytes = bytes.to_vec();
     }
 
+    /// Makes the node of a block device, or leads it to another device.
+    pub fn put_device(&self, path: &Path, number: DeviceNumber) {
+        let mut disk = locked(&self.disk);
+        disk.make_folder(path.parent().unwrap_or(Path::new("/")));
+        disk.devices.insert(path.to_owned(), number);
+    }
+
+    /// Claims a block device as another process does.
+    pub fn claim_device(&self, number: DeviceNumber) {
+        locked(&self.disk).claimed.insert(number);
+    }
+
+    /// Whether a file with this number has a name.
+    pub(crate) fn has_inode(&self, inode: u64) -> bool {
+        let disk = locked(&self.disk);
+        disk.files.values().any(|file| file.inode == inode)
+    }
+
+    /// From now on this disk says that it has so many bytes free. Writes do not change the number.
+    pub fn set_free_bytes(&self, bytes: u64) {
+        locked(&self.disk).free_bytes = Some(bytes);
+    }
+
     /// All that is there outlives a power cut from now on.
     pub fn sync_all(&self) {
         locked(&self.disk).sync_all();
     }
 
-    /// The power fails: what was not synced is lost. A file that has a name on the disk, and whose contents were never
-    /// synced, is empty then. Locks are free.
+    /// Cuts the power: unsynced data is lost. A file with a synced name and unsynced contents is empty afterwards.
+    /// All locks are free.
     pub fn lose_power(&self) {
         let mut disk = locked(&self.disk);
         let files = disk.durable.files.clone().into_iter();
@@ -158,7 +203,7 @@ impl MemFiles {
             .collect();
         disk.folders = disk.durable.folders.clone();
         let folders = disk.folders.clone();
-        // What is in a folder that has no name is lost with it.
+        // If a folder's name is lost, its contents are lost too.
         let is_reached = |path: &Path| {
             let mut above = path.ancestors().skip(1);
             above.all(|folder| folder == Path::new("/") || folders.contains(folder))
@@ -187,6 +232,33 @@ impl Disk {
                 bytes: Vec::new(),
             }
         })
+    }
+
+    /// Facts about what is at a path.
+    fn facts(&self, path: &Path) -> io::Result<FileFacts> {
+        let of_kind = |kind, inode, size_bytes| FileFacts {
+            kind,
+            id: FileId {
+                device: DISK_DEVICE,
+                inode,
+            },
+            size_bytes,
+            uid: 0,
+            mode: FILE_MODE,
+            modified_s: 0,
+        };
+        if let Some(number) = self.devices.get(path) {
+            return Ok(of_kind(FileKind::Block(*number), 0, 0));
+        }
+        if self.folders.contains(path) {
+            return Ok(of_kind(FileKind::Other, 0, 0));
+        }
+        let file = self.files.get(path).ok_or(ErrorKind::NotFound)?;
+        Ok(of_kind(
+            FileKind::Regular,
+            file.inode,
+            file.bytes.len() as u64,
+        ))
     }
 
     fn sync_all(&mut self) {
@@ -279,6 +351,17 @@ impl Held {
 }
 
 impl Files for ProcessFiles {
+    fn make_cage(&self, cage: &Cage<'_>) -> io::Result<()> {
+        let devices = cage.devices.iter().copied();
+        let inside = devices.chain(cage.files.iter().map(String::as_str));
+        for path in inside {
+            let outside = cage.folder.join(path.trim_start_matches('/'));
+            self.create_folder(outside.parent().unwrap_or(cage.folder))?;
+            self.write(&outside, b"")?;
+        }
+        Ok(())
+    }
+
     fn read(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
         let disk = self.disk()?;
         let bytes = &disk.files.get(path).ok_or(ErrorKind::NotFound)?.bytes;
@@ -286,6 +369,28 @@ impl Files for ProcessFiles {
             return Err(ErrorKind::FileTooLarge.into());
         }
         Ok(bytes.clone())
+    }
+
+    fn open(&self, path: &Path, opening: &Opening<'_>) -> io::Result<OpenFile> {
+        let disk = self.disk()?;
+        let is_beneath = |folder: &Path| {
+            let inner = path.strip_prefix(folder);
+            inner.is_ok_and(|inner| !inner.iter().any(|part| part == ".."))
+        };
+        if opening.beneath.is_some_and(|folder| !is_beneath(folder)) {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        let facts = disk.facts(path)?;
+        opening.accepts.check(facts.kind)?;
+        match facts.kind {
+            FileKind::Block(number) if opening.is_exclusive && disk.claimed.contains(&number) => {
+                return Err(ErrorKind::ResourceBusy.into());
+            }
+            _ => {}
+        }
+        let bytes = disk.files.get(path).map(|file| file.bytes.clone());
+        let bytes = bytes.unwrap_or_default();
+        Ok(OpenFile::in_memory(path, facts, opening.is_writable, bytes))
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -345,11 +450,15 @@ impl Files for ProcessFiles {
             .collect())
     }
 
+    fn free_bytes(&self, _folder: &Path) -> io::Result<u64> {
+        Ok(self.disk()?.free_bytes.unwrap_or(u64::MAX))
+    }
+
     fn sync(&self, path: &Path) -> io::Result<()> {
         self.disk()?.sync(path)
     }
 
-    /// Does not wait: whoever lets several processes run does that ([`ProcessFiles::held`]).
+    /// Takes the lock without waiting. A simulator of several processes does the waiting ([`ProcessFiles::held`]).
     fn lock(&self, path: &Path, _deadline: Option<Instant>) -> io::Result<Option<Box<dyn Lock>>> {
         let mut disk = self.disk()?;
         disk.make_folder(path.parent().unwrap_or(Path::new("/")));
@@ -488,6 +597,17 @@ impl Clock for VirtualClock {
     fn wait_until(&self, deadline: Instant) {
         self.advance(deadline.saturating_duration_since(self.now()));
     }
+
+    /// A process that is alone: nothing comes that is not there.
+    fn wait_for(&self, awaited: Vec<Readiness<'_>>, deadline: Instant) -> io::Result<()> {
+        for one in &awaited {
+            if one.is_now()? {
+                return Ok(());
+            }
+        }
+        self.wait_until(deadline);
+        Ok(())
+    }
 }
 
 /// A simulated process. Its UUIDs are the same in every run.
@@ -514,6 +634,10 @@ impl Process for MemProcess {
 
     fn is_running(&self, id: u32) -> bool {
         id == self.life.id && self.life.lives()
+    }
+
+    fn started_ticks(&self, id: u32) -> Option<u64> {
+        self.is_running(id).then_some(u64::from(id))
     }
 
     fn new_uuid(&self) -> [u8; 16] {

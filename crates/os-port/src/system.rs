@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
-use crate::{Append, Clock, Files, Lock, Process, Untrusted};
+use crate::{Append, Cage, Clock, Files, Lock, OpenFile, Opening, Process, Readiness, Untrusted};
 
 /// Mode of new files: only root can read and write.
 const FILE_MODE: u32 = 0o600;
@@ -34,6 +34,10 @@ impl Files for SystemFiles {
         let metadata = file.metadata()?;
         check_trusted(&metadata)?;
         read_open(file, &metadata, max_bytes)
+    }
+
+    fn open(&self, path: &Path, opening: &Opening<'_>) -> io::Result<OpenFile> {
+        crate::open::open(path, opening)
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -65,6 +69,10 @@ impl Files for SystemFiles {
         builder.recursive(true).mode(FOLDER_MODE).create(path)
     }
 
+    fn make_cage(&self, cage: &Cage<'_>) -> io::Result<()> {
+        cage.make()
+    }
+
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
         let names = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name()));
         let names: io::Result<Vec<_>> = names.collect();
@@ -73,6 +81,11 @@ impl Files for SystemFiles {
             .into_iter()
             .flat_map(|name| name.into_string())
             .collect())
+    }
+
+    fn free_bytes(&self, folder: &Path) -> io::Result<u64> {
+        let status = rustix::fs::statvfs(folder)?;
+        Ok(status.f_bavail.saturating_mul(status.f_frsize))
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {
@@ -113,7 +126,7 @@ fn read_open(file: File, metadata: &Metadata, max_bytes: u64) -> io::Result<Vec<
     Ok(bytes)
 }
 
-/// As sudo has it of its own files. Root's group counts as root.
+/// Checks a file's owner and mode as sudo does for its own files. Root's group counts as root.
 fn check_trusted(metadata: &Metadata) -> Result<(), Untrusted> {
     const WRITABLE_BY_GROUP: u32 = 0o020;
     const WRITABLE_BY_ALL: u32 = 0o002;
@@ -159,7 +172,7 @@ pub fn lock_for_child(path: &Path, deadline: Option<Instant>) -> io::Result<Opti
 pub fn lock_of_stdin(path: &Path) -> Option<Box<dyn Lock>> {
     let stdin = io::stdin().as_fd().try_clone_to_owned().ok()?;
     let lock = SystemLock::if_current(path, File::from(stdin))?;
-    // It is the same open file, so this is no new lock.
+    // The descriptor has the lock already, so this does not take a second one.
     lock.file.try_lock().ok()?;
     Some(Box::new(lock))
 }
@@ -176,7 +189,7 @@ struct SystemLock {
 }
 
 impl SystemLock {
-    /// `None` where the file was removed by the holder before.
+    /// Returns the lock, or `None` if its last holder has removed the file.
     fn if_current(path: &Path, file: File) -> Option<SystemLock> {
         let ours = file.metadata().ok()?;
         let there = fs::metadata(path).ok()?;
@@ -198,7 +211,7 @@ impl Lock for SystemLock {
 impl Drop for SystemLock {
     fn drop(&mut self) {
         if !self.is_left {
-            // Nothing is lost where the file cannot be removed: the lock itself ends with the file's closing.
+            // A file that cannot be removed does no harm. Closing the descriptor releases the lock.
             let _ = fs::remove_file(&self.path);
         }
         // A child that another thread has just forked has the file too until it executes its program: closing
@@ -272,6 +285,10 @@ impl Clock for SystemClock {
             std::thread::sleep(left);
         }
     }
+
+    fn wait_for(&self, awaited: Vec<Readiness<'_>>, deadline: Instant) -> io::Result<()> {
+        crate::wait::wait(&awaited, deadline)
+    }
 }
 
 /// The process that runs this code.
@@ -289,9 +306,23 @@ impl Process for SystemProcess {
         id.is_some_and(|id| test_kill_process(id) != Err(Errno::SRCH))
     }
 
+    fn started_ticks(&self, id: u32) -> Option<u64> {
+        /// Longer than any such file, in bytes.
+        const STAT_MAX_BYTES: u64 = 4096;
+        let path = format!("/proc/{id}/stat");
+        let stat = SystemFiles.read(Path::new(&path), STAT_MAX_BYTES).ok()?;
+        started_of(&String::from_utf8_lossy(&stat))
+    }
+
     fn new_uuid(&self) -> [u8; 16] {
         uuid::Uuid::new_v4().into_bytes()
     }
+}
+
+/// Field 22 of `/proc/PID/stat`. The program's name, in parentheses, is field 2 and may hold anything.
+fn started_of(stat: &str) -> Option<u64> {
+    let (_, behind_name) = stat.rsplit_once(')')?;
+    behind_name.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -444,5 +475,25 @@ mod tests {
         file.cut_to(3).unwrap();
         file.append(b"6").unwrap();
         assert_eq!(SystemFiles.read(&path, 9).unwrap(), b"1236");
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_start() {
+        let name = "1 (a) b (c) S 1 2 3";
+        let fields: Vec<String> = (7..=23).map(|field| field.to_string()).collect();
+        assert_eq!(
+            started_of(&format!("{name} {}", fields.join(" "))),
+            Some(22)
+        );
+        assert_eq!(started_of(""), None);
+        let own = crate::ProcessId::own(&SystemProcess);
+        assert!(own.started_ticks.is_some_and(|ticks| ticks > 0));
+        assert!(own.is_running(&SystemProcess));
+        let earlier = |started_ticks| crate::ProcessId {
+            started_ticks,
+            ..own
+        };
+        assert!(!earlier(own.started_ticks.map(|ticks| ticks - 1)).is_running(&SystemProcess));
+        assert!(earlier(None).is_running(&SystemProcess));
     }
 }

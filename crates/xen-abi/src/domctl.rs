@@ -48,7 +48,7 @@ impl Domctl {
 pub struct Altp2m {
     /// `XEN_DOMCTL_ALTP2M_*`: 1 mixed, 2 external, 3 limited.
     pub mode: u16,
-    /// The number of views; only 4.21 and later can be told.
+    /// Number of views. Only 4.21 and later have this field.
     pub nr: u16,
 }
 
@@ -89,7 +89,7 @@ pub struct CreateDomain {
 pub struct Unsupported {
     /// The release.
     pub release: Release,
-    /// What was asked for, as "do this".
+    /// The requested action, as "do this".
     pub what: &'static str,
 }
 
@@ -222,7 +222,7 @@ c_constants! {
     RESUME_DOMAIN: u32 = 27, "XEN_DOMCTL_resumedomain";
     /// Sends a trigger.
     SEND_TRIGGER: u32 = 28, "XEN_DOMCTL_sendtrigger";
-    /// Names the event channel that tells of a suspend.
+    /// Sets the event channel that reports a suspend.
     SUBSCRIBE: u32 = 29, "XEN_DOMCTL_subscribe";
     /// Gets all HVM save records.
     GET_HVM_CONTEXT: u32 = 33, "XEN_DOMCTL_gethvmcontext";
@@ -325,7 +325,7 @@ c_constants! {
     INFO_XS_DOMAIN: u32 = 1 << 7, "XEN_DOMINF_xs_domain";
     /// Domain state: has hardware-assisted paging.
     INFO_HAP: u32 = 1 << 8, "XEN_DOMINF_hap";
-    /// Where the shutdown reason begins.
+    /// First bit of the shutdown reason.
     INFO_SHUTDOWN_SHIFT: u32 = 16, "XEN_DOMINF_shutdownshift";
     /// Its bits once shifted.
     INFO_SHUTDOWN_MASK: u32 = 255, "XEN_DOMINF_shutdownmask";
@@ -374,7 +374,7 @@ c_constants! {
     PFINFO_XTAB: u32 = 0xf << 28, "XEN_DOMCTL_PFINFO_XTAB";
     /// A page whose memory is broken.
     PFINFO_BROKEN: u32 = 0xd << 28, "XEN_DOMCTL_PFINFO_BROKEN";
-    /// Where a page's kind is.
+    /// First bit of a page's type.
     PFINFO_LTAB_MASK: u32 = 0xf << 28, "XEN_DOMCTL_PFINFO_LTAB_MASK";
 }
 
@@ -486,7 +486,7 @@ abi! {
         /// Emulated devices.
         60 arch: ArchDomainConfig;
     }
-    /// What Xen knows of a domain (`XEN_DOMCTL_getdomaininfo`, `XEN_SYSCTL_getdomaininfolist`).
+    /// Information about a domain (`XEN_DOMCTL_getdomaininfo`, `XEN_SYSCTL_getdomaininfolist`).
     struct DomainInfo = "struct xen_domctl_getdomaininfo", 112 {
         /// The domain's number.
         0 domain: u16;
@@ -559,9 +559,9 @@ abi! {
         0 vcpu: u32;
         /// `VCPUAFFINITY_*`.
         4 flags: u32;
-        /// Where it may run.
+        /// Hard affinity: CPUs that it may use.
         8 cpumap_hard: Bitmap;
-        /// Where it likes to run.
+        /// Soft affinity: CPUs that it prefers.
         24 cpumap_soft: Bitmap;
     }
     /// Argument of `XEN_DOMCTL_{get,set}nodeaffinity`.
@@ -604,14 +604,14 @@ abi! {
     }
     /// Argument of `XEN_DOMCTL_getpageframeinfo3`.
     struct PageFrameInfo = "struct xen_domctl_getpageframeinfo3", 16 {
-        /// How many frames, 1024 at most.
+        /// Number of frames, at most 1024.
         0 num: u64;
         /// u64 frames; Xen writes `PFINFO_*` in their place.
         8 array: GuestHandle;
     }
     /// Argument of `XEN_DOMCTL_max_vcpus`.
     struct MaxVcpus = "struct xen_domctl_max_vcpus", 4 {
-        /// How many.
+        /// Number of frames.
         0 max: u32;
     }
     /// Credit's and credit2's parameters of a domain.
@@ -685,7 +685,7 @@ abi! {
         0 tsc_mode: u32;
         /// Frequency in kHz.
         4 gtsc_khz: u32;
-        /// How often the domain has been moved.
+        /// Number of times that the domain was moved.
         8 incarnation: u32;
         /// Padding.
         12 pad: u32;

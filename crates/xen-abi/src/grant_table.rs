@@ -26,7 +26,7 @@ abi! {
     struct EntryV1 = "struct grant_entry_v1", 8 {
         /// `GTF_*`.
         0 flags: u16;
-        /// Who may use the page.
+        /// The domain that may use the page.
         2 domid: u16;
         /// The page.
         4 frame: u32;

@@ -8,7 +8,7 @@ c_constants! {
     /// `HYPERVISOR_hvm_op`: gets a parameter.
     GET_PARAM: u32 = 1, "HVMOP_get_param";
 
-    /// How the guest gets event upcalls.
+    /// The delivery of event upcalls to the guest.
     PARAM_CALLBACK_IRQ: u32 = 0, "HVM_PARAM_CALLBACK_IRQ";
     /// Frame of the xenstore ring.
     PARAM_STORE_PFN: u32 = 1, "HVM_PARAM_STORE_PFN";
@@ -38,7 +38,7 @@ c_constants! {
     PARAM_CONSOLE_PFN: u32 = 17, "HVM_PARAM_CONSOLE_PFN";
     /// Port of the console ring.
     PARAM_CONSOLE_EVTCHN: u32 = 18, "HVM_PARAM_CONSOLE_EVTCHN";
-    /// Where the ACPI ports are.
+    /// The address of the ACPI ports.
     PARAM_ACPI_IOPORTS_LOCATION: u32 = 19, "HVM_PARAM_ACPI_IOPORTS_LOCATION";
     /// Nested virtualisation.
     PARAM_NESTEDHVM: u32 = 24, "HVM_PARAM_NESTEDHVM";
@@ -46,7 +46,7 @@ c_constants! {
     PARAM_MONITOR_RING_PFN: u32 = 28, "HVM_PARAM_MONITOR_RING_PFN";
     /// Frame of the sharing ring.
     PARAM_SHARING_RING_PFN: u32 = 29, "HVM_PARAM_SHARING_RING_PFN";
-    /// What a triple fault is taken for.
+    /// The shutdown reason of a triple fault.
     PARAM_TRIPLE_FAULT_REASON: u32 = 31, "HVM_PARAM_TRIPLE_FAULT_REASON";
     /// Frames set aside for I/O request servers.
     PARAM_NR_IOREQ_SERVER_PAGES: u32 = 33, "HVM_PARAM_NR_IOREQ_SERVER_PAGES";
@@ -83,7 +83,7 @@ abi! {
         /// Its value.
         8 value: u64;
     }
-    /// What stands before each save record.
+    /// The header before each save record.
     struct SaveDescriptor = "struct hvm_save_descriptor", 8 {
         /// `SAVE_*`.
         0 typecode: u16;

@@ -7,7 +7,7 @@ c_constants! {
     XENSTORE_RING_SIZE: usize = 1024, "XENSTORE_RING_SIZE";
     /// Longest payload of a xenstore message in bytes.
     XENSTORE_PAYLOAD_MAX: usize = 4096, "XENSTORE_PAYLOAD_MAX";
-    /// Value of [`ConsoleRing::connection`] while nobody serves the ring.
+    /// Value of [`ConsoleRing::connection`] while no server is connected.
     XENCONSOLE_DISCONNECTED: u8 = 1, "XENCONSOLE_DISCONNECTED" in V4_21..=V4_22;
 }
 
@@ -45,7 +45,7 @@ abi! {
         2056 rsp_cons: u32;
         /// Write position of `rsp`.
         2060 rsp_prod: u32;
-        /// What the server can do.
+        /// Features of the server.
         2064 server_features: u32;
         /// State of the connection.
         2068 connection: u32;

@@ -41,13 +41,13 @@ abi! {
     }
     /// A batch of foreign frames to map.
     struct MmapBatchV2 = "privcmd_mmapbatch_v2_t", 32 {
-        /// How many.
+        /// Number of entries.
         0 num: u32;
-        /// Whose.
+        /// Domain that owns the pages.
         4 dom: u16;
         /// Padding.
         6 pad: u16 = "";
-        /// Where: an address in a mapping of the driver's file.
+        /// Address in a mapping of the driver's file.
         8 addr: u64;
         /// Address of u64 frames.
         16 arr: u64;
@@ -56,7 +56,7 @@ abi! {
     }
     /// Frames of a resource to map.
     struct MmapResource = "privcmd_mmap_resource_t", 32 {
-        /// Whose.
+        /// Domain that owns the pages.
         0 dom: u16;
         /// Padding.
         2 pad: u16 = "";
@@ -66,9 +66,9 @@ abi! {
         8 id: u32;
         /// First frame.
         12 idx: u32;
-        /// How many.
+        /// Number of entries.
         16 num: u64;
-        /// Where: an address in a mapping of the driver's file.
+        /// Address in a mapping of the driver's file.
         24 addr: u64;
     }
     /// evtchn: a virtual interrupt.
@@ -78,14 +78,14 @@ abi! {
     }
     /// evtchn: another domain's port.
     struct EvtchnBindInterdomain = "struct ioctl_evtchn_bind_interdomain", 8 {
-        /// Whose.
+        /// Domain that owns the page.
         0 remote_domain: u32;
         /// Which.
         4 remote_port: u32;
     }
     /// evtchn: a domain that may bind.
     struct EvtchnBindUnboundPort = "struct ioctl_evtchn_bind_unbound_port", 4 {
-        /// Who.
+        /// Domain at the other end.
         0 remote_domain: u32;
     }
     /// evtchn: a port of this domain.
@@ -95,14 +95,14 @@ abi! {
     }
     /// gntdev: a grant.
     struct GntdevGrantRef = "struct ioctl_gntdev_grant_ref", 8 {
-        /// Whose.
+        /// Domain at the other end.
         0 domid: u32;
         /// Its number.
         4 ref_: u32 = "ref";
     }
     /// gntdev: grants to map; more of them follow the first.
     struct GntdevMap = "struct ioctl_gntdev_map_grant_ref", 24 {
-        /// How many.
+        /// Number of entries.
         0 count: u32;
         /// Zero.
         4 pad: u32;

@@ -66,7 +66,7 @@ abi! {
     struct Reservation = "struct xen_memory_reservation", 32 {
         /// u64 frames: in where, out what was allocated.
         0 extent_start: GuestHandle;
-        /// How many extents.
+        /// Number of extents.
         8 nr_extents: u64;
         /// Each of 2^order pages.
         16 extent_order: u32;
@@ -87,7 +87,7 @@ abi! {
         4 space: u32;
         /// Index in that space.
         8 idx: u64;
-        /// Where it shall appear.
+        /// Frame at which the page shall appear.
         16 gpfn: u64;
     }
     /// Argument of `XENMEM_remove_from_physmap`.
@@ -101,11 +101,11 @@ abi! {
     }
     /// An array of [`E820Entry`]s.
     struct MemoryMap = "struct xen_memory_map", 16 {
-        /// How many.
+        /// Number of entries.
         0 nr_entries: u32;
         /// Padding.
         4 pad: u32 = "";
-        /// Where.
+        /// Address of the entries.
         8 buffer: GuestHandle;
     }
     /// Argument of `XENMEM_set_memory_map`.

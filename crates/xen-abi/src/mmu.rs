@@ -22,7 +22,7 @@ c_constants! {
 abi! {
     /// One operation of `HYPERVISOR_mmuext_op`.
     struct ExtOp = "struct mmuext_op", 24 {
-        /// What.
+        /// Number of the operation.
         0 cmd: u32;
         /// Padding.
         4 pad: u32 = "";

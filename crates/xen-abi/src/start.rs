@@ -1,4 +1,4 @@
-//! What a guest finds when it starts: `start_info` of PV (xen.h), `hvm_start_info` of PVH (arch-x86/hvm/start_info.h).
+//! Structures for a guest's start: `start_info` of PV (xen.h), `hvm_start_info` of PVH (arch-x86/hvm/start_info.h).
 
 use crate::layout::{abi, c_constants};
 
@@ -67,7 +67,7 @@ abi! {
         /// Its frames.
         1160 nr_p2m_frames: u64;
     }
-    /// What a PVH guest finds in EBX.
+    /// Start information of a PVH guest. EBX has its address.
     struct HvmStartInfo = "struct hvm_start_info", 56 {
         /// [`HVM_START_MAGIC`].
         0 magic: u32;
@@ -85,7 +85,7 @@ abi! {
         32 rsdp_paddr: u64;
         /// Address of [`HvmMemmapEntry`]s.
         40 memmap_paddr: u64;
-        /// How many.
+        /// Number of entries.
         48 memmap_entries: u32;
         /// Zero.
         52 reserved: u32;

@@ -104,6 +104,16 @@ c_constants! {
     /// Ability: grant tables version 2.
     PHYSCAP_GNTTAB_V2: u32 = 1 << 9, "XEN_SYSCTL_PHYSCAP_gnttab_v2";
 
+    /// Pool operation: make a pool.
+    CPUPOOL_OP_CREATE: u32 = 1, "XEN_SYSCTL_CPUPOOL_OP_CREATE";
+    /// Pool operation: destroy a pool.
+    CPUPOOL_OP_DESTROY: u32 = 2, "XEN_SYSCTL_CPUPOOL_OP_DESTROY";
+    /// Pool operation: add a CPU.
+    CPUPOOL_OP_ADDCPU: u32 = 4, "XEN_SYSCTL_CPUPOOL_OP_ADDCPU";
+    /// Pool operation: remove a CPU.
+    CPUPOOL_OP_RMCPU: u32 = 5, "XEN_SYSCTL_CPUPOOL_OP_RMCPU";
+    /// Pool operation: move a domain to a pool.
+    CPUPOOL_OP_MOVEDOMAIN: u32 = 6, "XEN_SYSCTL_CPUPOOL_OP_MOVEDOMAIN";
     /// Pool operation: describe.
     CPUPOOL_OP_INFO: u32 = 3, "XEN_SYSCTL_CPUPOOL_OP_INFO";
     /// Pool operation: CPUs in no pool.
@@ -208,7 +218,7 @@ abi! {
     struct DebugKeys = "struct xen_sysctl_debug_keys", 16 {
         /// The keys.
         0 keys: GuestHandle;
-        /// How many.
+        /// Number of entries.
         8 nr_keys: u32;
         /// Padding.
         12 pad: u32 = "";
@@ -231,7 +241,7 @@ abi! {
         /// Padding.
         20 tail: u32 = "";
     }
-    /// Where a CPU is.
+    /// Position of a CPU in the topology.
     struct CpuTopo = "struct xen_sysctl_cputopo", 12 {
         /// Core.
         0 core: u32;

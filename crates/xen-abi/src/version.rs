@@ -157,11 +157,11 @@ abi! {
     struct CompileInfo = "struct xen_compile_info", 144 {
         /// The C compiler.
         0 compiler: [u8; 64];
-        /// Who compiled it.
+        /// User who compiled it.
         64 compile_by: [u8; 16];
-        /// Where.
+        /// Domain name of the host on which it was compiled.
         80 compile_domain: [u8; 32];
-        /// When.
+        /// Date of the compilation.
         112 compile_date: [u8; 32];
     }
     /// `XENVER_capabilities`: NUL-padded, space-separated guest types such as `xen-3.0-x86_64`.

@@ -1,4 +1,5 @@
-//! What a 32-bit PV guest starts with, as a 64-bit toolstack writes it (`xen/foreign/x86_32.h`): start_info and registers.
+//! Structures for the start of a 32-bit PV guest, as a 64-bit toolstack writes them (`xen/foreign/x86_32.h`):
+//! start_info and registers.
 
 use crate::layout::{abi, c_constants};
 

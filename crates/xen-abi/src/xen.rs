@@ -15,6 +15,8 @@ c_constants! {
     HYPERVISOR_GRANT_TABLE_OP: u64 = 20, "__HYPERVISOR_grant_table_op";
     /// Hypercall: page-table pins and the like.
     HYPERVISOR_MMUEXT_OP: u64 = 26, "__HYPERVISOR_mmuext_op";
+    /// Hypercall: security modules.
+    HYPERVISOR_XSM_OP: u64 = 27, "__HYPERVISOR_xsm_op";
     /// Hypercall: scheduling.
     HYPERVISOR_SCHED_OP: u64 = 29, "__HYPERVISOR_sched_op";
     /// Hypercall: event channels.
@@ -25,6 +27,8 @@ c_constants! {
     HYPERVISOR_SYSCTL: u64 = 35, "__HYPERVISOR_sysctl";
     /// Hypercall: domains.
     HYPERVISOR_DOMCTL: u64 = 36, "__HYPERVISOR_domctl";
+    /// Hypercall: the tree of settings.
+    HYPERVISOR_HYPFS_OP: u64 = 42, "__HYPERVISOR_hypfs_op";
 
     /// The first domid that no domain can have.
     DOMID_FIRST_RESERVED: u16 = 0x7ff0, "DOMID_FIRST_RESERVED";
@@ -88,7 +92,7 @@ abi! {
         0 max_pfn: u64;
         /// Root of the p2m tree.
         8 pfn_to_mfn_frame_list_list: u64;
-        /// Why an NMI came.
+        /// The reasons of an NMI.
         16 nmi_reason: u64;
         /// Page table that maps the p2m list.
         24 p2m_cr3: u64;

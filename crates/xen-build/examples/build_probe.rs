@@ -258,7 +258,7 @@ fn run(
     watch(xen, domid, options, Console::new(ring))
 }
 
-/// What the caller of the builder does before.
+/// Prepares the domain as callers of the builder do.
 fn prepare(xen: &Xen, domid: DomId, options: &Options) -> Outcome<(Channel, Channel)> {
     let max_kib = options.memory_mib.max(options.maxmem_mib) << 10;
     xen.set_max_vcpus(domid, options.vcpus)?;
@@ -279,7 +279,7 @@ fn prepare(xen: &Xen, domid: DomId, options: &Options) -> Outcome<(Channel, Chan
     Ok((store, console))
 }
 
-/// Tells xenstored of the domain, and gives it the nodes that a guest writes to.
+/// Introduces the domain to xenstored, and creates the nodes that a guest writes.
 fn introduce(domid: DomId, built: &Built, store: &Channel) -> Outcome<()> {
     let mut client = Client::connect()?;
     let home = xenstore::Path::domain(domid.0);
@@ -355,7 +355,7 @@ impl Console {
         Ok(u32::from_le_bytes(bytes))
     }
 
-    /// What the guest has written since the last time.
+    /// Reads the guest's output since the last call.
     fn read(&mut self) -> Outcome<Vec<u8>> {
         let (consumed, produced) = (self.index(Self::OUT_CONS)?, self.index(Self::OUT_PROD)?);
         let count = produced.wrapping_sub(consumed).min(Self::OUT_BYTES);

@@ -1,7 +1,8 @@
-//! The part of a domain's memory that is filled: one foreign mapping for all of it.
+//! The part of a domain's memory that the builder fills, as one foreign mapping.
 //!
-//! Mapping is the dearest part of a build after populating: each mapping is a system call, and each page in it costs the
-//! kernel a page-table update (by hypercall, in a PV dom0). So there is one, and in it only what is written.
+//! A mapping is the most expensive part of a build after populating. Each one is a system call, and each page costs a
+//! page-table update, which is a hypercall in a PV dom0. So there is one mapping, with only the pages that are
+//! written.
 
 use std::fs::File;
 
@@ -25,7 +26,7 @@ struct Part {
 }
 
 impl Area {
-    /// Maps the pages of `spans`, which do not overlap. `gfn_of` says what the hypervisor calls a page.
+    /// Maps the pages of `spans`, which do not overlap. `gfn_of` returns the hypervisor's number of a page.
     pub(crate) fn map(
         hv: &dyn Hypervisor,
         domid: DomId,
@@ -91,7 +92,7 @@ impl Area {
             .during(self.domid, step)
     }
 
-    /// Where `len` bytes at `address` are in the mapping; they have to be in one part of it.
+    /// Offset of `len` bytes at `address` in the mapping. They must be in one of its parts.
     fn offset(&self, step: Step, address: u64, len: usize) -> Result<usize> {
         let inside = |part: &&Part| {
             let from_start = address.checked_sub(part.span.address());
@@ -131,7 +132,7 @@ impl Area {
     }
 }
 
-/// The same pages in rising order, neighbours joined.
+/// The same pages in ascending order, with adjacent spans joined.
 fn joined(spans: &[PageSpan]) -> Vec<PageSpan> {
     let mut sorted: Vec<PageSpan> = spans
         .iter()

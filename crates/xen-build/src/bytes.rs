@@ -42,7 +42,7 @@ impl Writer {
         self
     }
 
-    /// Zeros up to `offset`; nothing where the bytes go further already.
+    /// Appends zeros up to `offset`. Does nothing if there are more bytes already.
     pub(crate) fn pad_to(self, offset: usize) -> Writer {
         let count = offset.saturating_sub(self.len());
         self.zeros(count)

@@ -1,16 +1,16 @@
-//! What a new domain sees of the CPU, where its configuration says nothing of it.
+//! The CPU policy of a new domain whose configuration sets nothing about the CPU.
 //!
-//! Xen gives a new domain the default policy of its kind. What libxc's `xc_cpuid_apply_policy` changes in it, for a new
-//! domain without `cpuid=` (4.17 to 4.22 agree), is:
+//! Xen gives a new domain the default policy of its kind. libxc's `xc_cpuid_apply_policy` makes these changes for a
+//! new domain without `cpuid=` (the same in 4.17 to 4.22):
 //!
-//! - For PVH and HVM, the topology: each vCPU has the APIC id `2 * vCPU`, which CPUID has to agree with, in the way that
-//!   each maker of processors has for it.
-//! - Nested virtualisation and invariant TSC, where asked for; the default policies hide both.
-//! - For PV, HTT and CMP_LEGACY are made those of the host, as a PV guest can see the host's topology. That is what Xen's
-//!   own default has, in all versions.
+//! - For PVH and HVM, the topology: each vCPU has the APIC ID `2 * vCPU`. CPUID must agree with it, in the form of
+//!   each CPU manufacturer.
+//! - Nested virtualisation and invariant TSC, if requested. The default policies hide both.
+//! - For PV, HTT and CMP_LEGACY get the host's values, because a PV guest can see the host's topology. Xen's default
+//!   has these values in all versions.
 //!
-//! So a PV domain costs nothing here, and the others one request to read the policy and one to change those leaves alone:
-//! Xen lays what it is given over what the domain has (`update_domain_cpu_policy`).
+//! So a PV domain needs no request. The others need one request to read the policy and one to set the changed leaves.
+//! Xen merges these into the domain's policy (`update_domain_cpu_policy`).
 
 use xen_port::{CpuPolicy, CpuidLeaf, DomId, GuestKind, Hypervisor};
 
@@ -44,7 +44,7 @@ pub struct CpuPolicyOptions {
     pub nested_virt: bool,
 }
 
-/// Gives a new domain its CPU policy. It has to have its vCPUs, and must not have run.
+/// Sets the CPU policy of a new domain. It must have its vCPUs, and must not have run.
 ///
 /// # Errors
 /// [`crate::BuildError::Hypervisor`] with [`Step::ReadCpuPolicy`] or [`Step::SetCpuPolicy`].
@@ -70,7 +70,7 @@ pub fn apply_default_policy(
         .during(domid, Step::SetCpuPolicy)
 }
 
-/// The leaves that are to be other than they are.
+/// The leaves that must change.
 fn changed_leaves(
     default: &[CpuidLeaf],
     kind: GuestKind,
@@ -104,7 +104,8 @@ fn set_nested_virt(leaf: &mut CpuidLeaf, nested_virt: bool) {
     }
 }
 
-/// Makes room for APIC ids that are twice the vCPUs' numbers: whatever counts them is doubled, as far as it goes.
+/// Makes room for APIC IDs that are twice the vCPUs' numbers, by doubling each field that counts them, up to its
+/// maximum.
 fn set_topology(leaf: &mut CpuidLeaf, vendor: Vendor) {
     match (leaf.leaf, vendor) {
         (FEATURES, _) => {

@@ -28,7 +28,7 @@ pub enum Step {
     Populate,
     /// PV: the empty pages of the kernel.
     ClearPages,
-    /// Mapping the memory that is to be filled.
+    /// Mapping the memory that the builder fills.
     Map,
     /// The kernel's segments.
     PlaceKernel,
@@ -91,7 +91,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// Why a domain could not be built.
+/// The reasons why a domain could not be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
@@ -129,9 +129,9 @@ pub enum BuildError {
     CommandLineTooLong {
         /// The kernel, or which module.
         what: String,
-        /// Its length in bytes.
+        /// Length in bytes.
         len: usize,
-        /// The most there may be.
+        /// Maximum length in bytes.
         max: usize,
         /// `PV` or `PVH`.
         kind: &'static str,
@@ -147,9 +147,9 @@ pub enum BuildError {
     /// More modules than this type of domain can be given.
     #[error("{given} modules were given, and a {kind} domain takes {max}")]
     TooManyModules {
-        /// How many there are.
+        /// Number of modules.
         given: usize,
-        /// How many there may be.
+        /// Maximum number of modules.
         max: usize,
         /// `PV` or `PVH`.
         kind: &'static str,
@@ -157,7 +157,7 @@ pub enum BuildError {
     /// A number of vCPUs that a domain cannot have.
     #[error("{given} vCPUs were asked for, and a {kind} domain can have 1 to {max}")]
     Vcpus {
-        /// How many were asked for.
+        /// Requested number of vCPUs.
         given: u32,
         /// Maximum number of vCPUs.
         max: u32,
@@ -174,7 +174,7 @@ pub enum BuildError {
         /// Maximum size in KiB.
         max_kib: u64,
     },
-    /// The domain's memory does not hold what it has to start with.
+    /// The domain's memory is too small for its start.
     #[error(
         "{given_mib} MiB of memory are too little for this kernel, its modules and boot structures: at least {needed_mib} MiB are needed"
     )]
@@ -191,9 +191,9 @@ pub enum BuildError {
         domid: DomId,
         /// Requested memory of the domain, in MiB.
         wanted_mib: u64,
-        /// Free memory of the host in MiB, besides the domain's; `None` if Xen does not say.
+        /// Free memory of the host in MiB, besides the domain's; `None` if Xen does not report it.
         free_mib: Option<u64>,
-        /// When it ran out.
+        /// The step that ran out of memory.
         step: Step,
     },
     /// There is no such domain.
@@ -201,7 +201,7 @@ pub enum BuildError {
     NoDomain {
         /// Number of the domain.
         domid: DomId,
-        /// When that was found.
+        /// The step that found it.
         step: Step,
     },
     /// A request to the hypervisor failed.
@@ -211,7 +211,7 @@ pub enum BuildError {
         domid: DomId,
         /// The step that failed.
         step: Step,
-        /// Why it failed.
+        /// Error of the hypervisor.
         source: HvError,
     },
     /// A frame of the domain has a number that a structure of the boot contract has no room for.

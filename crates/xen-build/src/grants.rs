@@ -41,7 +41,7 @@ pub fn seed_grants(
         .during(domid, Step::SeedGrants)
 }
 
-/// One entry; an empty one where the domain serves itself, as a xenstore domain does.
+/// One entry of the grant table. It is empty if the domain would grant to itself, as a xenstore domain would.
 fn entry(entries: Writer, domid: DomId, backend: DomId, gfn: Gfn) -> Result<Writer> {
     if backend == domid {
         return Ok(entries.zeros(8));

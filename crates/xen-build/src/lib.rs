@@ -1,15 +1,15 @@
-//! A domain's memory, laid out and filled: 64-bit PV and PVH.
+//! Builds the memory of a new domain: 64-bit PV and PVH.
 //!
-//! A new domain is empty: it has vCPUs, a memory limit and event channels, and no memory. [`build_pv`] and [`build_pvh`]
-//! give it its memory, put the kernel, its modules and all that the boot contract promises into it, and set vCPU 0's
-//! registers. Then it can be introduced to xenstore and unpaused. They do what libxc's `xc_dom_*` functions do for xl, in
-//! fewer requests; each lists its requests in its module.
+//! A new domain has vCPUs, a memory limit and event channels, and no memory. [`build_pv`] and [`build_pvh`] allocate
+//! its memory and load the kernel, its modules and the structures of the boot contract. They set the registers of
+//! vCPU 0. Then the domain can be introduced to xenstored and unpaused. libxc's `xc_dom_*` functions do the same for
+//! xl, with more requests. Each of the two modules lists its requests.
 //!
-//! Everything about the layout is decided, and refused where it cannot be, before the first request: [`check_pv`] and
-//! [`check_pvh`] do that alone, for a caller that has no domain yet.
+//! The layout is computed and checked before the first request. [`check_pv`] and [`check_pvh`] do only that, for a
+//! caller that has no domain yet.
 //!
-//! Kernels are hostile (they may come from a guest's own disk). `xen-image` has checked every number in an [`Image`] that
-//! it gives; here only sums of them are made, and checked against the domain's memory before anything is done with them.
+//! Kernels are hostile: they may come from a guest's disk. `xen-image` has checked every number in an [`Image`]. This
+//! crate only adds them, and checks each sum against the domain's memory before it is used.
 //!
 //! [`Image`]: xen_image::Image
 

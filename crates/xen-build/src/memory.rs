@@ -1,8 +1,8 @@
-//! The memory that a domain needs besides its own, by libxl's formulas. So Xen sees the same limits from both
+//! Memory that a domain needs in addition to its own, by libxl's formulas. So Xen gets the same limits from both
 //! toolstacks.
 
-/// Memory that a domain may have besides its own, in KiB: ACPI tables, special pages of PVH, pages of an
-/// introspection tool. libxl uses the same value.
+/// Additional memory of a domain in KiB: ACPI tables, special pages of PVH, pages of an introspection tool. libxl
+/// uses the same value.
 const MAX_MEM_SLACK_KIB: u64 = 1024;
 
 /// The limit to set with `set_max_mem`, in KiB.
@@ -10,11 +10,11 @@ pub fn max_mem_kib(target_kib: u64) -> u64 {
     target_kib.saturating_add(MAX_MEM_SLACK_KIB)
 }
 
-/// The size to give to `set_paging_mempool` for a PVH or HVM domain, in bytes: 1 MiB for each vCPU; a page for each MiB of
-/// memory, for the table that maps it; and as much again without hardware-assisted paging, for shadows.
+/// Size for `set_paging_mempool` of a PVH or HVM domain, in bytes: 1 MiB for each vCPU, a page for each MiB of memory
+/// for the table that maps it, and the same again for shadows without hardware-assisted paging.
 ///
-/// The MiB for each vCPU is what the smallest guests live on. libxl 4.17 leaves it out for PVH, and then Xen refuses guests
-/// below about 24 MiB.
+/// The smallest guests need the MiB for each vCPU. libxl 4.17 omits it for PVH, and then Xen refuses guests below
+/// about 24 MiB.
 pub fn paging_mempool_size_bytes(max_kib: u64, max_vcpus: u32, hap: bool) -> u64 {
     const PAGE_BYTES: u64 = 4096;
     const PAGES_PER_VCPU: u64 = 256;

@@ -1,11 +1,11 @@
-//! The kernel's and the modules' bytes, read straight into the domain's memory.
+//! Reads the bytes of kernel and modules straight into the domain's memory.
 //!
-//! Everything that a guest may take for zero is made zero here: the kernel's bss, the gaps between its segments, and what
-//! is left of the last page of each module. The pages that Xen allocates are not: it scrubs what a dead domain had, but
-//! not what a live one gave back by ballooning (`free_domheap_pages` scrubs if `is_dying`, in a debug build, or with the
-//! option `scrub-domheap`), it hands out unscrubbed pages if booted with `bootscrub=0`, and the pattern of a debug build's
-//! scrubbing is not zero. That holds from 4.17 to 4.22. Memory outside of the boot structures is left as it came; no boot
-//! contract promises more.
+//! Bytes that a guest may expect to be zero are zeroed here: the kernel's bss, gaps between its segments, and the
+//! rest of each module's last page. Xen's pages may contain other data. Xen scrubs memory of a dead domain, but not
+//! memory that a living one gave back by ballooning (`free_domheap_pages` scrubs if `is_dying`, in a debug build, or
+//! with the option `scrub-domheap`). With `bootscrub=0` it hands out unscrubbed pages, and a debug build scrubs with
+//! a pattern that is not zero. This is so from 4.17 to 4.22. Memory outside the boot structures stays as Xen
+//! allocated it, because no boot contract promises more.
 
 use std::path::Path;
 
@@ -19,14 +19,14 @@ use crate::span::{PAGE_BYTES, PageSpan, pages_for};
 /// A kernel at its place.
 pub(crate) struct Placed<'a> {
     image: &'a Image,
-    /// The pages that it lies in.
+    /// Pages of the kernel.
     span: PageSpan,
-    /// Its segments and their addresses, in rising order. They do not overlap.
+    /// Segments and their addresses, in ascending order. They do not overlap.
     segments: Vec<(u64, &'a Segment)>,
 }
 
 impl<'a> Placed<'a> {
-    /// A kernel that lies in `span`; `address_of` says where a segment goes.
+    /// A kernel in `span`. `address_of` returns the address of a segment.
     pub(crate) fn new(
         image: &'a Image,
         span: PageSpan,

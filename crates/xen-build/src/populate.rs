@@ -11,7 +11,7 @@ const ORDERS: [u32; 3] = [ORDER_1GIB, ORDER_2MIB, 0];
 pub(crate) const ORDER_1GIB: u32 = 18;
 pub(crate) const ORDER_2MIB: u32 = 9;
 
-/// How to allocate.
+/// The parameters of an allocation.
 #[derive(Clone, Copy)]
 pub(crate) struct Populate<'a> {
     pub(crate) hv: &'a dyn Hypervisor,
@@ -24,7 +24,7 @@ pub(crate) struct Populate<'a> {
 }
 
 impl Populate<'_> {
-    /// The same from frames below 4 GiB.
+    /// Restricts the allocation to frames below 4 GiB.
     pub(crate) fn below_4gib(mut self) -> Self {
         self.flags.below_4gib = true;
         self
@@ -64,7 +64,8 @@ impl Populate<'_> {
         }
     }
 
-    /// Allocates extents; fewer where Xen has no more of that order. A short answer at order 0 is out of memory.
+    /// Allocates extents, or fewer if Xen has no more of that order. A short answer at order 0 is an out-of-memory
+    /// error.
     fn extents(&self, order: u32, starts: &[Gfn]) -> Result<Vec<Mfn>> {
         match self
             .hv
@@ -91,7 +92,7 @@ impl Populate<'_> {
         }
     }
 
-    /// Names a failure to reserve memory for what it is.
+    /// Turns a failed memory reservation into an out-of-memory error.
     pub(crate) fn explain(&self, step: Step, error: HvError) -> BuildError {
         if error.is(Errno::ENOMEM) {
             self.out_of_memory(step)
@@ -113,7 +114,7 @@ fn count_of(counts: &mut ExtentCounts, order: u32) -> &mut u64 {
     }
 }
 
-/// Splits spans into the aligned extents of an order that they hold, and what is left around them.
+/// Splits spans into aligned extents of an order, and the rest around them.
 fn split_extents(spans: &[PageSpan], order: u32) -> (Vec<Gfn>, Vec<PageSpan>) {
     let pages = 1_u64 << order;
     let mut starts = Vec::new();

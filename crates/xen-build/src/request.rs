@@ -5,11 +5,11 @@ use xen_port::{DomId, EvtchnPort, Gfn, GuestKind, HvmParam};
 
 use crate::error::{BuildError, Result};
 
-/// The most memory that a domain can be asked to have: 16 TiB, the end of what 32-bit grant entries can name.
+/// Maximum memory of a domain: 16 TiB, the limit of 32-bit grant entries.
 pub const MEMORY_MAX_KIB: u64 = 16 << 30;
 /// Size of the command line in a PV start_info, with the final zero byte (`MAX_GUEST_CMDLINE`).
 pub(crate) const PV_CMDLINE_BYTES: usize = 1024;
-/// PVH's contract sets no limit. Linux reads 2 KiB; this is far beyond what any kernel reads.
+/// Maximum length of a PVH command line. The contract has no limit; Linux reads 2 KiB.
 const PVH_CMDLINE_MAX: usize = 64 << 10;
 const PVH_MODULES_MAX: usize = 8;
 /// `HVM_MAX_VCPUS`, in `xen/include/public/hvm/hvm_info_table.h`.
@@ -35,7 +35,7 @@ pub struct BootModule<'a> {
     pub cmdline: &'a str,
 }
 
-/// Where a module's bytes come from.
+/// The source of a module's bytes.
 #[derive(Clone, Copy, Debug)]
 pub enum ModuleContent<'a> {
     /// A file as it is.
@@ -45,7 +45,7 @@ pub enum ModuleContent<'a> {
 }
 
 impl ModuleContent<'_> {
-    /// How many there are.
+    /// Number of bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         match self {
@@ -64,7 +64,7 @@ pub struct BuildRequest<'a> {
     pub kernel: &'a Image,
     /// Its command line. PV: up to 1023 bytes; PVH: up to 64 KiB.
     pub cmdline: &'a str,
-    /// PV: nothing, or the ramdisk. PVH: up to eight, in order; the shim wants the kernel that it is to start first.
+    /// Modules. PV: none, or the ramdisk. PVH: up to eight, in order; the first is the kernel for the shim.
     pub modules: &'a [BootModule<'a>],
     /// Memory at the start, in KiB (`memory` of xl.cfg). A part of a page at its end is left out.
     pub target_kib: u64,
@@ -89,7 +89,7 @@ pub struct BuildRequest<'a> {
     pub hvm_params: &'a [(HvmParam, u64)],
 }
 
-/// How the memory came.
+/// Number of extents of each size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExtentCounts {
     /// Extents of 1 GiB.
@@ -103,12 +103,12 @@ pub struct ExtentCounts {
 /// Facts about a built domain that the rest of the toolstack needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Built {
-    /// Frame of xenstore's ring, as xenstored and the `store/ring-ref` node want it: machine frame for PV, guest frame
-    /// for PVH.
+    /// Frame of xenstore's ring for xenstored and the node `store/ring-ref`: machine frame for PV, guest frame for
+    /// PVH.
     pub store_gfn: Gfn,
     /// Frame of the console's ring, for `console/ring-ref`.
     pub console_gfn: Gfn,
-    /// How the memory came.
+    /// Number of extents by size.
     pub extents: ExtentCounts,
 }
 
@@ -123,7 +123,7 @@ impl BuildRequest<'_> {
         self.max_kib.max(self.target_kib) / 4
     }
 
-    /// Checks what does not depend on the layout.
+    /// Makes the checks that do not depend on the layout.
     pub(crate) fn check(&self, kind: GuestKind) -> Result<()> {
         let limits = Limits::of(kind);
         check_memory("memory", self.target_kib)?;

@@ -1,8 +1,8 @@
-//! The pages through which a domain talks to xenconsoled and xenstored.
+//! The pages that a domain shares with xenconsoled and xenstored.
 //!
-//! Both start all zero. The console's page has had a field `connection` since Xen 4.21: 1 while nobody serves the console,
-//! which a xenconsoled of that time sets to 0 when it comes. An older xenconsoled never does, and a guest that heeds the
-//! field would wait for ever: so it stays 0 here, "served", which means to every guest what it always meant.
+//! Both start as zeros. Since Xen 4.21 the console's page has a field `connection`: 1 until xenconsoled connects and
+//! sets it to 0. An older xenconsoled never sets it, and a guest that obeys the field would wait for ever. So it is 0
+//! here, which every guest takes as connected.
 
 use crate::area::Area;
 use crate::error::{Result, Step};

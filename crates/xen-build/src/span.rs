@@ -9,12 +9,12 @@ pub(crate) const PAGES_PER_MIB: u64 = MIB >> PAGE_SHIFT;
 /// [`xen_port::PAGE_SIZE`] as an address is wide.
 pub(crate) const PAGE_BYTES: u64 = 1 << PAGE_SHIFT;
 
-/// How many pages hold `len` bytes.
+/// Number of pages that hold `len` bytes.
 pub(crate) fn pages_for(len: u64) -> u64 {
     len.div_ceil(PAGE_BYTES)
 }
 
-/// How many whole mebibytes hold `nr_pages` pages.
+/// Number of whole MiB that hold `nr_pages` pages.
 pub(crate) fn mib_for(nr_pages: u64) -> u64 {
     nr_pages.div_ceil(PAGES_PER_MIB)
 }

@@ -13,7 +13,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::*;
-use xen_build::{BootModule, BuildError, BuildRequest, ModuleContent, build_pv, check_pv};
+use xen_build::{BootModule, BuildError, BuildRequest, ModuleContent, Step, build_pv, check_pv};
 use xen_image::elfnote::types;
 use xen_image::{Image, Limits};
 use xen_port::{DomId, GuestKind, Mfn, PageTableLevel, PvMode, VersionInfo};
@@ -127,10 +127,7 @@ fn a_ramdisk_whose_length_does_not_fit_is_refused() {
         ..bare(DomId(1), &image)
     };
     let refused = check_pv(&request).unwrap_err();
-    assert!(
-        refused.to_string().contains("4294967296 bytes"),
-        "{refused}"
-    );
+    assert!(matches!(refused, BuildError::Layout { .. }), "{refused}");
 }
 
 #[test]
@@ -201,7 +198,16 @@ fn nobody_builds_one_by_accident() {
     let model = Model::new(128);
     let domid = new_domain(&model, GuestKind::Pv, TARGET_KIB);
     let error = build_pv(&model, &bare(domid, &image)).unwrap_err();
-    assert!(error.to_string().contains("32-bit PV domain"), "{error}");
+    assert!(
+        matches!(
+            error,
+            BuildError::Hypervisor {
+                step: Step::MakePv32,
+                ..
+            }
+        ),
+        "{error}"
+    );
     assert_eq!(model.domain(domid).unwrap().tot_pages, 0);
 }
 

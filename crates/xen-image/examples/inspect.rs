@@ -1,4 +1,4 @@
-//! Says what a kernel image is, what it wants, and how long loading it takes.
+//! Prints the properties of a kernel image, and the time that loading takes.
 //!
 //! `cargo run --release -p xen-image --example inspect -- KERNEL [CACHE_DIRECTORY]`
 

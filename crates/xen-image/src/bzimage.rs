@@ -1,6 +1,7 @@
-//! Linux's bzImage: a setup header, and somewhere behind it the packed kernel.
+//! Linux's bzImage: a setup header, and the packed kernel behind it.
 //!
-//! Source: Linux's x86 boot protocol (`Documentation/arch/x86/boot.rst`). The payload is described since version 2.08.
+//! Source: Linux's x86 boot protocol (`Documentation/arch/x86/boot.rst`). The header describes the payload since
+//! version 2.08.
 
 use std::ops::Range;
 
@@ -29,7 +30,7 @@ pub struct SetupHeader {
     pub version: u16,
     /// Sectors of real-mode code behind the boot sector; each has 512 bytes.
     pub setup_sectors: u8,
-    /// Where the payload starts, in bytes from the start of the protected-mode code.
+    /// Offset of the payload in bytes from the start of the protected-mode code.
     pub payload_offset: u32,
     /// The length of the payload in bytes.
     pub payload_length: u32,
@@ -43,11 +44,11 @@ impl SetupHeader {
             && array_at(file, HEADER_MAGIC) == Some(*b"HdrS")
     }
 
-    /// Reads the setup header of `file`.
+    /// Parses the setup header of `file`.
     ///
     /// # Errors
-    /// [`Malformed::BadSetupHeader`] for what is no bzImage or one older than version 2.08, [`Malformed::BeyondEnd`] for
-    /// one that ends inside its header.
+    /// [`Malformed::BadSetupHeader`] if it is not a bzImage or older than version 2.08, [`Malformed::BeyondEnd`] if
+    /// it ends inside its header.
     pub fn parse(file: &[u8]) -> Result<Self, Malformed> {
         if !Self::detect(file) {
             return Err(Malformed::BadSetupHeader {
@@ -79,10 +80,10 @@ impl SetupHeader {
         })
     }
 
-    /// Where in a file of `file_bytes` the payload is.
+    /// Range of the payload in a file of `file_bytes`.
     ///
     /// # Errors
-    /// [`Malformed::BeyondEnd`] when it is not wholly inside the file.
+    /// [`Malformed::BeyondEnd`] if it is not completely inside the file.
     pub fn payload(&self, file_bytes: usize) -> Result<Range<usize>, Malformed> {
         let sectors = if self.setup_sectors == 0 {
             SETUP_SECTS_DEFAULT

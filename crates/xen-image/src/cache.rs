@@ -1,17 +1,16 @@
-//! Unpacked kernels, kept by content, so that a kernel is unpacked once per host.
+//! The cache of unpacked kernels, by content, so that a host unpacks each kernel once.
 //!
-//! A directory of files, flat:
-//! - `<sha256 of the packed file>.kernel`: an [`entry`], a page of header and the unpacked image;
-//! - `id-<identity of the packed file>`: a symbolic link to one of those, so that a file that was
-//!   seen before is neither read nor hashed again (see [`identity`]);
+//! It is a flat directory of files:
+//! - `<sha256 of the packed file>.kernel`: an [`entry`], with a page of header and the unpacked image;
+//! - `id-<identity of the packed file>`: a symbolic link to an entry, so that a known file is neither read nor hashed
+//!   again (see [`identity`]);
 //! - `tmp-*`: entries that are being written.
 //!
-//! Who can write here can choose what guests run, so the directory has to belong to the user who
-//! runs this and be closed to all others, and so does each entry. Everything is opened relative to
-//! the directory that was checked, so that it cannot be exchanged later.
+//! A user who can write here controls what guests run. So the directory and each entry must belong to the user of
+//! this process, and no other user may write to them. All files are opened relative to the checked directory, so that
+//! it cannot be exchanged.
 //!
-//! A cache can fail at any time without harm: a lookup that fails is a miss, and a store that
-//! fails is a message.
+//! A failing cache does no harm. A failed lookup is a miss, and a failed store is a message.
 
 mod entry;
 mod identity;
@@ -35,16 +34,16 @@ pub(crate) use identity::Identity;
 
 /// Bits of a file's mode that let others write to it.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
-/// How long a file under this name is left alone: its writer may be at work.
+/// Age after which a temporary file is removed. A younger one may have a living writer.
 const TEMPORARY_MAX_AGE: Duration = Duration::from_secs(3600);
-/// How many identities are remembered. A host has a handful of kernels.
+/// Maximum number of stored identities. A host has only a few kernels.
 const IDENTITIES_MAX: usize = 256;
 
 const ENTRY_SUFFIX: &str = ".kernel";
 const IDENTITY_PREFIX: &str = "id-";
 const TEMPORARY_PREFIX: &str = "tmp-";
 
-/// Why there is no cache, or why it does not keep an image.
+/// The reasons why there is no cache, or why it does not store an image.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
     /// The directory cannot be made or opened.
@@ -70,7 +69,7 @@ pub enum CacheError {
         path: PathBuf,
         /// User id of the owner.
         uid: u32,
-        /// Its permission bits.
+        /// Permission bits of the file.
         mode: u32,
         /// User id that the owner must have.
         wanted_uid: u32,
@@ -95,13 +94,13 @@ pub enum CacheError {
     },
 }
 
-/// How a cache behaves.
+/// Options of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheOptions {
     /// The most bytes that all entries may have together; the ones not used for longest go first.
     pub max_bytes: u64,
-    /// How long a file has to have been left alone before it is known by its identity. A change
-    /// within one tick of the file system's clock does not show in its times.
+    /// Minimum age of a file in milliseconds before its identity is stored. Its times do not show a change within one
+    /// tick of the file system's clock.
     pub settle_ms: u64,
 }
 
@@ -125,7 +124,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Where the cache is unless the operator says otherwise.
+    /// Default path of the cache.
     pub const DEFAULT_PATH: &str = "/var/cache/xyl/kernels";
 
     /// Opens the cache in the directory `path`, and makes that directory, with mode 0700, if it is
@@ -218,7 +217,7 @@ impl Cache {
         }
     }
 
-    /// The time of last use is the time of last change: only eviction goes by it.
+    /// Sets the time of last change, which eviction takes as the time of last use.
     fn mark_used(&self, file: &File) {
         // A cache on a read-only file system evicts nothing, so this may fail.
         let _ = file.set_modified(SystemTime::now());
@@ -415,7 +414,7 @@ impl Listing {
             .collect()
     }
 
-    /// The links that lead nowhere, and the oldest of those that are too many.
+    /// The links without an entry, and the oldest links above the maximum.
     fn links_to_drop(&self, leads_somewhere: impl Fn(&OsStr) -> bool) -> Vec<std::ffi::OsString> {
         let (kept, mut dropped): (Vec<_>, Vec<_>) = self
             .links

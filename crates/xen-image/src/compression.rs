@@ -1,8 +1,8 @@
-//! Decompression of everything that Linux can pack a kernel with, under [`Limits`].
+//! Decompresses all formats of packed Linux kernels, under [`Limits`].
 //!
-//! The output is handed on piece by piece, as it comes out of the decompressor, and stops at the limit. No size in a header is
-//! trusted with an allocation; windows and dictionaries are bounded too. Only the first stream, frame or member is
-//! unpacked: kernels have one, and what follows it (padding, a signature, the size that Linux appends) is not data.
+//! The output is passed on in pieces and stops at the limit. No allocation depends on a size in a header alone;
+//! windows and dictionaries have limits too. Only the first stream, frame or member is unpacked. Kernels have one,
+//! and the bytes after it are padding, a signature, or the size that Linux appends.
 
 mod lz4;
 mod lzo;
@@ -72,13 +72,13 @@ impl Compression {
         Ok(bytes.0)
     }
 
-    /// Unpacks `packed` and writes what comes out to `sink`, in order; how many bytes that were. When it fails, a part has been
+    /// Unpacks `packed` and writes the output to `sink`. Returns the number of bytes. If it fails, a part was
     /// written.
     ///
     /// # Errors
-    /// [`Malformed::CompressedTooLarge`], [`Malformed::DecompressedTooLarge`] and [`Malformed::WindowTooLarge`] when a
-    /// limit is passed, [`Malformed::OutOfMemory`] when this machine gives no more memory, [`Malformed::Corrupt`] for
-    /// data that is damaged or ends too early, [`Malformed::NotUnpacked`] when the sink takes no more.
+    /// [`Malformed::CompressedTooLarge`], [`Malformed::DecompressedTooLarge`] and [`Malformed::WindowTooLarge`] if a
+    /// limit is exceeded, [`Malformed::OutOfMemory`] if the machine has no more memory, [`Malformed::Corrupt`] for
+    /// data that is damaged or ends too early, [`Malformed::NotUnpacked`] if the sink fails.
     pub fn decompress_to(
         self,
         packed: &[u8],
@@ -164,7 +164,7 @@ fn unpack_zstd(packed: &[u8], limits: &Limits, output: &mut Output<'_>) -> Resul
     }
 }
 
-/// Memory of the LZMA family besides its dictionary, in KiB: probabilities and buffers.
+/// Memory of the LZMA family in addition to its dictionary, in KiB: probabilities and buffers.
 const LZMA_OVERHEAD_KIB: u64 = 256;
 
 fn window_max_kib(limits: &Limits) -> u32 {
@@ -184,7 +184,7 @@ fn window_too_large(error: Malformed, limits: &Limits) -> Malformed {
     }
 }
 
-/// How much room is made for a decompressor at a time.
+/// Size of a decompressor's output buffer in bytes.
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// An output in memory. A write fails if there is no more memory.
@@ -209,10 +209,10 @@ struct Output<'a> {
     format: Compression,
     max_bytes: u64,
     sink: &'a mut dyn Write,
-    /// Initialised memory; the first `filled` bytes of it have come out and not been handed on.
+    /// Initialised memory. Its first `filled` bytes are output that was not yet passed on.
     bytes: Vec<u8>,
     filled: usize,
-    /// How many bytes have come out.
+    /// Number of output bytes so far.
     total_bytes: u64,
 }
 
@@ -271,7 +271,7 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
-    /// Gives the sink what has come out so far.
+    /// Passes the output so far to the sink.
     fn hand_on(&mut self) -> Result<(), Malformed> {
         let filled = std::mem::take(&mut self.filled);
         let bytes = self.bytes.get(..filled).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! ELF as far as a kernel needs it: the header, program headers, and sections for notes that are nowhere else.
+//! The parts of ELF that a kernel needs: the header, program headers, and sections, if the notes are only there.
 //!
 //! Source: the System V ABI, chapters 4 and 5, and its processor supplements for i386 and x86-64.
 
@@ -6,7 +6,7 @@ use crate::bytes::{u8_at, u16_at, u32_at, u64_at};
 use crate::error::Malformed;
 use crate::source::Source;
 
-/// How wide the image's ELF structures are.
+/// The width of the image's ELF structures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     /// ELF structures with 32-bit addresses.
@@ -24,12 +24,12 @@ pub enum Machine {
     X86_64,
 }
 
-/// Whether the image says that it may be moved.
+/// Whether the image may be moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ElfKind {
     /// Linked for one place (`ET_EXEC`).
     Exec,
-    /// Position-independent (`ET_DYN`). It is loaded where its program headers say all the same.
+    /// Position-independent (`ET_DYN`). It is nevertheless loaded at the addresses of its program headers.
     Dyn,
 }
 
@@ -67,7 +67,7 @@ struct Table {
     count: u16,
 }
 
-/// One entry of the program header table, as it stands there.
+/// One entry of the program header table, with the file's values.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ProgramHeader {
     kind: u32,
@@ -86,7 +86,7 @@ impl ProgramHeader {
         self.kind == PT_LOAD && self.flags & 0b111 != 0
     }
 
-    /// Some linkers left the offset of note segments at zero; such a segment says nothing.
+    /// Whether this is a note segment. Some linkers left its offset at zero; such a segment is ignored.
     pub(crate) fn is_note(&self) -> bool {
         self.kind == PT_NOTE && self.offset != 0
     }
@@ -302,7 +302,8 @@ impl Header {
     }
 }
 
-/// A name that lies outside of its table is no match, not an error: no name of a section is needed to load a kernel.
+/// Whether a section has this name. A name outside its table does not match and is no error, because loading needs no
+/// section names.
 fn section_has_name(
     section: &SectionHeader,
     name: &str,

@@ -66,7 +66,8 @@ pub enum PaeMode {
     No,
     /// `yes` in a `__xen_guest` section: PAE, with its top-level page table below 4 GiB.
     Yes,
-    /// `yes` in a note, `yes[extended-cr3]` in a `__xen_guest` section: PAE, with its top-level page table anywhere.
+    /// `yes` in a note, `yes[extended-cr3]` in a `__xen_guest` section: PAE, with the top-level page table at any
+    /// address.
     ExtendedCr3,
     /// Either, as the hypervisor has it.
     Bimodal,
@@ -81,11 +82,11 @@ pub struct MaskValue {
     pub value: u64,
 }
 
-/// Where a PVH kernel that can move itself may be put (PHYS32_RELOC). Physical addresses and bytes.
+/// The allowed addresses of a PVH kernel that can relocate itself (PHYS32_RELOC), in physical bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Phys32Reloc {
-    /// The alignment of its start, if the note names one. Otherwise: the largest alignment of a loadable segment if that
-    /// is at least 4 KiB, else 2 MiB.
+    /// Alignment of its start, if the note has one. Otherwise: the largest alignment of a loadable segment if that is
+    /// at least 4 KiB, else 2 MiB.
     pub align: Option<u32>,
     /// The lowest address of its first byte.
     pub min: u32,
@@ -93,7 +94,7 @@ pub struct Phys32Reloc {
     pub max: u32,
 }
 
-/// Where the notes were found.
+/// The place of the notes in the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotesFrom {
     /// In a PT_NOTE segment.
@@ -114,13 +115,13 @@ impl fmt::Display for NotesFrom {
     }
 }
 
-/// The Xen notes of an image, each `None` if it is missing. Addresses are virtual addresses of the guest, unless
-/// stated otherwise.
+/// The Xen notes of an image. A missing note is `None`. Addresses are virtual addresses of the guest, unless stated
+/// otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct XenNotes {
-    /// Where these were found.
+    /// The place where the notes were found.
     pub from: NotesFrom,
-    /// ENTRY: where a PV kernel starts.
+    /// ENTRY: entry address of a PV kernel.
     pub entry: Option<u64>,
     /// HYPERCALL_PAGE: the page that the hypervisor fills with the hypercall stubs.
     pub hypercall_page: Option<u64>,
@@ -140,19 +141,19 @@ pub struct XenNotes {
     pub pae_mode: Option<PaeMode>,
     /// FEATURES and SUPPORTED_FEATURES.
     pub features: Features,
-    /// BSD_SYMTAB: the symbol table is to be loaded behind the kernel.
+    /// BSD_SYMTAB: the symbol table must be loaded behind the kernel.
     pub bsd_symtab: bool,
     /// HV_START_LOW: the lowest address that the hypervisor's hole may start at.
     pub hv_start_low: Option<u64>,
-    /// L1_MFN_VALID: how to tell non-present page-table entries that carry machine frame numbers.
+    /// L1_MFN_VALID: the mark of non-present page-table entries with machine frame numbers.
     pub l1_mfn_valid: Vec<MaskValue>,
-    /// SUSPEND_CANCEL: a suspend may be called off.
+    /// SUSPEND_CANCEL: a suspend may be cancelled.
     pub suspend_cancel: bool,
-    /// INIT_P2M: where the table of machine frame numbers is to be mapped, instead of behind the kernel.
+    /// INIT_P2M: virtual address of the table of machine frame numbers, if it is not behind the kernel.
     pub init_p2m: Option<u64>,
-    /// MOD_START_PFN: the ramdisk may lie outside of the initial mapping, and is then named by its frame number.
+    /// MOD_START_PFN: the ramdisk may be outside the initial mapping. Then its frame number replaces its address.
     pub mod_start_pfn: bool,
-    /// PHYS32_ENTRY: the physical address where a PVH kernel starts, in 32-bit mode without paging.
+    /// PHYS32_ENTRY: physical entry address of a PVH kernel, in 32-bit mode without paging.
     pub phys32_entry: Option<u32>,
     /// PHYS32_RELOC: the kernel can move itself, as PVH.
     pub phys32_reloc: Option<Phys32Reloc>,
@@ -381,7 +382,7 @@ impl Collector {
                 &mut notes.phys32_reloc,
                 phys32_reloc(content)?,
             ),
-            // INFO, and what Xen may define after this was written.
+            // INFO, and types that later versions of Xen define.
             _ => Ok(()),
         }
     }
@@ -416,7 +417,7 @@ fn set_once<T: PartialEq + fmt::Debug>(
     }
 }
 
-/// A value for an error message: numbers in hexadecimal, and no more of a long string than helps.
+/// Formats a value for an error message: numbers in hexadecimal, long strings shortened.
 fn shown(value: &impl fmt::Debug) -> String {
     const SHOWN_MAX_CHARS: usize = 80;
     format!("{value:#x?}")
@@ -472,7 +473,7 @@ fn text(note: &'static str, content: &[u8]) -> Result<String, Malformed> {
 }
 
 fn pae_mode(text: &str) -> PaeMode {
-    // `yes,bimodal` is how a kernel says it so that Xen 3.0.3 takes it for PAE.
+    // A kernel writes `yes,bimodal` so that Xen 3.0.3 accepts it as PAE.
     if text.contains("bimodal") {
         PaeMode::Bimodal
     } else if text == "yes" {

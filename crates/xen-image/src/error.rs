@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::compression::Compression;
 use crate::image::Unfit;
 
-/// Why a file could not be loaded. Every message names the file.
+/// The reasons why a file could not be loaded. Every message contains the file's path.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no such file.
@@ -86,7 +86,7 @@ pub enum Error {
         path: PathBuf,
         /// `PV` or `PVH`.
         wanted: &'static str,
-        /// Why the kernel cannot be such a guest.
+        /// Reason why the kernel cannot be such a guest.
         source: Unfit,
     },
 }
@@ -110,7 +110,7 @@ impl Error {
     }
 }
 
-/// What is wrong with the bytes of an image.
+/// The reasons why the bytes of an image are invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum Malformed {
     /// None of the formats that this crate reads.
@@ -121,8 +121,8 @@ pub enum Malformed {
         /// The first bytes, in hexadecimal.
         start: String,
     },
-    /// What was packed in it is none of the formats that this crate reads. The bytes themselves are not shown: they are
-    /// of a file that was never meant to be read.
+    /// The unpacked payload has no format that this crate reads. The message does not show its bytes, because the
+    /// file may be secret.
     #[error(
         "it was unpacked, and what is in it is no kernel: neither an ELF image nor packed once more in a known way"
     )]
@@ -132,7 +132,7 @@ pub enum Malformed {
         "it is a bzImage, and its payload is {payload}, which no boot loader unpacks: use the kernel's own ELF image (vmlinux), or build it with a compression that Linux has"
     )]
     UnknownPayload {
-        /// What it is: an ELF image that is not packed, or not known.
+        /// The payload's format: an ELF image that is not packed, or unknown.
         payload: &'static str,
     },
     /// Wrapped more often than any real kernel is.
@@ -144,7 +144,7 @@ pub enum Malformed {
     /// The compressed bytes are too many.
     #[error("its {size_bytes} compressed bytes are more than the {max_bytes} that are allowed")]
     CompressedTooLarge {
-        /// How many there are.
+        /// Size in bytes.
         size_bytes: u64,
         /// Maximum size, in bytes.
         max_bytes: u64,
@@ -187,7 +187,7 @@ pub enum Malformed {
         /// Message of the decompressor.
         reason: String,
     },
-    /// The size behind a bzImage's payload is not what came out.
+    /// The size behind a bzImage's payload differs from the unpacked size.
     #[error(
         "its {format} data unpacks to {actual_bytes} bytes, but the bzImage says {stated_bytes}"
     )]
@@ -217,7 +217,7 @@ pub enum Malformed {
         /// Allowed values, as text.
         expected: &'static str,
     },
-    /// Something lies, in whole or in part, behind the end of the image.
+    /// A part of the image is beyond its end, in whole or in part.
     #[error(
         "its {what} ({len} bytes at byte {offset}) lies beyond the image's end at byte {image_bytes}: cut off?"
     )]
@@ -226,9 +226,9 @@ pub enum Malformed {
         what: &'static str,
         /// Offset of its start in the image, in bytes.
         offset: u64,
-        /// How long it says it is.
+        /// Stated length in bytes.
         len: u64,
-        /// How long the image is.
+        /// Length of the image in bytes.
         image_bytes: u64,
     },
     /// The image could not be read any more.
@@ -239,7 +239,7 @@ pub enum Malformed {
         /// Error of the operating system.
         source: io::Error,
     },
-    /// A program header does not make sense.
+    /// A program header is invalid.
     #[error("its program header {index} is bad: {reason}")]
     BadSegment {
         /// Which, counted from 0.
@@ -247,14 +247,14 @@ pub enum Malformed {
         /// The rule that it breaks.
         reason: String,
     },
-    /// Two segments want the same guest memory.
+    /// Two segments overlap in guest memory.
     #[error("its program headers {first} and {second} both want guest memory at {paddr:#x}")]
     SegmentsOverlap {
         /// The lower one.
         first: usize,
         /// The higher one.
         second: usize,
-        /// The first address that both want.
+        /// First common address.
         paddr: u64,
     },
     /// There is nothing to load.
@@ -265,7 +265,7 @@ pub enum Malformed {
         "it wants {size_bytes} bytes of guest memory, more than the {max_bytes} that are allowed"
     )]
     MemoryTooLarge {
-        /// From the lowest segment's start to the highest one's end.
+        /// Size from the lowest segment's start to the highest one's end, in bytes.
         size_bytes: u64,
         /// Maximum size, in bytes.
         max_bytes: u64,
@@ -281,7 +281,7 @@ pub enum Malformed {
     NoteOverrun {
         /// `header`, `name` or `content`.
         part: &'static str,
-        /// Where, from the start of the region.
+        /// Offset from the start of the region.
         offset: usize,
     },
     /// A Xen note's content has the wrong length or form.
@@ -292,7 +292,7 @@ pub enum Malformed {
         /// The rule that it breaks.
         reason: String,
     },
-    /// Two notes of the same kind say different things.
+    /// Two notes of the same type have different values.
     #[error("its Xen note {note} is there twice, with different values: {first} and {second}")]
     ContradictingNotes {
         /// Name of the note.
@@ -305,7 +305,7 @@ pub enum Malformed {
     /// The kernel requires a feature that this build does not know.
     #[error("it requires the Xen feature `{name}`, which is not known")]
     UnknownRequiredFeature {
-        /// Its name in the FEATURES note.
+        /// Name of the feature in the FEATURES note.
         name: String,
     },
 }

@@ -70,7 +70,7 @@ impl Feature {
     }
 }
 
-/// A set of features: bit `n` stands for feature number `n`. Numbers that this crate has no name for are kept.
+/// A set of features: bit `n` is feature number `n`. Unknown numbers are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FeatureSet(pub u32);
 
@@ -89,17 +89,18 @@ impl FeatureSet {
 /// The features that a kernel supports and requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Features {
-    /// It can do with these: the FEATURES string and the SUPPORTED_FEATURES number, joined. Includes `required`.
+    /// Features that the kernel supports: the FEATURES string and the SUPPORTED_FEATURES number, joined. Includes
+    /// `required`.
     pub supported: FeatureSet,
-    /// It cannot do without these: the names marked with `!` in the FEATURES string.
+    /// Features that the kernel requires: names marked with `!` in the FEATURES string.
     pub required: FeatureSet,
 }
 
 impl Features {
-    /// Adds a FEATURES string: names with `|` between them, `!` before one that is required.
+    /// Adds a FEATURES string: names separated by `|`, with `!` before a required one.
     ///
-    /// A name that is not known is passed over, unless it is required: then the kernel needs what this toolstack cannot
-    /// promise, and [`Malformed::UnknownRequiredFeature`] says so.
+    /// An unknown name is ignored unless it is required. The error [`Malformed::UnknownRequiredFeature`] then says
+    /// that this toolstack cannot promise the feature.
     pub(crate) fn add_names(&mut self, names: &str) -> Result<(), Malformed> {
         for name in names.split('|').filter(|name| !name.is_empty()) {
             match name.strip_prefix('!') {
@@ -161,6 +162,9 @@ mod tests {
         let error = Features::default()
             .add_names("dom0|!of_the_future")
             .unwrap_err();
-        assert!(error.to_string().contains("of_the_future"), "{error}");
+        assert!(
+            matches!(&error, Malformed::UnknownRequiredFeature { name } if name == "of_the_future"),
+            "{error}"
+        );
     }
 }

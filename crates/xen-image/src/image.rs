@@ -23,21 +23,21 @@ const HYPERVISOR_VIRT: Range<u64> = 0xffff_8000_0000_0000..0xffff_8800_0000_0000
 /// The virtual addresses that no processor with four-level page tables has.
 const NON_CANONICAL: Range<u64> = 0x0000_8000_0000_0000..0xffff_8000_0000_0000;
 
-/// A part of the image that is to be in the guest's memory. Checked: its bytes are inside the image, it is no larger in the
-/// file than in memory, its addresses do not overflow, and it overlaps no other segment.
+/// A part of the image for the guest's memory. It was checked: its bytes are inside the image, its size in the file
+/// is at most that in memory, its addresses do not overflow, and it overlaps no other segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
-    /// Its place in the program header table, counted from 0.
+    /// Index in the program header table, from 0.
     pub index: usize,
-    /// The physical address in its header, in bytes. See [`PvKernel::segment_paddr`] for what PV makes of it.
+    /// Physical address in its header, in bytes. PV uses it as [`PvKernel::segment_paddr`] describes.
     pub paddr: u64,
     /// The virtual address in its header. PV does not go by it; it is here for diagnostics.
     pub vaddr: u64,
-    /// How many bytes it has in memory, at least 1. What is beyond `file_size` is zero.
+    /// Size in memory in bytes, at least 1. Bytes beyond `file_size` are zero.
     pub mem_size: u64,
-    /// Where its bytes start in the image.
+    /// Offset of its bytes in the image.
     pub file_offset: u64,
-    /// How many bytes of it are in the image.
+    /// Size in the image in bytes.
     pub file_size: u64,
     /// `PF_X` (1), `PF_W` (2), `PF_R` (4).
     pub flags: u32,
@@ -132,10 +132,10 @@ impl fmt::Display for KernelKind {
     }
 }
 
-/// Why an image cannot be a guest of the type that was asked for.
+/// The reasons why an image cannot be a guest of the requested type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// It has neither Xen notes nor a `__xen_guest` section.
+    /// The image has neither Xen notes nor a `__xen_guest` section.
     #[error(
         "it has no Xen notes, so it is not a Xen kernel (Linux has them with CONFIG_XEN_PV or CONFIG_XEN_PVH)"
     )]
@@ -154,7 +154,7 @@ pub enum Unfit {
     /// PVH was wanted, it has no PVH entry, and it is no PV kernel either.
     #[error("its Xen notes have no PHYS32_ENTRY, so it is not a PVH kernel")]
     NoPvhEntry,
-    /// Its notes name neither the generic loader nor Linux, which is what a PV kernel has to.
+    /// The notes name neither the generic loader nor Linux, as a PV kernel must.
     #[error(
         "it is made for the loader `{loader}` and the system `{guest_os}`; PV needs the loader `generic`, or Linux"
     )]
@@ -164,13 +164,13 @@ pub enum Unfit {
         /// GUEST_OS, or nothing.
         guest_os: String,
     },
-    /// Its notes name another interface than that of Xen 3.0, the only one that there is.
+    /// The notes name an interface other than that of Xen 3.0, the only one that exists.
     #[error("it is made for the Xen interface `{version}`; only `xen-3.0` exists")]
     OtherXen {
         /// XEN_VERSION, or nothing.
         version: String,
     },
-    /// It needs to be the control domain.
+    /// The kernel must be the control domain.
     #[error("it requires the feature `dom0`: it runs as the control domain only")]
     Dom0Only,
     /// 64-bit code in 32-bit ELF or the other way round.
@@ -218,13 +218,13 @@ pub struct PvKernel {
     pub paddr_offset: u64,
     /// The virtual addresses from the lowest segment's start, on a page boundary, to the highest one's end.
     pub virt: Range<u64>,
-    /// The same as pseudo-physical addresses.
+    /// The range in pseudo-physical addresses.
     pub paddr: Range<u64>,
     /// Virtual address of the entry point.
     pub entry: u64,
     /// The virtual address of the page for hypercall stubs: on a page boundary, inside of the kernel.
     pub hypercall_page: Option<u64>,
-    /// The virtual address where the table of machine frame numbers is to be, outside of the kernel.
+    /// Virtual address of the table of machine frame numbers, if it is outside the kernel.
     pub init_p2m: Option<u64>,
     /// The lowest address at which the hypervisor's hole may start (32-bit).
     pub hv_start_low: Option<u64>,
@@ -241,7 +241,7 @@ impl PvKernel {
         segment.paddr.saturating_sub(self.paddr_offset)
     }
 
-    /// The frames that the kernel lies in, from the first to behind the last.
+    /// Frames of the kernel, from the first to one after the last.
     #[must_use]
     pub fn pfns(&self) -> Range<u64> {
         frames(&self.paddr)
@@ -256,21 +256,21 @@ impl PvKernel {
     }
 }
 
-/// Where a kernel wants to be as a PVH guest. All addresses are physical, below 4 GiB.
+/// The addresses of a kernel as a PVH guest. All are physical, below 4 GiB.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PvhKernel {
     /// Address of the entry point; it runs in 32-bit mode without paging.
     pub entry: u32,
-    /// From the lowest segment's start to the highest one's end. Segments are loaded at [`Segment::paddr`].
+    /// Range from the lowest segment's start to the highest one's end. Segments are loaded at [`Segment::paddr`].
     pub paddr: Range<u64>,
-    /// Where else it may be put, if it can move itself.
+    /// Other allowed addresses, if the kernel can relocate itself.
     pub reloc: Option<Phys32Reloc>,
     /// The features that it supports and requires.
     pub features: Features,
 }
 
 impl PvhKernel {
-    /// The frames that the kernel lies in, from the first to behind the last.
+    /// Frames of the kernel, from the first to one after the last.
     #[must_use]
     pub fn gfns(&self) -> Range<u64> {
         frames(&self.paddr)
@@ -281,10 +281,10 @@ fn frames(bytes: &Range<u64>) -> Range<u64> {
     bytes.start / PAGE_BYTES..bytes.end.div_ceil(PAGE_BYTES)
 }
 
-/// How much of a file is searched at a time.
+/// Number of bytes of a file that are searched at once.
 const SEARCH_PIECE_BYTES: u64 = 1 << 20;
 
-/// Where the bytes of a segment, or of a whole image, are.
+/// The place of a segment's bytes, or of a whole image's.
 #[derive(Debug, Clone, Copy)]
 pub enum SegmentBytes<'a> {
     /// In memory: all of them.
@@ -293,7 +293,7 @@ pub enum SegmentBytes<'a> {
     File {
         /// The open file.
         file: &'a File,
-        /// Where they start in it.
+        /// Offset of the first byte.
         offset: u64,
     },
 }
@@ -352,7 +352,7 @@ impl Image {
         &self.path
     }
 
-    /// How its bytes were come by: for logs, and to tell whether the cache works.
+    /// The origin of the bytes, for logs, and to check that the cache works.
     #[must_use]
     pub fn origin(&self) -> &Origin {
         &self.origin
@@ -373,7 +373,7 @@ impl Image {
         self.source.len()
     }
 
-    /// Its ELF class.
+    /// ELF class of the image.
     #[must_use]
     pub fn class(&self) -> Class {
         self.header.class
@@ -409,12 +409,11 @@ impl Image {
         self.notes.as_ref()
     }
 
-    /// Fills `buffer` with what the guest's memory holds from byte `offset` of `segment` on: bytes of the image, then
-    /// zeros.
+    /// Fills `buffer` with the guest's memory from byte `offset` of `segment` on: bytes of the image, then zeros.
     ///
     /// # Errors
-    /// [`Error::Read`] when the buffer reaches beyond the segment's `mem_size`, when the file has shrunk since it was
-    /// opened, or when reading it fails.
+    /// [`Error::Read`] if the buffer reaches beyond the segment's `mem_size`, if the file has become shorter, or if
+    /// reading fails.
     pub fn read_segment_into(
         &self,
         segment: &Segment,
@@ -449,10 +448,10 @@ impl Image {
             .map_err(failed)
     }
 
-    /// Where the bytes of `segment` are that come from the image: its first `file_size` bytes.
+    /// The place of the first `file_size` bytes of `segment`.
     ///
-    /// For a builder that has the kernel read a file straight into the guest's memory. A file that has shrunk since it
-    /// was opened gives fewer.
+    /// A builder uses it to have the kernel read a file straight into the guest's memory. A file that has become
+    /// shorter gives fewer bytes.
     #[must_use]
     pub fn segment_bytes(&self, segment: &Segment) -> SegmentBytes<'_> {
         match &self.source {
@@ -624,7 +623,7 @@ impl From<PvWidth> for KernelKind {
     }
 }
 
-/// Segments without memory are passed over, wherever they say they are.
+/// Returns the loadable segments. Segments without memory are ignored.
 fn loadable_segments(
     headers: &[ProgramHeader],
     image_bytes: u64,
@@ -661,7 +660,7 @@ fn check_overlaps(segments: &[Segment]) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// From the lowest segment's start to the highest one's end, by the headers' physical addresses.
+/// Range from the lowest segment's start to the highest one's end, by the headers' physical addresses.
 fn extent(segments: &[Segment], limits: &Limits) -> Result<Range<u64>, Malformed> {
     let start = segments
         .iter()

@@ -1,13 +1,13 @@
-//! Kernel images as hostile input: ELF and its Xen notes, bzImage, decompression, limits.
+//! Parses kernel images as hostile input: ELF and its Xen notes, bzImage, decompression, limits.
 //!
-//! A kernel may come from a guest's own disk, so every byte of it is taken as an attack: sizes are bounded before
-//! anything is allocated, every offset is checked against the bytes that are there, and whatever does not hold ends in
-//! an error that says what was wrong. Nothing here panics, and nothing is believed because a header says so.
+//! A kernel may come from a guest's disk, so each byte may be an attack. Sizes have limits before memory is
+//! allocated, and every offset is checked against the image. Invalid input ends in an error that names the reason.
+//! Nothing here panics.
 //!
-//! The way of an image: [`Loader::load`] opens the file, takes it out of its wrappings (bzImage and up to three layers of
-//! compression, or the [`Cache`]'s copy of an earlier time), and gives an [`Image`]: its loadable [`Segment`]s and its
-//! [`XenNotes`]. [`Image::pv`] and [`Image::pvh`] then say where that kernel wants to be as a guest of that type, or why
-//! it cannot be one. A builder copies the bytes with [`Image::read_segment_into`].
+//! [`Loader::load`] opens the file. It unpacks bzImage and up to three layers of compression, or takes the
+//! [`Cache`]'s copy. The result is an [`Image`] with loadable [`Segment`]s and [`XenNotes`]. [`Image::pv`] and
+//! [`Image::pvh`] return the addresses of that kernel as a guest of the type, or the reason why it cannot be one. A
+//! builder copies the bytes with [`Image::read_segment_into`].
 
 mod bytes;
 pub mod bzimage;

@@ -3,15 +3,15 @@
 /// Bytes of one mebibyte.
 const MIB: u64 = 1 << 20;
 
-/// The sizes beyond which an image is refused.
+/// The maximum sizes of an image.
 ///
-/// There is no limit on the ratio of compression: a kernel with a large zeroed table packs a thousand to one and is no
-/// attack, and what a bomb could take is bounded by the sizes alone.
+/// The compression ratio has no limit. A kernel with a large zeroed table packs a thousand to one and is no attack.
+/// The sizes alone limit a decompression bomb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The largest file that is read to be decompressed.
     pub compressed_max_bytes: u64,
-    /// The largest ELF image, whether it came out of a decompressor or lies plain in a file; each layer of several.
+    /// Maximum size of an ELF image in bytes, packed or not, and of each layer.
     pub decompressed_max_bytes: u64,
     /// The largest window or dictionary that a decompressor may keep. Linux packs with windows of up to 128 MiB.
     pub window_max_bytes: u64,

@@ -17,23 +17,23 @@ use crate::limits::Limits;
 use crate::source::Source;
 use crate::unpack::{InProcess, Unpack, Unpacked};
 
-/// How often an image may be packed: a distribution's bzImage is packed once, a gzip'ed bzImage twice.
+/// Maximum number of compression layers. A distribution's bzImage has one, a gzip'ed bzImage two.
 const LAYERS_MAX: usize = 3;
 /// The length of the magic number at the start of ELF.
 const MAGIC_BYTES: u64 = 4;
 
-/// How an image's bytes were come by.
+/// The origin of an image's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// It was not packed: the file is the image.
+    /// The file is an ELF image without compression.
     Plain,
-    /// The cache had it, known by its file's identity: nothing was read of the packed file.
+    /// The cache had the file's identity. The packed file was not read.
     CachedByIdentity,
-    /// The cache had it, known by its content: the packed file was read and hashed.
+    /// The cache had the file's content. The packed file was read and hashed.
     CachedByContent,
-    /// It was unpacked.
+    /// The image was unpacked now.
     Unpacked {
-        /// Why the cache does not have it now, if there is a cache and it does not: a message for the log.
+        /// Message for the log: the reason why the cache did not store it. `None` if it did, or if there is no cache.
         not_cached: Option<String>,
     },
 }
@@ -66,7 +66,7 @@ impl Default for Loader {
 pub struct CacheFolder {
     /// Path of the directory.
     pub path: PathBuf,
-    /// How the cache behaves.
+    /// Options of the cache.
     pub options: CacheOptions,
 }
 
@@ -188,7 +188,7 @@ impl Loader {
         Ok(image)
     }
 
-    /// An entry that breaks a limit, or is no image, is as good as none: unpacking again says why.
+    /// The cache's copy, if it is a valid image within the limits. If not, unpacking again reports the reason.
     fn cached_image(&self, path: &Path, origin: Origin, source: Source) -> Option<Image> {
         if source.len() > self.limits.decompressed_max_bytes {
             return None;
@@ -197,7 +197,7 @@ impl Loader {
     }
 }
 
-/// The file's identity, if it is still what it was before the file was read.
+/// The file's identity, if it did not change while the file was read.
 fn unchanged(before: Identity, file: &File) -> Option<Identity> {
     let metadata = file.metadata().ok()?;
     Identity::of(file, &metadata)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::error::Error;
 use crate::load::{check_size, open_regular};
 
-/// An open file that is to be in the guest's memory as it is. Linux unpacks its ramdisk itself.
+/// An open file that is copied to the guest's memory unchanged. Linux unpacks its ramdisk itself.
 #[derive(Debug)]
 pub struct Module {
     path: PathBuf,
@@ -36,7 +36,7 @@ impl Module {
         &self.path
     }
 
-    /// Its size in bytes when it was opened; at least 1.
+    /// Size in bytes when it was opened; at least 1.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes

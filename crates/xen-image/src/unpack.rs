@@ -21,18 +21,18 @@ pub enum Unpacked {
     File {
         /// The file, open for reading.
         file: File,
-        /// How many bytes there are.
+        /// Number of bytes.
         len_bytes: u64,
     },
 }
 
 /// A way to unpack images.
 pub trait Unpack: fmt::Debug {
-    /// Waits until this process may unpack; others wait while it keeps what this returns. Called when no cache has the
-    /// image; the cache is looked at once more afterwards.
+    /// Waits until this process may unpack. Other processes wait while the returned value exists. It is called if no
+    /// cache has the image; afterwards the cache is checked again.
     ///
     /// # Errors
-    /// The system's, and [`io::ErrorKind::TimedOut`] where the wait took too long.
+    /// Errors of the system, and [`io::ErrorKind::TimedOut`] after the time limit.
     fn wait_for_turn(&self) -> io::Result<Box<dyn Any>>;
 
     /// Takes one layer of packing off.

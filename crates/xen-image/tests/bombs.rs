@@ -139,12 +139,14 @@ fn bombs_end_in_errors_within_bounded_memory() {
         assert!((bomb.len() as u64) < 8 * MIB, "{format}");
         let error = format.decompress(bomb, &LIMITS).unwrap_err();
         assert!(
-            matches!(error, Malformed::DecompressedTooLarge { .. }),
+            matches!(
+                error,
+                Malformed::DecompressedTooLarge {
+                    max_bytes: 4_194_304,
+                    ..
+                }
+            ),
             "{format}: {error}"
-        );
-        assert!(
-            error.to_string().contains("more than the 4194304 bytes"),
-            "{error}"
         );
         // The same inside of a bzImage, and inside of another layer.
         for wrapped in [

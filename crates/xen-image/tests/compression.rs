@@ -116,7 +116,7 @@ fn layers_are_bounded() {
 fn other_files_are_told_as_such() {
     let error = load(b"#!/bin/sh\n".to_vec()).unwrap_err();
     assert!(
-        error.to_string().contains("23 21 2f 62 69 6e 2f 73"),
+        matches!(&error, Malformed::UnknownFormat { start } if start == "23 21 2f 62 69 6e 2f 73"),
         "{error}"
     );
     assert!(matches!(
@@ -144,7 +144,7 @@ fn the_setup_header_is_checked() {
         changed
     };
     let old = SetupHeader::parse(&with(0x206, &[0x07, 0x02])).unwrap_err();
-    assert!(old.to_string().contains("2.07"), "{old}");
+    assert!(matches!(old, Malformed::BadSetupHeader { .. }), "{old}");
     assert!(matches!(
         SetupHeader::parse(&with(0x1fe, &[0])),
         Err(Malformed::BadSetupHeader { .. })

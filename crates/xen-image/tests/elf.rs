@@ -104,9 +104,12 @@ fn a_32_bit_kernel_is_named_as_one() {
         }]
     );
     assert_eq!(image.pv().unwrap().entry, 0xc100_0000);
-    let reason = image.pvh().unwrap_err().to_string();
+    let reason = image.pvh().unwrap_err();
+    let kind = KernelKind::Pv32 {
+        pae: PaeMode::Bimodal,
+    };
     assert!(
-        reason.contains("32-bit PV kernel") && reason.contains("type=\"pv\""),
+        matches!(&reason, Error::Unfit { source: Unfit::PvOnly { kind: named }, .. } if *named == kind),
         "{reason}"
     );
 }

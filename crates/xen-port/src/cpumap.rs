@@ -66,7 +66,7 @@ impl CpuMap {
         (0..self.bytes.len() as u32 * 8).filter(|cpu| self.contains(*cpu))
     }
 
-    /// How many CPUs are in the set.
+    /// Number of CPUs in the set.
     pub fn len(&self) -> u32 {
         self.bytes.iter().map(|b| b.count_ones()).sum()
     }
@@ -76,7 +76,7 @@ impl CpuMap {
         self.len() == 0
     }
 
-    /// Text as `xl vcpu-list` prints it on a host of `nr_cpus`: `all` where every CPU is in the set.
+    /// Formats the set as `xl vcpu-list` does on a host of `nr_cpus`: `all` if it contains every CPU.
     pub fn display(&self, nr_cpus: u32) -> String {
         if (0..nr_cpus).all(|cpu| self.contains(cpu)) {
             "all".to_owned()

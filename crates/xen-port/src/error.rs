@@ -57,6 +57,9 @@ errnos! {
     EOVERFLOW = 75, "value too large";
     ERESTART = 85, "interrupted, to be restarted";
     EOPNOTSUPP = 95, "not supported";
+    EADDRINUSE = 98, "in use now";
+    EADDRNOTAVAIL = 99, "not available";
+    ENOBUFS = 105, "no space in the buffer";
 }
 
 impl fmt::Display for Errno {
@@ -68,7 +71,7 @@ impl fmt::Display for Errno {
     }
 }
 
-/// Why a request to the hypervisor failed.
+/// The reasons why a request to the hypervisor fails.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HvError {

@@ -207,6 +207,34 @@ pub struct CpuPool {
     pub cpus: CpuMap,
 }
 
+/// The kind of a parameter's value (`XEN_HYPFS_TYPE_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum ParameterKind {
+    /// A text that ends with a NUL byte.
+    Text,
+    /// A number without a sign, of [`Parameter::size_bytes`] bytes.
+    Unsigned,
+    /// A number with a sign, of [`Parameter::size_bytes`] bytes.
+    Signed,
+    /// Zero or one, in [`Parameter::size_bytes`] bytes.
+    Bool,
+    /// Another kind, which no text can be made of.
+    Other,
+}
+
+/// A parameter of Xen (`xen_hypfs_direntry`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Parameter {
+    /// Kind of its value.
+    pub kind: ParameterKind,
+    /// Size of its value in bytes.
+    pub size_bytes: u32,
+    /// Largest size of a new value in bytes; 0 for a parameter that cannot be set.
+    pub max_write_bytes: u32,
+}
+
 /// Place of a CPU in the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

@@ -18,8 +18,8 @@ mod requests;
 pub use cpumap::CpuMap;
 pub use error::{Errno, HvError, Result};
 pub use host::{
-    CpuPool, CpuTopology, HostCpuPolicy, HostFeatureset, NumaNode, PhysCaps, PhysInfo,
-    SchedulerGlobals, SchedulerId, SchedulerParams, VersionInfo,
+    CpuPool, CpuTopology, HostCpuPolicy, HostFeatureset, NumaNode, Parameter, ParameterKind,
+    PhysCaps, PhysInfo, SchedulerGlobals, SchedulerId, SchedulerParams, VersionInfo,
 };
 pub use ids::{DomId, EvtchnPort, Gfn, Mfn, PAGE_SHIFT, PAGE_SIZE, Pfn, VcpuId};
 pub use memory::{E820Entry, E820Kind, GuestMemory, PageTableLevel, PopulateFlags};
@@ -46,6 +46,25 @@ pub trait Hypervisor {
     fn scheduler_id(&self) -> Result<SchedulerId>;
     /// All CPU pools (`XEN_SYSCTL_cpupool_op`, one call for each pool and one more).
     fn cpu_pools(&self) -> Result<Vec<CpuPool>>;
+    /// The CPUs that are online and in no pool (`XEN_SYSCTL_CPUPOOL_OP_FREEINFO`).
+    fn free_cpus(&self) -> Result<CpuMap>;
+    /// Creates the CPU pool `pool`, without CPUs (`XEN_SYSCTL_CPUPOOL_OP_CREATE`). Xen answers `Errno::EEXIST` if there is such a
+    /// pool, and `Errno::ENOENT` for a scheduler that it was built without.
+    fn create_cpu_pool(&self, pool: u32, scheduler: SchedulerId) -> Result<()>;
+    /// Destroys a pool without CPUs and domains (`XEN_SYSCTL_CPUPOOL_OP_DESTROY`). Xen answers `Errno::EBUSY` if it has some.
+    fn destroy_cpu_pool(&self, pool: u32) -> Result<()>;
+    /// Moves a free CPU into a pool (`XEN_SYSCTL_CPUPOOL_OP_ADDCPU`). Xen answers `Errno::ENODEV` if the CPU is not free.
+    fn add_cpu_to_pool(&self, pool: u32, cpu: u32) -> Result<()>;
+    /// Takes a CPU out of its pool, so that it is free (`XEN_SYSCTL_CPUPOOL_OP_RMCPU`).
+    ///
+    /// Xen answers `Errno::EBUSY` for the last CPU of a pool with domains, `Errno::EADDRNOTAVAIL` for a CPU that the pool does not
+    /// have, and `Errno::EINVAL` for CPU 0 of pool 0, or one that is offline. `Errno::EADDRINUSE` is temporary: a vCPU is
+    /// just on that CPU. The pool no longer lists the CPU then, and only the same call, or [`Hypervisor::add_cpu_to_pool`]
+    /// with the same pool, goes on.
+    fn remove_cpu_from_pool(&self, pool: u32, cpu: u32) -> Result<()>;
+    /// Moves a domain to another pool (`XEN_SYSCTL_CPUPOOL_OP_MOVEDOMAIN`). Its vCPUs get the scheduler's default share there.
+    /// Xen answers `Errno::ENOENT` for a pool that does not exist or has no CPUs.
+    fn move_to_pool(&self, domid: DomId, pool: u32) -> Result<()>;
     /// Socket, core and node of each CPU (`XEN_SYSCTL_cputopoinfo`); index is the CPU's number.
     fn cpu_topology(&self) -> Result<Vec<CpuTopology>>;
     /// Memory and distances of each NUMA node (`XEN_SYSCTL_numainfo`).
@@ -53,6 +72,20 @@ pub trait Hypervisor {
     /// Number of pages that memory sharing has saved, and of shared pages (`XENMEM_get_sharing_*_pages`). Both are 0
     /// on a Xen without memory sharing.
     fn sharing_pages(&self) -> Result<(u64, u64)>;
+    /// Has Xen act on debug keys, as if they were typed on its console (`XEN_SYSCTL_debug_keys`). Keys without a handler have no
+    /// effect. The output goes to Xen's log.
+    fn send_debug_keys(&self, keys: &str) -> Result<()>;
+    /// Whether Flask, Xen's security module, enforces its policy (`FLASK_GETENFORCE`). Xen answers `Errno::ENOSYS` without Flask.
+    fn flask_is_enforcing(&self) -> Result<bool>;
+    /// Has Flask enforce its policy, or only log what it would refuse (`FLASK_SETENFORCE`). `Errno::ENOSYS` without Flask.
+    fn set_flask_enforcing(&self, enforcing: bool) -> Result<()>;
+    /// Replaces Flask's policy (`FLASK_LOAD`). `Errno::ENOSYS` without Flask, `Errno::EINVAL` for a policy that is none.
+    fn load_flask_policy(&self, policy: &[u8]) -> Result<()>;
+    /// A parameter of Xen that can be read while it runs, by its name on Xen's command line (`XEN_HYPFS_OP_read` below
+    /// `/params`). `Errno::ENOENT` without such a parameter, `Errno::ENOSYS` without the tree (`CONFIG_HYPFS`).
+    fn parameter(&self, name: &str) -> Result<Parameter>;
+    /// Sets a parameter of Xen: the bytes of its value, as [`Parameter::kind`] says (`XEN_HYPFS_OP_write_contents`).
+    fn set_parameter(&self, name: &str, value: &[u8]) -> Result<()>;
     /// A CPU policy of the host, with its MSRs (`XEN_SYSCTL_get_cpu_policy`).
     fn host_cpu_policy(&self, which: HostCpuPolicy) -> Result<CpuPolicy> {
         let _ = which;
@@ -254,7 +287,7 @@ fn unsupported(op: &'static str, domid: DomId) -> HvError {
     }
 }
 
-/// The same error for a call about the host.
+/// Builds the error of an unsupported call about the host.
 fn unsupported_by_host(op: &'static str) -> HvError {
     HvError::Call {
         op,

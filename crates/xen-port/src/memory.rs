@@ -125,7 +125,7 @@ pub struct E820Entry {
     pub start: u64,
     /// Length in bytes.
     pub size_bytes: u64,
-    /// What it is.
+    /// Type of the range.
     pub kind: E820Kind,
 }
 

@@ -54,7 +54,7 @@ pub struct CreateDomain {
     pub vmtrace_size_bytes: u32,
 }
 
-/// Why a domain shut down (`SHUTDOWN_*` in `sched.h`).
+/// The reason of a domain's shutdown (`SHUTDOWN_*` in `sched.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum ShutdownReason {
@@ -134,7 +134,7 @@ pub struct DomainInfo {
     pub domid: DomId,
     /// Its state flags (`XEN_DOMINF_*`).
     pub flags: DomainFlags,
-    /// Why it shut down; `None` before it has.
+    /// Reason of the shutdown; `None` before it.
     pub shutdown_reason: Option<ShutdownReason>,
     /// Number of pages that it has now.
     pub tot_pages: u64,

@@ -1,6 +1,7 @@
 //! The fate of a simulated process: at which call it dies, or which call fails.
 
 use std::cell::RefCell;
+use std::io::{self, ErrorKind};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,7 +29,7 @@ impl Moment {
     pub const ALL: [Moment; 3] = [Moment::Before, Moment::Midway, Moment::After];
 }
 
-/// How a process ended.
+/// The end of a process.
 #[derive(Debug)]
 pub enum Ended<T> {
     /// The process returned a value.
@@ -101,7 +102,7 @@ impl Fate {
         }
     }
 
-    /// Runs the process beside others: it waits for its turn at each call.
+    /// Makes the process wait for its turn at each call.
     #[must_use]
     pub fn seated(self, seat: Seat) -> Fate {
         Fate {
@@ -282,6 +283,24 @@ impl Fate {
     /// gets the answer `dead`.
     pub(crate) fn call<T>(&self, effect: impl FnOnce() -> T, dead: impl FnOnce() -> T) -> T {
         self.call_in_parts(None::<fn()>, effect, dead)
+    }
+
+    /// Makes a call to the operating system that is neither about files nor about the hypervisor. `errors` are its
+    /// possible errors.
+    pub(crate) fn os_call<T>(
+        &self,
+        op: &str,
+        errors: &[ErrorKind],
+        effect: impl FnOnce() -> io::Result<T>,
+        dead: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        if let Some(errno) = self.lasting.os(self, op) {
+            return self.call(|| Err(io::Error::from_raw_os_error(errno.0)), dead);
+        }
+        match self.fault(op, errors) {
+            Some(error) => self.call(|| Err(error.into()), dead),
+            None => self.call(effect, dead),
+        }
     }
 
     /// Makes a call that can happen in part. `midway` is the partial effect when the process dies in it.

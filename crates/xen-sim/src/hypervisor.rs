@@ -24,9 +24,8 @@ fn dead<T>() -> Result<T> {
     })
 }
 
-/// The errors that a call can return for a reason that is none of its caller's making: where Xen or the driver
-/// allocates, `ENOMEM`; where a security policy is asked, `EPERM`; and what else the call has of its own. Those about
-/// a domain that is not there (`ESRCH`) come from the model itself, when it is not there.
+/// Errors that a call can return without a mistake of its caller: `ENOMEM` if Xen or the driver allocates, `EPERM` if
+/// a security policy decides, and errors of the single call. The model itself returns `ESRCH` for a missing domain.
 fn errnos(op: &str) -> &'static [Errno] {
     const REFUSED: &[Errno] = &[Errno::EPERM, Errno::EFAULT];
     const ALLOCATES: &[Errno] = &[Errno::ENOMEM, Errno::EPERM, Errno::EFAULT];
@@ -44,6 +43,10 @@ fn errnos(op: &str) -> &'static [Errno] {
         "claim_pages" | "set_paging_mempool" | "set_max_vcpus" | "map_foreign"
         | "map_grant_frames" | "populate_physmap" | "set_max_mem" | "cpu_policy"
         | "vcpu_context" => ALLOCATES,
+        "create_cpu_pool" => &[Errno::ENOMEM, Errno::ENOSPC, Errno::EPERM],
+        "add_cpu_to_pool" => &[Errno::ENODEV, Errno::EADDRNOTAVAIL, Errno::EPERM],
+        "remove_cpu_from_pool" => &[Errno::EADDRINUSE, Errno::EBUSY, Errno::EPERM],
+        "move_to_pool" => &[Errno::ENOMEM, Errno::EPERM],
         "set_cpu_policy" => &[Errno::EINVAL, Errno::ENOMEM, Errno::EPERM],
         "set_hvm_param" | "set_hvm_params" | "set_hvm_boot_cpu" | "set_pv_boot_cpu" => {
             &[Errno::EINVAL, Errno::EPERM, Errno::EFAULT]
@@ -143,7 +146,7 @@ impl MortalXen {
     }
 }
 
-/// A mapping of guest memory: each access is a call. The kernel unmaps what the dead had mapped.
+/// A mapping of guest memory. Each access is a call. The mapping ends with its process.
 struct MortalMemory {
     inner: Box<dyn GuestMemory>,
     fate: Fate,

@@ -42,6 +42,14 @@ pub enum LastingFault {
         /// Error of the failed call.
         errno: Errno,
     },
+    /// Calls to the operating system of one name, such as `attach_loop`. Calls about files have
+    /// [`LastingFault::Disk`].
+    Os {
+        /// Name of the call.
+        op: &'static str,
+        /// Error of the failed call.
+        errno: Errno,
+    },
 }
 
 impl LastingFault {
@@ -69,18 +77,18 @@ impl LastingFault {
     }
 }
 
-/// How a call uses the disk.
+/// The use of the disk by a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     /// The call only reads.
     Look,
     /// The call changes something but needs no space.
     Change,
-    /// It needs room.
+    /// The call needs space.
     Grow,
 }
 
-/// How a call about a file fails.
+/// The error of a call about a file.
 pub(crate) struct Refusal {
     errno: Errno,
     /// Whether a write has written a part of its bytes.
@@ -122,7 +130,7 @@ impl Lasting {
         self.entries().clear();
     }
 
-    /// How a call about a file fails, if it does. A write says so, and may take the last room.
+    /// The error of a call about a file, if the fault applies to it. A write may use the last space.
     pub(crate) fn disk(
         &self,
         fate: &Fate,
@@ -173,6 +181,16 @@ impl Lasting {
         let mut concerned = entries.iter().filter(|entry| entry.concerns(fate));
         concerned.find_map(|entry| match &entry.fault {
             LastingFault::Xen { op: failing, errno } if *failing == op => Some(*errno),
+            _ => None,
+        })
+    }
+
+    /// The error of another call to the operating system.
+    pub(crate) fn os(&self, fate: &Fate, op: &str) -> Option<Errno> {
+        let entries = self.entries();
+        let mut concerned = entries.iter().filter(|entry| entry.concerns(fate));
+        concerned.find_map(|entry| match &entry.fault {
+            LastingFault::Os { op: failing, errno } if *failing == op => Some(*errno),
             _ => None,
         })
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use os_port::mem::{MemProcess, ProcessFiles, VirtualClock};
-use os_port::{Append, Clock, Files, Lock, Process};
+use os_port::{Append, Arrival, Cage, Clock, Files, Lock, OpenFile, Opening, Process, Readiness};
 
 use crate::fate::Fate;
 use crate::lasting::{Access, Refusal};
@@ -18,7 +18,7 @@ pub(crate) struct MortalFiles {
     pub fate: Fate,
 }
 
-fn dead<T>() -> io::Result<T> {
+pub(crate) fn dead<T>() -> io::Result<T> {
     Err(ErrorKind::Interrupted.into())
 }
 
@@ -59,12 +59,12 @@ impl MortalFiles {
         self.fate.call(|| Ok(answer), dead)
     }
 
-    /// How this call fails because of a fault that stays, if it does.
+    /// The error of this call, if a lasting fault applies.
     fn refusal(&self, access: Access, path: &Path, writes: bool) -> Option<Refusal> {
         self.fate.lasting().disk(&self.fate, access, path, writes)
     }
 
-    /// What a call does that removes something. Linux looks for its folder before it looks whether it may.
+    /// The use of the disk by a removal. Linux checks for the folder before it checks permissions.
     fn access_of_removal(&self, path: &Path) -> Access {
         match path
             .parent()
@@ -75,7 +75,7 @@ impl MortalFiles {
         }
     }
 
-    /// What a call does that makes a file or a folder where there is none.
+    /// The use of the disk by a call that creates a file or folder.
     fn access_of_new(&self, path: &Path) -> Access {
         match self.inner.is_there(path) {
             true => Access::Change,
@@ -102,6 +102,12 @@ impl Files for MortalFiles {
     fn read(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
         self.call("read", (Access::Look, path), || {
             self.inner.read(path, max_bytes)
+        })
+    }
+
+    fn open(&self, path: &Path, opening: &Opening<'_>) -> io::Result<OpenFile> {
+        self.call("open", (Access::Look, path), || {
+            self.inner.open(path, opening)
         })
     }
 
@@ -169,6 +175,12 @@ impl Files for MortalFiles {
             .call_in_parts(Some(midway), || self.inner.remove_folder(path), dead)
     }
 
+    fn make_cage(&self, cage: &Cage<'_>) -> io::Result<()> {
+        self.call("make_cage", (Access::Grow, cage.folder), || {
+            self.inner.make_cage(cage)
+        })
+    }
+
     fn create_folder(&self, path: &Path) -> io::Result<()> {
         let access = self.access_of_new(path);
         self.call("create_folder", (access, path), || {
@@ -178,6 +190,12 @@ impl Files for MortalFiles {
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
         self.call("list", (Access::Look, folder), || self.inner.list(folder))
+    }
+
+    fn free_bytes(&self, folder: &Path) -> io::Result<u64> {
+        self.call("free_bytes", (Access::Look, folder), || {
+            self.inner.free_bytes(folder)
+        })
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {
@@ -220,7 +238,7 @@ struct MortalAppend {
 }
 
 impl MortalAppend {
-    /// One call that fails, after it has written a part of what it was to write.
+    /// A failing call, after it has written a part.
     fn fail(&mut self, part: &[u8], error: io::Error) -> io::Result<()> {
         let inner = &mut self.inner;
         self.files.fate.call(
@@ -240,7 +258,7 @@ fn two_thirds(bytes: &[u8]) -> &[u8] {
 }
 
 impl Append for MortalAppend {
-    /// Midway, a part of it is written. So it is where the disk is full or fails.
+    /// Appends bytes. If the process dies in the middle, or the disk is full or fails, a part is written.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let fate = self.files.fate.clone();
         if fate.forgets("append") {
@@ -302,7 +320,8 @@ impl Lock for MortalLock {
 }
 
 impl Drop for MortalLock {
-    /// The file goes with one call, and with another one the lock; the kernel frees those of the dead.
+    /// Removes the file in one call and releases the lock in another. The kernel releases the locks of dead
+    /// processes.
     fn drop(&mut self) {
         if let Some(inner) = self.inner.take() {
             let inner = std::cell::Cell::new(Some(inner));
@@ -336,6 +355,21 @@ impl Clock for MortalClock {
             false => self.inner.wait_until(deadline),
         }
     }
+
+    fn wait_for(&self, awaited: Vec<Readiness<'_>>, deadline: Instant) -> io::Result<()> {
+        if !self.fate.is_seated() {
+            return self.inner.wait_for(awaited, deadline);
+        }
+        let arrivals = awaited.into_iter().filter_map(|one| match one {
+            Readiness::Simulated(arrival) => Some(arrival),
+            // Nothing real comes in a simulated world.
+            Readiness::Descriptor(_) => None,
+        });
+        let arrivals: Vec<Arrival> = arrivals.collect();
+        let wake = Box::new(move || arrivals.iter().any(|has_come| has_come()));
+        self.fate.wait("an event", deadline, wake);
+        Ok(())
+    }
 }
 
 /// The process itself, among all others of its world.
@@ -353,6 +387,10 @@ impl Process for MortalProcess {
     fn is_running(&self, id: u32) -> bool {
         self.fate.turn();
         self.all.is_running(id)
+    }
+
+    fn started_ticks(&self, id: u32) -> Option<u64> {
+        self.is_running(id).then_some(u64::from(id))
     }
 
     fn new_uuid(&self) -> [u8; 16] {

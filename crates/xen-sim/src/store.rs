@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use os_port::Clock;
 use os_port::mem::VirtualClock;
-use xenstore::ErrorName;
 use xenstore::mem::{Fault, MemStore, MemTransport};
 use xenstore::transport::{Limits, Transport};
+use xenstore::{Client, ErrorName};
 
+use crate::backends::Backends;
 use crate::fate::Fate;
 
 /// Size of a message's header: type, request, transaction and length, 32 bits each.
@@ -21,6 +22,9 @@ pub(crate) struct MortalTransport {
     pub store: MemStore,
     pub clock: VirtualClock,
     pub fate: Fate,
+    pub backends: Backends,
+    /// Connection of domain 0's kernel, once it has something to do.
+    pub kernel: Option<Client>,
 }
 
 impl AsFd for MortalTransport {
@@ -34,7 +38,11 @@ impl Transport for MortalTransport {
     fn send(&mut self, packets: &[u8], deadline: Instant) -> io::Result<()> {
         let mut rest = packets;
         while !rest.is_empty() {
+            if self.backends.is_awake() {
+                self.let_kernel_act();
+            }
             let (message, later) = rest.split_at(length_of_first(rest));
+            self.backends.see(message);
             let kind = message.get(..4).and_then(|kind| kind.try_into().ok());
             let kind = kind.map_or(0, u32::from_le_bytes);
             let fault = self.fault(kind);
@@ -62,6 +70,12 @@ impl Transport for MortalTransport {
         loop {
             match self.inner.receive(into, deadline) {
                 Err(error) if error.kind() == ErrorKind::TimedOut => {
+                    if self.let_kernel_act() {
+                        continue;
+                    }
+                    if deadline <= self.clock.now() {
+                        return Err(error);
+                    }
                     let arrival = Box::new(self.inner.arrival());
                     if !self.fate.wait("xenstored", deadline, arrival) {
                         return Err(error);
@@ -70,6 +84,10 @@ impl Transport for MortalTransport {
                 other => return other,
             }
         }
+    }
+
+    fn arrival(&self) -> Option<Box<dyn Fn() -> bool + Send>> {
+        Some(Box::new(self.inner.arrival()))
     }
 
     fn limits(&self) -> Limits {
@@ -92,6 +110,18 @@ impl Transport for MortalTransport {
 }
 
 impl MortalTransport {
+    /// Domain 0's kernel acts beside the processes. Whether it had something to do.
+    fn let_kernel_act(&mut self) -> bool {
+        if !self.backends.is_used() {
+            return false;
+        }
+        if self.kernel.is_none() {
+            self.kernel = self.store.client(0).ok();
+        }
+        let kernel = self.kernel.as_mut();
+        kernel.is_some_and(|kernel| self.backends.act(kernel))
+    }
+
     /// The fault of the next request, which has this type.
     fn fault(&self, kind: u32) -> Option<Fault> {
         let lasting = self.fate.lasting().store(&self.fate, kind);
@@ -133,7 +163,7 @@ fn faults(kind: u32) -> &'static [Trouble] {
     }
 }
 
-/// The same request about what a guest can write in place of the toolstack's own record of devices.
+/// The same request about the guest's own nodes, instead of the toolstack's record of devices.
 fn misled(message: &[u8]) -> Option<Vec<u8>> {
     let (header, payload) = message.split_at_checked(HEADER_BYTES)?;
     let text = std::str::from_utf8(payload).ok()?;

@@ -62,7 +62,7 @@ struct State {
     last_end: Instant,
     /// Hash of the order of turns.
     order: u64,
-    /// Why the run had to stop.
+    /// The reason why the run had to stop.
     stuck: Option<String>,
     is_over: bool,
 }
@@ -77,7 +77,7 @@ enum Standing {
     Gone,
 }
 
-/// How a wait ended.
+/// The result of a wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Waited {
     /// The condition became true.
@@ -150,7 +150,7 @@ impl Turns {
         self.seat(number)
     }
 
-    /// Why the run could not finish; `None` if it could.
+    /// The reason why the run could not finish; `None` if it did.
     pub fn stuck(&self) -> Option<String> {
         self.state().stuck.clone()
     }

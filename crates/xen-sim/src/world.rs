@@ -8,16 +8,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::model::Model;
-use os_port::mem::{Life, MemFiles, MemProcess, VirtualClock};
-use os_port::{Clock, Files, Process};
+use os_port::mem::{
+    Life, MemDisks, MemDoorbells, MemFiles, MemKernelFiles, MemLinks, MemProcess, MemPrograms,
+    VirtualClock,
+};
+use os_port::{
+    BlockDevices, Clock, Doorbells, Files, HostDevices, KernelFiles, Link, LoopDevice, LoopDevices,
+    Process, Spawn,
+};
 use xen_port::{DomId, DomainInfo, Hypervisor, PAGE_SIZE, ShutdownReason, VersionInfo};
 use xenstore::mem::MemStore;
 use xenstore::{Client, RetryPolicy, Settings};
 
+use crate::backends::Backends;
+use crate::disks::MortalDisks;
+use crate::doorbells::MortalDoorbells;
 use crate::fate::{Fate, Moment};
 use crate::hypervisor::MortalXen;
 use crate::lasting::{Lasting, LastingFault};
+use crate::links::MortalLinks;
 use crate::os::{MortalClock, MortalFiles, MortalProcess};
+use crate::programs::{MortalKernelFiles, MortalSpawn};
 use crate::store::MortalTransport;
 
 /// A host in memory.
@@ -28,6 +39,18 @@ pub struct World {
     pub store: MemStore,
     /// The disk in memory.
     pub disk: MemFiles,
+    /// The block devices in memory.
+    pub disks: MemDisks,
+    /// The network interfaces in memory.
+    pub links: MemLinks,
+    /// The programs that processes start, and other processes of the host.
+    pub programs: MemPrograms,
+    /// The procfs and sysfs in memory.
+    pub kernel_files: MemKernelFiles,
+    /// The doorbells in memory.
+    pub doorbells: MemDoorbells,
+    /// The backends of disks and network interfaces.
+    pub backends: Backends,
     /// The clock of all processes.
     pub clock: VirtualClock,
     free_mib: u64,
@@ -42,12 +65,12 @@ pub(crate) struct Processes {
 }
 
 impl Processes {
-    fn next_id(&self) -> u32 {
+    pub(crate) fn next_id(&self) -> u32 {
         let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
         lives.len() as u32 + 1
     }
 
-    fn add(&self, life: &Life) {
+    pub(crate) fn add(&self, life: &Life) {
         let mut lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
         lives.push(life.clone());
     }
@@ -75,6 +98,14 @@ pub struct Handles {
     pub clock: Rc<dyn Clock>,
     /// The process itself.
     pub process: Box<dyn Process>,
+    /// Port to other programs.
+    pub spawn: Rc<dyn Spawn>,
+    /// The procfs and sysfs as the process sees them.
+    pub kernel_files: Rc<dyn KernelFiles>,
+    /// The doorbells as the process sees them.
+    pub doorbells: Rc<dyn Doorbells>,
+    /// The devices of the host.
+    pub devices: HostDevices,
 }
 
 impl World {
@@ -82,10 +113,20 @@ impl World {
     pub fn new(free_mib: u64) -> World {
         let store = MemStore::new();
         store.set_keeps_time(false);
+        let disk = MemFiles::new();
+        let disks = MemDisks::new(&disk);
+        let links = MemLinks::default();
+        let programs = MemPrograms::default();
         World {
             xen: Model::new(free_mib),
             store,
-            disk: MemFiles::new(),
+            backends: Backends::new(&disks, &links, Arc::new(disk.clone()), &programs),
+            disks,
+            disk,
+            doorbells: MemDoorbells::default(),
+            links,
+            programs,
+            kernel_files: MemKernelFiles::default(),
             clock: VirtualClock::new(),
             free_mib,
             processes: Processes::default(),
@@ -104,13 +145,19 @@ impl World {
         fate.in_world(&self.lasting)
     }
 
-    /// The host's power fails, and it is started again: its disk with what was synced, and nothing else. No process of
-    /// before lives.
+    /// Cuts the host's power and boots it again. The disk has only synced data, and no process survives.
     #[must_use]
     pub fn lose_power(self) -> World {
         self.processes.end_all();
         self.disk.lose_power();
+        let disks = MemDisks::new(&self.disk);
+        let links = MemLinks::default();
+        let programs = MemPrograms::default();
         World {
+            backends: Backends::new(&disks, &links, Arc::new(self.disk.clone()), &programs),
+            programs,
+            disks,
+            links,
             disk: self.disk,
             clock: self.clock,
             processes: self.processes,
@@ -118,7 +165,7 @@ impl World {
         }
     }
 
-    /// From now on all calls that the fault names fail, in every process of this world.
+    /// Makes all calls of the fault's kind fail in every process of this world.
     pub fn fail_always(&self, fault: LastingFault) {
         self.lasting.add(fault, None);
     }
@@ -140,6 +187,8 @@ impl World {
             store: self.store.clone(),
             clock: self.clock.clone(),
             fate: fate.clone(),
+            backends: self.backends.clone(),
+            kernel: None,
         };
         // Pauses that are the same in every run.
         let retry = RetryPolicy {
@@ -170,7 +219,36 @@ impl World {
                 all: self.processes.clone(),
                 fate: fate.clone(),
             }),
+            spawn: Rc::new(MortalSpawn {
+                programs: self.programs.clone(),
+                all: self.processes.clone(),
+                fate: fate.clone(),
+            }),
+            kernel_files: Rc::new(MortalKernelFiles {
+                inner: self.kernel_files.of(fate.life(), &self.programs),
+                fate: fate.clone(),
+            }),
+            doorbells: Rc::new(MortalDoorbells {
+                inner: self.doorbells.of(fate.life()),
+                fate: fate.clone(),
+            }),
+            devices: self.devices(fate),
         })
+    }
+
+    fn devices(&self, fate: &Fate) -> HostDevices {
+        let disks = Rc::new(MortalDisks {
+            inner: self.disks.of(fate.life()),
+            fate: fate.clone(),
+        });
+        HostDevices {
+            loops: Rc::clone(&disks) as Rc<dyn LoopDevices>,
+            blocks: disks as Rc<dyn BlockDevices>,
+            links: Rc::new(MortalLinks {
+                inner: self.links.of(fate.life()),
+                fate: fate.clone(),
+            }),
+        }
     }
 
     /// A guest shuts itself down.
@@ -179,8 +257,16 @@ impl World {
         self.store.domain_shut_down(domid.0);
     }
 
-    /// All that a checker looks at.
+    /// Lets the backends do all that they have to do.
+    pub fn settle(&self) {
+        if let Ok(mut store) = self.store.client(0) {
+            while self.backends.is_used() && self.backends.act(&mut store) {}
+        }
+    }
+
+    /// All that a checker looks at, once the backends are at rest.
     pub fn snapshot(&self) -> Snapshot {
+        self.settle();
         let domains = self.xen.domain_list().unwrap_or_default();
         let nodes = self.store.nodes().into_iter();
         let paths = self.disk.paths().into_iter();
@@ -199,6 +285,8 @@ impl World {
                 .map(|path| (path.clone(), self.disk.contents(&path).unwrap_or_default()))
                 .collect(),
             folders: self.disk.folders(),
+            loops: self.disks.loops(),
+            links: self.links.all(),
         }
     }
 }
@@ -220,6 +308,10 @@ pub struct Snapshot {
     pub files: BTreeMap<PathBuf, Vec<u8>>,
     /// Paths of all folders.
     pub folders: Vec<PathBuf>,
+    /// All attached loop devices.
+    pub loops: Vec<LoopDevice>,
+    /// All network interfaces.
+    pub links: Vec<Link>,
 }
 
 impl Snapshot {
@@ -247,6 +339,11 @@ impl Snapshot {
             .filter(|folder| !then.folders.contains(folder));
         let new_paths = new_files.chain(new_folders).filter(|path| !may_stay(path));
         leaks.extend(new_paths.map(|path| format!("file {}", path.display())));
+        let new_loops = self.loops.iter().filter(|one| !then.loops.contains(one));
+        leaks.extend(new_loops.map(|one| format!("loop device {}", one.number)));
+        let is_new = |link: &&Link| then.links.iter().all(|old| old.index != link.index);
+        let new_links = self.links.iter().filter(is_new);
+        leaks.extend(new_links.map(|link| format!("network interface {}", link.name)));
         if self.claimed_pages > then.claimed_pages {
             leaks.push(format!("{} claimed pages", self.claimed_pages));
         }
@@ -277,6 +374,10 @@ impl Snapshot {
                 losses.push(format!("file {}", file.display()));
             }
         }
+        let lost_loops = then.loops.iter().filter(|one| !self.loops.contains(one));
+        losses.extend(lost_loops.map(|one| format!("loop device {}", one.number)));
+        let lost_links = then.links.iter().filter(|link| !self.links.contains(link));
+        losses.extend(lost_links.map(|link| format!("network interface {}", link.name)));
         losses
     }
 }

@@ -15,7 +15,7 @@ use bench::Bench;
 use bench::common::{Kernel, MIB, PAGE, pattern};
 use uuid::Uuid;
 use xen_image::elfnote::types;
-use xen_port::{DomId, Hypervisor, ShutdownReason};
+use xen_port::{DomId, Errno, Hypervisor, ShutdownReason};
 use xen_sim::{Ended, LastingFault, Snapshot, World};
 use xyl_engine::operation::{destroy, restart};
 use xyl_engine::recover::{self, Recovered};
@@ -99,6 +99,7 @@ fn without_journal(world: &World) -> Snapshot {
     let mut now = world.snapshot();
     let is_of_journal = |path: &Path| {
         path.starts_with("/run/xyl/damaged")
+            || path == Path::new("/run/xyl/damaged-reported")
             || path.starts_with("/run/xyl/vm")
             || path == Path::new("/run/xyl/busy")
     };
@@ -184,7 +185,7 @@ fn an_undo_leaves_a_domain_that_somebody_has_unpaused() {
     let Ended::Well(Err(xyl_engine::EngineError::Step(failure))) = ended else {
         panic!("{ended:?}");
     };
-    assert_eq!((failure.left_behind.len(), failure.outcome), (3, None));
+    assert_eq!((failure.left_behind.len(), failure.outcome), (4, None));
     let told = bench.must(&world, |host| recover::all(host, true));
     assert!(
         told.iter().any(|one| one.has_failed && one.domid.is_some()),
@@ -199,10 +200,13 @@ fn an_undo_leaves_a_domain_that_somebody_has_unpaused() {
     assert!(now.nodes.contains_key(&format!("/vm/{UUID}/name")));
 }
 
-/// A destroy that cannot remove the VM's records.
+/// A destroy that cannot end the VM's domain.
 fn stuck_destroy(bench: &Bench) -> (World, DomId) {
     let (world, domid) = created(bench, &bench.config("guest", UUID));
-    world.fail_always(LastingFault::read_only_disk("/var"));
+    world.fail_always(LastingFault::Xen {
+        op: "destroy_domain",
+        errno: Errno::EIO,
+    });
     let (ended, _) = bench.process(&world, None, |host| destroy::destroy(host, domid, false));
     assert!(matches!(ended, Ended::Well(Err(_))), "{ended:?}");
     (world, domid)

@@ -17,7 +17,7 @@ use xen_port::{DomId, ShutdownReason};
 use xen_sim::{Ended, Fate, Fault, LastingFault, World};
 use xyl_engine::operation::{destroy, restart};
 use xyl_engine::recover;
-use xyl_engine::{EngineError, Host};
+use xyl_engine::{EngineError, ErrorCode, Host};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
 
@@ -129,5 +129,58 @@ fn a_disk_that_fills_up_loses_no_operation() {
             }
         }
         assert!(failed > 10, "{}: {failed}", act.0);
+    }
+}
+
+/// Destroys a guest while a folder takes no change: the error, and the world. The guest has ended all the same.
+fn destroy_without(bench: &Bench, fault: LastingFault) -> (World, EngineError) {
+    let world = World::new(256);
+    let before = world.snapshot();
+    let domid = bench.must(&world, |host| bench.create(host, "guest", UUID));
+    world.fail_always(fault);
+    let (ended, _) = bench.process(&world, None, |host| destroy::destroy(host, domid, false));
+    let Ended::Well(Err(error)) = ended else {
+        panic!("{ended:?}");
+    };
+    let now = world.snapshot();
+    assert!(now.domains.is_empty(), "{error}");
+    assert_eq!(now.free_pages, before.free_pages);
+    let history = &now.files[Path::new("/run/xen/domid-history")];
+    assert!(String::from_utf8_lossy(history).ends_with(&format!(" {domid}\n")));
+    (world, error)
+}
+
+#[test]
+fn a_destroy_frees_the_guests_memory_though_its_records_cannot_be_removed() {
+    let bench = Bench::new();
+    let faults = ["/var/lib", "/var/lib/xen", "/var/lib/xyl"].map(LastingFault::read_only_disk);
+    for fault in faults {
+        let (world, error) = destroy_without(&bench, fault.clone());
+        assert_eq!(error.code(), ErrorCode::File, "{fault:?}");
+        assert_eq!(error.step(), Some("remove its records"), "{fault:?}");
+        assert!(
+            matches!(&error, EngineError::Step(failure)
+                if matches!(failure.cause, EngineError::RecordsLeft { .. }) && failure.outcome.is_none()),
+            "{error}"
+        );
+        // The operation is open for the records alone, and stays so until they can be removed.
+        let told = bench.must(&world, |host| recover::all(host, true));
+        assert!(
+            told.iter().all(|one| one.has_failed) && told.len() == 1,
+            "{told:?}"
+        );
+        world.lift_faults();
+        let told = bench.must(&world, |host| recover::all(host, true));
+        assert!(
+            told.iter().all(|one| !one.has_failed) && told.len() == 1,
+            "{told:?}"
+        );
+        let now = world.snapshot();
+        // The image of its disk is the user's.
+        let is_of_it = |path: &&std::path::PathBuf| {
+            path.to_string_lossy().contains(UUID) && !path.starts_with("/srv")
+        };
+        assert_eq!(now.files.keys().find(is_of_it), None);
+        assert_eq!(now.folders.iter().find(is_of_it), None);
     }
 }

@@ -163,10 +163,37 @@ const MEETINGS: &[Meeting] = &[
 #[derive(Clone, Debug)]
 enum Fared {
     Well,
-    Failed(String),
+    Failed(Failure),
     /// It served to the end.
     Served,
     Killed,
+}
+
+/// The failure of an act.
+#[derive(Clone, Debug)]
+struct Failure {
+    code: Option<ErrorCode>,
+    /// Whether no other act of the run explains it.
+    is_unclear: bool,
+    text: String,
+}
+
+impl Failure {
+    fn of(act: Act, error: &EngineError) -> Failure {
+        Failure {
+            code: Some(error.code()),
+            is_unclear: !is_clear(act, error),
+            text: error.to_string(),
+        }
+    }
+
+    fn of_panic() -> Failure {
+        Failure {
+            code: None,
+            is_unclear: true,
+            text: "it panicked".to_owned(),
+        }
+    }
 }
 
 /// How it all ended.
@@ -189,7 +216,7 @@ impl Told {
     fn is_destroyed_late(&self) -> bool {
         let mut fared = self.fared.iter();
         let gave_up = |(act, fared): &(Act, Fared)| match fared {
-            Fared::Failed(why) => *act == Destroy && why.contains("not within"),
+            Fared::Failed(why) => *act == Destroy && why.code == Some(ErrorCode::Deadline),
             _ => false,
         };
         fared.any(gave_up) && self.lines.iter().any(|line| line.contains("destroy, for"))
@@ -340,14 +367,16 @@ impl Scene<'_> {
                     let is_doomed = doom.is_some_and(|(who, ..)| who == number);
                     scope.spawn(move || {
                         let (ended, _) = self.bench.run(self.world, fate, |host| {
-                            Ok(self.act(host, *act).map_err(|error| told(*act, &error)))
+                            Ok(self
+                                .act(host, *act)
+                                .map_err(|error| Failure::of(*act, &error)))
                         });
                         match ended {
                             Ended::Killed if is_doomed => Fared::Killed,
                             Ended::Killed => Fared::Served,
                             Ended::Well(Ok(Ok(()))) => Fared::Well,
                             Ended::Well(Ok(Err(why))) => Fared::Failed(why),
-                            Ended::Well(Err(error)) => Fared::Failed(error.to_string()),
+                            Ended::Well(Err(error)) => Fared::Failed(Failure::of(*act, &error)),
                         }
                     })
                 })
@@ -355,7 +384,7 @@ impl Scene<'_> {
             threads
                 .into_iter()
                 .map(|thread| {
-                    let panicked = |_| Fared::Failed("unclear: it panicked".to_owned());
+                    let panicked = |_| Fared::Failed(Failure::of_panic());
                     thread.join().unwrap_or_else(panicked)
                 })
                 .collect()
@@ -368,7 +397,7 @@ impl Scene<'_> {
         let (fared, turns) = self.meet(seed, &[act], None);
         match (&fared[0], turns.stuck()) {
             (_, Some(stuck)) => Err(format!("{act:?} afterwards: {stuck}")),
-            (Fared::Failed(why), _) => Err(format!("{act:?} afterwards: {why}")),
+            (Fared::Failed(why), _) => Err(format!("{act:?} afterwards: {}", why.text)),
             _ => Ok(()),
         }
     }
@@ -385,13 +414,20 @@ fn find(host: &mut Host, name: &str) -> Result<DomainInfo, EngineError> {
     Ok(domains::find(hv, store, &index, &DomainRef::parse(name))?.info)
 }
 
-/// Why something failed. What does not say who was in the way is marked.
-fn told(act: Act, error: &EngineError) -> String {
-    let is_clear = match error.cause() {
+/// Whether another act of the run can be the reason of this error.
+fn is_clear(act: Act, error: &EngineError) -> bool {
+    match error.cause() {
         EngineError::NameTaken { .. }
         | EngineError::NameBusy { .. }
         | EngineError::UuidTaken { .. } => act != Destroy,
-        EngineError::NoSuchDomain(_) | EngineError::Restarted { .. } => true,
+        error
+            if matches!(
+                error.code(),
+                ErrorCode::NoSuchDomain | ErrorCode::DomainReplaced
+            ) =>
+        {
+            true
+        }
         error if matches!(error.code(), ErrorCode::Restarting | ErrorCode::HasShutDown) => {
             matches!(act, Power(_))
         }
@@ -399,10 +435,6 @@ fn told(act: Act, error: &EngineError) -> String {
         EngineError::Deadline { what, .. } if what.contains("has not taken") => false,
         EngineError::Deadline { .. } => true,
         _ => false,
-    };
-    match is_clear {
-        true => error.to_string(),
-        false => format!("unclear: {error}"),
     }
 }
 
@@ -486,7 +518,7 @@ fn create_watched(host: &mut Host, plan: &Planned, is_watched: bool) -> Result<D
         paused: false,
         process_ends: false,
         watch: &mut |host, _| match is_watched {
-            true => monitor_lock::want(&*host.files, &host.dirs, plan.spec.uuid),
+            true => monitor_lock::create_file(&*host.files, &host.dirs, plan.spec.uuid),
             false => Ok(()),
         },
         before_start: &mut |_, _| Ok(()),
@@ -499,7 +531,7 @@ fn create_watched(host: &mut Host, plan: &Planned, is_watched: bool) -> Result<D
 fn settle(scene: &Scene<'_>, dice: &mut Dice) -> Result<(), String> {
     scene.alone(dice.number(), Recover)?;
     let (ended, _) = scene.bench.process(scene.world, None, |host| {
-        monitor_lock::lost(&*host.files, &host.dirs)
+        monitor_lock::without_monitor(&*host.files, &host.dirs)
     });
     let lost = match ended {
         Ended::Well(Ok(lost)) => lost,
@@ -523,8 +555,8 @@ fn judge(
 ) -> Result<(), String> {
     for (act, fared) in &told.fared {
         match fared {
-            Fared::Failed(why) if why.starts_with("unclear") => {
-                return Err(format!("{act:?}: {why}"));
+            Fared::Failed(why) if why.is_unclear => {
+                return Err(format!("{act:?}: unclear: {}", why.text));
             }
             _ => {}
         }
@@ -610,8 +642,9 @@ fn runs_still(meeting: Meeting, info: Option<&DomainInfo>, told: &Told) -> Resul
 
 /// What was asked was done, or taken back.
 fn nothing_is_asked(now: &Snapshot) -> Result<(), String> {
-    match now.nodes.keys().find(|node| node.contains("/xyl/asked/")) {
-        Some(node) => Err(format!("{node} was never carried out")),
+    let paths = now.files.keys().map(|path| path.to_string_lossy());
+    match paths.into_iter().find(|path| path.contains("/requests/")) {
+        Some(path) => Err(format!("{path} was never carried out")),
         None => Ok(()),
     }
 }

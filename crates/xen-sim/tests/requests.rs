@@ -11,18 +11,26 @@ mod bench;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::UNIX_EPOCH;
 
 use bench::{Bench, create_planned};
+use os_port::{Clock, ProcessId};
 use uuid::Uuid;
 use xen_port::{CpuMap, DomId, DomainInfo, Hypervisor, VcpuId};
-use xen_sim::{Ended, Fate, Moment, Turns, World};
+use xen_sim::{Ended, Fate, LastingFault, Moment, Turns, World};
 use xenstore::{Path as Node, Tree};
+use xyl_api::{Asker, Envelope, Outcome, Reply, RequestId, limits};
 use xyl_engine::control::power::PowerRequest;
 use xyl_engine::operation::create::{CreateRequest, create};
+use xyl_engine::operation::destroy;
+use xyl_engine::recover;
 use xyl_engine::supervise::monitor::{self};
 use xyl_engine::supervise::requests::{self, Asking, Done, Request};
 use xyl_engine::vm::Vm;
+use xyl_engine::vm::domains::{self, DomainRef};
 use xyl_engine::vm::monitor_lock;
+use xyl_engine::vm::request_queue::{RequestQueue, Standing};
+use xyl_engine::vm::store;
 use xyl_engine::{Cancel, EngineError, ErrorCode, Host, RequestError};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
@@ -42,7 +50,7 @@ fn guest(bench: &Bench) -> (World, DomId) {
             config_text: &plan.config_text(),
             paused: false,
             process_ends: false,
-            watch: &mut |host, _| monitor_lock::want(&*host.files, &host.dirs, uuid()),
+            watch: &mut |host, _| monitor_lock::create_file(&*host.files, &host.dirs, uuid()),
             before_start: &mut |_, _| Ok(()),
             notice: &mut |_| (),
         };
@@ -97,8 +105,8 @@ fn ask_beside(
         });
         let asker = scope.spawn(|| {
             let (ended, calls) = bench.run(world, asking, |host| {
-                // By then the monitor is at its post, or dead.
-                while !is_at_its_post(host) && turns_are_left(host) {}
+                // By then the monitor has its lock, or is dead.
+                while !has_monitor(host) && turns_are_left(host) {}
                 let Some(info) = host.hv.domain_info(domid)? else {
                     return Err(EngineError::NoSuchDomain(domid.to_string()));
                 };
@@ -130,7 +138,7 @@ fn ask_beside(
     }
 }
 
-fn is_at_its_post(host: &Host) -> bool {
+fn has_monitor(host: &Host) -> bool {
     let watch = host.dirs.watch(uuid());
     host.files.is_locked(&watch).unwrap_or(false)
 }
@@ -138,7 +146,7 @@ fn is_at_its_post(host: &Host) -> bool {
 /// A moment for the others; not for ever.
 fn turns_are_left(host: &mut Host) -> bool {
     let pause = std::time::Duration::from_millis(10);
-    host.wait_for_event(pause).unwrap();
+    host.wait_for(&[], pause).unwrap();
     host.clock.since_boot_s() < 2
 }
 
@@ -159,24 +167,36 @@ fn heir(bench: &Bench, world: &World, domid: DomId) {
         });
         scope.spawn(|| {
             bench.run(world, other, |host| {
-                host.wait_for_event(std::time::Duration::from_secs(10))
+                host.wait_for(&[], std::time::Duration::from_secs(10))
             })
         });
     });
 }
 
-fn asked(world: &World) -> Vec<String> {
-    let nodes = world.snapshot().nodes;
-    let asked = nodes.keys().filter(|node| node.contains("/xyl/asked/"));
-    asked.cloned().collect()
+/// The files below a folder, whichever VM they are of.
+fn files_in(world: &World, folder: &str) -> Vec<String> {
+    let files = world.snapshot().files;
+    let names = files.keys().map(|path| path.to_string_lossy().into_owned());
+    names.filter(|name| name.contains(folder)).collect()
 }
 
+/// The requests that wait.
+fn asked(world: &World) -> Vec<String> {
+    let mut files = files_in(world, "/requests/");
+    files.retain(|name| !name.ends_with(".new"));
+    files
+}
+
+/// The replies that nobody has fetched.
 fn told(world: &World) -> usize {
-    let nodes = world.snapshot().nodes;
-    nodes
-        .keys()
-        .filter(|node| node.starts_with("/tool/xyl/told/"))
-        .count()
+    let mut files = files_in(world, "/run/xyl/replies/");
+    files.retain(|name| !name.ends_with(".fetched.json"));
+    files.len()
+}
+
+fn node(world: &World, path: &str) -> Option<String> {
+    let value = world.snapshot().nodes.get(path).cloned();
+    value.map(|value| String::from_utf8_lossy(&value).into_owned())
 }
 
 fn core() -> PathBuf {
@@ -281,12 +301,7 @@ fn what_the_monitor_meets_is_what_the_asker_hears() {
     );
     assert_eq!(heard.code, Some(ErrorCode::VcpusOutOfRange));
     let why = heard.said.unwrap().unwrap_err();
-    assert!(why.contains("cannot use 99 vCPUs"), "{why}");
-    assert!(
-        heard.log[1].contains("cannot use 99 vCPUs"),
-        "{:?}",
-        heard.log
-    );
+    assert!(heard.log[1].contains(&why), "{why}: {:?}", heard.log);
 }
 
 /// Whoever asks is killed at each of its calls: what it had asked is done, or was never asked.
@@ -340,13 +355,17 @@ fn a_request_outlives_the_monitor() {
             );
             let word = request.word();
             // A key that may have been sent is not sent again.
-            let is_unsure = matches!(&heard.said, Some(Err(why)) if why.contains("may have been done"))
+            let is_unsure = heard.code == Some(ErrorCode::MonitorLost)
                 && matches!(request, Request::Sysrq { .. });
             assert!(
                 is_unsure || matches!(heard.said, Some(Ok(_))) && is_done(&world, domid, &request),
                 "{word}, call {call}: {:?}",
                 heard.said
             );
+            if info(&world, domid).is_none() {
+                // The folder of the VM is gone in part.
+                bench.must(&world, |host| recover::all(host, true).map(drop));
+            }
             assert_eq!(asked(&world), Vec::<String>::new(), "{word}, call {call}");
             let passed = world.clock.passed() - before;
             assert!(passed.as_secs() < 5, "{word}, call {call}: {passed:?}");
@@ -390,7 +409,7 @@ fn a_request_outlives_both() {
     assert!(late > 0);
 }
 
-/// Somebody holds the post and does nothing: a stopped process.
+/// A process holds the monitor lock and does nothing: it is stopped.
 #[test]
 fn a_monitor_that_stands_still_holds_nobody_up_for_long() {
     let bench = Bench::new();
@@ -449,34 +468,58 @@ fn a_dump_is_taken_back() {
     }
 }
 
-/// A node that no xyl has written, or a later one, is no reason to stop.
+/// What no xyl has written, or a later one, is no reason to stop.
 #[test]
 fn what_cannot_be_read_is_answered_and_forgotten() {
     let bench = Bench::new();
     let (world, domid) = guest(&bench);
-    let mut store = world.store.client(0).unwrap();
-    for (id, text) in [
-        ("x", "{}"),
-        ("00-99-2", "\"levitate\""),
-        ("1-99-3", "\"pause\""),
-    ] {
-        let node = Node::new(&format!("/libxl/{domid}/xyl/asked/{id}")).unwrap();
-        store.write(&node, text.as_bytes()).unwrap();
-    }
+    let id = |nr| RequestId::new(nr, [0; 16]);
+    let unknown = serde_json::json!({
+        "version": 1, "id": id(2), "vm": UUID, "time_ms": 2,
+        "asker": {"type": "remote", "name": "later"}, "request": {"type": "levitate"},
+    });
+    let unknown = unknown.to_string();
+    bench.must(&world, |host| {
+        let folder = host.dirs.requests(uuid());
+        host.files.create_folder(&folder).unwrap();
+        for (name, text) in [
+            (format!("{}.json", id(1)), "{}"),
+            (format!("{}.json", id(2)), unknown.as_str()),
+            (format!("{}.json", id(3)), "\"pause"),
+            ("no-id.json".to_owned(), "{}"),
+            (format!("{}.99999.new", id(4)), "{"),
+        ] {
+            host.files
+                .write(&folder.join(name), text.as_bytes())
+                .unwrap();
+        }
+        Ok(())
+    });
     let request = Request::Rename {
         name: "other".to_owned(),
     };
-    let heard = ask_beside(
-        &bench,
-        (&world, domid),
-        1,
-        (None, None),
-        &request,
-        &Cancel::new(),
-    );
+    let nobody = (None, None);
+    let place = (&world, domid);
+    let heard = ask_beside(&bench, place, 1, nobody, &request, &Cancel::new());
     assert!(matches!(heard.said, Some(Ok(_))), "{:?}", heard.said);
-    assert_eq!((asked(&world), told(&world)), (vec![], 0));
+    assert_eq!(files_in(&world, "/requests/").len(), 1);
     assert!(!info(&world, domid).unwrap().flags.paused);
+    for nr in [1, 2, 3] {
+        let reply = fetch(&bench, &world, id(nr)).unwrap();
+        assert_eq!(code_of(&reply), Some(ErrorCode::UnknownRequest));
+    }
+    assert_eq!(told(&world), 0);
+}
+
+fn fetch(bench: &Bench, world: &World, id: RequestId) -> Option<Reply> {
+    bench.must(world, |host| requests::fetch_reply(host, uuid(), id))
+}
+
+fn code_of(reply: &Reply) -> Option<ErrorCode> {
+    match &reply.outcome {
+        Outcome::Failed(error) => Some(error.code),
+        Outcome::Done(_) => None,
+    }
 }
 
 /// Where nobody watches, whoever asks does it himself.
@@ -491,13 +534,7 @@ fn without_a_monitor_the_asker_does_it() {
         requests::ask_for(host, &info, &Request::Pause)
     });
     assert!(is_done(&world, domid, &Request::Pause));
-    assert!(
-        !world
-            .snapshot()
-            .nodes
-            .keys()
-            .any(|node| node.contains("/xyl/"))
-    );
+    assert_eq!(asked(&world), Vec::<String>::new());
 }
 
 /// A request that is too long for a node, and one whose path is no text, are the monitor's too.
@@ -524,21 +561,37 @@ fn each_request_reaches_the_monitor() {
         // The dump itself refuses a name that is no text.
         assert_eq!(heard.said.unwrap().is_ok(), is_text);
         assert_eq!(world.disk.contents(&file).is_some(), is_text);
-        assert_eq!((asked(&world), told(&world)), (vec![], 0));
-        let files = world.disk.paths();
-        let left = files
-            .iter()
-            .find(|path| path.to_string_lossy().contains("/requests/"));
-        assert_eq!(left, None);
+        assert_eq!(told(&world), 0);
+        assert_eq!(files_in(&world, "/requests/"), Vec::<String>::new());
     }
 }
 
-/// Writes a request down as a process that has died since.
-fn leave_request(world: &World, domid: DomId, id: &str, request: &Request) {
-    let id = format!("{id}-99999-{}", uuid().simple());
-    let node = Node::new(&format!("/libxl/{domid}/xyl/asked/{id}")).unwrap();
-    let text = serde_json::to_vec(request).unwrap();
-    world.store.client(0).unwrap().write(&node, &text).unwrap();
+/// A request of somebody who is no process of this host, at this time.
+fn of_remote(nr: u64, time_ms: u64, request: Request) -> Envelope {
+    let asker = Asker::Remote {
+        name: "remote".to_owned(),
+    };
+    Envelope::new(RequestId::new(nr, [0; 16]), uuid(), time_ms, asker, request)
+}
+
+/// Adds a request to the queue, without a ring.
+fn add_request(host: &Host, envelope: &Envelope) -> Result<(), EngineError> {
+    let writer = ProcessId {
+        pid: 99_999,
+        started_ticks: None,
+    };
+    let queue = RequestQueue::of(host, envelope.vm);
+    queue.prepare(envelope, writer)?.finish(&*host.files)
+}
+
+/// The same, by a process of its own.
+fn leave_request(bench: &Bench, world: &World, envelope: &Envelope) {
+    bench.must(world, |host| add_request(host, envelope));
+}
+
+fn now_ms(world: &World) -> u64 {
+    let since_1970 = world.clock.calendar().duration_since(UNIX_EPOCH);
+    u64::try_from(since_1970.unwrap().as_millis()).unwrap()
 }
 
 /// The monitor has died, and somebody has asked for a dump before: who pauses the VM does not dump.
@@ -550,7 +603,8 @@ fn without_a_monitor_the_requests_of_others_wait_for_the_next_one() {
         file: core(),
         is_live: true,
     };
-    leave_request(&world, domid, "00000000000000", &dump);
+    let envelope = of_remote(1, now_ms(&world), dump.clone());
+    leave_request(&bench, &world, &envelope);
     let info = info(&world, domid).unwrap();
     bench.must(&world, |host| {
         requests::ask_for(host, &info, &Request::Pause)
@@ -565,15 +619,12 @@ fn without_a_monitor_the_requests_of_others_wait_for_the_next_one() {
 fn the_end_of_a_guest_comes_before_the_next_request() {
     let bench = Bench::new();
     let (world, domid) = guest(&bench);
-    let now_ms = 99_999_999_999_999_u64;
-    for (place, name) in [(0, "first"), (1, "second")] {
+    let now_ms = now_ms(&world);
+    // The order is that of their times, whatever their ids.
+    for (nr, name) in [(2, "first"), (1, "second")] {
         let name = name.to_owned();
-        leave_request(
-            &world,
-            domid,
-            &format!("{:014}", now_ms - 9 + place),
-            &Request::Rename { name },
-        );
+        let envelope = of_remote(nr, now_ms - nr, Request::Rename { name });
+        leave_request(&bench, &world, &envelope);
     }
     let fate = world.fate(None);
     let mut lines: Vec<String> = Vec::new();
@@ -620,9 +671,15 @@ fn a_domain_that_has_shut_down_is_told_of_at_once() {
         }
     };
     let done = ask(Poweroff, PowerRequest::Poweroff);
-    assert!(matches!(done, Ok(Done::Delivered(HasShutDown))), "{done:?}");
+    assert!(
+        matches!(done, Ok(Done::Delivered { how: HasShutDown })),
+        "{done:?}"
+    );
     let done = ask(Reboot, PowerRequest::Reboot);
-    assert!(matches!(done, Ok(Done::Delivered(HasShutDown))), "{done:?}");
+    assert!(
+        matches!(done, Ok(Done::Delivered { how: HasShutDown })),
+        "{done:?}"
+    );
     let restarting = ask(Reboot, PowerRequest::Poweroff);
     let is_so = matches!(
         &restarting,
@@ -635,4 +692,706 @@ fn a_domain_that_has_shut_down_is_told_of_at_once() {
         Err(EngineError::Control(RequestError::HasShutDown { .. }))
     );
     assert!(is_so, "{down:?}");
+}
+
+// ---- replies that are fetched later ---------------------------------------------------------------
+
+/// Submits a request, and runs a monitor until it has nothing to do any more.
+fn served(bench: &Bench, world: &World, domid: DomId, envelope: &Envelope) {
+    bench.must(world, |host| requests::submit(host, envelope));
+    heir(bench, world, domid);
+}
+
+#[test]
+fn a_reply_waits_for_somebody_who_is_no_process() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let pause = of_remote(1, now_ms(&world), Request::Pause);
+    served(&bench, &world, domid, &pause);
+    assert!(is_done(&world, domid, &Request::Pause));
+    assert_eq!((asked(&world).len(), told(&world)), (0, 1));
+    // The same request once more is the same request.
+    bench.must(&world, |host| requests::submit(host, &pause));
+    assert_eq!((asked(&world).len(), told(&world)), (0, 1));
+    let reply = fetch(&bench, &world, pause.id).unwrap();
+    assert_eq!(reply.outcome, Outcome::Done(Done::Plain));
+    assert_eq!(reply.asker, Some(pause.asker.clone()));
+    assert_eq!(fetch(&bench, &world, pause.id), None);
+    // Nor is it another request once its reply was fetched.
+    bench.must(&world, |host| requests::submit(host, &pause));
+    assert_eq!(asked(&world), Vec::<String>::new());
+    world.clock.advance(limits::REPLY_KEPT);
+    bench.must(&world, |host| recover::all(host, true).map(drop));
+    let left = files_in(&world, "/run/xyl/replies/");
+    assert_eq!(left, Vec::<String>::new());
+}
+
+/// A request with the id of one that waits, or that was begun, is that one.
+#[test]
+fn a_request_is_added_once() {
+    let bench = Bench::new();
+    let (world, _) = guest(&bench);
+    let pause = of_remote(1, now_ms(&world), Request::Pause);
+    for _ in 0..2 {
+        bench.must(&world, |host| requests::submit(host, &pause));
+        assert_eq!(asked(&world).len(), 1);
+    }
+    mark_started(&bench, &world, pause.id);
+    bench.must(&world, |host| requests::submit(host, &pause));
+    assert_eq!(asked(&world).len(), 1);
+}
+
+/// What a submit is refused for.
+fn refused(bench: &Bench, world: &World, envelope: &Envelope) -> ErrorCode {
+    let submit = |host: &mut Host| requests::submit(host, envelope);
+    match bench.process(world, None, submit).0 {
+        Ended::Well(Err(error)) => error.code(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_request_that_no_monitor_will_see_is_refused() {
+    let bench = Bench::new();
+    let world = World::new(256);
+    let plan = bench.plan(&bench.config("guest", UUID)).unwrap();
+    bench.must(&world, |host| create_planned(host, &plan));
+    let pause = of_remote(1, now_ms(&world), Request::Pause);
+    assert_eq!(refused(&bench, &world, &pause), ErrorCode::NoMonitor);
+    assert_eq!(asked(&world), Vec::<String>::new());
+}
+
+#[test]
+fn a_full_queue_takes_no_further_request() {
+    let bench = Bench::new();
+    let (world, _) = guest(&bench);
+    for nr in 0..limits::QUEUED_MAX as u64 {
+        let envelope = of_remote(nr, now_ms(&world), Request::Pause);
+        bench.must(&world, |host| requests::submit(host, &envelope));
+    }
+    let one_more = of_remote(9999, now_ms(&world), Request::Pause);
+    assert_eq!(refused(&bench, &world, &one_more), ErrorCode::QueueFull);
+    assert_eq!(asked(&world).len(), limits::QUEUED_MAX);
+}
+
+/// A process whose number another process has by now does not wait for its reply.
+#[test]
+fn a_number_of_a_process_is_not_the_process() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let alive = world.fate(None);
+    let pid = bench.host(&world, &alive).process.id();
+    let asker = Asker::Process {
+        pid,
+        started_ticks: Some(u64::MAX),
+    };
+    let remote = of_remote(1, now_ms(&world), Request::Pause);
+    let pause = Envelope { asker, ..remote };
+    leave_request(&bench, &world, &pause);
+    heir(&bench, &world, domid);
+    assert_eq!(told(&world), 0);
+}
+
+/// The supervision ends and the domain stays: what waits gets a reply.
+#[test]
+fn the_end_of_a_monitor_answers_what_waits_for_it() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    bench.must(&world, |host| {
+        let text = bench.config("guest", UUID) + "on_poweroff = \"preserve\"\n";
+        store::write(&*host.files, &host.dirs, UUID, &text)
+    });
+    world.shut_down(domid, xen_port::ShutdownReason::Poweroff);
+    let pause = of_remote(1, now_ms(&world), Request::Pause);
+    leave_request(&bench, &world, &pause);
+    heir(&bench, &world, domid);
+    assert!(info(&world, domid).is_some());
+    let reply = fetch(&bench, &world, pause.id).unwrap();
+    assert_eq!(code_of(&reply), Some(ErrorCode::NoMonitor));
+    assert_eq!(asked(&world), Vec::<String>::new());
+}
+
+#[test]
+fn a_reply_keeps_the_kind_of_its_error() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let many = of_remote(1, now_ms(&world), Request::Vcpus { nr_vcpus: 99 });
+    served(&bench, &world, domid, &many);
+    let reply = fetch(&bench, &world, many.id).unwrap();
+    let Outcome::Failed(error) = reply.outcome else {
+        panic!("{reply:?}")
+    };
+    assert_eq!(error.code, ErrorCode::VcpusOutOfRange);
+    assert_eq!(error.domain, Some(domid.0));
+    assert!(error.remedy.is_some());
+}
+
+#[test]
+fn replies_are_kept_for_a_time_and_only_so_many() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let nr_asked = limits::REPLIES_MAX as u64 + 3;
+    for nr in 1..=nr_asked {
+        let request = match nr % 2 {
+            0 => Request::Pause,
+            _ => Request::Unpause,
+        };
+        let envelope = of_remote(nr, now_ms(&world), request);
+        leave_request(&bench, &world, &envelope);
+        world.clock.advance(std::time::Duration::from_millis(2));
+    }
+    heir(&bench, &world, domid);
+    assert_eq!(
+        (asked(&world).len(), told(&world)),
+        (0, limits::REPLIES_MAX)
+    );
+    let id = |nr| RequestId::new(nr, [0; 16]);
+    assert_eq!(fetch(&bench, &world, id(3)), None);
+    assert!(fetch(&bench, &world, id(4)).is_some());
+    world.clock.advance(limits::REPLY_KEPT);
+    bench.must(&world, |host| recover::all(host, true).map(drop));
+    assert_eq!(told(&world), 0);
+}
+
+#[test]
+fn a_request_that_nobody_began_in_time_is_not_done() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let pause = of_remote(1, now_ms(&world), Request::Pause);
+    leave_request(&bench, &world, &pause);
+    let asker = Asker::Process {
+        pid: 99_999,
+        started_ticks: None,
+    };
+    let other = Envelope::new(
+        RequestId::new(2, [0; 16]),
+        uuid(),
+        pause.time_ms,
+        asker,
+        Request::Pause,
+    );
+    leave_request(&bench, &world, &other);
+    world.clock.advance(limits::REQUEST_LIMIT * 2);
+    heir(&bench, &world, domid);
+    assert!(!is_done(&world, domid, &Request::Pause));
+    let reply = fetch(&bench, &world, pause.id).unwrap();
+    assert_eq!(code_of(&reply), Some(ErrorCode::Deadline));
+    // Nobody waits for the other one.
+    assert_eq!((asked(&world).len(), told(&world)), (0, 0));
+}
+
+/// A request that a monitor began and that can be repeated is carried out again, however long ago that was.
+#[test]
+fn a_request_that_was_begun_long_ago_is_carried_out() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let pause = of_remote(1, now_ms(&world), Request::Pause);
+    leave_request(&bench, &world, &pause);
+    mark_started(&bench, &world, pause.id);
+    world.clock.advance(limits::REQUEST_LIMIT * 2);
+    heir(&bench, &world, domid);
+    assert!(is_done(&world, domid, &Request::Pause));
+    let reply = fetch(&bench, &world, pause.id).unwrap();
+    assert_eq!(code_of(&reply), None);
+    assert_eq!(asked(&world), Vec::<String>::new());
+}
+
+/// A process that ended the VM was about to reply, and died: the request was not begun, so a monitor decides about it as about one
+/// that waits.
+#[test]
+fn a_request_that_a_dead_process_was_about_to_reply_to_was_not_begun() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let sysrq = Request::Sysrq { key: 'h' };
+    let request = of_remote(1, now_ms(&world), sysrq.clone());
+    leave_request(&bench, &world, &request);
+    mark(&bench, &world, request.id, "ended");
+    heir(&bench, &world, domid);
+    let reply = fetch(&bench, &world, request.id).unwrap();
+    assert_eq!(code_of(&reply), None);
+    assert!(is_done(&world, domid, &sysrq));
+    assert_eq!(asked(&world), Vec::<String>::new());
+}
+
+/// Marks a request as begun, by a monitor that has died.
+fn mark_started(bench: &Bench, world: &World, id: RequestId) {
+    mark(bench, world, id, "started");
+}
+
+fn mark(bench: &Bench, world: &World, id: RequestId, word: &str) {
+    bench.must(world, |host| {
+        let folder = host.dirs.requests(uuid());
+        let from = folder.join(format!("{id}.json"));
+        let to = folder.join(format!("{id}.{word}.json"));
+        host.files.rename(&from, &to).unwrap();
+        Ok(())
+    });
+}
+
+/// A full disk keeps the reply from being written: the request is carried out once, and is gone.
+#[test]
+fn a_request_whose_reply_has_no_room_is_not_carried_out_twice() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let pause = of_remote(1, now_ms(&world), Request::Pause);
+    leave_request(&bench, &world, &pause);
+    world.fail_always(LastingFault::full_disk("/run/xyl/replies"));
+    heir(&bench, &world, domid);
+    assert!(is_done(&world, domid, &Request::Pause));
+    assert_eq!(asked(&world), Vec::<String>::new());
+    world.lift_faults();
+    world.xen.unpause_domain(domid).unwrap();
+    heir(&bench, &world, domid);
+    assert!(is_done(&world, domid, &Request::Unpause));
+}
+
+/// A monitor, and beside it what another process does once the monitor has its lock.
+fn beside_a_monitor<T: Send>(
+    bench: &Bench,
+    (world, domid): (&World, DomId),
+    act: impl FnOnce(&mut Host) -> Result<T, EngineError> + Send,
+) -> T {
+    let turns = Turns::fair(1, &world.clock, 2);
+    let watching = world.fate(None).seated(turns.servant(0));
+    let acting = world.fate(None).seated(turns.seat(1));
+    let vm = Vm {
+        domid,
+        uuid: uuid(),
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            bench.run(world, watching, |host| {
+                monitor::watch(host, vm, &mut |_| ())
+            })
+        });
+        let actor = scope.spawn(|| {
+            bench.run(world, acting, |host| {
+                while !has_monitor(host) && turns_are_left(host) {}
+                act(host)
+            })
+        });
+        match actor.join().unwrap().0 {
+            Ended::Well(outcome) => outcome.unwrap(),
+            Ended::Killed => panic!("killed"),
+        }
+    })
+}
+
+/// Submits a request while this process has the VM's lock, waits, and calls `then` before it releases the lock.
+fn submit_under_lock(
+    host: &mut Host,
+    envelope: &Envelope,
+    wait_s: u64,
+    then: impl FnOnce(&RequestQueue<'_>) -> Result<(), EngineError>,
+) -> Result<(), EngineError> {
+    let path = host.dirs.vm_lock(uuid());
+    let lock = host.files.lock(&path, None).unwrap().unwrap();
+    requests::submit(host, envelope)?;
+    host.wait_for(&[], std::time::Duration::from_secs(wait_s))?;
+    then(&RequestQueue::of(host, uuid()))?;
+    lock.leave();
+    host.wait_for(&[], std::time::Duration::from_secs(10))
+        .map(drop)
+}
+
+/// Another process has the VM's lock for longer than the monitor waits: the request stays, and is carried out afterwards.
+#[test]
+fn a_request_waits_while_another_process_has_the_lock() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let pause = of_remote(1, now_ms(&world), Request::Pause);
+    beside_a_monitor(&bench, (&world, domid), |host| {
+        submit_under_lock(host, &pause, 200, |queue| {
+            assert_eq!(queue.standing(pause.id)?, Standing::Waiting);
+            Ok(())
+        })
+    });
+    assert!(is_done(&world, domid, &Request::Pause));
+    let reply = fetch(&bench, &world, pause.id).unwrap();
+    assert_eq!(code_of(&reply), None);
+}
+
+/// The monitor waits for the VM's lock, and the request is taken back meanwhile.
+#[test]
+fn a_request_that_was_taken_back_is_not_carried_out() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let pause = of_remote(1, now_ms(&world), Request::Pause);
+    beside_a_monitor(&bench, (&world, domid), |host| {
+        submit_under_lock(host, &pause, 10, |queue| {
+            assert!(queue.take_back(pause.id)?);
+            Ok(())
+        })
+    });
+    assert!(!is_done(&world, domid, &Request::Pause));
+    assert_eq!(fetch(&bench, &world, pause.id), None);
+}
+
+/// A VM without a domain whose restart is owed: a destroy in its queue ends the VM, and keeps its configuration.
+#[test]
+fn a_destroy_while_a_restart_is_owed_ends_the_vm() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    world.shut_down(domid, xen_port::ShutdownReason::Reboot);
+    world.fail_always(LastingFault::Xen {
+        op: "populate_physmap",
+        errno: xen_port::Errno::ENOMEM,
+    });
+    let destroy = of_remote(1, now_ms(&world), Request::Destroy { force: false });
+    beside_a_monitor(&bench, (&world, domid), |host| {
+        host.wait_for(&[], std::time::Duration::from_secs(10))?;
+        assert!(host.hv.domain_info(domid)?.is_none());
+        requests::submit(host, &destroy)?;
+        host.wait_for(&[], std::time::Duration::from_secs(5))
+    });
+    let reply = fetch(&bench, &world, destroy.id).unwrap();
+    assert_eq!(code_of(&reply), None);
+    world.lift_faults();
+    heir(&bench, &world, domid);
+    let left = world.xen.domain_list().unwrap();
+    assert!(left.iter().all(|info| info.handle != uuid().into_bytes()));
+    assert_eq!(files_in(&world, "/kept/").len(), 1);
+    assert_eq!(files_in(&world, "/watch/"), Vec::<String>::new());
+}
+
+/// The monitor dies at each of its calls while it sends a key: the next one says that it may have been sent, or sends it
+/// once.
+#[test]
+fn what_may_have_been_sent_is_not_sent_again() {
+    let bench = Bench::new();
+    let mut unsure = 0;
+    for call in 1.. {
+        let (world, domid) = guest(&bench);
+        let sysrq = of_remote(1, now_ms(&world), Request::Sysrq { key: 'h' });
+        leave_request(&bench, &world, &sysrq);
+        let doom = Some((call, Moment::ALL[call as usize % 3]));
+        let vm = Vm {
+            domid,
+            uuid: uuid(),
+        };
+        let turns = Turns::fair(call, &world.clock, 1);
+        let fate = world.fate(doom).seated(turns.servant(0));
+        let (_, calls) = bench.run(&world, fate, |host| monitor::watch(host, vm, &mut |_| ()));
+        let path = format!("/local/domain/{domid}/control/sysrq");
+        let mut store = world.store.client(0).unwrap();
+        let was_sent = node(&world, &path).is_some_and(|key| key == "h");
+        store.write(&Node::new(&path).unwrap(), b"").unwrap();
+        heir(&bench, &world, domid);
+        let is_sent_again = node(&world, &path).is_some_and(|key| key == "h");
+        assert!(!(was_sent && is_sent_again), "call {call}");
+        let reply = fetch(&bench, &world, sysrq.id).unwrap();
+        match code_of(&reply) {
+            None => assert!(was_sent || is_sent_again, "call {call}"),
+            Some(code) => {
+                assert_eq!(code, ErrorCode::MonitorLost, "call {call}");
+                unsure += 1;
+            }
+        }
+        assert_eq!(asked(&world), Vec::<String>::new(), "call {call}");
+        if calls < call {
+            break;
+        }
+    }
+    assert!(unsure > 0);
+}
+
+/// A request for a VM outlives the VM's domain; one for a domain is answered.
+#[test]
+fn the_queue_outlives_a_restart() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let rename = |name: &str| Request::Rename {
+        name: name.to_owned(),
+    };
+    let of_vm = of_remote(1, now_ms(&world), rename("other"));
+    let of_domain = of_remote(2, now_ms(&world), rename("third")).for_domain(domid.0);
+    leave_request(&bench, &world, &of_vm);
+    leave_request(&bench, &world, &of_domain);
+    world.shut_down(domid, xen_port::ShutdownReason::Reboot);
+    heir(&bench, &world, domid);
+    let next = world.xen.domain_list().unwrap();
+    let next = next.iter().find(|info| info.handle == uuid().into_bytes());
+    let next = next.unwrap().domid;
+    assert_ne!(next, domid);
+    assert!(is_done(&world, next, &rename("other")));
+    let reply = fetch(&bench, &world, of_vm.id).unwrap();
+    assert_eq!(code_of(&reply), None);
+    let reply = fetch(&bench, &world, of_domain.id).unwrap();
+    assert_eq!(code_of(&reply), Some(ErrorCode::DomainReplaced));
+}
+
+#[test]
+fn the_end_of_a_vm_answers_what_waits_for_it() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let pause = of_remote(1, now_ms(&world), Request::Pause);
+    let destroy = of_remote(2, now_ms(&world), Request::Destroy { force: false });
+    leave_request(&bench, &world, &pause);
+    leave_request(&bench, &world, &destroy);
+    bench.must(&world, |host| destroy::destroy(host, domid, false));
+    assert_eq!(asked(&world), Vec::<String>::new());
+    let reply = fetch(&bench, &world, pause.id).unwrap();
+    assert_eq!(code_of(&reply), Some(ErrorCode::NoSuchDomain));
+    let reply = fetch(&bench, &world, destroy.id).unwrap();
+    assert_eq!(code_of(&reply), None);
+}
+
+/// The process that ends a VM dies at each of its calls: a VM without supervision has replied to its requests.
+#[test]
+fn a_vm_that_is_not_supervised_any_more_has_replied() {
+    let bench = Bench::new();
+    let mut nr_unsupervised = 0;
+    for call in 1.. {
+        let (world, domid) = guest(&bench);
+        let pause = of_remote(1, now_ms(&world), Request::Pause);
+        leave_request(&bench, &world, &pause);
+        let doom = Some((call, Moment::ALL[call as usize % 3]));
+        let (_, calls) = bench.run(&world, world.fate(doom), |host| {
+            destroy::destroy(host, domid, false)
+        });
+        if files_in(&world, "/watch/").is_empty() {
+            nr_unsupervised += 1;
+            assert!(fetch(&bench, &world, pause.id).is_some(), "call {call}");
+        }
+        if calls < call {
+            break;
+        }
+    }
+    assert!(nr_unsupervised > 1);
+}
+
+/// A request comes at each moment of a VM's end: it gets a reply, or its asker gets an error.
+#[test]
+fn a_request_that_meets_the_end_of_its_vm_gets_one_answer() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let (_, nr_calls) = bench.process(&world, None, |host| destroy::destroy(host, domid, false));
+    let (mut nr_replies, mut nr_errors) = (0, 0);
+    for seed in 0..600 {
+        let (world, domid) = guest(&bench);
+        // Most requests come in the last part of the end.
+        let delay = (nr_calls + seed % 20).saturating_sub(32);
+        let pause = of_remote(1, now_ms(&world), Request::Pause);
+        let turns = Turns::fair(seed, &world.clock, 2);
+        let ending = world.fate(None).seated(turns.seat(0));
+        let asking = world.fate(None).seated(turns.seat(1));
+        let submitted = std::thread::scope(|scope| {
+            scope.spawn(|| bench.run(&world, ending, |host| destroy::destroy(host, domid, false)));
+            let asker = scope.spawn(|| {
+                bench.run(&world, asking, |host| {
+                    // Each of these is a turn of the other process.
+                    for _ in 0..delay {
+                        let _ = has_monitor(host);
+                    }
+                    requests::submit(host, &pause)
+                })
+            });
+            asker.join().unwrap().0
+        });
+        let reply = fetch(&bench, &world, pause.id);
+        match submitted {
+            Ended::Well(Ok(())) => {
+                nr_replies += 1;
+                assert!(reply.is_some(), "seed {seed}");
+            }
+            Ended::Well(Err(_)) => {
+                nr_errors += 1;
+                assert_eq!(reply, None, "seed {seed}");
+            }
+            Ended::Killed => panic!("killed"),
+        }
+        assert_eq!(asked(&world), Vec::<String>::new(), "seed {seed}");
+    }
+    assert!(
+        nr_replies > 10 && nr_errors > 10,
+        "{nr_replies}, {nr_errors}"
+    );
+}
+
+/// A request whose monitor was not woken: the next recovery wakes it.
+#[test]
+fn a_recovery_wakes_the_monitor_of_a_request_that_waits() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let turns = Turns::fair(3, &world.clock, 2);
+    let watching = world.fate(None).seated(turns.servant(0));
+    let other = world.fate(None).seated(turns.seat(1));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let vm = Vm {
+                domid,
+                uuid: uuid(),
+            };
+            bench.run(&world, watching, |host| {
+                monitor::watch(host, vm, &mut |_| ())
+            })
+        });
+        scope.spawn(|| {
+            bench.run(&world, other, |host| {
+                while !has_monitor(host) && turns_are_left(host) {}
+                host.wait_for(&[], std::time::Duration::from_secs(10))?;
+                let envelope = of_remote(1, now_ms(&world), Request::Pause);
+                add_request(host, &envelope)?;
+                recover::all(host, true)?;
+                host.wait_for(&[], std::time::Duration::from_secs(10))
+            })
+        });
+    });
+    assert_eq!(turns.stuck(), None);
+    assert!(is_done(&world, domid, &Request::Pause));
+}
+
+// ---- what a command costs, and requests of an earlier release -------------------------------------
+
+/// How many requests to xenstored a command makes, from the look-up of the name to its end.
+fn cost(host: &mut Host, request: &Request) -> Result<u64, EngineError> {
+    let before = host.store.stats().requests;
+    let (hv, store, index) = host.directory();
+    let found = domains::find(hv, store, &index, &DomainRef::parse("guest"))?;
+    requests::ask_for(host, &found.info, request)?;
+    Ok(host.store.stats().requests - before)
+}
+
+/// The same with a monitor.
+fn cost_of_asking(bench: &Bench, request: &Request) -> u64 {
+    let (world, domid) = guest(bench);
+    let turns = Turns::fair(1, &world.clock, 2);
+    let watching = world.fate(None).seated(turns.servant(0));
+    let asking = world.fate(None).seated(turns.seat(1));
+    let vm = Vm {
+        domid,
+        uuid: uuid(),
+    };
+    let ended = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            bench.run(&world, watching, |host| {
+                monitor::watch(host, vm, &mut |_| ())
+            })
+        });
+        let asker = scope.spawn(|| {
+            bench.run(&world, asking, |host| {
+                while !has_monitor(host) && turns_are_left(host) {}
+                host.wait_for(&[], std::time::Duration::from_secs(10))?;
+                cost(host, request)
+            })
+        });
+        asker.join().unwrap().0
+    });
+    assert!(is_done(&world, domid, request));
+    match ended {
+        Ended::Well(count) => count.unwrap(),
+        Ended::Killed => panic!("killed"),
+    }
+}
+
+#[test]
+fn a_request_takes_one_request_to_xenstored_besides_its_change() {
+    let bench = Bench::new();
+    let rename = Request::Rename {
+        name: "other".to_owned(),
+    };
+    for (request, of_change) in [
+        (Request::Pause, 0),
+        (Request::Unpause, 0),
+        (Request::MemoryTarget { target_kib: 4096 }, 4),
+        (Request::MemoryMaximum { max_kib: 16384 }, 4),
+        // The transaction, whether the domain is there, its name, and two writes.
+        (rename, 6),
+    ] {
+        let word = request.word();
+        assert_eq!(cost_of_asking(&bench, &request), 1, "{word}");
+        // Without a monitor the command makes those of the change, and two to find the name, which is in no index.
+        let world = World::new(256);
+        let plan = bench.plan(&bench.config("guest", UUID)).unwrap();
+        bench.must(&world, |host| create_planned(host, &plan));
+        let count = bench.must(&world, |host| cost(host, &request));
+        assert_eq!(count, 2 + of_change, "{word}");
+    }
+}
+
+/// The replies in the format of the release before.
+fn told_nodes(world: &World) -> Vec<String> {
+    let nodes = world.snapshot().nodes;
+    let told = nodes
+        .keys()
+        .filter(|node| node.starts_with("/tool/xyl/told/"));
+    told.cloned().collect()
+}
+
+/// Requests that a command of the release before has written while its monitor was replaced.
+#[test]
+fn requests_of_the_release_before_are_carried_out_and_answered() {
+    let bench = Bench::new();
+    let (world, domid) = guest(&bench);
+    let alive = world.fate(None);
+    let asker = bench.host(&world, &alive).process.id();
+    let id = |nr: u64, pid: u32| format!("{:014}-{pid}-{nr:032x}-{}", 1, uuid().simple());
+    let write = |id: &str, text: &str| {
+        let node = Node::new(&format!("/libxl/{domid}/xyl/asked/{id}")).unwrap();
+        let mut store = world.store.client(0).unwrap();
+        store.write(&node, text.as_bytes()).unwrap();
+    };
+    let file = core();
+    let dump = format!(
+        r#"{{"dump_core":{{"file":"{}","is_live":false}}}}"#,
+        file.display()
+    );
+    let texts = [
+        r#""pause""#,
+        r#"{"memory_target":{"target_kib":4096}}"#,
+        r#"{"rename":{"name":"other"}}"#,
+        r#"{"pin":{"vcpus":[0],"hard":{"bytes":[1]},"soft":null,"force":false}}"#,
+        r#"{"power":{"request":"Poweroff","fallback":false}}"#,
+        r#"{"sysrq":{"key":"h"}}"#,
+        &dump,
+        r#"{"vcpus":{"nr_vcpus":99}}"#,
+        r#""levitate""#,
+    ];
+    for (nr, text) in (0..).zip(texts) {
+        write(&id(nr, asker), text);
+    }
+    // Of a VM that had this number before, of no VM at all, and of long ago.
+    write(&format!("{:014}-{asker}-7-{:032x}", 1, 9), r#""unpause""#);
+    write("x", r#""unpause""#);
+    write(&id(20, 99_999), r#""unpause""#);
+    heir(&bench, &world, domid);
+    for request in [
+        Request::Pause,
+        Request::MemoryTarget { target_kib: 4096 },
+        Request::Rename {
+            name: "other".to_owned(),
+        },
+        Request::Sysrq { key: 'h' },
+        Request::Power {
+            request: PowerRequest::Poweroff,
+            fallback: false,
+        },
+        Request::DumpCore {
+            file,
+            is_live: false,
+        },
+    ] {
+        assert!(is_done(&world, domid, &request), "{}", request.word());
+    }
+    let reply = |nr| {
+        let text = node(&world, &format!("/tool/xyl/told/{}", id(nr, asker))).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()
+    };
+    let plainly = serde_json::json!({"done": "plainly"});
+    assert_eq!(reply(0), plainly);
+    assert_eq!(reply(3), plainly);
+    let by_xenstore = serde_json::json!({"done": {"asked": "ByXenstore"}});
+    assert_eq!(reply(4), by_xenstore);
+    assert!(reply(6)["done"]["dumped"]["nr_pages"].as_u64() > Some(0));
+    assert_eq!(reply(7)["failed"]["code"], "vcpus-out-of-range");
+    assert_eq!(reply(8)["failed"]["code"], "unknown-request");
+    let nodes = world.snapshot().nodes;
+    let left = nodes.keys().find(|node| node.contains("/xyl/asked/"));
+    assert_eq!(left, None);
+    assert_eq!(told_nodes(&world).len(), texts.len());
+    // What nobody has taken goes with the next recovery, once its process has died.
+    bench.run(&world, alive, |_| Ok(()));
+    bench.must(&world, |host| recover::all(host, true).map(drop));
+    let left = told_nodes(&world);
+    assert_eq!(left, Vec::<String>::new());
 }

@@ -182,8 +182,11 @@ fn a_pool_is_found_by_its_name_and_gives_shares_by_its_own_scheduler() {
         "{refused:?}"
     );
     let refused = bench.create("other", OTHER_UUID, "pool = \"bare\"\ncap = 10");
-    let text = refused.unwrap_err().to_string();
-    assert!(text.contains("under the scheduler null"), "{text}");
+    let error = refused.unwrap_err();
+    assert!(
+        matches!(error.cause(), EngineError::NoShares("null")),
+        "{error}"
+    );
 }
 
 #[test]

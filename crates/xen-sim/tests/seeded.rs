@@ -20,7 +20,7 @@ use std::time::Duration;
 use bench::seeds::{Dice, number_of, run_seeds};
 use bench::{Bench, create_planned};
 use uuid::Uuid;
-use xen_port::{DomId, Hypervisor, ShutdownReason};
+use xen_port::{DomId, ShutdownReason};
 use xen_sim::{Ended, Fault, Moment, Sabotage, Snapshot, World};
 use xenstore::{Path as Node, Tree};
 use xyl_engine::config::plan::Planned;
@@ -71,15 +71,15 @@ const OPERATIONS_ALL: [Operation; 8] = [
 ];
 
 impl Operation {
-    /// About how many calls it makes, all going well.
+    /// Number of calls that it makes when all goes well, or a few more. The seeds kill and fail any of them.
     fn usual_calls(self) -> u64 {
         match self {
-            Operation::Create => 120,
-            Operation::Destroy => 40,
-            Operation::Pause | Operation::Unpause => 8,
-            Operation::Rename => 20,
-            Operation::Restart | Operation::RenameRestart => 160,
-            Operation::SoftReset => 90,
+            Operation::Create => 360,
+            Operation::Destroy => 122,
+            Operation::Pause | Operation::Unpause => 12,
+            Operation::Rename => 26,
+            Operation::Restart | Operation::RenameRestart => 490,
+            Operation::SoftReset => 390,
         }
     }
 }
@@ -134,7 +134,12 @@ impl Trouble {
             }
         }
         if dice.percent(25) {
-            trouble.hostility = Some((doom(dice).0, dice.of(&HOSTILITIES)));
+            // Half of them while the guest still runs that a restart or destroy ends.
+            let call = match dice.percent(50) {
+                true => 1 + dice.below(limit.min(30)),
+                false => doom(dice).0,
+            };
+            trouble.hostility = Some((call, dice.of(&HOSTILITIES)));
         }
         trouble.reuse = dice.percent(10);
         while trouble.doom.is_some() && trouble.recoveries.len() < 3 && dice.percent(40) {
@@ -176,9 +181,17 @@ fn be_hostile(world: &World, domid: DomId, how: Hostility) {
         }
         Hostility::Bloat => (0..60).for_each(|n| write(&format!("data/{n}"), &[b'x'; 1500])),
         Hostility::Devices => {
-            for node in ["data/vif/0", "device/vif/0/backend", "data/vbd/51712"] {
+            for node in [
+                "data/vif/0",
+                "device/vif/0/backend",
+                "data/vbd/51712",
+                "device/vbd/51728/backend",
+                "device/vbd/51728/frontend",
+            ] {
                 write(node, b"/local/domain/0/backend/vif/0/0");
             }
+            let path = Node::new(&format!("{home}/device/vbd/51712")).unwrap();
+            let _ = client.rm(&path);
         }
         _ => {
             for below in [
@@ -264,6 +277,7 @@ impl<'a> Run<'a> {
                 has_ended: true, ..
             } => &[Destroy, Restart, RenameRestart],
             Seen { paused: true, .. } => &[Destroy, Unpause, Rename],
+            _ if vm == PV => &[Destroy, Pause, Rename, Restart, RenameRestart],
             _ => &[Destroy, Pause, Rename, Restart, RenameRestart, SoftReset],
         }
     }
@@ -373,7 +387,19 @@ impl<'a> Run<'a> {
             is_of_a_call: self.given.is_some(),
             stopped,
         };
-        self.look(vm, operation, before, failure)
+        self.look(vm, operation, before, failure)?;
+        // A guest may take its disks away itself.
+        let has_devices = vm != WITHOUT_DEVICES && hostility.is_none();
+        match self.seen[vm] {
+            Seen {
+                domid: Some(domid),
+                has_ended: false,
+                ..
+            } if has_devices && operation == Operation::SoftReset => {
+                checks::served(&self.world.snapshot(), domid)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Another VM that has no domain gets the number of one that is gone.
@@ -408,25 +434,6 @@ impl<'a> Run<'a> {
                     }
                 }
                 other => return Err(format!("recovery: {other:?}")),
-            }
-        }
-        for (vm, uuid) in UUIDS.iter().enumerate() {
-            let handle = Uuid::parse_str(uuid).unwrap();
-            let domains = world.xen.domain_list().unwrap();
-            let found = domains
-                .iter()
-                .find(|info| &info.handle == handle.as_bytes());
-            let Some(info) = found else { continue };
-            let domid = info.domid;
-            let resumed = bench.process(world, None, |host| {
-                if soft_reset::is_under_way(host, domid)? {
-                    // What cannot be done is an end of it as well: the guest counts as crashed.
-                    drop(reset(host, handle, domid));
-                }
-                Ok(())
-            });
-            if !matches!(resumed.0, Ended::Well(Ok(()))) {
-                return Err(format!("{}: its soft reset: {:?}", NAMES[vm], resumed.0));
             }
         }
         Ok(())
@@ -489,7 +496,6 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A soft reset, as the monitor does it.
 /// Has a change made of a domain, if it is still there.
 fn ask(host: &mut Host, domid: DomId, request: &Request) -> Result<(), EngineError> {
     match host.hv.domain_info(domid)? {
@@ -498,9 +504,9 @@ fn ask(host: &mut Host, domid: DomId, request: &Request) -> Result<(), EngineErr
     }
 }
 
+/// A soft reset, as the monitor does it.
 fn reset(host: &mut Host, uuid: Uuid, domid: DomId) -> Result<(), EngineError> {
-    let _owner = xyl_engine::VmGuard::take(host, uuid)?;
-    match soft_reset::run(host, Vm { domid, uuid }, &mut |_| ())? {
+    match soft_reset::run(host, Vm { domid, uuid })? {
         Outcome::Running => Ok(()),
         Outcome::Gone => Err(EngineError::NoSuchDomain(domid.to_string())),
         Outcome::GivenUp(why) => Err(EngineError::NoSuchDomain(why)),
@@ -540,9 +546,30 @@ fn judge(operation: Operation, before: Seen, after: Seen, failure: Failure) -> R
     }
 }
 
+/// The VM without devices.
+const WITHOUT_DEVICES: usize = 2;
+
+/// The PV guest among the VMs.
+const PV: usize = 1;
+
+fn without_devices(config: &str) -> String {
+    let lines = config.split_inclusive('\n');
+    lines
+        .filter(|line| !line.starts_with("disk") && !line.starts_with("vif"))
+        .collect()
+}
+
 fn plans(bench: &Bench) -> Vec<Planned> {
     let vms = UUIDS.iter().zip(NAMES).chain([(&BYSTANDER, "bystander")]);
-    vms.map(|(uuid, name)| bench.plan(&bench.config(name, uuid)).unwrap())
+    let config = |uuid: &str, name: &str| {
+        let config = bench.config(name, uuid);
+        match UUIDS.iter().position(|own| *own == uuid) {
+            Some(PV) => config.replace("type = \"pvh\"", "type = \"pv\""),
+            Some(WITHOUT_DEVICES) => without_devices(&config),
+            _ => config,
+        }
+    };
+    vms.map(|(uuid, name)| bench.plan(&config(uuid, name)).unwrap())
         .collect()
 }
 
@@ -575,7 +602,7 @@ fn replay_line(seed: u64) -> String {
 #[test]
 fn a_seed_decides_everything_and_nothing_is_lost() {
     if let Some(seed) = number_of("XYL_SIM_SEED") {
-        let bench = Bench::new();
+        let bench = Bench::with_devices();
         println!("seed {seed}");
         run(&bench, &bench, &plans(&bench), seed, true).unwrap();
         return;
@@ -583,7 +610,7 @@ fn a_seed_decides_everything_and_nothing_is_lost() {
     let count = number_of("XYL_SIM_SEEDS").unwrap_or(SEEDS);
     let from = number_of("XYL_SIM_FROM").unwrap_or(1);
     let begun = std::time::Instant::now();
-    let bench = Bench::new();
+    let bench = Bench::with_devices();
     let plans = plans(&bench);
     let faults = run_seeds(from, count, replay_line, |seed| {
         run(&bench, &bench, &plans, seed, false)
@@ -598,7 +625,7 @@ fn what_was_found_stays_mended() {
     // A record that was being written when its process died, of a VM that was renamed and then restarted; a restart that was
     // killed just as Xen had given the old domain's number to the new one.
     let found = [22_585, 57_953, 231_272];
-    let bench = Bench::new();
+    let bench = Bench::with_devices();
     let plans = plans(&bench);
     for seed in found {
         run(&bench, &bench, &plans, seed, false)
@@ -608,7 +635,7 @@ fn what_was_found_stays_mended() {
 
 #[test]
 fn a_seed_runs_the_same_each_time() {
-    let bench = Bench::new();
+    let bench = Bench::with_devices();
     let plans = plans(&bench);
     for seed in 1..6 {
         let ends: Vec<Snapshot> = (0..2)
@@ -628,13 +655,40 @@ fn a_seed_runs_the_same_each_time() {
     }
 }
 
+/// The seeds reach the last call of each operation.
+#[test]
+fn usual_calls_are_as_many_as_an_operation_makes() {
+    let bench = Bench::with_devices();
+    let plans = plans(&bench);
+    for operation in OPERATIONS_ALL {
+        let mut run = Run::new(&bench, &bench, &plans);
+        run.prepare(0, operation).unwrap();
+        run.step(0, operation, &Trouble::default()).unwrap();
+        let (usual, calls) = (operation.usual_calls(), run.last_calls);
+        assert!(
+            usual >= calls && usual <= calls + calls / 2 + 8,
+            "{operation:?}: {calls} calls, not {usual}"
+        );
+    }
+}
+
 /// Each call of each operation fails with each error that it can return, once.
 #[test]
 fn every_error_of_every_call() {
-    let bench = Bench::new();
+    let others = OPERATIONS_ALL.into_iter();
+    give_every_error(others.filter(|operation| *operation != Operation::SoftReset));
+}
+
+#[test]
+fn every_error_of_every_call_of_a_soft_reset() {
+    give_every_error([Operation::SoftReset].into_iter());
+}
+
+fn give_every_error(operations: impl Iterator<Item = Operation>) {
+    let bench = Bench::with_devices();
     let plans = plans(&bench);
     let mut faults = Vec::new();
-    for operation in OPERATIONS_ALL {
+    for operation in operations {
         let mut given = 0;
         'calls: for call in 1.. {
             for choice in 0.. {

@@ -288,7 +288,7 @@ fn until(mut done: impl FnMut() -> Result<bool, HvError>) -> Outcome {
     Ok(())
 }
 
-/// What holds for every kind of domain before it has memory.
+/// Checks for every kind of domain before it has memory.
 fn common(probe: &mut Probe, xen: &Xen, domid: DomId) {
     let info = || -> Result<_, Box<dyn std::error::Error>> {
         Ok(xen.domain_info(domid)?.ok_or("no domain")?)
@@ -392,7 +392,7 @@ fn common(probe: &mut Probe, xen: &Xen, domid: DomId) {
     });
 }
 
-/// What holds for memory of every kind of domain; `frames` are those of 512 pages of it.
+/// Checks of memory for every kind of domain. `frames` are those of 512 of its pages.
 fn memory(probe: &mut Probe, xen: &Xen, domid: DomId, frames: &[Gfn]) {
     probe.run(
         "map_foreign: write, read, zero, fill_with, fill_from_file",
@@ -806,7 +806,7 @@ fn readable(events: &EventChannels, timeout_ms: i32) -> Result<bool, std::io::Er
     }
 }
 
-/// What single requests take: the median of several, in microseconds.
+/// Measures single requests: the median of several, in microseconds.
 fn times(xen: &Xen) -> Outcome {
     let domid = xen.create_domain(&request(GuestKind::Pvh))?;
     let outcome = times_of(xen, domid);

@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::device::Device;
 use crate::mapping::Mapping;
 
-/// Where hypercall memory comes from.
+/// The source of hypercall memory.
 #[derive(Debug)]
 pub(crate) enum Source {
     /// The driver's own pages, which never move (Linux 4.18 and later).
@@ -38,7 +38,7 @@ impl Source {
     }
 }
 
-/// One piece of hypercall memory that every hypercall of a handle uses, one after the other.
+/// One block of hypercall memory. The hypercalls of a handle use it one after the other.
 #[derive(Debug)]
 pub(crate) struct Arena {
     source: Source,
@@ -56,7 +56,7 @@ pub(crate) struct Slot<T> {
 }
 
 impl<T> Slot<T> {
-    /// The address to tell Xen.
+    /// The address for Xen.
     pub(crate) fn address(&self) -> u64 {
         self.address
     }

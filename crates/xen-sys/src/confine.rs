@@ -1,9 +1,9 @@
-//! A computation in a child that can do nothing else.
+//! Runs a computation in a child process without rights, for code that reads hostile bytes.
 //!
-//! For code that reads hostile bytes. The child is a copy of this process ([`fork`](libc::fork)), so it has the input in memory
-//! already. Before it computes it gives up all that it does not need: its open files but two, its users, its capabilities,
-//! most of its limits, and by a filter (seccomp(2)) all system calls but those of memory and writing. What comes back is
-//! an answer of fixed size and a file in memory. The caller reads both as it would read any hostile bytes.
+//! The child is a copy of this process ([`fork`](libc::fork)), so it has the input in memory already. Before the
+//! computation it closes all files but two, leaves root, drops capabilities and lowers its limits. A filter
+//! (seccomp(2)) refuses all system calls except those for memory and writing. The result is an answer of fixed size
+//! and a file in memory. The caller must treat both as hostile bytes.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -26,13 +26,13 @@ const NOT_CONFINED: libc::c_int = 125;
 /// The resource limits of a computation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ComputeLimits {
-    /// Memory beyond what this process has already, in bytes.
+    /// Memory in bytes in addition to this process's memory.
     pub memory_max_bytes: u64,
     /// The largest output, in bytes.
     pub output_max_bytes: u64,
     /// CPU time, in whole seconds.
     pub cpu_max_s: u64,
-    /// How long this process waits for it.
+    /// Time limit of this process for the child's answer.
     pub wait_limit: Duration,
 }
 
@@ -47,12 +47,12 @@ pub struct Computed<const ANSWER: usize> {
     pub output_bytes: u64,
 }
 
-/// Runs `work` in a child and waits for it. `work` writes to a file in memory and returns an answer. It must not use any lock
-/// that another thread of this process may hold; the allocator's is fine.
+/// Runs `work` in a child and waits for it. `work` writes to a file in memory and returns an answer. It must not use
+/// a lock that another thread of this process may hold, except the allocator's.
 ///
 /// # Errors
-/// [`io::ErrorKind::TimedOut`] where it took too long; [`io::ErrorKind::BrokenPipe`] where the child ended without a whole
-/// answer, because it ran into a limit or did what it may not do; what the system says where there is no child.
+/// [`io::ErrorKind::TimedOut`] after the time limit; [`io::ErrorKind::BrokenPipe`] if the child ended without a
+/// complete answer, because of a limit or a refused system call; an error of the system if there is no child.
 pub fn compute<const ANSWER: usize>(
     limits: &ComputeLimits,
     work: impl FnOnce(&mut dyn Write) -> [u8; ANSWER],
@@ -83,7 +83,7 @@ pub fn compute<const ANSWER: usize>(
     })
 }
 
-/// A file that is nowhere but in memory.
+/// Creates a file that exists only in memory.
 fn memory_file() -> io::Result<File> {
     // SAFETY: the name is a constant, and the descriptor that the call makes is ours alone.
     unsafe {
@@ -165,7 +165,7 @@ struct Child {
 }
 
 impl Child {
-    /// The child: gives up what it can, computes, answers, ends.
+    /// The child: drops its rights, computes, answers, ends.
     fn run<const ANSWER: usize>(
         &self,
         mut output: File,
@@ -182,7 +182,7 @@ impl Child {
         }
     }
 
-    /// Gives up all rights; false where one could not be given up.
+    /// Drops all rights. Returns false if one could not be dropped.
     fn give_up(&self) -> bool {
         // SAFETY: these calls take numbers, or constants and structures that outlive them. They change this child alone, which
         // has one thread; no Rust value stands for the descriptors that are closed, but for those that the child never uses.

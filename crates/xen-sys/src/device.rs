@@ -51,10 +51,10 @@ impl Device {
         unsafe { self.ioctl_at(request, argument.cast()) }
     }
 
-    /// The same for an argument of varying size at `argument`.
+    /// Like `ioctl`, for an argument of varying size at `argument`.
     ///
     /// # Safety
-    /// What the driver reads and writes from `argument` on is valid for that.
+    /// The memory that the driver reads and writes from `argument` on is valid for that.
     pub(crate) unsafe fn ioctl_at(
         &self,
         request: u64,

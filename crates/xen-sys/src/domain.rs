@@ -33,7 +33,7 @@ impl Xen {
             Err(error) if error.is(Errno::ESRCH) => return Ok(None),
             answer => answer?.payload::<domctl::DomainInfo>(),
         };
-        // Up to 4.21 Xen answers with the next domain where this one is not there.
+        // Xen up to 4.21 returns the next domain if this one does not exist.
         Ok((answer.domain == domid.0).then(|| domain_info(&answer)))
     }
 
@@ -101,7 +101,7 @@ impl Xen {
         loop {
             match self.domctl(op, domctl::DESTROY_DOMAIN, domid, &()) {
                 Ok(_) => return Ok(()),
-                // Someone else finished what was begun here.
+                // Another process has finished the destroy that began here.
                 Err(error) if begun && error.is(Errno::ESRCH) => return Ok(()),
                 Err(error) if error.is(Errno::EAGAIN) || error.is(Errno::ERESTART) => begun = true,
                 Err(error) => return Err(error),

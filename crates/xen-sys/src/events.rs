@@ -40,7 +40,7 @@ impl EventChannels {
     /// Connects to a port that `remote` has allocated for this domain.
     ///
     /// # Errors
-    /// [`HvError::Driver`](xen_port::HvError::Driver) where there is no such port, or it is for someone else.
+    /// [`HvError::Driver`](xen_port::HvError::Driver) if there is no such port, or it is for another domain.
     pub fn bind_interdomain(&self, remote: DomId, remote_port: EvtchnPort) -> Result<EventChannel> {
         let mut argument = EvtchnBindInterdomain {
             remote_domain: remote.0.into(),
@@ -54,7 +54,7 @@ impl EventChannels {
     /// Allocates a port that `remote` may bind.
     ///
     /// # Errors
-    /// [`HvError::Driver`](xen_port::HvError::Driver) where Xen has none left.
+    /// [`HvError::Driver`](xen_port::HvError::Driver) if Xen has none left.
     pub fn bind_unbound(&self, remote: DomId) -> Result<EventChannel> {
         let mut argument = EvtchnBindUnboundPort {
             remote_domain: remote.0.into(),
@@ -67,7 +67,8 @@ impl EventChannels {
     /// Binds a virtual interrupt, such as [`VIRQ_DOM_EXC`](xen_abi::xen::VIRQ_DOM_EXC).
     ///
     /// # Errors
-    /// [`HvError::Driver`](xen_port::HvError::Driver) where another process has it (`EEXIST`) or this domain may not.
+    /// [`HvError::Driver`](xen_port::HvError::Driver) if another process has bound it (`EEXIST`), or this domain has
+    /// no permission.
     pub fn bind_virq(&self, virq: u32) -> Result<EventChannel> {
         let mut argument = EvtchnBindVirq { virq };
         // SAFETY: the structure is the ioctl's and holds no address.
@@ -83,10 +84,11 @@ impl EventChannels {
         })
     }
 
-    /// The next channel with an event, or `None`. The channel is silent until it is [unmasked](EventChannel::unmask).
+    /// The next channel with an event, or `None`. The channel reports no further event until it is
+    /// [unmasked](EventChannel::unmask).
     ///
     /// # Errors
-    /// [`HvError::Driver`](xen_port::HvError::Driver) where events were lost, or the read failed.
+    /// [`HvError::Driver`](xen_port::HvError::Driver) if events were lost, or the read failed.
     pub fn pending(&self) -> Result<Option<EvtchnPort>> {
         let mut port = [0; 4];
         loop {
@@ -108,15 +110,15 @@ impl AsFd for EventChannels {
 }
 
 impl EventChannel {
-    /// Its number in this domain.
+    /// Number of the port in this domain.
     pub fn port(&self) -> EvtchnPort {
         self.port
     }
 
-    /// Tells the other end.
+    /// Sends an event to the other end.
     ///
     /// # Errors
-    /// [`HvError::Driver`](xen_port::HvError::Driver) where the channel is not connected.
+    /// [`HvError::Driver`](xen_port::HvError::Driver) if the channel is not connected.
     pub fn notify(&self) -> Result<()> {
         let mut argument = PortArgument { port: self.port.0 };
         // SAFETY: the structure is the ioctl's and holds no address.
@@ -128,7 +130,7 @@ impl EventChannel {
     /// Lets the channel report its next event.
     ///
     /// # Errors
-    /// [`HvError::Driver`](xen_port::HvError::Driver) where the write failed.
+    /// [`HvError::Driver`](xen_port::HvError::Driver) if the write failed.
     pub fn unmask(&self) -> Result<()> {
         let written = self.device.file().write_all(&self.port.0.to_ne_bytes());
         written.map_err(|source| self.device.error("unmask an event channel", source))

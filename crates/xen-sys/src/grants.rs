@@ -45,7 +45,7 @@ impl Grants {
     /// Maps pages that `domid` granted to this domain, in the order of `references`.
     ///
     /// # Errors
-    /// [`HvError::Driver`] where a grant is not there or does not allow it.
+    /// [`HvError::Driver`] if a grant does not exist or does not allow it.
     pub fn map(&self, domid: DomId, references: &[u32], writable: bool) -> Result<GrantedMemory> {
         let lease = self.lease(domid, references)?;
         let mapping = Mapping::of_file(self.device.file(), lease.index, references.len(), writable)

@@ -1,12 +1,12 @@
-//! Xen's facts about the host: version, CPUs, memory, log, CPU pools.
+//! Xen's facts about the host: version, CPUs, memory, log.
 
-use xen_abi::domctl::{self, Bitmap};
+use xen_abi::domctl;
 use xen_abi::sysctl::{self, Sysctl};
 use xen_abi::xen::{HYPERVISOR_MEMORY_OP, HYPERVISOR_SYSCTL, HYPERVISOR_XEN_VERSION};
 use xen_abi::{memory, version};
 use xen_port::{
-    CpuMap, CpuPolicy, CpuPool, CpuTopology, Errno, HostCpuPolicy, HostFeatureset, NumaNode,
-    PhysCaps, PhysInfo, Result, SchedulerGlobals, SchedulerId, VersionInfo,
+    CpuPolicy, CpuTopology, Errno, HostCpuPolicy, HostFeatureset, NumaNode, PhysCaps, PhysInfo,
+    Result, SchedulerGlobals, SchedulerId, VersionInfo,
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -20,7 +20,7 @@ pub(crate) const BITMAP_BYTES: usize = 2048;
 
 /// Bytes of Xen's log that are read at a time.
 const LOG_CHUNK_BYTES: u32 = 32 << 10;
-/// How much of the log is read at most: more than any ring holds (`conring_size`, 16 KiB if not set).
+/// Maximum number of bytes that are read of the log: more than any ring holds (`conring_size`, 16 KiB by default).
 const LOG_MAX_BYTES: usize = 64 << 20;
 
 impl Xen {
@@ -150,8 +150,8 @@ impl Xen {
         }
     }
 
-    /// Up to a chunk, and where the next one begins. With `clear`, what was read is gone from the ring, so each chunk is its start;
-    /// else a chunk starts at `index`.
+    /// Reads a chunk of the log. Returns it, and the index of the next one. With `clear`, Xen removes the bytes that
+    /// were read, so each chunk starts at the ring's start.
     fn read_console_chunk(&self, index: u32, clear: bool) -> Result<(Vec<u8>, u32)> {
         self.with_sysctl_version(Site::host("XEN_SYSCTL_readconsole"), |version| {
             let mut call = self.privcmd.call(LOG_CHUNK_BYTES as usize)?;
@@ -185,47 +185,6 @@ impl Xen {
             )?
             .payload();
         Ok(SchedulerId::from_number(answer.sched_id))
-    }
-
-    pub(crate) fn read_cpu_pools(&self) -> Result<Vec<CpuPool>> {
-        let mut pools = Vec::new();
-        let mut next = Some(0);
-        while let Some(pool) = next.map(|id| self.cpu_pool_from(id)).transpose()?.flatten() {
-            next = pool.id.checked_add(1);
-            pools.push(pool);
-        }
-        Ok(pools)
-    }
-
-    /// The pool with this number, or with the lowest one above it.
-    fn cpu_pool_from(&self, id: u32) -> Result<Option<CpuPool>> {
-        self.with_sysctl_version(Site::host("XEN_SYSCTL_cpupool_op"), |version| {
-            let mut call = self.privcmd.call(BITMAP_BYTES)?;
-            let bitmap = call.reserve::<u8>(BITMAP_BYTES)?;
-            let request = sysctl::CpupoolOp {
-                op: sysctl::CPUPOOL_OP_INFO,
-                cpupool_id: id,
-                cpumap: Bitmap {
-                    bitmap: bitmap.address(),
-                    nr_bits: BITMAP_BYTES as u32 * 8,
-                    pad: 0,
-                },
-                ..sysctl::CpupoolOp::new_zeroed()
-            };
-            let op = call.put(&Sysctl::new(version, sysctl::CPUPOOL_OP, &request))?;
-            // SAFETY: `op` is one sysctl, `bitmap` has `nr_bits` bits.
-            match unsafe { call.run(HYPERVISOR_SYSCTL, &[op.address()]) } {
-                Err(Errno::ENOENT) => return Ok(None),
-                outcome => outcome?,
-            };
-            let answer: sysctl::CpupoolOp = call.get(&op)?.payload();
-            Ok(Some(CpuPool {
-                id: answer.cpupool_id,
-                scheduler: SchedulerId::from_number(answer.sched_id),
-                nr_domains: answer.n_dom,
-                cpus: CpuMap::from_bytes(&call.get_slice(&bitmap, BITMAP_BYTES)?),
-            }))
-        })
     }
 
     pub(crate) fn read_cpu_topology(&self) -> Result<Vec<CpuTopology>> {
@@ -413,7 +372,7 @@ impl Xen {
                     vcpu_migr_delay_us,
                 },
             ),
-            // Credit2's one parameter stands where credit's first one does.
+            // The parameter of credit2 has the place of credit's first parameter.
             SchedulerGlobals::Credit2 { ratelimit_us } => (
                 SchedulerId::Credit2,
                 sysctl::CreditSchedule {

@@ -104,7 +104,7 @@ impl Mapping {
         self.start.as_ptr() as u64
     }
 
-    /// A pointer to `len` bytes from `offset`, or an error naming `op` where they are not inside.
+    /// Pointer to `len` bytes at `offset`. An error that names `op` if they are outside the mapping.
     fn range(&self, op: &'static str, offset: usize, len: usize) -> Result<NonNull<u8>> {
         match offset.checked_add(len) {
             // SAFETY: offset + len <= size, so the pointer stays within the mapping or one past it.
@@ -292,7 +292,7 @@ unsafe fn load(from: NonNull<u8>, bytes: &mut [u8]) {
     }
 }
 
-/// How many bytes come before the first aligned word at `start`, how many words follow, and how many bytes are left.
+/// Splits `len` bytes at `start`: bytes before the first aligned word, aligned words, bytes after them.
 fn split(start: NonNull<u8>, len: usize) -> (usize, usize, usize) {
     let head = start.as_ptr().align_offset(8).min(len);
     let words = (len - head) / 8;

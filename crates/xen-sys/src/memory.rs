@@ -156,7 +156,7 @@ impl Xen {
         self.mmuext(Site::domain("MMUEXT_CLEAR_PAGE", domid), domid, &ops)
     }
 
-    /// Operations on frames of a PV domain, in order; an error says how many were done.
+    /// Runs operations on frames of a PV domain, in order. An error contains the number of completed ones.
     fn mmuext(&self, site: Site, domid: DomId, ops: &[mmu::ExtOp]) -> Result<()> {
         let mut call = self.privcmd.call(size_of_val(ops))?;
         let list = call.put_slice(ops)?;
@@ -222,7 +222,7 @@ impl Xen {
     /// Maps the first frames of a domain's grant table.
     ///
     /// # Errors
-    /// [`HvError::Call`](xen_port::HvError::Call) where Xen does not give them.
+    /// [`HvError::Call`](xen_port::HvError::Call) if Xen refuses them.
     pub fn grant_table_memory(&self, domid: DomId, nr_frames: u32) -> Result<ForeignMemory> {
         let kind = memory::RESOURCE_GRANT_TABLE;
         let mapping = self.privcmd.map_resource(
@@ -341,7 +341,7 @@ fn mem_flags(flags: PopulateFlags) -> u32 {
     } else {
         0
     };
-    // Eight bits: a node that has no place there is as good as none.
+    // The field has eight bits. A node that does not fit counts as no node.
     let node = flags
         .node
         .filter(|node| *node < 0xff)

@@ -6,9 +6,9 @@ use xen_abi::domctl;
 use xen_port::{
     CpuMap, CpuPolicy, CpuPool, CpuTopology, CreateDomain, DomId, DomainInfo, E820Entry,
     EvtchnPort, Gfn, GuestKind, GuestMemory, HostCpuPolicy, HostFeatureset, HvmBootCpu, HvmParam,
-    Hypervisor, Mfn, NumaNode, PageTableLevel, Pfn, PhysInfo, PopulateFlags, PvBootCpu, Result,
-    SchedulerGlobals, SchedulerId, SchedulerParams, ShutdownReason, Trigger, VcpuId, VcpuInfo,
-    VersionInfo,
+    Hypervisor, Mfn, NumaNode, PageTableLevel, Parameter, Pfn, PhysInfo, PopulateFlags, PvBootCpu,
+    Result, SchedulerGlobals, SchedulerId, SchedulerParams, ShutdownReason, Trigger, VcpuId,
+    VcpuInfo, VersionInfo,
 };
 
 use crate::Xen;
@@ -38,6 +38,30 @@ impl Hypervisor for Xen {
         self.read_cpu_pools()
     }
 
+    fn free_cpus(&self) -> Result<CpuMap> {
+        self.read_free_cpus()
+    }
+
+    fn create_cpu_pool(&self, pool: u32, scheduler: SchedulerId) -> Result<()> {
+        self.make_cpu_pool(pool, scheduler)
+    }
+
+    fn destroy_cpu_pool(&self, pool: u32) -> Result<()> {
+        self.end_cpu_pool(pool)
+    }
+
+    fn add_cpu_to_pool(&self, pool: u32, cpu: u32) -> Result<()> {
+        self.assign_cpu(pool, cpu)
+    }
+
+    fn remove_cpu_from_pool(&self, pool: u32, cpu: u32) -> Result<()> {
+        self.unassign_cpu(pool, cpu)
+    }
+
+    fn move_to_pool(&self, domid: DomId, pool: u32) -> Result<()> {
+        self.move_domain_to_pool(domid, pool)
+    }
+
     fn cpu_topology(&self) -> Result<Vec<CpuTopology>> {
         self.read_cpu_topology()
     }
@@ -48,6 +72,30 @@ impl Hypervisor for Xen {
 
     fn sharing_pages(&self) -> Result<(u64, u64)> {
         self.read_sharing_pages()
+    }
+
+    fn send_debug_keys(&self, keys: &str) -> Result<()> {
+        self.type_debug_keys(keys)
+    }
+
+    fn flask_is_enforcing(&self) -> Result<bool> {
+        self.read_flask_mode()
+    }
+
+    fn set_flask_enforcing(&self, enforcing: bool) -> Result<()> {
+        self.write_flask_mode(enforcing)
+    }
+
+    fn load_flask_policy(&self, policy: &[u8]) -> Result<()> {
+        self.write_flask_policy(policy)
+    }
+
+    fn parameter(&self, name: &str) -> Result<Parameter> {
+        self.read_parameter(name)
+    }
+
+    fn set_parameter(&self, name: &str, value: &[u8]) -> Result<()> {
+        self.write_parameter(name, value)
     }
 
     fn host_cpu_policy(&self, which: HostCpuPolicy) -> Result<CpuPolicy> {

@@ -113,7 +113,7 @@ impl Privcmd {
         }
     }
 
-    /// A hypercall to be filled in, with room for `array_bytes` of arrays besides its structures.
+    /// Prepares a hypercall with room for `array_bytes` of arrays in addition to its structures.
     pub(crate) fn call(&self, array_bytes: usize) -> Result<Call<'_>> {
         // The call's structure, and alignment.
         const STRUCTURES: usize = 512;
@@ -185,7 +185,7 @@ impl Privcmd {
         let mapping = Mapping::of_file(self.device.file(), 0, frames.len(), false)
             .map_err(|source| self.cannot_reserve(source))?;
         let numbers: Vec<u64> = frames.iter().map(|frame| frame.0).collect();
-        // An entry that the driver does not come to counts as not mapped.
+        // The driver may not reach every entry. Such an entry counts as not mapped.
         let mut errors = vec![-Errno::EIO.0; frames.len()];
         match self.map_batch(domid, mapping.address(), &numbers, &mut errors) {
             // ENOENT: some frame is paged out; that one is left out.
@@ -329,7 +329,7 @@ impl Call<'_> {
     ///
     /// # Safety
     /// Every address among `arguments`, and in the structures that they lead to, is of a [`Slot`] of this call (or 0 where Xen takes
-    /// that as none), and Xen is told of no more entries there than the slot has.
+    /// that as none). The arguments name no more entries there than the slot has.
     pub(crate) unsafe fn run(
         &mut self,
         op: u64,

@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
-/// A child of this process, held by a descriptor: its number alone may be another's by now.
+use os_port::{Child, ChildEnd, EventSource, HeldProcess, ProcessSignal, Readiness, send_by_pidfd};
+
+/// A child of this process with its pidfd. Its PID may already belong to another process.
 #[derive(Debug)]
 pub(crate) struct Process {
     pid: libc::pid_t,
@@ -56,14 +58,18 @@ impl Process {
         }
     }
 
-    /// Waits for its end; its exit code, or `None` where a signal ended it.
+    /// Waits for the child's end. Returns its exit code, or `None` if a signal ended it.
     pub(crate) fn wait(&self) -> io::Result<Option<i32>> {
+        self.wait_with(libc::WEXITED)
+    }
+
+    fn wait_with(&self, options: libc::c_int) -> io::Result<Option<i32>> {
         let pidfd = self.pidfd.as_raw_fd().unsigned_abs();
         // SAFETY: all-zero bytes are a `siginfo_t`.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         loop {
             // SAFETY: the call fills in the structure, which is ours and outlives the call.
-            let waited = unsafe { libc::waitid(libc::P_PIDFD, pidfd, &mut info, libc::WEXITED) };
+            let waited = unsafe { libc::waitid(libc::P_PIDFD, pidfd, &mut info, options) };
             let error = io::Error::last_os_error();
             match waited {
                 0 => break,
@@ -74,6 +80,40 @@ impl Process {
         // SAFETY: `waitid` has filled in what it says of a child that has ended.
         let status = unsafe { info.si_status() };
         Ok((info.si_code == libc::CLD_EXITED).then_some(status))
+    }
+}
+
+impl EventSource for Process {
+    fn readiness(&self) -> Vec<Readiness<'_>> {
+        vec![Readiness::Descriptor(self.as_fd())]
+    }
+}
+
+impl HeldProcess for Process {
+    fn send(&self, signal: ProcessSignal) -> io::Result<()> {
+        send_by_pidfd(self, signal)
+    }
+}
+
+impl Child for Process {
+    fn id(&self) -> u32 {
+        Process::id(self)
+    }
+
+    /// The child stays one that has not been waited for, so that each look finds its end.
+    fn end(&self) -> io::Result<Option<ChildEnd>> {
+        if !self.is_ready()? {
+            return Ok(None);
+        }
+        let code = self.wait_with(libc::WEXITED | libc::WNOWAIT)?;
+        Ok(Some(code.map_or(ChildEnd::Signal, ChildEnd::Exit)))
+    }
+}
+
+impl Drop for Process {
+    /// Waits for a child that has ended, so that it leaves no zombie. A child that runs is left to run.
+    fn drop(&mut self) {
+        let _ = self.wait_with(libc::WEXITED | libc::WNOHANG);
     }
 }
 

@@ -13,12 +13,13 @@ struct Mapping<'a> {
     changed_kib: u64,
 }
 
-/// Gives back the pages of this program's code and constants: the kernel takes them from the file again when they are next
-/// used, at the cost of a fault for each few pages; and what the allocator holds and nobody uses. For a process that is about
-/// to wait for hours. How many bytes of addresses the program's were.
+/// Releases memory of a process that will wait for hours: the pages of the program's code and constants, and free
+/// memory of the allocator. Returns the size of the program's pages in bytes.
+///
+/// The kernel reads the pages from the file again when they are used, with a fault for each few pages.
 ///
 /// # Errors
-/// What the kernel says; some may have been given back before.
+/// An error of the system. Some pages may have been released before it.
 pub fn give_back() -> io::Result<usize> {
     trim_heap();
     let smaps = fs::read_to_string("/proc/self/smaps")?;

@@ -1,12 +1,22 @@
-//! What a process that watches over a VM for months gives up once it has all that it needs open.
+//! Drops the rights that a VM's monitor does not need, after it has opened all it needs.
 //!
-//! It has the hypervisor open, and so could change the whole host by way of it: this is no prison for code that has been taken
-//! over. It takes away what makes that easy, and what most faults of kernels need: other programs, other processes' memory,
-//! file systems, namespaces, network, io_uring, BPF. A list of what is forbidden, not of what is allowed: a system call that a
-//! later C library uses in the place of another must not end the one process that restarts a guest.
+//! The monitor keeps the hypervisor open, so code that has taken it over could still change the whole host. This
+//! module removes what makes that easy, and what most kernel exploits need: other programs, other processes' memory,
+//! file systems, namespaces, network, io_uring, BPF. The list names forbidden calls, not allowed ones. So a new call
+//! of a later C library does not end the process that restarts a guest.
 //!
-//! Landlock is not used. A core goes to whatever path the operator names, and the kernel of the next domain may lie anywhere, so
-//! there is no list of folders that would be true.
+//! A monitor whose VM has network interfaces keeps [`Network::Links`]: it makes them ports of a bridge when it restarts its guest.
+//! The kernel looks at the rights of the sender of each request, so a socket that was opened before does not suffice: `CAP_NET_ADMIN`
+//! stays. A new socket can be one of rtnetlink, with this type and protocol, or the doorbell's. No monitor can send requests of the
+//! range `SIOC*` to a socket: with this right they change bridges, addresses and even a network card's firmware. `TUNSETIFF` fails, too.
+//!
+//! What is left: rtnetlink has no protocol for links alone. Such a monitor can change routes, addresses, queues and their filters
+//! (`cls_bpf`), and make interfaces such as macvtap. A monitor that a guest has taken over can so read and change the
+//! traffic of other guests. The mend is a helper process that keeps the right and only joins a VM's interfaces to their bridges.
+//! All other monitors cannot make that socket.
+//!
+//! Landlock is not used. A core goes to any path that the operator names, and the next domain's kernel may be
+//! anywhere, so no list of folders would be correct.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,13 +26,65 @@ use seccompiler::{
     SeccompFilter, SeccompRule,
 };
 
-/// What root keeps, as bits of capabilities(7): to read and write files of other users, such as a kernel or a core in a user's
-/// folder (`CAP_DAC_OVERRIDE`, `CAP_DAC_READ_SEARCH`), and to lock the buffers of hypercalls in memory where the kernel has no
-/// /dev/xen/hypercall (`CAP_IPC_LOCK`).
+/// Capabilities that root keeps, as bits of capabilities(7). They allow access to other users' files, such as a
+/// kernel or a core (`CAP_DAC_OVERRIDE`, `CAP_DAC_READ_SEARCH`). They allow locking the buffers of hypercalls if the
+/// kernel has no /dev/xen/hypercall (`CAP_IPC_LOCK`).
 const KEPT_CAPABILITIES: u32 = 1 << 1 | 1 << 2 | 1 << 14;
 
+/// The capability to change network interfaces (`CAP_NET_ADMIN`).
+const NET_ADMIN: u32 = 1 << 12;
+/// The request of /dev/net/tun that makes an interface (`linux/if_tun.h`).
+const TUNSETIFF: u64 = 0x4004_54ca;
+/// The requests to sockets (`linux/sockios.h`, `linux/wireless.h`): first and last. Those to files and terminals are outside.
+const SOCKET_REQUESTS: (u64, u64) = (0x8900, 0x8bff);
+
+/// The right to the host's network that a process keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// It changes nothing.
+    None,
+    /// Rtnetlink: it changes network interfaces.
+    Links,
+}
+
+/// The right to start programs that a process keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Programs {
+    /// It starts none.
+    None,
+    /// It starts QEMU, which then becomes another user and confines itself to a folder.
+    Qemu,
+}
+
+/// The capabilities for that: to send QEMU's user a signal, to become that user, and chroot(2) (capabilities(7)).
+const QEMU: u32 = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 18;
+/// The system calls for that.
+const CALLS_OF_QEMU: [i64; 2] = [libc::SYS_execve, libc::SYS_chroot];
+
+impl Programs {
+    fn capabilities(self) -> u32 {
+        match self {
+            Programs::None => 0,
+            Programs::Qemu => QEMU,
+        }
+    }
+
+    fn needs(self, call: i64) -> bool {
+        self == Programs::Qemu && CALLS_OF_QEMU.contains(&call)
+    }
+}
+
+impl Network {
+    fn capabilities(self) -> u32 {
+        match self {
+            Network::None => 0,
+            Network::Links => NET_ADMIN,
+        }
+    }
+}
+
 /// System calls that fail with `EPERM` from then on.
-const FORBIDDEN: [i64; 49] = [
+const FORBIDDEN: [i64; 46] = [
     // Other programs, and other processes' memory.
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -50,10 +112,7 @@ const FORBIDDEN: [i64; 49] = [
     libc::SYS_open_by_handle_at,
     libc::SYS_fanotify_init,
     libc::SYS_quotactl,
-    // Sockets: the one to xenstored is open.
-    libc::SYS_socket,
-    libc::SYS_bind,
-    libc::SYS_listen,
+    // Nothing is connected to: the socket to xenstored is open. `other_sockets` is about new sockets.
     libc::SYS_connect,
     // The kernel itself, and its parts with the most faults.
     libc::SYS_bpf,
@@ -94,33 +153,37 @@ const FORBIDDEN_OF_ARCH: [i64; 0] = [];
 /// (arch/x86/entry/syscalls/syscall_64.tbl: execve, ptrace, kexec_load, process_vm_readv, process_vm_writev, execveat).
 const X32: i64 = 0x4000_0000;
 const OF_X32_ALONE: [i64; 6] = [520, 521, 528, 539, 540, 545];
+/// The second number of `ioctl`.
+const IOCTL_OF_X32: i64 = 514 | X32;
 
-/// Gives up, for the rest of this thread's life and for those that it starts: new rights by programs, all capabilities but two,
-/// and the calls of the list. For a process with one thread.
+/// Drops rights for the rest of this thread's life, and for threads and processes that it starts: new rights by
+/// programs, all capabilities but the kept ones and those for `network`, and the listed system calls. The process must have one
+/// thread.
 ///
 /// # Errors
-/// What the kernel says; some of it may have been given up before.
-pub fn give_up_rights() -> io::Result<()> {
+/// An error of the system. Some rights may have been dropped before it.
+pub fn give_up_rights(network: Network, programs: Programs) -> io::Result<()> {
     // SAFETY: the call takes numbers.
     if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    drop_capabilities()?;
-    for filter in filters().map_err(io::Error::other)? {
+    drop_capabilities(KEPT_CAPABILITIES | network.capabilities() | programs.capabilities())?;
+    for filter in filters(network, programs).map_err(io::Error::other)? {
         seccompiler::apply_filter(&filter).map_err(io::Error::other)?;
     }
     Ok(())
 }
 
-/// Linux's capset(2), version 3: for each half of 32 capabilities what is effective, permitted and inheritable.
-fn drop_capabilities() -> io::Result<()> {
+/// Drops capabilities with Linux's capset(2), version 3: effective, permitted and inheritable bits for each half of
+/// 32 capabilities.
+fn drop_capabilities(but: u32) -> io::Result<()> {
     const VERSION_3: u32 = 0x2008_0522;
     let head: [u32; 2] = [VERSION_3, 0];
     let mut halves = [[0_u32; 3]; 2];
     // SAFETY: the call writes two structures of the length that version 3 has, into memory that is ours.
     let got = unsafe { libc::syscall(libc::SYS_capget, head.as_ptr(), halves.as_mut_ptr()) };
     let [[_, permitted, _], _] = halves;
-    let kept = permitted & KEPT_CAPABILITIES;
+    let kept = permitted & but;
     let wanted = [[kept, kept, 0], [0; 3]];
     // SAFETY: the call reads the same structures, which outlive it.
     let set = unsafe { libc::syscall(libc::SYS_capset, head.as_ptr(), wanted.as_ptr()) };
@@ -130,10 +193,11 @@ fn drop_capabilities() -> io::Result<()> {
     }
 }
 
-/// One filter for the calls that are refused, and one for `clone3`: its arguments are in memory, which a filter cannot read, so
-/// it is as on a kernel that has no such call, and C libraries use `clone` then.
-fn filters() -> Result<[BpfProgram; 2], BackendError> {
-    let refused = FORBIDDEN.iter().chain(&FORBIDDEN_OF_ARCH);
+/// Builds one filter for the refused calls, and one for `clone3`. The filter cannot read the arguments of `clone3`,
+/// because they are in memory. So `clone3` fails as on a kernel without it, and C libraries use `clone`.
+fn filters(network: Network, programs: Programs) -> Result<[BpfProgram; 2], BackendError> {
+    let all = FORBIDDEN.iter().chain(&FORBIDDEN_OF_ARCH);
+    let refused = all.filter(|call| !programs.needs(**call));
     let of_x32 = refused.clone().map(|call| call | X32);
     let of_x32_alone = OF_X32_ALONE.iter().map(|call| call | X32);
     let all = refused.copied().chain(of_x32).chain(of_x32_alone);
@@ -141,6 +205,11 @@ fn filters() -> Result<[BpfProgram; 2], BackendError> {
     for call in [libc::SYS_clone, libc::SYS_clone | X32] {
         rules.insert(call, new_namespaces()?);
     }
+    rules.insert(libc::SYS_socket, other_sockets(network)?);
+    for call in [libc::SYS_ioctl, libc::SYS_ioctl | X32, IOCTL_OF_X32] {
+        rules.insert(call, network_requests()?);
+    }
+    rules.insert(libc::SYS_socket | X32, Vec::new());
     let absent = [libc::SYS_clone3, libc::SYS_clone3 | X32].map(|call| (call, Vec::new()));
     Ok([
         program(rules, libc::EPERM)?,
@@ -148,7 +217,7 @@ fn filters() -> Result<[BpfProgram; 2], BackendError> {
     ])
 }
 
-/// Those that match where a new process would get a namespace of its own.
+/// Rules that match if a new process would get its own namespace.
 fn new_namespaces() -> Result<Vec<SeccompRule>, BackendError> {
     const NAMESPACES: [libc::c_int; 7] = [
         libc::CLONE_NEWNS,
@@ -168,6 +237,93 @@ fn new_namespaces() -> Result<Vec<SeccompRule>, BackendError> {
     NAMESPACES.into_iter().map(rule).collect()
 }
 
+/// Rules that match a socket that a monitor does not make. It makes the Unix socket of the VM's doorbell (`os_port::Doorbells`),
+/// which it binds and listens at, and never connects. With [`Network::Links`] it makes sockets of rtnetlink (`os_port::SystemLinks`).
+fn other_sockets(network: Network) -> Result<Vec<SeccompRule>, BackendError> {
+    let doorbell = (
+        libc::AF_UNIX,
+        libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+    );
+    let links = (libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC);
+    let rules = match network {
+        Network::None => vec![vec![is_not(0, doorbell.0)?], vec![is_not(1, doorbell.1)?]],
+        Network::Links => vec![
+            vec![is_not(0, doorbell.0)?, is_not(0, links.0)?],
+            vec![is_not(0, doorbell.0)?, is_not(1, links.1)?],
+            vec![is_not(0, doorbell.0)?, is_not(2, libc::NETLINK_ROUTE)?],
+            vec![is_not(0, links.0)?, is_not(1, doorbell.1)?],
+        ],
+    };
+    rules.into_iter().map(SeccompRule::new).collect()
+}
+
+/// Rules that match the request for a new interface and those to sockets, whatever file they are sent to.
+fn network_requests() -> Result<Vec<SeccompRule>, BackendError> {
+    let request = |is, value| SeccompCondition::new(1, SeccompCmpArgLen::Dword, is, value);
+    let (first, last) = SOCKET_REQUESTS;
+    Ok(vec![
+        SeccompRule::new(vec![request(SeccompCmpOp::Eq, TUNSETIFF)?])?,
+        SeccompRule::new(vec![
+            request(SeccompCmpOp::Ge, first)?,
+            request(SeccompCmpOp::Le, last)?,
+        ])?,
+    ])
+}
+
+/// A filter that refuses each request to privcmd: their numbers have the type `P` (`linux/ioctl.h`, `xen/privcmd.h`). Those to the other
+/// devices of Xen have other types.
+fn hypercall_filter() -> Result<BpfProgram, BackendError> {
+    const TYPE: u64 = 0xff00;
+    const PRIVCMD: u64 = (b'P' as u64) << 8;
+    let of_privcmd = || {
+        let is_of = SeccompCmpOp::MaskedEq(TYPE);
+        let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, is_of, PRIVCMD)?;
+        Ok::<_, BackendError>(vec![SeccompRule::new(vec![condition])?])
+    };
+    let mut rules = BTreeMap::new();
+    for call in [libc::SYS_ioctl, libc::SYS_ioctl | X32, IOCTL_OF_X32] {
+        rules.insert(call, of_privcmd()?);
+    }
+    program(rules, libc::ENOTTY)
+}
+
+/// Number of the filters of a program with bounds.
+pub(crate) const FILTERS: usize = 3;
+
+/// Calls that make processes, which only x86 has. No program that is a backend needs them.
+#[cfg(target_arch = "x86_64")]
+const PROCESSES_OF_ARCH: [i64; 2] = [libc::SYS_fork, libc::SYS_vfork];
+#[cfg(not(target_arch = "x86_64"))]
+const PROCESSES_OF_ARCH: [i64; 0] = [];
+
+/// The filters of a program with bounds (`os_port::Bounds`): against hypercalls, and against new processes. A thread is no process: `clone` makes it, and `clone3` fails as on a kernel without it.
+pub(crate) fn filters_of_bounded() -> Result<[BpfProgram; FILTERS], BackendError> {
+    let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
+    let no_thread = || {
+        let is_unset = SeccompCmpOp::MaskedEq(thread);
+        let condition = SeccompCondition::new(0, SeccompCmpArgLen::Qword, is_unset, 0)?;
+        Ok::<_, BackendError>(vec![SeccompRule::new(vec![condition])?])
+    };
+    let both = PROCESSES_OF_ARCH
+        .iter()
+        .flat_map(|call| [*call, call | X32]);
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = both.map(|call| (call, Vec::new())).collect();
+    for call in [libc::SYS_clone, libc::SYS_clone | X32] {
+        rules.insert(call, no_thread()?);
+    }
+    let absent = [libc::SYS_clone3, libc::SYS_clone3 | X32].map(|call| (call, Vec::new()));
+    Ok([
+        hypercall_filter()?,
+        program(rules, libc::EPERM)?,
+        program(absent.into_iter().collect(), libc::ENOSYS)?,
+    ])
+}
+
+fn is_not(argument: u8, value: libc::c_int) -> Result<SeccompCondition, BackendError> {
+    let value = u64::from(value.unsigned_abs());
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value)
+}
+
 /// A filter in which calls that match fail with this error, and all others go on.
 fn program(
     rules: BTreeMap<i64, Vec<SeccompRule>>,
@@ -182,13 +338,19 @@ fn program(
 mod tests {
     use super::*;
     use crate::process::Process;
+    use os_port::{Doorbells, SystemDoorbells};
 
-    /// What a check says in a child without rights: its exit code.
+    /// Runs a check in a child without rights. Returns its exit code.
     fn without_rights(check: impl FnOnce() -> i32) -> i32 {
+        with_rights(Network::None, check)
+    }
+
+    /// Runs a check in a child with these rights alone. Returns its exit code.
+    fn with_rights(network: Network, check: impl FnOnce() -> i32) -> i32 {
         // SAFETY: the child uses no lock that another thread may hold but the allocator's, and ends without a return.
         match unsafe { libc::fork() } {
             0 => {
-                let code = match give_up_rights() {
+                let code = match give_up_rights(network, Programs::None) {
                     Ok(()) => check(),
                     Err(_) => 100,
                 };
@@ -210,17 +372,119 @@ mod tests {
         let code = without_rights(|| unsafe {
             let calls = [
                 libc::SYS_execve,
-                libc::SYS_socket,
+                libc::SYS_connect,
                 libc::SYS_bpf,
                 libc::SYS_io_uring_setup,
                 libc::SYS_unshare,
                 libc::SYS_process_vm_readv,
             ];
+            let new = |family, kind| libc::socket(family, kind, 0) != -1 || errno() != libc::EPERM;
+            let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+            let sockets = new(libc::AF_INET, libc::SOCK_SEQPACKET | flags)
+                || new(libc::AF_INET6, libc::SOCK_DGRAM)
+                || new(libc::AF_PACKET, libc::SOCK_RAW)
+                || new(libc::AF_NETLINK, libc::SOCK_RAW)
+                || new(libc::AF_UNIX, libc::SOCK_DGRAM | flags)
+                || new(libc::AF_UNIX, libc::SOCK_STREAM | flags);
             let is_refused = |call: i64| libc::syscall(call, none) == -1 && errno() == libc::EPERM;
             let namespace = libc::CLONE_NEWUSER | libc::SIGCHLD;
             i32::from(!calls.into_iter().all(is_refused))
                 | i32::from(libc::syscall(libc::SYS_clone, namespace, none) != -1) << 1
                 | i32::from(libc::syscall(libc::SYS_clone3, none, 0) != -1) << 2
+                | i32::from(sockets) << 3
+        });
+        assert_eq!(code, 0);
+    }
+
+    /// Whether a socket cannot be made.
+    fn is_refused_socket(family: i32, kind: i32, protocol: i32) -> bool {
+        // SAFETY: the call takes numbers.
+        let socket = unsafe { libc::socket(family, kind, protocol) };
+        socket == -1 && errno() == libc::EPERM
+    }
+
+    /// The error of a request to a file that is not open: the kernel looks at the file first, a filter before that.
+    fn errno_of_request(request: libc::Ioctl) -> i32 {
+        // SAFETY: no such file is open, so nothing looks at the argument.
+        match unsafe { libc::ioctl(-1, request, std::ptr::null::<u8>()) } {
+            -1 => errno(),
+            _ => 0,
+        }
+    }
+
+    /// Whether the requests that change the host's network are refused, and those beside them are not.
+    fn are_refused_requests() -> bool {
+        const SIOCADDRT: libc::Ioctl = 0x890b;
+        const SIOCSIFHWADDR: libc::Ioctl = 0x8924;
+        const SIOCETHTOOL: libc::Ioctl = 0x8946;
+        const SIOCBRADDIF: libc::Ioctl = 0x89a2;
+        const SIOCDEVPRIVATE: libc::Ioctl = 0x89f0;
+        const SIOCIWFIRSTPRIV: libc::Ioctl = 0x8be0;
+        let mut refused = [
+            TUNSETIFF,
+            SOCKET_REQUESTS.0,
+            SIOCADDRT,
+            SIOCSIFHWADDR,
+            SIOCETHTOOL,
+            SIOCBRADDIF,
+            SIOCDEVPRIVATE,
+            SIOCIWFIRSTPRIV,
+            SOCKET_REQUESTS.1,
+        ]
+        .into_iter();
+        let mut allowed = [libc::FIONREAD, libc::TCGETS, 0x88ff, 0x8c00].into_iter();
+        refused.all(|request| errno_of_request(request) == libc::EPERM)
+            && allowed.all(|request| errno_of_request(request) == libc::EBADF)
+    }
+
+    #[test]
+    fn a_monitor_of_a_vm_with_interfaces_has_rtnetlink_and_no_other_socket_more() {
+        const NETLINK_XFRM: i32 = 6;
+        const NETLINK_NETFILTER: i32 = 12;
+        const NETLINK_GENERIC: i32 = 16;
+        let links = (libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC);
+        let code = with_rights(Network::Links, || {
+            let lo = os_port::LinkName::parse("lo");
+            let found = lo.and_then(|lo| os_port::Links::find(&os_port::SystemLinks, &lo));
+            let refused = [
+                (links.0, links.1, NETLINK_XFRM),
+                (links.0, links.1, NETLINK_NETFILTER),
+                (links.0, links.1, NETLINK_GENERIC),
+                (links.0, libc::SOCK_RAW, libc::NETLINK_ROUTE),
+                (links.0, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0),
+                (libc::AF_INET, links.1, 0),
+                (libc::AF_INET, libc::SOCK_DGRAM, 0),
+                (libc::AF_PACKET, links.1, 0),
+                (libc::AF_UNIX, links.1, 0),
+                (libc::AF_UNIX, libc::SOCK_STREAM, 0),
+            ];
+            let mut refused = refused.into_iter();
+            let is_refused =
+                refused.all(|(family, kind, protocol)| is_refused_socket(family, kind, protocol));
+            i32::from(!found.is_ok_and(|link| link.is_some()))
+                | i32::from(!is_refused) << 1
+                | i32::from(!are_refused_requests()) << 2
+        });
+        assert_eq!(code, 0);
+        // Without interfaces it has none at all.
+        let code = without_rights(|| {
+            let is_refused = is_refused_socket(links.0, links.1, libc::NETLINK_ROUTE);
+            i32::from(!is_refused) | i32::from(!are_refused_requests()) << 1
+        });
+        assert_eq!(code, 0);
+    }
+
+    #[test]
+    fn a_monitor_answers_at_its_doorbell() {
+        let path = std::env::temp_dir().join(format!("xen-sys-bell-{}", std::process::id()));
+        let code = without_rights(|| {
+            let Ok(mut doorbell) = SystemDoorbells.install(&path) else {
+                return 1;
+            };
+            i32::from(doorbell.take().is_err()) << 1
+                | i32::from(doorbell.ring_back().is_err()) << 2
+                | i32::from(doorbell.uninstall().is_err()) << 3
+                | i32::from(SystemDoorbells.call(&path).is_ok()) << 4
         });
         assert_eq!(code, 0);
     }
@@ -248,14 +512,21 @@ mod tests {
 
     #[test]
     fn few_capabilities_are_left() {
-        let code = without_rights(|| {
+        for network in [Network::None, Network::Links] {
+            few_are_left(network);
+        }
+    }
+
+    fn few_are_left(network: Network) {
+        let allowed = KEPT_CAPABILITIES | network.capabilities();
+        let code = with_rights(network, || {
             let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
             let of = |key: &str| {
                 let line = status.lines().find_map(|line| line.strip_prefix(key));
                 line.and_then(|line| u64::from_str_radix(line.trim(), 16).ok())
             };
             let left = of("CapPrm:").zip(of("CapEff:"));
-            let is_little = |bits: u64| bits & !u64::from(KEPT_CAPABILITIES) == 0;
+            let is_little = |bits: u64| bits & !u64::from(allowed) == 0;
             i32::from(!left.is_some_and(|(one, other)| is_little(one) && is_little(other)))
                 | i32::from(!status.contains("NoNewPrivs:\t1")) << 1
         });

@@ -1,8 +1,10 @@
-//! How Linux schedules this process.
+//! Linux's scheduling of this process.
 
-/// Makes this process give way to the daemons that it asks (`SCHED_BATCH`, sched(7)): when xenstored has answered the first of
-/// many requests, it goes on with the next instead of being interrupted, so that all answers are read at once. On a dom0 with
-/// one CPU that halves the time of many requests; elsewhere it changes nothing. A system that refuses stays as it is.
+/// Gives priority to the daemons that this process asks (`SCHED_BATCH`, sched(7)).
+///
+/// After xenstored has answered the first of many requests, it continues with the next one without an interruption.
+/// So this process reads all answers at once. On a dom0 with one CPU this halves the time of many requests. Elsewhere
+/// it has no effect. An error is ignored.
 pub fn give_way_to_daemons() {
     let priority = libc::sched_param { sched_priority: 0 };
     // SAFETY: the call reads the one structure that it is given, which outlives the call; it changes nothing but the
@@ -10,9 +12,10 @@ pub fn give_way_to_daemons() {
     let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const priority) };
 }
 
-/// Lets this process go before what its own work has woken, for the few milliseconds that it still has to run: a guest that has
-/// just started keeps xenstored and xenconsoled busy, and who asked for the guest waits for this process, not for them. For a
-/// process that is about to end; processes that it has made do not go along. A system that refuses stays as it is.
+/// Gives this process priority over the processes that it has woken, for its last few milliseconds.
+///
+/// A new guest keeps xenstored and xenconsoled busy, and the user waits for this process. Use it only before the end
+/// of a process. Child processes do not inherit it. An error is ignored.
 pub fn take_precedence_to_end() {
     const FIRST_OF_ALL: libc::c_int = -20;
     let priority = libc::sched_param { sched_priority: 0 };

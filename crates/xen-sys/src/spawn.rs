@@ -1,15 +1,23 @@
 //! The real [`Spawn`](os_port::Spawn): runs programs to their end.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use os_port::{ERRORS_MAX_BYTES, Ended, Launch, Spawn};
+use os_port::{
+    Child, ChildEnd, ERRORS_MAX_BYTES, Ended, EventSource, Given, HeldProcess, Launch, OpenFile,
+    ProcessSignal, Readiness, Spawn,
+};
 
 use crate::process::{Process, wait_for};
-use crate::standby::{NO_PROGRAM, Standby, Streams};
+use crate::standby::{Extras, NO_PROGRAM, Standby, Streams};
+
+/// The largest value of `oom_score_adj` (proc(5)).
+const ENDED_FIRST: &str = "1000";
 
 /// Starts programs on this system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,12 +26,9 @@ pub struct SystemSpawn;
 impl Spawn for SystemSpawn {
     fn run(&self, launch: &Launch, limit: Duration) -> io::Result<Ended> {
         let deadline = Instant::now() + limit;
-        // The child cannot say why it could not become the program.
+        // A child has no way to report why it could not become the program, so the check is here.
         File::open(launch.program())?;
-        let null = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(Path::new("/dev/null"))?;
+        let null = open_null()?;
         let (errors, end) = io::pipe()?;
         let standby = Standby::start(
             launch,
@@ -36,10 +41,92 @@ impl Spawn for SystemSpawn {
         drop(end);
         run_until(deadline, launch, errors, &standby.let_go())
     }
+
+    fn start(&self, launch: &Launch, given: &Given<'_>) -> io::Result<Rc<dyn Child>> {
+        File::open(launch.program())?;
+        let null = open_null()?;
+        let (errors, end) = io::pipe()?;
+        let output = given.output.and_then(OpenFile::descriptor);
+        let output = output.unwrap_or(null.as_fd());
+        let streams = Streams {
+            input: null.as_fd(),
+            output,
+            errors: match given.keeps_errors {
+                true => end.as_fd(),
+                false => output,
+            },
+        };
+        let files: Option<Vec<_>> = given.files.iter().map(|file| file.descriptor()).collect();
+        let extras = Extras {
+            files: &files.ok_or(io::ErrorKind::InvalidInput)?,
+            bounds: given.bounds,
+        };
+        let process = Standby::start_with(launch, streams, &extras)?.let_go();
+        drop(end);
+        Ok(Rc::new(Started {
+            process,
+            errors: RefCell::new(errors),
+        }))
+    }
 }
 
-/// Waits for the end of a process, and keeps the beginning of what it says meanwhile: one that says much would wait for
-/// its reader.
+/// A program that runs beside this process.
+#[derive(Debug)]
+struct Started {
+    process: Process,
+    /// Its standard error, if that is kept.
+    errors: RefCell<PipeReader>,
+}
+
+impl EventSource for Started {
+    fn readiness(&self) -> Vec<Readiness<'_>> {
+        self.process.readiness()
+    }
+}
+
+impl HeldProcess for Started {
+    fn send(&self, signal: ProcessSignal) -> io::Result<()> {
+        self.process.send(signal)
+    }
+}
+
+impl Child for Started {
+    fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    fn end(&self) -> io::Result<Option<ChildEnd>> {
+        self.process.end()
+    }
+
+    /// The process itself could not set it: until it is its program it shares its memory with this process, and so the setting.
+    fn be_ended_first(&self) -> io::Result<()> {
+        let path = format!("/proc/{}/oom_score_adj", self.process.id());
+        std::fs::write(path, ENDED_FIRST)
+    }
+
+    fn said(&self) -> Vec<u8> {
+        let mut errors = self.errors.borrow_mut();
+        let (mut said, mut is_open) = (Vec::new(), true);
+        while is_open && said.len() < ERRORS_MAX_BYTES {
+            let files = [self.process.as_fd(), errors.as_fd()];
+            let there = wait_for(files, true, Duration::ZERO);
+            if !matches!(there, Ok([_, true])) {
+                break;
+            }
+            is_open = read_some(&mut errors, &mut said).unwrap_or(false);
+        }
+        said
+    }
+}
+
+fn open_null() -> io::Result<File> {
+    let null = Path::new("/dev/null");
+    OpenOptions::new().read(true).write(true).open(null)
+}
+
+/// Waits for the end of a process. Reads its standard error meanwhile, so that it does not block, and keeps the start
+/// of it.
 fn run_until(
     deadline: Instant,
     launch: &Launch,
@@ -54,7 +141,7 @@ fn run_until(
         if has_said {
             is_open = read_some(&mut errors, &mut said)?;
         } else if has_ended {
-            // Nothing is left to be read, unless a child of its own goes on.
+            // All output is read, unless a child of the program still runs.
             break;
         } else if left.is_zero() {
             process.kill()?;
@@ -71,7 +158,7 @@ fn run_until(
     Ok(Ended { code, errors: said })
 }
 
-/// Reads a piece, and keeps what there is room for. Whether there may be more.
+/// Reads a part of the output, and keeps as much as there is room for. Returns whether there may be more.
 fn read_some(errors: &mut PipeReader, said: &mut Vec<u8>) -> io::Result<bool> {
     let mut piece = [0; 4096];
     let count = errors.read(&mut piece)?;
@@ -83,7 +170,10 @@ fn read_some(errors: &mut PipeReader, said: &mut Vec<u8>) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use os_port::run_to_success;
+    use os_port::{
+        Bounds, ChildEnd, FILES_MAX, Files, Opening, ProcessSignal, SystemClock, SystemFiles,
+        ends_within, run_to_success,
+    };
 
     const LIMIT: Duration = Duration::from_secs(60);
 
@@ -147,5 +237,91 @@ mod tests {
         );
         let no_program = Launch::new(Path::new("/etc/passwd")).unwrap();
         assert!(SystemSpawn.run(&no_program, LIMIT).is_err());
+    }
+
+    #[test]
+    fn a_child_that_has_ended_leaves_no_zombie() {
+        let child = SystemSpawn
+            .start(&shell("exit 0"), &Given::default())
+            .unwrap();
+        assert!(ends_within(&*child, &SystemClock, LIMIT).unwrap());
+        let folder = std::path::PathBuf::from(format!("/proc/{}", child.id()));
+        assert!(folder.exists());
+        drop(child);
+        assert!(!folder.exists());
+    }
+
+    fn into(output: &OpenFile) -> Given<'_> {
+        Given {
+            output: Some(output),
+            ..Given::default()
+        }
+    }
+
+    #[test]
+    fn a_child_has_the_files_that_it_is_given_and_keeps_within_its_bounds() {
+        let path = std::env::temp_dir().join(format!("xen-sys-given-{}", std::process::id()));
+        SystemFiles.write(&path, b"contents").unwrap();
+        let file = SystemFiles.open(&path, &Opening::disk(false)).unwrap();
+        SystemFiles.remove(&path).unwrap();
+        let given = Given {
+            keeps_errors: true,
+            files: &[&file, &file],
+            bounds: Some(Bounds {
+                nr_threads: 100,
+                memory_bytes: 1 << 30,
+                addresses_bytes: 2 << 30,
+            }),
+            ..Given::default()
+        };
+        // The shell does all but the last word by itself.
+        let line = "cd /proc/self/fd; echo * >&2; read -r text <&5; echo $text >&2; ulimit -v >&2; ulimit -d >&2; while read -r name value; do case $name in Seccomp:) echo $value >&2;; esac; done </proc/self/status; (exit 0); exit 0";
+        let script = shell(line);
+        let child = SystemSpawn.start(&script, &given).unwrap();
+        assert!(ends_within(&*child, &SystemClock, LIMIT).unwrap());
+        let said = String::from_utf8(child.said()).unwrap();
+        // The fourth descriptor is that of the list itself.
+        let wanted = "0 1 2 3 4 5\ncontents\n2097152\n1048576\n2\n";
+        assert!(said.starts_with(wanted), "{said}");
+        // A new process for the part in brackets is refused.
+        assert_ne!(child.end().unwrap(), Some(ChildEnd::Exit(0)), "{said}");
+        let many = [&file; FILES_MAX + 1];
+        let given = Given {
+            files: &many,
+            ..Given::default()
+        };
+        let refused = SystemSpawn.start(&script, &given).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_child_runs_beside_this_process_until_it_ends() {
+        let log = std::env::temp_dir().join(format!("xen-sys-child-{}", std::process::id()));
+        SystemFiles.write(&log, b"").unwrap();
+        let output = SystemFiles.open(&log, &Opening::disk(true)).unwrap();
+        let script = shell("echo said; echo wrong >&2; exec sleep 1000");
+        let child = SystemSpawn.start(&script, &into(&output)).unwrap();
+        let soon = Duration::from_millis(20);
+        assert!(!ends_within(&*child, &SystemClock, soon).unwrap());
+        assert_eq!(
+            (child.end().unwrap(), child.is_ready().unwrap()),
+            (None, false)
+        );
+        child.send(ProcessSignal::Stop).unwrap();
+        child.send(ProcessSignal::Continue).unwrap();
+        child.send(ProcessSignal::Terminate).unwrap();
+        assert!(ends_within(&*child, &SystemClock, LIMIT).unwrap());
+        for _ in 0..2 {
+            assert_eq!(child.end().unwrap(), Some(ChildEnd::Signal));
+        }
+        child.send(ProcessSignal::Kill).unwrap();
+        let child = SystemSpawn
+            .start(&shell("exit 3"), &Given::default())
+            .unwrap();
+        assert!(ends_within(&*child, &SystemClock, LIMIT).unwrap());
+        assert_eq!(child.end().unwrap(), Some(ChildEnd::Exit(3)));
+        let said = SystemFiles.read(&log, 99).unwrap();
+        SystemFiles.remove(&log).unwrap();
+        assert_eq!(String::from_utf8_lossy(&said), "said\nwrong\n");
     }
 }

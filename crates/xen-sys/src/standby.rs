@@ -18,9 +18,11 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use os_port::Launch;
+use os_port::{Bounds, FILES_MAX, Launch};
+use seccompiler::BpfProgram;
 
 use crate::process::Process;
+use crate::rights::{FILTERS, filters_of_bounded};
 use child::{ALL_SIGNALS, Plan, set_blocked_signals, stand_by};
 
 pub(crate) use child::NO_PROGRAM;
@@ -28,15 +30,24 @@ pub(crate) use child::NO_PROGRAM;
 /// The standard files of a program.
 #[derive(Clone, Copy, Debug)]
 pub struct Streams<'a> {
-    /// Its standard input.
+    /// Standard input of the process.
     pub input: BorrowedFd<'a>,
-    /// Its standard output.
+    /// Standard output of the process.
     pub output: BorrowedFd<'a>,
-    /// Its standard error.
+    /// Standard error of the process.
     pub errors: BorrowedFd<'a>,
 }
 
-/// A child that stands by. It is let go when this is dropped, or when this process ends.
+/// The files of a program beside its standard ones, and its limits.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extras<'a> {
+    /// Files under the descriptors from [`os_port::FIRST_FILE`] on.
+    pub files: &'a [BorrowedFd<'a>],
+    /// The bounds of the program.
+    pub bounds: Option<Bounds>,
+}
+
+/// A child that stands by. It starts its program when this is dropped, or when this process ends.
 #[derive(Debug)]
 pub struct Standby {
     process: Process,
@@ -44,19 +55,31 @@ pub struct Standby {
 }
 
 impl Standby {
-    /// Makes the process, with the surroundings that [`Launch`] lists and these standard files.
+    /// Creates the child, with the surroundings that [`Launch`] lists and these standard files.
     ///
     /// # Errors
-    /// Those of `pipe`, `mmap` and `clone`; `InvalidInput` where a word of the program's holds a NUL byte.
+    /// Those of `pipe`, `mmap` and `clone`; `InvalidInput` if an argument contains a NUL byte.
     pub fn start(launch: &Launch, streams: Streams<'_>) -> io::Result<Standby> {
+        Standby::start_with(launch, streams, &Extras::default())
+    }
+
+    /// As [`Standby::start`], with more than the standard files.
+    ///
+    /// # Errors
+    /// As there; `InvalidInput` for too many files.
+    pub(crate) fn start_with(
+        launch: &Launch,
+        streams: Streams<'_>,
+        extras: &Extras<'_>,
+    ) -> io::Result<Standby> {
         let files = [streams.input, streams.output, streams.errors].map(|file| file.as_raw_fd());
         let (wait, go) = io::pipe()?;
-        let orders = Orders::new(Words::of(launch)?, files, (&wait, &go))?;
+        let orders = Orders::new(Words::of(launch)?, files, extras, (&wait, &go))?;
         let process = orders.carry_out()?;
         Ok(Standby { process, go })
     }
 
-    /// Its process number.
+    /// Process ID of the child.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
@@ -67,8 +90,7 @@ impl Standby {
         self.process
     }
 
-    /// Leaves it standing by until this process has ended, so that its start does not compete with what is left to
-    /// be done here.
+    /// Lets the child stand by until this process has ended, so that its start does not compete for the CPU.
     pub fn let_go_at_exit(self) {
         // The kernel closes the pipe when all else of this process is gone.
         std::mem::forget(self);
@@ -76,7 +98,7 @@ impl Standby {
 
     /// Ends it, whatever it has become.
     pub fn end(self) {
-        // One that has ended already is as good.
+        // A child that has ended is no error.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -89,7 +111,52 @@ pub fn expect_children() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
-/// The words of a program as the kernel wants them.
+/// A seccomp filter in the form that the kernel needs.
+struct Filter {
+    head: Box<libc::sock_fprog>,
+    /// Holds what the head's pointer leads to.
+    _program: BpfProgram,
+}
+
+impl Filter {
+    fn of(mut program: BpfProgram) -> io::Result<Filter> {
+        let length = program.len().try_into().map_err(io::Error::other)?;
+        // Both are the kernel's structure: `seccompiler` defines it a second time.
+        let filter = program.as_mut_ptr().cast::<libc::sock_filter>();
+        let head = Box::new(libc::sock_fprog {
+            len: length,
+            filter,
+        });
+        Ok(Filter {
+            head,
+            _program: program,
+        })
+    }
+
+    fn address(&self) -> *const libc::sock_fprog {
+        &raw const *self.head
+    }
+}
+
+/// The filters of a program with bounds, and none of one without.
+fn filters_of(bounds: Option<Bounds>) -> io::Result<Vec<Filter>> {
+    let Some(_) = bounds else {
+        return Ok(Vec::new());
+    };
+    let programs = filters_of_bounded().map_err(io::Error::other)?;
+    programs.into_iter().map(Filter::of).collect()
+}
+
+/// The resource limits of a program with bounds.
+fn limits_of(bounds: Bounds) -> [(u32, u64); 3] {
+    [
+        (libc::RLIMIT_NPROC, bounds.nr_threads),
+        (libc::RLIMIT_DATA, bounds.memory_bytes),
+        (libc::RLIMIT_AS, bounds.addresses_bytes),
+    ]
+}
+
+/// The arguments of a program in the form that the kernel needs.
 struct Words {
     path: CString,
     args: Vec<CString>,
@@ -122,6 +189,7 @@ struct Orders {
     _words: Words,
     _args: Vec<*const c_char>,
     _env: Vec<*const c_char>,
+    _filters: Vec<Filter>,
     /// Zero before there is a child, and as soon as the child has left this memory (`CLONE_CHILD_CLEARTID`, clone(2)).
     child: AtomicI32,
 }
@@ -160,13 +228,29 @@ impl Orders {
     fn new(
         words: Words,
         files: [RawFd; 3],
+        extras: &Extras<'_>,
         (wait, go): (&PipeReader, &PipeWriter),
     ) -> io::Result<Orders> {
         let (args, env) = (pointers(&words.args), pointers(&words.env));
+        let filters = filters_of(extras.bounds)?;
+        let mut addresses = [ptr::null(); FILTERS];
+        for (place, filter) in addresses.iter_mut().zip(&filters) {
+            *place = filter.address();
+        }
+        let mut more = [-1; FILES_MAX];
+        if extras.files.len() > more.len() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        for (place, file) in more.iter_mut().zip(extras.files) {
+            *place = file.as_raw_fd();
+        }
         Ok(Orders {
             stack: Stack::new()?,
             plan: Plan {
                 files,
+                more,
+                filters: addresses,
+                limits: extras.bounds.map(limits_of),
                 wait: wait.as_raw_fd(),
                 go: go.as_raw_fd(),
                 path: words.path.as_ptr(),
@@ -176,6 +260,7 @@ impl Orders {
             _words: words,
             _args: args,
             _env: env,
+            _filters: filters,
             child: AtomicI32::new(0),
         })
     }
@@ -231,7 +316,7 @@ impl Orders {
     }
 }
 
-/// The words' addresses, and a null after them, as `execve` wants them.
+/// Addresses of the arguments with a null pointer after them, for `execve`.
 fn pointers(words: &[CString]) -> Vec<*const c_char> {
     let addresses = words.iter().map(|word| word.as_ptr());
     addresses.chain([ptr::null()]).collect()
@@ -312,7 +397,7 @@ mod tests {
         path
     }
 
-    /// What has been said once it is as many lines.
+    /// Returns the text of a file when it has this number of lines.
     fn lines(path: &Path, count: usize) -> String {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {

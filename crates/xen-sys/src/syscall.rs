@@ -2,10 +2,10 @@
 
 use std::ffi::c_long;
 
-/// What the kernel returns: a result, or a negative error number.
+/// Makes a system call. Returns its result, or a negative error number.
 ///
 /// # Safety
-/// As the call itself: where an argument is an address, the memory there has to be what the call takes it for.
+/// That of the system call: memory at an argument that is an address must be valid for the call.
 #[cfg(target_arch = "x86_64")]
 pub(crate) unsafe fn syscall(number: c_long, [a, b, c, d]: [usize; 4]) -> isize {
     let mut result = number as isize;
@@ -27,10 +27,10 @@ pub(crate) unsafe fn syscall(number: c_long, [a, b, c, d]: [usize; 4]) -> isize 
     result
 }
 
-/// Where Xyl only has to compile: by way of the C library.
+/// Makes a system call through the C library, on architectures where Xyl is only compiled.
 ///
 /// # Safety
-/// As above.
+/// That of the system call: memory at an argument that is an address must be valid for the call.
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) unsafe fn syscall(number: c_long, [a, b, c, d]: [usize; 4]) -> isize {
     // SAFETY: the caller answers for the arguments.

@@ -475,7 +475,7 @@ fn pv_context(cpu: &PvBootCpu) -> vcpu::VcpuGuestContext {
     context
 }
 
-/// Why a 32-bit vCPU cannot start so.
+/// Reason why a 32-bit vCPU cannot start with these values.
 const BEYOND_32_BITS: &str = ": an address or a frame needs more than 32 bits";
 
 /// vCPU 0 of a 32-bit PV domain at its entry: kernel mode in ring 1, flat segments, interrupts on. `None`: some number does not
@@ -544,7 +544,7 @@ fn push_record(records: &mut Vec<u8>, typecode: u16, instance: u16, body: &[u8])
     records.extend_from_slice(body);
 }
 
-/// A header that Xen takes for its own: it checks the two numbers, and logs a line where the CPU differs from its own.
+/// A header that Xen accepts: it checks the two numbers, and logs a line if the CPU differs.
 fn hvm_header() -> hvm::SaveHeader {
     hvm::SaveHeader {
         magic: hvm::FILE_MAGIC,

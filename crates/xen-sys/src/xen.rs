@@ -21,14 +21,14 @@ use crate::privcmd::{Call, Privcmd, Site, Stats};
 #[derive(Debug)]
 pub struct Xen {
     pub(crate) privcmd: Privcmd,
-    /// Major and minor number, as Xen says.
+    /// Major and minor number of Xen's version.
     pub(crate) number: (u16, u16),
     /// Index in [`Release::ALL`] of the release whose domctl layouts Xen takes.
     release: AtomicU8,
     sysctl_version: AtomicU32,
 }
 
-/// Why an attempt at a hypercall failed.
+/// The reasons why an attempt at a hypercall failed.
 pub(crate) enum Failure {
     /// Xen answered with an error number.
     Xen(Errno),
@@ -76,11 +76,11 @@ impl Xen {
         Ok(xen)
     }
 
-    /// As [`open`](Self::open), but expects the interface versions of `release`, whatever Xen says that it is. For tests of how the
-    /// right versions are found.
+    /// Like [`open`](Self::open), but expects the interface versions of `release`. It is for tests of the search for
+    /// the right versions.
     ///
     /// # Errors
-    /// As of [`open`](Self::open).
+    /// Those of [`open`](Self::open).
     #[doc(hidden)]
     pub fn open_expecting(release: Release) -> Result<Self> {
         let privcmd = Privcmd::open()?;
@@ -108,8 +108,8 @@ impl Xen {
         self.privcmd.stats()
     }
 
-    /// Makes a domctl by way of `attempt`, which builds it for the release that it is given; once more where Xen turns out to take
-    /// another release's.
+    /// Runs a domctl. `attempt` builds it for a given release. If Xen turns out to be another release, runs it again
+    /// for that.
     pub(crate) fn with_release<T>(
         &self,
         site: Site,
@@ -125,7 +125,7 @@ impl Xen {
         .map_err(|failure| failure.at(site))
     }
 
-    /// The same for a sysctl; `attempt` is given the interface version.
+    /// Runs a sysctl. `attempt` gets the interface version.
     pub(crate) fn with_sysctl_version<T>(
         &self,
         site: Site,
@@ -184,7 +184,8 @@ impl Xen {
         })
     }
 
-    fn run_sysctl(&self, sysctl: &Sysctl) -> std::result::Result<Sysctl, Failure> {
+    /// A sysctl without an address that Xen uses. The whole call as Xen left it.
+    pub(crate) fn run_sysctl(&self, sysctl: &Sysctl) -> std::result::Result<Sysctl, Failure> {
         let mut call = self.privcmd.call(0)?;
         let op = call.put(sysctl)?;
         // SAFETY: the only address is `op`, one sysctl; callers give payloads without addresses.
@@ -228,8 +229,8 @@ impl Xen {
         }
     }
 
-    /// Finds the sysctl version that Xen takes and keeps it; `None` where Xen refuses all, which for a known release means that this
-    /// caller may not.
+    /// Finds the sysctl version that Xen accepts and keeps it. `None` if Xen refuses all, which means missing
+    /// permission on a known release.
     fn settle_sysctl(&self) -> Result<Option<u32>> {
         for release in candidates(self.release(), |release| release.interface().sysctl) {
             let version = release.interface().sysctl;

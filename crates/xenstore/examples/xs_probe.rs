@@ -276,7 +276,7 @@ impl Probe {
         next(&mut client, &below, "token")?;
         other.transaction(|transaction| transaction.write(&below, b"2"))?;
         next(&mut client, &below, "token")?;
-        // One that arrives between the replies to a batch.
+        // An event that arrives between the replies to a batch.
         let mut batch = Batch::new();
         batch.write(&below, b"3");
         batch.read(&below);
@@ -339,7 +339,7 @@ impl Probe {
     }
 
     fn long_lists(&self) -> Outcome {
-        // More than one packet holds. Many more would be slow: each removal of a child writes the list anew.
+        // More than one packet holds. Many more would be slow, because each removal of a child rewrites the list.
         const COUNT: usize = 500;
         let mut client = self.client()?;
         let names: Vec<String> = (0..COUNT)
@@ -376,7 +376,7 @@ impl Probe {
             reads.read(&node);
             expected.push((node, value));
         }
-        // The first time xenstored has to get memory, which would be counted in.
+        // The first request makes xenstored allocate memory, which must not be counted.
         self.client()?.run(&writes)?;
         self.client()?.rm(&self.base)?;
         let mut together = self.client()?;
@@ -394,7 +394,7 @@ impl Probe {
         Ok(())
     }
 
-    /// Two threads count up the same node in transactions; no count may be lost.
+    /// Two threads increment the same node in transactions. No increment may be lost.
     fn two_writers(&self) -> Outcome {
         const ROUNDS: u32 = 30;
         let node = self.node("count")?;

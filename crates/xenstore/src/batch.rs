@@ -4,7 +4,7 @@ use crate::path::Path;
 use crate::perms::Perms;
 use crate::wire::MessageKind;
 
-/// One request as a packet carries it.
+/// One request with the contents of its packet.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub kind: MessageKind,
@@ -128,7 +128,7 @@ impl Batch {
 /// The replies to a [`Batch`]; every request succeeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replies {
-    /// One reply per request; `None` if the node was missing and that was allowed.
+    /// One value per request; `None` if the node was missing and may be.
     pub(crate) values: Vec<Option<Vec<u8>>>,
 }
 

@@ -16,31 +16,31 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// Most bytes of requests that are sent before their replies are read. Well below what a Unix socket holds (208 KiB by
-/// default), so that a send seldom waits.
+/// Maximum number of request bytes that are sent before their replies are read. It is well below the size of a Unix
+/// socket's buffer (208 KiB by default), so that a send seldom waits.
 const BYTES_IN_FLIGHT_MAX: usize = 32 * 1024;
 
 /// The transaction id of requests outside any transaction.
 const NO_TRANSACTION: u32 = 0;
 
-/// What error texts call the events.
+/// Name of the events in error texts.
 const EVENTS: &str = "watch events";
 
 /// Time limits of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How long one round trip may take: a request, or as many requests of a batch as are sent together.
+    /// Time limit of one round trip: a request, or the requests of a batch that are sent together.
     pub request_timeout: Duration,
-    /// How transactions are tried again.
+    /// The policy for repeating transactions.
     pub retry: RetryPolicy,
 }
 
 impl Default for Settings {
     /// 20 s for each round trip, and the default retries.
     ///
-    /// A working xenstored answers within milliseconds. But it does one thing at a time, removing a large tree takes it long
-    /// (each removal of a child writes the list of children anew), and a host can be very busy: an error that is not
-    /// true does more harm than one that comes late.
+    /// A working xenstored answers within milliseconds. But it handles one request at a time, and removing a large
+    /// tree takes long, because each removal of a child rewrites the list of children. The host can also be very
+    /// busy. A wrong error does more harm than a late one.
     fn default() -> Self {
         Self {
             request_timeout: Duration::from_secs(20),
@@ -86,7 +86,7 @@ pub struct Client {
 /// xenstored's answer to a request: a payload, or the name of an error.
 type Answer = Result<Vec<u8>, ErrorName>;
 
-/// Why a connection is lost.
+/// The reasons why a connection is lost.
 enum Loss {
     Io(io::Error),
     Wire(WireError),
@@ -105,7 +105,7 @@ impl From<WireError> for Loss {
     }
 }
 
-/// A lost connection, and which request of those under way had no answer yet.
+/// A lost connection, and the first request without an answer.
 struct LostAt {
     index: usize,
     loss: Loss,
@@ -147,7 +147,7 @@ impl Client {
         self.settings
     }
 
-    /// Changes the time limits for what comes next.
+    /// Changes the time limits of later requests.
     pub fn set_settings(&mut self, settings: Settings) {
         self.settings = settings;
     }
@@ -252,6 +252,12 @@ impl Client {
         self.next_event(Instant::now())
     }
 
+    /// A function that returns true once something has arrived, in a simulated world. `None` for a real connection: its
+    /// descriptor ([`AsFd`]) is readable then.
+    pub fn arrival(&self) -> Option<Box<dyn Fn() -> bool + Send>> {
+        self.transport.arrival()
+    }
+
     /// Connects a domain to xenstored: its ring page `gfn` and the event channel `port` that it keeps unbound for that.
     ///
     /// # Errors
@@ -270,10 +276,10 @@ impl Client {
             .map(drop)
     }
 
-    /// Tells that a domain that had shut down (for a suspend) runs again, so that its next shutdown is noticed.
+    /// Reports that a domain which had shut down for a suspend runs again, so that its next shutdown is noticed.
     ///
     /// # Errors
-    /// [`Error::NotFound`] or [`Error::Refused`] when it is not connected; see [`Tree`].
+    /// [`Error::NotFound`] or [`Error::Refused`] if it is not connected; see [`Tree`].
     pub fn resume(&mut self, domid: u16) -> Result<(), Error> {
         self.domain_request(MessageKind::Resume, domid, &[])
             .map(drop)
@@ -356,12 +362,12 @@ impl Client {
         self.run_requests(transaction_id, batch.requests())
     }
 
-    /// One request outside any transaction; gives the payload of the reply.
+    /// Sends one request outside any transaction. Returns the payload of the reply.
     pub(crate) fn request(&mut self, request: Request) -> Result<Vec<u8>, Error> {
         self.request_in(NO_TRANSACTION, request)
     }
 
-    /// One request within a transaction; gives the payload of the reply.
+    /// Sends one request within a transaction. Returns the payload of the reply.
     pub(crate) fn request_in(
         &mut self,
         transaction_id: u32,
@@ -420,7 +426,7 @@ impl Client {
         }
     }
 
-    /// How many of the requests, at least one, may be under way together.
+    /// Number of requests, at least one, that may be sent together.
     fn fitting_together(&self, requests: &[Request]) -> usize {
         let mut bytes = 0;
         let fits = |request: &&Request| {
@@ -563,8 +569,8 @@ impl Client {
         }
     }
 
-    /// Gives the connection up and says why. A connection with an unanswered request cannot be used again: the answer might
-    /// still come, and over the device the next request would overwrite the one under way.
+    /// Marks the connection as lost, and returns the error. A connection with an unanswered request cannot be used
+    /// again. The answer might still come, and over the device the next request would overwrite the present one.
     fn lost(&mut self, operation: MessageKind, object: &str, loss: Loss) -> Error {
         self.is_open = false;
         let object = object.to_owned();
@@ -630,7 +636,7 @@ impl fmt::Debug for Client {
     }
 }
 
-/// The instant after which a wait that begins now has failed. A year stands for all longer times, which might overflow.
+/// Deadline of a wait that begins now. Longer times than a year, which might overflow, count as a year.
 fn deadline_in(duration: Duration) -> Instant {
     Instant::now() + duration.min(Duration::from_secs(365 * 24 * 3600))
 }

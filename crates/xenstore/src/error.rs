@@ -212,6 +212,17 @@ impl Error {
         matches!(self, Self::NotFound { .. })
     }
 
+    /// Whether the client has such a watch already.
+    pub fn is_there_already(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                reason: ErrorName::Eexist,
+                ..
+            }
+        )
+    }
+
     /// Whether the error ended the connection, so that the caller needs a new one.
     pub fn is_connection_lost(&self) -> bool {
         matches!(
@@ -285,12 +296,12 @@ impl fmt::Display for QuotaKind {
     }
 }
 
-/// One way to xenstored that did not work.
+/// One failed attempt to connect to xenstored.
 #[derive(Debug)]
 pub struct Attempt {
     /// Socket or device.
     pub path: PathBuf,
-    /// How it failed.
+    /// Error of the attempt.
     pub source: io::Error,
 }
 

@@ -42,7 +42,7 @@ impl WatchEvent {
 #[derive(Debug, Default)]
 pub(crate) struct EventQueue {
     waiting: VecDeque<WatchEvent>,
-    /// The same events, to find repeated ones. An event says "look again", so one of each is enough.
+    /// The queued events, to find repeated ones. An event means "read again", so one of each is enough.
     known: HashSet<WatchEvent>,
     watches: Vec<WatchEvent>,
 }
@@ -88,7 +88,7 @@ impl EventQueue {
         });
     }
 
-    /// Notes that a watch is no more, and drops what waits of it.
+    /// Records that a watch was removed, and drops its queued events.
     pub fn remove_watch(&mut self, path: &Path, token: &str) {
         self.watches
             .retain(|watch| !(watch.path == *path && watch.token == token));
@@ -136,7 +136,7 @@ mod tests {
         }
         assert_eq!(queue.pop_of(&["two"]), Some(event("/b", "two")));
         assert_eq!(queue.pop_of(&["two", "three"]), None);
-        // It may come again.
+        // After it was taken, the same event may be queued again.
         queue.push(event("/b", "two"));
         assert_eq!(queue.pop(), Some(event("/a", "one")));
         assert_eq!(queue.pop_of(&["two", "one"]), Some(event("/c", "one")));

@@ -39,7 +39,8 @@ use std::time::{Duration, Instant};
 /// The facts about a request that [`MemStore::set_fault_hook`] gets.
 #[derive(Debug)]
 pub struct SeenRequest<'a> {
-    /// How many-th request since the store was made, or since [`MemStore::set_fault_hook`]; from 1, over all connections.
+    /// Number of the request, from 1, over all connections. It counts from the store's creation, or from
+    /// [`MemStore::set_fault_hook`].
     pub number: u64,
     /// Domain that asks.
     pub domid: u16,
@@ -50,15 +51,15 @@ pub struct SeenRequest<'a> {
 /// A fault of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It is not carried out, and refused with this error.
+    /// The request has no effect, and is refused with this error.
     Refuse(ErrorName),
-    /// It is neither carried out nor answered.
+    /// The request has no effect and no reply.
     Ignore,
-    /// It is carried out, but not answered.
+    /// The request has its effect, but no reply.
     LoseReply,
-    /// It is not carried out, and the connection is closed.
+    /// The request has no effect, and the connection is closed.
     Disconnect,
-    /// It is carried out, but answered with these bytes.
+    /// The request has its effect, but the reply has these bytes.
     Garble(Vec<u8>),
 }
 
@@ -75,12 +76,12 @@ pub struct Quotas {
     pub transactions_max: usize,
     /// Most permission entries of a node.
     pub perms_max: usize,
-    /// Do they hold for domain 0 too? xenstored exempts it; tests want to see it refused.
+    /// Whether the quotas apply to domain 0, which xenstored exempts.
     pub apply_to_domain_0: bool,
 }
 
 impl Default for Quotas {
-    /// Those of the C daemon.
+    /// The quotas of the C daemon.
     fn default() -> Self {
         Self {
             nodes_max: 1000,
@@ -152,8 +153,8 @@ impl MemStore {
         ))
     }
 
-    /// Does real time count? If not, waiting for what has not arrived fails at once, and pauses take no time. It does at
-    /// first.
+    /// Whether waits take real time. If not, a wait for missing bytes fails at once, and pauses take no time. The
+    /// default is true.
     pub fn set_keeps_time(&self, keeps_time: bool) {
         self.lock().keeps_time = keeps_time;
     }
@@ -163,7 +164,7 @@ impl MemStore {
         self.lock().daemon.quotas = quotas;
     }
 
-    /// Asks `hook` before each request what shall go wrong with it. The count of requests begins anew.
+    /// Calls `hook` before each request to select a fault. Restarts the count of requests.
     pub fn set_fault_hook(
         &self,
         hook: impl FnMut(&SeenRequest<'_>) -> Option<Fault> + Send + 'static,
@@ -171,7 +172,7 @@ impl MemStore {
         self.lock().daemon.set_fault_hook(Some(Box::new(hook)));
     }
 
-    /// Nothing goes wrong any more. The count of requests begins anew.
+    /// Removes the hook. Restarts the count of requests.
     pub fn clear_fault_hook(&self) {
         self.lock().daemon.set_fault_hook(None);
     }
@@ -207,7 +208,7 @@ pub struct MemTransport {
 }
 
 impl MemTransport {
-    /// The same with other limits, for instance those of the device.
+    /// Sets other limits, for instance those of the device.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -220,7 +221,7 @@ impl MemTransport {
         move || store.lock().daemon.has_output(id)
     }
 
-    /// Takes what has arrived; none while the connection is there and silent.
+    /// Takes the bytes that have arrived. `None` while the connection is open and there are none.
     fn take_arrived(&self, into: &mut Vec<u8>) -> Option<usize> {
         self.store.lock().daemon.take_output(self.id, into)
     }
@@ -245,6 +246,11 @@ impl Transport for MemTransport {
             }
             wait_readable(self.arrived.as_fd(), deadline)?;
         }
+    }
+
+    fn arrival(&self) -> Option<Box<dyn Fn() -> bool + Send>> {
+        let keeps_time = self.store.lock().keeps_time;
+        (!keeps_time).then(|| Box::new(MemTransport::arrival(self)) as Box<dyn Fn() -> bool + Send>)
     }
 
     fn limits(&self) -> Limits {

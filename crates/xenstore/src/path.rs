@@ -23,7 +23,7 @@ const SHOWN_MAX: usize = 80;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Path(Box<str>);
 
-/// Why a text is not a valid xenstore path.
+/// The reasons why a text is not a valid xenstore path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// The empty text.
@@ -55,7 +55,7 @@ pub enum PathError {
         /// Maximum length of this kind of path, in bytes.
         limit_bytes: usize,
     },
-    /// An absolute path where a relative one is needed.
+    /// A relative path is required, and this one is absolute.
     #[error("{path:?} cannot be appended to a xenstore path; give a relative one")]
     NotRelative {
         /// The path, shortened if it is long.
@@ -67,7 +67,7 @@ impl Path {
     /// Checks a path.
     ///
     /// # Errors
-    /// [`PathError`] says which rule it breaks.
+    /// A [`PathError`] with the rule that the text breaks.
     pub fn new(text: &str) -> Result<Self, PathError> {
         check_characters(text)?;
         check_slashes(text)?;
@@ -311,7 +311,7 @@ mod tests {
         );
         assert_eq!(Path::root().join("vm").unwrap().as_str(), "/vm");
         assert_eq!(Path::new("/vm").unwrap().parent(), Some(Path::root()));
-        // No special path: xenstored takes the character anywhere.
+        // `@` has no special meaning here: xenstored accepts it anywhere.
         assert_eq!(home.join("@a").unwrap().as_str(), "/local/domain/5/@a");
         assert_eq!(Path::root().parent(), None);
         assert_eq!(Path::release_domain().parent(), None);

@@ -1,8 +1,8 @@
 //! Permissions of a node.
 //!
-//! On the wire (`docs/misc/xenstore.txt`) a node's permissions are a list of entries, each a letter and a domain id. The first
-//! entry is special: its domain owns the node and may always do everything, and its letter says what all domains that have
-//! no entry of their own may do.
+//! On the wire (`docs/misc/xenstore.txt`), permissions are a list of entries, each with a letter and a domain ID. The
+//! domain of the first entry owns the node and has all rights. The first entry's letter applies to all domains
+//! without an entry of their own.
 
 use crate::wire::{WireError, nul_terminated};
 use std::fmt;
@@ -14,7 +14,7 @@ const GRANTS_MAX: usize = 2048;
 /// The rights of a domain on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Access {
-    /// Nothing: letter `n`.
+    /// No rights: letter `n`.
     None,
     /// Read: letter `r`.
     Read,
@@ -95,7 +95,7 @@ impl Perms {
         }
     }
 
-    /// The same with a further grant.
+    /// Adds a grant for a domain.
     #[must_use]
     pub fn with(mut self, domid: u16, access: Access) -> Self {
         self.grants.push(Grant { domid, access });
@@ -146,7 +146,7 @@ impl Perms {
         })
     }
 
-    /// The entries as they stand on the wire.
+    /// The entries in the order of the wire.
     fn entries(&self) -> impl Iterator<Item = Grant> {
         std::iter::once(Grant {
             domid: self.owner,

@@ -69,7 +69,7 @@ impl Backoff {
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         bits ^= bits >> 31;
-        // The upper 53 bits are what a double can hold exactly.
+        // A double represents 53 bits exactly.
         (bits >> 11) as f64 / (1u64 << 53) as f64
     }
 }

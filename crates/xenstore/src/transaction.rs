@@ -30,12 +30,11 @@ impl Tree for Transaction<'_> {
 }
 
 impl Client {
-    /// Runs `body` in a transaction and commits it. After a conflict with other changes all of it is done again, within the
-    /// bounds of the [`RetryPolicy`](crate::RetryPolicy): so `body` must be able to run several times.
+    /// Runs `body` in a transaction and commits it. After a conflict it repeats all, within the limits of the
+    /// [`RetryPolicy`](crate::RetryPolicy). So `body` must be able to run several times.
     ///
     /// # Errors
-    /// What `body` gives (the transaction is dropped then), [`Error::ConflictExhausted`], and what
-    /// [`Tree`] lists.
+    /// The error of `body`, after which the transaction is dropped; [`Error::ConflictExhausted`]; those of [`Tree`].
     pub fn transaction<T>(
         &mut self,
         body: impl FnMut(&mut Transaction<'_>) -> Result<T, Error>,
@@ -61,7 +60,7 @@ impl Client {
             let value = match outcome {
                 Ok(value) => value,
                 Err(error) => {
-                    // The body's error says more than one about dropping the transaction would.
+                    // The body's error is more useful than one about dropping the transaction.
                     let _ = self.end_transaction(id, false);
                     return Err(error);
                 }
@@ -114,7 +113,7 @@ impl Client {
     }
 }
 
-/// How a commit went.
+/// The result of a commit.
 #[derive(PartialEq, Eq)]
 enum Commit {
     Done,

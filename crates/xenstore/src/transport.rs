@@ -15,27 +15,33 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How much is read in one go, in bytes: a few packets of the largest size.
+/// Number of bytes that are read at once: a few packets of the largest size.
 const RECEIVE_SIZE: usize = 16 * 1024;
 
 /// A connection that carries packets to xenstored and back.
 ///
 /// The descriptor ([`AsFd`]) is for polling only: it is readable when bytes have arrived.
 pub trait Transport: AsFd + Send {
-    /// Sends bytes, which are one or more whole packets, never more than [`Limits`] allows.
+    /// Sends one or more whole packets, never more than [`Limits`] allows.
     ///
     /// # Errors
-    /// [`ErrorKind::TimedOut`] when they are not taken by the deadline; whatever else the system says.
+    /// [`ErrorKind::TimedOut`] if they are not sent by the deadline; errors of the system.
     fn send(&mut self, packets: &[u8], deadline: Instant) -> io::Result<()>;
 
-    /// Appends what has arrived to `into`; waits for the first byte until the deadline. Gives the number of bytes; 0 means
-    /// that xenstored has closed the connection.
+    /// Appends received bytes to `into`. Waits for the first byte until the deadline. Returns the number of bytes; 0
+    /// means that xenstored has closed the connection.
     ///
     /// # Errors
-    /// [`ErrorKind::TimedOut`] when nothing arrives by the deadline; whatever else the system says.
+    /// [`ErrorKind::TimedOut`] if nothing arrives by the deadline; errors of the system.
     fn receive(&mut self, into: &mut Vec<u8>, deadline: Instant) -> io::Result<usize>;
 
-    /// How much may be sent at once.
+    /// A function that returns true once something has arrived, for a transport whose descriptor is not to be polled: that
+    /// of a simulated world. `None` for any other.
+    fn arrival(&self) -> Option<Box<dyn Fn() -> bool + Send>> {
+        None
+    }
+
+    /// Limits on what may be sent at once.
     fn limits(&self) -> Limits;
 
     /// Name of the connection in messages, such as `socket /run/xenstored/socket`.
@@ -50,19 +56,19 @@ pub trait Transport: AsFd + Send {
 /// The size limits of a transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Most requests that may be sent before their replies are read.
+    /// Maximum number of requests that may be sent before their replies are read.
     pub requests_in_flight_max: usize,
     /// Longest payload of a request, in bytes.
     pub payload_max_bytes: usize,
 }
 
-/// Opens the way to xenstored, as libxenstore does: the socket first, then the device.
+/// Connects to xenstored as libxenstore does: the socket first, then the device.
 ///
 /// `XENSTORED_PATH` names another socket or device, `XENSTORED_RUNDIR` another folder for the socket
 /// (`tools/include/xen-tools/xenstore-common.h`, `tools/libs/store/xs.c`).
 ///
 /// # Errors
-/// [`Error::NotPermittedToConnect`], else [`Error::NoDaemon`], with what was tried.
+/// [`Error::NotPermittedToConnect`], else [`Error::NoDaemon`], with the attempts.
 pub fn open(deadline: Instant) -> Result<Box<dyn Transport>, Error> {
     open_first(
         &candidates(|name| std::env::var_os(name).map(PathBuf::from)),
@@ -73,7 +79,7 @@ pub fn open(deadline: Instant) -> Result<Box<dyn Transport>, Error> {
 /// Opens the first of these sockets or devices that works.
 ///
 /// # Errors
-/// [`Error::NotPermittedToConnect`], else [`Error::NoDaemon`], with what was tried.
+/// [`Error::NotPermittedToConnect`], else [`Error::NoDaemon`], with the attempts.
 pub fn open_first(candidates: &[PathBuf], deadline: Instant) -> Result<Box<dyn Transport>, Error> {
     let mut tried = Vec::new();
     for path in candidates {
@@ -88,7 +94,7 @@ pub fn open_first(candidates: &[PathBuf], deadline: Instant) -> Result<Box<dyn T
     Err(no_way(tried))
 }
 
-/// The error for the failure of all attempts. That a daemon is there and may not be used says more than that another is not.
+/// The error after all attempts have failed. A daemon that refuses permission is more important than a missing one.
 fn no_way(tried: Vec<Attempt>) -> Error {
     let is_refused = |attempt: &Attempt| attempt.source.kind() == ErrorKind::PermissionDenied;
     if tried.iter().any(is_refused) {
@@ -153,8 +159,8 @@ impl SocketTransport {
             SocketFlags::CLOEXEC,
             None,
         )?;
-        // xenstored listens with a backlog of one, so connecting waits when it is busy or stuck. For Unix sockets the send
-        // time-out bounds that wait, and EAGAIN says that it has passed. Zero would mean no bound.
+        // xenstored listens with a backlog of one, so connecting waits if it is busy. For Unix sockets the send
+        // time-out limits that wait, with EAGAIN at its end. Zero would mean no limit.
         let patience = remaining(deadline).max(Duration::from_millis(1));
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(patience))?;
         match retry_interrupted(|| rustix::net::connect(&socket, &address)) {
@@ -177,7 +183,7 @@ impl SocketTransport {
         }
     }
 
-    /// Reads what is there, without waiting.
+    /// Reads the available bytes without waiting.
     fn receive_now(&self, into: &mut Vec<u8>) -> rustix::io::Result<usize> {
         let mut bytes = [0; RECEIVE_SIZE];
         let (received, _) = retry_interrupted(|| {
@@ -392,7 +398,8 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, deadline: Instant) -> io::Result
     wait(fd, PollFlags::IN, deadline).map(drop)
 }
 
-/// Waits until the descriptor is ready for one of `events` (or broken, which the next call on it will tell).
+/// Waits until the descriptor is ready for one of `events`. A broken one is ready too; the next call on it returns
+/// the error.
 fn wait(fd: BorrowedFd<'_>, events: PollFlags, deadline: Instant) -> io::Result<PollFlags> {
     loop {
         let time = Timespec::try_from(remaining(deadline)).map_err(io::Error::other)?;

@@ -9,7 +9,7 @@ use crate::wire::{ErrorName, MessageKind, WireError, nul_terminated};
 /// Most bytes of children's names that are taken. xenstored's own limit for one domain is far below.
 const DIRECTORY_MAX: usize = 16 << 20;
 
-/// How often the list of a directory is begun again because it changed while it was read in pieces.
+/// Maximum number of times that reading a directory in pieces is restarted because it changed.
 const DIRECTORY_RESTARTS_MAX: u32 = 32;
 
 /// Reads and changes nodes: a [`Client`](crate::Client), or a [`Transaction`](crate::Transaction).
@@ -145,10 +145,10 @@ fn only<T: Tree + ?Sized>(tree: &mut T, request: Request) -> Result<Option<Vec<u
     tree.run(&Batch::of(request)).map(Replies::into_only)
 }
 
-/// Reads a long list of children piece by piece.
+/// Reads a long list of children in pieces.
 ///
-/// Each reply begins with the generation of the node, ended by a nul byte. The list goes on at the byte offset asked for, and
-/// its end is marked by an empty name. A changed generation means that the pieces do not fit together.
+/// Each reply begins with the generation of the node and a NUL byte. The list continues at the requested byte offset,
+/// and an empty name marks its end. A changed generation means that the pieces do not fit together.
 fn directory_in_pieces<T: Tree + ?Sized>(tree: &mut T, path: &Path) -> Result<Vec<String>, Error> {
     for _ in 0..DIRECTORY_RESTARTS_MAX {
         if let Some(list) = try_directory_in_pieces(tree, path)? {
@@ -162,7 +162,7 @@ fn directory_in_pieces<T: Tree + ?Sized>(tree: &mut T, path: &Path) -> Result<Ve
     ))
 }
 
-/// One try; none when the node changed meanwhile.
+/// One attempt; `None` if the node changed meanwhile.
 fn try_directory_in_pieces<T: Tree + ?Sized>(
     tree: &mut T,
     path: &Path,

@@ -76,7 +76,7 @@ message_kinds! {
     GetPerms = 3, "get-perms";
     /// Ask for events about a path.
     Watch = 4, "watch";
-    /// No more events about a path.
+    /// Removes a watch.
     Unwatch = 5, "unwatch";
     /// Begin a transaction.
     TransactionStart = 6, "transaction start";
@@ -102,7 +102,7 @@ message_kinds! {
     Error = 16, "error";
     /// Is a domain connected?
     IsDomainIntroduced = 17, "is-introduced";
-    /// A domain that had shut down runs again.
+    /// Reports that a domain which had shut down runs again.
     Resume = 18, "resume";
     /// Give a domain another domain's rights.
     SetTarget = 19, "set-target";
@@ -132,10 +132,10 @@ impl fmt::Display for MessageKind {
 /// Defines the error names once: variant, name on the wire.
 macro_rules! error_names {
     ($($(#[$doc:meta])* $error:ident = $name:literal;)*) => {
-        /// Why xenstored refused a request.
+        /// The reasons why xenstored refuses a request.
         ///
-        /// The known names are those of `xsd_errors` in `xs_wire.h`, which the C daemon keeps to, and `EQUOTA`, which
-        /// the OCaml daemon sends when a quota is reached. Any other name is kept as text.
+        /// The known names are those of `xsd_errors` in `xs_wire.h`, which the C daemon uses, and `EQUOTA`, which the
+        /// OCaml daemon sends for a quota. Any other name is kept as text.
         #[derive(Clone, Debug, PartialEq, Eq, Hash)]
         pub enum ErrorName {
             $($(#[$doc])* $error,)*
@@ -171,7 +171,7 @@ error_names! {
     Einval = "EINVAL";
     /// The caller has no permission for the node.
     Eacces = "EACCES";
-    /// It exists already (a second watch with the same path and token).
+    /// The object already exists (a second watch with the same path and token).
     Eexist = "EEXIST";
     /// The node is a directory.
     Eisdir = "EISDIR";
@@ -206,9 +206,9 @@ error_names! {
 }
 
 impl ErrorName {
-    /// Reads the payload of an error reply: a name, normally followed by a nul byte.
+    /// Parses the payload of an error reply: a name, usually followed by a NUL byte.
     ///
-    /// What is no printable text is replaced, and only the first 64 bytes are kept: the text ends up in messages to people.
+    /// Unprintable bytes are replaced, and only the first 64 are kept, because the text appears in messages.
     pub fn from_payload(payload: &[u8]) -> Self {
         let text = payload.split(|&byte| byte == 0).next().unwrap_or_default();
         let printable: String = text
@@ -336,12 +336,12 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder of what a client sends.
+    /// A decoder for requests of clients.
     pub fn of_requests() -> Self {
         Self::with_limit(PAYLOAD_MAX)
     }
 
-    /// A decoder of what xenstored sends.
+    /// A decoder for replies of xenstored.
     pub fn of_replies() -> Self {
         Self::with_limit(REPLY_PAYLOAD_MAX)
     }

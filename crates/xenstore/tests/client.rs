@@ -429,7 +429,6 @@ fn conflict_for_ever_ends_with_the_number_of_tries() {
         matches!(error, Error::ConflictExhausted { attempts: 5, .. }),
         "{error}"
     );
-    assert!(error.to_string().contains("5 times"));
     assert_eq!(tries, 5);
     assert!(!store.nodes().contains_key(&path("/a")));
 }
@@ -447,9 +446,8 @@ fn a_quota_is_told_by_kind_and_path() {
         let refuse = reason.clone();
         store.set_fault_hook(move |_| Some(Fault::Refuse(refuse.clone())));
         let error = client.write(&path("/a/b"), b"x").unwrap_err();
-        assert!(error.to_string().contains("/a/b"));
         assert!(
-            matches!(&error, Error::Quota { kind: got, reason: why, .. } if *got == kind && *why == reason),
+            matches!(&error, Error::Quota { kind: got, reason: why, object, .. } if *got == kind && *why == reason && object == "/a/b"),
             "{error}"
         );
     }

@@ -9,7 +9,7 @@
 
 use proptest::prelude::*;
 use rustix::net::sockopt;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::thread::JoinHandle;
@@ -107,6 +107,14 @@ fn violation(result: Result<Vec<u8>, Error>) -> WireError {
     }
 }
 
+/// The kind of the first attempt's error, if no daemon was found.
+fn kind_of_first(error: &Error) -> Option<ErrorKind> {
+    match error {
+        Error::NoDaemon { tried } => tried.first().map(|one| one.source.kind()),
+        _ => None,
+    }
+}
+
 #[test]
 fn absent_daemon_names_what_was_tried() {
     let folder = Folder::new("absent");
@@ -115,10 +123,9 @@ fn absent_daemon_names_what_was_tried() {
         .err()
         .unwrap();
     assert!(
-        matches!(&error, Error::NoDaemon { tried } if tried.len() == 2),
+        matches!(&error, Error::NoDaemon { tried } if tried.iter().map(|one| &one.path).eq(&candidates)),
         "{error}"
     );
-    assert!(error.to_string().contains("socket"), "{error}");
 }
 
 #[test]
@@ -140,10 +147,7 @@ fn a_file_that_is_no_device_is_no_daemon() {
     let error = open_first(&[file], Instant::now() + Duration::from_secs(5))
         .err()
         .unwrap();
-    assert!(
-        error.to_string().contains("neither a socket nor a device"),
-        "{error}"
-    );
+    assert_eq!(kind_of_first(&error), Some(ErrorKind::InvalidInput));
 }
 
 #[test]
@@ -166,7 +170,7 @@ fn a_daemon_that_accepts_nothing_does_not_hang_the_connecting() {
     let error = open_first(&[socket], Instant::now() + Duration::from_millis(20))
         .err()
         .unwrap();
-    assert!(error.to_string().contains("in time"), "{error}");
+    assert_eq!(kind_of_first(&error), Some(ErrorKind::TimedOut));
 }
 
 #[test]

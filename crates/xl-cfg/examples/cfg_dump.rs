@@ -1,4 +1,4 @@
-//! Prints a configuration as JSON: `cfg_dump FILE [NAME=VALUE...]`. What is wrong with it goes to standard error.
+//! Prints a configuration as JSON: `cfg_dump FILE [NAME=VALUE...]`. Errors and warnings go to standard error.
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -18,9 +18,9 @@ use crate::types::{
     Platform, Processors, PvDevices, Time, UsbController, UsbDevice, Vif,
 };
 
-/// A domain's configuration, checked, with xl's defaults where xl itself fills them in.
+/// A domain's configuration after the checks, with the defaults that xl itself fills in.
 ///
-/// `None` stands for "not said": the engine's, Xen's or the host's default holds.
+/// `None` means that the setting is not given. Then the default of the engine, of Xen or of the host applies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DomainConfig {
     /// Name of the VM.
@@ -38,7 +38,7 @@ pub struct DomainConfig {
     pub memory: Memory,
     /// Kernel, ramdisk, command line and bootloader.
     pub boot: Boot,
-    /// What happens when the guest stops by itself.
+    /// Actions after the guest has stopped.
     pub actions: Actions,
     /// Settings of its clocks and timers.
     pub time: Time,
@@ -56,7 +56,7 @@ pub struct DomainConfig {
     pub usb_controllers: Vec<UsbController>,
     /// Host USB devices passed through.
     pub usb_devices: Vec<UsbDevice>,
-    /// Where the display goes: VNC and SDL outside of `vfb`.
+    /// Outputs of the display: VNC and SDL outside `vfb`.
     pub display: Display,
     /// Paravirtual framebuffers (`vfb`).
     pub framebuffers: Vec<Display>,
@@ -75,7 +75,7 @@ pub struct DomainConfig {
 pub struct SetKey<'a> {
     /// Name of the setting.
     pub name: &'a str,
-    /// How much it matters.
+    /// Importance of the setting.
     pub class: KeyClass,
     /// The facts about the setting; `None` if it is not known.
     pub info: Option<&'static KeyInfo>,
@@ -85,7 +85,7 @@ pub struct SetKey<'a> {
     pub value: &'a Node,
 }
 
-/// A configuration that was accepted, with the places of its settings and what is to be said about it.
+/// An accepted configuration, with the places of its settings and its warnings.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The typed configuration of the domain.
@@ -95,19 +95,19 @@ pub struct Config {
 }
 
 impl Config {
-    /// Where a setting's name stands; `None` if it is not set.
+    /// Place of a setting's name; `None` if it is not set.
     #[must_use]
     pub fn span_of(&self, key: &str) -> Option<Span> {
         self.settings.get(key).map(|setting| setting.key_span)
     }
 
-    /// The same as file, line and column.
+    /// Place of a setting's name, as file, line and column.
     #[must_use]
     pub fn location_of(&self, key: &str) -> Option<Location> {
         self.span_of(key).map(|span| self.sources().locate(span))
     }
 
-    /// Where a setting's value stands, as file, line and column; `None` if it is not set.
+    /// Place of a setting's value, as file, line and column; `None` if it is not set.
     #[must_use]
     pub fn location_of_value(&self, key: &str) -> Option<Location> {
         let setting = self.settings.get(key)?;
@@ -160,11 +160,11 @@ impl Config {
         self.report.sources()
     }
 
-    /// Refuses every setting for which `why` has an answer: `"disks are not supported yet"`. The warnings so far stay
-    /// in the report.
+    /// Refuses every setting for which `why` returns a reason, such as `"disks are not supported yet"`. The earlier
+    /// warnings stay in the report.
     ///
     /// # Errors
-    /// [`Rejected`] if `why` had any answer.
+    /// [`Rejected`] if `why` returned a reason.
     pub fn refuse_keys(
         mut self,
         why: impl Fn(&SetKey<'_>, &DomainConfig) -> Option<String>,
@@ -214,10 +214,10 @@ fn find_keys(
 #[error("{0}")]
 pub struct Rejected(pub Report);
 
-/// Why there is no configuration.
+/// The reasons why there is no configuration.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The text could not be had.
+    /// The text could not be read.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// The text is wrong.
@@ -236,11 +236,11 @@ impl Error {
     }
 }
 
-/// Reads a configuration file. `overrides` are the `name=value` arguments of the command line: they come after the
-/// file's text, one a line, and each may hold several settings separated by `;`.
+/// Reads a configuration file. `overrides` are the `name=value` arguments of the command line. They follow the file's
+/// text, one on each line. Each may contain several settings separated by `;`.
 ///
 /// # Errors
-/// [`enum@Error`]: the file cannot be had, or the configuration is refused.
+/// [`enum@Error`]: the file cannot be read, or the configuration is refused.
 pub fn read_file<S: AsRef<str>>(path: &std::path::Path, overrides: &[S]) -> Result<Config, Error> {
     parse(Source::read_file(path)?, overrides)
 }
@@ -253,7 +253,7 @@ pub fn parse<S: AsRef<str>>(source: Source, overrides: &[S]) -> Result<Config, E
     parse_refusing(source, overrides, NameRule::Strict, |_, _| None)
 }
 
-/// Parses what is kept of a VM that exists already: its name may be one that no new VM could have.
+/// Parses the record of an existing VM. Its name need not be allowed for new VMs.
 ///
 /// # Errors
 /// As [`parse`].
@@ -261,8 +261,8 @@ pub fn parse_record(source: Source) -> Result<Config, Error> {
     parse_refusing::<&str>(source, &[], NameRule::Any, |_, _| None)
 }
 
-/// The same by a rule for the name, with the refusals of [`Config::refuse_keys`] among the errors: also where others are found, so that one
-/// report tells of all.
+/// Like [`parse`], with a rule for the name. The refusals of [`Config::refuse_keys`] are among the errors, so that
+/// one report has all.
 ///
 /// # Errors
 /// As [`parse`].
@@ -366,16 +366,16 @@ fn build(settings: &Settings, names: NameRule, diags: &mut Diags) -> DomainConfi
 }
 
 impl DomainConfig {
-    /// What xl makes of settings that have another meaning for PV guests.
+    /// Applies xl's special meanings of settings for PV guests.
     fn fill_in_pv(&mut self) {
         if self.domain_type != DomainType::Pv {
             return;
         }
-        // VNC settings outside of `vfb` stand for a framebuffer.
+        // VNC settings outside `vfb` request a framebuffer.
         if self.framebuffers.is_empty() && self.display.vnc.enabled == Some(true) {
             self.framebuffers.push(self.display.clone());
         }
-        // A guest with passed-through devices has to know where the host's memory has holes.
+        // A guest with passed-through devices needs the host's memory map with its holes.
         if !self.pci.is_empty() {
             self.platform.e820_host = Some(true);
         }

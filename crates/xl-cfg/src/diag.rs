@@ -7,13 +7,13 @@ use serde::{Serialize, Serializer};
 use crate::render;
 use crate::source::{Location, Sources, Span};
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
     /// The configuration is refused.
     Error,
-    /// The configuration is taken, but something in it is not what it seems.
+    /// The configuration is accepted, but a part of it may have another meaning than intended.
     Warning,
 }
 
@@ -34,11 +34,11 @@ pub enum Code {
     Syntax,
     /// The text has bytes that it should not have: no UTF-8, NUL, carriage returns.
     Encoding,
-    /// A list where a single value belongs, or the other way round.
+    /// A list instead of a single value, or a single value instead of a list.
     WrongType,
     /// A value that is not one of those the setting takes.
     BadValue,
-    /// A number outside what the setting takes.
+    /// A number outside the range of the setting.
     OutOfRange,
     /// A setting, parameter or flag that is not known.
     UnknownName,
@@ -50,7 +50,7 @@ pub enum Code {
     Duplicate,
     /// Settings that contradict each other.
     Conflict,
-    /// Something that has to be there is not.
+    /// A required part is missing.
     Missing,
     /// A setting that is understood, but not supported by the program that reads it.
     Unsupported,
@@ -65,7 +65,7 @@ pub struct Note {
     pub text: String,
 }
 
-/// An edit that does what a diagnostic's help says: the text of `span` becomes `replacement`.
+/// An edit that applies a diagnostic's help: `replacement` replaces the text of `span`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suggestion {
     /// The place that is replaced.
@@ -82,7 +82,7 @@ pub(crate) struct Remedy {
 }
 
 impl Remedy {
-    /// Says `help`, and does it by `suggestion`.
+    /// A remedy with a help text and its edit.
     pub(crate) fn new(help: impl Into<String>, suggestion: impl Into<Option<Suggestion>>) -> Self {
         Self {
             help: help.into(),
@@ -110,7 +110,7 @@ pub struct Diagnostic {
     pub severity: Severity,
     /// The kind of finding.
     pub code: Code,
-    /// The place; `None` where the configuration as a whole is meant.
+    /// Place of the finding; `None` for the configuration as a whole.
     pub span: Option<Span>,
     /// The error or warning as text.
     pub message: String,
@@ -145,21 +145,21 @@ impl Diagnostic {
         }
     }
 
-    /// Adds what to write instead.
+    /// Adds a help text.
     #[must_use]
     pub fn help(mut self, text: impl Into<String>) -> Self {
         self.help = Some(shorten(text.into()));
         self
     }
 
-    /// Adds the edit that does what the help says.
+    /// Adds the edit that applies the help.
     #[must_use]
     pub fn suggest(mut self, suggestion: impl Into<Option<Suggestion>>) -> Self {
         self.suggestion = suggestion.into();
         self
     }
 
-    /// Adds what to do about it.
+    /// Adds a remedy.
     #[must_use]
     pub(crate) fn remedy(self, remedy: impl Into<Remedy>) -> Self {
         let Remedy { help, suggestion } = remedy.into();
@@ -268,13 +268,13 @@ pub struct Report {
 }
 
 impl Report {
-    /// The same, knowing the settings that its findings may be about.
+    /// The same diagnostics, with the settings that they may be about.
     pub(crate) fn with_statements(mut self, statements: Vec<(Span, String)>) -> Self {
         self.statements = statements;
         self
     }
 
-    /// The setting in which a place is. Where its statement could not be read, the name before the `=` of the line.
+    /// The setting that contains a place. If its statement is invalid, the name before the `=` of the line.
     fn key_at(&self, span: Span) -> Option<&str> {
         let within = |(statement, _): &&(Span, String)| statement.contains(span);
         match self.statements.iter().find(within) {
@@ -289,7 +289,7 @@ impl Report {
         self.has_errors
     }
 
-    /// Whether there is nothing to say.
+    /// Whether there are no findings.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.diagnostics.is_empty()
@@ -300,7 +300,7 @@ impl Report {
         self.diagnostics.iter()
     }
 
-    /// How many findings were left out because there were too many.
+    /// Number of findings that were omitted because there were too many.
     #[must_use]
     pub fn nr_dropped(&self) -> usize {
         self.nr_dropped
@@ -412,13 +412,13 @@ pub struct Located<'a> {
     /// Column, from 1, in characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<usize>,
-    /// How many characters the place covers.
+    /// Length of the place in characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub length: Option<usize>,
     /// The setting that has the place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<&'a str>,
-    /// What is wrong.
+    /// Text of the finding.
     pub message: &'a str,
     /// Additional notes with their places.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -426,7 +426,7 @@ pub struct Located<'a> {
     /// The remedy as text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub help: Option<&'a str>,
-    /// The same as an edit.
+    /// The help as an edit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suggestion: Option<LocatedSuggestion<'a>>,
 }
@@ -440,7 +440,7 @@ pub struct LocatedSuggestion<'a> {
     pub line: usize,
     /// Column of its first character, from 1, in characters.
     pub column: usize,
-    /// How many characters are replaced, line ends among them.
+    /// Number of replaced characters, including line ends.
     pub length: usize,
     /// The new text.
     pub replacement: &'a str,

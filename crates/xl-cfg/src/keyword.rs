@@ -25,7 +25,7 @@ pub(crate) trait Keyword: Copy + Sized + 'static {
     }
 }
 
-/// The known name nearest to `name`, if one is near enough to be what was meant.
+/// The known name that is most similar to `name`, if one is similar enough.
 pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let name: String = name.chars().take(64).collect::<String>().to_lowercase();
     let allowed = (name.chars().count() / 3).clamp(1, 3);

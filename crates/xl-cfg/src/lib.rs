@@ -1,8 +1,8 @@
 //! xl.cfg: lexer, parser, typed configuration, diagnostics with line and column.
 //!
 //! [`read_file`] and [`parse`] turn a configuration text and the overrides of a command line into a [`Config`]: the
-//! typed [`DomainConfig`], the place of every setting, and warnings. What is wrong is collected, not only the first
-//! fault, and comes back as a [`Report`] that renders with source lines and carets, or serialises.
+//! typed [`DomainConfig`], the place of every setting, and warnings. All errors are collected in a [`Report`], which
+//! prints them with source lines and carets, or serialises them.
 //!
 //! ```
 //! use xl_cfg::{Source, parse};
@@ -20,25 +20,26 @@
 //!
 //! # How it differs from xl
 //!
-//! The language is xl's: what xl accepts is accepted, what xl refuses is refused, but for this:
+//! The language is xl's. The same texts are accepted and refused, with these exceptions:
 //!
-//! - *Half a configuration obeyed is worse than none.* Where xl drops a setting with a mere warning, such as
-//!   `memory = "lots"`, a `disk` that is no list or a parameter of `vif` that nobody knows, or cuts a number short without
-//!   a word, the configuration is refused. A setting that is empty, such as `vif = ""`, asks for nothing: a warning.
-//!   So are things that libxl would trip over later (`vdev=vda`, two disks of one `vdev`), and names of domains that
-//!   can be taken for something else ([`types::VmName`]).
+//! - *A configuration is obeyed completely or not at all.* xl ignores some settings with a warning: `memory = "lots"`, a
+//!   `disk` that is not a list, an unknown parameter of `vif`. It silently truncates some numbers. Such a configuration
+//!   is refused. So are values that make libxl fail later (`vdev=vda`, two disks with one `vdev`), and names of domains
+//!   that can be mistaken for something else ([`types::VmName`]). An empty setting, such as `vif = ""`, requests
+//!   nothing and gives a warning.
 //! - *Form alone is no reason to refuse.* CRLF line ends, a byte order mark and a comment without a line end are
-//!   accepted, the first two with a warning. Numeric escapes (`"\x41"`) mean what they say.
-//! - Unknown settings, which xl passes over silently, are warned of, as are settings that mean nothing to the guest's
-//!   type, and deprecated ones.
+//!   accepted, the first two with a warning. Numeric escapes (`"\x41"`) are resolved.
+//! - Unknown settings, which xl ignores silently, give a warning. So do settings without an effect for the guest's type,
+//!   and deprecated ones.
 //!
-//! The crate does no input or output but in [`read_file`] and [`Source::read_file`].
+//! Only [`read_file`] and [`Source::read_file`] do input or output.
 
 mod config;
 mod diag;
 mod keys;
 mod keyword;
 mod number;
+mod pool;
 mod reader;
 mod render;
 mod settings;
@@ -55,6 +56,7 @@ pub use diag::{
     Code, Diagnostic, Located, LocatedNote, LocatedSuggestion, Note, Report, Severity, Suggestion,
 };
 pub use keys::{DomainType, KeyClass, KeyInfo, all as all_keys, class_of, lookup as lookup_key};
+pub use pool::{PoolConfig, PoolCpus, PoolScheduler, parse_pool};
 pub use source::{COMMAND_LINE, Location, Source, SourceError, Sources, Span};
 pub use syntax::{Node, NodeKind, Value};
 pub use xl_conf::{Autoballoon, DomidPolicy, OutputFormat, XlConf, parse_xl_conf};

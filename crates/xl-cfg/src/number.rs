@@ -1,10 +1,10 @@
 //! Numbers as xl reads them: C's `strtol` with base 0, over the whole text.
 
-/// Why a text is no number.
+/// The reasons why a text is not a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NumberError {
     NotANumber,
-    /// It starts with `0`, so it is octal, but has a digit 8 or 9.
+    /// It starts with `0`, which means octal, but has a digit 8 or 9.
     BadOctal,
     TooLarge,
 }
@@ -41,7 +41,7 @@ fn parse_magnitude(digits: &str) -> Result<u64, NumberError> {
     u64::from_str_radix(digits, radix).map_err(|_| NumberError::TooLarge)
 }
 
-/// A size with a unit (`2g`, `512 MiB`) in MiB; `None` for smaller units and for what is no size.
+/// A size with a unit (`2g`, `512 MiB`) in MiB; `None` for smaller units and for texts that are not a size.
 pub(crate) fn in_mib(text: &str) -> Option<u64> {
     let lower = text.to_ascii_lowercase();
     let unit = lower.trim_start_matches(|c: char| c.is_ascii_digit());

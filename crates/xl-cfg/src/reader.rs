@@ -31,7 +31,7 @@ impl<'a> Reader<'a> {
         self.settings.get(key)
     }
 
-    /// Where a setting's value stands.
+    /// Place of a setting's value.
     pub(crate) fn span(&self, key: &str) -> Option<Span> {
         self.settings.get(key).map(|setting| setting.value.span)
     }
@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// "Did you mean", with the edit; what is known where no name is near.
+    /// Remedy "did you mean", with its edit; a list of known names if none is similar.
     pub(crate) fn did_you_mean(
         &self,
         name: Text<'_>,
@@ -81,7 +81,7 @@ impl<'a> Reader<'a> {
         self.did_you_mean_or(name, known, &format!("known are {all}"))
     }
 
-    /// The same with another sentence where no name is near.
+    /// Remedy "did you mean", with another sentence if no name is similar.
     pub(crate) fn did_you_mean_or(
         &self,
         name: Text<'_>,
@@ -148,7 +148,7 @@ impl<'a> Reader<'a> {
         Some(text.text.to_owned())
     }
 
-    /// A string that has to say something. `what` as in "a path".
+    /// A string that must not be empty. `what` is its description, such as "a path".
     pub(crate) fn wanted(&mut self, key: &str, what: &str, help: &str) -> Option<String> {
         let text = self.text(key)?;
         if text.text.is_empty() {
@@ -159,7 +159,7 @@ impl<'a> Reader<'a> {
         Some(text.text.to_owned())
     }
 
-    /// Warns of a setting that is empty: xl goes on without it, and so does the guest.
+    /// Warns about an empty setting. xl and the guest ignore it.
     pub(crate) fn warn_of_nothing(&mut self, key: &str) {
         if let Some(setting) = self.settings.get(key) {
             let message = format!("`{key}` has no effect: it is empty");
@@ -172,7 +172,7 @@ impl<'a> Reader<'a> {
         self.filled(key)
     }
 
-    /// A number within `range`. `what` as in "a number of MiB".
+    /// A number within `range`. `what` is its description, such as "a number of MiB".
     pub(crate) fn number(
         &mut self,
         key: &str,
@@ -208,7 +208,7 @@ impl<'a> Reader<'a> {
         self.number_in(text, &format!("`{key}`"), what, range)
     }
 
-    /// The same for a number within some text; `name` says whose.
+    /// A number within a text; `name` is the name of the text.
     pub(crate) fn number_in(
         &mut self,
         text: Text<'_>,
@@ -274,7 +274,7 @@ impl<'a> Reader<'a> {
             .push(Diagnostic::error(Code::OutOfRange, text.span(), message));
     }
 
-    /// The same as an unsigned number of 32 bits.
+    /// A number of 32 bits.
     pub(crate) fn u32(&mut self, key: &str, what: &str, range: RangeInclusive<u32>) -> Option<u32> {
         let range = i64::from(*range.start())..=i64::from(*range.end());
         self.number(key, what, range)
@@ -312,7 +312,7 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
-    /// A list's item that has to be a single value.
+    /// An item of a list that must be a single value.
     pub(crate) fn item_text<'n>(&mut self, item: &'n Node, key: &str) -> Option<Text<'n>> {
         let atom = item.atom();
         if atom.is_none() {
@@ -336,7 +336,7 @@ impl<'a> Reader<'a> {
         self.keyword_in(text, &format!("`{key}`"), T::find)
     }
 
-    /// The same, in any case of letters.
+    /// One of the fixed words of `T`, in upper or lower case.
     pub(crate) fn keyword_any_case<T: Keyword>(&mut self, key: &str) -> Option<T> {
         let text = self.text(key)?;
         self.keyword_in(text, &format!("`{key}`"), T::find_any_case)

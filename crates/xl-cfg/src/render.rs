@@ -9,7 +9,7 @@ use crate::source::{Sources, Span};
 
 /// Longest stretch of a source line that is shown, in columns.
 const MAX_SHOWN_COLUMNS: usize = 120;
-/// How much of a long line is shown before the place.
+/// Number of columns of a long line that are shown before the place.
 const CONTEXT_COLUMNS: usize = 40;
 const TAB: &str = "    ";
 
@@ -93,7 +93,7 @@ fn snippet(
     paint: &Paint,
 ) -> usize {
     let [before, inside, after] = sources.line_around(span);
-    // A line can be a mebibyte long; look at what may be shown only.
+    // A line can have a MiB. Only the shown part is examined.
     let before = shown(last_chars(before, MAX_SHOWN_COLUMNS));
     let inside = shown(first_chars(
         inside.trim_end_matches('\r'),

@@ -7,7 +7,7 @@ use crate::diag::{Code, Diagnostic, Diags, Remedy, Suggestion};
 use crate::source::{Source, Span};
 use crate::syntax::{Node, NodeKind, Operation, Statement, Value};
 
-/// One setting after all statements.
+/// The value of one setting after all statements.
 #[derive(Debug, Clone)]
 pub struct Setting {
     /// Name of the setting.
@@ -23,12 +23,12 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// The edit that takes the setting out; `None` where more than one statement has made its value.
+    /// The edit that removes the setting. `None` if several statements make its value.
     pub(crate) fn removed(&self) -> Option<Suggestion> {
         self.replaced(String::new())
     }
 
-    /// The edit that writes another statement in its place.
+    /// The edit that replaces the setting's statement.
     pub(crate) fn replaced(&self, replacement: String) -> Option<Suggestion> {
         let span = self.key_span.to(self.value.span);
         (!self.joined).then_some(Suggestion { span, replacement })
@@ -75,7 +75,7 @@ impl Settings {
         })
     }
 
-    /// "Write this name", or "take the line out" where it is set already.
+    /// Remedy: "write this name", or "take the line out" if that name is set already.
     pub(crate) fn write_as(&self, setting: &Setting, key: &str) -> Remedy {
         if self.get(key).is_some() {
             return setting.take_out(&format!(": `{key}` is set"));
@@ -98,8 +98,8 @@ impl Settings {
         all
     }
 
-    /// xl's grammar has no negative numbers without quotes. Where the setting takes no such number, that has been said,
-    /// and quotes would not help.
+    /// Reports negative numbers without quotes, which xl's grammar does not have. If the setting takes no negative
+    /// number, that is reported elsewhere, and quotes would not help.
     pub(crate) fn complain_of_bare_negatives(&self, diags: &mut Diags) {
         for setting in self.in_order() {
             complain_of_bare_negatives(&setting.value, diags);
@@ -188,7 +188,7 @@ fn duplicate(earlier: &Setting, later: &Statement) -> Diagnostic {
     .suggest(earlier.removed())
 }
 
-/// Whether the statement may be meant as `+=`.
+/// Whether the statement may be intended as `+=`.
 fn can_append(statement: &Statement) -> bool {
     matches!(statement.value.kind, NodeKind::List(_))
         || matches!(statement.key.as_str(), "extra" | "cmdline")

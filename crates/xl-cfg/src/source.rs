@@ -36,7 +36,7 @@ impl Span {
         }
     }
 
-    /// From the start of `self` to the end of `last`. Spans of different texts do not join: `self` stays.
+    /// The span from the start of `self` to the end of `last`. For spans of different texts, `self`.
     pub(crate) fn to(self, last: Span) -> Self {
         if self.source == last.source {
             Self {
@@ -48,7 +48,7 @@ impl Span {
         }
     }
 
-    /// The part of `self` that lies `range` bytes after its start.
+    /// The part of `self` with the bytes of `range`.
     pub(crate) fn part(self, range: Range<usize>) -> Self {
         let offset = |at: usize| {
             u32::try_from(at).map_or(self.end, |at| self.start.saturating_add(at).min(self.end))
@@ -69,7 +69,7 @@ impl Span {
     }
 }
 
-/// Why a source text could not be had at all.
+/// The reasons why a source text could not be read.
 #[derive(Debug, Error)]
 pub enum SourceError {
     /// The file could not be opened or read.
@@ -80,7 +80,7 @@ pub enum SourceError {
         /// Error of the operating system.
         source: io::Error,
     },
-    /// A directory, a pipe or a device stands where a file should.
+    /// The path names a directory, a pipe or a device.
     #[error("cannot read the configuration file `{path}`: it is not a regular file")]
     NotAFile {
         /// Path that is not a regular file.
@@ -94,12 +94,12 @@ pub enum SourceError {
     },
 }
 
-/// One configuration text and the name that diagnostics give it.
+/// One configuration text and its name in diagnostics.
 #[derive(Debug, Clone)]
 pub struct Source {
     name: String,
     text: String,
-    /// Offsets in `text` of the replacement characters that stand for bytes that are no UTF-8.
+    /// Offsets in `text` of replacement characters for bytes that are not UTF-8.
     not_utf8: Vec<usize>,
     line_starts: Vec<usize>,
     starts_with_bom: bool,
@@ -183,7 +183,7 @@ impl Source {
         self.starts_with_bom
     }
 
-    /// Where the first byte that is no UTF-8 lies in `range`.
+    /// Place of the first byte in `range` that is not UTF-8.
     pub(crate) fn bad_byte_in(&self, range: &Range<usize>) -> Option<Range<usize>> {
         let first = self.not_utf8.partition_point(|&at| at < range.start);
         let at = *self.not_utf8.get(first).filter(|&&at| at < range.end)?;
@@ -232,15 +232,15 @@ impl Source {
     }
 }
 
-/// Whether a file is made up by the kernel as it is read. To read one may wait, and may take what is read away.
+/// Whether the kernel generates the file when it is read. Reading such a file may wait, or may consume its contents.
 fn is_of_the_kernel(file: &File) -> io::Result<bool> {
     /// Numbers of file systems of Linux's linux/magic.h: proc, sysfs, debugfs, tracefs.
     const KERNELS_OWN: [FsWord; 4] = [0x9fa0, 0x6265_6572, 0x6462_6720, 0x7472_6163];
     Ok(KERNELS_OWN.contains(&fstatfs(file)?.f_type))
 }
 
-/// The bytes of a regular file, up to one more than are taken. Neither a pipe nor a file of the kernel's that has nothing
-/// to say yet (`/proc/kmsg`) is waited for. What is no regular file is [`io::ErrorKind::InvalidInput`].
+/// Reads a regular file, up to one byte more than the limit. It never waits for a pipe, nor for a file of the kernel
+/// such as `/proc/kmsg`. A file of another type is [`io::ErrorKind::InvalidInput`].
 fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let nonblock = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = OpenOptions::new()
@@ -271,7 +271,7 @@ fn decode(bytes: &[u8]) -> (String, Vec<usize>) {
     (text, not_utf8)
 }
 
-/// Where a span starts, as people count: line and column from 1, the column in characters.
+/// Start of a span for people: line and column from 1, the column in characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
     /// Name of the file or text.
@@ -343,7 +343,7 @@ impl Sources {
         }
     }
 
-    /// The line where a span starts, split into what stands before, in and after the span.
+    /// The line in which a span starts, split into the parts before, in and after the span.
     pub(crate) fn line_around(&self, span: Span) -> [&str; 3] {
         let Some(source) = self.get(span) else {
             return [""; 3];

@@ -23,7 +23,7 @@ keywords! {
 }
 
 keywords! {
-    /// How domain numbers are chosen.
+    /// The choice of domids.
     DomidPolicy {
         /// By Xen, one after another.
         Xen = "xen",
@@ -37,7 +37,7 @@ keywords! {
     OutputFormat {
         /// Output in JSON.
         Json = "json",
-        /// S-expressions, as xm had them.
+        /// S-expressions, as in xm.
         Sxp = "sxp",
     }
 }
@@ -51,7 +51,7 @@ pub struct XlConf {
     pub run_hotplug_scripts: bool,
     /// The file that serialises the making of domains (`lockfile`). Default: `/var/lock/xl`.
     pub lockfile: String,
-    /// How numbers of domains are chosen (`domid_policy`). Default: by Xen.
+    /// The choice of domids (`domid_policy`). Default: by Xen.
     pub domid_policy: DomidPolicy,
     /// Whether memory is claimed before a domain is built (`claim_mode`). Default: yes.
     pub claim_mode: bool,
@@ -77,7 +77,7 @@ pub struct XlConf {
     pub vif_default_gateway_dev: Option<String>,
     /// Default backend domain of interfaces (`vif.default.backend`).
     pub vif_default_backend: Option<String>,
-    /// How machine-readable output is written (`output_format`). Default: JSON.
+    /// The format of machine-readable output (`output_format`). Default: JSON.
     pub output_format: OutputFormat,
     /// First virtual disk that the toolstack takes for itself (`blkdev_start`). Default: `xvda`.
     pub blkdev_start: String,
@@ -105,11 +105,11 @@ pub fn parse_xl_conf(source: Source) -> (XlConf, Report) {
     let statements = syntax::parse(&source, 0, &mut diags);
     settings.apply(statements, &source, &mut diags);
     let conf = XlConf::read(&mut Reader::new(&settings, &mut diags));
-    warn_of_unknown(&settings, &mut diags);
+    warn_of_unknown(&settings, &NAMES, &mut diags);
     (conf, diags.into_report(Sources::new(vec![source])))
 }
 
-const NAMES: [&str; 21] = [
+const NAMES: [&str; 22] = [
     "autoballoon",
     "run_hotplug_scripts",
     "lockfile",
@@ -131,6 +131,7 @@ const NAMES: [&str; 21] = [
     "remus.default.netbufscript",
     "colo.default.proxyscript",
     "vifscript",
+    "defaultbridge",
 ];
 
 impl XlConf {
@@ -191,7 +192,7 @@ fn read_mask(reader: &mut Reader<'_>, key: &str) -> Option<CpuList> {
     read_cpu_list(reader, text, key)
 }
 
-/// A setting that had another name once. The new name counts if both are set.
+/// A setting with an old name. The new name counts if both are set.
 fn renamed(reader: &mut Reader<'_>, key: &str, old: &str) -> Option<String> {
     if let Some(setting) = reader.setting(old) {
         let remedy = reader.renamed(setting, key);
@@ -205,16 +206,17 @@ fn renamed(reader: &mut Reader<'_>, key: &str, old: &str) -> Option<String> {
     reader.string(key).or(reader.string(old))
 }
 
-fn warn_of_unknown(settings: &Settings, diags: &mut Diags) {
+/// Warns of each setting that is none of `known`.
+pub(crate) fn warn_of_unknown(settings: &Settings, known: &[&'static str], diags: &mut Diags) {
     for setting in settings.in_order() {
         let key = setting.key.as_str();
         if diags.is_full() {
             return;
         }
-        if !NAMES.contains(&key) && key != "defaultbridge" {
+        if !known.contains(&key) {
             let message = format!("unknown setting `{key}`, ignored");
             let warning = Diagnostic::warning(Code::UnknownName, setting.key_span, message);
-            diags.push(match nearest(key, NAMES.into_iter()) {
+            diags.push(match nearest(key, known.iter().copied()) {
                 Some(near) => warning
                     .help(format!("did you mean `{near}`?"))
                     .suggest(settings.renamed(setting, near)),

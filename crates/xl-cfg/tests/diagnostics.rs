@@ -183,7 +183,7 @@ fn colours() {
         ^[1mguest.cfg:^[0m ^[1;31merror:^[0m the domain has no name
           ^[1;34m=^[0m ^[1mhelp:^[0m give it one, as in `name = "guest"`
         ^[1mguest.cfg:^[0m ^[1;31merror:^[0m there is no `kernel`: the guest has nothing to boot
-          ^[1;34m=^[0m ^[1mhelp:^[0m name one, as in `kernel = "/boot/vmlinuz"`; one that is on the guest's own disk has to be copied out of it
+          ^[1;34m=^[0m ^[1mhelp:^[0m name one, as in `kernel = "/boot/vmlinuz"`; a PV guest with a kernel on its own disk has `firmware = "pvgrub64"` instead
         ^[1mguest.cfg:1:10:^[0m ^[1;31merror:^[0m `memory` wants a number of MiB, not `lots`
           ^[1;34m1^[0m ^[1;34m|^[0m memory = 'lots'
             ^[1;34m|^[0m          ^[1;31m^^^^^^^[0m

@@ -26,15 +26,15 @@ pub enum ImageKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Operation {
-    /// It is created.
+    /// A create of the guest.
     Create,
-    /// Its VM gets its next domain: its operator has started it before.
+    /// A restart of its VM, which its operator has created before.
     Restart,
-    /// It comes from a file.
+    /// A restore from a file.
     Restore,
-    /// It comes from another host.
+    /// A migration from another host.
     MigrateIn,
-    /// It runs already, and is taken over.
+    /// An adoption of a running guest.
     Adopt,
 }
 
@@ -46,7 +46,7 @@ pub enum DeviceModel {
     None,
     /// Confined after its start (`dm_restrict`), or in a domain of its own.
     Confined,
-    /// With its rights over the host.
+    /// A device model with its rights over the host.
     Open,
 }
 
@@ -93,7 +93,7 @@ pub struct Request {
     pub device_model: DeviceModel,
     /// Whether the shim is usable.
     pub shim: Shim,
-    /// Its settings outside Xen's security support.
+    /// Settings of the guest outside Xen's security support.
     pub unsupported: Vec<UnsupportedSetting>,
 }
 
@@ -101,11 +101,11 @@ pub struct Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// It starts as its configuration says.
+    /// The guest starts as its configuration says.
     Allow,
-    /// It starts in the PV shim, though its configuration does not say so.
+    /// The guest starts in the PV shim, although its configuration does not ask for it.
     ConvertToShim,
-    /// It does not start.
+    /// The guest does not start.
     Refuse,
 }
 
@@ -114,7 +114,7 @@ pub enum Outcome {
 pub struct Decision {
     /// The result of the decision.
     pub outcome: Outcome,
-    /// The type that the guest has then; of a refused one the type that it would have had.
+    /// The guest's type after the decision. For a refused guest, the type that it would have.
     pub guest: GuestType,
     /// Reasons for the outcome, as English texts.
     pub reasons: Vec<String>,
@@ -203,7 +203,7 @@ pub fn admit(policy: &Policy, audit: Option<&Audit>, request: &Request) -> Decis
     decision
 }
 
-/// Those of a guest's settings for which the policy refuses it.
+/// The guest's settings that the policy refuses.
 #[must_use]
 pub fn refused_settings(policy: &Policy, request: &Request) -> Vec<UnsupportedSetting> {
     let is_refused = |setting: &UnsupportedSetting| {
@@ -278,7 +278,7 @@ fn is_bare_pv(guest: GuestType) -> bool {
     matches!(guest, GuestType::Pv64 | GuestType::Pv32)
 }
 
-/// The strictest of what the policy says of a guest type, with the reasons for that one.
+/// The strictest action of the policy for a guest type, with its reasons.
 fn judge(policy: &Policy, audit: Option<&Audit>, guest: GuestType) -> Findings {
     let nothing = Audit::of_nothing();
     let audit = audit.unwrap_or(&nothing);
@@ -320,7 +320,7 @@ fn judge(policy: &Policy, audit: Option<&Audit>, guest: GuestType) -> Findings {
     found
 }
 
-/// Why a rule applies, and what would change that; `None` if it does not.
+/// The reason why a rule applies, and a remedy. `None` if it does not apply.
 fn applies(rule: &Rule, audit: &Audit, guest: GuestType) -> Option<(String, Vec<String>)> {
     let mut why = Vec::new();
     let mut remedies = Vec::new();

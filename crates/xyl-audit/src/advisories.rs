@@ -12,18 +12,18 @@ use toml::Spanned;
 
 use crate::audit::{AdvisoryRow, Audit, Reason, Remedy};
 use crate::cpu::Vendor;
-use crate::facts::{self, Facts, Known};
+use crate::facts::{self, Facts, Known, StoreDaemon};
 use crate::names::{AdvisoryVerdict, Family, GuestType, Standing};
 
 /// Xyl's own advisories.
 pub const OWN: &str = include_str!("../../../data/advisories.toml");
 
-/// Where administrators put theirs.
+/// Folder of the administrator's advisories.
 pub const FOLDER: &str = "/etc/xyl/advisories.d";
 
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Why advisories cannot be used.
+/// The reasons why advisories cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AdvisoryError {
     /// A file cannot be read.
@@ -34,7 +34,7 @@ pub enum AdvisoryError {
         /// Error of the operating system.
         source: io::Error,
     },
-    /// It is not in the format.
+    /// The file does not have the format.
     #[error("{path}:{line}: {what}; the format is in docs/advisories.md")]
     Wrong {
         /// Path of the file.
@@ -75,7 +75,7 @@ pub struct Advisory {
     /// The first release of each branch with the fix; later branches have it.
     #[serde(default)]
     pub fixed: Vec<String>,
-    /// Words of the boot log that only a Xen with the fix prints on such a host.
+    /// Words of the boot log that only a Xen with the fix prints on an affected host.
     #[serde(default)]
     pub fix_shows_as: Vec<String>,
     /// Options on Xen's command line that mitigate it, such as `pv=no-32`.
@@ -84,11 +84,12 @@ pub struct Advisory {
     /// The remedy as text.
     #[serde(default)]
     pub remedy: Option<String>,
-    /// Where to read about it.
+    /// References, such as URLs.
     pub references: Vec<String>,
-    /// Where the conditions were checked; without it they were not.
+    /// Source against which the conditions were checked. `None` if they were not checked.
     pub checked: Option<String>,
-    /// Why a fix is not visible from outside. Then no host with the weakness is reported as mitigated or affected.
+    /// Reason why a fix is not visible from outside. Then no host with the weakness is reported as mitigated or
+    /// affected.
     pub unverified: Option<String>,
 }
 
@@ -101,8 +102,10 @@ pub enum About {
     Xen,
     /// libxl and xl, of the same release as the hypervisor.
     Libxl,
-    /// xenstored, of the same release as the hypervisor.
+    /// xenstored, of the same release as the hypervisor, whichever program it is.
     Xenstored,
+    /// xenstored as it is written in C, and not oxenstored.
+    CXenstored,
     /// Guests, who have to help themselves.
     Guests,
 }
@@ -120,7 +123,7 @@ pub struct CpuCondition {
     /// Features without which the CPU is not affected.
     #[serde(default)]
     pub has: Vec<String>,
-    /// Features of which each says that the CPU is not affected.
+    /// Features; each means that the CPU is not affected.
     #[serde(default)]
     pub lacks: Vec<String>,
 }
@@ -252,6 +255,33 @@ fn because(verdict: AdvisoryVerdict, text: impl Into<String>, source: &str) -> J
 }
 
 fn verdict(advisory: &Advisory, facts: &Facts, audit: &Audit) -> Judged {
+    let daemon = facts.xenstored.as_ref();
+    match (advisory.about, daemon.map(|daemon| daemon.value)) {
+        (About::CXenstored, Some(StoreDaemon::Ocaml)) => because(
+            AdvisoryVerdict::NotAffected,
+            "xenstored is oxenstored here",
+            facts::PROCESSES,
+        ),
+        (About::CXenstored, None) => if_it_is_in_c(verdict_of_any(advisory, facts, audit)),
+        _ => verdict_of_any(advisory, facts, audit),
+    }
+}
+
+/// The verdict about xenstored in C where it is not known whether this host has that one.
+fn if_it_is_in_c((verdict, reasons): Judged) -> Judged {
+    if verdict != AdvisoryVerdict::Affected {
+        return (verdict, reasons);
+    }
+    let (_, mut unknown) = because(
+        AdvisoryVerdict::CannotTell,
+        "whether xenstored is the one in C or oxenstored is not known",
+        "no source",
+    );
+    unknown.extend(reasons);
+    (AdvisoryVerdict::CannotTell, unknown)
+}
+
+fn verdict_of_any(advisory: &Advisory, facts: &Facts, audit: &Audit) -> Judged {
     cpu_verdict(advisory, facts)
         .or_else(|| no_family_verdict(advisory, audit))
         .or_else(|| capability_verdict(advisory, facts))
@@ -316,7 +346,7 @@ fn cpu_verdict(advisory: &Advisory, facts: &Facts) -> Option<Judged> {
                     source,
                 ));
             }
-            // Families have their own view of a CPU that does not say; other advisories have not.
+            // Families decide themselves about a CPU with unknown features. Other advisories cannot.
             Known::Unknown if advisory.families.is_empty() => {
                 unknown = Some(format!("whether the CPU says {feature} is not known"));
             }
@@ -426,7 +456,7 @@ fn fix_verdict(advisory: &Advisory, facts: &Facts) -> Option<Judged> {
     }
     let looked =
         !advisory.fix_shows_as.is_empty() && facts.log.has_block && facts.log.compiled_in.is_some();
-    // A build from the project's own repository names its changeset, and its version is no more than a number.
+    // A build of the project's own repository has a changeset, and a version that is only a number.
     let plain = !facts.xen.changeset.trim().is_empty()
         && facts
             .xen
@@ -538,7 +568,7 @@ fn release(text: &str) -> Option<Release> {
     parts.next().is_none().then_some((major, minor, patch))
 }
 
-/// This host's release. `.6-pre` is on its way from .5 to .6, so it counts as .5.
+/// Release of this host. `.6-pre` is between .5 and .6, so it counts as .5.
 fn this_release(facts: &Facts) -> Option<Release> {
     let (major, minor) = facts.xen.version?;
     let extra = facts.xen.extra.trim_start_matches('.');
@@ -570,6 +600,7 @@ fn has_fix(fixed: &[String], this: Release) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::Sourced;
     use crate::verdicts::audit;
 
     fn facts(version: (u16, u16), extra: &str, changeset: &str) -> Facts {
@@ -640,7 +671,7 @@ mod tests {
         let unverified = "unverified = \"no commit names it\"\n";
         let fixed = format!("fixed = [\"4.17.6\"]\n{unverified}");
         assert_eq!(of(&fixed, &host), AdvisoryVerdict::CannotTell);
-        // What does not bear on the host needs no fix.
+        // An advisory that does not concern the host needs no fix.
         let elsewhere = format!("{unverified}capability = \"xen-3.0-x86_32p\"\n");
         assert_eq!(of(&elsewhere, &host), AdvisoryVerdict::NotAffected);
     }
@@ -689,7 +720,8 @@ mod tests {
     fn xenstoreds_own_are_told_by_release() {
         let own = parse(OWN, "own").unwrap();
         let verdict = |id: &str, minor: u16, extra: &str| {
-            let facts = facts((4, minor), extra, "git:abc");
+            let mut facts = facts((4, minor), extra, "git:abc");
+            facts.xenstored = Some(Sourced::new(StoreDaemon::C, facts::PROCESSES));
             let rows = judge(&own, &facts, &audit(&facts));
             rows.iter().find(|row| row.id == id).map(|row| row.verdict)
         };
@@ -713,6 +745,28 @@ mod tests {
         }
         let older = verdict("XSA-425", 16, ".0");
         assert_eq!(older, Some(AdvisoryVerdict::NotAffected));
+    }
+
+    #[test]
+    fn those_of_xenstored_in_c_do_not_concern_oxenstored() {
+        let own = parse(OWN, "own").unwrap();
+        let mut facts = facts((4, 17), ".0", "git:abc");
+        let verdict = |facts: &Facts, id: &str| {
+            let rows = judge(&own, facts, &audit(facts));
+            rows.iter().find(|row| row.id == id).unwrap().verdict
+        };
+        for (daemon, expected) in [
+            (Some(StoreDaemon::C), AdvisoryVerdict::Affected),
+            (Some(StoreDaemon::Ocaml), AdvisoryVerdict::NotAffected),
+            (None, AdvisoryVerdict::CannotTell),
+        ] {
+            facts.xenstored = daemon.map(|daemon| Sourced::new(daemon, facts::PROCESSES));
+            for id in ["XSA-425", "XSA-440", "XSA-484"] {
+                assert_eq!(verdict(&facts, id), expected, "{id}: {daemon:?}");
+            }
+            // The release decides first where it is fixed, and both programs had this one.
+            assert_eq!(verdict(&facts, "XSA-326"), AdvisoryVerdict::Mitigated);
+        }
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub struct Row {
     pub family: Family,
     /// The worst verdict of all targets.
     pub standing: Standing,
-    /// How sure that is.
+    /// Certainty of the verdict.
     pub sure: Sure,
     /// The verdict for each target.
     pub against: Vec<Against>,
@@ -76,7 +76,7 @@ pub struct Row {
 /// The verdict of one advisory for this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdvisoryRow {
-    /// Its name, such as `XSA-297`.
+    /// Identifier, such as `XSA-297`.
     pub id: String,
     /// Title of the advisory.
     pub title: String,
@@ -86,7 +86,7 @@ pub struct AdvisoryRow {
     pub reasons: Vec<Reason>,
     /// The remedies; empty if none is needed.
     pub remedies: Vec<Remedy>,
-    /// Where to read about it.
+    /// References, such as URLs.
     pub references: Vec<String>,
     /// Whether its conditions were compared with the advisory's source.
     pub checked: bool,
@@ -98,9 +98,9 @@ pub struct AdvisoryRow {
 pub enum CoreSharing {
     /// There is one thread on each core, or Xen schedules whole cores or sockets.
     No,
-    /// Nothing prevents it.
+    /// Guests can share cores: nothing prevents it.
     Yes,
-    /// No source says.
+    /// No source reports it.
     Unknown,
 }
 

@@ -15,7 +15,7 @@ use crate::cpu::{CpuId, Vendor};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BootLog {
-    /// Xen's version as its first lines say it.
+    /// Xen's version from the first lines of the log.
     pub version: Option<String>,
     /// Vendor, family, model and stepping of the CPU.
     pub cpu: Option<CpuId>,
@@ -45,7 +45,7 @@ pub struct BootLog {
     pub granularity: Option<String>,
     /// Xen's own warnings about speculation and threads.
     pub warnings: Vec<String>,
-    /// Lines and words of the block that this parser does not know.
+    /// Lines and words of the block that are unknown to this parser.
     pub unrecognised: Vec<String>,
 }
 
@@ -67,12 +67,12 @@ pub struct Settings {
     pub bhb_seq: Option<String>,
     /// Bits of `MSR_SPEC_CTRL` and similar settings, and whether they are on.
     pub bits: Vec<(String, bool)>,
-    /// Words that the parser does not know.
+    /// Words that are unknown to the parser.
     pub other: Vec<String>,
 }
 
 impl Settings {
-    /// Whether a bit is on; `None` where the CPU does not have it.
+    /// Whether a bit is set; `None` if the CPU does not have it.
     #[must_use]
     pub fn bit(&self, name: &str) -> Option<bool> {
         self.bits
@@ -185,17 +185,17 @@ const SUPPORT: &[&str] = &[
     "BHB-entry",
 ];
 
-/// How Xen's first line after its banner begins. What it says is only a number for people.
+/// Start of Xen's first line after its banner.
 const FIRST_OF_BOOT: &str = "(XEN) Xen version ";
-/// How Xen marks the lines of guests: `(d5) `.
+/// Start of lines of guests: `(d5) `.
 const GUEST_MARK: &str = "(d";
 
 impl BootLog {
-    /// Reads Xen's log. Lines of guests, which Xen marks, and what is not text count for nothing; a line that comes twice
-    /// counts the first time.
+    /// Parses Xen's log. Lines of guests, which Xen marks, and lines that are not text are ignored. Of two equal
+    /// lines the first counts.
     ///
-    /// The first line may be the end of a guest's line, whose mark has gone from the ring: it counts only where the ring
-    /// begins with the boot. The block counts only as a whole, from its head on, and before any guest has spoken.
+    /// The first line may be the end of a guest's line that has lost its mark in the ring. It counts only if the ring
+    /// begins with the boot. The block of mitigations counts only if it is complete, and if no guest wrote before it.
     #[must_use]
     pub fn parse(log: &[u8]) -> BootLog {
         let mut found = BootLog::default();
@@ -287,7 +287,7 @@ impl BootLog {
             self.microcode = revision.or(self.microcode);
         } else if let Some(rest) = line.strip_prefix("Scheduling granularity: ") {
             let word = rest.split(',').next().unwrap_or_default();
-            // Of the default pool, printed when the CPUs are up; the first one counts.
+            // The granularity of the default pool, printed when the CPUs are up. The first line counts.
             once(&mut self.granularity, word.trim().to_owned());
         } else if is_warning(line) && self.warnings.len() < 32 {
             self.warnings.push(line.trim().chars().take(200).collect());

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use xen_port::CpuPolicy;
 
-/// Who made a CPU.
+/// Manufacturer of a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Vendor {
@@ -18,7 +18,7 @@ pub enum Vendor {
 }
 
 impl Vendor {
-    /// From Xen's log, `/proc/cpuinfo` or CPUID's twelve letters.
+    /// Parses a name from Xen's log, `/proc/cpuinfo` or CPUID's twelve letters.
     #[must_use]
     pub fn from_word(word: &str) -> Vendor {
         match word.trim() {
@@ -57,7 +57,8 @@ pub struct CpuId {
 /// Number of the MSR `MSR_ARCH_CAPABILITIES`.
 const ARCH_CAPS: u32 = 0x10a;
 
-/// Where a feature is: leaf, subleaf, register (a to d as 0 to 3), bit. From Xen's public `arch-x86/cpufeatureset.h`.
+/// Position of a feature: leaf, subleaf, register (a to d as 0 to 3), bit. From Xen's public
+/// `arch-x86/cpufeatureset.h`.
 type Place = (u32, u32, u8, u8);
 
 const LEAF_BITS: &[(&str, Place)] = &[

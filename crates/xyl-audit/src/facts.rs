@@ -21,7 +21,7 @@ const CPUINFO: &str = "/proc/cpuinfo";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Changes whenever the kept file would be misread.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Largest kept file that is read, in bytes.
 const KEPT_MAX_BYTES: u64 = 1 << 20;
 
@@ -42,25 +42,48 @@ pub struct Facts {
     pub raw: Option<Vec<String>>,
     /// Features that Xen uses, by its host CPU policy.
     pub host: Option<Vec<String>>,
-    /// Words of the host's featureset.
+    /// Feature words of the host's featureset.
     pub featureset: Option<Vec<u32>>,
-    /// Whether `MSR_ARCH_CAPABILITIES` was to be had.
+    /// Whether `MSR_ARCH_CAPABILITIES` is available.
     pub arch_caps: ArchCaps,
     /// Revision of the microcode.
     pub microcode: Option<Sourced<u32>>,
     /// Xen's boot log.
     pub log: BootLog,
-    /// The view of domain 0's kernel, by weakness. It sees a virtual CPU, and says nothing about Xen.
+    /// Vulnerabilities as domain 0's kernel reports them. It sees a virtual CPU, so they do not describe Xen.
     pub dom0_view: BTreeMap<String, String>,
+    /// Which program serves xenstore; `None` if no process, or several, could be it.
+    pub xenstored: Option<Sourced<StoreDaemon>>,
     /// Unit of scheduling: `cpu`, `core` or `socket`.
     pub granularity: Option<Sourced<String>>,
-    /// Whether two threads of one core are online somewhere.
+    /// Whether two online CPUs are threads of one core.
     pub has_siblings: Option<bool>,
     /// Sources that did not answer, and why.
     pub missing: Vec<String>,
     /// Whether one of them may answer when it is asked again: such facts are not kept.
     #[serde(skip)]
     pub is_passing: bool,
+}
+
+/// A program that serves xenstore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoreDaemon {
+    /// xenstored, written in C.
+    C,
+    /// oxenstored, written in OCaml.
+    Ocaml,
+}
+
+impl StoreDaemon {
+    /// The program of a process's name, as `/proc/PID/comm` has it.
+    fn of_name(name: &str) -> Option<StoreDaemon> {
+        match name {
+            "xenstored" => Some(StoreDaemon::C),
+            "oxenstored" => Some(StoreDaemon::Ocaml),
+            _ => None,
+        }
+    }
 }
 
 /// A value and its source.
@@ -73,7 +96,7 @@ pub struct Sourced<T> {
 }
 
 impl<T> Sourced<T> {
-    fn new(value: T, source: &str) -> Sourced<T> {
+    pub(crate) fn new(value: T, source: &str) -> Sourced<T> {
         Sourced {
             value,
             source: source.to_owned(),
@@ -132,13 +155,13 @@ impl From<&PhysInfo> for Abilities {
     }
 }
 
-/// Whether `MSR_ARCH_CAPABILITIES` was to be had.
+/// Availability of `MSR_ARCH_CAPABILITIES`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ArchCaps {
     /// The CPU has no such register.
     Absent,
-    /// Its value is among the facts.
+    /// The facts contain its value.
     Read,
     /// No source was asked.
     #[default]
@@ -148,11 +171,11 @@ pub enum ArchCaps {
 /// The answer to a yes-or-no question, or unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// Yes, says this source.
+    /// Yes, by this source.
     Yes(&'static str),
-    /// No, says this source.
+    /// No, by this source.
     No(&'static str),
-    /// No source says.
+    /// No source reports it.
     Unknown,
 }
 
@@ -180,6 +203,8 @@ pub const COMMAND_LINE: &str = "command line";
 pub const CAPABILITY: &str = "capability";
 /// Name of a source: the kernel of domain 0.
 pub const DOM0: &str = "domain 0's kernel";
+/// Name of a source: the processes of domain 0.
+pub const PROCESSES: &str = "processes of domain 0";
 /// Name of a source: Xen's physinfo.
 pub const PHYSINFO: &str = "physinfo";
 
@@ -203,7 +228,7 @@ const ALWAYS_PRINTED: &[&str] = &[
 ];
 
 impl Facts {
-    /// Asks everybody. What does not answer is noted in [`Facts::missing`].
+    /// Reads all sources. Failures are recorded in [`Facts::missing`].
     #[must_use]
     pub fn gather(hv: &dyn Hypervisor, files: &dyn Files) -> Facts {
         let mut facts = Facts {
@@ -220,11 +245,12 @@ impl Facts {
         facts
     }
 
-    /// The facts kept from this boot of the host, or new ones, which are then kept.
+    /// The stored facts of this boot, or new ones, which are then stored.
     ///
-    /// A host's command line, changeset and CPU stay until it is booted anew, and `/run` is empty then. CPUs can come and go
-    /// meanwhile (`xen-hptool`): `physical`, which the caller has just asked for, shows it, and the threads are looked at
-    /// again. Microcode that is loaded late is seen by [`Facts::renew`] alone. Live patches are among no facts.
+    /// Command line, changeset and CPU are fixed until the next boot, after which `/run` is empty. CPUs can go
+    /// offline and online (`xen-hptool`). `physical`, which the caller has just read, shows that; then the threads
+    /// are read again. Only [`Facts::renew`] notices microcode that was loaded late. Live patches are not among the
+    /// facts.
     #[must_use]
     pub fn of_this_boot(
         hv: &dyn Hypervisor,
@@ -261,7 +287,7 @@ impl Facts {
         (same && facts.boot_id == boot_id(files)).then_some(facts)
     }
 
-    /// That they cannot be kept costs the next caller time, no more.
+    /// Stores the facts. After an error the next caller gathers them again.
     fn keep(&self, files: &dyn Files, run: &Path) {
         if !self.is_passing && self.boot_id.is_some() {
             let _ = self.write(files, run);
@@ -331,7 +357,7 @@ impl Facts {
         }
     }
 
-    /// The CPU from its raw policy, and what Xen uses of it.
+    /// Reads the CPU from its raw policy, and the features that Xen uses from the host's.
     pub fn take_policies(&mut self, raw: &CpuPolicy, host: &CpuPolicy) {
         self.cpu = cpu::identify(raw).map(|cpu| Sourced::new(cpu, CPU_POLICY));
         let mut features = cpu::features(raw);
@@ -386,6 +412,7 @@ impl Facts {
             }
             Err(error) => self.missing.push(format!("{VULNERABILITIES}: {error}")),
         }
+        self.xenstored = store_daemon(files).map(|daemon| Sourced::new(daemon, PROCESSES));
     }
 
     /// Adds the facts of `/proc/cpuinfo`.
@@ -483,7 +510,7 @@ impl Facts {
         if listed(&self.raw) || listed(&self.host) {
             return Known::Yes(CPU_POLICY);
         }
-        // The same thing under the name that Xen had for it once.
+        // The name of the same mitigation in older releases of Xen.
         let old_name = match name {
             "EIBRS" => "IBRS_ALL",
             "IBRS" | "IBPB" => "IBRS/IBPB",
@@ -507,7 +534,7 @@ impl Facts {
         Known::Unknown
     }
 
-    /// Who made the CPU.
+    /// Manufacturer of the CPU.
     #[must_use]
     pub fn vendor(&self) -> Option<Vendor> {
         self.cpu.as_ref().map(|cpu| cpu.value.vendor)
@@ -521,8 +548,8 @@ impl Facts {
             .is_some_and(|text| text == "Not affected")
     }
 
-    /// Whether two threads of one core are online. Xen lists all CPUs that are present, those too that `smt=0` keeps offline
-    /// (`cpu_present` in `xen/common/sysctl.c`), and does not say which of them are online, only how many.
+    /// Whether two threads of one core are online. Xen lists all present CPUs, including those that `smt=0` keeps
+    /// offline (`cpu_present` in `xen/common/sysctl.c`). It reports only the number of online ones.
     fn siblings_among(&self, present: &[CpuTopology]) -> Option<bool> {
         let mut cores: Vec<(u32, u32)> = present
             .iter()
@@ -540,7 +567,7 @@ impl Facts {
         if online.nr_cpus > nr_cores || online.threads_per_core > 1 {
             return Some(true);
         }
-        // Who takes CPUs offline at run time may take a whole core, and leave both threads of another.
+        // CPUs can go offline at run time in any order: a whole core, while another keeps both threads.
         let is_smt_off = self.option("smt").is_some_and(|value| is_no(&value));
         is_smt_off.then_some(false)
     }
@@ -551,7 +578,7 @@ impl Facts {
         let granularity = self.granularity.as_ref().map(|word| word.value.as_str());
         match (self.has_siblings, granularity) {
             (Some(false), _) | (_, Some("core" | "socket")) => CoreSharing::No,
-            // Whole CPUs are the default.
+            // By default, the scheduler assigns single CPUs.
             (Some(true), Some("cpu") | None) => CoreSharing::Yes,
             _ => CoreSharing::Unknown,
         }
@@ -580,7 +607,7 @@ fn kept_path(run: &Path) -> PathBuf {
     run.join("host-facts.json")
 }
 
-/// Whether the next try may end otherwise.
+/// Whether a later try may succeed.
 fn is_passing(error: &HvError) -> bool {
     let passing = [
         Errno::EINTR,
@@ -599,6 +626,32 @@ pub(crate) fn is_no(word: &str) -> bool {
 
 fn boot_id(files: &dyn Files) -> Option<String> {
     small_file(files, Path::new(BOOT_ID)).map(|text| text.trim().to_owned())
+}
+
+/// The program that serves xenstore: the one of root's processes that has such a name. Another user's process can take any
+/// name. With xenstored in a domain of its own there is none, and then it is not known.
+fn store_daemon(files: &dyn Files) -> Option<StoreDaemon> {
+    let proc = Path::new("/proc");
+    let mut found = None;
+    for pid in os_port::list_if_there(files, proc).ok()? {
+        if pid.parse::<u32>().is_err() {
+            continue;
+        }
+        let name = small_file(files, &proc.join(&pid).join("comm"));
+        let Some(daemon) = name.and_then(|name| StoreDaemon::of_name(name.trim())) else {
+            continue;
+        };
+        let status = small_file(files, &proc.join(&pid).join("status")).unwrap_or_default();
+        let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+        if !uids.is_some_and(|uids| uids.split_whitespace().eq(["0"; 4])) {
+            continue;
+        }
+        if found.is_some_and(|other| other != daemon) {
+            return None;
+        }
+        found = Some(daemon);
+    }
+    found
 }
 
 fn small_file(files: &dyn Files, path: &Path) -> Option<String> {

@@ -10,8 +10,8 @@ use crate::audit::Audit;
 use crate::facts::Facts;
 use crate::verdicts;
 
-/// For an admission: from the facts kept since the host was started, or from new ones. `run` is `/run/xyl`, `physical` what
-/// Xen says of the host now. With `with_advisories` those of Xyl and of `/etc/xyl/advisories.d` are judged, too.
+/// Audits the host for an admission, from the facts of this boot. `run` is `/run/xyl`, `physical` is Xen's present
+/// information. With `with_advisories`, also judges the advisories of Xyl and of `/etc/xyl/advisories.d`.
 pub fn audit(
     hv: &dyn Hypervisor,
     files: &dyn Files,

@@ -25,7 +25,7 @@ macro_rules! names {
         }
 
         impl $name {
-            /// All of them, in the order of reports.
+            /// All values, in the order of reports.
             pub const ALL: &'static [$name] = &[$($name::$variant,)*];
 
             /// The word for it in JSON, policies and options.
@@ -136,25 +136,25 @@ names! {
     Standing ("verdict") {
         /// The CPU does not have the weakness.
         NotAffected = "not-affected": "not affected",
-        /// The CPU has it, and something stands in its way.
+        /// The CPU is affected, and a protection is active.
         Protected = "protected": "protected",
-        /// Something stands in its way, and a way round it is known.
+        /// A protection is active, with a known gap.
         Partly = "partly": "partly",
-        /// No source says.
+        /// No source reports it.
         Unknown = "unknown": "unknown",
-        /// Nothing stands in its way.
+        /// The CPU is affected, and no protection is active.
         Unprotected = "unprotected": "unprotected",
     }
 }
 
 names! {
-    /// How sure a statement is.
+    /// Certainty of a statement.
     Sure ("degree of certainty") {
-        /// The hypervisor or the CPU says so.
+        /// The hypervisor or the CPU reports it.
         Stated = "stated": "stated",
-        /// Follows from what is documented, such as defaults, or is what domain 0's kernel believes.
+        /// It follows from documentation, such as defaults, or domain 0's kernel reports it.
         Inferred = "inferred": "inferred",
-        /// Nothing to go by.
+        /// There is no source for it.
         Unsure = "unsure": "unsure",
     }
 }
@@ -176,7 +176,7 @@ names! {
     AdvisoryVerdict ("verdict on an advisory") {
         /// The host is not affected.
         NotAffected = "not-affected": "not affected",
-        /// The host has what the advisory is about, and a mitigation or fix in force.
+        /// The host is affected, and a mitigation or fix is active.
         Mitigated = "mitigated": "mitigated",
         /// A fact that the answer depends on is missing.
         CannotTell = "cannot-tell": "cannot tell",

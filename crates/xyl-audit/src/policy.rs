@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use crate::names::{AdvisoryVerdict, Family, GuestType, Standing, Target, UnsupportedSetting};
 
-/// Where the policy is.
+/// Path of the policy file.
 pub const POLICY_PATH: &str = "/etc/xyl/policy.toml";
 
 /// The policy of a host without a file, as a file.
@@ -28,14 +28,38 @@ pub struct Policy {
     pub shim: ShimSettings,
     /// Which names new VMs may have.
     pub names: NamesAllowed,
+    /// Limits for the cores of guests that have ended.
+    pub cores: Cores,
     unsupported: Unsupported,
+}
+
+/// Limits for the cores that are written when guests end (`on_crash = "coredump-restart"` and the like).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cores {
+    /// Number of cores that are written for one VM within an hour.
+    pub per_hour: u32,
+    /// Number of files that the folder of the cores may have.
+    pub kept: u32,
+    /// Space in MiB that must stay free on the file system of that folder.
+    pub min_free_mib: u64,
+}
+
+impl Default for Cores {
+    fn default() -> Cores {
+        Cores {
+            per_hour: 3,
+            kept: 16,
+            min_free_mib: 256,
+        }
+    }
 }
 
 /// Which names new VMs may have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NamesAllowed {
-    /// Those that can be nothing else, neither a number nor a UUID nor a part of a shell's command.
+    /// Names that cannot be mistaken for a number, a UUID or a part of a shell's command.
     #[default]
     Strict,
     /// All that can be part of a file's name.
@@ -46,7 +70,7 @@ pub enum NamesAllowed {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShimSettings {
-    /// Its absolute path; without it, that of the host's Xen.
+    /// Absolute path of the shim. `None` selects that of the host's Xen.
     pub path: Option<PathBuf>,
     /// Text that is appended to its command line.
     pub extra: Option<String>,
@@ -60,9 +84,9 @@ pub enum Action {
     Allow,
     /// The guest starts, and the administrator gets a warning with the reasons.
     Warn,
-    /// It starts in the PV shim.
+    /// The guest starts in the PV shim.
     Convert,
-    /// It does not start.
+    /// The guest does not start.
     Refuse,
 }
 
@@ -107,10 +131,10 @@ pub enum Condition {
     },
 }
 
-/// Why a policy cannot be used.
+/// The reasons why a policy cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read the policy {path}: {source}; no guest is created until it can be read")]
     Read {
         /// Path of the file.
@@ -118,7 +142,7 @@ pub enum PolicyError {
         /// Error of the operating system.
         source: io::Error,
     },
-    /// It is no policy.
+    /// The file does not have the format of a policy.
     #[error(
         "{path}:{line}: {what}; the format is in docs/policy.md, and no guest is created until this is put right"
     )]
@@ -144,6 +168,7 @@ impl Default for Policy {
             rules: Vec::new(),
             shim: ShimSettings::default(),
             names: NamesAllowed::default(),
+            cores: Cores::default(),
             unsupported: Unsupported::default(),
         })
     }
@@ -208,6 +233,7 @@ impl Policy {
             rules,
             shim,
             names: file.names.allow,
+            cores: file.cores,
             unsupported: file.unsupported,
         })
     }
@@ -237,7 +263,7 @@ impl Policy {
         .into()
     }
 
-    /// The rules about a guest type that could change what its base says.
+    /// The rules about a guest type that are stricter than its base action.
     pub fn rules_for(&self, guest: GuestType) -> impl Iterator<Item = &Rule> {
         self.rules
             .iter()
@@ -275,6 +301,8 @@ struct File {
     shim: Spanned<ShimSettings>,
     #[serde(default)]
     names: Names,
+    #[serde(default)]
+    cores: Cores,
     #[serde(default)]
     unsupported: Unsupported,
 }
@@ -517,6 +545,20 @@ mod tests {
                 .to_string(),
             "policy.toml:2: the shim's `path` has to be absolute; the format is in docs/policy.md, and no guest is created until this is put right"
         );
+    }
+
+    #[test]
+    fn a_limit_of_cores_that_is_not_named_has_its_default() {
+        let cores =
+            |text: &str| Policy::parse(&format!("version = 1\n{text}"), "p").map(|p| p.cores);
+        assert_eq!(cores("").unwrap(), Cores::default());
+        let one_an_hour = Cores {
+            per_hour: 1,
+            ..Cores::default()
+        };
+        assert_eq!(cores("[cores]\nper_hour = 1\n").unwrap(), one_an_hour);
+        assert!(cores("[cores]\nper_day = 1\n").is_err());
+        assert_eq!(Policy::default().cores, Cores::default());
     }
 
     #[test]

@@ -145,8 +145,7 @@ impl Affected {
     }
 }
 
-/// Families that only Intel's CPUs have, with the bits that say that this one has not (all of them together), and the name
-/// that Linux has for it.
+/// Families of Intel's CPUs only, with the bits that together mean that a CPU is not affected, and Linux's name.
 fn intel_only(family: Family) -> Option<(&'static [&'static str], &'static str)> {
     match family {
         Family::V3 => Some((&["RDCL_NO"], "meltdown")),
@@ -212,7 +211,7 @@ fn affected(facts: &Facts, family: Family) -> Affected {
     }
 }
 
-/// What bits of the CPU and domain 0's kernel say.
+/// Whether the CPU is affected, by its feature bits and domain 0's kernel.
 fn by_bits(facts: &Facts, bits: &[&str], dom0: &str) -> Option<Affected> {
     let said: Vec<Known> = bits.iter().map(|bit| facts.feature(bit)).collect();
     if !said.is_empty() && said.iter().all(|known| known.is_yes()) {
@@ -353,7 +352,7 @@ struct Defence {
 }
 
 impl Defence {
-    /// The same against all targets.
+    /// The same standing against all targets.
     fn all(standing: Standing) -> Defence {
         Defence {
             hypervisor: standing,
@@ -391,7 +390,7 @@ impl Defence {
         self
     }
 
-    /// No source says.
+    /// The standing if no source reports it.
     fn unknown(facts: &Facts) -> Defence {
         let why = if facts.log.has_block {
             "the boot log of this Xen does not say"
@@ -405,7 +404,7 @@ impl Defence {
             ))
     }
 
-    /// What is lost when different guests run on the threads of one core.
+    /// The weaker standing if different guests run on the threads of one core.
     fn weakened_by_threads(mut self, facts: &Facts) -> Defence {
         if !matches!(self.guests, Standing::Protected) {
             return self;
@@ -525,7 +524,7 @@ fn v1(facts: &Facts) -> Defence {
         return Defence::unknown(facts);
     }
     if hardened.is_empty() {
-        // Before 4.17.4 what is compiled in was not printed.
+        // Releases before 4.17.4 do not print what is compiled in.
         return Defence::all(Standing::Unknown)
             .because(
                 "the boot log names no hardening of branches",
@@ -548,7 +547,7 @@ fn settings(facts: &Facts) -> Option<&Settings> {
     facts.log.settings.as_ref()
 }
 
-/// The words about guests of a type.
+/// The log's words about guests of a type.
 fn support(facts: &Facts, guest: GuestType) -> Option<&[String]> {
     let words = if is_pv(guest) {
         &facts.log.pv
@@ -768,13 +767,13 @@ fn l1tf(facts: &Facts, guest: GuestType) -> Defence {
     }
 }
 
-/// Without transactions there is nothing to abort.
+/// The standing if TSX is off: no transaction can be aborted.
 fn tsx_off(facts: &Facts, family: Family) -> Option<Defence> {
     let off = settings(facts)?.bit("TSX") == Some(false);
     (family == Family::Taa && off).then(|| Defence::protected("TSX switched off", facts::BOOT_LOG))
 }
 
-/// Buffers that VERW clears, which `VERW` and, in older logs, `MD_CLEAR` stand for.
+/// The standing of buffers that VERW clears. The log names it `VERW`, or `MD_CLEAR` in older releases.
 fn verw(facts: &Facts, guest: GuestType) -> Defence {
     let Some(settings) = settings(facts) else {
         return Defence::unknown(facts);

@@ -15,7 +15,7 @@ use xen_port::{Errno, Hypervisor, VersionInfo};
 use xen_sim::model::Model;
 use xyl_audit::Facts;
 use xyl_audit::audit::CoreSharing;
-use xyl_audit::facts::{BOOT_LOG, Known};
+use xyl_audit::facts::{BOOT_LOG, Known, StoreDaemon};
 use xyl_audit::{Family, GuestType, Standing};
 
 const RUN: &str = "/run/xyl";
@@ -152,4 +152,34 @@ fn sources_that_do_not_answer_are_named_and_the_others_count() {
         audit.standing(GuestType::Pvh, Family::V3, None),
         Standing::NotAffected
     );
+}
+
+#[test]
+fn the_program_that_serves_xenstore_is_told_by_roots_processes() {
+    const ROOT: &str = "Name:\ta\nUid:\t0\t0\t0\t0\n";
+    const USER: &str = "Name:\ta\nUid:\t1000\t0\t0\t0\n";
+    /// The name and the status of a process.
+    type Process = (&'static str, &'static str);
+    let cases: [(&[Process], Option<StoreDaemon>); 6] = [
+        (&[("xenstored", ROOT)], Some(StoreDaemon::C)),
+        (&[("oxenstored", ROOT)], Some(StoreDaemon::Ocaml)),
+        (&[("oxenstored", USER)], None),
+        (
+            &[("xenstored", ROOT), ("oxenstored", USER)],
+            Some(StoreDaemon::C),
+        ),
+        (&[("xenstored", ROOT), ("oxenstored", ROOT)], None),
+        (&[("bash", ROOT)], None),
+    ];
+    for (processes, expected) in cases {
+        let files = MemFiles::new();
+        for (pid, (name, status)) in (100..).zip(processes) {
+            let folder = Path::new("/proc").join(pid.to_string());
+            files.put(&folder.join("comm"), format!("{name}\n").as_bytes());
+            files.put(&folder.join("status"), status.as_bytes());
+        }
+        let facts = Facts::gather(&host(""), &files.of(&Life::new(1)));
+        let daemon = facts.xenstored.map(|daemon| daemon.value);
+        assert_eq!(daemon, expected, "{processes:?}");
+    }
 }

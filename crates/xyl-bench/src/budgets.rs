@@ -56,44 +56,72 @@ const LIST: Budget = Budget {
     bytes: 150,
     forks: 0,
 };
-/// With those of the wait for the domain to be gone: a look at it after each event that may tell of that.
+/// With those of the wait for the domain to be gone: a look at it after each event that may tell of that. One request looks for disks,
+/// and two remove their backend's folders.
 const DESTROY: Budget = Budget {
     what: "destroy",
     hypercalls: 12,
     mappings: 0,
-    requests: 13,
-    bytes: 800,
+    requests: 16,
+    bytes: 1000,
     forks: 0,
 };
 
-/// Asked of the VM's monitor; the looks for an answer, five in a second, are in it.
+/// Asked of the VM's monitor: the name is read. A command that waits longer looks whether the domain is
+/// there, five times a second.
 const PAUSE: Budget = Budget {
     what: "pause, by the monitor",
-    hypercalls: 3,
+    hypercalls: 6,
     mappings: 0,
-    requests: 20,
-    bytes: 2000,
+    requests: 2,
+    bytes: 200,
     forks: 0,
 };
+/// The command's own part, as for a pause: the monitor makes the requests of the change.
+const RENAME: Budget = Budget {
+    what: "rename, by the monitor",
+    ..PAUSE
+};
+/// As for a rename.
+const MEM_SET: Budget = Budget {
+    what: "mem-set, by the monitor",
+    ..PAUSE
+};
 
-/// Counts each operation and compares; fails where any is over its budget.
+/// So many rounds are counted. A command that waits long, and a domid that was in use, cost a few calls more: a slow machine can exceed a
+/// budget in one round. What a change has made dearer exceeds it in each.
+const ROUNDS: u32 = 3;
+
+/// Counts each operation and compares; fails where any is over its budget in each round.
 pub fn check(guests: &Path) -> Outcome<()> {
     let bench = Bench::new(guests)?;
-    let mut over = first_create(&bench)?;
+    let mut over = 0;
+    for number in 1..=ROUNDS {
+        println!("round {number} of at most {ROUNDS}");
+        over = round(&bench)?;
+        if over == 0 {
+            return Ok(());
+        }
+    }
+    Err(format!("{over} counts are over their budget").into())
+}
+
+/// Number of counts that are over their budget.
+fn round(bench: &Bench) -> Outcome<u64> {
+    let mut over = first_create(bench)?;
     for (kind, create) in [("pv", &CREATE_PV), ("pvh", &CREATE_PVH)] {
         let config = bench.config("budget", kind, 64, &bench.test_guest(kind)?)?;
-        over += compare(&bench, create, &["create", "-q", "-e", &config])?;
-        over += compare(&bench, &LIST, &["list"])?;
-        over += compare(&bench, &DESTROY, &["destroy", "budget"])?;
+        over += compare(bench, create, &["create", "-q", "-e", &config])?;
+        over += compare(bench, &LIST, &["list"])?;
+        over += compare(bench, &DESTROY, &["destroy", "budget"])?;
     }
     let config = bench.config("budget", "pvh", 64, &bench.test_guest("pvh")?)?;
     timed(&Tool::Xyl.command(&["create", "-q", &config]))?;
-    over += compare(&bench, &PAUSE, &["pause", "budget"])?;
-    timed(&Tool::Xyl.command(&["destroy", "budget"]))?;
-    if over > 0 {
-        return Err(format!("{over} counts are over their budget").into());
-    }
-    Ok(())
+    over += compare(bench, &PAUSE, &["pause", "budget"])?;
+    over += compare(bench, &MEM_SET, &["mem-set", "budget", "63"])?;
+    over += compare(bench, &RENAME, &["rename", "budget", "budget-2"])?;
+    timed(&Tool::Xyl.command(&["destroy", "budget-2"]))?;
+    Ok(over)
 }
 
 fn first_create(bench: &Bench) -> Outcome<u64> {

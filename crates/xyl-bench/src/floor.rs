@@ -20,7 +20,7 @@ const PAGES_PER_EXTENT: u64 = 512;
 const EXTENT_ORDER: u32 = 9;
 /// Pages that a builder maps of a small guest: kernel, tables, special pages.
 const MAPPED_PAGES: u64 = 128;
-/// Where xenstored looks for its ring's grant: the second entry of the table, in bytes.
+/// Offset in bytes of the grant for xenstored's ring: the second entry of the table.
 const XENSTORE_GRANT_OFFSET: usize = 8;
 /// Nodes that a guest and the toolstack cannot do without.
 const LEAST_NODES: [&str; 10] = [

@@ -12,11 +12,11 @@ use crate::report::Report;
 use crate::scenarios::{Bench, NAME, Tool};
 use crate::{Outcome, trace};
 
-/// How long a guest may take for its next life.
+/// Time limit for a guest's restart.
 const LIFE_MAX: Duration = Duration::from_secs(60);
-/// How long a monitor may take to come to rest.
+/// Time limit for a monitor to become idle.
 const REST_MAX: Duration = Duration::from_secs(30);
-/// Who uses no clock tick of the CPU meanwhile is at rest.
+/// Time during which an idle process uses no clock tick of the CPU.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// Private memory and the proportional share of a process, in KiB.
@@ -58,7 +58,7 @@ pub fn memory_at_rest(bench: &Bench, report: &mut Report) -> Outcome<()> {
     Ok(())
 }
 
-/// Where a program lies.
+/// Path of a program.
 fn which(program: &str) -> Outcome<std::path::PathBuf> {
     let path = std::env::var_os("PATH").ok_or("no PATH")?;
     std::env::split_paths(&path)

@@ -78,5 +78,5 @@ fn main() -> ExitCode {
     }
 }
 
-/// What a measurement can fail with: the text says it all.
+/// The error of a measurement, as text.
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;

@@ -15,7 +15,7 @@ use std::thread;
 /// Size of a message's header in bytes.
 const HEADER_BYTES: usize = 16;
 
-/// What went through.
+/// Counts of the requests and bytes that the proxy has passed on.
 #[derive(Debug, Default)]
 struct Counts {
     requests: AtomicU64,

@@ -247,7 +247,7 @@ fn pause(bench: &Bench, report: &mut Report, runs: usize) -> Outcome<()> {
     Ok(())
 }
 
-/// What any command takes before and after its work: the start and the end of a process.
+/// Measures the start and the end of a process, which every command needs.
 fn process_alone(words: &[&str], runs: usize) -> Outcome<Spread> {
     let command: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
     let times: Outcome<Vec<Duration>> = (0..runs).map(|_| timed(&command)).collect();

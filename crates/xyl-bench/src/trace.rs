@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::Outcome;
 
-/// What strace saw of a command and its children.
+/// System calls of a command and its children, counted by strace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Number of hypercalls (`IOCTL_PRIVCMD_HYPERCALL`).
@@ -20,7 +20,7 @@ pub struct Counts {
     pub bytes_read: u64,
 }
 
-/// How long a traced command may take.
+/// Time limit for a traced command.
 const TRACED_MAX: Duration = Duration::from_secs(180);
 /// Runs the command and says in a file when it has ended, while its daemons go on.
 const WRAPPER: &str = r#""$@"; echo $? > "$0""#;

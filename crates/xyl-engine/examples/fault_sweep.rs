@@ -164,7 +164,7 @@ impl FaultyTransport {
     }
 }
 
-/// What must be the same before and after.
+/// The state that must be the same before and after.
 #[derive(Debug, PartialEq, Eq)]
 struct World {
     domains: Vec<u16>,
@@ -193,7 +193,7 @@ impl World {
     }
 }
 
-/// How long Xen may take to free what a destroyed domain leaves to its next idle moment.
+/// Time limit for Xen to free a destroyed domain. Xen does a part of it when it is idle.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 
 struct Sweep {

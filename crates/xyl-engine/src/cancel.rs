@@ -1,29 +1,29 @@
-//! A wish to stop.
+//! [`Cancel`]: a flag that cancels an operation.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A wish to stop, shared with whoever may utter it (a signal handler, another thread).
+/// A flag that cancels an operation. Clones share it, so a signal handler or another thread can set it.
 #[derive(Clone, Debug, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// A flag that nobody has raised yet.
+    /// Creates an unset flag.
     pub fn new() -> Cancel {
         Cancel::default()
     }
 
-    /// The flag behind it, for a signal handler to set.
+    /// The atomic flag, for a signal handler.
     pub fn flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.0)
     }
 
-    /// Asks for the operation to stop.
+    /// Sets the flag.
     pub fn request(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether somebody has asked.
+    /// Whether the flag is set.
     pub fn is_requested(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }

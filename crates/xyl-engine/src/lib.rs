@@ -1,7 +1,8 @@
-//! A VM's life: create, destroy and all between, in named steps with their undo.
+//! The engine: the life of a VM from create to destroy, as operations of named steps with undo.
 //!
-//! The engine talks to Xen through the port [`xen_port::Hypervisor`], to xenstored through
-//! [`xenstore::Client`], and to the operating system through the ports of [`os_port`]. It prints nothing: whoever calls it is told of its progress.
+//! The engine talks to Xen through the port [`xen_port::Hypervisor`], to xenstored through [`xenstore::Client`], and
+//! to the operating system through the ports of [`os_port`]. It prints nothing. Callers get its progress through
+//! callbacks.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
@@ -9,6 +10,7 @@ pub mod cancel;
 pub mod config;
 pub mod control;
 pub mod device;
+pub mod device_model;
 pub mod error;
 pub mod host;
 mod notice;
@@ -20,19 +22,24 @@ mod testing;
 pub mod vm;
 
 use std::rc::Rc;
-use std::time::Duration;
 
-use os_port::{Clock, Files, Process, SystemClock, SystemFiles, SystemProcess};
+use os_port::{
+    Clock, Doorbells, Files, HostDevices, Process, Spawn, SystemBlockDevices, SystemClock,
+    SystemDoorbells, SystemFiles, SystemLinks, SystemProcess,
+};
 use xen_port::Hypervisor;
-use xenstore::{Client, Path, Tree, WatchEvent};
+use xenstore::{Client, Path, Tree};
+
+use host::dom0::Kernel;
 
 pub use cancel::Cancel;
-pub use error::{EngineError, ErrorCode, Lacking, RequestError, SettingError};
+pub use error::{AutostartError, EngineError, ErrorCode, Lacking, RequestError, SettingError};
 pub use host::dirs::Dirs;
+pub use host::events::{DOORBELL, Event, Sources};
 pub use notice::Notice;
 pub use vm::lock::VmGuard;
 
-/// The host that an operation works on.
+/// Connections and ports of one host, for one process.
 pub struct Host {
     /// Port to the hypervisor.
     pub hv: Box<dyn Hypervisor>,
@@ -44,14 +51,24 @@ pub struct Host {
     pub files: Rc<dyn Files>,
     /// Port to the clocks.
     pub clock: Rc<dyn Clock>,
-    /// The process that works on it.
+    /// The calling process.
     pub process: Box<dyn Process>,
-    /// Told what is being waited for when that takes longer than a moment.
+    /// Port to other programs.
+    pub spawn: Rc<dyn Spawn>,
+    /// Port to the doorbells of the VMs' processes.
+    pub doorbells: Rc<dyn Doorbells>,
+    /// The sources of events of this process besides xenstore.
+    pub sources: Sources,
+    /// Domain 0's kernel, as procfs and sysfs show it.
+    pub kernel: Kernel,
+    /// Ports to the host's loop devices, block devices and network interfaces.
+    pub devices: HostDevices,
+    /// Called with a text when a wait takes longer than a moment.
     pub notice: Rc<dyn Fn(&str)>,
 }
 
 impl Host {
-    /// A host of these, on the operating system that this program runs on.
+    /// Creates a host with the ports of the operating system.
     pub fn new(hv: Box<dyn Hypervisor>, store: Client, dirs: Dirs) -> Host {
         Host {
             hv,
@@ -60,11 +77,20 @@ impl Host {
             files: Rc::new(SystemFiles),
             clock: Rc::new(SystemClock),
             process: Box::new(SystemProcess),
+            spawn: Rc::new(xen_sys::SystemSpawn),
+            doorbells: Rc::new(SystemDoorbells),
+            sources: Sources::default(),
+            kernel: Kernel::system(),
+            devices: HostDevices {
+                loops: Rc::new(xen_sys::SystemLoopDevices),
+                blocks: Rc::new(SystemBlockDevices::system()),
+                links: Rc::new(SystemLinks),
+            },
             notice: Rc::new(|_| ()),
         }
     }
 
-    /// Names of a xenstore folder's children; none where there is no such folder.
+    /// Names of the children of a xenstore folder. Empty if the folder does not exist.
     pub(crate) fn children(&mut self, folder: &Path) -> Result<Vec<String>, EngineError> {
         match self.store.directory(folder) {
             Err(xenstore::Error::NotFound { .. }) => Ok(Vec::new()),
@@ -72,32 +98,7 @@ impl Host {
         }
     }
 
-    /// Waits for an event of a watch, but not longer than `limit`.
-    pub fn wait_for_event(&mut self, limit: Duration) -> Result<Option<WatchEvent>, EngineError> {
-        let deadline = self.clock.now() + limit;
-        let event = self.store.next_event(deadline)?;
-        if event.is_none() {
-            self.clock.wait_until(deadline);
-        }
-        Ok(event)
-    }
-
-    /// Waits for an event of a watch with one of these tokens, but not longer than `limit`. Events of other watches stay
-    /// in the queue for the code that set those watches.
-    pub fn wait_for_event_of(
-        &mut self,
-        tokens: &[&str],
-        limit: Duration,
-    ) -> Result<Option<WatchEvent>, EngineError> {
-        let deadline = self.clock.now() + limit;
-        let event = self.store.next_event_of(tokens, deadline)?;
-        if event.is_none() {
-            self.clock.wait_until(deadline);
-        }
-        Ok(event)
-    }
-
-    /// The host that this program runs on: `/dev/xen/privcmd`, xenstored, the system's folders.
+    /// Opens this host: `/dev/xen/privcmd`, xenstored, the system's folders.
     pub fn open() -> Result<Host, EngineError> {
         let hv = Box::new(xen_sys::Xen::open()?);
         Ok(Host::new(hv, Client::connect()?, Dirs::system()))

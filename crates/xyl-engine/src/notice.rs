@@ -1,10 +1,10 @@
-//! What an operation reports to its caller while it runs.
+//! [`Notice`]: progress that an operation reports to its caller.
 
-/// What an operation reports while it runs.
+/// Progress of an operation, reported while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice<'n> {
     /// A step starts; its name.
-    Step(&'static str),
+    Step(&'n str),
     /// A warning; the operation goes on.
     Warning(&'n str),
 }

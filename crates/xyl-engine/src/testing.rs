@@ -1,8 +1,8 @@
-//! What the unit tests of several modules need.
+//! Helpers for the unit tests of several modules.
 
 use xen_port::{CreateDomain, GuestKind};
 
-/// The request for a PV domain with one vCPU and nothing out of the ordinary.
+/// A request for a PV domain with one vCPU and default settings.
 pub(crate) fn pv_request(handle: [u8; 16]) -> CreateDomain {
     CreateDomain {
         domid: None,

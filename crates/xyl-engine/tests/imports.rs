@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The folders, lowest first. A module may use its own folder and those before it.
-const ORDER: [&str; 11] = [
+const ORDER: [&str; 12] = [
     "error",
     "notice",
     "cancel",
     "host",
     "vm",
+    "device_model",
     "device",
     "config",
     "control",

@@ -1,14 +1,16 @@
 //! The journal's text.
 //!
 //! ```text
-//! xyl-journal 1
+//! xyl-journal 2
 //! 5d41402a 1 1767225600000 {"begin":{"id":"6a1d0c4e-1","kind":"create",...}}
 //! ```
 //! The first line names the format and its version. Each other line is a record: the CRC-32 (IEEE) of all that
-//! follows it on the line, its number, the time in milliseconds since 1970, what happened as JSON.
+//! follows it on the line, its number, the time in milliseconds since 1970, what happened as JSON. In format 1 the `begin`
+//! record has no list of steps.
 
+use crate::past::Standing;
 use crate::record::{Entry, Record};
-use crate::state::{self, State};
+use crate::state::{self, Event, State};
 
 /// Longest file that is read, in bytes.
 pub const FILE_MAX_BYTES: u64 = 1 << 20;
@@ -19,12 +21,14 @@ pub const LINE_MAX_BYTES: usize = 64 << 10;
 const CAUSE_MAX_BYTES: usize = 4 << 10;
 /// Prefix of the first line; the version follows it.
 const FORMAT: &str = "xyl-journal ";
-/// Version of the format that this build writes and reads.
-const VERSION: u32 = 1;
+/// Version of the format that this build writes.
+const VERSION: u32 = 2;
+/// Earlier version of the format, which this build reads.
+const VERSION_BEFORE: u32 = 1;
 /// Number of hexadecimal digits of a checksum.
 const CHECKSUM_DIGITS: usize = 8;
 
-/// The valid part of a journal, and what is wrong with the rest.
+/// The valid part of a journal, and the damage after it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Contents {
     /// The records before the first damage.
@@ -35,6 +39,8 @@ pub struct Contents {
     pub is_torn: bool,
     /// The first line that is damaged.
     pub damage: Option<Damage>,
+    /// Whether the file is of format 1: [`Contents::with_steps`].
+    pub is_format_1: bool,
 }
 
 /// A line that differs from what its writer wrote.
@@ -43,14 +49,16 @@ pub struct Contents {
 pub struct Damage {
     /// Number of the line, from 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// Description of the damage.
     pub what: String,
 }
 
-/// Why this build cannot read a text as a journal.
+/// The reasons why this build cannot read a text as a journal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Foreign {
-    #[error("version {0} of the format, of which this xyl knows version {VERSION} alone")]
+    #[error(
+        "version {0} of the format, of which this xyl knows versions {VERSION_BEFORE} and {VERSION}"
+    )]
     Version(String),
     #[error("no journal: it does not begin with `{FORMAT}`")]
     Format,
@@ -99,19 +107,24 @@ pub(crate) fn parse_known(bytes: &[u8]) -> Result<Contents, Foreign> {
     match lines.next() {
         // The writer died before the end of the first line.
         Some(b"") | None if whole.is_empty() => return Ok(contents),
-        first => check_first(first.unwrap_or_default())?,
+        first => {
+            let version = version_of(first.unwrap_or_default())?;
+            contents.is_format_1 = version == VERSION_BEFORE;
+        }
     }
-    let mut state = State::Idle;
+    let mut standing = None;
     for (index, line) in lines.enumerate() {
         let is_end = line.is_empty() && whole.ends_with(b"\n") && index + 1 == count(whole);
         if is_end {
             break;
         }
-        match read_line(line, contents.entries.last(), state) {
-            Ok((entry, next)) => {
-                contents.entries.push(entry);
-                state = next;
-            }
+        let read = read_line(line, contents.entries.last());
+        let followed = read.and_then(|entry| {
+            follow(&mut standing, &entry.record)?;
+            Ok(entry)
+        });
+        match followed {
+            Ok(entry) => contents.entries.push(entry),
             Err(what) => {
                 contents.damage = Some(Damage {
                     line: index + 2,
@@ -139,17 +152,33 @@ fn count(whole: &[u8]) -> usize {
     whole.iter().filter(|byte| **byte == b'\n').count()
 }
 
-fn check_first(line: &[u8]) -> Result<(), Foreign> {
+fn version_of(line: &[u8]) -> Result<u32, Foreign> {
     let text = std::str::from_utf8(line).map_err(|_| Foreign::Format)?;
     let version = text.strip_prefix(FORMAT).ok_or(Foreign::Format)?;
-    if version == VERSION.to_string() {
-        return Ok(());
-    }
-    Err(Foreign::Version(version.chars().take(20).collect()))
+    let known = [VERSION_BEFORE, VERSION].into_iter();
+    let mut known = known.filter(|known| version == known.to_string());
+    let foreign = || Foreign::Version(version.chars().take(20).collect());
+    known.next().ok_or_else(foreign)
 }
 
-/// Reads one record. Its number must follow the number before, and [`state::next`] must allow its event.
-fn read_line(line: &[u8], before: Option<&Entry>, state: State) -> Result<(Entry, State), String> {
+/// Follows a record with what is known of the operation under way.
+fn follow(standing: &mut Option<Standing>, record: &Record) -> Result<(), String> {
+    match (standing.as_mut(), record) {
+        (None, Record::Begin(begin)) => *standing = Some(Standing::of(&begin.steps)),
+        (None, _) => {
+            let refused = state::next(State::Idle, record.event());
+            refused.map_err(|error| error.to_string())?;
+        }
+        (Some(under_way), _) => under_way.follow(record)?,
+    }
+    if record.event() == Event::Ended {
+        *standing = None;
+    }
+    Ok(())
+}
+
+/// Reads one record. Its number must follow the number before.
+fn read_line(line: &[u8], before: Option<&Entry>) -> Result<Entry, String> {
     if line.len() > LINE_MAX_BYTES {
         return Err(format!("{} bytes: longer than any record", line.len()));
     }
@@ -167,14 +196,12 @@ fn read_line(line: &[u8], before: Option<&Entry>, state: State) -> Result<(Entry
     }
     let record: Record =
         serde_json::from_str(record).map_err(|error| format!("an unknown record: {error}"))?;
-    let next = state::next(state, record.event()).map_err(|error| error.to_string())?;
     let time_ms = time_ms.parse().map_err(|_| "no time")?;
-    let entry = Entry {
+    Ok(Entry {
         sequence,
         time_ms,
         record,
-    };
-    Ok((entry, next))
+    })
 }
 
 #[cfg(test)]
@@ -183,7 +210,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::plan::{OnDeath, Planned};
     use crate::record::{Begin, Facts, Outcome};
+
+    fn planned(name: &str) -> Planned<serde_json::Value> {
+        let action = json!({"attach": {"devid": 51712}});
+        let mut step = Planned::new(name, action, OnDeath::Look, 1000).with_undo();
+        step.group = 1;
+        step
+    }
 
     fn begin() -> Record {
         let args = json!({"domid": 7, "paused": false});
@@ -193,7 +228,10 @@ mod tests {
             uuid: "6a1d0c4e-0000-0000-0000-000000000001".to_owned(),
             name: "web\n\u{1}".to_owned(),
             pid: 12,
+            started_ticks: Some(99),
             args: args.as_object().cloned().unwrap(),
+            sync: true,
+            steps: ["make it", "build it"].map(planned).to_vec(),
         })
     }
 
@@ -217,10 +255,17 @@ mod tests {
         vec![
             begin(),
             Record::Step { name: name() },
+            Record::Noted {
+                name: name(),
+                facts: made.clone(),
+            },
             Record::Done { name: name(), made },
             Record::Cancel {},
             Record::Step { name: undo.clone() },
-            Record::TakenOver { pid: 13 },
+            Record::TakenOver {
+                pid: 13,
+                started_ticks: None,
+            },
             Record::Step { name: undo.clone() },
             Record::Failed {
                 name: undo.clone(),
@@ -271,8 +316,9 @@ mod tests {
 
     #[test]
     fn another_version_and_other_files_are_refused_by_name() {
-        assert!(parse(b"xyl-journal 2\n").unwrap_err().contains("version 2"));
-        assert!(parse(b"hello\n").unwrap_err().contains("no journal"));
+        let newer = Foreign::Version("3".to_owned());
+        assert_eq!(parse_known(b"xyl-journal 3\n"), Err(newer));
+        assert_eq!(parse_known(b"hello\n"), Err(Foreign::Format));
         assert_eq!(parse(b"").unwrap(), Contents::default());
         assert!(parse(b"xyl-jou").unwrap().is_torn);
         assert!(parse(b"\n").is_err());
@@ -288,6 +334,12 @@ mod tests {
         let damage = contents.damage.unwrap();
         assert_eq!(damage.line, 4);
         assert!(damage.what.contains("cannot follow"), "{damage}");
+        let name = "another".to_owned();
+        let contents = parse(text(&[begin(), Record::Step { name }]).as_bytes()).unwrap();
+        assert_eq!(
+            (contents.entries.len(), contents.damage.unwrap().line),
+            (1, 3)
+        );
         let empty_line = text(&[begin()]) + "\n";
         assert!(parse(empty_line.as_bytes()).unwrap().damage.is_some());
     }
@@ -311,7 +363,7 @@ mod tests {
         }
 
         #[test]
-        fn a_byte_that_changed_is_found(at in 14_usize..900, to in any::<u8>()) {
+        fn a_byte_that_changed_is_found(at in 14_usize..1300, to in any::<u8>()) {
             let text = text(&records());
             let mut bytes = text.clone().into_bytes();
             prop_assume!(at < bytes.len() && bytes[at] != to);

@@ -1,8 +1,10 @@
 //! The records of a journal, as they are written in JSON.
 
+use os_port::ProcessId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::plan::Planned;
 use crate::state::Event;
 
 /// Facts about an operation: its arguments, or the results of a step (such as `{"domid": 7}`).
@@ -19,7 +21,7 @@ pub struct Entry {
     pub record: Record,
 }
 
-/// The content of a record: what happened to the operation.
+/// The content of a record: an event of the operation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Record {
@@ -29,6 +31,13 @@ pub enum Record {
     Step {
         /// Name of the step.
         name: String,
+    },
+    /// A running step or undo wrote down facts before the effect that they belong to.
+    Noted {
+        /// Name of the step.
+        name: String,
+        /// The recorded facts of the step.
+        facts: Facts,
     },
     /// The step is done.
     Done {
@@ -50,7 +59,7 @@ pub enum Record {
         /// Name of the step.
         name: String,
     },
-    /// The undo is done.
+    /// The undo is done, or the undo of an earlier step includes it.
     Undone {
         /// Name of the step.
         name: String,
@@ -68,20 +77,24 @@ pub enum Record {
     TakenOver {
         /// PID of the process that continues.
         pid: u32,
+        /// Start time of that process, in clock ticks since the start of the host.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        started_ticks: Option<u64>,
     },
     /// The operation has ended.
     Ended {
-        /// How the operation ended.
+        /// Outcome of the operation.
         outcome: Outcome,
     },
 }
 
 impl Record {
-    /// The event of the state table that this record stands for.
+    /// The event of the state tables for this record.
     pub fn event(&self) -> Event {
         match self {
             Record::Begin(_) => Event::Begin,
             Record::Step { .. } => Event::StepStarted,
+            Record::Noted { .. } => Event::Noted,
             Record::Done { .. } => Event::StepDone,
             Record::Failed { .. } => Event::StepFailed,
             Record::Undo { .. } => Event::UndoStarted,
@@ -92,10 +105,27 @@ impl Record {
             Record::Ended { .. } => Event::Ended,
         }
     }
+
+    /// Name of the step that the record is about.
+    pub fn step(&self) -> Option<&str> {
+        match self {
+            Record::Step { name }
+            | Record::Noted { name, .. }
+            | Record::Done { name, .. }
+            | Record::Failed { name, .. }
+            | Record::Undo { name }
+            | Record::Undone { name }
+            | Record::UndoFailed { name, .. } => Some(name),
+            Record::Begin(_)
+            | Record::Cancel {}
+            | Record::TakenOver { .. }
+            | Record::Ended { .. } => None,
+        }
+    }
 }
 
 /// The facts that are known before the first step of an operation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Begin {
     /// Id of the operation, unique on this host.
     pub id: String,
@@ -107,12 +137,31 @@ pub struct Begin {
     pub name: String,
     /// PID of the process that carries it out.
     pub pid: u32,
+    /// Start time of that process, in clock ticks since the start of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_ticks: Option<u64>,
     /// Arguments of the operation; the keys depend on `kind`.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub args: Facts,
+    /// Whether each write of the operation's records waits for the disk.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sync: bool,
+    /// Its steps; [`crate::run`] writes them. Empty in a journal of format 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Planned<Value>>,
 }
 
-/// How an operation ended.
+impl Begin {
+    /// The process that began the operation.
+    pub fn process(&self) -> ProcessId {
+        ProcessId {
+            pid: self.pid,
+            started_ticks: self.started_ticks,
+        }
+    }
+}
+
+/// The outcome of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {

@@ -1,9 +1,11 @@
-//! The command line as clap parses it: global options and the commands.
+//! The clap parser of the command line: the global options, and one [`Command`] for each file under `commands`.
+//!
+//! [`crate::run`] calls [`parser_for`] after [`crate::resolve`] has completed the command word.
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::commands;
-use crate::tell::Style;
+use crate::stderr::Style;
 
 const ABOUT: &str = "Create, watch and destroy virtual machines on Xen";
 
@@ -27,7 +29,7 @@ Exit codes:
   2  wrong usage: an unknown command or option, a missing or malformed argument
   3  found what `xyl audit --fail-on` names
   4  Xyl cannot do this yet, and xl can
-  5, 6, 7  what `xyl fsck` has found: see its help
+  5, 6, 7  results of `xyl fsck`: see its help
   129, 130, 131, 143  ended by a signal (128 and its number): a console, or `create -F`
 
 For shells and packagers: `xyl completion bash` (or zsh, fish), `xyl man DIR`.
@@ -37,11 +39,11 @@ Environment:
   XYL_DRY_RUN=1         as -N
   XYL_JSON=1            as --json
   XYL_TIMESTAMPS=1      as -T
-  XYL_XL_CONF=FILE      read FILE in place of /etc/xen/xl.conf
+  XYL_XL_CONF=FILE      read FILE instead of /etc/xen/xl.conf
   XYL_STORE_TIMEOUT=S   seconds to wait for each answer of xenstored; if not set, 20,
                         and 5 for the names in a list
-  XENSTORED_PATH=FILE   xenstored's socket, for this command; not for the monitors that it starts
-  XYL_HOST=sim:FOLDER   a simulated host that lives in FOLDER, to try all this without Xen
+  XENSTORED_PATH=FILE   xenstored's socket for this command; monitors do not use it
+  XYL_HOST=sim:FOLDER   use a simulated host with its files in FOLDER; needs no Xen
 
 With --json each line on standard error is a JSON object:
   {\"error\": {\"code\": WORD, \"message\": TEXT, \"exit_code\": NUMBER, ...}}
@@ -49,7 +51,7 @@ With --json each line on standard error is a JSON object:
   {\"notice\": {\"message\": TEXT}}
 The code is stable: docs/errors.md lists them all.";
 
-/// Everything that was typed.
+/// The parsed command line.
 #[derive(Debug, Parser)]
 #[command(
     name = "xyl",
@@ -65,7 +67,7 @@ The code is stable: docs/errors.md lists them all.";
     args_override_self = true
 )]
 pub struct Cli {
-    /// Options before the command.
+    /// Global options, from before the command.
     #[command(flatten)]
     pub global: GlobalArgs,
     /// The command and its arguments.
@@ -73,16 +75,16 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Options that stand before the command; `--json` may stand after it too.
+/// Global options. They stand before the command; `--json` may stand after it too.
 #[derive(Args, Clone, Debug, Default)]
 pub struct GlobalArgs {
-    /// Say more on standard error, and count the requests made; repeat for yet more
+    /// Print more on standard error, and the number of requests; repeat for still more
     #[arg(short, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Dry run: say what would be done, and do nothing
     #[arg(short = 'N', env = "XYL_DRY_RUN", hide_env = true, value_parser = clap::builder::FalseyValueParser::new(), num_args = 0)]
     pub dry_run: bool,
-    /// Accepted as xl does, and without effect: what can be forced has an option of its own
+    /// Accepted for xl's sake, without effect; commands that can be forced have their own --force
     #[arg(short = 'f')]
     pub force: bool,
     /// Show progress in place, with carriage returns, even if standard error is no terminal
@@ -91,7 +93,7 @@ pub struct GlobalArgs {
     /// Begin each message with the time and the process's number
     #[arg(short = 'T', env = "XYL_TIMESTAMPS", hide_env = true, value_parser = clap::builder::FalseyValueParser::new(), num_args = 0)]
     pub timestamps: bool,
-    /// Work on the simulated host of XYL_HOST though this machine has Xen
+    /// Allow the simulated host of XYL_HOST on a machine that has Xen
     #[arg(long)]
     pub simulated: bool,
     /// Print JSON where the command prints something, and errors as JSON
@@ -100,7 +102,7 @@ pub struct GlobalArgs {
 }
 
 impl GlobalArgs {
-    /// How messages look.
+    /// The format of messages on standard error.
     pub fn style(&self) -> Style {
         Style {
             json: self.json,
@@ -118,7 +120,7 @@ macro_rules! commands {
             $($(#[$attribute])* #[command(name = $name)] $variant($arguments),)*
         }
 
-        /// One command as clap parses it.
+        /// The clap parser of one command.
         fn one_command(name: &str) -> Option<clap::Command> {
             match name {
                 $($name => Some(<$arguments as Args>::augment_args(clap::Command::new($name))),)*
@@ -131,11 +133,26 @@ macro_rules! commands {
 commands! {
     Adopt = "adopt": commands::adopt::Args,
     Audit = "audit": commands::audit::Args,
+    Autostart = "autostart": commands::autostart::Args,
+    BlockAttach = "block-attach": commands::block_attach::Args,
+    BlockDetach = "block-detach": commands::block_detach::Args,
+    BlockList = "block-list": commands::block_list::Args,
+    ButtonPress = "button-press": commands::trigger::ButtonArgs,
+    ChannelList = "channel-list": commands::device_lists::ChannelArgs,
     Claims = "claims": commands::claims::Args,
     #[command(hide = true)]
     Completion = "completion": commands::completion::Args,
     Console = "console": commands::console::Args,
+    CpupoolCpuAdd = "cpupool-cpu-add": commands::cpupool::CpuAddArgs,
+    CpupoolCpuRemove = "cpupool-cpu-remove": commands::cpupool::CpuRemoveArgs,
+    CpupoolCreate = "cpupool-create": commands::cpupool_create::Args,
+    CpupoolDestroy = "cpupool-destroy": commands::cpupool::DestroyArgs,
+    CpupoolList = "cpupool-list": commands::cpupool::ListArgs,
+    CpupoolMigrate = "cpupool-migrate": commands::cpupool::MigrateArgs,
+    CpupoolNumaSplit = "cpupool-numa-split": commands::cpupool::NumaSplitArgs,
+    CpupoolRename = "cpupool-rename": commands::cpupool::RenameArgs,
     Create = "create": commands::create::Args,
+    DebugKeys = "debug-keys": commands::debug_keys::KeysArgs,
     Destroy = "destroy": commands::destroy::Args,
     Dmesg = "dmesg": commands::dmesg::Args,
     Domid = "domid": commands::domid::Args,
@@ -143,38 +160,65 @@ commands! {
     DumpCore = "dump-core": commands::dump_core::Args,
     Explain = "explain": commands::explain::Args,
     Fsck = "fsck": commands::fsck::Args,
+    Getenforce = "getenforce": commands::flask::GetArgs,
     Info = "info": commands::info::Args,
     List = "list": commands::list::Args,
+    Loadpolicy = "loadpolicy": commands::flask::LoadArgs,
     #[command(hide = true)]
     Man = "man": commands::man::Args,
     MemMax = "mem-max": commands::mem::MaxArgs,
     MemSet = "mem-set": commands::mem::SetArgs,
     #[command(hide = true)]
     Monitor = "monitor": commands::monitor::Args,
+    NetworkAttach = "network-attach": commands::network_attach::Args,
+    NetworkDetach = "network-detach": commands::network_detach::Args,
+    NetworkList = "network-list": commands::network_list::Args,
     Ops = "ops": commands::ops::Args,
     Pause = "pause": commands::pause::PauseArgs,
+    PciAssignableList = "pci-assignable-list": commands::pci::AssignableArgs,
+    PciList = "pci-list": commands::pci::ListArgs,
+    PsrCatSet = "psr-cat-set": commands::psr::CatSetArgs,
+    PsrCatShow = "psr-cat-show": commands::psr::CatShowArgs,
+    PsrCmtAttach = "psr-cmt-attach": commands::psr::CmtAttachArgs,
+    PsrCmtDetach = "psr-cmt-detach": commands::psr::CmtDetachArgs,
+    PsrCmtShow = "psr-cmt-show": commands::psr::CmtShowArgs,
+    PsrHwinfo = "psr-hwinfo": commands::psr::HwinfoArgs,
+    PsrMbaSet = "psr-mba-set": commands::psr::MbaSetArgs,
+    PsrMbaShow = "psr-mba-show": commands::psr::MbaShowArgs,
     Reboot = "reboot": commands::shutdown::RebootArgs,
     Recover = "recover": commands::recover::Args,
     Rename = "rename": commands::rename::Args,
     SchedCredit = "sched-credit": commands::sched::CreditArgs,
     SchedCredit2 = "sched-credit2": commands::sched::Credit2Args,
+    SchedRtds = "sched-rtds": commands::sched_rtds::Args,
+    SetParameters = "set-parameters": commands::debug_keys::ParametersArgs,
+    Setenforce = "setenforce": commands::flask::SetArgs,
+    Sharing = "sharing": commands::sharing::Args,
+    Shutdown = "shutdown": commands::shutdown::ShutdownArgs,
     #[command(hide = true)]
     SimulatedHost = "simulated-host": commands::simulated_host::Args,
-    Shutdown = "shutdown": commands::shutdown::ShutdownArgs,
+    Start = "start": commands::start::Args,
+    Stop = "stop": commands::stop::Args,
     Sysrq = "sysrq": commands::sysrq::Args,
     Top = "top": commands::top::Args,
     Trigger = "trigger": commands::trigger::Args,
     Unpause = "unpause": commands::pause::UnpauseArgs,
     UpgradeMonitors = "upgrade-monitors": commands::upgrade_monitors::Args,
     Uptime = "uptime": commands::uptime::Args,
+    UsbList = "usb-list": commands::pci::UsbArgs,
     VcpuList = "vcpu-list": commands::vcpu_list::Args,
     VcpuPin = "vcpu-pin": commands::vcpu_pin::Args,
     VcpuSet = "vcpu-set": commands::vcpu_set::Args,
+    VdisplList = "vdispl-list": commands::device_lists::VdisplArgs,
+    VkbList = "vkb-list": commands::device_lists::VkbArgs,
     VmList = "vm-list": commands::vm_list::Args,
+    VsndList = "vsnd-list": commands::device_lists::VsndArgs,
+    VtpmList = "vtpm-list": commands::device_lists::VtpmArgs,
 }
 
-/// The parser for a command line that runs the command `name`, or the whole one where no command, or
-/// help on them all, is asked for. Describing all commands takes longer than most of them run.
+/// Returns the clap parser for the command `name` alone. `None` gives the parser for all commands.
+///
+/// clap needs longer to describe all commands than most commands need to run.
 pub fn parser_for(name: Option<&str>) -> clap::Command {
     let parser = match name.and_then(one_command) {
         Some(command) => GlobalArgs::augment_args(clap::Command::new("xyl"))
@@ -186,8 +230,8 @@ pub fn parser_for(name: Option<&str>) -> clap::Command {
     with_width(as_getopt(parser))
 }
 
-/// Options as xl's getopt takes them: an option that is repeated counts once, and a long one may be cut short to what is
-/// unique.
+/// Makes options behave as with xl's getopt. A repeated option counts once. A long option may be shortened while it
+/// is unique.
 fn as_getopt(command: clap::Command) -> clap::Command {
     command
         .infer_long_args(true)
@@ -195,7 +239,7 @@ fn as_getopt(command: clap::Command) -> clap::Command {
         .mut_subcommands(as_getopt)
 }
 
-/// A `COLUMNS` that is too small for words says nothing: the help is laid out for 80 columns then.
+/// Lays the help out for 80 columns if `COLUMNS` is too small.
 fn with_width(command: clap::Command) -> clap::Command {
     let columns = std::env::var("COLUMNS").ok();
     match columns.and_then(|columns| columns.parse::<usize>().ok()) {
@@ -208,7 +252,7 @@ fn with_width(command: clap::Command) -> clap::Command {
 mod tests {
     use super::*;
 
-    /// The texts after the help of all commands.
+    /// Collects the texts that follow the help of each command.
     fn after_help(command: &clap::Command, found: &mut Vec<(String, String)>) {
         if let Some(text) = command.get_after_help() {
             found.push((command.get_name().to_owned(), text.to_string()));
@@ -228,7 +272,7 @@ mod tests {
         for (command, text) in texts {
             let lines: Vec<&str> = text.lines().collect();
             for pair in lines.windows(2) {
-                // A line that ends within a paragraph would end there on a narrow terminal too.
+                // A line break inside a paragraph would look wrong on a narrow terminal.
                 assert!(
                     !pair.iter().all(|line| is_prose(line)),
                     "{command}: {pair:?}"

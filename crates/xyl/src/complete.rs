@@ -1,26 +1,33 @@
-//! What a shell offers to complete an argument, asked for while somebody types.
+//! Candidates for shell completion. clap calls these functions when the user presses Tab.
 //!
-//! Whatever is offered is put on the command line as it is, so only what needs no quotes there is. Where something cannot be
-//! had, as without Xen, nothing is offered and nothing is said.
+//! The shell puts a candidate on the command line unquoted, so names that need quotes are left out. After an error,
+//! for instance without Xen, there are no candidates and no message.
 
+use std::ffi::OsStr;
 use std::time::Duration;
 
-use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
+use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter, CompletionCandidate};
 use os_port::{SystemFiles, SystemProcess};
+use xyl_engine::config::autostart;
+use xyl_engine::control::vcpus;
+use xyl_engine::device::hotplug::{self, Listed};
+use xyl_engine::host::topology;
 use xyl_engine::supervise::status::{self, Status, VmOps};
 use xyl_engine::vm::domains::{self, DomainRef};
 
+use crate::commands::block_attach::DISK;
+use crate::commands::network_list::NIC;
 use crate::context::Context;
 use crate::error::Failure;
 use crate::shown::is_plain_name;
 
-/// The variable by which a shell's script asks. clap's own name for it, `COMPLETE`, is a common word, and others set it.
+/// Variable that the shell's script sets. clap's default, `COMPLETE`, is a common word that other programs set too.
 pub const VARIABLE: &str = "XYL_COMPLETE";
 
-/// How long somebody who pressed Tab waits for each answer of xenstored.
+/// Time limit for each answer of xenstored while the user waits after Tab.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The names of the domains there are.
+/// Completes names of domains.
 pub fn domain_names() -> ArgValueCandidates {
     candidates(|context| {
         let infos = domains::list(context.hv()?)?;
@@ -30,12 +37,20 @@ pub fn domain_names() -> ArgValueCandidates {
     })
 }
 
-/// The names of the CPU pools.
+/// Completes names of VMs that start with the host.
+pub fn autostart_names() -> ArgValueCandidates {
+    candidates(|context| {
+        let (entries, _) = autostart::read(&SystemFiles, &context.dirs)?;
+        Ok(entries.into_iter().map(|entry| entry.name).collect())
+    })
+}
+
+/// Completes names of CPU pools.
 pub fn pool_names() -> ArgValueCandidates {
     candidates(|context| Ok(context.pools()?.names()))
 }
 
-/// What `xyl ops show` takes: names of VMs, and IDs of operations.
+/// Completes the argument of `xyl ops show`: names of VMs and IDs of operations.
 pub fn vms_and_operations() -> ArgValueCandidates {
     candidates(|context| {
         let mut words = Vec::new();
@@ -51,7 +66,7 @@ pub fn vms_and_operations() -> ArgValueCandidates {
     })
 }
 
-/// What `xyl ops cancel` takes: IDs of operations that are under way.
+/// Completes the argument of `xyl ops cancel`: IDs of operations under way.
 pub fn operations_under_way() -> ArgValueCandidates {
     candidates(|context| {
         let all = all_operations(context)?;
@@ -64,7 +79,130 @@ pub fn operations_under_way() -> ArgValueCandidates {
     })
 }
 
-/// Words that are always the same.
+/// Completes numbers of the named domain's vCPUs, and `all` if `with_all` is set.
+pub fn vcpu_numbers(with_all: bool) -> ArgValueCandidates {
+    candidates(move |context| {
+        let nr_vcpus = nr_vcpus_of_typed(context)?;
+        let all = with_all.then(|| "all".to_owned());
+        let numbers = (0..nr_vcpus).map(|vcpu| vcpu.to_string());
+        Ok(all.into_iter().chain(numbers).collect())
+    })
+}
+
+/// Completes a number of vCPUs, up to those of the named domain.
+pub fn vcpu_counts() -> ArgValueCandidates {
+    candidates(|context| {
+        let nr_vcpus = nr_vcpus_of_typed(context)?;
+        Ok((1..=nr_vcpus).map(|count| count.to_string()).collect())
+    })
+}
+
+/// Completes a list of the host's CPUs, after its last comma.
+pub fn cpu_lists() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &OsStr| {
+        let Some(typed) = typed.to_str() else {
+            return Vec::new();
+        };
+        let begun = typed.rfind(',').map_or(0, |comma| comma + 1);
+        let (before, last) = typed.split_at_checked(begun).unwrap_or_default();
+        let words = Context::for_completion(PATIENCE).and_then(|context| cpu_words(&context));
+        let words = words.unwrap_or_default().into_iter();
+        let fits = words.filter(|word| word.starts_with(last));
+        fits.map(|word| CompletionCandidate::new(format!("{before}{word}")))
+            .collect()
+    })
+}
+
+/// Words for CPUs: `all`, each node, each number.
+fn cpu_words(context: &Context) -> Result<Vec<String>, Failure> {
+    let places = topology::of(context.hv()?)?;
+    let mut nodes: Vec<u32> = places.iter().map(|(_, node)| *node).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    let nodes = nodes.into_iter().map(|node| format!("node:{node}"));
+    let numbers = places.iter().map(|(cpu, _)| cpu.to_string());
+    Ok(["all".to_owned()]
+        .into_iter()
+        .chain(nodes)
+        .chain(numbers)
+        .collect())
+}
+
+/// Number of vCPUs of the domain on the command line.
+fn nr_vcpus_of_typed(context: &Context) -> Result<u32, Failure> {
+    match typed_domain() {
+        Some(domain) => Ok(vcpus::nr_vcpus(&context.find(&domain)?.info)),
+        None => Ok(0),
+    }
+}
+
+/// Completes names of the disks of the domain on the command line.
+pub fn disk_names() -> ArgValueCandidates {
+    candidates(|context| {
+        let disks = devices_of_typed(context, DISK)?;
+        let names = disks.iter().filter_map(|disk| disk.copy("dev"));
+        Ok(names.map(str::to_owned).collect())
+    })
+}
+
+/// Completes numbers and addresses of the network interfaces of the domain on the command line.
+pub fn nic_names() -> ArgValueCandidates {
+    candidates(|context| {
+        let nics = devices_of_typed(context, NIC)?;
+        let numbers = nics.iter().map(|nic| nic.number.to_string());
+        let macs = nics.iter().filter_map(|nic| nic.copy("mac"));
+        Ok(numbers.chain(macs.map(str::to_owned)).collect())
+    })
+}
+
+/// The devices of a kind of the domain on the command line.
+fn devices_of_typed(context: &Context, kind: &str) -> Result<Vec<Listed>, Failure> {
+    let Some(domain) = typed_domain() else {
+        return Ok(Vec::new());
+    };
+    let domid = context.find(&domain)?.info.domid;
+    Ok(hotplug::list(&mut *context.store()?, domid, kind)?)
+}
+
+/// The domain on the command line, behind the program and the command.
+fn typed_domain() -> Option<String> {
+    let words = typed().into_iter();
+    let mut plain = words.filter(|word| !word.starts_with('-'));
+    plain.nth(2)
+}
+
+/// Words of the command line, up to and including the one that is completed.
+fn typed() -> Vec<String> {
+    let words = std::env::args_os().skip_while(|word| word != "--").skip(1);
+    let words = words.map(|word| word.to_string_lossy().into_owned());
+    let index = std::env::var("_CLAP_COMPLETE_INDEX").ok();
+    match index.and_then(|index| index.parse().ok()) {
+        Some(index) => words.take(usize::saturating_add(index, 1)).collect(),
+        // fish passes only these words.
+        None => words.collect(),
+    }
+}
+
+/// The parser for completion. It offers options for a word that begins with `-`, or if there is no other candidate.
+pub fn for_completion(command: clap::Command) -> clap::Command {
+    match typed().last() {
+        Some(word) if !word.starts_with('-') => without_options(command),
+        _ => command,
+    }
+}
+
+fn without_options(command: clap::Command) -> clap::Command {
+    command
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .mut_args(|arg| {
+            let is_option = !arg.is_positional();
+            arg.hide(is_option)
+        })
+        .mut_subcommands(without_options)
+}
+
+/// Completes words from a fixed list.
 pub fn words(words: impl Fn() -> Vec<String> + Send + Sync + 'static) -> ArgValueCandidates {
     ArgValueCandidates::new(move || offered(words()))
 }
@@ -73,7 +211,7 @@ fn all_operations(context: &Context) -> Result<Vec<VmOps>, Failure> {
     Ok(status::all(&SystemFiles, &context.dirs)?)
 }
 
-/// Candidates of the host that the commands would work on: the one of `XYL_HOST`, where that is set.
+/// Completes with candidates from the host that the command would use. `XYL_HOST` may name it.
 fn candidates(
     of: impl Fn(&Context) -> Result<Vec<String>, Failure> + Send + Sync + 'static,
 ) -> ArgValueCandidates {
@@ -88,8 +226,7 @@ fn offered(words: Vec<String>) -> Vec<CompletionCandidate> {
     plain.map(CompletionCandidate::new).collect()
 }
 
-/// Whether the name, once it is on the command line, means that domain: digits alone would mean another
-/// one's number, and `uuid:...` another one's UUID.
+/// Whether the name on a command line would mean its domain. Digits would be a domid, and `uuid:...` a UUID.
 fn means_a_name(name: &str) -> bool {
     matches!(DomainRef::parse(name), DomainRef::Name(_))
 }

@@ -1,5 +1,7 @@
-//! What every command works with: the options, the output, and Xen and xenstore, opened when they
-//! are first needed.
+//! [`Context`], the argument of every command: global options, output, and connections to Xen and xenstore.
+//!
+//! It owns the connections, opens each at its first use, and finds domains by number, name or UUID. [`crate::run`]
+//! creates it.
 
 use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::collections::BTreeMap;
@@ -9,35 +11,38 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use os_port::{SystemClock, SystemFiles, SystemProcess};
+use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, Hypervisor};
 use xen_sim::machine::{Host as SimulatedHost, MachineError};
 use xenstore::{Client, Settings};
 use xl_cfg::XlConf;
 use xyl_engine::host::dom0::Kernel;
 use xyl_engine::host::pools::Pools;
-use xyl_engine::operation::restart;
 use xyl_engine::supervise::requests::{self, Request};
+use xyl_engine::supervise::states::{self, Listed};
 use xyl_engine::vm::domains::{self, Domain, DomainRef};
 use xyl_engine::vm::names::{self, NameIndex};
-use xyl_engine::{Dirs, EngineError, Host};
+use xyl_engine::vm::state::VmState;
+use xyl_engine::vm::without_domain::{self, Records};
+use xyl_engine::{Dirs, EngineError, ErrorCode, Host};
 
 use crate::cli::GlobalArgs;
 use crate::console::Folders;
 use crate::error::{Failure, Outcome};
 use crate::output::{Out, stderr_is_terminal};
+use crate::resolve::is_on;
 use crate::shown::Shown;
-use crate::tell::{self, Kind, Style};
-use crate::words::is_on;
+use crate::stderr::{self, Kind, Style};
 use crate::xlconf;
 
-/// What every command works with.
+/// The environment of one command.
 pub struct Context {
     options: Options,
     /// Standard output of the command.
     pub out: Out,
     /// Folders of Xyl on this host.
     pub dirs: Dirs,
-    /// The simulated host that stands in for the real one, if any.
+    /// The simulated host, if `XYL_HOST` names one.
     simulated: Option<SimulatedHost>,
     hv: OnceCell<Box<dyn Hypervisor>>,
     store: RefCell<Option<Client>>,
@@ -45,23 +50,32 @@ pub struct Context {
     counts: RefCell<BTreeMap<&'static str, u64>>,
 }
 
-/// Global options, those from the environment included.
+/// A VM that was asked for.
+pub enum FoundVm {
+    /// It has a domain.
+    WithDomain(Domain),
+    /// It has none now, and gets its next one.
+    WithoutDomain(Listed),
+}
+
+/// Global options from the command line and the environment.
 #[derive(Clone, Debug)]
 struct Options {
     verbose: u8,
     dry_run: bool,
     style: Style,
     progress_in_place: bool,
-    /// None for the defaults: a short time for lists, the client's own for the rest.
+    /// Time limit for an answer of xenstored. `None` selects a short one for lists, and the client's default
+    /// otherwise.
     store_timeout: Option<Duration>,
 }
 
-/// How long a list waits for the names in it. It is there without them, too.
+/// Time limit of `xyl list` for the names of domains. Without them it prints the rest.
 const LIST_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a command waits for the next domain of a VM whose restart is under way.
+/// Time limit for the next domain of a VM whose restart is under way.
 const RESTART_PATIENCE: Duration = Duration::from_secs(30);
-/// How often it looks.
+/// Interval between two look-ups of that domain.
 const RESTART_LOOK_EVERY: Duration = Duration::from_millis(10);
 
 impl Options {
@@ -82,10 +96,10 @@ impl Options {
     }
 }
 
-/// The variable that once moved all folders, and with them the policy and the locks.
+/// An environment variable of earlier versions that moved all folders. It is refused now.
 const ROOT: &str = "XYL_ROOT";
 
-/// Whoever sets it relies on other folders: the real ones are not used in their place.
+/// Refuses to run if `XYL_ROOT` is set. Its user expects other folders, so the real ones must not be used.
 fn refuse_moved_folders() -> Outcome {
     match std::env::var_os(ROOT).is_none_or(|value| value.is_empty()) {
         true => Ok(()),
@@ -95,12 +109,13 @@ fn refuse_moved_folders() -> Outcome {
     }
 }
 
-/// The variable that names the host, where it is not the one that this program runs on.
+/// Environment variable that selects a simulated host.
 const HOST: &str = "XYL_HOST";
-/// What stands before a simulated host's folder there.
+/// Prefix of the value; the simulated host's folder follows it.
 const SIMULATED: &str = "sim:";
 
-/// The host that `XYL_HOST` names, switched on if it is to be; nothing counts as not set.
+/// Returns the simulated host that `XYL_HOST` names. An empty value counts as unset. With `switches_on`, starts the
+/// host.
 fn simulated_host(
     value: &Path,
     args: &GlobalArgs,
@@ -114,7 +129,7 @@ fn simulated_host(
         Some(folder) if !folder.is_empty() => PathBuf::from(folder),
         _ => {
             return Err(Failure::usage(format!(
-                "{HOST}={} names no host: sim:FOLDER is a simulated one, and without the variable it is the real one",
+                "{HOST}={} is not valid: sim:FOLDER selects a simulated host; unset it to use the real one",
                 Shown::line(&text)
             )));
         }
@@ -145,18 +160,18 @@ fn simulated_host(
     Ok(Some(host))
 }
 
-/// The devices that a machine with Xen has.
+/// Device files of a machine with Xen.
 const XEN_DEVICES: [&str; 2] = ["/dev/xen/privcmd", "/proc/xen/privcmd"];
 
-/// On a machine with Xen a forgotten `XYL_HOST` would have a command act on the wrong host without a real effect. Somebody at
-/// a terminal is asked; a script has to say that it means it.
+/// Refuses a simulated host on a machine with Xen, because `XYL_HOST` may be set by mistake. At a terminal it asks
+/// the user. A script needs `--simulated`.
 fn refuse_beside_xen(value: &str) -> Outcome {
     if !XEN_DEVICES.iter().any(|path| Path::new(path).exists()) {
         return Ok(());
     }
     let is_confirmed = std::io::stdin().is_terminal()
         && stderr_is_terminal()
-        && tell::asks(&format!(
+        && stderr::asks(&format!(
             "this machine has Xen, and {HOST}={value} names a simulated host: work on that one?"
         ));
     match is_confirmed {
@@ -169,7 +184,7 @@ fn refuse_beside_xen(value: &str) -> Outcome {
 
 fn not_switched_on(error: MachineError) -> Failure {
     Failure::refused(format!(
-        "{error}\n{HOST}={SIMULATED}FOLDER wants a folder of your own that can be made and written to, such as {SIMULATED}$HOME/xyl-host"
+        "{error}\n{HOST}={SIMULATED}FOLDER needs a folder that you own and can write to, such as {SIMULATED}$HOME/xyl-host"
     ))
 }
 
@@ -177,18 +192,18 @@ fn from_machine(error: MachineError) -> Failure {
     Failure::refused(error.to_string())
 }
 
-/// A domain that is not there, or has gone meanwhile, is named as the user has named it.
+/// Puts the text that the user typed into an error about a missing domain.
 fn as_typed(error: EngineError, asked: &str) -> Failure {
-    match error {
-        EngineError::NoSuchDomain(_) => Failure::from(EngineError::NoSuchDomain(asked.to_owned())),
-        other => Failure::from(other),
+    match error.code() {
+        ErrorCode::NoSuchDomain => Failure::from(EngineError::NoSuchDomain(asked.to_owned())),
+        _ => Failure::from(error),
     }
 }
 
-/// The variable with the seconds to wait for each answer of xenstored.
+/// Environment variable: seconds to wait for each answer of xenstored.
 const STORE_TIMEOUT: &str = "XYL_STORE_TIMEOUT";
 
-/// What it says; nothing counts as not set.
+/// Parses `XYL_STORE_TIMEOUT`. An empty value counts as unset.
 fn store_timeout(value: &str) -> Result<Option<Duration>, Failure> {
     if value.is_empty() {
         return Ok(None);
@@ -202,10 +217,10 @@ fn store_timeout(value: &str) -> Result<Option<Duration>, Failure> {
     }
 }
 
-/// The variable that stands for so many `-v`.
+/// Environment variable: number of `-v` options.
 const VERBOSE: &str = "XYL_VERBOSE";
 
-/// How many that are; a word that switches on counts as 1.
+/// Parses `XYL_VERBOSE`. A word such as `yes` counts as 1.
 fn verbosity(value: &str) -> Result<u8, Failure> {
     match value.to_ascii_lowercase().as_str() {
         "y" | "yes" | "t" | "true" | "on" => Ok(1),
@@ -221,10 +236,10 @@ fn verbosity(value: &str) -> Result<u8, Failure> {
 }
 
 impl Context {
-    /// A context for these options. Nothing is opened yet; a simulated host is switched on if it is to be.
+    /// Creates the context. Opens no connection yet. With `switches_on`, starts the simulated host of `XYL_HOST`.
     ///
     /// # Errors
-    /// [`Failure::Usage`] if an environment variable cannot be understood.
+    /// [`Failure::Usage`] if an environment variable has an invalid value.
     pub fn new(args: &GlobalArgs, switches_on: bool) -> Result<Context, Failure> {
         let options = Options::new(args)?;
         refuse_moved_folders()?;
@@ -247,8 +262,8 @@ impl Context {
         })
     }
 
-    /// A context to complete a shell's words with: it switches nothing on, says nothing, and waits no longer than
-    /// `patience` for each answer of xenstored.
+    /// Creates the context of shell completion. It starts no simulated host and prints nothing. `patience` limits the
+    /// wait for each answer of xenstored.
     ///
     /// # Errors
     /// As [`Context::new`].
@@ -258,35 +273,43 @@ impl Context {
         Ok(context)
     }
 
-    /// Whether output is to be JSON.
+    /// Whether output is JSON.
     pub fn json(&self) -> bool {
         self.options.style.json
     }
 
-    /// How messages look.
+    /// Format of messages on standard error.
     pub fn style(&self) -> Style {
         self.options.style
     }
 
-    /// Whether nothing is to be done.
+    /// Whether `-N` asks for a dry run.
     pub fn dry_run(&self) -> bool {
         self.options.dry_run
     }
 
-    /// How often -v was given.
+    /// Number of `-v` options.
     pub fn verbose(&self) -> u8 {
         self.options.verbose
     }
 
-    /// Whether this is a dry run; then it says what would be done. Standard output is for the JSON alone, where
-    /// that is asked for.
+    /// Whether this is a dry run. If so, prints `what` as the action that a real run would take. With `--json` it
+    /// goes to standard error.
     pub fn would(&self, what: String) -> Result<bool, Failure> {
-        match (self.options.dry_run, self.json()) {
-            (false, _) => {}
-            (true, false) => self.out.line(format!("would {}", Shown::line(&what)))?,
-            (true, true) => self.say(format!("would {what}")),
+        if self.options.dry_run {
+            self.would_with(what)?;
         }
         Ok(self.options.dry_run)
+    }
+
+    /// Prints `what` as the action of a real run, for a dry run of one command.
+    pub fn would_with(&self, what: String) -> Outcome {
+        let line = format!("would {}", Shown::line(&what));
+        match self.json() {
+            true => self.say(line),
+            false => self.out.line(line)?,
+        }
+        Ok(())
     }
 
     /// The port to the hypervisor, opened at the first use.
@@ -300,7 +323,7 @@ impl Context {
         }
     }
 
-    /// The connection to xenstored.
+    /// The command's connection to xenstored, opened at the first use.
     pub fn store(&self) -> Result<RefMut<'_, Client>, Failure> {
         let mut store = self.store.borrow_mut();
         if store.is_none() {
@@ -310,10 +333,10 @@ impl Context {
             .map_err(|_| Failure::refused("the connection to xenstored could not be kept open"))
     }
 
-    /// A connection of its own to xenstored.
+    /// Opens another connection to xenstored.
     ///
     /// # Errors
-    /// Where xenstored cannot be reached.
+    /// An error if xenstored cannot be reached.
     pub fn open_store(&self) -> Result<Client, Failure> {
         let default = Settings::default();
         let settings = Settings {
@@ -333,7 +356,7 @@ impl Context {
         self.hypervisor_opener()()
     }
 
-    /// What opens the hypervisor in another thread.
+    /// Returns a function that opens the hypervisor in another thread.
     pub fn hypervisor_opener(
         &self,
     ) -> impl FnOnce() -> Result<Box<dyn Hypervisor>, Failure> + Send + 'static {
@@ -344,7 +367,7 @@ impl Context {
         }
     }
 
-    /// Where other programs of the host keep what belongs to consoles.
+    /// The folders with locks and logs of consoles.
     pub fn console_folders(&self) -> Folders {
         match &self.simulated {
             Some(host) => Folders::below(host.folder()),
@@ -352,7 +375,7 @@ impl Context {
         }
     }
 
-    /// What the host's kernel shows. A simulated host has none: no process of this machine is its own.
+    /// The files of domain 0's kernel, in procfs and sysfs. A simulated host has its own.
     pub fn kernel(&self) -> Kernel {
         match &self.simulated {
             Some(host) => Kernel::below(host.folder()),
@@ -360,26 +383,29 @@ impl Context {
         }
     }
 
-    /// The value of `XYL_HOST` that leads another process of Xyl to the same host, where it is no real one.
+    /// Value of `XYL_HOST` for other processes of Xyl. `None` on a real host.
     pub fn host_variable(&self) -> Option<String> {
         let host = self.simulated.as_ref()?;
         Some(format!("{SIMULATED}{}", host.folder().display()))
     }
 
-    /// A host of its own for the engine's longer operations. Its counts go to [`Context::count`].
+    /// Opens a new [`Host`] for an operation of the engine. [`Context::count`] adds its request counts to the
+    /// command's.
     pub fn open_host(&self) -> Result<Host, Failure> {
         let style = self.options.style;
-        Ok(Host {
-            notice: Rc::new(move |text| style.message(Kind::Notice, text)),
-            ..Host::new(
-                self.open_hypervisor()?,
-                self.open_store()?,
-                self.dirs.clone(),
-            )
-        })
+        let mut host = Host::new(
+            self.open_hypervisor()?,
+            self.open_store()?,
+            self.dirs.clone(),
+        );
+        host.notice = Rc::new(move |text| style.message(Kind::Notice, text));
+        if let Some(simulated) = &self.simulated {
+            host.devices = simulated.devices().map_err(from_machine)?;
+        }
+        Ok(host)
     }
 
-    /// What xl.conf says.
+    /// The settings of xl.conf, read at the first use.
     pub fn xl_conf(&self) -> Result<&XlConf, Failure> {
         if self.xl_conf.get().is_none() {
             let _ = self.xl_conf.set(xlconf::read()?);
@@ -389,66 +415,148 @@ impl Context {
             .ok_or_else(|| Failure::refused("xl.conf could not be kept"))
     }
 
-    /// The domain that was asked for: digits are its number.
+    /// Finds a domain by what the user typed. Digits are a domid.
     pub fn find(&self, asked: &str) -> Result<Domain, Failure> {
-        match DomainRef::parse(asked) {
-            DomainRef::Number(number) => {
-                domains::find_number(self.hv()?, number).map_err(|error| as_typed(error, asked))
-            }
-            DomainRef::Uuid(_) => self.find_by_name(asked),
-            DomainRef::Name(name) => self.find_by_name(&name),
-        }
+        self.find_within(RESTART_PATIENCE, &DomainRef::parse(asked), asked)
     }
 
-    /// Looks a domain up. A VM whose restart is under way has none for a moment: its next one is waited for.
+    /// The domain that was asked for, or its VM where that has none now.
+    pub fn find_vm(&self, asked: &str) -> Result<FoundVm, Failure> {
+        let parsed = DomainRef::parse(asked);
+        self.vm_or_failure(&parsed, || self.look_up(&parsed, asked))
+    }
+
+    fn look_up(&self, parsed: &DomainRef, asked: &str) -> Result<Domain, Failure> {
+        if let DomainRef::Number(number) = parsed {
+            let found = domains::find_number(self.hv()?, *number);
+            return found.map_err(|error| as_typed(error, asked));
+        }
+        let (hv, mut store) = (self.hv()?, self.store()?);
+        let found = domains::find(hv, &mut *store, &self.name_index(), parsed);
+        Ok(found?)
+    }
+
+    fn find_within(
+        &self,
+        patience: Duration,
+        parsed: &DomainRef,
+        asked: &str,
+    ) -> Result<Domain, Failure> {
+        self.find_or_await(patience, parsed, || self.look_up(parsed, asked))
+    }
+
+    /// Looks a domain up. A VM whose restart is under way has none for a moment: its next one is waited for, for so long.
     fn find_or_await(
         &self,
+        patience: Duration,
         asked: &DomainRef,
         mut look: impl FnMut() -> Result<Domain, Failure>,
     ) -> Result<Domain, Failure> {
-        let deadline = Instant::now() + RESTART_PATIENCE;
+        let deadline = Instant::now() + patience;
         loop {
-            let is_absent = |found: &Result<Domain, Failure>| {
-                matches!(found, Err(Failure::Engine(EngineError::NoSuchDomain(_))))
-            };
-            let found = look();
-            if !is_absent(&found) || Instant::now() >= deadline {
-                return found;
-            }
-            if !restart::is_under_way(&SystemFiles, &self.dirs, &SystemProcess, asked) {
-                // It may have ended between the two looks.
-                return look();
+            match self.vm_or_failure(asked, &mut look)? {
+                FoundVm::WithDomain(domain) => return Ok(domain),
+                FoundVm::WithoutDomain(vm) => {
+                    let is_under_way = vm.state == VmState::Restarting;
+                    if !is_under_way || Instant::now() >= deadline {
+                        return Err(states::no_domain(&vm).into());
+                    }
+                }
             }
             std::thread::sleep(RESTART_LOOK_EVERY);
         }
     }
 
-    /// The domain that was asked for, for whoever has a host of his own.
+    /// Looks a domain up, and its VM where that has none now.
+    fn vm_or_failure(
+        &self,
+        asked: &DomainRef,
+        mut look: impl FnMut() -> Result<Domain, Failure>,
+    ) -> Result<FoundVm, Failure> {
+        let is_absent = |found: &Result<Domain, Failure>| {
+            matches!(found, Err(Failure::Engine(EngineError::NoSuchDomain(_))))
+        };
+        let found = look();
+        if !is_absent(&found) {
+            return Ok(FoundVm::WithDomain(found?));
+        }
+        let records = self.records();
+        let vm = states::find_without_domain(self.hv()?, &records, &SystemClock, asked)?;
+        if let Some(vm) = vm {
+            return Ok(FoundVm::WithoutDomain(vm));
+        }
+        // The restart may have ended between the two looks.
+        let found = look();
+        let given_up = match is_absent(&found) {
+            true => states::find_given_up(self.hv()?, &records, asked)?,
+            false => None,
+        };
+        match given_up {
+            Some((uuid, given_up)) => Err(states::was_given_up(&self.dirs, uuid, given_up).into()),
+            None => Ok(FoundVm::WithDomain(found?)),
+        }
+    }
+
+    /// The records of Xyl about the VMs on this host.
+    pub fn records(&self) -> Records<'_> {
+        Records {
+            files: &SystemFiles,
+            dirs: &self.dirs,
+            process: &SystemProcess,
+        }
+    }
+
+    /// Finds a domain with the connections of `host`.
     pub fn find_on(&self, host: &mut Host, asked: &str) -> Result<Domain, Failure> {
+        self.find_on_within(RESTART_PATIENCE, host, asked)
+    }
+
+    /// The same. A VM whose restart is under way is not waited for.
+    pub fn find_now(&self, host: &mut Host, asked: &str) -> Result<Domain, Failure> {
+        self.find_on_within(Duration::ZERO, host, asked)
+    }
+
+    fn find_on_within(
+        &self,
+        patience: Duration,
+        host: &mut Host,
+        asked: &str,
+    ) -> Result<Domain, Failure> {
         let parsed = DomainRef::parse(asked);
-        self.find_or_await(&parsed, || {
+        self.find_or_await(patience, &parsed, || {
             let (hv, store, index) = host.directory();
             domains::find(hv, store, &index, &parsed).map_err(|error| as_typed(error, asked))
         })
     }
 
-    /// Has a change made of a domain that was asked for; says what it would do in a dry run.
+    /// Sends `request` for a domain. In a dry run, checks the request and prints what it would do. A VM that has restarted
+    /// meanwhile is asked once more, unless the user gave its domain's number.
     pub fn change(
         &self,
         asked: &str,
         request: &Request,
-        would: impl FnOnce(DomId) -> String,
+        would: impl Fn(DomId) -> String,
     ) -> Outcome {
         let mut host = self.open_host()?;
-        let info = self.find_on(&mut host, asked)?.info;
-        self.change_on(&mut host, &info, request, would)
-            .map_err(|failure| match failure {
-                Failure::Engine(error) => as_typed(error, asked),
-                other => other,
-            })
+        let mut ask = || {
+            let info = self.find_on(&mut host, asked)?.info;
+            self.change_on(&mut host, &info, request, &would)
+        };
+        let is_number = matches!(DomainRef::parse(asked), DomainRef::Number(_));
+        let mut outcome = ask();
+        if let Err(failure) = &outcome
+            && failure.code() == ErrorCode::DomainReplaced
+            && !is_number
+        {
+            outcome = ask();
+        }
+        outcome.map_err(|failure| match failure {
+            Failure::Engine(error) => as_typed(error, asked),
+            other => other,
+        })
     }
 
-    /// The same of a domain that was found.
+    /// Like [`Context::change`], for a domain that was already found.
     pub fn change_on(
         &self,
         host: &mut Host,
@@ -465,7 +573,7 @@ impl Context {
         Ok(())
     }
 
-    /// In a dry run, refuses what the change would refuse, and says what it would do.
+    /// In a dry run, checks the request, and prints what it would do. Returns whether this is a dry run.
     pub fn would_change(
         &self,
         host: &mut Host,
@@ -479,20 +587,17 @@ impl Context {
         self.would(would())
     }
 
-    /// The domain with a name, even if that is all digits; `uuid=...` works too.
+    /// Finds a domain by name, even if the name is all digits. `uuid=...` works too.
     pub fn find_by_name(&self, asked: &str) -> Result<Domain, Failure> {
         let parsed = match DomainRef::parse(asked) {
-            // Digits are a name here.
+            // Here digits are a name.
             DomainRef::Number(_) => DomainRef::Name(asked.to_owned()),
             parsed => parsed,
         };
-        self.find_or_await(&parsed, || {
-            let (hv, mut store) = (self.hv()?, self.store()?);
-            Ok(domains::find(hv, &mut *store, &self.name_index(), &parsed)?)
-        })
+        self.find_within(RESTART_PATIENCE, &parsed, asked)
     }
 
-    /// A domain's name, asked for where the look-up did not bring it.
+    /// Name of a domain. Reads it from xenstore if the look-up did not.
     pub fn name_of(&self, domain: &Domain) -> Result<Option<String>, Failure> {
         match &domain.name {
             Some(name) => Ok(Some(name.clone())),
@@ -503,8 +608,8 @@ impl Context {
         }
     }
 
-    /// The names of domains. Where xenstored does not answer there are none, and a warning: a list
-    /// must not depend on it.
+    /// Names of domains. If xenstored does not answer, prints a warning and returns no names, so that a list still
+    /// works.
     pub fn names_or_warning(&self, infos: &[DomainInfo]) -> Vec<Option<String>> {
         self.names(infos).unwrap_or_else(|failure| {
             self.warn(&failure);
@@ -512,7 +617,7 @@ impl Context {
         })
     }
 
-    /// The names of domains, for which nobody waits long. After a failure the next look-up connects anew.
+    /// Names of domains, with a short time limit. After an error, the next call opens a new connection.
     pub fn names(&self, infos: &[DomainInfo]) -> Result<Vec<Option<String>>, Failure> {
         let names = self.store().and_then(|mut store| {
             let settings = store.settings();
@@ -522,7 +627,9 @@ impl Context {
             });
             let names = names::of(&mut *store, &self.name_index(), infos);
             store.set_settings(settings);
-            Ok(names?)
+            let mut names = names?;
+            self.add_names_of_restarting(infos, &mut names);
+            Ok(names)
         });
         if names.is_err() {
             *self.store.borrow_mut() = None;
@@ -530,39 +637,53 @@ impl Context {
         names
     }
 
+    /// While a VM is restarted, the domain that ends and the one that is being made have no name in xenstore: the VM's journal
+    /// has it. Of two domains the one that is not dying gets the name.
+    fn add_names_of_restarting(&self, infos: &[DomainInfo], names: &mut [Option<String>]) {
+        for (info, name) in infos.iter().zip(names).filter(|(_, name)| name.is_none()) {
+            let has_other = infos.iter().any(|other| {
+                other.handle == info.handle && !other.flags.dying && other.domid != info.domid
+            });
+            if info.domid != DomId::ZERO && !has_other {
+                let uuid = Uuid::from_bytes(info.handle);
+                *name = without_domain::name_of(&self.records(), uuid);
+            }
+        }
+    }
+
     fn name_index(&self) -> NameIndex<'_> {
         NameIndex::new(&SystemFiles, &SystemClock, &SystemProcess, &self.dirs)
     }
 
-    /// The CPU pools, with their names.
+    /// Reads the CPU pools with their names.
     pub fn pools(&self) -> Result<Pools, Failure> {
         Ok(Pools::read(self.hv()?, &mut *self.store()?)?)
     }
 
-    /// Says something on standard error: what the command is about to do.
+    /// Prints a notice about the command's action on standard error.
     pub fn say(&self, text: impl AsRef<str>) {
         self.style().message(Kind::Notice, text.as_ref());
     }
 
-    /// Says something on standard error with -v, or with as many as `level`.
+    /// Prints a notice if `-v` was given at least `level` times.
     pub fn note(&self, level: u8, text: impl FnOnce() -> String) {
         if self.options.verbose >= level {
             self.say(text());
         }
     }
 
-    /// Tells standard error about what went wrong and does not end the command.
+    /// Prints a failure that does not end the command as a warning.
     pub fn warn(&self, failure: &Failure) {
         let (text, details) = (failure.to_string(), failure.details());
         self.style().with_details(Kind::Warning, &text, details);
     }
 
-    /// Warns on standard error.
+    /// Prints a warning on standard error.
     pub fn warning(&self, text: impl AsRef<str>) {
         self.style().message(Kind::Warning, text.as_ref());
     }
 
-    /// A wait that names itself on a terminal when it takes longer than a second.
+    /// Starts the display of a wait. On a terminal it appears after one second.
     pub fn waiting(&self, what: String) -> Waiting {
         let in_place = self.options.progress_in_place || stderr_is_terminal() && !self.json();
         let shows = (in_place || self.options.verbose > 0) && !self.json();
@@ -574,7 +695,7 @@ impl Context {
         }
     }
 
-    /// Adds what an operation of the engine has cost.
+    /// Adds the request counts of an operation to the command's.
     pub fn count(&self, host: &Host) {
         self.add_counts(host.hv.counters());
         self.add_counts(store_counts(&host.store));
@@ -587,12 +708,12 @@ impl Context {
         }
     }
 
-    /// Ends the command's output.
+    /// Flushes standard output.
     pub fn finish(&self) -> Outcome {
         Ok(self.out.flush()?)
     }
 
-    /// With -v, says what the command has cost.
+    /// With `-v`, prints the number of hypercalls and xenstore requests.
     pub fn report_counts(&self) {
         if self.options.verbose == 0 {
             return;
@@ -624,7 +745,7 @@ fn store_counts(store: &Client) -> Vec<(&'static str, u64)> {
     ]
 }
 
-/// A wait under way.
+/// The display of a wait under way.
 pub struct Waiting {
     what: String,
     in_place: bool,
@@ -633,18 +754,18 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// What a wait calls once a second.
+    /// Returns a function that the wait calls once a second.
     pub fn tick(&self) -> impl FnMut(Duration) + '_ {
         move |spent| {
             if self.in_place {
-                tell::part(format_args!(
+                stderr::part(format_args!(
                     "\rxyl: waiting {} ({} s) ",
                     self.what,
                     spent.as_secs()
                 ));
                 self.line_open.set(true);
             } else if self.shows && spent.as_secs() % 10 == 1 {
-                tell::line(format_args!(
+                stderr::line(format_args!(
                     "xyl: waiting {} ({} s)",
                     self.what,
                     spent.as_secs()
@@ -653,10 +774,10 @@ impl Waiting {
         }
     }
 
-    /// Clears the line for another message.
+    /// Clears the line, so that another message can be printed.
     pub fn pause(&self) {
         if self.line_open.replace(false) {
-            tell::part(format_args!("\r{}\r", " ".repeat(self.what.len() + 32)));
+            stderr::part(format_args!("\r{}\r", " ".repeat(self.what.len() + 32)));
         }
     }
 }

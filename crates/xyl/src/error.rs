@@ -1,4 +1,4 @@
-//! Why a command failed, and what the shell is told.
+//! [`Failure`], the error of a command, and [`Exit`], its exit code.
 
 use std::io;
 use std::path::Path;
@@ -12,38 +12,38 @@ use xyl_engine::{EngineError, ErrorCode, SettingError};
 use crate::console::ConsoleError;
 use crate::json;
 use crate::output::stderr_has_colours;
+use crate::resolve::WordError;
 use crate::shown::Shown;
-use crate::tell::{Kind, Style};
-use crate::words::WordError;
+use crate::stderr::{Kind, Style};
 
-/// Outcome of a command.
+/// Result of a command.
 pub type Outcome = Result<(), Failure>;
 
 /// Exit code of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// The command succeeded.
+    /// The command has succeeded.
     Done,
     /// The command failed.
     Failed,
     /// The command line is wrong.
     Usage,
-    /// What a check was to fail on was found.
+    /// The check found something that `--fail-on` names.
     Found,
     /// A command or feature of xl that Xyl does not have yet.
     NotThereYet,
-    /// `fsck` has found something.
+    /// `fsck` found leaks.
     Leaks,
-    /// `fsck` has found something, and removed it.
+    /// `fsck` found leaks, and removed all.
     Repaired,
-    /// `fsck` has found something that could not be removed.
+    /// `fsck` found leaks, and could not remove all.
     LeaksLeft,
     /// Ended by a signal: 128 and its number, as a shell reports it.
     Signal(i32),
 }
 
 impl Exit {
-    /// Number for the shell.
+    /// The number that the shell gets.
     pub fn number(self) -> u8 {
         match self {
             Exit::Done => 0,
@@ -65,19 +65,19 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command failed.
+/// The reasons why a command fails.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The command word.
+    /// The command word could not be resolved.
     #[error(transparent)]
     Word(#[from] WordError),
-    /// A wrong argument that clap could not see.
+    /// A wrong argument that clap accepts.
     #[error("{0}")]
     Usage(String),
-    /// Something of xl that is not there yet.
+    /// A feature of xl that Xyl does not have yet.
     #[error("{0}")]
     NotThereYet(String),
-    /// What a check was to fail on was found.
+    /// The check found something that `--fail-on` names.
     #[error("{0}")]
     Found(String),
     /// The kernel does not run under Xen.
@@ -85,39 +85,39 @@ pub enum Failure {
         "this is not a Xen host: {path} is not there\nboot this machine into Xen, and in domain 0 load the driver (`modprobe xen-privcmd`); `xyl -N create FILE` checks a configuration anywhere"
     )]
     NotXen {
-        /// The device that is missing.
+        /// Path of the missing device.
         path: String,
     },
-    /// The engine's errors, and through it those of Xen and xenstore.
+    /// An error of the engine, including those of Xen and xenstore.
     #[error("{0}")]
     Engine(EngineError),
     /// A console session failed.
     #[error(transparent)]
     Console(#[from] ConsoleError),
-    /// What was asked cannot be.
+    /// The command refuses the request.
     #[error("{0}")]
     Refused(String),
-    /// A create was cancelled, and taken back whole.
-    #[error("cancelled{}: no domain was created, and nothing of it is left", .step.map_or_else(String::new, |step| format!(" at the step `{step}`")))]
+    /// A create was cancelled, and all its steps were undone.
+    #[error("cancelled{}: no domain was created, and nothing of it is left", .step.as_ref().map_or_else(String::new, |step| format!(" at the step `{step}`")))]
     Cancelled {
-        /// The step that it had come to.
-        step: Option<&'static str>,
+        /// The step at which it was cancelled.
+        step: Option<String>,
     },
-    /// A file or stream.
+    /// Reading or writing a file or stream failed.
     #[error("cannot {op}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         op: String,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// Nobody reads the output any more: no failure, and nothing to say.
+    /// The reader of standard output has closed it. No message is printed.
     #[error("the output was closed")]
     BrokenPipe,
-    /// All has been said on standard output.
+    /// The report on standard output says all. Only the exit code remains.
     #[error("see what was printed")]
     Said(Exit),
-    /// A signal ended the command: nothing to say.
+    /// A signal ended the command. No message is printed.
     #[error("ended by signal {0}")]
     Signal(i32),
     /// The configuration has errors.
@@ -125,19 +125,19 @@ pub enum Failure {
     Configuration(Box<Rejection>),
 }
 
-/// Why a configuration was refused.
+/// The reasons why a configuration was refused.
 #[derive(Debug)]
 pub struct Rejection {
-    /// Each error with its file, line and column. Nothing in it drives a terminal but Xyl's own colours.
+    /// Each error with its file, line and column. The only escape sequences in it are Xyl's own colours.
     text: String,
-    /// The errors and warnings for programs: an array of objects, or null where the file could not be read.
+    /// The errors and warnings for programs: an array of objects. Null if the file could not be read.
     findings: Value,
-    /// Whether each error is something that Xyl cannot do yet and xl can.
+    /// Whether every error is about a feature of xl that Xyl does not have yet.
     is_not_there_yet: bool,
 }
 
 impl Failure {
-    /// A configuration with errors.
+    /// Builds the failure for a configuration with errors.
     pub fn rejected(report: &Report) -> Failure {
         let findings = report.render(stderr_has_colours());
         let text = format!("{}\n{}", report.summary(), findings.trim_end());
@@ -152,7 +152,7 @@ impl Failure {
         }))
     }
 
-    /// A configuration that cannot be read.
+    /// Builds the failure for a configuration that cannot be read.
     fn unreadable(text: &str) -> Failure {
         Failure::Configuration(Box::new(Rejection {
             text: Shown::lines(text).to_string(),
@@ -161,22 +161,22 @@ impl Failure {
         }))
     }
 
-    /// A wrong argument.
+    /// Builds a [`Failure::Usage`].
     pub fn usage(message: impl Into<String>) -> Failure {
         Failure::Usage(message.into())
     }
 
-    /// Something that cannot be.
+    /// Builds a [`Failure::Refused`].
     pub fn refused(message: impl Into<String>) -> Failure {
         Failure::Refused(message.into())
     }
 
-    /// Something that Xyl does not have yet.
+    /// Builds a [`Failure::NotThereYet`].
     pub fn not_there_yet(message: impl Into<String>) -> Failure {
         Failure::NotThereYet(message.into())
     }
 
-    /// A failure of the system.
+    /// Builds a [`Failure::Io`].
     pub fn io(op: impl Into<String>, source: io::Error) -> Failure {
         Failure::Io {
             op: op.into(),
@@ -184,7 +184,7 @@ impl Failure {
         }
     }
 
-    /// The failure as the engine's callbacks pass errors on.
+    /// Converts the failure to an error that callbacks of the engine can return.
     pub fn into_engine_error(self) -> EngineError {
         match self {
             Failure::Engine(error) => error,
@@ -196,7 +196,7 @@ impl Failure {
         }
     }
 
-    /// The exit code.
+    /// Exit code of the failure.
     pub fn exit(&self) -> Exit {
         match self {
             Failure::Word(WordError::NotThereYet { .. }) | Failure::NotThereYet(_) => {
@@ -204,6 +204,7 @@ impl Failure {
             }
             Failure::Configuration(rejection) if rejection.is_not_there_yet => Exit::NotThereYet,
             Failure::Engine(error) if error.code() == ErrorCode::NotThereYet => Exit::NotThereYet,
+            Failure::Word(WordError::Refused { .. }) => Exit::Failed,
             Failure::Word(_) | Failure::Usage(_) => Exit::Usage,
             Failure::Found(_) => Exit::Found,
             Failure::BrokenPipe => Exit::Done,
@@ -213,7 +214,7 @@ impl Failure {
         }
     }
 
-    /// The kind of the failure, for programs.
+    /// Stable code of the failure, for programs.
     pub fn code(&self) -> ErrorCode {
         match self {
             Failure::Word(WordError::Ambiguous { .. }) => ErrorCode::AmbiguousCommand,
@@ -224,6 +225,7 @@ impl Failure {
             Failure::Configuration(rejection) if rejection.is_not_there_yet => {
                 ErrorCode::NotThereYet
             }
+            Failure::Word(WordError::Refused { .. }) => ErrorCode::Refused,
             Failure::Configuration(_) => ErrorCode::Configuration,
             Failure::Usage(_) => ErrorCode::Usage,
             Failure::Found(_) => ErrorCode::Found,
@@ -238,26 +240,34 @@ impl Failure {
         }
     }
 
-    /// What programs are told of it besides its text: its code, and what is known of step, causes and findings.
+    /// Members of the failure's JSON besides its text: the code, and step, causes and findings if known.
     pub fn details(&self) -> Value {
         let mut details = json!({"code": self.code().word()});
         match self {
             Failure::Engine(error) => {
-                if let Some(step) = error.step() {
-                    json::set(&mut details, "step", step);
-                }
                 if let EngineError::Setting(setting) = error {
                     json::set(&mut details, "findings", vec![setting_json(setting)]);
                 }
-                let causes = causes(error);
-                if !causes.is_empty() {
-                    json::set(&mut details, "causes", causes);
+                let error = error.to_api();
+                if let Some(step) = error.step {
+                    json::set(&mut details, "step", step);
+                }
+                if let Some(domain) = error.domain {
+                    json::set(&mut details, "domain", domain);
+                }
+                if !error.causes.is_empty() {
+                    json::set(&mut details, "causes", error.causes);
+                }
+                if let Some(remedy) = error.remedy {
+                    json::set(&mut details, "remedy", remedy);
                 }
             }
             Failure::Configuration(rejection) if !rejection.findings.is_null() => {
                 json::set(&mut details, "findings", rejection.findings.clone());
             }
-            Failure::Cancelled { step: Some(step) } => json::set(&mut details, "step", *step),
+            Failure::Cancelled { step: Some(step) } => {
+                json::set(&mut details, "step", step.as_str())
+            }
             Failure::Word(WordError::NotThereYet { instead, .. }) => {
                 json::set(&mut details, "remedy", *instead);
             }
@@ -269,10 +279,10 @@ impl Failure {
         details
     }
 
-    /// Its text. What was typed, or comes from files or guests, drives no terminal.
+    /// Text of the failure. Control characters from users, files and guests are escaped.
     fn for_a_terminal(&self) -> String {
         match self {
-            // Xyl's own colours are in it, and nothing else.
+            // The only escape sequences in it are Xyl's own colours.
             Failure::Configuration(rejection) => rejection.text.clone(),
             other => Shown::lines(&other.to_string()).to_string(),
         }
@@ -329,16 +339,16 @@ impl From<xl_cfg::Error> for Failure {
     }
 }
 
-/// A refused configuration: what is wrong with it in short, then each finding, then a way out.
+/// Builds the failure for a refused configuration: a summary, each finding, then a remedy.
 fn refused(report: &Report) -> Failure {
     let is_error = |finding: &&Diagnostic| finding.severity == Severity::Error;
-    // Another error would stop xl too.
+    // An error of another kind would stop xl too.
     let mut errors = report.iter().filter(is_error);
     if !errors.all(|error| error.code == Code::Unsupported) {
         return Failure::rejected(report);
     }
     let command = match report.sources().main_name() {
-        // The settings were arguments, too many to say again.
+        // The settings were arguments; the text does not repeat them.
         "/dev/null" => "xl create".to_owned(),
         file => format!("xl create {}", Shown::line(file)),
     };
@@ -351,7 +361,7 @@ fn refused(report: &Report) -> Failure {
     Failure::rejected_with(report, text, true)
 }
 
-/// An error that came after the configuration was read, in the form of a finding.
+/// An error about a setting, found after the file was read, as JSON in the form of a finding.
 fn setting_json(error: &SettingError) -> Value {
     let place = error.place.as_ref();
     json!({
@@ -366,25 +376,7 @@ fn setting_json(error: &SettingError) -> Value {
     })
 }
 
-/// What has led to an engine's error, the nearest first.
-fn causes(error: &EngineError) -> Vec<String> {
-    if let EngineError::Step(failure) = error {
-        let left = failure.left_behind.iter();
-        let left = left.map(|(step, error)| format!("undoing `{step}`: {error}"));
-        return std::iter::once(failure.cause.to_string())
-            .chain(left)
-            .collect();
-    }
-    let mut causes = Vec::new();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        causes.push(cause.to_string());
-        source = cause.source();
-    }
-    causes
-}
-
-/// Errors of the command's own output.
+/// Converts errors of writing to standard output.
 impl From<io::Error> for Failure {
     fn from(source: io::Error) -> Failure {
         if source.kind() == io::ErrorKind::BrokenPipe {
@@ -395,11 +387,11 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Tells standard error about a failure; answers with the exit code.
-pub fn report(failure: &Failure, style: Style) -> ExitCode {
+/// Prints a failure on standard error. Returns its exit code.
+pub fn report(failure: &Failure, style: Style) -> Exit {
     let exit = failure.exit();
     if failure.is_silent() {
-        return exit.into();
+        return exit;
     }
     if style.json {
         let mut details = failure.details();
@@ -408,10 +400,10 @@ pub fn report(failure: &Failure, style: Style) -> ExitCode {
     } else {
         style.as_text(Kind::Error, &failure.for_a_terminal());
     }
-    exit.into()
+    exit
 }
 
-/// Lines after the first stand in from the margin.
+/// Indents all lines but the first.
 pub fn indented(text: &str) -> String {
     text.replace('\n', "\n  ")
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C and its like, for commands that take back what they have begun.
+//! Ctrl-C and similar signals, for commands that undo their operation when they are interrupted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,19 +8,19 @@ use xyl_engine::Cancel;
 
 use crate::error::{Failure, Outcome};
 
-/// The signals that ask a command to end. While this lives they ask for the operation to be taken back.
+/// Signal handlers for SIGHUP, SIGINT, SIGTERM. While they are installed, a signal cancels the operation.
 pub struct Interrupts {
-    /// What they raise.
+    /// The flag that a signal sets.
     pub cancel: Cancel,
     is_too_late: Arc<AtomicBool>,
     handlers: Vec<signal_hook::SigId>,
 }
 
 impl Interrupts {
-    /// Catches them.
+    /// Installs the handlers.
     ///
     /// # Errors
-    /// The system's, where signals cannot be caught.
+    /// An error of the system if a handler cannot be installed.
     pub fn catch() -> Result<Interrupts, Failure> {
         let mut interrupts = Interrupts {
             cancel: Cancel::new(),
@@ -44,11 +44,11 @@ impl Interrupts {
         Ok(())
     }
 
-    /// From now on such a signal ends the process at once; one that came too late to take the
-    /// operation back ends it now.
+    /// Restores the default: a signal ends the process at once. If one came after the last point for cancelling, ends
+    /// the command now.
     ///
     /// # Errors
-    /// [`Failure::Signal`], if one came.
+    /// [`Failure::Signal`] if a signal has come.
     pub fn end_the_command(mut self) -> Outcome {
         self.is_too_late.store(true, Ordering::SeqCst);
         self.handlers.clear();

@@ -1,8 +1,8 @@
 //! JSON as text, in Xyl's layout and in xl's.
 //!
-//! Xen's own script `xendomains` reads `xl list -l` line by line, with the four spaces of yajl before each level. So what
-//! stands in for xl's output has yajl's layout to the byte. In both layouts a character that could drive a terminal is
-//! written as `\uXXXX`: the value is the same.
+//! Xen's script `xendomains` reads `xl list -l` line by line, and expects yajl's four spaces for each level. So
+//! output that replaces xl's has exactly yajl's layout. In both layouts, characters that could control a terminal are
+//! written as `\uXXXX`. This does not change the value.
 
 use std::io::{self, Write};
 
@@ -12,16 +12,16 @@ use serde_json::ser::{Formatter, Serializer};
 
 use crate::shown::is_harmless;
 
-/// How a value is laid out.
+/// Layout of JSON text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// Xyl's own: two spaces a level, `[]` and `{}` where nothing is in them.
+    /// Xyl's layout: two spaces for each level, `[]` and `{}` for empty values.
     Own,
-    /// yajl's, which xl prints: four spaces a level, an empty line where nothing is in an array or an object.
+    /// yajl's layout, as xl prints it: four spaces for each level, an empty line inside an empty array or object.
     Xl,
 }
 
-/// The value as text, without a newline at the end.
+/// Formats the value, without a newline at the end.
 pub fn text(value: &Value, layout: Layout) -> io::Result<String> {
     let mut bytes = Vec::new();
     let mut serializer = Serializer::with_formatter(&mut bytes, Pretty::new(layout));
@@ -36,13 +36,12 @@ pub fn set(object: &mut Value, key: &str, value: impl Into<Value>) {
     }
 }
 
-/// The value on one line, for errors.
+/// Formats the value on one line, for errors.
 pub fn line(value: &Value) -> String {
     escaped(&value.to_string())
 }
 
-/// JSON text with each character that could drive a terminal written as `\uXXXX`. Such a character can stand in a string
-/// alone.
+/// Escapes characters that could control a terminal as `\uXXXX`. In JSON they occur only inside strings.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -61,7 +60,7 @@ fn escaped(text: &str) -> String {
 struct Pretty {
     layout: Layout,
     depth: usize,
-    /// Whether the array or object that is open has something in it.
+    /// Whether the open array or object has a value already.
     has_value: bool,
 }
 
@@ -174,7 +173,7 @@ mod tests {
         json!([{"domid": 1, "config": {"name": "w\"\u{202e}\u{1d173}", "none": {}, "disks": [], "cpus": [0, 1]}}])
     }
 
-    /// As yajl 2.1 prints it (`yajl_gen_beautify`).
+    /// Compares with the output of yajl 2.1 (`yajl_gen_beautify`).
     #[test]
     fn the_layout_of_xl_is_that_of_yajl() {
         let text = text(&value(), Layout::Xl).unwrap();

@@ -1,11 +1,12 @@
-//! The `xyl` command: parses what was typed, runs one command, reports the outcome.
+//! The `xyl` command: parses the arguments, runs one command, reports the result.
 //!
-//! The arguments are read in three steps: [`words`] finds the command word and completes a unique
-//! prefix, [`cli`] lets clap parse the rest, and each file under `commands` does one command with
-//! the [`context::Context`] that opens Xen and xenstore when they are first needed.
+//! The arguments are read in three steps. [`resolve`] finds the command word and completes a unique prefix. [`cli`]
+//! has clap parse the rest. Then one file under `commands` runs the command with a [`context::Context`], which opens
+//! Xen and xenstore at their first use.
 
 #![deny(clippy::print_stderr)]
 
+pub mod called_as;
 pub mod cli;
 pub mod commands;
 pub mod complete;
@@ -15,9 +16,9 @@ pub mod error;
 pub mod interrupts;
 pub mod json;
 pub mod output;
+pub mod resolve;
 pub mod shown;
-pub mod tell;
-pub mod words;
+pub mod stderr;
 pub mod xlconf;
 
 use std::ffi::OsString;
@@ -27,58 +28,89 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
 
+use crate::called_as::CalledAs;
 use crate::cli::Cli;
 use crate::context::Context;
-use crate::error::Failure;
+use crate::error::{Exit, Failure};
 use crate::output::stderr_has_colours;
 use crate::shown::Shown;
-use crate::tell::{Kind, Style};
+use crate::stderr::{Kind, Style};
 
-/// Runs the command that `args` (the program's name first) ask for; returns the exit code of
-/// [`error::Exit`].
+/// Runs the command in `args`, whose first element is the program's name. Returns the exit code of [`error::Exit`].
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    clap_complete::CompleteEnv::with_factory(Cli::command)
+    clap_complete::CompleteEnv::with_factory(|| complete::for_completion(Cli::command()))
         .var(complete::VARIABLE)
         .complete();
     let args: Vec<OsString> = args.into_iter().collect();
-    let style = words::style(&args);
-    let completed = match words::complete_command(&args) {
+    exit_of(&args).into()
+}
+
+fn exit_of(args: &[OsString]) -> Exit {
+    let style = resolve::style(args);
+    let called_as = CalledAs::of(args);
+    let completed = match resolve::complete_command(args) {
         Ok(completed) => completed,
-        Err(error) if error.is_help_on_later(&args) => {
-            return match writeln!(std::io::stdout(), "{error}") {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(source) => error::report(&Failure::from(source), style),
-            };
-        }
-        Err(error) => return error::report(&Failure::from(error), style),
+        Err(error) if error.is_help_on_later(args) => return print(&format!("{error}\n"), style),
+        Err(error) => return fail(&Failure::from(error), called_as, style),
     };
-    let parsed = cli::parser_for(words::plain_command(&completed))
-        .try_get_matches_from(completed)
+    if called_as == CalledAs::Xl && resolve::asks_for_list(&completed) {
+        let printed = print(&called_as::list_of_commands(&Cli::command()), style);
+        return match completed.len() {
+            1 => Exit::Failed,
+            _ => printed,
+        };
+    }
+    let command = resolve::plain_command(&completed);
+    let known = command.filter(|_| resolve::has_known_global_options(&completed));
+    let parsed = cli::parser_for(command)
+        .try_get_matches_from(&completed)
         .and_then(|matches| Cli::from_arg_matches(&matches));
     match parsed {
-        Ok(cli) => run_parsed(&cli),
-        Err(error) => refuse(error, &args, style),
+        Ok(cli) => run_parsed(&cli, called_as),
+        Err(error) => {
+            let as_xl = called_as.exit_of_usage(error.kind(), known, style);
+            match refuse(error, args, style) {
+                Exit::Usage => as_xl,
+                exit => exit,
+            }
+        }
     }
 }
 
-fn run_parsed(cli: &Cli) -> ExitCode {
+fn run_parsed(cli: &Cli, called_as: CalledAs) -> Exit {
+    let style = cli.global.style();
     xen_sys::expect_children();
     xen_sys::give_way_to_daemons();
     let switches_on = needs_host(&cli.command);
     let context = match Context::new(&cli.global, switches_on) {
         Ok(context) => context,
-        Err(failure) => return error::report(&failure, cli.global.style()),
+        Err(failure) => return fail(&failure, called_as, style),
     };
     let outcome = commands::run(&cli.command, &context).and_then(|()| context.finish());
     context.report_counts();
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => error::report(&failure, cli.global.style()),
+        Ok(()) => Exit::Done,
+        Err(failure) => fail(&failure, called_as, style),
     }
 }
 
-/// Whether a simulated host is to be switched on for the command. A monitor belongs to a VM of a host that is on: one whose
-/// folder has been removed is not to come back for it.
+/// Reports a failure. Returns the exit code by the name that the program was called by.
+fn fail(failure: &Failure, called_as: CalledAs, style: Style) -> Exit {
+    error::report(failure, style);
+    called_as.point_to_xl(failure, style);
+    called_as.exit(failure, style)
+}
+
+/// Prints a text on standard output.
+fn print(text: &str, style: Style) -> Exit {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => Exit::Done,
+        Err(source) => error::report(&Failure::from(source), style),
+    }
+}
+
+/// Whether the command needs a running simulated host. A monitor does not start one: if the host's folder was
+/// removed, the monitor ends.
 fn needs_host(command: &cli::Command) -> bool {
     use cli::Command::{Completion, Man, Monitor, SimulatedHost};
     !matches!(
@@ -87,8 +119,8 @@ fn needs_host(command: &cli::Command) -> bool {
     )
 }
 
-/// Prints clap's own message: help and version are answers, the rest is a usage error.
-fn refuse(mut error: clap::Error, args: &[OsString], style: Style) -> ExitCode {
+/// Prints clap's message. Help and version go to standard output; everything else is a usage error.
+fn refuse(mut error: clap::Error, args: &[OsString], style: Style) -> Exit {
     let is_bare = matches!(
         error.kind(),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand
@@ -96,22 +128,22 @@ fn refuse(mut error: clap::Error, args: &[OsString], style: Style) -> ExitCode {
     if !error.use_stderr() {
         let printed = error.print().and_then(|()| std::io::stdout().flush());
         return match printed {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(()) => Exit::Done,
             Err(source) => error::report(&Failure::from(source), style),
         };
     }
-    // Without any argument the help is the answer. A message that cannot be shown is lost; the exit code still tells.
+    // Without arguments, prints the help as an error. If it cannot be printed, the exit code still shows the error.
     if is_bare && args.len() == 1 && !style.json {
         let _ = error.print();
-        return error::Exit::Usage.into();
+        return Exit::Usage;
     }
-    if is_bare && words::plain_command(args).is_none() {
+    if is_bare && resolve::plain_command(args).is_none() {
         return error::report(
             &Failure::usage("no command is given; `xyl help` lists them"),
             style,
         );
     }
-    // How to pass an option's name as a value is never what was meant.
+    // clap suggests how to pass an option's name as a value. Users never mean that.
     error.remove(ContextKind::Suggested);
     let is_control = |arg: &OsString| arg.to_string_lossy().contains(char::is_control);
     let shows_colours = stderr_has_colours() && !args.iter().any(is_control);
@@ -122,11 +154,11 @@ fn refuse(mut error: clap::Error, args: &[OsString], style: Style) -> ExitCode {
             true => error::report(&Failure::usage(text), style),
             false => {
                 style.as_text(Kind::Error, &Shown::lines(text).to_string());
-                error::Exit::Usage.into()
+                Exit::Usage
             }
         };
     }
-    tell::part(format_args!("xyl: "));
+    stderr::part(format_args!("xyl: "));
     let _ = error.print();
-    error::Exit::Usage.into()
+    Exit::Usage
 }

@@ -1,4 +1,4 @@
-//! What the command prints: one buffered writer, and the columns of xl's tables.
+//! Standard output of the command: one buffered writer, and the column widths of xl's tables.
 
 use std::cell::RefCell;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
@@ -7,12 +7,12 @@ use serde_json::Value;
 
 use crate::json::{self, Layout};
 
-/// Standard output, buffered. A reader that has gone away ends the command quietly: see
+/// Buffered standard output. If its reader has gone, the command ends without a message:
 /// [`crate::error::Failure::BrokenPipe`].
 pub struct Out(RefCell<BufWriter<Stdout>>);
 
 impl Out {
-    /// A buffer on standard output.
+    /// Creates the buffer on standard output.
     pub fn stdout() -> Out {
         Out(RefCell::new(BufWriter::with_capacity(
             64 * 1024,
@@ -35,38 +35,38 @@ impl Out {
         self.0.borrow_mut().write_all(bytes)
     }
 
-    /// Writes a JSON value of Xyl's own.
+    /// Writes a JSON value in Xyl's layout.
     pub fn json(&self, value: &Value) -> io::Result<()> {
         self.line(json::text(value, Layout::Own)?)
     }
 
-    /// Writes a JSON value that stands in for xl's output.
+    /// Writes a JSON value in xl's layout.
     pub fn xl_json(&self, value: &Value) -> io::Result<()> {
         self.line(json::text(value, Layout::Xl)?)
     }
 
-    /// Hands what is buffered to the system.
+    /// Writes the buffered bytes to the system.
     pub fn flush(&self) -> io::Result<()> {
         self.0.borrow_mut().flush()
     }
 }
 
-/// Whether a person looks at the error output.
+/// Whether standard error is a terminal.
 pub fn stderr_is_terminal() -> bool {
     io::stderr().is_terminal()
 }
 
-/// Whether the error output is a terminal that is to show colours.
+/// Whether standard error is a terminal that may show colours.
 pub fn stderr_has_colours() -> bool {
     stderr_is_terminal() && are_colours_wanted()
 }
 
-/// Whether standard output is a terminal that is to show colours.
+/// Whether standard output is a terminal that may show colours.
 pub fn stdout_has_colours() -> bool {
     io::stdout().is_terminal() && are_colours_wanted()
 }
 
-/// Whether the user's environment lets programs use colours (<https://no-color.org>).
+/// Whether the environment allows colours (<https://no-color.org>).
 fn are_colours_wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && !is_dumb_terminal()
 }
@@ -76,12 +76,12 @@ pub fn is_dumb_terminal() -> bool {
     std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
-/// Text padded with spaces on the right to `width` bytes, as C's `%-*s` pads.
+/// Pads text with spaces on the right to `width` bytes, as C's `%-*s`.
 pub fn left(text: &str, width: usize) -> String {
     format!("{text}{}", spaces(text, width))
 }
 
-/// Text padded with spaces on the left to `width` bytes, as C's `%*s` pads.
+/// Pads text with spaces on the left to `width` bytes, as C's `%*s`.
 pub fn right(text: &str, width: usize) -> String {
     format!("{}{text}", spaces(text, width))
 }
@@ -90,12 +90,12 @@ fn spaces(text: &str, width: usize) -> String {
     " ".repeat(width.saturating_sub(text.len()))
 }
 
-/// Nanoseconds as seconds with one digit after the point.
+/// Formats nanoseconds as seconds with one decimal.
 pub fn seconds(ns: u64) -> String {
     format!("{:.1}", ns as f64 / 1e9)
 }
 
-/// A UUID's 16 bytes in the usual form.
+/// Formats a UUID's 16 bytes with hyphens.
 pub fn uuid(handle: &[u8; 16]) -> String {
     handle
         .iter()

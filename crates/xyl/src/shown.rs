@@ -1,13 +1,13 @@
-//! What is not Xyl's own, made fit for a terminal: names of domains, strings of guests, of xl, of files and of users.
+//! Escapes text from outside Xyl for a terminal: names of domains, and strings from guests, xl, files and users.
 //!
-//! [`Shown`] is the one way for such text to a terminal. It writes out each character that could move the cursor, change
-//! colours, turn the direction of the text or have no width.
+//! All such text is printed through [`Shown`]. It escapes each character that could move the cursor, change colours,
+//! change the direction of text, or that has no width.
 
 use std::fmt::{self, Display, Write};
 
 use xyl_engine::vm::domains::NO_NAME;
 
-/// Foreign text as it goes to a terminal.
+/// Text from outside, ready for a terminal.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown<'a> {
     text: &'a str,
@@ -23,7 +23,7 @@ enum Form {
 }
 
 impl<'a> Shown<'a> {
-    /// A name within a message: as it is if it is plain ([`is_plain_name`]), else in quotes.
+    /// A name inside a message. Names that are not plain ([`is_plain_name`]) are quoted.
     pub fn name(name: &'a str) -> Shown<'a> {
         Shown {
             text: name,
@@ -31,8 +31,10 @@ impl<'a> Shown<'a> {
         }
     }
 
-    /// A name in a table. It keeps xl's bytes, and is quoted only where it would pass for something else: where it has
-    /// characters that are written out, blanks at an end or side by side, or the form of a quoted name or of [`NO_NAME`].
+    /// A name in a table. It keeps xl's bytes where possible.
+    ///
+    /// It is quoted only if it could be mistaken: with escaped characters, with leading, trailing or double blanks,
+    /// or if it looks like a quoted name or [`NO_NAME`].
     pub fn cell(name: &'a str) -> Shown<'a> {
         Shown {
             text: name,
@@ -40,7 +42,7 @@ impl<'a> Shown<'a> {
         }
     }
 
-    /// Text within a line.
+    /// Text inside a line.
     pub fn line(text: &'a str) -> Shown<'a> {
         Shown {
             text,
@@ -48,7 +50,7 @@ impl<'a> Shown<'a> {
         }
     }
 
-    /// Text of several lines: ends of lines and tabs stay.
+    /// Text of several lines. Newlines and tabs stay.
     pub fn lines(text: &'a str) -> Shown<'a> {
         Shown {
             text,
@@ -86,12 +88,13 @@ impl Display for Shown<'_> {
     }
 }
 
-/// The name of a domain in a table; [`NO_NAME`] for one without.
+/// Name of a domain in a table. [`NO_NAME`] for a domain without a name.
 pub fn cell(name: Option<&str>) -> String {
     name.map_or_else(|| NO_NAME.to_owned(), |name| Shown::cell(name).to_string())
 }
 
-/// Whether a name needs no quotes in a message, nor in a shell: a letter, digit or `_`, then these and `.+:@-`.
+/// Whether a name needs no quotes in a message or a shell: it starts with a letter, digit or `_`, and continues with
+/// these or `.+:@-`.
 pub fn is_plain_name(name: &str) -> bool {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     name.starts_with(is_word) && name.chars().all(|c| is_word(c) || ".+:@-".contains(c))
@@ -106,15 +109,15 @@ fn passes_for_another(name: &str) -> bool {
         || !name.chars().all(is_harmless)
 }
 
-/// Whether a character has a shape of its own and changes nothing but the place where it stands.
+/// Whether a character is visible and does not affect the characters around it.
 pub fn is_harmless(c: char) -> bool {
     // Letters and symbols that look like blanks.
     const BLANK: [char; 5] = ['\u{115f}', '\u{1160}', '\u{2800}', '\u{3164}', '\u{ffa0}'];
     match c {
         ' '..='~' => true,
         c if BLANK.contains(&c) => false,
-        // The standard library writes out controls (Cc), formats (Cf), separators, private and unassigned characters, and
-        // those that join the one before.
+        // `escape_debug` escapes controls (Cc), formats (Cf), separators, private, unassigned and combining
+        // characters.
         c => c.escape_debug().len() == 1,
     }
 }
@@ -180,7 +183,7 @@ mod tests {
         assert!(!shown.contains(drives));
         assert_eq!(Shown::line("a\tb\n").to_string(), "a\\u{9}b\\u{a}");
         assert_eq!(Shown::lines("a\tb\n\r").to_string(), "a\tb\n\\u{d}");
-        // What is no name is not quoted.
+        // Text that is not a name is not quoted.
         assert_eq!(Shown::line("say \"x\\y\"").to_string(), "say \"x\\y\"");
     }
 }

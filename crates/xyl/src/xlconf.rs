@@ -1,6 +1,7 @@
-//! `/etc/xen/xl.conf`: what this host's administrator has set for all domains.
+//! `/etc/xen/xl.conf`: the administrator's defaults for all domains.
 //!
-//! Xyl honours what bears on what it can do, and passes the rest over in silence: the file is xl's.
+//! Xyl obeys the settings that concern its features, and ignores the others without a warning, because the file
+//! belongs to xl.
 
 use std::path::{Path, PathBuf};
 
@@ -8,16 +9,16 @@ use xen_port::GuestKind;
 use xl_cfg::types::CpuList;
 use xl_cfg::{Autoballoon, DomidPolicy, Source, XlConf, parse_xl_conf};
 use xyl_engine::config::plan::HostDefaults;
+use xyl_engine::vm::nic::VifDefaults;
 
 use crate::error::Failure;
 
-/// The variable that names another.
+/// Environment variable with another path for the file.
 const VARIABLE: &str = "XYL_XL_CONF";
-/// Where xl has it.
+/// Default path, as in xl.
 const PATH: &str = "/etc/xen/xl.conf";
 
-/// Reads the file of this host, or the one that `XYL_XL_CONF` names. A host without one has the
-/// defaults.
+/// Reads the file, or the one that `XYL_XL_CONF` names. Without a file, returns the defaults.
 pub fn read() -> Result<XlConf, Failure> {
     let Some(chosen) = std::env::var_os(VARIABLE).map(PathBuf::from) else {
         return match Path::new(PATH) {
@@ -41,17 +42,23 @@ fn parse(source: Source) -> Result<XlConf, Failure> {
     Ok(conf)
 }
 
-/// What it says about domains that do not say it themselves.
+/// The defaults for domains whose configuration does not set a value.
 pub fn defaults(conf: &XlConf) -> HostDefaults {
     HostDefaults {
         max_grant_frames: conf.max_grant_frames,
         max_maptrack_frames: conf.max_maptrack_frames,
         max_grant_version: conf.max_grant_version,
         no_claim: !conf.claim_mode,
+        vif: VifDefaults {
+            bridge: conf.vif_default_bridge.clone(),
+            script: conf.vif_default_script.clone(),
+            gateway_dev: conf.vif_default_gateway_dev.clone(),
+            backend: conf.vif_default_backend.clone(),
+        },
     }
 }
 
-/// What it asks for that a create does not do yet.
+/// Warnings about settings that Xyl should obey on a create and does not obey yet.
 pub fn not_obeyed(conf: &XlConf) -> Vec<&'static str> {
     let mut warnings = Vec::new();
     if conf.autoballoon == Autoballoon::On {
@@ -65,7 +72,7 @@ pub fn not_obeyed(conf: &XlConf) -> Vec<&'static str> {
     warnings
 }
 
-/// The masks on where a guest of this kind may run.
+/// The CPU masks for guests of this kind.
 pub fn cpu_masks(conf: &XlConf, kind: GuestKind) -> impl Iterator<Item = &CpuList> {
     let of_kind = if kind == GuestKind::Pv {
         &conf.vm_pv_cpumask
@@ -99,6 +106,9 @@ mod tests {
         .unwrap();
         assert_eq!(defaults(&conf).max_grant_frames, Some(64));
         assert!(defaults(&conf).no_claim);
+        let conf_of_vifs = read_text("vif.default.bridge=\"lan\"\n").unwrap();
+        let bridge = defaults(&conf_of_vifs).vif.bridge;
+        assert_eq!(bridge.as_deref(), Some("lan"));
         assert_eq!(cpu_masks(&conf, GuestKind::Pv).count(), 2);
         assert_eq!(cpu_masks(&conf, GuestKind::Pvh).count(), 1);
     }

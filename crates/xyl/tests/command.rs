@@ -11,37 +11,75 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The commands that `xyl help` names, `help` itself left out.
-const COMMANDS: [&str; 27] = [
+const COMMANDS: [&str; 65] = [
+    "autostart",
+    "button-press",
+    "channel-list",
     "claims",
     "console",
+    "cpupool-cpu-add",
+    "cpupool-cpu-remove",
+    "cpupool-create",
+    "cpupool-destroy",
+    "cpupool-list",
+    "cpupool-migrate",
+    "cpupool-numa-split",
+    "cpupool-rename",
     "create",
+    "debug-keys",
     "destroy",
     "dmesg",
     "domid",
     "domname",
     "explain",
+    "getenforce",
     "info",
     "list",
+    "loadpolicy",
     "mem-max",
     "mem-set",
+    "network-attach",
+    "network-detach",
+    "network-list",
     "pause",
+    "pci-assignable-list",
+    "pci-list",
+    "psr-cat-set",
+    "psr-cat-show",
+    "psr-cmt-attach",
+    "psr-cmt-detach",
+    "psr-cmt-show",
+    "psr-hwinfo",
+    "psr-mba-set",
+    "psr-mba-show",
     "reboot",
     "rename",
     "sched-credit",
     "sched-credit2",
+    "sched-rtds",
+    "set-parameters",
+    "setenforce",
+    "sharing",
     "shutdown",
+    "start",
+    "stop",
     "sysrq",
     "top",
     "trigger",
     "unpause",
     "uptime",
+    "usb-list",
     "vcpu-list",
     "vcpu-pin",
     "vcpu-set",
+    "vdispl-list",
+    "vkb-list",
     "vm-list",
+    "vsnd-list",
+    "vtpm-list",
 ];
 
 fn xyl(arguments: &[&str]) -> Command {
@@ -235,14 +273,7 @@ fn what_is_no_command_gets_a_suggestion() {
 
 #[test]
 fn commands_to_come_say_so() {
-    for command in [
-        "save",
-        "migrate",
-        "block-attach",
-        "network-list",
-        "pci-attach",
-        "cpupool-list",
-    ] {
+    for command in ["save", "migrate", "cd-insert", "vncviewer"] {
         let output = run(&[command, "x"]);
         assert_eq!(code(&output), 4, "{command}");
         assert!(
@@ -264,6 +295,35 @@ fn commands_to_come_say_so() {
     let viewer = run(&["create", "-V", "x.cfg"]);
     assert_eq!(code(&viewer), 4);
     assert!(stderr(&viewer).contains("-V and -A"));
+}
+
+#[test]
+fn what_the_host_or_xyl_lacks_is_named_and_changes_nothing() {
+    for command in [
+        "pci-attach",
+        "pci-detach",
+        "pci-assignable-add",
+        "usbctrl-attach",
+        "usbdev-detach",
+        "vtpm-attach",
+        "vdispl-attach",
+        "vsnd-detach",
+        "vkb-attach",
+        "config-update",
+    ] {
+        let output = run(&[command, "x", "y"]);
+        assert_eq!(code(&output), 1, "{command}");
+        assert_eq!(stdout(&output), "", "{command}");
+        assert!(
+            stderr(&output).starts_with(&format!("xyl: error: `{command}` has changed nothing: ")),
+            "{command}: {}",
+            stderr(&output)
+        );
+        assert_eq!(code(&run(&[command, "--help"])), 0, "{command}");
+        let json = run(&["--json", command, "x"]);
+        let error: Value = serde_json::from_str(&stderr(&json)).unwrap();
+        assert_eq!(error["error"]["code"], "refused", "{command}");
+    }
 }
 
 #[test]
@@ -323,13 +383,12 @@ fn without_xen_every_command_says_what_to_do() {
         &["shutdown", "-w", "d"],
         &["top", "-b", "-i", "1"],
     ] {
-        let output = run(arguments);
+        let output = run(&[&["--json"], arguments].concat());
         assert_eq!(code(&output), 1, "{arguments:?}");
-        let text = stderr(&output);
-        assert!(
-            text.contains("this is not a Xen host") && text.contains("modprobe"),
-            "{arguments:?}: {text}"
-        );
+        let value: Value = serde_json::from_str(&stderr(&output)).unwrap();
+        assert_eq!(value["error"]["code"], "not-a-xen-host", "{arguments:?}");
+        let message = value["error"]["message"].as_str().unwrap();
+        assert!(message.contains("modprobe"), "{arguments:?}: {message}");
     }
 }
 
@@ -416,7 +475,7 @@ fn a_dry_run_looks_at_the_files_and_the_memory() {
         "create",
         "-n",
         &good,
-        "kernel='/no/kernel'; disk=['/d,raw,xvda']",
+        "kernel='/no/kernel'; disk=['/d,qed,xvda']",
     ]);
     assert_eq!(code(&output), 4);
 }
@@ -504,8 +563,8 @@ fn what_cannot_be_done_yet_is_refused_by_name_and_line() {
     let folder = tempfile::tempdir().unwrap();
     let file = write(
         folder.path(),
-        "disk.cfg",
-        &format!("{GOOD}disk = [ \"/dev/vg/web,raw,xvda,rw\" ]\n"),
+        "pci.cfg",
+        &format!("{GOOD}pci = [ \"01:00.0\" ]\n"),
     );
     let output = run(&["create", "-n", &file]);
     assert_eq!(code(&output), 4);
@@ -530,11 +589,15 @@ fn what_cannot_be_done_yet_is_refused_by_name_and_line() {
         !stderr(&wrong_too).contains("xl create"),
         "and xl would find it too"
     );
-    assert!(
-        text.contains("`disk` is not supported by Xyl yet"),
-        "{text}"
+    let found = findings(&run(&["--json", "create", "-n", &file]));
+    let [pci] = &found[..] else {
+        panic!("{found:?}");
+    };
+    assert_eq!(
+        (&pci["key"], &pci["code"]),
+        (&json!("pci"), &json!("unsupported"))
     );
-    assert!(text.contains("disk.cfg:6"), "{text}");
+    assert_eq!((&pci["file"], &pci["line"]), (&json!(file), &json!(6)));
 }
 
 #[test]
@@ -675,6 +738,20 @@ fn completion_completes_commands_options_and_nothing_else() {
             "{offered}"
         );
     }
+    // Options stand among other words only for whoever has begun one.
+    let folder = tempfile::tempdir().unwrap();
+    let begun = format!("{}/", folder.path().display());
+    let file = write(folder.path(), "good.cfg", GOOD);
+    assert_eq!(complete(&["create", &begun]).trim(), file);
+    let files = complete(&["create", ""]);
+    assert!(!files.lines().any(|word| word.starts_with('-')), "{files}");
+    let options = complete(&["create", "-"]);
+    assert!(
+        options.lines().all(|word| word.starts_with('-')),
+        "{options}"
+    );
+    assert!(options.lines().any(|word| word == "-q"), "{options}");
+    assert!(complete(&["info", "--h"]).contains("--help"));
     assert!(complete(&["list", "--cpu"]).contains("--cpupool"));
     assert!(complete(&["trigger", "d", "nm"]).contains("nmi"));
     assert!(complete(&["info", "free_m"]).contains("free_memory"));

@@ -113,7 +113,7 @@ fn ten_seconds_are_as_readme_says() {
     let host = Simulated::new();
     let programs = Path::new(XYL).parent().unwrap().to_str().unwrap();
     let lines = readme_lines("Try it in ten seconds");
-    assert_eq!(lines[0], "cargo build");
+    assert_eq!(lines[0], "cargo build --package xyl");
     // Only what has been built, and where the host lives, are others here.
     let script = lines[1..]
         .join("\n")
@@ -207,12 +207,10 @@ fn the_usual_commands_work() {
     for asks in ["uptime", "vm-list", "claims", "ops"] {
         host.must(&[asks]);
     }
-    let refused = host.xyl(&["trigger", "web", "nmi"]);
-    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(
-        !refused.status.success() && why.contains("a simulated host cannot do this"),
-        "{why}"
-    );
+    let refused = host.xyl(&["--json", "trigger", "web", "nmi"]);
+    assert!(!refused.status.success());
+    let error = error_of(&refused);
+    assert_eq!(error["code"], "hypervisor", "{error}");
     host.must(&["destroy", "web"]);
     assert!(!host.must(&["list"]).contains("web"));
     let free = |text: String| text.trim().to_owned();
@@ -446,6 +444,25 @@ fn completion_offers_what_there_is_on_the_simulated_host() {
     let id = ops[0]["id"].as_str().unwrap();
     assert_eq!(host.offered(&["destroy", "gu"]), ["guest"]);
     assert_eq!(host.offered(&["list", ""]), ["Domain-0", "guest"]);
+    assert_eq!(host.offered(&["vcpu-pin", "guest", ""]), ["all", "0", "1"]);
+    assert_eq!(
+        host.offered(&["vcpu-pin", "-f", "guest", "0", "al"]),
+        ["all"]
+    );
+    let cpus = host.offered(&["vcpu-pin", "guest", "0", ""]);
+    assert!(
+        cpus.starts_with(&["all".into(), "node:0".into(), "0".into()]),
+        "{cpus:?}"
+    );
+    let after_comma = host.offered(&["vcpu-pin", "guest", "0", "1,"]);
+    let with_begin: Vec<String> = cpus.iter().map(|cpu| format!("1,{cpu}")).collect();
+    assert_eq!(after_comma, with_begin);
+    assert_eq!(host.offered(&["vcpu-set", "guest", ""]), ["1", "2"]);
+    assert_eq!(host.offered(&["trigger", "guest", "nmi", ""]), ["0", "1"]);
+    assert_eq!(
+        host.offered(&["vcpu-pin", "no-such", ""]),
+        [] as [String; 0]
+    );
     assert_eq!(host.offered(&["sched-credit2", "-p", "P"]), ["Pool-0"]);
     assert_eq!(host.offered(&["ops", "show", ""]), [id, "guest"]);
     // Nothing is under way.
@@ -481,6 +498,11 @@ fn a_dry_run_refuses_what_the_command_refuses() {
         &["vcpu-pin", "guest", "9", "0"],
         &["sched-credit2", "-d", "guest", "-c", "30000"],
         &["sched-credit2", "-s", "-r", "7"],
+        &["cpupool-destroy", "Pool-0"],
+        &["cpupool-destroy", "nosuch"],
+        &["cpupool-rename", "Pool-0", "17"],
+        &["cpupool-migrate", "0", "Pool-0"],
+        &["cpupool-cpu-add", "Pool-0", "99"],
         &["man", "/nowhere"],
         &["pause", "nosuch"],
         &["create", "/nosuch.cfg"],
@@ -505,6 +527,10 @@ fn a_dry_run_refuses_what_the_command_refuses() {
         &["shutdown", "-a", "-w"],
         &["man", folder],
         &["dump-core", "guest"],
+        &["cpupool-rename", "Pool-0", "first"],
+        &["cpupool-cpu-remove", "Pool-0", "1"],
+        &["cpupool-migrate", "guest", "Pool-0"],
+        &["cpupool-numa-split"],
     ] {
         let said = host.must(&[&["-N"], words].concat());
         assert!(said.starts_with("would "), "{words:?}: {said}");
@@ -754,4 +780,358 @@ fn a_domain_is_named_as_it_was_typed() {
     let output = host.xyl(&["domname", "a"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("xyl domid"));
+}
+
+#[test]
+fn a_dry_run_names_the_line_for_which_the_policy_refuses_a_guest() {
+    let host = Simulated::new();
+    host.must(&["info"]);
+    let cfg = host.path().join("guest.cfg");
+    let mut text = std::fs::read_to_string(&cfg).unwrap();
+    let line = text.lines().count() + 1;
+    text.push_str("msr_relaxed = 1\n");
+    std::fs::write(&cfg, text).unwrap();
+    let cfg = cfg.to_str().unwrap();
+    for arguments in [
+        &["--json", "create", "-n", cfg][..],
+        &["--json", "-N", "create", cfg],
+        &["--json", "create", cfg],
+    ] {
+        let output = host.xyl(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let errors = String::from_utf8(output.stderr).unwrap();
+        let error = errors
+            .lines()
+            .map(json_of)
+            .find(|line| line["error"].is_object());
+        let error = &error.unwrap()["error"];
+        assert_eq!(error["code"], "not-admitted", "{arguments:?}: {errors}");
+        let finding = &error["findings"][0];
+        assert_eq!(finding["key"], "msr_relaxed", "{arguments:?}");
+        assert_eq!(finding["file"], cfg, "{arguments:?}");
+        assert_eq!(finding["line"], line, "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_journal_that_was_set_aside_fails_recover_once() {
+    let host = Simulated::new();
+    host.must(&["info"]);
+    let folder = host.path().join("run/xyl/damaged");
+    std::fs::create_dir_all(&folder).unwrap();
+    let uuid = "00000000-0000-4000-8000-000000000001";
+    let journal = folder.join(uuid);
+    for _ in 0..2 {
+        std::fs::write(&journal, "?").unwrap();
+        let first = host.xyl(&["recover", "--json"]);
+        assert_eq!(first.status.code(), Some(1));
+        let rows = json_of(std::str::from_utf8(&first.stdout).unwrap());
+        assert_eq!(rows[0]["uuid"], uuid);
+        assert_eq!(rows[0]["reported_before"], false);
+        // It is there still, and shown to whoever looks.
+        let rows = json_of(&host.must(&["recover", "--json"]));
+        assert_eq!(rows[0]["reported_before"], true);
+        let silent = host.xyl(&["recover"]);
+        assert_eq!(silent.status.code(), Some(0));
+        let errors = String::from_utf8(silent.stderr).unwrap();
+        assert!(!errors.contains(uuid), "{errors}");
+        assert_eq!(host.xyl(&["fsck"]).status.code(), Some(5));
+        std::fs::remove_file(&journal).unwrap();
+        assert_eq!(
+            json_of(&host.must(&["recover", "--json"])),
+            serde_json::json!([])
+        );
+    }
+}
+
+/// A request that nobody carries out yet is shown with its type and who has asked.
+#[test]
+fn a_request_that_waits_is_listed() {
+    let host = Simulated::new();
+    host.must(&["info"]);
+    let cfg = host.path().join("guest.cfg");
+    host.must(&["create", "-e", cfg.to_str().unwrap()]);
+    let list: serde_json::Value =
+        serde_json::from_str(&host.must(&["list", "--json", "guest"])).unwrap();
+    let uuid = list[0]["uuid"].as_str().unwrap();
+    let folder = host.path().join("run/xyl/vm").join(uuid).join("requests");
+    std::fs::create_dir_all(&folder).unwrap();
+    let id = "0190163d-8694-739b-aea5-966c26f8ad91";
+    let request = serde_json::json!({
+        "version": 1, "id": id, "vm": uuid, "time_ms": 5, "asker": {"type": "remote", "name": "alice"},
+        "request": {"type": "rename", "name": "web"},
+    });
+    std::fs::write(folder.join(format!("{id}.json")), request.to_string()).unwrap();
+    let ops: serde_json::Value = serde_json::from_str(&host.must(&["ops", "--json"])).unwrap();
+    let row = ops.as_array().unwrap().iter().find(|row| row["id"] == id);
+    let row = row.unwrap_or_else(|| panic!("{ops}"));
+    assert_eq!(row["operation"], "rename");
+    assert_eq!(row["state"], "requested");
+    assert_eq!(row["request"], request["request"]);
+    assert_eq!(row["asker"], request["asker"]);
+    let text = host.must(&["ops"]);
+    let line = text
+        .lines()
+        .find(|line| line.contains("requested"))
+        .unwrap();
+    assert!(line.contains("guest") && line.contains("alice"), "{line}");
+}
+
+/// A user who gives a name means the VM, not the domain that it has just lost.
+#[test]
+fn a_vm_that_is_restarting_is_renamed_by_its_name() {
+    let host = Simulated::new();
+    host.create();
+    host.must(&["reboot", "-w", "guest"]);
+    host.must(&["rename", "guest", "other"]);
+    host.wait_for(&["domname", "2"], |name| name == "other");
+}
+
+#[test]
+fn guests_have_disks_and_networks_that_come_and_go() {
+    let host = Simulated::new();
+    let state_of = |command: &str, guest: &str| {
+        let list: serde_json::Value =
+            serde_json::from_str(&host.must(&["--json", command, guest])).unwrap();
+        let states = list.as_array().unwrap().iter();
+        let states = states.map(|device| device["state"].as_u64().unwrap_or(0));
+        states.collect::<Vec<_>>()
+    };
+    host.create();
+    let config = host.path().join("guest.cfg");
+    let config = config.to_str().unwrap();
+    let disk = format!("{},raw,xvda,rw", host.path().join("disk.img").display());
+    let disk_setting = format!("disk=['{disk}']");
+    let connected = |command: &str, guest: &str, wanted: &[u64]| {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while state_of(command, guest) != wanted {
+            assert!(Instant::now() < deadline, "{command} {guest}");
+        }
+    };
+    connected("network-list", "guest", &[4]);
+    host.must(&["block-attach", "guest", &disk]);
+    connected("block-list", "guest", &[4]);
+    // Another VM does not get the disk.
+    let second = host.xyl(&["create", "-q", config, "name='b'", &disk_setting]);
+    assert_eq!(second.status.code(), Some(1));
+    host.must(&["reboot", "-w", "guest"]);
+    connected("block-list", "guest", &[4]);
+    connected("network-list", "guest", &[4]);
+    host.must(&["network-attach", "guest", "bridge=xenbr0"]);
+    connected("network-list", "guest", &[4, 4]);
+    host.must(&["network-detach", "guest", "1"]);
+    connected("network-list", "guest", &[4]);
+    host.must(&["block-detach", "guest", "xvda"]);
+    assert!(state_of("block-list", "guest").is_empty());
+    host.must(&["create", "-q", config, "name='b'", &disk_setting]);
+    connected("block-list", "b", &[4]);
+    for guest in ["guest", "b"] {
+        host.must(&["destroy", guest]);
+    }
+    // The loop device and the interfaces go with their guests.
+    let real = xen_sim::machine::Host::in_folder(&host.path()).unwrap();
+    let devices = real.devices().unwrap();
+    assert!(devices.loops.list().unwrap().is_empty());
+    let bridge = os_port::LinkName::parse("xenbr0").unwrap();
+    let bridge = devices.links.find(&bridge).unwrap().unwrap();
+    assert!(devices.links.ports_of(bridge.index).unwrap().is_empty());
+    let drivers = host.path().join("sys/bus/xen-backend/devices");
+    assert_eq!(std::fs::read_dir(drivers).unwrap().count(), 0);
+}
+
+#[test]
+fn a_wait_that_ends_too_early_names_the_domains_that_are_left() {
+    let host = Simulated::new();
+    host.create();
+    let config = host.path().join("guest.cfg");
+    host.must(&["create", "-p", config.to_str().unwrap(), "name='paused'"]);
+    let arguments = ["--json", "shutdown", "-a", "-w", "--timeout", "2"];
+    let output = host.xyl(&arguments);
+    assert_eq!(error_of(&output)["code"], "deadline");
+    let text = error_of(&output)["message"].to_string();
+    assert!(text.contains("domain 2 ") && !text.contains('1'), "{text}");
+}
+
+#[test]
+fn a_cpu_pool_has_a_life_of_its_own() {
+    let host = Simulated::new();
+    host.create();
+    let refused = |words: &[&str]| {
+        let output = host.xyl(words);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {output:?}");
+        json_lines(&host.xyl(&[&["--json"], words].concat()))
+    };
+    assert_eq!(
+        host.must(&["cpupool-list"]),
+        "Name               CPUs   Sched     Active   Domain count\n\
+         Pool-0               4   credit2       y          2\n"
+    );
+    let file = host.folder.path().join("fast.cfg");
+    std::fs::write(&file, "sched = \"null\"\ncpus = [2]\n").unwrap();
+    let file = file.to_str().unwrap();
+    refused(&["cpupool-create", file]);
+    host.must(&["cpupool-cpu-remove", "Pool-0", "2-3"]);
+    assert!(host.must(&["info", "free_cpus"]).contains('2'));
+    let said = host.must(&["cpupool-create", file, "name=\"fast\""]);
+    assert_eq!(
+        said,
+        format!(
+            "Using config file \"{file}\"\ncpupool name:   fast\nscheduler:      null\nnumber of cpus: 1\n"
+        )
+    );
+    refused(&["cpupool-create", file, "name=\"fast\"", "cpus=[3]"]);
+    host.must(&["cpupool-cpu-add", "fast", "3"]);
+    assert_eq!(
+        host.must(&["cpupool-list", "-c", "fast"]),
+        "Name               CPU list\nfast               2,3\n"
+    );
+    host.must(&["cpupool-migrate", "guest", "fast"]);
+    assert!(host.must(&["list", "-c", "guest"]).contains("fast"));
+    refused(&["cpupool-destroy", "fast"]);
+    refused(&["cpupool-migrate", "0", "fast"]);
+    refused(&["cpupool-migrate", "guest", "nosuch"]);
+    refused(&["cpupool-rename", "fast", "Pool-0"]);
+    host.must(&["cpupool-rename", "fast", "faster"]);
+    assert_eq!(host.offered(&["cpupool-destroy", "f"]), ["faster"]);
+    host.must(&["cpupool-migrate", "guest", "Pool-0"]);
+    // What cannot be done for one CPU is named, and the exit code is that of xl.
+    let partly = host.xyl(&["cpupool-cpu-remove", "Pool-0", "0-1"]);
+    assert_eq!(partly.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&partly.stderr).contains("CPU 0 could not be taken out"));
+    let partly = host.xyl(&["cpupool-cpu-add", "Pool-0", "1-2"]);
+    assert_eq!(partly.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&partly.stderr).contains("CPU 2 could not be added"));
+    refused(&["cpupool-numa-split"]);
+    host.must(&["cpupool-destroy", "faster"]);
+    let pools = json_of(&host.must(&["cpupool-list", "--json"]));
+    assert_eq!(
+        pools,
+        serde_json::json!([{"id": 0, "name": "Pool-0", "scheduler": "credit2", "cpus": [0, 1], "nr_domains": 2}])
+    );
+    assert!(
+        host.must(&["-N", "cpupool-numa-split"])
+            .starts_with("would rename Pool-0 to Pool-node0")
+    );
+    host.must(&["cpupool-numa-split"]);
+    assert_eq!(
+        host.must(&["cpupool-list", "-c"]),
+        "Name               CPU list\nPool-node0         0,1,2,3\n"
+    );
+}
+
+#[test]
+fn lists_of_what_no_domain_has_are_those_of_xl() {
+    let host = Simulated::new();
+    host.create();
+    for (command, header) in [
+        ("channel-list", "Idx BE state evt-ch ring-ref connection"),
+        ("vkb-list", "Idx BE handle state evt-ch"),
+        ("vtpm-list", "Idx BE Uuid "),
+        ("vdispl-list", ""),
+        ("vsnd-list", ""),
+        ("pci-list", ""),
+        ("usb-list", ""),
+    ] {
+        let printed = host.must(&[command, "guest"]);
+        let lines = usize::from(!header.is_empty());
+        assert!(printed.starts_with(header), "{command}: {printed}");
+        assert_eq!(printed.lines().count(), lines, "{command}: {printed}");
+        assert_eq!(
+            json_of(&host.must(&[command, "--json", "guest"])),
+            serde_json::json!([]),
+            "{command}"
+        );
+        let goes_on = matches!(command, "vtpm-list" | "vdispl-list" | "vsnd-list");
+        let unknown = host.xyl(&[command, "nosuch"]);
+        assert_eq!(
+            unknown.status.code(),
+            Some(i32::from(!goes_on)),
+            "{command}"
+        );
+    }
+    assert_eq!(host.must(&["pci-assignable-list"]), "");
+    let shared = host.must(&["sharing", "guest"]);
+    assert!(
+        shared.starts_with("Name                                        ID   Mem Shared\nguest ")
+    );
+    let pressed = host.xyl(&["-N", "button-press", "guest", "power"]);
+    assert_eq!(pressed.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&pressed.stderr).contains("deprecated"));
+}
+
+#[test]
+fn a_running_xen_takes_keys_and_parameters() {
+    let host = Simulated::new();
+    host.must(&["debug-keys", "hq"]);
+    let log = host.must(&["dmesg"]);
+    assert!(
+        log.contains("'h' pressed") && log.contains("'q' pressed"),
+        "{log}"
+    );
+    assert_eq!(host.xyl(&["debug-keys", ""]).status.code(), Some(2));
+    host.must(&["set-parameters", "ratelimit=7 nowatchdog_on"]);
+    for wrong in ["nosuch=1", "ler=1", "ratelimit=x", "ratelimit"] {
+        let output = host.xyl(&["--json", "set-parameters", wrong]);
+        assert_eq!(output.status.code(), Some(1), "{wrong}");
+        assert_eq!(error_of(&output)["code"], "xen-parameter", "{wrong}");
+    }
+    assert!(
+        host.must(&["-N", "set-parameters", "ratelimit=7"])
+            .starts_with("would set")
+    );
+}
+
+#[test]
+fn flask_is_absent() {
+    let host = Simulated::new();
+    let mode = host.xyl(&["getenforce"]);
+    assert_eq!(mode.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8_lossy(&mode.stdout),
+        "Flask XSM Disabled\n"
+    );
+    let file = host.folder.path().join("policy");
+    std::fs::write(&file, "no policy").unwrap();
+    for words in [
+        &["setenforce", "1"][..],
+        &["loadpolicy", file.to_str().unwrap()],
+    ] {
+        let output = host.xyl(&[&["--json"], words].concat());
+        assert_eq!(output.status.code(), Some(1), "{words:?}");
+        assert_eq!(error_of(&output)["code"], "xen-parameter", "{words:?}");
+    }
+    assert_eq!(host.xyl(&["setenforce", "perhaps"]).status.code(), Some(2));
+    assert_eq!(
+        host.xyl(&["loadpolicy", "/no/such/file"]).status.code(),
+        Some(1)
+    );
+}
+
+#[test]
+fn what_the_cpus_cannot_do_is_said() {
+    let host = Simulated::new();
+    host.create();
+    for words in [
+        &["psr-hwinfo"][..],
+        &["psr-hwinfo", "-a"],
+        &["psr-cmt-attach", "guest"],
+        &["psr-cmt-detach", "guest"],
+        &["psr-cmt-show", "cache-occupancy"],
+        &["psr-cat-show"],
+        &["psr-cat-set", "guest", "0xff"],
+        &["psr-mba-show", "guest"],
+        &["psr-mba-set", "guest", "50"],
+        &["sched-rtds", "-d", "guest"],
+        &["sched-rtds", "-d", "guest", "-p", "10000", "-b", "4000"],
+    ] {
+        let output = host.xyl(words);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {output:?}");
+    }
+    let monitoring = host.must(&["psr-hwinfo", "-m"]);
+    assert_eq!(
+        monitoring,
+        "Cache Monitoring Technology (CMT):\nEnabled         : 0\n"
+    );
+    assert_eq!(host.must(&["sched-rtds"]), "");
+    assert_eq!(host.xyl(&["sched-rtds", "-b", "1"]).status.code(), Some(2));
 }

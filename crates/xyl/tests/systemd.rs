@@ -11,7 +11,8 @@
 use std::path::Path;
 use std::process::Command;
 
-const UNITS: [&str; 3] = [
+const UNITS: [&str; 4] = [
+    "xyl-guests.service",
     "xyl-recover.service",
     "xyl-recover.path",
     "xyl-recover.timer",
@@ -27,12 +28,22 @@ fn the_units_run_the_program_that_readme_installs() {
     let service = std::fs::read_to_string(service).unwrap();
     let starts = format!("ExecStart={PROGRAM} recover");
     assert!(service.lines().any(|line| line == starts), "{service}");
+    let guests = root.join("dist/systemd/xyl-guests.service");
+    let guests = std::fs::read_to_string(guests).unwrap();
+    for line in [
+        format!("ExecStart=-{PROGRAM} start --all"),
+        format!("ExecStopPost={PROGRAM} stop --all --timeout 300 --destroy"),
+        "OOMPolicy=continue".to_owned(),
+    ] {
+        assert!(guests.lines().any(|other| other == line), "{guests}");
+    }
     let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
     let (folder, _) = PROGRAM.rsplit_once('/').unwrap();
     let installs =
         |line: &str| line.contains("install -m755") && line.ends_with(&format!("/xyl {folder}/"));
     assert!(readme.lines().any(installs));
     assert!(readme.contains("install -m644 dist/systemd/xyl-recover.*"));
+    assert!(readme.contains("install -m644 dist/systemd/xyl-guests.service"));
 }
 
 #[test]

@@ -8,7 +8,7 @@ pub trait PhysicalMemory {
     fn bytes(&self, address: u64, len: usize) -> Option<&[u8]>;
 }
 
-/// What is wrong with a table.
+/// The reasons why a table is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Its address is 0, or no table of that name is listed.

@@ -1,6 +1,6 @@
 //! The kernel's command line.
 
-/// What the command line asks for. Unknown words are ignored, as kernels do.
+/// Options on the command line. Unknown words are ignored, as kernels do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// Pause between two heartbeats; 0 for none. `heartbeat_ms=N`, default 1000.

@@ -50,7 +50,7 @@ impl Ranges {
         self.ranges.iter().copied().take(self.len)
     }
 
-    /// How many bytes the ranges hold, overlaps counted twice.
+    /// Number of bytes in the ranges. Overlaps count twice.
     pub fn total(&self) -> u64 {
         self.iter().map(|(start, end)| end - start).sum()
     }

@@ -1,11 +1,12 @@
-//! Where a PV domain's boot structures lie.
+//! The layout of a PV domain's boot structures.
 //!
-//! The contract is the comment "Start-of-day memory layout" in `xen/include/public/xen.h`: from the address that the
-//! kernel's notes name, everything is mapped in a row, page 0 of the domain first: the kernel where it wants to be, the
-//! ramdisk, the table of machine frames, start_info, xenstore's page, the console's page, the page tables, the stack; then
-//! at least 512 KiB of padding, up to a multiple of 4 MiB. Two notes change that: MOD_START_PFN lets the ramdisk lie
-//! behind all that, not mapped; INIT_P2M wants the table of machine frames behind it too, mapped at an address of its own
-//! by page tables of its own.
+//! The contract is the comment "Start-of-day memory layout" in `xen/include/public/xen.h`. From the address in the
+//! kernel's notes, everything is mapped contiguously, starting with page 0 of the domain: the kernel at its address,
+//! the ramdisk, the table of machine frames, start_info, xenstore's page, the console's page, the page tables, the
+//! stack. At least 512 KiB of padding follow, up to a multiple of 4 MiB.
+//!
+//! Two notes change that. With MOD_START_PFN the ramdisk is after all of this, unmapped. With INIT_P2M the table of
+//! machine frames is after it too, mapped at its own address by its own page tables.
 
 use std::ops::Range;
 
@@ -20,7 +21,7 @@ use crate::span::{MIB, PAGE_BYTES, PAGES_PER_MIB, PageSpan, mib_for, pages_for};
 const MAPPING_ALIGN_BYTES: u64 = 4 * MIB;
 /// Padding behind the last boot structure.
 const PADDING_BYTES: u64 = 512 << 10;
-/// A 64-bit PV guest has no addresses between these: the hole of four-level paging, and what Xen keeps for itself.
+/// Addresses that a 64-bit PV guest cannot use: the hole of four-level paging, and Xen's own range.
 const NO_GUEST_VIRT: Range<u64> = 0x0000_8000_0000_0000..0xffff_8800_0000_0000;
 /// A 32-bit PV guest has none from here on (`__HYPERVISOR_VIRT_START_PAE` of `arch-x86/xen-x86_32.h`).
 const NO_GUEST_VIRT_32: Range<u64> = 0xf580_0000..u64::MAX;
@@ -30,13 +31,13 @@ const NO_GUEST_VIRT_32: Range<u64> = 0xf580_0000..u64::MAX;
 pub(crate) struct Width {
     pub(crate) mode: PvMode,
     paging: Paging,
-    /// Bytes of a machine frame's number, in the table of them and elsewhere.
+    /// Size of a machine frame's number in bytes.
     pub(crate) word_bytes: u64,
     no_guest_virt: Range<u64>,
 }
 
 impl Width {
-    /// `start_info` says how long the ramdisk is in one word.
+    /// Checks that the ramdisk's length fits in one word of `start_info`.
     fn check_ramdisk(&self, ramdisk_len: Option<u64>) -> Result<()> {
         match ramdisk_len {
             Some(len) if self.word_bytes == 4 && u32::try_from(len).is_err() => {
@@ -50,7 +51,7 @@ impl Width {
         }
     }
 
-    /// A 32-bit kernel is laid out only if the request says that it may run bare.
+    /// The width of the kernel. A 32-bit kernel is refused unless the request allows it to run bare.
     fn of(kernel: &PvKernel, allow_bare_pv32: bool) -> Result<Width> {
         let extended_cr3 = match kernel.width {
             PvWidth::Bits64 => {
@@ -96,11 +97,11 @@ impl Width {
 pub(crate) struct Ramdisk {
     pub(crate) span: PageSpan,
     pub(crate) len: u64,
-    /// In the mapping; otherwise the kernel is told its first page.
+    /// Whether the ramdisk is mapped. If not, the kernel gets its first page.
     pub(crate) mapped: bool,
 }
 
-/// Where everything is, in the domain's own (pseudo-physical) pages.
+/// Position of each structure in the domain's own (pseudo-physical) pages.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(crate) width: Width,
@@ -109,7 +110,7 @@ pub(crate) struct Layout {
     pub(crate) kernel: PageSpan,
     pub(crate) ramdisk: Option<Ramdisk>,
     pub(crate) p2m: PageSpan,
-    /// Where the kernel sees the table of machine frames.
+    /// Virtual address of the table of machine frames.
     pub(crate) p2m_virt: u64,
     /// INIT_P2M: the table's own page tables, which follow it.
     pub(crate) p2m_tables: Option<Tables>,

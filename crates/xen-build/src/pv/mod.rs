@@ -44,16 +44,18 @@ use crate::request::{BuildRequest, Built, ExtentCounts};
 use crate::span::{PAGE_BYTES, PageSpan};
 use crate::{grants, rings};
 
-/// What no PV domain gets, so that a kernel that requires it is refused. (Linux "requires" `writable_page_tables`, which Xen
-/// has not had for a decade, and runs: other names mean nothing here.)
+/// Features that no PV domain has. A kernel that requires one is refused.
+///
+/// Linux "requires" `writable_page_tables`, which Xen has not had for a decade, and runs nevertheless. So other names
+/// are ignored.
 const NOT_IN_PV: [(Feature, &str); 3] = [
     (Feature::Dom0, "dom0"),
     (Feature::AutoTranslatedPhysmap, "auto_translated_physmap"),
     (Feature::SupervisorModeKernel, "supervisor_mode_kernel"),
 ];
 
-/// Checks all that can be checked before there is a domain: the kernel, the command line, and whether the memory holds
-/// what the domain starts with. [`build_pv`] does it too.
+/// Makes all checks that need no domain: the kernel, the command line, and the size of memory. [`build_pv`] makes
+/// them too.
 ///
 /// # Errors
 /// Every [`BuildError`] that does not come from the hypervisor.
@@ -61,10 +63,10 @@ pub fn check_pv(request: &BuildRequest<'_>) -> Result<()> {
     plan(request).map(|_| ())
 }
 
-/// Fills a new PV domain: afterwards it can be introduced to xenstore and unpaused.
+/// Builds a new PV domain. Afterwards it can be introduced to xenstored and unpaused.
 ///
 /// # Errors
-/// [`BuildError`]. Nothing is claimed or mapped then; the domain holds part of its memory and is to be destroyed.
+/// [`BuildError`]. Then nothing is claimed or mapped. The domain has a part of its memory and must be destroyed.
 pub fn build_pv(hv: &dyn Hypervisor, request: &BuildRequest<'_>) -> Result<Built> {
     let (kernel, layout) = plan(request)?;
     let domid = request.domid;
@@ -177,7 +179,7 @@ fn populate(
     Ok((p2m, extents))
 }
 
-/// The page whose frame has to be below 4 GiB: the top-level table of a 32-bit kernel that cannot have it elsewhere.
+/// The page whose frame must be below 4 GiB: the top-level table of a 32-bit kernel without extended CR3.
 fn page_below_4gib(layout: &Layout) -> Option<u64> {
     let is_bound = layout.width.mode
         == PvMode::Bits32 {
@@ -245,7 +247,8 @@ impl Filler<'_> {
         )
     }
 
-    /// Has Xen make pages zero, and says which it did: all, or none. Few are cheaper mapped, with the others.
+    /// Asks Xen to clear pages. Returns those that it did not clear: none or all. Few pages are cheaper to clear
+    /// through the mapping.
     fn clear(&self, hv: &dyn Hypervisor, pages: Vec<PageSpan>) -> Result<Vec<PageSpan>> {
         const FEW: usize = 16;
         let frames: Vec<Gfn> = pages
@@ -263,8 +266,8 @@ impl Filler<'_> {
         }
     }
 
-    /// The shared-info page belongs to the domain, but is none of its numbered pages. In the mapping it goes by the first
-    /// number behind them.
+    /// Number of the shared-info page in the mapping. It belongs to the domain but has no number there, so it gets
+    /// the first free one.
     fn shared_info_page(&self) -> u64 {
         self.layout.nr_pages
     }
@@ -299,7 +302,7 @@ impl Filler<'_> {
         })
     }
 
-    /// A page that starts with `bytes` and is zero otherwise.
+    /// Writes a page that starts with `bytes` and is zero otherwise.
     fn write_page(&self, area: &mut Area, step: Step, page: u64, bytes: &[u8]) -> Result<()> {
         let address = page * PAGE_BYTES;
         area.write(step, address, bytes)?;

@@ -10,12 +10,12 @@ use xen_port::{Mfn, PAGE_SHIFT};
 
 use crate::span::PageSpan;
 
-/// How many levels the tables have. An entry of a level-1 table maps a page.
+/// The number of levels of the tables. An entry of a level-1 table maps a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Paging {
     /// A 64-bit kernel's.
     FourLevels,
-    /// A 32-bit kernel's: four entries at the top, of which Xen wants the last one to be there, for its own use.
+    /// Three levels of a 32-bit kernel: four entries at the top. Xen requires the last one, for its own use.
     ThreeLevels,
 }
 
@@ -100,9 +100,10 @@ impl Place {
     }
 }
 
-/// The tables for one mapping, in a row of pages: the top one first, then level by level, in the order of addresses.
+/// The tables for one mapping, in consecutive pages: the top one first, then level by level, in ascending address
+/// order.
 ///
-/// Nothing but numbers, so that a kernel that wants to be mapped absurdly high costs nothing to refuse.
+/// Only numbers are stored. So refusing a kernel with an absurdly high mapping costs nothing.
 #[derive(Clone, Debug)]
 pub(crate) struct Tables {
     mapping: Mapping,
@@ -126,7 +127,7 @@ impl Tables {
         }
     }
 
-    /// Those that it needs besides the ones of `others`, which map other addresses.
+    /// The tables that it needs in addition to those of `others`, which map other addresses.
     pub(crate) fn beside(others: &Tables, mapping: Mapping, first: u64) -> Tables {
         let mut runs = Vec::new();
         for level in mapping.paging.levels() {
@@ -143,7 +144,7 @@ impl Tables {
         }
     }
 
-    /// The pages that the tables lie in.
+    /// Pages of the tables.
     pub(crate) fn span(&self) -> PageSpan {
         PageSpan::new(
             self.first,
@@ -160,7 +161,7 @@ impl Tables {
         })
     }
 
-    /// The page that a table lies in, if it is one of these.
+    /// The page of a table, if it is one of these.
     fn page_of(&self, place: Place) -> Option<u64> {
         let mut page = self.first;
         for (level, run) in &self.runs {
@@ -180,8 +181,8 @@ impl Tables {
     }
 }
 
-/// The level-2 table of a 32-bit kernel's last GiB, where the mapping does not reach it: Xen maps its table of pages there
-/// (`create_pae_xen_mappings`), and takes no tables without it.
+/// The level-2 table of a 32-bit kernel's last GiB, if the mapping does not reach it. Xen maps its table of pages
+/// there (`create_pae_xen_mappings`), and refuses tables without it.
 fn xens_own_table(mapping: Mapping) -> Option<(u32, Range<u64>)> {
     const LAST: u64 = 3;
     let is_there = Place::prefixes(2, mapping).contains(&LAST);
@@ -194,7 +195,7 @@ pub(crate) struct TableSet<'a> {
 }
 
 impl TableSet<'_> {
-    /// Each table: the page that it lies in, and the page's bytes. `frame_of` names the machine frame of a page.
+    /// Each table with its page number and the page's bytes. `frame_of` returns the machine frame of a page.
     pub(crate) fn filled(
         &self,
         frame_of: impl Fn(u64) -> Mfn,

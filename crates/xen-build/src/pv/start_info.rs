@@ -1,7 +1,7 @@
 //! `start_info` and the shared-info page of a PV domain.
 //!
-//! Source: `struct start_info` and `struct shared_info` in `xen/include/public/xen.h`. Addresses and frames are as wide as the
-//! kernel's, and what is 64 bits wide is on a boundary of 64 bits in a 64-bit kernel alone.
+//! Source: `struct start_info` and `struct shared_info` in `xen/include/public/xen.h`. Addresses and frames have the
+//! kernel's width. Fields of 64 bits are aligned to 64 bits only in a 64-bit kernel.
 
 use xen_port::{Gfn, Mfn, PAGE_SIZE, PvMode};
 
@@ -19,7 +19,7 @@ const FLAG_RAMDISK_BY_PAGE: u32 = 1 << 3;
 /// `XEN_LEGACY_MAX_VCPUS`: vCPUs whose state is in the shared-info page.
 const VCPU_INFOS: usize = 32;
 const VCPU_INFO_BYTES: usize = 64;
-/// Where `evtchn_upcall_mask` is in a vCPU's state.
+/// Offset of `evtchn_upcall_mask` in a vCPU's state.
 const UPCALL_MASK_OFFSET: usize = 1;
 
 /// The bytes of start_info.
@@ -63,14 +63,14 @@ pub(crate) fn start_info(
     .finish()
 }
 
-/// A structure with words of one width, each on a boundary of that width.
+/// Writes a structure with words of one width, each aligned to that width.
 struct Words {
     writer: Writer,
     word_bytes: usize,
 }
 
 impl Words {
-    /// Words. Those of a 32-bit domain fit: its frames and addresses are below 2^32.
+    /// Writes words. Those of a 32-bit domain fit, because its frames and addresses are below 2^32.
     fn words<const N: usize>(mut self, values: [u64; N]) -> Words {
         for value in values {
             let bytes = value.to_le_bytes();
@@ -92,7 +92,7 @@ impl Words {
     }
 }
 
-/// Flags, start and length that say where the ramdisk is.
+/// Flags, start and length of the ramdisk.
 fn ramdisk_fields(layout: &Layout) -> (u32, u64, u64) {
     match layout.ramdisk {
         None => (0, 0, 0),

@@ -1,16 +1,18 @@
-//! The ACPI tables of a PVH domain: which CPUs there are, and that there is nothing else.
+//! The ACPI tables of a PVH domain: its CPUs, and no other hardware.
 //!
-//! The hardware that they describe is what libacpi describes to the PVH domains of xl, number for number: FADT of revision
-//! 5 with the same power-management blocks (which nobody serves) and without PM timer, VGA, keyboard controller and CMOS
-//! clock; MADT with a local APIC for each vCPU, of the id `2 * vCPU`, and no I/O APIC. Every PVH kernel has been tried
-//! against that; "hardware-reduced ACPI" would be more honest, and takes Linux and others along other ways through their
-//! boot. In the DSDT each CPU is a `Device` rather than a `Processor`, which ACPI 6.0 has withdrawn, and its state is a
-//! constant: nobody would update the byte in the MADT that libacpi's code reads it from, and Linux adds and removes the
-//! CPUs of a PVH domain by way of xenstore.
+//! They describe the same hardware as libacpi's tables for PVH domains of xl. The FADT has revision 5 and the same
+//! power-management blocks, which have no emulation. It has no PM timer, VGA, keyboard controller or CMOS clock. The
+//! MADT has a local APIC with ID `2 * vCPU` for each vCPU, and no I/O APIC. Every PVH kernel has been tested with
+//! that. "Hardware-reduced ACPI" would be more exact, but would lead Linux and others through other code at boot.
 //!
-//! Own bytes rather than the crate `acpi_tables`: that writes one revision of FADT and MADT with no say in the MADT's flags.
+//! In the DSDT each CPU is a `Device` and not a `Processor`, which ACPI 6.0 has withdrawn. Its state is a constant:
+//! libacpi's code reads it from a byte in the MADT, which nothing would update here. Linux adds and removes the CPUs
+//! of a PVH domain through xenstore.
 //!
-//! All of it is written, padding too: the pages that hold the tables carry nothing else (XSA-464).
+//! The crate `acpi_tables` is not used, because it writes one revision of FADT and MADT, with fixed flags in the
+//! MADT.
+//!
+//! All bytes of the pages are written, padding included, because the pages contain only the tables (XSA-464).
 
 use super::aml;
 use crate::bytes::Writer;
@@ -30,9 +32,9 @@ pub(crate) const RSDP_BYTES: usize = 36;
 /// The tables, for the address that they were made for.
 #[derive(Debug)]
 pub(crate) struct Acpi {
-    /// From the RSDP on.
+    /// The tables, from the RSDP on.
     pub(crate) bytes: Vec<u8>,
-    /// The RSDP alone, which may be put elsewhere too.
+    /// The RSDP alone, for a second copy.
     pub(crate) rsdp: Vec<u8>,
 }
 
@@ -100,7 +102,7 @@ fn xsdt(tables: &[u64]) -> Vec<u8> {
     )
 }
 
-/// No more than a signature: nothing here wakes a guest or shares a lock with firmware.
+/// The FACS, with only its signature. Nothing here wakes a guest or shares a lock with firmware.
 fn facs() -> Vec<u8> {
     Writer::new()
         .bytes(b"FACS")

@@ -1,4 +1,4 @@
-//! As much of AML, the byte code of ACPI, as names devices (ACPI specification 6.5, chapter 20).
+//! The part of AML, the byte code of ACPI, that names devices (ACPI specification 6.5, chapter 20).
 
 const SCOPE: u8 = 0x10;
 const NAME: u8 = 0x08;
@@ -32,8 +32,8 @@ fn package(opcode: &[u8], contents: &[u8]) -> Vec<u8> {
     [opcode, &package_length(contents.len()), contents].concat()
 }
 
-/// `PkgLength`: the length of itself and what follows. One byte up to 63; otherwise four bits in the first byte, which
-/// also says how many bytes follow it, and eight in each of those.
+/// Encodes `PkgLength`: the length of itself and the contents. Up to 63 it is one byte. Otherwise the first byte has
+/// four bits and the number of further bytes, which have eight bits each.
 fn package_length(contents_len: usize) -> Vec<u8> {
     const ONE_BYTE_MAX: usize = 63;
     const TWO_BYTES_MAX: usize = 0xfff;

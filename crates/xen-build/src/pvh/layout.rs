@@ -1,8 +1,8 @@
-//! A PVH domain's guest-physical addresses.
+//! The layout of a PVH domain's guest-physical addresses.
 //!
-//! RAM from 0 up to the hole below 4 GiB; what does not fit there, from 4 GiB on. In the hole: the ACPI tables, the local
-//! APIC (0xfee00000, Xen's own), and a few special pages. The addresses are those that libxc and libxl use, so that a
-//! domain looks the same to its guest and to tools, whoever made it. PVH has no VGA hole: memory from 0 to 1 MiB is RAM.
+//! RAM reaches from 0 to the hole below 4 GiB, and continues at 4 GiB. The hole has the ACPI tables, the local APIC
+//! (0xfee00000, emulated by Xen), and a few special pages. The addresses are those of libxc and libxl, so that
+//! domains of both toolstacks look the same to guests and tools. PVH has no VGA hole: memory from 0 to 1 MiB is RAM.
 
 use xen_image::PvhKernel;
 use xen_port::{E820Entry, E820Kind};
@@ -10,7 +10,7 @@ use xen_port::{E820Entry, E820Kind};
 use crate::error::{BuildError, Result};
 use crate::span::{PAGES_PER_MIB, PageSpan, mib_for, pages_for};
 
-/// First page of the hole, where the ACPI tables are (`ACPI_INFO_PHYSICAL_ADDRESS` of libxl, 0xfc000000).
+/// First page of the hole, with the ACPI tables (`ACPI_INFO_PHYSICAL_ADDRESS` of libxl, 0xfc000000).
 pub(crate) const HOLE_FIRST: u64 = 0xf_c000;
 /// First page above 4 GiB.
 const HIGH_FIRST: u64 = 0x10_0000;
@@ -33,10 +33,10 @@ pub(crate) const STORE: u64 = SPECIAL_STORE;
 pub(crate) const CONSOLE: u64 = SPECIAL_CONSOLE;
 /// Frame of the identity page directory.
 pub(crate) const IDENT_PT: u64 = SPECIAL_IDENT_PT;
-/// Frame where an introspection tool will put its ring; it populates it itself.
+/// Frame for the ring of an introspection tool, which populates it itself.
 pub(crate) const MONITOR_RING: u64 = SPECIAL_MONITOR_RING;
 
-/// Where everything is.
+/// The position of each structure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub(crate) kernel: PageSpan,
@@ -63,8 +63,8 @@ pub(crate) struct Sizes<'a> {
 }
 
 impl Layout {
-    /// Lays out a domain. `start_info_len` is told the memory map's length in entries, and answers with the bytes that
-    /// start_info and all that hangs on it take.
+    /// Computes the layout. `start_info_len` gets the number of entries of the memory map, and returns the size in
+    /// bytes of start_info with all its parts.
     pub(crate) fn new(
         kernel: &PvhKernel,
         sizes: &Sizes<'_>,
@@ -159,7 +159,7 @@ fn entry(span: PageSpan, kind: E820Kind) -> E820Entry {
     }
 }
 
-/// All that the domain starts with lies in a row, and has to be in memory that it has, below the hole.
+/// Checks that the start structures fit in memory below the hole. They are contiguous.
 fn check_end(end: u64, available: u64) -> Result<()> {
     if end > HOLE_FIRST {
         let mib = mib_for(end);

@@ -47,8 +47,8 @@ use crate::request::{BuildRequest, Built, ExtentCounts};
 use crate::span::{PAGE_BYTES, PageSpan};
 use crate::{grants, rings};
 
-/// Checks all that can be checked before there is a domain: the kernel, the command lines, and whether the memory holds
-/// what the domain starts with. [`build_pvh`] does it too.
+/// Makes all checks that need no domain: the kernel, the command lines, and the size of memory. [`build_pvh`] makes
+/// them too.
 ///
 /// # Errors
 /// Every [`crate::BuildError`] that does not come from the hypervisor.
@@ -56,17 +56,18 @@ pub fn check_pvh(request: &BuildRequest<'_>) -> Result<()> {
     Plan::new(request).map(|_| ())
 }
 
-/// Fills a new PVH domain: afterwards it can be introduced to xenstore and unpaused. Its paging memory pool has to be set
-/// before.
+/// Builds a new PVH domain. Afterwards it can be introduced to xenstored and unpaused. Its paging memory pool must be
+/// set before.
 ///
 /// # Errors
-/// [`crate::BuildError`]. Nothing is claimed or mapped then; the domain holds part of its memory and is to be destroyed.
+/// [`crate::BuildError`]. Then nothing is claimed or mapped. The domain has a part of its memory and must be
+/// destroyed.
 pub fn build_pvh(hv: &dyn Hypervisor, request: &BuildRequest<'_>) -> Result<Built> {
     build_pvh_mapped(hv, request).map(|(built, _)| built)
 }
 
-/// The same, with what was filled still mapped. In a PV dom0 its unmapping traps into Xen for each page; the end of a
-/// process takes all at once. While it lives, a domain that is destroyed cannot go.
+/// Like [`build_pvh`], but keeps the mapping. In a PV dom0, unmapping traps into Xen for each page, while the end of
+/// a process unmaps all at once. While the process lives, Xen cannot free a destroyed domain.
 ///
 /// # Errors
 /// Those of [`build_pvh`].
@@ -209,7 +210,7 @@ impl<'a> Plan<'a> {
         )
     }
 
-    /// A second RSDP 64 bytes below 1 MiB, where a search of the BIOS area finds it.
+    /// Writes a second RSDP 64 bytes below 1 MiB, for kernels that search the BIOS area.
     fn write_low_rsdp(&self, area: &mut Area) -> Result<()> {
         const BYTES_BELOW_END: usize = 64;
         let Some(page) = self.layout.low_rsdp else {
@@ -256,7 +257,8 @@ fn tables(request: &BuildRequest<'_>) -> Acpi {
     Acpi::new((HOLE_FIRST << PAGE_SHIFT) as u32, max_vcpus, online)
 }
 
-/// Linux before 5.0 looks for the RSDP in the BIOS area alone; later ones say that they need not.
+/// Whether the kernel needs the second RSDP. Linux before 5.0 searches only the BIOS area; a note of later ones shows
+/// that they do not.
 fn wants_low_rsdp(image: &Image, kernel: &PvhKernel) -> bool {
     let is_linux = image.notes().and_then(|notes| notes.guest_os.as_deref()) == Some("linux");
     is_linux
@@ -266,7 +268,7 @@ fn wants_low_rsdp(image: &Image, kernel: &PvhKernel) -> bool {
             .contains(Feature::LinuxRsdpUnrestricted)
 }
 
-/// Pages that start with `bytes` and are zero otherwise.
+/// Writes pages that start with `bytes` and are zero otherwise.
 fn write_span(area: &mut Area, step: Step, span: PageSpan, bytes: &[u8]) -> Result<()> {
     area.write(step, span.address(), bytes)?;
     let len = bytes.len() as u64;

@@ -1,7 +1,8 @@
-//! `hvm_start_info` of a PVH domain, and what hangs on it.
+//! `hvm_start_info` of a PVH domain, with its lists.
 //!
-//! Source: `xen/include/public/arch-x86/hvm/start_info.h`, version 1 of the structure (since Xen 4.11; every kernel reads
-//! it, as it only adds fields). One row of bytes: the structure, the modules' list, the memory map, the command lines.
+//! Source: `xen/include/public/arch-x86/hvm/start_info.h`, version 1 of the structure. It exists since Xen 4.11, and
+//! every kernel reads it, because it only adds fields. The structure, the module list, the memory map and the command
+//! lines are contiguous.
 
 use xen_port::E820Entry;
 
@@ -15,7 +16,7 @@ const START_INFO_BYTES: u64 = 56;
 const MODULE_BYTES: u64 = 32;
 const MEMORY_MAP_ENTRY_BYTES: u64 = 24;
 
-/// Where the parts are, counted from the first.
+/// Offsets of the parts from the structure.
 struct Offsets {
     modules: u64,
     memory_map: u64,
@@ -43,7 +44,7 @@ fn with_end(cmdline: &str) -> u64 {
     cmdline.len() as u64 + 1
 }
 
-/// How many bytes it all takes, with a memory map of `map_entries` entries.
+/// Total size in bytes, with a memory map of `map_entries` entries.
 pub(crate) fn len(request: &BuildRequest<'_>, map_entries: usize) -> u64 {
     let module_cmdlines: u64 = request
         .modules
@@ -53,7 +54,8 @@ pub(crate) fn len(request: &BuildRequest<'_>, map_entries: usize) -> u64 {
     Offsets::new(request, map_entries).module_cmdlines + module_cmdlines
 }
 
-/// The bytes, for guest-physical address `base`. `modules` says where the modules are, in the order of the request.
+/// Builds the bytes for guest-physical address `base`. `modules` has the modules' addresses, in the order of the
+/// request.
 pub(crate) fn start_info(
     request: &BuildRequest<'_>,
     base: u64,

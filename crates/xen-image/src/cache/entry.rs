@@ -1,12 +1,12 @@
-//! An entry: a page of header, then the unpacked image.
+//! An entry of the cache: a page of header, then the unpacked image.
 //!
-//! An entry appears by a rename once it is written whole, so no process ever sees a half-written
-//! one: while the host is up, what is in the page cache is what was written. There is no fsync,
-//! which would cost more than unpacking does on a slow disk; so after a power loss an entry may
-//! have its name and its length but not its bytes. Therefore the header names the boot in which the
-//! entry was written or last verified. In that boot it is trusted; in a later one its checksum is
-//! computed first, once, and the header stamped. The checksum is there against damage, not malice:
-//! who could write here could write it too, and the directory's permissions are against that.
+//! A complete entry gets its name by a rename, so no process sees an incomplete one. It is not synced, because on a
+//! slow disk that takes longer than unpacking. So after a power loss an entry may have its name and length, and wrong
+//! bytes. Therefore the header contains the boot in which the entry was written or last verified. In the same boot it
+//! is trusted. In a later boot its checksum is computed once, and the header is updated.
+//!
+//! The checksum protects against damage, not against attacks: an attacker who can write the entry can write the
+//! checksum too. The directory's permissions protect against attacks.
 
 use std::fs::File;
 use std::io;
@@ -29,7 +29,7 @@ const BOOT_ID_BYTES: usize = 36;
 const HEADER_CRC_AT: usize = BOOT_ID_AT + BOOT_ID_BYTES;
 const FIELDS_BYTES: usize = HEADER_CRC_AT + 4;
 
-/// How much of an entry is read or written at a time.
+/// Number of bytes that are read or written at once.
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// The hash of a packed file, by which its unpacked image is known.
@@ -51,8 +51,7 @@ impl ContentHash {
     }
 }
 
-/// This boot's random identifier, or nothing where the kernel does not tell; then every entry is
-/// one of another boot.
+/// Random identifier of this boot. Empty if the kernel has none; then no entry is of this boot.
 pub(super) fn boot_id() -> String {
     let found = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     found.trim().chars().take(BOOT_ID_BYTES).collect()

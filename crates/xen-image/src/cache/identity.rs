@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use super::IDENTITY_PREFIX;
 
-/// How many bytes from each end of the file count.
+/// Number of bytes from each end of the file that the identity includes.
 const SAMPLE_BYTES: usize = 16 << 10;
 
 #[derive(Debug, Clone, PartialEq, Eq)]

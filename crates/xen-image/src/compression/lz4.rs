@@ -10,7 +10,7 @@ const CHUNK_UNPACKED_MAX_BYTES: usize = 8 << 20;
 /// The most that `CHUNK_UNPACKED_MAX_BYTES` incompressible bytes can grow to, by LZ4's own bound.
 const CHUNK_PACKED_MAX_BYTES: usize =
     CHUNK_UNPACKED_MAX_BYTES + CHUNK_UNPACKED_MAX_BYTES / 255 + 16;
-/// One byte of an LZ4 block stands for at most 255 bytes of output.
+/// Maximum number of output bytes for one byte of an LZ4 block.
 const RATIO_MAX: usize = 255;
 
 pub(super) fn unpack_legacy(packed: &[u8], output: &mut Output<'_>) -> Result<(), Malformed> {
@@ -21,7 +21,7 @@ pub(super) fn unpack_legacy(packed: &[u8], output: &mut Output<'_>) -> Result<()
     while !input.0.is_empty() {
         match input.u32_le() {
             None => return Err(corrupt("it ends inside a chunk's length")),
-            // Joined files: the next one's magic number stands where a length would.
+            // In joined files, the next one's magic number is at the place of a length.
             Some(MAGIC) => {}
             Some(len) => unpack_chunk(chunk(&mut input, len)?, output)?,
         }

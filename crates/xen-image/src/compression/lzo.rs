@@ -1,5 +1,6 @@
-//! LZO in lzop's framing: a header, then blocks, each with its unpacked and packed length and its checksums in front, then
-//! a block of length zero. Linux and Xen read what `lzop -9` writes; this reads the same, by the header's flags.
+//! LZO in lzop's format: a header, then blocks, then a block of length zero. Each block starts with its unpacked and
+//! packed length and its checksums. Linux and Xen read the output of `lzop -9`; so does this module, by the header's
+//! flags.
 
 use super::{Compression, Output};
 use crate::bytes::Cursor;
@@ -27,8 +28,8 @@ pub(super) fn unpack(packed: &[u8], output: &mut Output<'_>) -> Result<(), Malfo
     Ok(())
 }
 
-/// How many checksums of four bytes each block has. They are passed over, as Linux and Xen do: a damaged block fails to
-/// unpack, and what a hostile one holds its checksum would fit.
+/// Number of four-byte checksums of each block. They are skipped, as in Linux and Xen. A damaged block fails to
+/// unpack, and a hostile block would have correct checksums.
 #[derive(Clone, Copy)]
 struct Checksums {
     unpacked: usize,

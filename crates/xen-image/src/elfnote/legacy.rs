@@ -18,7 +18,7 @@ pub(super) fn parse(section: &[u8]) -> Result<XenNotes, Malformed> {
             "GUEST_VER" => set_once("GUEST_VER", &mut notes.guest_version, string())?,
             "XEN_VER" => set_once("XEN_VER", &mut notes.xen_version, string())?,
             "PAE" => set_once("PAE", &mut notes.pae_mode, pae_mode(value))?,
-            // It is there or it is not.
+            // The name has no value. Its presence counts.
             "BSD_SYMTAB" => notes.bsd_symtab = true,
             "VIRT_BASE" => set_once(
                 "VIRT_BASE",

@@ -65,7 +65,7 @@ impl<'a> Notes<'a> {
             .ok()
             .and_then(|len| offset.checked_add(len));
         let found = end.and_then(|end| self.region.get(offset..end));
-        // An empty part may stand behind the padding that the last note of a region leaves out.
+        // The last note of a region may omit its padding. An empty part may be after it.
         let nothing = (len == 0).then_some(&[][..]);
         found
             .or(nothing)
@@ -90,7 +90,7 @@ impl<'a> Iterator for Notes<'a> {
     }
 }
 
-/// Where what follows `part`, which lies inside the region and starts at `offset`, starts.
+/// Offset after `part` and its padding. `part` is inside the region and starts at `offset`.
 fn padded_end(offset: usize, part: &[u8]) -> usize {
     offset + part.len().next_multiple_of(4)
 }

@@ -11,12 +11,12 @@ use rustix::termios::{self, OptionalActions};
 
 use super::folder;
 
-/// How much is kept for a reader who has not come yet.
+/// Maximum number of bytes that are kept for a later reader.
 const KEPT_MAX_BYTES: usize = 64 << 10;
 /// Longest line that is taken from a reader's keyboard.
 const LINE_MAX_BYTES: usize = 256;
 
-/// One domain's console.
+/// The console of one domain.
 pub(super) struct Console {
     master: OwnedFd,
     /// Held open, so that the pty outlives its readers.
@@ -65,7 +65,7 @@ impl Console {
         !self.kept.is_empty()
     }
 
-    /// Whether a reader has not read all yet that was printed. What it has not is lost when the pty is closed.
+    /// Whether a reader has not read all output yet. Closing the pty loses the rest.
     pub fn is_unread(&self) -> bool {
         self.is_full() || rustix::io::ioctl_fionread(&self.slave).is_ok_and(|bytes| bytes > 0)
     }
@@ -82,7 +82,7 @@ impl Console {
         self.flush();
     }
 
-    /// Gives the pty what it takes.
+    /// Writes to the pty as much as it takes.
     pub fn flush(&mut self) {
         while !self.kept.is_empty() {
             match rustix::io::write(&self.master, &self.kept) {

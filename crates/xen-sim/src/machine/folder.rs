@@ -19,10 +19,10 @@ pub(super) const MARK: &str = "power.lock";
 /// Bits of a folder's mode that let others write to it.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// Makes the folder, with mode 0700, where it is not there; checks it otherwise. Its lock's file.
+/// Creates the folder with mode 0700, or checks the existing one. Returns its lock file.
 ///
 /// # Errors
-/// [`MachineError::NotPrivate`], [`MachineError::NotAHost`], and what the system says.
+/// [`MachineError::NotPrivate`], [`MachineError::NotAHost`], and errors of the system.
 pub(super) fn prepare(folder: &Path) -> Result<File, MachineError> {
     if let Some(above) = folder.parent() {
         fs::create_dir_all(above).map_err(MachineError::new("make", folder))?;
@@ -102,10 +102,10 @@ fn options() -> OpenOptions {
     options
 }
 
-/// Whether the process at the other end of a socket is this user's.
+/// Checks that the process at the other end of a socket has this user.
 ///
 /// # Errors
-/// [`MachineError::ForeignPeer`], and what the system says.
+/// [`MachineError::ForeignPeer`], and errors of the system.
 pub(super) fn check_peer(socket: impl AsFd, path: &Path) -> Result<(), MachineError> {
     let peer = rustix::net::sockopt::socket_peercred(socket)
         .map_err(|errno| MachineError::new("look who answers at", path)(errno.into()))?;
@@ -139,7 +139,7 @@ mod tests {
         prepare(&folder).unwrap();
         assert_eq!(mode(&folder), 0o700);
         assert_eq!(mode(&folder.join(MARK)), 0o600);
-        // As often as one likes.
+        // Preparing the folder again succeeds.
         fs::write(folder.join("other"), "").unwrap();
         prepare(&folder).unwrap();
     }

@@ -22,7 +22,7 @@ pub(super) struct Guest {
     domid: DomId,
     store: Option<Client>,
     pub console: Option<Console>,
-    /// How often it was soft-reset when it last booted.
+    /// Number of soft resets at its last boot.
     soft_resets: u32,
     beats: u64,
     next_beat: Instant,
@@ -46,7 +46,7 @@ impl Guest {
         }
     }
 
-    /// Lives on until it has nothing to do; when it wants to be woken, if it runs.
+    /// Runs the guest until it is idle. Returns the time of its next timer, if it runs.
     pub fn live(&mut self, xen: &Model, store: &MemStore) -> Option<Instant> {
         let (runs, soft_resets) = match xen.domain(self.domid) {
             Some(domain) => (domain.is_running(), domain.soft_resets),
@@ -67,6 +67,7 @@ impl Guest {
             self.print(&format!("heartbeat {}", self.beats));
         }
         self.obey(xen, store);
+        self.drive_devices();
         let words = self.console.as_mut().map(Console::typed);
         for word in words.unwrap_or_default() {
             self.hear(&word, xen, store);
@@ -110,6 +111,24 @@ impl Guest {
         Some(String::from_utf8_lossy(&value).into_owned())
     }
 
+    /// A node outside of the guest's own folder.
+    fn read_elsewhere(&mut self, path: &str) -> Option<String> {
+        let value = self
+            .store
+            .as_mut()?
+            .read_opt(&Path::new(path).ok()?)
+            .ok()??;
+        Some(String::from_utf8_lossy(&value).into_owned())
+    }
+
+    fn children(&mut self, relative: &str) -> Vec<String> {
+        let path = self.path(relative);
+        let listed = path.zip(self.store.as_mut());
+        listed
+            .and_then(|(path, store)| store.directory(&path).ok())
+            .unwrap_or_default()
+    }
+
     fn write(&mut self, relative: &str, value: &str) {
         if let (Some(path), Some(store)) = (self.path(relative), &mut self.store) {
             // The guest continues if it may not write the node.
@@ -117,7 +136,7 @@ impl Guest {
         }
     }
 
-    /// Does what the toolstack asks for in xenstore.
+    /// Handles the toolstack's requests in xenstore.
     fn obey(&mut self, xen: &Model, store: &MemStore) {
         let asked = self.read("control/shutdown").unwrap_or_default();
         let reason = match asked.as_str() {
@@ -155,6 +174,29 @@ impl Guest {
         }
         if nr_online > 0 {
             xen.set_online_vcpus(self.domid, nr_online);
+        }
+    }
+
+    /// Plays the drivers of disks and network interfaces: connects what the backends offer.
+    fn drive_devices(&mut self) {
+        for kind in ["vbd", "vif"] {
+            for number in self.children(&format!("device/{kind}")) {
+                self.drive(&format!("device/{kind}/{number}"));
+            }
+        }
+    }
+
+    fn drive(&mut self, folder: &str) {
+        let state = format!("{folder}/state");
+        let backend = self.read(&format!("{folder}/backend")).unwrap_or_default();
+        let offered = self.read_elsewhere(&format!("{backend}/state"));
+        match (self.read(&state).as_deref(), offered.as_deref()) {
+            (Some("1"), Some("2")) => self.write(&state, "3"),
+            (Some("3"), Some("4")) => {
+                self.write(&state, "4");
+                self.print(&format!("{folder}: connected"));
+            }
+            _ => {}
         }
     }
 

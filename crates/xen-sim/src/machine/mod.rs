@@ -1,17 +1,19 @@
-//! A simulated host that lives in a folder, for anyone who wants to try the command without Xen.
+//! A simulated host in a folder, to try the command without Xen.
 //!
-//! [`Host::power_on`] starts a process that is the host: it keeps the hypervisor ([`crate::model`]) and xenstored
-//! ([`xenstore::mem`]) in memory, keeps a pty and a log for each guest's console, and lets small simulated guests live
-//! in the domains. Commands reach it over two sockets in the folder: [`Host::hypervisor`] sends each hypercall over the
-//! one, and the other speaks xenstored's own protocol. Everything else is real: files below the folder, the clock,
-//! locks, the monitor of each VM. So whatever is killed here is killed as on a real host; killing the host itself is a
-//! power failure, and `run` is as empty after it as after a boot.
+//! [`Host::power_on`] starts the host's process. It has the hypervisor ([`crate::model`]) and xenstored
+//! ([`xenstore::mem`]) in memory, keeps a pty and a log for each console, and runs small simulated guests. Commands
+//! reach it over two sockets in the folder. [`Host::hypervisor`] sends hypercalls over the first. The second has
+//! xenstored's protocol. Files below the folder, the clock, locks and monitors are real. So killing a process here is
+//! the same as on a real host. Killing the host's process is a power failure, and `run` is empty after it, as after a
+//! boot.
 //!
-//! The folder is its user's alone ([`MachineError::NotPrivate`]), and both ends of a socket look who is at the other.
+//! The folder belongs to its user alone ([`MachineError::NotPrivate`]). Both ends of a socket check the user of the
+//! other.
 //!
-//! The host ends by itself when it has had neither guests nor commands for a minute, or when its folder is gone.
+//! The host ends after a minute without guests and commands, or when its folder is removed.
 
 mod console;
+mod devices;
 mod folder;
 mod guest;
 mod kernel;
@@ -26,19 +28,22 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use os_port::Launch;
+use os_port::{HostDevices, Launch};
 use rustix::fs::FlockOperation;
 use xen_port::Hypervisor;
 use xen_sys::{Standby, Streams};
 use xenstore::transport::SocketTransport;
 use xenstore::{Client, Settings};
 
+use devices::RemoteDevices;
+use remote::{Connection, RemoteXen};
+
 pub use server::serve;
 
 /// The line that the host's process prints once it accepts commands.
 pub(crate) const READY: &[u8] = b"ready\n";
 
-/// Why a simulated host cannot be used.
+/// The reasons why a simulated host cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
     /// A call of the system failed.
@@ -46,7 +51,7 @@ pub enum MachineError {
     System {
         /// The action that failed.
         op: &'static str,
-        /// With which file.
+        /// Path of the file.
         path: PathBuf,
         /// Error of the operating system.
         source: io::Error,
@@ -62,9 +67,9 @@ pub enum MachineError {
         path: PathBuf,
         /// User id of its owner.
         uid: u32,
-        /// Its permission bits.
+        /// Permission bits of the folder.
         mode: u32,
-        /// Whose it has to be.
+        /// User ID that must own the folder.
         wanted_uid: u32,
     },
     /// The folder is none of a simulated host: it holds something else.
@@ -116,7 +121,7 @@ impl Host {
         Ok(Host { folder })
     }
 
-    /// Absolute path of its folder. It stands for `/` of a real host.
+    /// Absolute path of the host's folder. It replaces `/` of a real host.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -139,11 +144,11 @@ impl Host {
         folder::prepare(&self.folder)
     }
 
-    /// Sees to it that the host runs. `program` with the folder as its last argument has to call [`serve`]; whether it
-    /// was started now is the answer.
+    /// Starts the host's process if it does not run. Returns whether it was started. `program`, with the folder as
+    /// its last argument, must call [`serve`].
     ///
     /// # Errors
-    /// When the folder is not this user's alone, holds something else or cannot be written to, or the process does not start.
+    /// The folder belongs to another user, has other contents or is not writable, or the process does not start.
     pub fn power_on(&self, program: &Path, arguments: &[&str]) -> Result<bool, MachineError> {
         let lock = self.lock()?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive)
@@ -163,7 +168,7 @@ impl Host {
         }
     }
 
-    /// Starts the host's process; whether it says that it takes commands.
+    /// Starts the host's process. Returns whether it accepts commands.
     fn start(&self, program: &Path, arguments: &[&str], log: &Path) -> Result<bool, MachineError> {
         let errors = folder::open_log(log).map_err(MachineError::new("open", log))?;
         let failed = MachineError::new("start", program);
@@ -176,7 +181,7 @@ impl Host {
             output: end.as_fd(),
             errors: errors.as_fd(),
         };
-        // It lives on when this process ends.
+        // The process continues after this one has ended.
         drop(Standby::start(&launch, streams).map_err(&failed)?);
         drop(end);
         let mut said = vec![0; READY.len()];
@@ -188,11 +193,23 @@ impl Host {
     /// # Errors
     /// No process answers, or the folder or the answering process belongs to another user.
     pub fn hypervisor(&self) -> Result<Box<dyn Hypervisor>, MachineError> {
+        Ok(Box::new(RemoteXen::new(self.connection()?)))
+    }
+
+    /// Handles of its loop devices, block devices and network interfaces. The real host's are not touched.
+    ///
+    /// # Errors
+    /// As for [`Host::hypervisor`].
+    pub fn devices(&self) -> Result<HostDevices, MachineError> {
+        Ok(RemoteDevices::new(self.connection()?).ports())
+    }
+
+    fn connection(&self) -> Result<Connection, MachineError> {
         let path = self.xen_socket();
         folder::check(&self.folder)?;
         let stream = UnixStream::connect(&path).map_err(MachineError::new("connect to", &path))?;
         folder::check_peer(&stream, &path)?;
-        Ok(Box::new(remote::RemoteXen::new(stream)))
+        Ok(Connection::new(stream))
     }
 
     /// A connection to its xenstored.

@@ -15,21 +15,36 @@ use super::wire::{self, Answer, Call};
 /// Most bytes of a guest's memory in one message.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// A connection to the simulated hypervisor.
+/// The simulated hypervisor, as a command reaches it.
 #[derive(Clone)]
 pub(super) struct RemoteXen {
-    link: Rc<RefCell<Link>>,
+    connection: Rc<RefCell<Connection>>,
 }
 
-struct Link {
+/// A connection to the host's process.
+pub(super) struct Connection {
     stream: UnixStream,
     calls: u64,
 }
 
-impl Link {
-    fn exchange(&mut self, call: &impl Serialize, bytes: &[u8]) -> io::Result<(Answer, Vec<u8>)> {
+impl Connection {
+    pub fn new(stream: UnixStream) -> Connection {
+        Connection { stream, calls: 0 }
+    }
+
+    /// Makes a call and takes the answer, each with raw bytes.
+    pub fn exchange(
+        &mut self,
+        call: &str,
+        args: impl Serialize,
+        bytes: &[u8],
+    ) -> io::Result<(Answer, Vec<u8>)> {
         self.calls += 1;
-        self.stream.write_all(&wire::encode(call, bytes)?)?;
+        let call = Call {
+            call: call.to_owned(),
+            args,
+        };
+        self.stream.write_all(&wire::encode(&call, bytes)?)?;
         let mut start = [0; 8];
         self.stream.read_exact(&mut start)?;
         let (head, tail) = wire::lengths(&start)?;
@@ -41,9 +56,9 @@ impl Link {
 }
 
 impl RemoteXen {
-    pub fn new(stream: UnixStream) -> RemoteXen {
+    pub fn new(connection: Connection) -> RemoteXen {
         RemoteXen {
-            link: Rc::new(RefCell::new(Link { stream, calls: 0 })),
+            connection: Rc::new(RefCell::new(connection)),
         }
     }
 
@@ -57,8 +72,7 @@ impl RemoteXen {
         args: impl Serialize,
         bytes: &[u8],
     ) -> Result<(T, Vec<u8>)> {
-        let call = op.to_owned();
-        let exchanged = self.link.borrow_mut().exchange(&Call { call, args }, bytes);
+        let exchanged = self.connection.borrow_mut().exchange(op, args, bytes);
         let lost = |source: io::Error| HvError::Nonsense {
             op,
             what: format!(
@@ -95,7 +109,7 @@ impl Hypervisor for RemoteXen {
     hypervisor_methods!(remote);
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
-        vec![("simulated hypercalls", self.link.borrow().calls)]
+        vec![("simulated hypercalls", self.connection.borrow().calls)]
     }
 
     fn destroy_domain(&self, domid: DomId, _deadline: Instant) -> Result<()> {

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::model::Model;
+use os_port::AttachedLoop;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
@@ -21,28 +22,31 @@ use xenstore::transport::Transport;
 use xenstore::{Client, Path as Node, Tree};
 
 use super::console::Console;
+use super::devices::Devices;
 use super::guest::Guest;
 use super::wire::{self, Answer, Call, Frame, Refusal};
 use super::{Host, MachineError, READY, folder, kernel};
 
-/// Free memory of the host, and what domain 0 has.
+/// Free memory of the host, and memory of domain 0.
 const FREE_MIB: u64 = 8192;
 const CONTROL_MIB: u64 = 1024;
 const CPUS: u32 = 4;
+/// Size of the example's disk.
+const DISK_BYTES: usize = 1 << 20;
 
-/// How long a host without guests and commands stays on.
+/// Time after which a host without guests and commands ends.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
-/// How often it looks whether its folder is still there.
+/// Interval at which the host checks that its folder exists.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Minimum time that the console of an ended domain stays open, so that its last output can be read.
 const LAST_WORDS_LEAST: Duration = Duration::from_millis(50);
 /// Maximum time that it stays open for a reader.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
 
-/// Is a simulated host until it is switched off. Says so on standard output once it takes commands.
+/// Runs the simulated host until it ends. Prints a line on standard output when it accepts commands.
 ///
 /// # Errors
-/// When its folder cannot be used.
+/// The folder cannot be used.
 pub fn serve(folder: &Path) -> Result<(), MachineError> {
     let host = Host::in_folder(folder)?;
     let mut machine = Machine::boot(&host)?;
@@ -58,8 +62,9 @@ struct Machine {
     store: MemStore,
     /// xenconsoled's and the CPU's way into xenstore.
     own: Client,
+    devices: Devices,
     guests: BTreeMap<u16, Guest>,
-    /// Consoles of domains that have gone, and since when: a reader gets the last words.
+    /// Consoles of ended domains, with the time of the end, so that a reader gets the last output.
     last_words: Vec<(Console, Instant)>,
     xen_socket: UnixListener,
     store_socket: UnixListener,
@@ -76,6 +81,8 @@ struct XenLink {
     to_send: Vec<u8>,
     mappings: BTreeMap<u64, Box<dyn GuestMemory>>,
     last_mapping: u64,
+    /// The loop devices that the process holds open.
+    loops: Vec<AttachedLoop>,
     is_over: bool,
 }
 
@@ -92,7 +99,7 @@ impl Machine {
         // Before anything in it is touched.
         drop(host.lock()?);
         let run = host.folder.join("run");
-        // It does not outlive a boot, as on a real host.
+        // `run` is empty after a boot, as on a real host.
         match fs::remove_dir_all(&run) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(MachineError::new("empty", &run)(error));
@@ -133,6 +140,8 @@ impl Machine {
             xen,
             store,
             own,
+            devices: Devices::new(&host.folder)
+                .map_err(MachineError::new("start", &host.folder))?,
             guests: BTreeMap::new(),
             last_words: Vec::new(),
             store_socket: listen(&host.store_socket())?,
@@ -154,6 +163,10 @@ impl Machine {
                     wake = wake.min(next);
                 }
             }
+            if self.devices.act(&mut self.own) {
+                // The guests' drivers have to see it.
+                wake = Instant::now();
+            }
             self.deliver();
             self.close_consoles();
             if !self.last_words.is_empty() {
@@ -166,7 +179,7 @@ impl Machine {
             self.accept();
             self.xen_links
                 .iter_mut()
-                .for_each(|link| link.serve(&self.xen));
+                .for_each(|link| link.serve(&self.xen, &self.devices));
             self.store_links.iter_mut().for_each(StoreLink::take_in);
             self.xen_links.retain(|link| !link.is_over);
             self.store_links.retain(|link| !link.is_over);
@@ -343,7 +356,7 @@ fn watched(fd: BorrowedFd<'_>, has_output: bool) -> PollFd<'_> {
     PollFd::from_borrowed_fd(fd, PollFlags::IN | output)
 }
 
-/// Sends what the other side takes now.
+/// Writes to the socket as much as it takes.
 fn send(stream: &mut UnixStream, bytes: &mut Vec<u8>) -> io::Result<()> {
     while !bytes.is_empty() {
         match stream.write(bytes) {
@@ -355,7 +368,7 @@ fn send(stream: &mut UnixStream, bytes: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// Adds what has arrived; false at the end of the stream.
+/// Reads the available bytes. Returns false at the end of the stream.
 fn receive(stream: &mut UnixStream, into: &mut Vec<u8>) -> bool {
     let mut piece = [0; 64 << 10];
     loop {
@@ -377,7 +390,7 @@ impl StoreLink {
     }
 
     fn take_out(&mut self) {
-        // Nothing there is a time-out: the store of a simulated host does not wait.
+        // No bytes mean a time-out, because the store of a simulated host does not wait.
         let received = self.inner.receive(&mut self.to_send, Instant::now());
         self.is_over |= matches!(received, Ok(0));
         self.is_over |= send(&mut self.stream, &mut self.to_send).is_err();
@@ -392,17 +405,18 @@ impl XenLink {
             to_send: Vec::new(),
             mappings: BTreeMap::new(),
             last_mapping: 0,
+            loops: Vec::new(),
             is_over: false,
         }
     }
 
-    fn serve(&mut self, xen: &Model) {
+    fn serve(&mut self, xen: &Model, devices: &Devices) {
         self.is_over |= !receive(&mut self.stream, &mut self.arrived);
         while let Some(frame) = wire::take(&mut self.arrived).unwrap_or_else(|_| {
             self.is_over = true;
             None
         }) {
-            let (answer, bytes) = match self.carry_out(xen, frame) {
+            let (answer, bytes) = match self.carry_out(xen, devices, frame) {
                 Ok((value, bytes)) => (Ok(value), bytes),
                 Err(refusal) => (Err(refusal), Vec::new()),
             };
@@ -415,9 +429,17 @@ impl XenLink {
         self.is_over |= send(&mut self.stream, &mut self.to_send).is_err();
     }
 
-    fn carry_out(&mut self, xen: &Model, frame: Frame) -> Result<(Value, Vec<u8>), Refusal> {
+    fn carry_out(
+        &mut self,
+        xen: &Model,
+        devices: &Devices,
+        frame: Frame,
+    ) -> Result<(Value, Vec<u8>), Refusal> {
         let call: Call<Value> = serde_json::from_slice(&frame.head).map_err(nonsense)?;
         let args = call.args;
+        if let Some(answer) = devices.carry_out(&call.call, &args, &mut self.loops) {
+            return Ok((answer?, Vec::new()));
+        }
         let nothing = |()| (Value::Null, Vec::new());
         match call.call.as_str() {
             "map_foreign" => {
@@ -518,16 +540,19 @@ fn nonsense(error: serde_json::Error) -> Refusal {
     Refusal::Other(error.to_string())
 }
 
-/// The configuration and kernel of a guest to try. What is there already is the user's.
+/// Writes an example configuration and kernel. Existing files belong to the user and stay.
 fn write_example(host: &Host) -> Result<(), MachineError> {
     let (config, kernel_path) = (host.example(), host.folder.join("test-guest"));
+    let disk_path = host.folder.join("disk.img");
     let text = format!(
         "# A guest for this simulated host.\nname = \"guest\"\ntype = \"pvh\"\nkernel = \"{}\"\nmemory = 64\n\
-         vcpus = 1\nmaxvcpus = 2\non_poweroff = \"destroy\"\non_reboot = \"restart\"\n",
-        kernel_path.display()
+         vcpus = 1\nmaxvcpus = 2\nvif = [ \"bridge=xenbr0\" ]\n# disk = [ \"{},raw,xvda,rw\" ]\non_poweroff = \"destroy\"\non_reboot = \"restart\"\n",
+        kernel_path.display(),
+        disk_path.display()
     );
     for (path, bytes) in [
         (&kernel_path, kernel::image()),
+        (&disk_path, vec![0; DISK_BYTES]),
         (&config, text.into_bytes()),
     ] {
         folder::write_once(path, &bytes).map_err(MachineError::new("write", path))?;

@@ -27,7 +27,7 @@ pub(crate) struct Call<A> {
 /// The answer to a call: JSON, or an error of the hypervisor.
 pub(crate) type Answer = Result<Value, Refusal>;
 
-/// An [`HvError`] on its way.
+/// An [`HvError`] in a message.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Refusal {
     Call {
@@ -39,6 +39,11 @@ pub(crate) enum Refusal {
         domid: DomId,
         gfn: Gfn,
         errno: Errno,
+    },
+    /// An error of the operating system, for a device.
+    System {
+        errno: Option<i32>,
+        text: String,
     },
     Other(String),
 }
@@ -86,7 +91,9 @@ impl Refusal {
                 detail,
             },
             Refusal::Map { domid, gfn, errno } => HvError::Map { domid, gfn, errno },
-            Refusal::Other(what) => HvError::Nonsense { op, what },
+            Refusal::System { text: what, .. } | Refusal::Other(what) => {
+                HvError::Nonsense { op, what }
+            }
         }
     }
 }
@@ -115,7 +122,7 @@ pub(crate) fn lengths(start: &[u8]) -> io::Result<(usize, usize)> {
         .ok_or(ErrorKind::InvalidData.into())
 }
 
-/// Takes a whole frame from the front of what has arrived, if there is one.
+/// Removes a complete frame from the received bytes, if there is one.
 pub(crate) fn take(arrived: &mut Vec<u8>) -> io::Result<Option<Frame>> {
     if arrived.len() < LENGTHS_BYTES {
         return Ok(None);

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use uuid::Uuid;
-use xen_port::{DomId, DomainInfo};
+use xen_port::{DomId, DomainInfo, GuestKind};
 use xen_sim::{Snapshot, World};
+
+use crate::bench::{BRIDGE, is_bridged};
 
 /// Event channels that a domain gets from the toolstack: xenstore's and the console's.
 const PORTS: usize = 2;
@@ -23,6 +25,8 @@ pub fn whole(
     owners(now, &mut faults);
     files(now, &mut faults);
     ports(world, now, &mut faults);
+    loops(now, &mut faults);
+    links(now, &mut faults);
     untouched(now, start, bystander, &mut faults);
     match faults.is_empty() {
         true => Ok(()),
@@ -61,6 +65,9 @@ fn owners(now: &Snapshot, faults: &mut Vec<String>) {
         let parts: Vec<&str> = node.split('/').skip(1).collect();
         let (owner, is_there) = match parts.as_slice() {
             ["local", "domain", "0", "backend", _, domid, ..] => (*domid, is_domain(now, domid)),
+            ["local", "domain", "0", "error", "backend", _, domid, ..] => {
+                (*domid, is_domain(now, domid))
+            }
             ["local", "domain", domid, ..] => (*domid, *domid == "0" || is_domain(now, domid)),
             ["libxl", domid, ..] => (*domid, is_domain(now, domid)),
             ["vm", uuid, ..] => (*uuid, vms.iter().any(|vm| vm == uuid)),
@@ -125,9 +132,14 @@ fn files(now: &Snapshot, faults: &mut Vec<String>) {
                 let owner = vms.get(uuid).map(DomId::to_string);
                 is_known && owner == Some(domid)
             }
-            ["run", "xyl", "watch", uuid] | ["run", "xyl", "vm", uuid, "brake"] => {
+            ["run", "xyl", "watch", uuid] | ["run", "xyl", "vm", uuid, "restart-delay"] => {
                 vms.contains_key(*uuid)
             }
+            ["sys", "bus", "xen-backend", "devices", device, ..] => {
+                let domid = device.split('-').nth(1);
+                domid.is_some_and(|domid| is_domain(now, domid))
+            }
+            ["srv", _] => true,
             ["run", "xen", "domid-history"] | ["run", "xyl", "names" | "names.lock"] => true,
             _ => false,
         }
@@ -138,6 +150,33 @@ fn files(now: &Snapshot, faults: &mut Vec<String>) {
             .filter(|path| !known(path))
             .map(|path| format!("file of nobody: {path}")),
     );
+}
+
+/// Every loop device is a disk of a VM that is there.
+fn loops(now: &Snapshot, faults: &mut Vec<String>) {
+    let vms: Vec<String> = now.domains.values().map(uuid_of).collect();
+    for one in &now.loops {
+        let owner = one.label.split('/').next().unwrap_or_default();
+        if !vms.iter().any(|vm| vm == owner) {
+            faults.push(format!(
+                "loop device of nobody: {} ({})",
+                one.number, one.label
+            ));
+        }
+    }
+}
+
+/// Every network interface but the bridge is that of a device that is there.
+fn links(now: &Snapshot, faults: &mut Vec<String>) {
+    let of_guests = now.links.iter().filter(|link| link.name != BRIDGE);
+    for link in of_guests {
+        let id = link.name.strip_prefix("vif");
+        let id = id.and_then(|name| name.strip_suffix(".0"));
+        let copy = id.map(|id| format!("/libxl/{id}/device/vif/0/backend"));
+        if !copy.is_some_and(|copy| now.nodes.contains_key(&copy)) {
+            faults.push(format!("network interface of nobody: {}", link.name));
+        }
+    }
 }
 
 fn ports(world: &World, now: &Snapshot, faults: &mut Vec<String>) {
@@ -197,10 +236,14 @@ pub fn vm(now: &Snapshot, uuid: &str, names: &[&str]) -> Result<Option<DomainInf
     if !names.contains(&name.as_str()) {
         return Err(format!("domain {id} is called `{name}`, not {names:?}"));
     }
+    let kind = match info.kind() {
+        GuestKind::Pv => "pv",
+        _ => "pvh",
+    };
     let wanted = [
         (format!("/local/domain/{id}/vm"), format!("/vm/{uuid}")),
         (format!("/vm/{uuid}/name"), name.clone()),
-        (format!("/libxl/{id}/type"), "pvh".to_owned()),
+        (format!("/libxl/{id}/type"), kind.to_owned()),
         (format!("/local/domain/{id}/domid"), id.to_string()),
     ];
     for (node, value) in wanted {
@@ -222,7 +265,68 @@ pub fn vm(now: &Snapshot, uuid: &str, names: &[&str]) -> Result<Option<DomainInf
             return Err(format!("{file} does not end in a NUL"));
         }
     }
+    if !has_given_a_reset_up(now, info) {
+        disks(now, info)?;
+        nic(now, info)?;
+    }
     Ok(Some(info.clone()))
+}
+
+/// Whether the domain has ended because its soft reset could not be finished. Then it may have lost its devices.
+fn has_given_a_reset_up(now: &Snapshot, info: &DomainInfo) -> bool {
+    let path = format!("/run/xyl/vm/{}/journal", uuid_of(info));
+    let journal = now.files.get(Path::new(&path)).map(Vec::as_slice);
+    let journal = String::from_utf8_lossy(journal.unwrap_or_default());
+    info.flags.shutdown && journal.contains("{\"given_up\":")
+}
+
+/// The VM's two disks, if it has any, by the toolstack's own copy and the kernel, unless its guest has thrown a frontend away.
+fn disks(now: &Snapshot, info: &DomainInfo) -> Result<(), String> {
+    let id = info.domid;
+    if !record_has(now, info, "disk = ") {
+        return Ok(());
+    }
+    for number in [51712, 51728] {
+        let backend = format!("/local/domain/0/backend/vbd/{id}/{number}");
+        let copy = now
+            .nodes
+            .get(&format!("/libxl/{id}/device/vbd/{number}/backend"));
+        if copy.map(Vec::as_slice) != Some(backend.as_bytes()) {
+            return Err(format!("domain {id} has lost disk {number}"));
+        }
+        let frontend = format!("/local/domain/{id}/device/vbd/{number}/state");
+        let open = format!("/sys/bus/xen-backend/devices/vbd-{id}-{number}/physical_device");
+        if now.nodes.contains_key(&frontend) && !now.files.contains_key(Path::new(&open)) {
+            return Err(format!("disk {number} of domain {id} is not open"));
+        }
+    }
+    Ok(())
+}
+
+/// The VM's network interface, if it has one: a port of the bridge, unless its guest has thrown the frontend away.
+fn nic(now: &Snapshot, info: &DomainInfo) -> Result<(), String> {
+    let id = info.domid;
+    if !record_has(now, info, "vif = ") {
+        return Ok(());
+    }
+    let copy = now.nodes.get(&format!("/libxl/{id}/device/vif/0/backend"));
+    let backend = format!("/local/domain/0/backend/vif/{id}/0");
+    if copy.map(Vec::as_slice) != Some(backend.as_bytes()) {
+        return Err(format!("domain {id} has lost its network interface"));
+    }
+    let frontend = format!("/local/domain/{id}/device/vif/0/state");
+    match now.nodes.contains_key(&frontend) && !is_bridged(now, id) {
+        true => Err(format!("domain {id} is not connected to the bridge")),
+        false => Ok(()),
+    }
+}
+
+/// Whether the VM's record has a text.
+fn record_has(now: &Snapshot, info: &DomainInfo, text: &str) -> bool {
+    let path = format!("/var/lib/xyl/vm/{}/config.cfg", uuid_of(info));
+    let record = now.files.get(Path::new(&path));
+    let record = record.map(Vec::as_slice).unwrap_or_default();
+    String::from_utf8_lossy(record).contains(text)
 }
 
 /// The domain has all that it was to be given before its first instruction.
@@ -230,11 +334,13 @@ pub fn fitted(world: &World, domid: DomId) -> Result<(), String> {
     let Some(domain) = world.xen.domain(domid) else {
         return Err(format!("domain {domid} is gone"));
     };
+    // A PV guest finds its channels in its start info, not in parameters.
+    let is_pv = domain.pv_cpu.is_some();
     let has = [
         ("a vCPU", domain.nr_vcpus == 1),
-        ("registers", domain.hvm_cpu.is_some()),
+        ("registers", is_pv || domain.hvm_cpu.is_some()),
         ("a memory map", !domain.memory_map.is_empty()),
-        ("parameters", !domain.params.is_empty()),
+        ("parameters", is_pv || !domain.params.is_empty()),
         ("a limit of memory", domain.max_pages >= domain.tot_pages),
         ("memory", domain.tot_pages > 0),
     ];
@@ -242,6 +348,19 @@ pub fn fitted(world: &World, domid: DomId) -> Result<(), String> {
         Some((what, _)) => Err(format!("domain {domid} runs without {what}")),
         None => Ok(()),
     }
+}
+
+/// The backend serves both disks of a domain.
+pub fn served(now: &Snapshot, domid: DomId) -> Result<(), String> {
+    for number in [51712, 51728] {
+        let state = format!("/local/domain/0/backend/vbd/{domid}/{number}/state");
+        let open = format!("/sys/bus/xen-backend/devices/vbd-{domid}-{number}/physical_device");
+        let is_open = now.files.contains_key(Path::new(&open));
+        if now.nodes.get(&state).map(Vec::as_slice) != Some(b"2") || !is_open {
+            return Err(format!("disk {number} of domain {domid} has no backend"));
+        }
+    }
+    Ok(())
 }
 
 /// A domain that was set aside: none of the VMs', and named after one of them and the time.

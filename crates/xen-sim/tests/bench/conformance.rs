@@ -1,14 +1,17 @@
 //! What the toolstack relies on of a host, a check each: the same ones run on the simulated host (`tests/conformance.rs`) and on
 //! real Xen (`examples/conformance.rs`, in the lab). They are what keeps the simulated host honest.
 
+#[path = "os_conformance.rs"]
+pub mod os_conformance;
+
 use std::fmt::Debug;
 use std::path::{Path as FilePath, PathBuf};
 use std::time::Duration;
 
 use uuid::Uuid;
 use xen_port::{
-    CreateDomain, DomId, DomainInfo, Errno, Gfn, GuestKind, HvError, HvmParam, PopulateFlags,
-    ShutdownReason,
+    CpuMap, CreateDomain, DomId, DomainInfo, Errno, Gfn, GuestKind, HvError, HvmParam,
+    PopulateFlags, ShutdownReason,
 };
 use xenstore::{Path, Tree};
 use xyl_engine::config::plan;
@@ -16,10 +19,9 @@ use xyl_engine::operation::create::{CreateRequest, create};
 use xyl_engine::operation::{destroy, restart};
 use xyl_engine::supervise::requests::{self, Done, Request};
 use xyl_engine::vm::domains;
-use xyl_engine::{Cancel, EngineError, Host};
+use xyl_engine::{Cancel, EngineError, Event, Host};
 
-/// A check that fails says why.
-type Outcome = Result<(), Box<dyn std::error::Error>>;
+use os_conformance::{DOORBELL_CHECKS, LOOP_CHECKS, Outcome, Ports, has_failed, run_all, same};
 
 /// The host that is looked at.
 pub struct Subject<'s> {
@@ -49,6 +51,16 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("event channels have the lowest free port", ports),
     ("parameters of a PVH domain are kept", parameters),
     ("a handle can be changed", handles),
+    ("debug keys are answered in the log", debug_keys),
+    (
+        "a parameter that is not there is ENOENT, and one that is fixed EACCES",
+        parameters_of_xen,
+    ),
+    ("without Flask its requests are ENOSYS", flask),
+    (
+        "a CPU is in one pool or free, and a pool in use stays",
+        cpu_pools,
+    ),
     (
         "a transaction sees what it wrote, and a conflict is tried again",
         transactions,
@@ -60,26 +72,32 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("a VM's life: create, change, dump, restart, destroy", life),
 ];
 
-/// Runs all of them; how many failed. `tell` is told of each.
+/// The number of all checks.
+pub fn count() -> usize {
+    CHECKS.len() + LOOP_CHECKS.len() + DOORBELL_CHECKS.len()
+}
+
+/// Runs all checks, and calls `tell` with the line of each. Returns the number of failures.
 pub fn run(mut subject: Subject<'_>, tell: &mut dyn FnMut(&str)) -> usize {
     let mut failures = 0;
     for (what, check) in CHECKS {
-        match check(&mut subject) {
-            Ok(()) => tell(&format!("ok   {what}")),
-            Err(why) => {
-                failures += 1;
-                tell(&format!("FAIL {what}: {why}"));
-            }
-        }
+        failures += usize::from(has_failed(what, check(&mut subject), tell));
     }
+    let host = &subject.host;
+    let ports = Ports {
+        files: &*host.files,
+        clock: &*host.clock,
+        doorbells: &*host.doorbells,
+        // The checks of links have a host of their own.
+        add_link: &|_, _| Err(std::io::ErrorKind::Unsupported.into()),
+        devices: &host.devices,
+        folder: subject.folder.to_owned(),
+    };
+    failures += [LOOP_CHECKS, DOORBELL_CHECKS]
+        .map(|checks| run_all(&ports, checks, tell))
+        .iter()
+        .sum::<usize>();
     failures
-}
-
-fn same<T: PartialEq + Debug>(what: &str, found: T, expected: T) -> Outcome {
-    match found == expected {
-        true => Ok(()),
-        false => Err(format!("{what}: {found:?}, not {expected:?}").into()),
-    }
 }
 
 fn fails<T: Debug>(what: &str, outcome: Result<T, HvError>, errno: Errno) -> Outcome {
@@ -295,6 +313,133 @@ fn path(text: &str) -> Result<Path, EngineError> {
     Ok(Path::new(text).map_err(xenstore::Error::from)?)
 }
 
+fn debug_keys(subject: &mut Subject<'_>) -> Outcome {
+    let hv = &subject.host.hv;
+    hv.send_debug_keys("h")?;
+    let log = hv.console_ring(false)?;
+    let text = String::from_utf8_lossy(&log);
+    same(
+        "the key is in the log",
+        &text.contains("'h' pressed"),
+        &true,
+    )
+}
+
+fn parameters_of_xen(subject: &mut Subject<'_>) -> Outcome {
+    let hv = &subject.host.hv;
+    fails("none", hv.parameter("no-such-parameter"), Errno::ENOENT)?;
+    let fixed = hv.parameter("ler");
+    match fixed {
+        Ok(parameter) => same("it is fixed", &parameter.max_write_bytes, &0)?,
+        // Not each Xen shows it.
+        Err(error) if error.is(Errno::ENOENT) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    fails("it is set", hv.set_parameter("ler", &[1]), Errno::EACCES)
+}
+
+fn flask(subject: &mut Subject<'_>) -> Outcome {
+    let hv = &subject.host.hv;
+    fails("the mode", hv.flask_is_enforcing(), Errno::ENOSYS)?;
+    fails("a new mode", hv.set_flask_enforcing(true), Errno::ENOSYS)?;
+    fails("a policy", hv.load_flask_policy(b"none"), Errno::ENOSYS)
+}
+
+/// The number of a pool that nobody has.
+const POOL: u32 = 4000;
+
+/// A host with one CPU has none to give to another pool: there the pool stays empty.
+fn cpu_pools(subject: &mut Subject<'_>) -> Outcome {
+    let host = &mut *subject.host;
+    let before = host.hv.cpu_pools()?;
+    let outcome = with_pool(host);
+    // What the checks have left, if one of them has failed.
+    for cpu in cpus_of(host, POOL)?.unwrap_or_default().iter() {
+        host.hv.remove_cpu_from_pool(POOL, cpu)?;
+    }
+    if cpus_of(host, POOL)?.is_some() {
+        host.hv.destroy_cpu_pool(POOL)?;
+    }
+    for cpu in host.hv.free_cpus()?.iter() {
+        host.hv.add_cpu_to_pool(0, cpu)?;
+    }
+    outcome?;
+    same("the pools", &host.hv.cpu_pools()?, &before)
+}
+
+fn cpus_of(host: &Host, pool: u32) -> Result<Option<CpuMap>, HvError> {
+    let pools = host.hv.cpu_pools()?;
+    let found = pools.into_iter().find(|one| one.id == pool);
+    Ok(found.map(|one| one.cpus))
+}
+
+fn with_pool(host: &mut Host) -> Outcome {
+    let scheduler = host.hv.scheduler_id()?;
+    host.hv.create_cpu_pool(POOL, scheduler)?;
+    let again = host.hv.create_cpu_pool(POOL, scheduler);
+    // Xen allows two pools for each CPU, and looks at their number first.
+    let is_full = host.hv.cpu_pools()?.len() >= 2 * host.hv.phys_info()?.nr_cpus as usize;
+    let refusal = if is_full {
+        Errno::ENOSPC
+    } else {
+        Errno::EEXIST
+    };
+    fails("a pool that is there", again, refusal)?;
+    let taken = host.hv.add_cpu_to_pool(POOL, 0);
+    fails("a CPU of another pool", taken, Errno::ENODEV)?;
+    let none = host.hv.remove_cpu_from_pool(POOL, 0);
+    fails(
+        "a CPU that a pool does not have",
+        none,
+        Errno::EADDRNOTAVAIL,
+    )?;
+    let first = host.hv.remove_cpu_from_pool(0, 0);
+    fails("CPU 0 of pool 0", first, Errno::EINVAL)?;
+    let domid = host.hv.create_domain(&request(GuestKind::Pvh))?;
+    let moved = with_domain_in_pool(host, domid);
+    let deadline = host.clock.now() + Duration::from_secs(60);
+    host.hv.destroy_domain(domid, deadline)?;
+    destroy::await_gone(
+        host,
+        domid,
+        Uuid::from_bytes(HANDLE),
+        Duration::from_secs(20),
+    )?;
+    moved?;
+    host.hv.destroy_cpu_pool(POOL)?;
+    let gone = host.hv.destroy_cpu_pool(POOL);
+    fails("a pool that is gone", gone, Errno::ENOENT)
+}
+
+fn with_domain_in_pool(host: &mut Host, domid: DomId) -> Outcome {
+    let empty = host.hv.move_to_pool(domid, POOL);
+    fails("a pool without CPUs", empty, Errno::ENOENT)?;
+    let Some(cpu) = cpus_of(host, 0)?
+        .unwrap_or_default()
+        .iter()
+        .find(|cpu| *cpu > 0)
+    else {
+        return Ok(());
+    };
+    host.hv.remove_cpu_from_pool(0, cpu)?;
+    same("it is free", &host.hv.free_cpus()?.contains(cpu), &true)?;
+    host.hv.add_cpu_to_pool(POOL, cpu)?;
+    same(
+        "it is not free",
+        &host.hv.free_cpus()?.contains(cpu),
+        &false,
+    )?;
+    host.hv.move_to_pool(domid, POOL)?;
+    let info = host.hv.domain_info(domid)?;
+    same("its pool", &info.map(|info| info.cpupool), &Some(POOL))?;
+    let last = host.hv.remove_cpu_from_pool(POOL, cpu);
+    fails("the last CPU", last, Errno::EBUSY)?;
+    let in_use = host.hv.destroy_cpu_pool(POOL);
+    fails("a pool with a domain", in_use, Errno::EBUSY)?;
+    host.hv.move_to_pool(domid, 0)?;
+    Ok(host.hv.remove_cpu_from_pool(POOL, cpu)?)
+}
+
 fn transactions(subject: &mut Subject<'_>) -> Outcome {
     let store = &mut subject.host.store;
     let (folder, node) = (path("/tool/conformance")?, path("/tool/conformance/a/b")?);
@@ -323,10 +468,13 @@ fn watches(subject: &mut Subject<'_>) -> Outcome {
         if change {
             host.store.rm(&folder)?;
         }
-        let event = host.wait_for_event(Duration::from_secs(10))?;
-        events.push(event.map(|event| event.path.to_string()));
+        let event = host.wait_for(&["conformance"], Duration::from_secs(10))?;
+        events.push(event.and_then(|event| match event {
+            Event::Watch(event) => Some(event.path.to_string()),
+            _ => None,
+        }));
     }
-    let more = host.wait_for_event(Duration::from_millis(200))?;
+    let more = host.wait_for(&["conformance"], Duration::from_millis(200))?;
     host.store.unwatch(&node, "conformance")?;
     let expected = Some(node.to_string());
     same("events", events, vec![expected.clone(), expected])?;

@@ -7,9 +7,12 @@ use std::ffi::{c_char, c_int, c_long, c_void};
 use std::os::fd::RawFd;
 use std::ptr;
 
+use os_port::FILES_MAX;
+
+use crate::rights::FILTERS;
 use crate::syscall::syscall;
 
-/// Where the child has its end of the pipe, above standard input, output and error.
+/// Descriptor of the child's end of the pipe, after standard input, output and error.
 const GO: RawFd = 3;
 /// The exit code of a child whose program could not be started, as a shell's.
 pub(crate) const NO_PROGRAM: i32 = 127;
@@ -21,8 +24,8 @@ const TERMINAL_SIGNALS: [c_int; 4] = [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP,
 const SIGNAL_MAX: usize = 64;
 /// No limit of this kind.
 const UNLIMITED: u64 = libc::RLIM64_INFINITY;
-/// Resource, limit, and how far the program itself may raise it. Those of a service under systemd; what a shell had set
-/// for itself (`ulimit -t`, `ulimit -f`) is not to end a process that runs for months.
+/// Resource, limit, and the maximum to which the program may raise it. They are those of a service under systemd. The
+/// limits of a user's shell (`ulimit -t`, `ulimit -f`) must not end a process that runs for months.
 const LIMITS: [(u32, u64, u64); 7] = [
     (libc::RLIMIT_CORE, 0, 0),
     (libc::RLIMIT_CPU, UNLIMITED, UNLIMITED),
@@ -32,22 +35,28 @@ const LIMITS: [(u32, u64, u64); 7] = [
     (libc::RLIMIT_STACK, 8 << 20, UNLIMITED),
     (libc::RLIMIT_NOFILE, 1024, 524_288),
 ];
-/// How many descriptors are closed one by one where the kernel shows none of them.
+/// Number of descriptors that are closed one by one if the kernel does not list the open ones.
 const DESCRIPTORS_MAX: usize = 65_536;
 
 /// The data that the child reads. The addresses stay valid until the child executes its program.
 pub(super) struct Plan {
-    /// Where the input, output and error of the program are now.
+    /// Present descriptors of the program's standard input, output and error.
     pub files: [RawFd; 3],
+    /// Present descriptors of further files. A negative number ends the list.
+    pub more: [RawFd; FILES_MAX],
+    /// Seccomp filters for the program; a null pointer for none.
+    pub filters: [*const libc::sock_fprog; FILTERS],
+    /// Further resource limits of the program, which it cannot raise: resource and limit.
+    pub limits: Option<[(u32, u64); 3]>,
     /// The end of the pipe that the child reads.
     pub wait: RawFd,
-    /// The end of the pipe that the child has to close.
+    /// The parent's end of the pipe, which the child has to close.
     pub go: RawFd,
     /// The program's path.
     pub path: *const c_char,
-    /// Its arguments, its name first; a null pointer is the last.
+    /// Arguments of the program, its name first; a null pointer is the last.
     pub args: *const *const c_char,
-    /// Its environment; a null pointer is the last.
+    /// Environment of the program; a null pointer is the last.
     pub env: *const *const c_char,
 }
 
@@ -69,11 +78,11 @@ pub(super) fn set_blocked_signals(blocked: KernelSignals) -> KernelSignals {
     before
 }
 
-/// The child's first function: waits to be let go, and becomes the program.
+/// The child's first function: waits until it may start, and becomes the program.
 pub(super) extern "C" fn stand_by(plan: *mut c_void) -> c_int {
     // SAFETY: `Orders::clone_process` hands this over, and it stays for as long as this runs.
     let plan = unsafe { &*plan.cast_const().cast::<Plan>() };
-    // As long as it is open here, too, the wait has no end.
+    // While it is open in the child too, the wait would never end.
     call(libc::SYS_close, [plan.go as usize, 0, 0, 0]);
     leave_session();
     if !take_files(plan) {
@@ -81,7 +90,11 @@ pub(super) extern "C" fn stand_by(plan: *mut c_void) -> c_int {
     }
     wait_to_be_let_go();
     set_surroundings();
+    set_limits(plan);
     set_default_actions();
+    if !set_filters(plan) {
+        return NO_PROGRAM;
+    }
     set_blocked_signals(NO_SIGNALS);
     let path = plan.path.expose_provenance();
     let args = plan.args.expose_provenance();
@@ -107,20 +120,31 @@ fn leave_session() {
     }
 }
 
-/// Standard input, output and error as planned, the pipe after them, and no other open file. Whether that worked.
+/// Arranges the files: standard input, output and error as planned, then the pipe and the further files, and no others. Returns whether
+/// that succeeded.
 fn take_files(plan: &Plan) -> bool {
     let [input, output, error] = plan.files;
-    let mut files = [input, output, error, plan.wait].map(|fd| fd as isize);
-    let first_free = GO as usize + 1;
-    // First out of the way of where they go: a standard file of the parent's may have been closed.
-    for file in &mut files {
+    let planned = [input, output, error, plan.wait]
+        .into_iter()
+        .chain(plan.more);
+    let mut files = [-1_isize; GO as usize + 1 + FILES_MAX];
+    let mut first_free = 0;
+    for (file, planned) in files.iter_mut().zip(planned) {
+        if planned < 0 {
+            break;
+        }
+        *file = planned as isize;
+        first_free += 1;
+    }
+    // They are moved away from their targets first, because a standard file of the parent may have been closed.
+    for file in files.iter_mut().take(first_free) {
         let duplicate = libc::F_DUPFD as usize;
         *file = call(
             libc::SYS_fcntl,
             [file.unsigned_abs(), duplicate, first_free, 0],
         );
     }
-    for (target, file) in files.iter().enumerate() {
+    for (target, file) in files.iter().take(first_free).enumerate() {
         if *file < 0 || call(libc::SYS_dup3, [file.unsigned_abs(), target, 0, 0]) < 0 {
             return false;
         }
@@ -173,8 +197,10 @@ fn close_listed(first: usize) -> bool {
     }
 }
 
-/// The first of some directory entries as a number, where its name is one, and those after it. An entry is the inode (8 bytes),
-/// an offset (8), its own length (2), a type (1) and the name, which ends with a zero (getdents64(2)).
+/// Parses the first of some directory entries. Returns its name as a number, if it is one, and the other entries.
+///
+/// An entry has the inode (8 bytes), an offset (8), its length (2), a type (1) and the name, which ends with a zero
+/// (getdents64(2)).
 fn next_entry(entries: &[u8]) -> Option<(Option<usize>, &[u8])> {
     let (low, high) = (*entries.get(16)?, *entries.get(17)?);
     let length = usize::from(low) | usize::from(high) << 8;
@@ -197,6 +223,35 @@ fn wait_to_be_let_go() {
     call(libc::SYS_close, [GO as usize, 0, 0, 0]);
 }
 
+/// Sets the program's filters, if it gets some. Returns whether that succeeded. Root needs no other right for it than it has
+/// (`CAP_SYS_ADMIN`), or has given up the right to new ones before (seccomp(2)).
+fn set_filters(plan: &Plan) -> bool {
+    for filter in &plan.filters {
+        let set = libc::SECCOMP_SET_MODE_FILTER as usize;
+        let place = filter.expose_provenance();
+        if !filter.is_null() && call(libc::SYS_seccomp, [set, 0, place, 0]) != 0 {
+            return false;
+        }
+    }
+    true
+}
+
+/// Sets the program's own limits, if it has some.
+fn set_limits(plan: &Plan) {
+    let Some(limits) = &plan.limits else {
+        return;
+    };
+    for (resource, limit) in limits {
+        set_limit(*resource, *limit, *limit);
+    }
+}
+
+fn set_limit(resource: u32, limit: u64, most: u64) {
+    let both = [limit, most];
+    let place = both.as_ptr().expose_provenance();
+    call(libc::SYS_prlimit64, [0, resource as usize, place, 0]);
+}
+
 /// Umask, folder, limits and scheduling, whatever they were here. Only root can raise a limit or its priority: with a
 /// simulated host of another user they stay as they are.
 fn set_surroundings() {
@@ -204,9 +259,7 @@ fn set_surroundings() {
     let root = c"/".as_ptr().expose_provenance();
     call(libc::SYS_chdir, [root, 0, 0, 0]);
     for (resource, limit, most) in &LIMITS {
-        let both = [*limit, *most];
-        let place = both.as_ptr().expose_provenance();
-        call(libc::SYS_prlimit64, [0, *resource as usize, place, 0]);
+        set_limit(*resource, *limit, *most);
     }
     let priority: c_int = 0;
     let place = ptr::from_ref(&priority).expose_provenance();
@@ -220,7 +273,8 @@ fn set_surroundings() {
 type KernelAction = [usize; 4];
 const DEFAULT_ACTION: KernelAction = [libc::SIG_DFL, 0, 0, 0];
 
-/// No handler of the parent's is to run here, and none that it ignores is to be ignored by the program.
+/// Sets all signals to their default action, so that no handler of the parent runs here, and the program ignores
+/// none.
 fn set_default_actions() {
     let mut signal = 1;
     while signal <= SIGNAL_MAX {
@@ -259,7 +313,7 @@ mod tests {
         assert!(next_entry(&all[..17]).is_none() && next_entry(&all[..20]).is_none());
     }
 
-    /// What the compiler has made of the child's code.
+    /// Disassembles the compiled code of the child.
     mod code {
         use std::collections::{BTreeMap, BTreeSet};
         use std::path::Path;
@@ -268,7 +322,7 @@ mod tests {
         /// A program's functions by their addresses: a name may be that of many, one for each type that it is for.
         struct Code {
             names: BTreeMap<u64, String>,
-            /// Where each function calls or jumps to.
+            /// Calls and jumps of each function.
             targets: BTreeMap<u64, BTreeSet<Target>>,
         }
 
@@ -297,15 +351,18 @@ mod tests {
                     names: BTreeMap::new(),
                     targets: BTreeMap::new(),
                 };
-                let (mut function, mut before) = (0, "");
+                let mut function = 0;
+                // The line that wrote each register last.
+                let mut writes = BTreeMap::new();
                 for line in disassembly.lines() {
                     if let Some((address, name)) = head(line) {
                         function = address;
+                        writes.clear();
                         code.names.insert(address, name.to_owned());
-                    } else if let Some(target) = target(before, line, &slots) {
+                    } else if let Some(target) = target(&writes, line, &slots) {
                         code.targets.entry(function).or_default().insert(target);
                     }
-                    before = line;
+                    writes.extend(written_register(line).map(|register| (register, line)));
                 }
                 code
             }
@@ -347,7 +404,8 @@ mod tests {
             u64::from_str_radix(hex.trim().trim_start_matches("0x"), 16).ok()
         }
 
-        /// What the loader writes to which address: `ADDRESS TYPE NAME@VERSION`, or `ADDRESS TYPE *ABS*+ADDRESS`.
+        /// The address that the loader fills, and its target: `ADDRESS TYPE NAME@VERSION`, or `ADDRESS TYPE
+        /// *ABS*+ADDRESS`.
         fn slot(line: &str) -> Option<(u64, Target)> {
             let mut words = line.split_whitespace();
             let (address, value) = (number(words.next()?)?, words.nth(1)?);
@@ -358,8 +416,22 @@ mod tests {
             Some((address, target))
         }
 
-        /// Where a line of code calls or jumps to. Its place may be in a register since the line before.
-        fn target(before: &str, line: &str, slots: &BTreeMap<u64, Target>) -> Option<Target> {
+        /// The register that a line writes, by its name of 64 bits: the last operand.
+        fn written_register(line: &str) -> Option<String> {
+            let code = line.split('\t').next_back()?.split('#').next()?;
+            let register = code.trim().rsplit_once(",%")?.1;
+            Some(match register.strip_prefix('e') {
+                Some(half) => format!("%r{half}"),
+                None => format!("%{register}"),
+            })
+        }
+
+        /// The target of a line's call or jump. An earlier line may have loaded it into a register.
+        fn target(
+            writes: &BTreeMap<String, &str>,
+            line: &str,
+            slots: &BTreeMap<u64, Target>,
+        ) -> Option<Target> {
             let code = line.split('\t').next_back()?;
             let (word, operand) = code.split_once(char::is_whitespace)?;
             let is_call = word.starts_with("call");
@@ -369,8 +441,8 @@ mod tests {
             let other = || Target::Other(operand.trim().to_owned());
             // `*0x10(%rip)  # ADDRESS <...>`: through a slot.
             let through = match operand.trim().strip_prefix('*') {
-                Some(register) if before.contains(&format!(",{register}")) => before,
-                _ => operand,
+                Some(register) => writes.get(register).copied().unwrap_or(operand),
+                None => operand,
             };
             if let Some((_, place)) = through.split_once("# ") {
                 let slot = place.split(' ').next().and_then(number);
@@ -409,6 +481,7 @@ mod tests {
     100d:\tret
 0000000000002000 <c::d>:
     2000:\tmov    0x28(%rip),%rcx        # 4018 <_DYNAMIC+0x360>
+    2000:\txor    %edi,%edi
     2001:\tcall   *%rcx
 0000000000002800 <core::panicking::panic>:
     2800:\tcall   2900 <std::exit>

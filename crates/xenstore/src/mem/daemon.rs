@@ -107,7 +107,7 @@ impl Daemon {
         self.connections.remove(&id);
     }
 
-    /// Takes bytes from a client and does what they ask. False when the connection is closed.
+    /// Handles bytes from a client. Returns false if the connection is closed.
     pub fn input(&mut self, id: ConnectionId, bytes: &[u8]) -> bool {
         match self.connections.get_mut(&id) {
             Some(connection) if !connection.is_closed => connection.decoder.push(bytes),
@@ -469,7 +469,7 @@ impl Daemon {
         }
     }
 
-    /// Tells all watches that match and may know.
+    /// Sends events to all watches that match and have permission.
     fn fire(&mut self, changes: &[Change]) {
         for change in changes {
             for connection in self.connections.values_mut() {
@@ -635,7 +635,7 @@ fn name_list(node: &Node) -> Vec<u8> {
         .collect()
 }
 
-/// A piece of a long list: generation, names that fit, and an empty name where the list ends.
+/// A part of a long list: generation, as many names as fit, and an empty name at the list's end.
 fn directory_part(node: &Node, offset: &[u8]) -> Outcome {
     let offset = offset
         .strip_suffix(b"\0")
@@ -663,7 +663,7 @@ fn directory_part(node: &Node, offset: &[u8]) -> Outcome {
     Ok(reply)
 }
 
-/// The path at the front of a payload, made absolute, and what follows it.
+/// Splits a payload into the path at its start, made absolute, and the rest.
 fn split_path(payload: &[u8], domid: u16) -> Result<(Path, &[u8]), ErrorName> {
     let end = payload
         .iter()

@@ -13,7 +13,7 @@ pub(super) struct Node {
     pub perms: Perms,
     /// In the order of their creation.
     pub children: Vec<String>,
-    /// Grows with each change of anything; says whether the node has changed since.
+    /// Counter that grows with each change of the tree. It shows whether the node has changed.
     pub generation: u64,
 }
 
@@ -55,7 +55,7 @@ struct Touched {
     is_changed: bool,
 }
 
-/// A change that watches may tell about.
+/// A change that watches may report.
 #[derive(Clone, Debug)]
 pub(super) struct Change {
     pub path: Path,
@@ -70,7 +70,7 @@ pub(super) struct Change {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asker {
     pub domid: u16,
-    /// Domain whose rights it has besides its own.
+    /// Domain whose rights the connection also has.
     pub target: Option<u16>,
 }
 
@@ -187,7 +187,7 @@ impl View<'_> {
         Ok(())
     }
 
-    /// Removes what belongs to a domain that is gone: its nodes, and its rights to others.
+    /// Removes everything of a domain that has ended: its nodes, and its rights to others.
     pub fn forget_domain(&mut self, domid: u16) {
         let owned = |node: &Node| node.perms.owner == domid;
         let paths: Vec<Path> = self
@@ -198,7 +198,7 @@ impl View<'_> {
             .map(|(path, _)| path.clone())
             .collect();
         for path in paths {
-            // It may be gone already, with one above it.
+            // The node may be gone already, with its parent.
             let _ = self.rm(&path);
         }
         for node in self.nodes.by_path.values_mut() {
@@ -237,8 +237,8 @@ impl View<'_> {
         false
     }
 
-    /// Makes a node and the missing ones above it. It gets the permissions of the one above; unprivileged domains own what
-    /// they make.
+    /// Creates a node and its missing parents. It inherits its parent's permissions; unprivileged domains own their
+    /// nodes.
     fn create(&mut self, path: &Path) -> Result<Node, ErrorName> {
         let parent_path = path.parent().ok_or(ErrorName::Einval)?;
         let mut parent = match self.node(&parent_path) {
@@ -342,7 +342,7 @@ impl Nodes {
         }
     }
 
-    /// Carries out what a transaction has changed, unless a node that it touched has changed since: none then.
+    /// Applies the changes of a transaction. Applies none if a node that it touched has changed since.
     pub fn commit(&mut self, overlay: Overlay) -> Option<Vec<Change>> {
         let generation = |path: &Path| self.by_path.get(path).map(|node| node.generation);
         if overlay
@@ -373,7 +373,7 @@ impl Overlay {
         touched.is_changed = true;
     }
 
-    /// One event for each path, at the commit.
+    /// Records one event for each path, at the commit.
     fn note(&mut self, change: Change) {
         match self
             .changes

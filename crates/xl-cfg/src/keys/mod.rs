@@ -22,7 +22,7 @@ keywords! {
     }
 }
 
-/// How much a setting matters.
+/// Importance of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeyClass {
@@ -79,13 +79,13 @@ impl Guests {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
     Current,
-    /// Deprecated: another setting replaces it ([`successor`]). The text says what to write.
+    /// Deprecated: another setting replaces it ([`successor`]). The text is the help.
     Deprecated(&'static str),
-    /// xl reads it and ignores it. The text says what to do instead.
+    /// xl reads it and ignores it. The text is an alternative.
     Ignored(&'static str),
-    /// The same, and nothing takes its place: why.
+    /// xl ignores it, and no setting replaces it. The text is the reason.
     Gone(&'static str),
-    /// The same, and another setting takes its place.
+    /// xl ignores it, and another setting replaces it.
     Renamed(&'static str),
 }
 
@@ -94,7 +94,7 @@ pub(crate) enum Standing {
 pub struct KeyInfo {
     /// Name of the setting.
     pub name: &'static str,
-    /// How much it matters.
+    /// Importance of the setting.
     pub class: KeyClass,
     pub(crate) guests: Guests,
     pub(crate) standing: Standing,
@@ -144,7 +144,7 @@ pub fn class_of(name: &str) -> KeyClass {
 pub(crate) fn check(settings: &Settings, domain_type: Option<DomainType>, diags: &mut Diags) {
     for setting in settings.in_order() {
         if diags.is_full() {
-            // The search for similar names costs time that nobody gains from any more.
+            // The report is full, so the search for similar names is skipped.
             return;
         }
         match lookup(&setting.key) {
@@ -192,7 +192,7 @@ fn check_known(
     }
 }
 
-/// The setting that means today what an old one meant, and its value; `None` where the value says nothing.
+/// The successor of an old setting, and its value. `None` if the old value requests nothing.
 fn successor(key: &str, value: &Value) -> Option<(&'static str, &'static str)> {
     let Value::Atom(text) = value else {
         return None;
@@ -209,7 +209,8 @@ fn successor(key: &str, value: &Value) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// "Write the successor", or "take the line out" where that is set already; `otherwise` where the value says nothing.
+/// Help: "write the successor", or "take the line out" if the successor is set already; `otherwise` if the value
+/// requests nothing.
 pub(crate) fn in_successors_place(
     setting: &Setting,
     settings: &Settings,
@@ -257,7 +258,7 @@ fn meant(key: &str) -> Option<&'static str> {
     }
 }
 
-/// Where a name belongs that is no domain's setting, and what it may mean.
+/// Hint for a name that belongs elsewhere than in a domain's configuration.
 fn elsewhere(key: &str) -> Option<&'static str> {
     match key {
         _ if key.starts_with("vif.default.") || key.starts_with("vm.") => {

@@ -31,7 +31,7 @@ const fn ignored(name: &'static str, help: &'static str) -> KeyInfo {
     }
 }
 
-/// `why` comes behind "take the line out".
+/// Builds an entry. `why` follows "take the line out" in the message.
 const fn gone(name: &'static str, why: &'static str) -> KeyInfo {
     KeyInfo {
         standing: Standing::Gone(why),
@@ -111,7 +111,7 @@ pub(super) static KEYS: &[KeyInfo] = &[
     key("hap", Common, HvmAndPvh),
     key("oos", Niche, HvmAndPvh),
     key("vnuma", Niche, Any),
-    // What is booted.
+    // Settings of the boot.
     key("kernel", Core, Any),
     key("ramdisk", Core, Any),
     key("cmdline", Core, Any),

@@ -42,7 +42,7 @@ enum Resolved {
     Numeric(char),
 }
 
-/// Resolves the escape that `text` starts with, and says how long it is.
+/// Resolves the escape at the start of `text`. Returns its length too.
 fn one(text: &str) -> (Result<Resolved, String>, usize) {
     let Some(letter) = text.chars().nth(1) else {
         return (

@@ -180,7 +180,7 @@ impl<'a> Lexer<'a> {
         };
         self.diags.push(complaint);
         if words::is_slashes(word, position) {
-            // The rest of the line belongs to what was meant for a comment.
+            // The rest of the line was probably intended as a comment.
             let end = rest.find('\n').unwrap_or(rest.len());
             return self.push_next(Token::Bad, end);
         }

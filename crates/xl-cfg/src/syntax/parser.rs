@@ -6,7 +6,7 @@ use super::words;
 use crate::diag::{Code, Diagnostic, Diags, Remedy, Suggestion};
 use crate::source::{Source, Span};
 
-/// How deep lists may nest. vnuma and vsnd need two levels.
+/// Maximum nesting of lists. vnuma and vsnd need two levels.
 const MAX_DEPTH: usize = 16;
 
 /// The operator of a statement: `=` or `+=`.
@@ -25,7 +25,7 @@ pub(crate) struct Statement {
     pub(crate) value: Node,
 }
 
-/// Parses a text. What is wrong goes to `diags`; the statements that are right come back.
+/// Parses a text. Returns the valid statements. Errors go to `diags`.
 pub(crate) fn parse(source: &Source, index: u32, diags: &mut Diags) -> Vec<Statement> {
     let nr_before = diags.len();
     let tokens = lex(source, index, diags);
@@ -154,7 +154,7 @@ impl Parser<'_> {
             && matches!(self.token_at(at + 1), Token::Assign | Token::AddAssign)
     }
 
-    /// Says what is wrong here, unless the lexer did.
+    /// Reports an error at this place, unless the lexer did.
     fn complain(&mut self, message: impl Into<String>, remedy: impl Into<Remedy>) {
         if !self.is_at(&Token::Bad) {
             let complaint = Diagnostic::error(Code::Syntax, self.span(), message).remedy(remedy);
@@ -162,7 +162,7 @@ impl Parser<'_> {
         }
     }
 
-    /// How to name the token here in a message.
+    /// Description of the present token for a message.
     fn found(&self) -> String {
         match self.token() {
             Token::Newline => "the end of the line".into(),
@@ -394,7 +394,7 @@ impl Parser<'_> {
         while self.take(&Token::Newline) {}
     }
 
-    /// Goes to where the next statement seems to start: behind the line, or, in a list, behind the list.
+    /// Skips to the probable start of the next statement: the next line, or, in a list, after the list.
     fn recover(&mut self, in_list: bool, before: usize) {
         self.at = self.at.max(before);
         let mut depth = usize::from(in_list);

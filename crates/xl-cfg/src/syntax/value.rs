@@ -154,7 +154,7 @@ pub(crate) struct Text<'a> {
     pub(crate) text: &'a str,
     /// The whole value with its quotes.
     whole: Span,
-    /// The place of `text` itself, where the source has it letter by letter.
+    /// Place of `text`, if the source contains it without escapes.
     verbatim: Option<Span>,
 }
 
@@ -171,8 +171,8 @@ impl<'a> Text<'a> {
         self.whole
     }
 
-    /// The edit that writes `new` in place of this text. `None` where the source has the text with escapes, or where
-    /// `new` would need some.
+    /// The edit that writes `new` instead of this text. `None` if the source has escapes, or if `new` would need
+    /// some.
     pub(crate) fn replaced(&self, new: &str) -> Option<Suggestion> {
         let span = self.verbatim?;
         if span == self.whole {
@@ -187,7 +187,7 @@ impl<'a> Text<'a> {
         })
     }
 
-    /// The same for this text and all up to the end of `last`.
+    /// The edit that replaces this text and all text up to the end of `last`.
     pub(crate) fn replaced_to(&self, last: &Text<'_>, new: &str) -> Option<Suggestion> {
         let span = last.verbatim?;
         let edit = self.replaced(new)?;

@@ -5,12 +5,12 @@ use crate::diag::{Code, Diagnostic, Remedy, Suggestion};
 use crate::number::in_mib;
 use crate::source::Span;
 
-/// Where a word stands.
+/// The expected part of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Position {
-    /// Where a setting's name belongs.
+    /// The name of a setting.
     Name,
-    /// Where a value belongs.
+    /// The value of a setting.
     Value,
     /// Behind a name or a value.
     Behind,
@@ -84,7 +84,7 @@ fn is_name(word: &str) -> bool {
             .all(|c| matches!(c, '.' | '_' | '0'..='9' | 'a'..='z'))
 }
 
-/// Whether a word begins a comment of other languages. Where a value belongs it is a path.
+/// Whether a word starts a comment of other languages. As a value it is a path.
 pub(super) fn is_slashes(word: &str, position: Position) -> bool {
     word.starts_with("//") && position != Position::Value
 }
@@ -186,7 +186,7 @@ pub(super) fn three_quotes(span: Span) -> Diagnostic {
         .help("write it on one line; `\\n` stands for a line break")
 }
 
-/// A word that begins as a name does, where none belongs or with what a name cannot have.
+/// Explains a word that looks like a name, at a wrong place or with invalid characters.
 fn explain_name(word: &str, shown: &str, span: Span) -> Diagnostic {
     let error = |message: String| Diagnostic::error(Code::Syntax, span, message);
     let fixed = word.replace('-', "_");

@@ -37,9 +37,9 @@ pub struct Boot {
 pub struct PvShim {
     /// Whether there is one (`pvshim`).
     pub enabled: bool,
-    /// Its path, if not the usual one.
+    /// Path of the shim; `None` for the default.
     pub path: Option<String>,
-    /// Its command line, if not the usual one.
+    /// Command line of the shim; `None` for the default.
     pub cmdline: Option<String>,
     /// Text that is appended to its command line.
     pub extra: Option<String>,
@@ -73,7 +73,7 @@ impl Boot {
         boot
     }
 
-    /// Whether something says what to boot. An HVM guest boots from its disks otherwise.
+    /// Checks that the configuration has something to boot. Without it, an HVM guest boots from its disks.
     pub(crate) fn check_complete(&self, domain_type: DomainType, reader: &mut Reader<'_>) {
         let has = self.kernel.is_some() || self.bootloader.is_some() || self.firmware.is_some();
         let is_wrong = ["kernel", "bootloader", "firmware"].iter().any(|key| {
@@ -82,7 +82,7 @@ impl Boot {
         });
         if domain_type != DomainType::Hvm && !has && !is_wrong {
             let message = "there is no `kernel`: the guest has nothing to boot";
-            let help = "name one, as in `kernel = \"/boot/vmlinuz\"`; one that is on the guest's own disk has to be copied out of it";
+            let help = "name one, as in `kernel = \"/boot/vmlinuz\"`; a PV guest with a kernel on its own disk has `firmware = \"pvgrub64\"` instead";
             reader
                 .diags
                 .push(Diagnostic::error(Code::Missing, None, message).help(help));
@@ -223,7 +223,7 @@ fn read_cmdline(reader: &mut Reader<'_>) -> Option<String> {
     }
 }
 
-/// A list of arguments, or one text of words.
+/// Reads a list of arguments, or one text of words.
 fn read_bootloader_args(reader: &mut Reader<'_>) -> Vec<String> {
     let key = "bootloader_args";
     let Some(setting) = reader.setting(key) else {

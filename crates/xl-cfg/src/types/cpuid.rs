@@ -17,9 +17,9 @@ const REGISTER_BITS: usize = 32;
 keywords! {
     /// The rule for one bit.
     BitPolicy {
-        /// It is 0.
+        /// The bit is 0.
         Zero = "0",
-        /// It is 1.
+        /// The bit is 1.
         One = "1",
         /// Xen's default value.
         Default = "x",

@@ -21,7 +21,7 @@ const MAX_STEPS: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CpuRange {
-    /// All of them.
+    /// All CPUs of the host.
     All,
     /// The CPUs with these numbers, both ends included.
     Cpus {
@@ -39,7 +39,7 @@ pub enum CpuRange {
     },
 }
 
-/// One step of a [`CpuList`]: put CPUs in, or take them out again.
+/// One step of a [`CpuList`]: adds CPUs or removes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuStep {
     /// True for `^`: take them out.
@@ -59,7 +59,7 @@ pub struct CpuList(pub Vec<CpuStep>);
 pub enum Affinity {
     /// One set for all vCPUs.
     EveryVcpu(CpuList),
-    /// One set for each vCPU from 0 on; those that the list does not reach have no affinity.
+    /// One set for each vCPU from 0 on. vCPUs after the end of the list have no affinity.
     PerVcpu(Vec<CpuList>),
 }
 
@@ -95,7 +95,7 @@ impl CpuList {
         if self.0.iter().all(|step| step.exclude) {
             return true;
         }
-        // The lowest CPU of a set is where some range starts, or where one that is taken out ends.
+        // The lowest CPU of a set is the start of a range, or follows the end of a removed one.
         let lowest = |step: &CpuStep| match step.range {
             CpuRange::Cpus { last, .. } if step.exclude => Some(last + 1),
             CpuRange::Cpus { first, .. } => Some(first),
@@ -170,7 +170,7 @@ pub(crate) fn read_affinity(reader: &mut Reader<'_>, key: &str, nr_vcpus: u32) -
     Some(Affinity::PerVcpu(lists))
 }
 
-/// Reads a list that stands in some setting's text.
+/// Reads a list from the text of a setting.
 pub(crate) fn read_list(reader: &mut Reader<'_>, text: Text<'_>, key: &str) -> Option<CpuList> {
     let (at, why) = match parse_list(text.text) {
         Ok(list) => return Some(list),
@@ -198,7 +198,7 @@ pub(crate) fn read_list(reader: &mut Reader<'_>, text: Text<'_>, key: &str) -> O
     None
 }
 
-/// Why a text is no list of CPUs.
+/// The reasons why a text is not a list of CPUs.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CpuListError {
     /// A step of it names no CPUs.
@@ -207,7 +207,7 @@ pub enum CpuListError {
     /// A number is higher than any host's.
     #[error("there is no CPU or node {0}: {MAX_ID} is the highest number")]
     TooLarge(String),
-    /// It has too many steps: how many.
+    /// The list has too many steps; their number.
     #[error("there are {0} steps, more than {MAX_STEPS}")]
     TooManySteps(usize),
     /// No CPU is left at its end.

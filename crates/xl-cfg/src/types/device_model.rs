@@ -1,4 +1,4 @@
-//! The device model: QEMU, where it runs and with what arguments.
+//! The device model: QEMU, its place and its arguments.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ keywords! {
 pub struct DeviceModel {
     /// Kind of device model (`device_model_version`).
     pub version: Option<DeviceModelVersion>,
-    /// Its path, if not the usual one (`device_model_override`).
+    /// Path of the device model; `None` for the default (`device_model_override`).
     pub path: Option<String>,
     /// Whether it is confined after its start (`dm_restrict`).
     pub restrict: Option<bool>,
@@ -43,15 +43,15 @@ pub struct DeviceModel {
 pub struct Stubdomain {
     /// Whether there is one (`device_model_stubdomain_override`).
     pub enabled: Option<bool>,
-    /// Its XSM label (`device_model_stubdomain_seclabel`).
+    /// XSM label of the stub domain (`device_model_stubdomain_seclabel`).
     pub security_label: Option<String>,
-    /// Its kernel (`stubdomain_kernel`).
+    /// Kernel of the stub domain (`stubdomain_kernel`).
     pub kernel: Option<String>,
-    /// Its ramdisk (`stubdomain_ramdisk`).
+    /// Ramdisk of the stub domain (`stubdomain_ramdisk`).
     pub ramdisk: Option<String>,
-    /// Its kernel's command line (`stubdomain_cmdline`).
+    /// Kernel command line of the stub domain (`stubdomain_cmdline`).
     pub cmdline: Option<String>,
-    /// Its memory in MiB (`stubdomain_memory`).
+    /// Memory of the stub domain in MiB (`stubdomain_memory`).
     pub memory_mib: Option<u64>,
 }
 

@@ -77,7 +77,7 @@ pub struct DiskColo {
 /// One virtual disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
-    /// Path of the image or device, or what the script makes of it. `None`: a CD drive without a disc.
+    /// Path of the image or device, or the script's target. `None`: a CD drive without a disc.
     pub target: Option<String>,
     /// Format of the image.
     pub format: DiskFormat,
@@ -85,6 +85,8 @@ pub struct Disk {
     pub vdev: Vdev,
     /// Whether the guest may write to it.
     pub writable: bool,
+    /// Whether others may use it at the same time (`w!`), such as the guests of a cluster. xl has no such access.
+    pub shared: bool,
     /// Whether it is a CD drive.
     pub cdrom: bool,
     /// The domain that serves it; `None`: domain 0.
@@ -101,16 +103,21 @@ pub struct Disk {
     pub trusted: Option<bool>,
     /// The protocol; default Xen's.
     pub specification: Option<DiskSpecification>,
-    /// Whether virtio goes through grants.
+    /// Whether virtio uses grants.
     pub grant_usage: Option<bool>,
     /// COLO settings of the disk.
     pub colo: DiskColo,
 }
 
-/// As xl-disk-configuration(5) has it: by position where the target allows that, else by name with the target last.
+/// Formats the disk as in xl-disk-configuration(5): by position if the target allows it, else by name with the target
+/// last.
 impl fmt::Display for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let access = if self.writable { "rw" } else { "ro" };
+        let access = match (self.writable, self.shared) {
+            (true, true) => "w!",
+            (true, false) => "rw",
+            (false, _) => "ro",
+        };
         let target = self.target.as_deref().unwrap_or("");
         let by_position = !target.is_empty() && !needs_name(target);
         let mut parts = if by_position {

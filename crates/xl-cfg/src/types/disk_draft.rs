@@ -8,6 +8,9 @@ use crate::keyword::Keyword;
 use crate::reader::Reader;
 use crate::syntax::Text;
 
+/// The access of a disk that others may write to at the same time.
+const SHARED: &str = "w!";
+
 /// The parts of a description that are read so far.
 #[derive(Default)]
 struct Draft<'a> {
@@ -32,7 +35,7 @@ struct Draft<'a> {
     failed: bool,
 }
 
-/// Reads one description. What is wrong with it is said.
+/// Parses one description. Errors are reported to `reader`.
 pub(super) fn parse(reader: &mut Reader<'_>, text: Text<'_>) -> Option<Disk> {
     let mut draft = Draft::default();
     let mut rest = text;
@@ -190,7 +193,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// xend's prefixes: formats, scripts, and others that say nothing any more.
+    /// Applies xend's prefixes: formats, scripts, and obsolete ones.
     fn prefix(&mut self, reader: &mut Reader<'_>, prefix: Text<'a>) {
         match prefix.text {
             "raw" | "qcow" | "qcow2" | "vhd" => self.set_format(reader, prefix),
@@ -326,6 +329,7 @@ impl<'a> Draft<'a> {
             return None;
         }
         let writable = self.writable(reader)?;
+        let shared = writable && self.access.is_some_and(|access| access.text == SHARED);
         let format = match (&target, self.format) {
             (None, _) => DiskFormat::Empty,
             (Some(_), format) => format.unwrap_or(DiskFormat::Raw),
@@ -345,6 +349,7 @@ impl<'a> Draft<'a> {
             format,
             vdev,
             writable,
+            shared,
             cdrom: self.cdrom,
             backend: self
                 .backend
@@ -368,7 +373,7 @@ impl<'a> Draft<'a> {
         let writable = match access.text {
             "r" | "ro" => false,
             "" => !self.cdrom,
-            "w" | "rw" if self.cdrom => {
+            "w" | "rw" | SHARED if self.cdrom => {
                 reader.warn(
                     Code::NoEffect,
                     access.span(),
@@ -377,14 +382,14 @@ impl<'a> Draft<'a> {
                 );
                 false
             }
-            "w" | "rw" => true,
+            "w" | "rw" | SHARED => true,
             other => {
                 let message = format!("`{other}` is no way to access a disk");
                 reader.error(
                     Code::BadValue,
                     access.span(),
                     message,
-                    "known are `ro` (or `r`) and `rw` (or `w`)",
+                    "known are `ro` (or `r`), `rw` (or `w`), and `w!` for a disk that others write to at the same time",
                 );
                 return None;
             }
@@ -393,7 +398,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Sets a parameter that may be given once; an empty one may be given again.
+/// Sets a parameter that may be given once. An empty one may be given again.
 fn set<'a>(
     reader: &mut Reader<'_>,
     failed: &mut bool,

@@ -9,7 +9,7 @@ pub(super) enum Piece<'a> {
     Named { name: Text<'a>, value: Text<'a> },
     /// A word that is a flag.
     Flag(Text<'a>),
-    /// `name:` at the front of what follows: the notation of xend.
+    /// `name:` at the start: the notation of xend.
     Prefix(Text<'a>),
     /// A value that counts by its position.
     Positional(Text<'a>),
@@ -59,7 +59,7 @@ pub(super) fn next<'a>(rest: &mut Text<'a>) -> Option<Piece<'a>> {
     Some(piece)
 }
 
-/// Whether a target cannot stand by its position: it would be read as something else, or cut.
+/// Whether a target needs the form `target=`, because by position it would be read as something else, or cut.
 pub(super) fn needs_name(target: &str) -> bool {
     target.contains(',')
         || target.contains('=')

@@ -48,7 +48,7 @@ pub struct Sdl {
     pub xauthority: Option<String>,
 }
 
-/// Where a guest's display goes.
+/// The outputs of a guest's display.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Display {
     /// Settings of its VNC server.
@@ -80,11 +80,11 @@ pub struct Spice {
     pub vdagent: Option<bool>,
     /// Whether the clipboard is shared (`spice_clipboard_sharing`).
     pub clipboard_sharing: Option<bool>,
-    /// How many USB channels there are (`spiceusbredirection`).
+    /// Number of USB channels (`spiceusbredirection`).
     pub usb_redirection: Option<u32>,
-    /// How images are compressed (`spice_image_compression`).
+    /// Image compression (`spice_image_compression`).
     pub image_compression: Option<String>,
-    /// How video is streamed (`spice_streaming_video`).
+    /// Video streaming (`spice_streaming_video`).
     pub streaming_video: Option<String>,
 }
 
@@ -193,7 +193,7 @@ fn apply(display: &mut Display, reader: &mut Reader<'_>, param: &Param<'_>) {
         "opengl" => sdl.opengl = param.flag(reader),
         "display" => sdl.display = param.string(reader),
         "xauthority" => sdl.xauthority = param.string(reader),
-        // xend's way to say which; xl has never read it.
+        // xend's parameter for the type; xl has never read it.
         "type" => warn_of_type(reader, param),
         _ => param.unknown_ignored(reader, "vfb", VFB_NAMES.into_iter()),
     }

@@ -29,11 +29,11 @@ pub struct ViridianSet {
 pub struct Hvm {
     /// The order of boot devices: `c` disk, `d` CD, `n` network, `a` floppy (`boot`).
     pub boot_order: Option<String>,
-    /// The firmware (`bios`, or `firmware` where it names one).
+    /// The firmware (`bios`, or `firmware` if it is a name).
     pub bios: Option<Bios>,
     /// Path of the firmware, if not the usual one (`bios_path_override`).
     pub bios_path: Option<String>,
-    /// Path of hvmloader, if not the usual one (`firmware_override`, or `firmware` where it is a path).
+    /// Path of hvmloader; `None` for the default (`firmware_override`, or `firmware` if it is a path).
     pub firmware_path: Option<String>,
     /// The disk controller (`hdtype`).
     pub disk_controller: Option<DiskController>,
@@ -55,13 +55,13 @@ pub struct Hvm {
     pub local_mce: bool,
     /// The graphics card (`vga`, `stdvga`).
     pub vga: Option<Vga>,
-    /// Its memory in MiB (`videoram`).
+    /// Video memory in MiB (`videoram`).
     pub video_ram_mib: Option<u64>,
     /// Graphics passthrough (`gfx_passthru`).
     pub graphics_passthrough: Option<GraphicsPassthrough>,
     /// Settings of its SPICE server.
     pub spice: Spice,
-    /// Where serial ports go (`serial`).
+    /// Targets of the serial ports (`serial`).
     pub serial: Vec<String>,
     /// Emulated USB: version of the controller (`usbversion`).
     pub usb_version: Option<u32>,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::params::Param;
 use crate::reader::Reader;
 
-/// Limits on what a domain may use of Xen's and xenstore's own resources. `None`: the host's default.
+/// Limits of a domain's use of Xen's and xenstore's resources. `None` selects the host's default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Frames of the grant table (`max_grant_frames`).

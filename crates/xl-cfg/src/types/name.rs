@@ -10,7 +10,7 @@ use thiserror::Error;
 
 /// Longest name, in bytes. Names become parts of file names: `guest-NAME.log` has to fit into 255 bytes.
 pub const MAX_NAME_BYTES: usize = 200;
-/// Allowed characters besides ASCII letters and digits. Only `_` may be the first character.
+/// Allowed characters in addition to ASCII letters and digits. Only `_` may be the first one.
 const SIGNS: &str = "_.+:@-";
 /// Prefixes that commands read as the start of a UUID.
 const UUID_PREFIXES: [&str; 2] = ["uuid=", "uuid:"];
@@ -18,7 +18,8 @@ const UUID_PREFIXES: [&str; 2] = ["uuid=", "uuid:"];
 /// Which names are taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum NameRule {
-    /// ASCII letters, digits and `_.+:@-`; a letter or digit or `_` first, a letter somewhere, no `uuid:` first.
+    /// ASCII letters, digits and `_.+:@-`. The first character is a letter, a digit or `_`. At least one is a letter.
+    /// `uuid:` is not the start.
     #[default]
     Strict,
     /// The rule for existing names: any text that fits into a file name and a line.
@@ -29,7 +30,7 @@ pub enum NameRule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmName(String);
 
-/// Why a VM cannot have a name.
+/// The reasons why a VM cannot have a name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum BadName {
     /// There is nothing.
@@ -47,10 +48,10 @@ pub enum BadName {
     /// It has a character that no name may have.
     #[error("a domain's name cannot have the character {0:?}")]
     Character(char),
-    /// Its first character may stand further behind only.
+    /// The character may not be the first one.
     #[error("a domain's name cannot begin with {0:?}")]
     First(char),
-    /// It begins as a UUID does on a command line.
+    /// The name starts like a UUID on a command line.
     #[error("a domain's name cannot begin with `{0}`: commands would take it for a UUID")]
     Uuid(&'static str),
     /// It has no letter.
@@ -89,7 +90,8 @@ impl VmName {
         Ok(Self(name.to_owned()))
     }
 
-    /// A name by the strict rule that is like this one: `-` in the place of what cannot be. `None` where nothing is left.
+    /// The most similar name that the strict rule allows, with `-` for other characters. `None` if no character
+    /// remains.
     #[must_use]
     pub fn like(name: &str) -> Option<Self> {
         let replaced: String = name

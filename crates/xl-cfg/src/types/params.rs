@@ -100,7 +100,7 @@ impl<'a> Param<'a> {
         reader.keyword_in(value, &format!("`{}`", self.name.text), T::find)
     }
 
-    /// The same, in any case of letters.
+    /// One of the fixed words of `T`, in upper or lower case.
     pub(crate) fn keyword_any_case<T: Keyword>(&self, reader: &mut Reader<'_>) -> Option<T> {
         let value = self.wanted_value(reader)?;
         reader.keyword_in(value, &format!("`{}`", self.name.text), T::find_any_case)
@@ -117,7 +117,7 @@ impl<'a> Param<'a> {
         reader.error(Code::UnknownName, self.name.span(), message, remedy);
     }
 
-    /// The same as a warning, where xl goes on without the parameter.
+    /// Warns about an unknown parameter, for which xl continues without an error.
     pub(crate) fn unknown_ignored(
         &self,
         reader: &mut Reader<'_>,

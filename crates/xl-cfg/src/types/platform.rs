@@ -14,7 +14,7 @@ keywords! {
         Disabled = "disabled",
         /// In whatever way suits the host.
         Enabled = "enabled",
-        /// With tables of its own, kept in step with the guest's.
+        /// With its own tables, synchronised with the guest's.
         SyncPt = "sync_pt",
         /// With the guest's own second-level page tables.
         SharePt = "share_pt",
@@ -30,7 +30,7 @@ pub struct Platform {
     pub no_migrate: Option<bool>,
     /// Whether it serves devices to others (`driver_domain`).
     pub driver_domain: Option<bool>,
-    /// How the IOMMU is set up (`passthrough`).
+    /// Setup of the IOMMU (`passthrough`).
     pub passthrough: Option<Passthrough>,
     /// The XSM label (`seclabel`).
     pub security_label: Option<String>,
@@ -40,7 +40,7 @@ pub struct Platform {
     pub acpi: Option<bool>,
     /// Whether a PV guest sees the host's memory map (`e820_host`). Set by itself when PCI devices are passed.
     pub e820_host: Option<bool>,
-    /// Whether the suspend event channel is as xend had it (`xend_suspend_evtchn_compat`).
+    /// Whether the suspend event channel is compatible with xend (`xend_suspend_evtchn_compat`).
     pub xend_suspend_event_channel: Option<bool>,
 }
 

@@ -15,7 +15,7 @@ use crate::syntax::Value;
 pub(crate) const MAX_VCPUS: u32 = 4096;
 
 keywords! {
-    /// Who may use alternate views of guest memory.
+    /// The users of alternate views of guest memory.
     Altp2m {
         /// Neither the guest nor tools.
         Disabled = "disabled",
@@ -31,13 +31,13 @@ keywords! {
 /// The guest's processors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Processors {
-    /// How many are online at the start: `vcpus`, default 1.
+    /// Number of vCPUs that are online at the start: `vcpus`, default 1.
     pub vcpus: u32,
-    /// How many there can be: `maxvcpus`, else those of the virtual nodes, else `vcpus`.
+    /// Maximum number of vCPUs: `maxvcpus`, else those of the virtual nodes, else `vcpus`.
     pub max_vcpus: u32,
-    /// Where they may run (`cpus`).
+    /// Hard affinity (`cpus`).
     pub hard_affinity: Option<Affinity>,
-    /// Where they should rather run (`cpus_soft`).
+    /// Soft affinity (`cpus_soft`).
     pub soft_affinity: Option<Affinity>,
     /// The scheduler's parameters.
     pub scheduling: Scheduling,
@@ -45,9 +45,9 @@ pub struct Processors {
     pub cpuid: Option<Cpuid>,
     /// Whether the guest may run a hypervisor of its own (`nestedhvm`).
     pub nested_hvm: Option<bool>,
-    /// Who may use alternate views of memory (`altp2m`).
+    /// The users of alternate views of memory (`altp2m`).
     pub altp2m: Option<Altp2m>,
-    /// How many alternate views there can be (`altp2m_count`).
+    /// Maximum number of alternate views (`altp2m_count`).
     pub altp2m_count: Option<u32>,
     /// Whether reads of unknown MSRs give 0 instead of a fault (`msr_relaxed`).
     pub msr_relaxed: Option<bool>,
@@ -163,7 +163,7 @@ fn read_altp2m(reader: &mut Reader<'_>, domain_type: DomainType) -> Option<Altp2
     if named.is_some() || domain_type != DomainType::Hvm {
         return named;
     }
-    // The deprecated boolean; that it is deprecated has been said.
+    // The deprecated boolean. Its deprecation was reported already.
     reader
         .flag("altp2mhvm")
         .map(|on| if on { Altp2m::Mixed } else { Altp2m::Disabled })

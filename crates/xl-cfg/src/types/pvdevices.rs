@@ -11,7 +11,7 @@ use crate::reader::Reader;
 use crate::syntax::Text;
 
 keywords! {
-    /// Where the backend's end of a channel is.
+    /// The backend's end of a channel.
     ChannelConnection {
         /// A pseudo-terminal (pty).
         Pty = "pty",
@@ -43,9 +43,9 @@ keywords! {
 /// A byte stream between guest and host (`channel`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Channel {
-    /// Its name, by which the guest finds it.
+    /// Name by which the guest finds the channel.
     pub name: String,
-    /// Where the backend's end is.
+    /// The backend's end.
     pub connection: ChannelConnection,
     /// Path of the socket.
     pub path: Option<String>,

@@ -1,5 +1,7 @@
 //! Limits on a network interface's traffic: `10Mb/s`, `1MB/s@20ms`.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::number;
@@ -16,7 +18,7 @@ pub struct Rate {
 const DEFAULT_INTERVAL_US: u32 = 50_000;
 
 impl Rate {
-    /// Parses `RATE/s` or `RATE/s@INTERVAL`; the error says what is wrong.
+    /// Parses `RATE/s` or `RATE/s@INTERVAL`. The error is the reason.
     pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         let (rate, interval) = text
             .split_once('@')
@@ -30,6 +32,31 @@ impl Rate {
             bytes_per_interval: scaled / 1_000_000,
             interval_us,
         })
+    }
+}
+
+/// The units of rates in bytes, each a multiple of the one before.
+const UNITS: [(u64, &str); 7] = [
+    (1, "B"),
+    (125, "Kb"),
+    (1_000, "KB"),
+    (125_000, "Mb"),
+    (1_000_000, "MB"),
+    (125_000_000, "Gb"),
+    (1_000_000_000, "GB"),
+];
+
+/// The text from which `Rate::parse` makes the same rate, in the smallest unit whose number has 32 bits.
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let interval_us = u128::from(self.interval_us.max(1));
+        let scaled = u128::from(self.bytes_per_interval) * 1_000_000;
+        let bytes_per_second = scaled.div_ceil(interval_us).max(1);
+        let number = |unit: u64| bytes_per_second.div_ceil(u128::from(unit));
+        let mut units = UNITS.iter();
+        let fitting = units.find(|(unit, _)| number(*unit) <= u128::from(u32::MAX));
+        let (unit, word) = fitting.copied().unwrap_or((1_000_000_000, "GB"));
+        write!(f, "{}{word}/s@{interval_us}us", number(unit))
     }
 }
 
@@ -61,7 +88,7 @@ fn parse_interval(text: &str) -> Result<u32, &'static str> {
     u32::try_from(number * factor).map_err(|_| "the interval is too long")
 }
 
-/// The number at the front, not 0 and of 32 bits at most, and what follows it.
+/// The number at the start, not 0 and at most 32 bits, and the text after it.
 fn leading_number(text: &str) -> Result<(u64, &str), &'static str> {
     let end = text
         .find(|c: char| !c.is_ascii_digit())
@@ -99,6 +126,24 @@ mod tests {
                 }),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn its_text_makes_the_same_rate_again() {
+        for text in [
+            "10Mb/s",
+            "1MB/s@20ms",
+            "1GB/s@1s",
+            "3B/s@7us",
+            "8b/s@500us",
+            "4294967295GB/s@1us",
+            "4294967295Kb/s@4s",
+            "10GB/s@3s",
+            "7b/s",
+        ] {
+            let rate = Rate::parse(text).unwrap();
+            assert_eq!(Rate::parse(&rate.to_string()), Ok(rate), "{text}: {rate}");
         }
     }
 

@@ -10,9 +10,9 @@ use crate::reader::Reader;
 use crate::syntax::Value;
 
 keywords! {
-    /// How the guest reads the time stamp counter.
+    /// The source of the guest's time stamp counter.
     TscMode {
-        /// The hardware's where that is monotonic, else emulated.
+        /// The hardware's counter if it is monotonic, else emulated.
         Default = "default",
         /// Always emulated, at 1 GHz.
         AlwaysEmulate = "always_emulate",
@@ -44,7 +44,7 @@ pub struct Time {
     pub localtime: Option<bool>,
     /// Offset of the real-time clock, in seconds (`rtc_timeoffset`).
     pub rtc_offset_s: Option<i32>,
-    /// How the guest reads the time stamp counter (`tsc_mode`).
+    /// The source of the guest's time stamp counter (`tsc_mode`).
     pub tsc_mode: Option<TscMode>,
     /// Treatment of missed timer ticks (`timer_mode`).
     pub timer_mode: Option<TimerMode>,

@@ -97,13 +97,13 @@ pub struct Vif {
     pub ip: Option<String>,
     /// The domain that serves it; `None`: domain 0.
     pub backend: Option<String>,
-    /// Limit on what the guest sends.
+    /// Limit on the guest's transmit rate.
     pub rate: Option<Rate>,
-    /// Its number; `None`: its position in the list.
+    /// Number of the device; `None`: its position in the list.
     pub devid: Option<u32>,
     /// Largest packet, in bytes.
     pub mtu_bytes: Option<u32>,
-    /// The VLANs, as the script wants them.
+    /// The VLANs, in the script's format.
     pub vlan: Option<String>,
     /// Whether the guest should trust the backend; default yes.
     pub trusted: Option<bool>,
@@ -203,7 +203,7 @@ fn apply(vif: &mut Vif, reader: &mut Reader<'_>, param: &Param<'_>) {
                 vif.colo.insert(name.to_owned(), value);
             }
         }
-        // An interface without what was meant may join another network.
+        // An interface without this parameter may join another network than intended.
         _ => param.unknown(reader, KEY, NAMES.into_iter()),
     }
 }

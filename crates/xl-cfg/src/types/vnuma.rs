@@ -17,9 +17,9 @@ const MAX_NODES: usize = 64;
 /// One virtual NUMA node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VirtualNode {
-    /// The host's node that it lies on.
+    /// Number of the host's node.
     pub pnode: u32,
-    /// Its memory in MiB.
+    /// Memory of the node in MiB.
     pub size_mib: u64,
     /// The vCPUs that belong to it.
     pub vcpus: Vec<u32>,

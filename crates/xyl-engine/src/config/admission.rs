@@ -1,15 +1,14 @@
-//! Whether a guest may start here, by the host's policy, and how.
+//! Admission: asks the host's policy whether a guest may start, and how. Creates, restarts and adoptions call it.
 //!
-//! The policy is asked of the kernel image that is open and that the domain will be made from, never of the
-//! configuration's word and never of a path that is opened again: nothing can change between the look and the start. A
-//! refusal comes before anything is built. The decision and its reasons are kept with the VM, for `xyl explain`.
+//! The policy decides about the open kernel image from which the domain is built. It trusts neither the configuration
+//! nor a path that is opened again, so nothing can change between decision and start. A refusal comes before anything
+//! is built. The decision and its reasons are stored with the VM, for `xyl explain`.
 //!
-//! The host's audit is asked only where the policy has a rule about the guest's type, and rests on facts that are gathered
-//! once for each boot of the host. What cannot be gathered is unknown, and rules say what that means.
+//! The host's audit is made only if the policy has a rule about the guest's type. Its facts are gathered once for
+//! each boot of the host. A fact that cannot be gathered is unknown, and the rules say what follows.
 //!
-//! A 32-bit PV kernel is built bare only where the decision about the image in hand says so ([`Decision::is_bare_pv32`]): it is
-//! the one thing that the builder's `allow_bare_pv32` is made from, and without that the builder refuses such a kernel, whatever
-//! has gone before.
+//! A bare 32-bit PV kernel is built only if the decision about this image allows it ([`Decision::is_bare_pv32`]). The
+//! builder's `allow_bare_pv32` comes from nothing else.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -33,41 +32,41 @@ use crate::error::list_paths;
 use crate::vm::spec::{Shim, VmSpec};
 use crate::{Dirs, EngineError, Host};
 
-/// The format's number.
+/// Version of the record's format.
 const VERSION: u32 = 1;
-/// Largest record that is read back, in bytes.
+/// Maximum number of bytes that are read of a record.
 const RECORD_MAX_BYTES: u64 = 64 << 10;
-/// What PV GRUB calls itself in its ELF notes.
+/// Name of PV GRUB in its ELF notes.
 const GRUB: &str = "GRUB";
-/// The word in Xen's capabilities for bare 32-bit PV guests.
+/// Name of Xen's interface for bare 32-bit PV guests, in its capabilities.
 const PV32: &str = "xen-3.0-x86_32p";
 
-/// A decision, as it is kept with the VM.
+/// A decision, as stored with the VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The format: 1.
+    /// Version of the format: 1.
     pub version: u32,
-    /// When it was decided, in seconds since 1970.
+    /// Time of the decision, in seconds since 1970.
     pub decided_s: u64,
-    /// The kernel that was looked at, and loaded.
+    /// Path of the kernel that the decision is about.
     pub kernel: PathBuf,
-    /// What it is.
+    /// Kind of the kernel image.
     pub image: ImageKind,
-    /// Whether the kernel is a boot loader: what it loads later is not seen.
+    /// Whether the kernel is a boot loader. The kernel that it loads later is unknown.
     pub is_boot_loader: bool,
     /// `pvshim` of the configuration.
     pub pvshim: Option<bool>,
-    /// The shim that it runs in.
+    /// Path of the shim, if the guest runs in one.
     pub shim: Option<PathBuf>,
-    /// Its settings outside Xen's security support.
+    /// Settings of the guest outside Xen's security support.
     #[serde(default)]
     pub unsupported: Vec<UnsupportedSetting>,
-    /// What was decided.
+    /// The decision with its reasons.
     pub decision: Decision,
 }
 
 impl Record {
-    /// What the policy of now says of the same guest, on the host as it is now.
+    /// Asks the present policy about the same guest, on the host as it is now.
     pub fn decide_again(
         &self,
         hv: &dyn Hypervisor,
@@ -90,12 +89,12 @@ impl Record {
         Ok(admit(&policy, audit.as_ref(), &request))
     }
 
-    /// Whether `now`, a later decision about the same guest, has another end.
+    /// Whether the later decision `now` has a different outcome.
     pub fn is_otherwise(&self, now: &Decision) -> bool {
         (self.decision.outcome, self.decision.guest) != (now.outcome, now.guest)
     }
 
-    /// What cannot be seen of the guest.
+    /// A sentence about the part of the guest that cannot be checked.
     pub fn unseen(&self) -> Option<&'static str> {
         self.is_boot_loader.then_some(
             "the kernel is a boot loader: what it loads later is not seen; its width is, for a PV domain keeps the width that it started with",
@@ -103,16 +102,16 @@ impl Record {
     }
 }
 
-/// A guest that may start.
+/// A guest that the policy lets start.
 pub(crate) struct Admitted {
-    /// The decision with its reasons, for the VM's record.
+    /// The decision, for the VM's record.
     pub record: Record,
-    /// The shim that it starts in.
+    /// The shim, if the guest starts in one.
     pub shim: Option<ShimImage>,
 }
 
-/// Asks the policy of the host, for a create or a restart. Where the guest is to run in the shim though its
-/// configuration does not say so, `spec` becomes that of a domain with the shim.
+/// Asks the host's policy about a create or a restart. If the policy demands the shim and the configuration does not,
+/// changes `spec` to a domain with the shim.
 pub(crate) fn ask(
     host: &Host,
     operation: Operation,
@@ -154,13 +153,9 @@ pub(crate) fn ask(
         shim = Some(shim::ready(host, physical, spec, kernel)?);
     }
     if decision.outcome == Outcome::Refuse {
-        return Err(EngineError::NotAdmitted {
-            kernel: kernel.path().to_owned(),
-            line: decision.line(),
-            settings: refused_settings(&policy, &first),
-        });
+        return Err(not_admitted(kernel, &decision, &policy, &first));
     }
-    tell(&decision, notice);
+    report(&decision, notice);
     let record = Record {
         version: VERSION,
         decided_s: seconds(host.clock.calendar()),
@@ -175,8 +170,8 @@ pub(crate) fn ask(
     Ok(Admitted { record, shim })
 }
 
-/// Asks the policy about a guest that another toolstack has started, and that is to become ours. What it is, Xen says: the
-/// file that it was started from may be another one by now.
+/// Asks the policy about a running guest of another toolstack, for an adoption. Xen reports what it is, because its
+/// file may have changed since.
 pub(crate) fn ask_of_running(
     host: &Host,
     info: &DomainInfo,
@@ -187,7 +182,7 @@ pub(crate) fn ask_of_running(
     let policy = policy(files, dirs)?;
     let shims = KnownShims::new(dirs, &policy);
     let image = match &spec.shim {
-        // Xen sees the shim alone, which is never a PV guest.
+        // Xen sees only the shim, which is not a PV guest.
         Some(shim) if info.kind() != GuestKind::Pv && shims.have(shim) => {
             pv_kind_of_file(kernel.as_ref())
         }
@@ -213,7 +208,7 @@ pub(crate) fn ask_of_running(
     })
 }
 
-/// What a running domain is, by Xen's word.
+/// Kind of a running domain's image, as Xen reports it.
 fn running_image(hv: &dyn Hypervisor, info: &DomainInfo) -> Result<ImageKind, EngineError> {
     Ok(match info.kind() {
         GuestKind::Pv if hv.address_size_bits(info.domid)? == 32 => ImageKind::Pv32,
@@ -223,7 +218,7 @@ fn running_image(hv: &dyn Hypervisor, info: &DomainInfo) -> Result<ImageKind, En
     })
 }
 
-/// The width of the kernel that a guest in the shim was started from; where the file tells nothing, the riskier one.
+/// Width of the kernel in a shim, from its file. If the file does not show it, assumes 32 bits, the higher risk.
 fn pv_kind_of_file(kernel: Option<&Image>) -> ImageKind {
     let width = kernel.and_then(|kernel| Some(kernel.pv().ok()?.width));
     match width {
@@ -232,9 +227,10 @@ fn pv_kind_of_file(kernel: Option<&Image>) -> ImageKind {
     }
 }
 
-/// The type of guest that a running domain is, whichever toolstack has started it. `is_bare_pv32` is Xen's word
-/// ([`bare_pv32`]), `config` libxl's record, without which a device model counts as one with its rights over the host.
-/// What runs at a `pvshim_path` is a shim only if it is one of `shims`.
+/// Type of a running guest of any toolstack.
+///
+/// `is_bare_pv32` comes from Xen ([`bare_pv32`]). `config` is libxl's record; without it a device model counts as one
+/// with all rights on the host. The image at `pvshim_path` counts as a shim only if `shims` has it.
 pub fn running_type(
     info: &DomainInfo,
     is_bare_pv32: bool,
@@ -262,7 +258,7 @@ pub fn running_type(
     }
 }
 
-/// What the policy says of a running guest of this type about which nothing was decided: another toolstack has started it.
+/// Asks the policy about a running guest without a stored decision, because another toolstack has started it.
 pub fn decide_running(
     hv: &dyn Hypervisor,
     files: &dyn Files,
@@ -271,7 +267,7 @@ pub fn decide_running(
 ) -> Result<Decision, EngineError> {
     let (image, device_model) = match guest {
         GuestType::Pv64 => (ImageKind::Pv64, DeviceModel::None),
-        // The width of a kernel in the shim is not known: the riskier one.
+        // The width of a kernel in the shim is unknown, so the higher risk is assumed.
         GuestType::Pv32 | GuestType::PvShim => (ImageKind::Pv32, DeviceModel::None),
         GuestType::Pvh => (ImageKind::Pvh, DeviceModel::None),
         GuestType::Hvm => (ImageKind::Hvm, DeviceModel::Confined),
@@ -288,8 +284,7 @@ pub fn decide_running(
     Ok(admit(&policy, audit.as_ref(), &request))
 }
 
-/// Which of these domains are bare 32-bit PV guests, whichever toolstack has started them. On a host that cannot run any
-/// that is known without a look at each.
+/// The bare 32-bit PV guests among these domains, of any toolstack. If this Xen cannot run any, no domain is checked.
 pub fn bare_pv32(hv: &dyn Hypervisor, infos: &[DomainInfo]) -> Result<Vec<DomId>, EngineError> {
     let is_pv = |info: &&DomainInfo| info.domid != DomId::ZERO && info.kind() == GuestKind::Pv;
     let pv: Vec<&DomainInfo> = infos.iter().filter(is_pv).collect();
@@ -301,7 +296,7 @@ pub fn bare_pv32(hv: &dyn Hypervisor, infos: &[DomainInfo]) -> Result<Vec<DomId>
         match hv.address_size_bits(info.domid) {
             Ok(32) => found.push(info.domid),
             Ok(_) => {}
-            // It has gone meanwhile.
+            // The domain has ended meanwhile.
             Err(error) if error.is(Errno::ESRCH) => {}
             Err(error) => return Err(error.into()),
         }
@@ -309,7 +304,7 @@ pub fn bare_pv32(hv: &dyn Hypervisor, infos: &[DomainInfo]) -> Result<Vec<DomId>
     Ok(found)
 }
 
-/// Whether this Xen runs bare 32-bit PV guests at all: asked before anything is built.
+/// Fails if this Xen runs no bare 32-bit PV guests. Called before anything is built.
 pub(crate) fn check_runs_pv32(hv: &dyn Hypervisor) -> Result<(), EngineError> {
     match runs_pv32(hv)? {
         true => Ok(()),
@@ -324,8 +319,9 @@ fn runs_pv32(hv: &dyn Hypervisor) -> Result<bool, EngineError> {
         .any(|word| word == PV32))
 }
 
-/// What the policy would say of a kernel, and the VM as it would be started then, without a question to Xen: of the host's
-/// facts those kept from an earlier look count, and a shim is taken to be there.
+/// The policy's decision for a dry run, without requests to Xen. Returns the VM as it would start.
+///
+/// It uses stored facts of the host, and assumes that a shim exists.
 pub(crate) fn preview(
     files: &dyn Files,
     dirs: &Dirs,
@@ -345,12 +341,27 @@ pub(crate) fn preview(
     let decision = admit(&policy, audit.as_ref(), &request);
     let started = match decision.outcome {
         Outcome::ConvertToShim => in_shim(spec, &policy.shim),
-        Outcome::Allow | Outcome::Refuse => spec.clone(),
+        Outcome::Allow => spec.clone(),
+        Outcome::Refuse => return Err(not_admitted(kernel, &decision, &policy, &request)),
     };
     Ok((decision, started))
 }
 
-/// The host's audit, if the policy needs it for this guest.
+/// The error for a guest that the policy refuses.
+fn not_admitted(
+    kernel: &Image,
+    decision: &Decision,
+    policy: &Policy,
+    request: &Request,
+) -> EngineError {
+    EngineError::NotAdmitted {
+        kernel: kernel.path().to_owned(),
+        line: decision.line(),
+        settings: refused_settings(policy, request),
+    }
+}
+
+/// Audits the host, if the policy has a rule about this guest.
 fn audit(
     hv: &dyn Hypervisor,
     files: &dyn Files,
@@ -392,8 +403,8 @@ fn policy(files: &dyn Files, dirs: &Dirs) -> Result<Policy, EngineError> {
     Ok(Policy::load(files, &dirs.policy)?)
 }
 
-/// What the image is, started the way that this domain starts it. Linux can be started as PV and as PVH. A domain whose shim
-/// is not one of the host's starts that image, whatever it is: a PVH guest.
+/// Kind of the image, as this domain starts it. Linux can start as PV and as PVH. A domain with a shim that is not
+/// the host's starts that image as a PVH guest.
 fn image_kind(spec: &VmSpec, kernel: &Image, shims: &KnownShims) -> Result<ImageKind, EngineError> {
     let is_pv = match &spec.shim {
         Some(shim) => shims.have(shim),
@@ -408,7 +419,7 @@ fn image_kind(spec: &VmSpec, kernel: &Image, shims: &KnownShims) -> Result<Image
     })
 }
 
-/// The settings of a VM that Xen has no security support for.
+/// The settings of a VM that Xen's security support does not cover.
 fn unsupported_settings(spec: &VmSpec) -> Vec<UnsupportedSetting> {
     let set = [
         (UnsupportedSetting::NestedHvm, spec.nested_virt),
@@ -423,7 +434,7 @@ fn unsupported_settings(spec: &VmSpec) -> Vec<UnsupportedSetting> {
         .collect()
 }
 
-/// What the configuration says of the shim.
+/// The configuration's `pvshim`: `None` if it is not set.
 fn wish(spec: &VmSpec) -> Option<bool> {
     match spec.shim {
         Some(_) => Some(true),
@@ -444,7 +455,7 @@ fn in_shim(spec: &VmSpec, settings: &ShimSettings) -> VmSpec {
     }
 }
 
-/// Why the shim cannot be used, for the policy to put into words; other errors stay what they are.
+/// Converts an error about the shim to its state, so that the policy can explain it. Other errors are returned.
 fn state_of(error: EngineError, settings: &ShimSettings) -> Result<ShimState, EngineError> {
     let text = |path: &Path| path.display().to_string();
     match error {
@@ -466,8 +477,8 @@ fn state_of(error: EngineError, settings: &ShimSettings) -> Result<ShimState, En
     }
 }
 
-/// A guest that runs in another way than its configuration says is told of, and what the policy warns of.
-pub(crate) fn tell(decision: &Decision, notice: &mut dyn FnMut(Notice<'_>)) {
+/// Reports a guest that runs differently from its configuration, and the policy's warnings.
+pub(crate) fn report(decision: &Decision, notice: &mut dyn FnMut(Notice<'_>)) {
     if decision.outcome == Outcome::ConvertToShim {
         notice(Notice::Warning(&decision.line()));
     }
@@ -487,12 +498,12 @@ fn seconds(now: SystemTime) -> u64 {
         .as_secs()
 }
 
-/// The record's path.
+/// Path of a VM's stored decision.
 pub fn path(dirs: &Dirs, uuid: &str) -> PathBuf {
     dirs.vm(uuid).join("admission.json")
 }
 
-/// Writes the record beside the VM's configuration, whole or not at all. It outlives a power cut.
+/// Writes the decision beside the VM's configuration, atomically. It survives a power cut.
 pub(crate) fn write(
     files: &dyn Files,
     dirs: &Dirs,
@@ -512,7 +523,7 @@ pub(crate) fn write(
     )?)
 }
 
-/// The VM's record; `None` where there is none, as for a domain of another toolstack.
+/// Reads a VM's stored decision. `None` if there is none, as for a domain of another toolstack.
 pub fn read(files: &dyn Files, dirs: &Dirs, uuid: &str) -> Result<Option<Record>, EngineError> {
     let path = path(dirs, uuid);
     let bytes = match files.read(&path, RECORD_MAX_BYTES) {
@@ -553,7 +564,7 @@ mod tests {
         let infos = domains::list(&hv).unwrap();
         hv.set_version(version("xen-3.0-x86_64 xen-3.0-x86_32p hvm-3.0-x86_32"));
         assert_eq!(bare_pv32(&hv, &infos).unwrap(), [domid]);
-        // Xen says that there can be none: nothing is asked of each.
+        // Xen's capabilities exclude such guests, so no domain is checked.
         hv.set_version(version("xen-3.0-x86_64 hvm-3.0-x86_32p"));
         hv.forget_calls();
         assert!(bare_pv32(&hv, &infos).unwrap().is_empty());

@@ -1,6 +1,6 @@
-//! The files that a domain starts from, opened and checked.
+//! Opens and checks kernel, ramdisk and shim of a guest. Create and its dry run use it.
 //!
-//! Each is opened once: what was checked is what is built, whatever happens to its path meanwhile.
+//! Each file is opened once, and the domain is built from the open file. A later change of the path has no effect.
 
 use xen_build::{BootModule, ModuleContent};
 use xen_image::{Image, Module, Origin};
@@ -16,16 +16,16 @@ const KIB: u64 = 1024;
 
 /// The opened kernel and ramdisk of a guest.
 pub(crate) struct Images {
-    /// The guest's kernel.
+    /// Image of the guest's kernel.
     pub kernel: Image,
-    /// The guest's ramdisk.
+    /// Ramdisk of the guest.
     ramdisk: Option<Module>,
-    /// What the kernel runs in, where it does.
+    /// The shim, if the kernel runs in one.
     pub shim: Option<ShimImage>,
 }
 
 impl Images {
-    /// Opens the guest's kernel: first of all, for what it is decides what else is wanted.
+    /// Opens the guest's kernel. It comes first, because the kernel's kind decides about the other files.
     pub fn load_kernel(
         host: &Host,
         spec: &VmSpec,
@@ -41,7 +41,7 @@ impl Images {
         Ok(kernel)
     }
 
-    /// Opens what goes with the kernel, and the shim where there is one.
+    /// Opens the ramdisk, and the shim if the VM has one.
     pub fn load_rest(
         spec: &VmSpec,
         kernel: Image,
@@ -58,12 +58,12 @@ impl Images {
         })
     }
 
-    /// What the domain itself starts: the shim where there is one.
+    /// The image that the domain starts: the shim, or else the kernel.
     pub fn first(&self) -> &Image {
         self.shim.as_ref().map_or(&self.kernel, |shim| &shim.image)
     }
 
-    /// What it is given along; `cmdline` is the guest kernel's.
+    /// The modules of that image. `cmdline` is the command line of the guest's kernel.
     pub fn modules<'a>(&'a self, cmdline: &'a str) -> Vec<BootModule<'a>> {
         let kernel = self.shim.as_ref().map(|_| BootModule {
             content: ModuleContent::Kernel(&self.kernel),

@@ -1,15 +1,16 @@
-//! Errors that come after a configuration was read, such as a kernel that is not there: which of its settings they are about.
+//! Finds the setting that caused an error after the configuration was parsed, such as a missing kernel.
 //!
-//! `plan` and the command's create call it, so that people see file, line and domain.
+//! `plan` and the create call it, so that the error names file, line and domain.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use xen_build::BuildError;
 use xl_cfg::{Config, DomainConfig};
 
-use crate::error::{EngineError, SettingError};
+use crate::error::{DeviceError, EngineError, SettingError};
+use crate::vm::paths::whole_path;
 
-/// The error with the domain's name and the place of the setting that it is about. Others come back as they are.
+/// Adds the domain's name and the setting's place to an error about a setting. Returns other errors unchanged.
 pub(crate) fn locate(config: &Config, error: EngineError) -> EngineError {
     if matches!(error, EngineError::Setting(_)) {
         return error;
@@ -18,7 +19,7 @@ pub(crate) fn locate(config: &Config, error: EngineError) -> EngineError {
     let found = keys
         .iter()
         .find_map(|key| Some((*key, config.location_of_value(key)?)));
-    // What is not written there has no line: the file is named.
+    // A default has no line. Then only the file is named.
     let Some(key) = found
         .as_ref()
         .map(|(key, _)| *key)
@@ -35,29 +36,41 @@ pub(crate) fn locate(config: &Config, error: EngineError) -> EngineError {
     }))
 }
 
-/// The settings that an error is about, the likeliest first.
+/// The settings that say what a guest boots. A configuration has one of them.
+const KERNEL: [&str; 2] = ["kernel", "firmware"];
+
+/// The settings that may cause an error, the likeliest first.
 fn keys(domain: &DomainConfig, error: &EngineError) -> &'static [&'static str] {
     match error {
         EngineError::Image(error) | EngineError::Build(BuildError::Image(error)) => {
             file_keys(domain, error.path())
         }
         EngineError::Build(error) => build_keys(error),
+        EngineError::NoFirmware { .. } => &["firmware"],
         EngineError::NoSuchCpus { .. } => &["cpus", "cpus_soft"],
         EngineError::NoSuchPool(_) => &["pool"],
         EngineError::NoShares(_) => &["cpu_weight", "cap"],
         EngineError::NotEnoughMemory { .. } => &["memory", "maxmem"],
         EngineError::NoHardwareVirtualisation(_) | EngineError::NoPv => &["type", "builder"],
-        EngineError::NoPv32 | EngineError::Shim(_) => &["pvshim", "kernel"],
+        EngineError::NoPv32 | EngineError::Shim(_) => &["pvshim", "kernel", "firmware"],
         EngineError::HostLacks(lacking) => lacking.keys(),
         EngineError::LabelsUnsupported => &["seclabel", "init_seclabel"],
         EngineError::NotAdmitted { settings, .. } => match settings.first() {
             Some(setting) => setting_keys(*setting),
-            None => &["kernel"],
+            None => &KERNEL,
         },
+        EngineError::Device(error) if is_of_vif(error) => &["vif"],
+        EngineError::Device(_) => &["disk"],
         EngineError::NameTaken { .. } | EngineError::NameBusy { .. } => &["name"],
         EngineError::UuidTaken { .. } => &["uuid"],
         _ => &[],
     }
+}
+
+fn is_of_vif(error: &DeviceError) -> bool {
+    error
+        .device()
+        .is_some_and(|device| device.starts_with("vif "))
 }
 
 fn setting_keys(setting: xyl_audit::UnsupportedSetting) -> &'static [&'static str] {
@@ -69,7 +82,7 @@ fn setting_keys(setting: xyl_audit::UnsupportedSetting) -> &'static [&'static st
     }
 }
 
-/// The setting that names a file.
+/// The settings that name this file.
 fn file_keys(domain: &DomainConfig, path: &Path) -> &'static [&'static str] {
     let is = |named: &Option<String>| {
         named
@@ -80,8 +93,8 @@ fn file_keys(domain: &DomainConfig, path: &Path) -> &'static [&'static str] {
         &["ramdisk"]
     } else if is(&domain.boot.shim.path) {
         &["pvshim_path"]
-    } else if is(&domain.boot.kernel) {
-        &["kernel"]
+    } else if is(&domain.boot.kernel) || domain.boot.kernel.is_none() {
+        &KERNEL
     } else {
         &[]
     }
@@ -99,12 +112,7 @@ fn build_keys(error: &BuildError) -> &'static [&'static str] {
         BuildError::Pv32
         | BuildError::NoPae
         | BuildError::RequiredFeature { .. }
-        | BuildError::Layout { .. } => &["kernel"],
+        | BuildError::Layout { .. } => &KERNEL,
         _ => &[],
     }
-}
-
-/// The same file from whatever folder the VM is restarted.
-pub(crate) fn whole_path(path: &str) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path))
 }

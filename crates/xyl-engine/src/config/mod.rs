@@ -1,10 +1,15 @@
-//! From a configuration to a decision: what a VM is made from, and whether it may start.
+//! From a configuration to a decision: the parts of a VM, and whether it may start.
 //!
-//! `plan` turns a parsed xl.cfg into a [`crate::vm::spec::VmSpec`], `boot_files` opens kernel and ramdisk, `admission` asks the policy,
-//! `policy_recheck` asks it again for running guests, `shim` wraps a PV kernel, `locate` finds the line that an error is about, `runtime_changes` adds what commands changed later, and `libxl_json` reads and writes libxl's own record.
+//! `plan` turns a parsed xl.cfg into a [`crate::vm::spec::VmSpec`]. `boot_files` opens kernel and ramdisk.
+//! `firmware` finds the boot loaders
+//! that `firmware` names. `admission` asks the policy, and `policy_recheck` asks it again about running guests. `shim` prepares the PV shim.
+//! `locate` finds the line that an error is about. `runtime_changes` adds changes that commands made later.
+//! `libxl_json` reads and writes libxl's record. `autostart` says which VMs start with the host, and in which order.
 
 pub mod admission;
+pub mod autostart;
 pub(crate) mod boot_files;
+pub mod firmware;
 pub mod libxl_json;
 mod locate;
 pub mod plan;
@@ -19,7 +24,7 @@ use xen_image::{CacheFolder, CacheOptions, Limits, Loader};
 use crate::Dirs;
 use crate::host::unpack::Confined;
 
-/// The loader of kernels, with its limits and the cache of unpacked kernels.
+/// The loader of kernels, with its limits and its cache.
 pub(crate) fn loader(dirs: &Dirs) -> Loader {
     Loader {
         limits: Limits::default(),

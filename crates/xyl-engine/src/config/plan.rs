@@ -1,6 +1,9 @@
-//! From a configuration to a [`VmSpec`]: defaults filled in, and what Xyl cannot do refused by name
-//! and line, so that no configuration is half obeyed.
+//! Plans a [`VmSpec`] from a configuration. Create, restart and dry run call it.
+//!
+//! It fills in all defaults. It refuses each unsupported setting by name and line, so that no configuration is obeyed
+//! only in part.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -12,21 +15,23 @@ use xl_cfg::{Config, DomainConfig, DomainType, SetKey, Source, Value};
 
 use crate::EngineError;
 use crate::Host;
-use crate::config::locate::{locate, whole_path};
+use crate::config::locate::locate;
 use crate::host::topology;
+use crate::vm::disk::Disk;
+use crate::vm::nic::{self, VifDefaults};
+use crate::vm::paths::whole_path;
 use crate::vm::spec::{Action, OnShutdown, Shim, VmSpec};
 use crate::vm::store;
 
 /// KiB of a MiB.
 const KIB_PER_MIB: u64 = 1024;
-/// xl's timer mode for guests that say nothing: ticks are not delayed for missed ones.
+/// xl's default timer mode: missed ticks do not delay later ones.
 pub(crate) const DEFAULT_TIMER_MODE: u64 = 1;
 
-/// What a VM's record says where the host's configuration has switched claims off: xl.cfg has no setting
-/// for it.
+/// Setting in a VM's record if xl.conf switches claims off. xl.cfg has no setting for it.
 const NO_CLAIM: &str = "xyl_no_claim";
 
-/// Settings that are obeyed.
+/// Settings that Xyl obeys.
 const OBEYED: &[&str] = &[
     "name",
     "type",
@@ -60,6 +65,7 @@ const OBEYED: &[&str] = &[
     "maxmem",
     "hap",
     "kernel",
+    "firmware",
     "ramdisk",
     "cmdline",
     "root",
@@ -70,9 +76,11 @@ const OBEYED: &[&str] = &[
     "pvshim_extra",
     "seclabel",
     "init_seclabel",
+    "disk",
+    "vif",
 ];
 
-/// Settings that have no effect in xl as here without what they belong to.
+/// Settings that have no effect, in xl too, without the setting that they belong to.
 const WITHOUT_EFFECT: &[(&str, &[&str])] = &[
     (
         "device model",
@@ -120,66 +128,76 @@ const WITHOUT_EFFECT: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Bytes of a page. Xen gives trace buffers in whole pages.
+/// Size of a page in bytes. Xen allocates trace buffers in whole pages.
 const PAGE_BYTES: u32 = 4096;
-/// The largest trace buffer of a vCPU that Xen gives, in bytes (`arch_sanitise_domain_config`).
+/// Maximum trace buffer of a vCPU in bytes (`arch_sanitise_domain_config`).
 const VMTRACE_MAX_BYTES: u32 = 64 << 20;
-/// The most vCPUs of a PVH guest: `HVM_MAX_VCPUS` of Xen's public header hvm/hvm_info_table.h.
+/// Maximum number of vCPUs of a PVH guest: `HVM_MAX_VCPUS` of Xen's public header hvm/hvm_info_table.h.
 const PVH_VCPUS_MAX: u32 = 128;
 
-/// What the host's own configuration says where a guest's says nothing (`/etc/xen/xl.conf`).
+/// The host's defaults from `/etc/xen/xl.conf`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostDefaults {
     /// Maximum number of grant-table frames.
     pub max_grant_frames: Option<u32>,
     /// Maximum number of maptrack frames.
     pub max_maptrack_frames: Option<u32>,
-    /// Highest grant-table version.
+    /// Maximum grant-table version.
     pub max_grant_version: Option<u32>,
-    /// Memory is not claimed before it is allocated.
+    /// Memory is allocated without a claim.
     pub no_claim: bool,
+    /// Defaults of network interfaces.
+    pub vif: VifDefaults,
 }
 
-/// A VM that can be created, and the configuration that asked for it.
+/// A VM that can be created, and its configuration.
 #[derive(Debug)]
 pub struct Planned {
-    /// The VM to create.
+    /// Specification of the VM.
     pub spec: VmSpec,
     /// The configuration, with its warnings.
     pub config: Config,
 }
 
 impl Planned {
-    /// An error of a create of this VM, with the place of the setting that it is about.
+    /// Adds the place of the setting to an error of this VM's create.
     pub fn locate(&self, error: EngineError) -> EngineError {
         locate(&self.config, error)
     }
 
-    /// The configuration in full, for whoever restarts the VM: every setting as it was given, and what
-    /// was decided since, be it by this host's own configuration or while the VM ran.
+    /// The complete configuration for a restart: each setting as given, and the values that were decided later, by
+    /// the host's configuration or while the VM ran.
     pub fn config_text(&self) -> String {
         config_text(&self.config.domain, &self.spec)
     }
 }
 
-/// Decides what a configuration asks for. `topology` tells the host's CPUs and the NUMA node of each;
-/// it is asked only where the configuration names CPUs.
+/// Plans the VM of a configuration. `topology` returns each CPU of the host and its NUMA node; it is called only if
+/// the configuration names CPUs. `firmware` returns the path of the boot loader that `firmware` names
+/// ([`crate::config::firmware::find`]).
 pub fn plan(
     config: Config,
     defaults: &HostDefaults,
     topology: &mut dyn FnMut() -> Result<Vec<(u32, u32)>, EngineError>,
+    firmware: &mut dyn FnMut(&str) -> Result<PathBuf, EngineError>,
 ) -> Result<Planned, EngineError> {
     let config = config.refuse_keys(why_not).map_err(xl_cfg::Error::from)?;
     let config =
         check_vmtrace(check_memory(check_vcpus(config)?)?)?.warn_of_keys(why_without_effect);
-    match spec(&config.domain, defaults, topology) {
+    let kernel = match &config.domain.boot.firmware {
+        Some(name) => firmware(name),
+        None => Ok(whole_path(
+            config.domain.boot.kernel.as_deref().unwrap_or(""),
+        )),
+    };
+    match kernel.and_then(|kernel| spec(&config.domain, kernel, defaults, topology)) {
         Ok(spec) => Ok(Planned { spec, config }),
         Err(error) => Err(locate(&config, error)),
     }
 }
 
-/// Parses the configuration of a new VM; what Xyl cannot do is among the errors, beside all others. `names` is the host's
-/// rule for names ([`crate::vm::names::rule`]).
+/// Parses the configuration of a new VM. Unsupported settings are reported with all other errors. `names` is the
+/// host's rule for names ([`crate::vm::names::rule`]).
 pub fn parse<S: AsRef<str>>(
     source: Source,
     overrides: &[S],
@@ -188,7 +206,7 @@ pub fn parse<S: AsRef<str>>(
     xl_cfg::parse_refusing(source, overrides, names, why_not)
 }
 
-/// Plans what a VM's record says.
+/// Plans a VM from its record.
 pub fn plan_record(
     name: &str,
     text: &str,
@@ -201,7 +219,14 @@ pub fn plan_record(
         no_claim,
         ..HostDefaults::default()
     };
-    plan(config, &defaults, topology)
+    // A record has the path of the boot loader, since it was decided when the VM was created.
+    let mut firmware = |firmware: &str| {
+        Err(EngineError::Record {
+            path: name.into(),
+            what: format!("it has `firmware = \"{firmware}\"` and no `kernel`"),
+        })
+    };
+    plan(config, &defaults, topology, &mut firmware)
 }
 
 fn check_vcpus(config: Config) -> Result<Config, EngineError> {
@@ -219,7 +244,7 @@ fn check_vcpus(config: Config) -> Result<Config, EngineError> {
     Err(xl_cfg::Error::from(rejected).into())
 }
 
-/// What no domain can have is refused here, where the line of it is known.
+/// Refuses memory sizes that no domain can have, while their line is known.
 fn check_memory(config: Config) -> Result<Config, EngineError> {
     const MAX_MIB: u64 = MEMORY_MAX_KIB / KIB_PER_MIB;
     let memory = &config.domain.memory;
@@ -233,7 +258,8 @@ fn check_memory(config: Config) -> Result<Config, EngineError> {
     Err(xl_cfg::Error::from(rejected).into())
 }
 
-/// Xen gives a trace buffer to guests with hardware virtualisation alone, and of a power of two.
+/// Refuses invalid trace buffers. Xen has them only for guests with hardware virtualisation, with a size that is a
+/// power of two.
 fn check_vmtrace(config: Config) -> Result<Config, EngineError> {
     let size_bytes = vmtrace_size_bytes(&config.domain);
     let message = if size_bytes == 0 {
@@ -252,7 +278,7 @@ fn check_vmtrace(config: Config) -> Result<Config, EngineError> {
     Err(xl_cfg::Error::from(rejected).into())
 }
 
-/// The trace buffer of each vCPU, in bytes: whole pages, as libxl rounds it.
+/// Size of each vCPU's trace buffer in bytes, rounded to whole pages as in libxl.
 fn vmtrace_size_bytes(domain: &DomainConfig) -> u32 {
     let kib = domain.processors.vmtrace_buf_kib.unwrap_or(0);
     let size_bytes = kib.saturating_mul(1024);
@@ -261,8 +287,8 @@ fn vmtrace_size_bytes(domain: &DomainConfig) -> u32 {
         .unwrap_or(u32::MAX)
 }
 
-/// Why a setting has no effect; `None` where it has, where it asks for nothing, and where the reader of the
-/// configuration has said so already.
+/// The reason why a setting has no effect. `None` if it has one, if its value asks for nothing, or if the parser has
+/// reported it.
 fn why_without_effect(key: &SetKey<'_>, domain: &DomainConfig) -> Option<String> {
     let info = key.info?;
     if !info.applies_to(domain.domain_type) || is_off(&key.value.to_value()) {
@@ -272,13 +298,13 @@ fn why_without_effect(key: &SetKey<'_>, domain: &DomainConfig) -> Option<String>
     lacking(name).map(|what| format!("`{name}` has no effect: the guest has no {what}"))
 }
 
-/// What a guest of Xyl would need for a setting to have an effect.
+/// The feature that a guest of Xyl lacks, so that a setting has no effect.
 fn lacking(name: &str) -> Option<&'static str> {
     let belongs = |(_, names): &&(&'static str, &[&str])| names.contains(&name);
     WITHOUT_EFFECT.iter().find(belongs).map(|(what, _)| *what)
 }
 
-/// Why a setting is refused; `None` where it is not.
+/// The reason why a setting is refused. `None` if it is accepted.
 fn why_not(key: &SetKey<'_>, domain: &DomainConfig) -> Option<String> {
     let info = key.info?;
     let name = info.name;
@@ -288,7 +314,7 @@ fn why_not(key: &SetKey<'_>, domain: &DomainConfig) -> Option<String> {
             "HVM guests are not supported by Xyl yet: use type=\"pvh\" or type=\"pv\"".to_owned(),
         );
     }
-    // Most of its other settings would be refused for that one reason.
+    // The type is the reason for most other refusals, so only the type is reported.
     if domain.domain_type == DomainType::Hvm {
         return None;
     }
@@ -304,15 +330,29 @@ fn why_not(key: &SetKey<'_>, domain: &DomainConfig) -> Option<String> {
         .then(|| format!("`{name}` is not supported by Xyl yet{}", instead(name)))
 }
 
-/// What to write meanwhile, where there is something.
+/// Advice: another way to write the setting.
 fn instead(name: &str) -> &'static str {
     match name {
-        "bootloader" => ": copy the guest's kernel out of its disk, and set `kernel`",
+        "bootloader" => {
+            ": let the guest boot itself. Take the line out, and write `firmware = \"pvgrub64\"` for type=\"pv\", or `kernel = \"/usr/lib/grub-xen/grub-i386-xen_pvh.bin\"` for type=\"pvh\" (Debian's package grub-xen-host). Nothing in domain 0 reads the guest's disk then (docs/boot-from-disk.md)"
+        }
         _ => "",
     }
 }
 
 fn unsupported_value(name: &str, domain: &DomainConfig) -> Option<String> {
+    if name == "disk" {
+        return domain
+            .disks
+            .iter()
+            .find_map(|disk| Disk::of_config(disk).err());
+    }
+    if name == "vif" {
+        return nic::why_not(&domain.vifs);
+    }
+    if name == "firmware" {
+        return firmware_without_shim(domain);
+    }
     let is_without_acpi = name == "acpi"
         && domain.domain_type == DomainType::Pvh
         && domain.platform.acpi == Some(false);
@@ -320,7 +360,18 @@ fn unsupported_value(name: &str, domain: &DomainConfig) -> Option<String> {
         .then(|| "a PVH guest without ACPI tables is not supported by Xyl yet".to_owned())
 }
 
-/// Whether a value switches its setting off: nothing is asked for.
+/// The reason why `firmware` is refused: it names PV boot loaders, and a PVH guest without a shim starts none.
+fn firmware_without_shim(domain: &DomainConfig) -> Option<String> {
+    let firmware = domain.boot.firmware.as_deref()?;
+    let starts_pv = domain.domain_type == DomainType::Pv || domain.boot.shim.enabled;
+    (!starts_pv).then(|| {
+        format!(
+            "`{firmware}` is a PV boot loader, which a guest of type `pvh` cannot start: write `kernel = \"/usr/lib/grub-xen/grub-i386-xen_pvh.bin\"` (Debian's package grub-xen-host), or type=\"pv\""
+        )
+    })
+}
+
+/// Whether the value switches the setting off.
 fn is_off(value: &Value) -> bool {
     match value {
         Value::Atom(text) => text.is_empty() || text == "0",
@@ -328,7 +379,7 @@ fn is_off(value: &Value) -> bool {
     }
 }
 
-/// Whether a setting that is not obeyed says no more than the default.
+/// Whether a refused setting has its default value.
 fn is_default(name: &str, value: &Value, domain: &DomainConfig) -> bool {
     match name {
         "passthrough" => matches!(
@@ -344,6 +395,7 @@ fn is_default(name: &str, value: &Value, domain: &DomainConfig) -> bool {
 
 fn spec(
     domain: &DomainConfig,
+    kernel: PathBuf,
     defaults: &HostDefaults,
     topology: &mut dyn FnMut() -> Result<Vec<(u32, u32)>, EngineError>,
 ) -> Result<VmSpec, EngineError> {
@@ -354,9 +406,10 @@ fn spec(
         None => Ok(Vec::new()),
     };
     let percent = |value: Option<u32>| value.and_then(|value| u16::try_from(value).ok());
+    let uuid = domain.uuid.unwrap_or_else(Uuid::new_v4);
     Ok(VmSpec {
         name: domain.name.clone(),
-        uuid: domain.uuid.unwrap_or_else(Uuid::new_v4),
+        uuid,
         kind: match domain.domain_type {
             DomainType::Pv => GuestKind::Pv,
             DomainType::Pvh => GuestKind::Pvh,
@@ -371,7 +424,7 @@ fn spec(
         cpu_weight: percent(processors.scheduling.weight),
         cpu_cap: percent(processors.scheduling.cap_percent),
         pool: domain.platform.pool.clone(),
-        kernel: whole_path(domain.boot.kernel.as_deref().unwrap_or("")),
+        kernel,
         ramdisk: domain
             .boot
             .ramdisk
@@ -407,6 +460,9 @@ fn spec(
         .iter()
         .any(|label| label.is_some()),
         claim: !defaults.no_claim,
+        // `why_not` has refused any other.
+        disks: domain.disks.iter().flat_map(Disk::of_config).collect(),
+        nics: nic::all_of_config(&domain.vifs, uuid, &defaults.vif)?,
     })
 }
 
@@ -419,7 +475,7 @@ fn shim(domain: &DomainConfig) -> Option<Shim> {
     })
 }
 
-/// The CPUs of each vCPU, up to the last that has any of its own.
+/// The CPUs of each vCPU. The list ends with the last vCPU that has CPUs of its own.
 fn resolve(
     affinity: &Affinity,
     max_vcpus: u32,
@@ -465,7 +521,7 @@ fn action(action: CfgAction) -> Action {
     }
 }
 
-/// Xen's numbers (`XEN_CPUID_TSC_MODE_*`).
+/// Xen's number of a time-stamp counter mode (`XEN_CPUID_TSC_MODE_*`).
 fn tsc_mode(mode: Option<TscMode>) -> u32 {
     match mode {
         None | Some(TscMode::Default | TscMode::NativeParavirt) => 0,
@@ -474,7 +530,7 @@ fn tsc_mode(mode: Option<TscMode>) -> u32 {
     }
 }
 
-/// Xen's numbers (`HVMPTM_*`).
+/// Xen's number of a timer mode (`HVMPTM_*`).
 fn timer_mode(mode: TimerMode) -> u64 {
     match mode {
         TimerMode::DelayForMissedTicks => 0,
@@ -492,9 +548,11 @@ fn time_offset_s(domain: &DomainConfig) -> i64 {
     given + i64::from(crate::host::timezone::now().offset().seconds())
 }
 
-/// Every setting as it was given, and what was decided since: a restart does the same again.
+/// The text of a VM's record: each setting as given, then the decided values.
 fn config_text(domain: &DomainConfig, spec: &VmSpec) -> String {
     let mut settings = domain.raw.clone();
+    // `kernel` has the file that it has named.
+    settings.remove("firmware");
     for (name, value) in decided(spec) {
         settings.insert(name.to_owned(), Value::Atom(value));
     }
@@ -507,15 +565,59 @@ fn config_text(domain: &DomainConfig, spec: &VmSpec) -> String {
             settings.insert(name.to_owned(), Value::List(lists.collect()));
         }
     }
+    if !spec.disks.is_empty() {
+        let disks = spec.disks.iter().map(|disk| Value::Atom(disk.cfg_text()));
+        settings.insert("disk".to_owned(), Value::List(disks.collect()));
+    }
+    if !spec.nics.is_empty() {
+        let nics = spec.nics.iter().map(|nic| Value::Atom(nic.cfg_text()));
+        settings.insert("vif".to_owned(), Value::List(nics.collect()));
+    }
+    text_of(&settings)
+}
+
+/// Settings as the text of a record.
+fn text_of(settings: &BTreeMap<String, Value>) -> String {
     let mut text = String::new();
-    for (name, value) in &settings {
+    for (name, value) in settings {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name} = {value}");
     }
     text
 }
 
-/// The settings whose values may be others than the configuration's own.
+/// Changes a list in the text of a VM's record, such as `disk`. A list without items is left out.
+///
+/// # Errors
+/// [`EngineError::Config`] for a text that is no configuration.
+pub(crate) fn change_list(
+    name: &str,
+    text: &str,
+    setting: &str,
+    change: impl FnOnce(&mut Vec<String>),
+) -> Result<String, EngineError> {
+    let source = Source::from_bytes(name, text.as_bytes()).map_err(xl_cfg::Error::from)?;
+    let mut settings = xl_cfg::parse_record(source)?.domain.raw;
+    let mut items = match settings.remove(setting) {
+        Some(Value::List(items)) => items.into_iter().filter_map(into_atom).collect(),
+        _ => Vec::new(),
+    };
+    change(&mut items);
+    if !items.is_empty() {
+        let items = items.into_iter().map(Value::Atom).collect();
+        settings.insert(setting.to_owned(), Value::List(items));
+    }
+    Ok(text_of(&settings))
+}
+
+fn into_atom(value: Value) -> Option<String> {
+    match value {
+        Value::Atom(text) => Some(text),
+        Value::List(_) => None,
+    }
+}
+
+/// The settings that may have another value than in the configuration.
 fn decided(spec: &VmSpec) -> Vec<(&'static str, String)> {
     let mib = |kib: u64| kib.div_ceil(KIB_PER_MIB).to_string();
     let path = |path: &PathBuf| path.to_str().map(str::to_owned);
@@ -543,8 +645,8 @@ fn decided(spec: &VmSpec) -> Vec<(&'static str, String)> {
     settings.into_iter().filter_map(is_set).collect()
 }
 
-/// The VM as its record describes it.
-pub(crate) fn of_record(host: &Host, uuid: Uuid) -> Result<Planned, EngineError> {
+/// Plans the VM from its record on this host.
+pub fn of_record(host: &Host, uuid: Uuid) -> Result<Planned, EngineError> {
     let uuid = uuid.hyphenated().to_string();
     let text = store::read(&*host.files, &host.dirs, &uuid)?;
     let path = store::path(&host.dirs, &uuid);
@@ -556,6 +658,7 @@ pub(crate) fn of_record(host: &Host, uuid: Uuid) -> Result<Planned, EngineError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use xl_cfg::{Code, Severity};
 
     fn try_plan(text: &str) -> Result<Planned, EngineError> {
         plan_record("guest.cfg", text, &mut || {
@@ -563,8 +666,23 @@ mod tests {
         })
     }
 
+    fn no_firmware(name: &str) -> Result<PathBuf, EngineError> {
+        panic!("asked for {name}")
+    }
+
     fn planned(text: &str) -> Planned {
         try_plan(&format!("name = \"g\"\nkernel = \"/k\"\n{text}\n")).unwrap()
+    }
+
+    /// The codes of the errors for which a configuration is refused.
+    fn codes(text: &str) -> Vec<Code> {
+        let refused = try_plan(&format!("name = \"g\"\nkernel = \"/k\"\n{text}\n"));
+        let EngineError::Config(error) = refused.unwrap_err() else {
+            panic!("{text}");
+        };
+        let report = error.report().unwrap();
+        let errors = report.iter().filter(|one| one.severity == Severity::Error);
+        errors.map(|one| one.code).collect()
     }
 
     fn refused(text: &str) -> String {
@@ -592,20 +710,20 @@ mod tests {
 
     #[test]
     fn refuses_by_name_and_line_what_it_cannot_do() {
-        let text = refused("disk = [ \"/dev/vg/x,raw,xvda,rw\" ]");
+        let text = refused("disk = [ \"/dev/vg/x,qed,xvda,rw\" ]");
         assert!(
-            text.contains("guest.cfg:3:1") && text.contains("`disk`"),
+            text.contains("guest.cfg:3:1") && text.contains("`xvda`"),
             "{text}"
         );
         for line in [
-            "vif = [ \"bridge=br0\" ]",
+            "vif = [ \"bridge=br0,script=vif-route\" ]",
             "type = \"hvm\"",
             "pci = [ \"01:00.0\" ]",
             "type = \"pvh\"\nacpi = 0",
             "vnc = 1",
             "passthrough = \"enabled\"",
         ] {
-            assert!(refused(line).contains("not supported by Xyl yet"), "{line}");
+            assert_eq!(codes(line), [Code::Unsupported], "{line}");
         }
     }
 
@@ -647,20 +765,17 @@ mod tests {
 
     #[test]
     fn an_hvm_guest_is_refused_once() {
-        let text =
-            refused("type = \"hvm\"\nvnc = 1\ndisk = [ \"/x,raw,xvda,rw\" ]\nvif = [ \"\" ]");
-        assert_eq!(text.matches("not supported").count(), 1, "{text}");
+        let text = "type = \"hvm\"\nvnc = 1\ndisk = [ \"/x,raw,xvda,rw\" ]\nvif = [ \"\" ]";
+        assert_eq!(codes(text), [Code::Unsupported]);
     }
 
     #[test]
     fn a_pvh_guest_has_no_more_vcpus_than_xen_gives() {
         planned("type = \"pvh\"\nvcpus = 128");
         for (line, place) in [("vcpus = 512", "4:9"), ("maxvcpus = 129", "4:12")] {
-            let text = refused(&format!("type = \"pvh\"\n{line}"));
-            assert!(
-                text.contains(place) && text.contains("at most 128"),
-                "{text}"
-            );
+            let text = format!("type = \"pvh\"\n{line}");
+            assert!(refused(&text).contains(place), "{text}");
+            assert_eq!(codes(&text), [Code::OutOfRange]);
         }
     }
 
@@ -675,14 +790,14 @@ mod tests {
         .unwrap_err();
         let text = error.to_string();
         assert!(
-            text.contains("4:1: error: `disk` is not supported"),
+            text.contains("5:1: error: `bootloader` is not supported"),
             "{text}"
         );
         assert!(
             text.contains("cannot be `bad`") || text.contains("`bad`"),
             "{text}"
         );
-        assert!(text.contains("copy the guest's kernel out"), "{text}");
+        assert!(text.contains("firmware = \"pvgrub64\""), "{text}");
     }
 
     #[test]
@@ -710,9 +825,11 @@ mod tests {
             max_maptrack_frames: Some(50),
             max_grant_version: Some(1),
             no_claim: true,
+            ..HostDefaults::default()
         };
-        let mut first = plan(config, &defaults, &mut || Ok(vec![(0, 0), (1, 0), (2, 1)])).unwrap();
-        // The masks of xl.conf, laid over the plan.
+        let mut cpus = || Ok(vec![(0, 0), (1, 0), (2, 1)]);
+        let mut first = plan(config, &defaults, &mut cpus, &mut no_firmware).unwrap();
+        // The masks of xl.conf, applied to the plan.
         first.spec.hard_affinity = vec![CpuMap::from_iter([1]), CpuMap::from_iter([0, 2])];
         let again = try_plan(&first.config_text()).unwrap();
         assert_eq!(again.spec, first.spec);
@@ -729,9 +846,90 @@ mod tests {
     }
 
     #[test]
+    fn the_record_keeps_the_disks() {
+        let first = planned(
+            "disk = [ '/dev/vg/x,raw,xvda,rw', 'vdev=xvdb,access=w!,no-discard,target=b,c.img' ]",
+        );
+        assert_eq!(first.spec.disks.len(), 2);
+        assert!(
+            first
+                .spec
+                .disks
+                .iter()
+                .all(|disk| disk.target.is_absolute())
+        );
+        let again = try_plan(&first.config_text()).unwrap();
+        assert_eq!(again.spec, first.spec);
+    }
+
+    #[test]
+    fn the_record_keeps_the_network_interfaces() {
+        let first = planned(
+            "vif = [ '', 'mac=00:16:3e:00:00:01,bridge=br1,vifname=web,rate=10Mb/s,mtu=9000,untrusted', 'devid=7,ip=10.0.0.1 10.0.0.2' ]",
+        );
+        assert_eq!(first.spec.nics.len(), 3);
+        let again = try_plan(&first.config_text()).unwrap();
+        assert_eq!(again.spec, first.spec);
+    }
+
+    #[test]
+    fn the_record_has_the_file_that_firmware_named() {
+        let plan_with = |text: &str| {
+            let text = format!("name = 'g'\nfirmware = 'pvgrub32'\n{text}\n");
+            let source = Source::from_bytes("g.cfg", text.as_bytes()).unwrap();
+            let config = xl_cfg::parse::<&str>(source, &[]).unwrap();
+            let mut found = |name: &str| Ok(PathBuf::from(format!("/usr/{name}.bin")));
+            let mut cpus = || Ok(Vec::new());
+            plan(config, &HostDefaults::default(), &mut cpus, &mut found)
+        };
+        let first = plan_with("type = 'pv'").unwrap();
+        assert_eq!(first.spec.kernel, PathBuf::from("/usr/pvgrub32.bin"));
+        let again = try_plan(&first.config_text()).unwrap();
+        assert_eq!(again.spec, first.spec);
+        // A PVH guest starts a PV boot loader in the shim alone.
+        plan_with("type = 'pvh'\npvshim = 1").unwrap();
+        let error = plan_with("type = 'pvh'").unwrap_err();
+        assert_eq!(error.code(), crate::ErrorCode::Configuration);
+    }
+
+    #[test]
+    fn network_interfaces_get_the_hosts_defaults() {
+        let config = |vif: &str| {
+            let text = format!("name = 'g'\nkernel = '/k'\nvif = [ '{vif}' ]\n");
+            let source = Source::from_bytes("g.cfg", text.as_bytes()).unwrap();
+            xl_cfg::parse::<&str>(source, &[]).unwrap()
+        };
+        let plan_with = |vif: &str, defaults: VifDefaults| {
+            let defaults = HostDefaults {
+                vif: defaults,
+                ..HostDefaults::default()
+            };
+            plan(
+                config(vif),
+                &defaults,
+                &mut || Ok(Vec::new()),
+                &mut no_firmware,
+            )
+        };
+        let route = VifDefaults {
+            script: Some("vif-route".to_owned()),
+            ..VifDefaults::default()
+        };
+        let error = plan_with("", route.clone()).unwrap_err();
+        assert_eq!(error.code(), crate::ErrorCode::DeviceUnsupported);
+        plan_with("script=vif-bridge", route).unwrap();
+        let bridge = VifDefaults {
+            bridge: Some("lan".to_owned()),
+            ..VifDefaults::default()
+        };
+        let spec = plan_with("", bridge).unwrap().spec;
+        assert_eq!(spec.nics[0].bridge.as_str(), "lan");
+    }
+
+    #[test]
     fn a_shim_is_planned_as_xl_would_and_its_record_keeps_it() {
         assert_eq!(planned("type = \"pvh\"").spec.shim, None);
-        // Without `pvshim` the others have no effect, and a PV guest has no shim.
+        // Without `pvshim`, the other shim settings have no effect. A PV guest has no shim.
         for without in ["type = \"pvh\"\npvshim_extra = \"x\"", "pvshim = 1"] {
             assert_eq!(planned(without).spec.shim, None, "{without}");
         }

@@ -1,5 +1,7 @@
-//! The policy, asked again about the guests that run: the host may have changed, or the policy. Whoever runs `xyl recover`
-//! (systemd does, every five minutes) is told of each guest that would be had otherwise now, once; no guest is touched.
+//! Asks the policy again about running guests, because the host or the policy may have changed. `xyl recover` calls
+//! it; systemd runs that every five minutes.
+//!
+//! Reports once each running guest about which the policy would decide differently now. Changes no guest.
 
 use std::collections::BTreeMap;
 
@@ -13,44 +15,46 @@ use crate::vm::domains;
 use crate::vm::store::write_whole;
 use crate::{EngineError, Host};
 
-/// How often is enough, in seconds: less than the period of the timer, and many monitors may die at once.
+/// Minimum time in seconds between two checks. It is shorter than systemd's period, and limits the checks if many
+/// monitors die at once.
 const PERIOD_S: u64 = 240;
-/// The format's number.
+/// Version of the file's format.
 const VERSION: u32 = 1;
-/// Largest file that is read back, in bytes.
+/// Maximum number of bytes that are read of the file.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// What was told since the host was started, in `/run/xyl/told.json`.
+/// The file `/run/xyl/policy-warnings.json`: guests that were reported since the host booted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Told {
+struct Reported {
     version: u32,
-    /// When the guests were looked at, in seconds since the host was started.
+    /// Time of the last check, in seconds since the host booted.
     examined_s: u64,
-    /// What was said of a guest that would be had otherwise.
+    /// The decision that was reported for each guest.
     guests: BTreeMap<Uuid, String>,
 }
 
-impl Told {
-    /// Whether the guests were looked at a moment ago.
+impl Reported {
+    /// Whether the last check was less than [`PERIOD_S`] ago.
     fn is_fresh(&self, now_s: u64) -> bool {
         self.version == VERSION
             && (self.examined_s..self.examined_s.saturating_add(PERIOD_S)).contains(&now_s)
     }
 }
 
-/// Guests that the policy, on the host as it is now, would have otherwise, and of which that was not told before. The
-/// host's facts are gathered anew for it. Nothing is looked at within four minutes of the last look.
+/// Returns the running guests about which the policy would decide differently now, and that were not reported before.
+///
+/// Gathers the host's facts again. Returns nothing within four minutes of the last check.
 ///
 /// # Errors
 /// A policy or advisories that cannot be used, Xen or the disk.
-pub fn reexamine(host: &Host) -> Result<Vec<(DomainInfo, Decision)>, EngineError> {
+pub fn recheck(host: &Host) -> Result<Vec<(DomainInfo, Decision)>, EngineError> {
     let now_s = host.clock.since_boot_s();
     let before = read(host);
     if before.is_fresh(now_s) {
         return Ok(Vec::new());
     }
     let changed = changed(host)?;
-    let told = Told {
+    let reported = Reported {
         version: VERSION,
         examined_s: now_s,
         guests: changed
@@ -58,7 +62,7 @@ pub fn reexamine(host: &Host) -> Result<Vec<(DomainInfo, Decision)>, EngineError
             .map(|(info, now)| (uuid_of(info), now.line()))
             .collect(),
     };
-    write(host, &told)?;
+    write(host, &reported)?;
     let is_news = |(info, now): &(DomainInfo, Decision)| {
         before.guests.get(&uuid_of(info)) != Some(&now.line())
     };
@@ -68,7 +72,7 @@ pub fn reexamine(host: &Host) -> Result<Vec<(DomainInfo, Decision)>, EngineError
 fn changed(host: &Host) -> Result<Vec<(DomainInfo, Decision)>, EngineError> {
     let decided = decided(host)?;
     if !decided.is_empty() {
-        // Kept, for the decisions that follow.
+        // The stored facts serve later decisions too.
         let _ = Facts::renew(&*host.hv, &*host.files, &host.dirs.run);
     }
     let mut changed = Vec::new();
@@ -81,7 +85,7 @@ fn changed(host: &Host) -> Result<Vec<(DomainInfo, Decision)>, EngineError> {
     Ok(changed)
 }
 
-/// The guests about which something was decided. A record that cannot be read hides no others: `xyl explain` tells of it.
+/// The running guests with a stored decision. A damaged record is skipped; `xyl explain` reports it.
 fn decided(host: &Host) -> Result<Vec<(DomainInfo, Record)>, EngineError> {
     let infos = domains::list(&*host.hv)?;
     let with_record = |info: DomainInfo| {
@@ -96,15 +100,15 @@ fn uuid_of(info: &DomainInfo) -> Uuid {
     Uuid::from_bytes(info.handle)
 }
 
-/// A file that cannot be read tells nothing: then all is told again.
-fn read(host: &Host) -> Told {
+/// Reads the file. If that fails, all guests are reported again.
+fn read(host: &Host) -> Reported {
     let bytes = host.files.read(&path(host), MAX_BYTES).unwrap_or_default();
     serde_json::from_slice(&bytes).unwrap_or_default()
 }
 
-fn write(host: &Host, told: &Told) -> Result<(), EngineError> {
+fn write(host: &Host, reported: &Reported) -> Result<(), EngineError> {
     let path = path(host);
-    let bytes = serde_json::to_vec(told).map_err(|error| EngineError::Record {
+    let bytes = serde_json::to_vec(reported).map_err(|error| EngineError::Record {
         path: path.clone(),
         what: error.to_string(),
     })?;
@@ -115,7 +119,7 @@ fn write(host: &Host, told: &Told) -> Result<(), EngineError> {
 }
 
 fn path(host: &Host) -> std::path::PathBuf {
-    host.dirs.run.join("told.json")
+    host.dirs.run.join("policy-warnings.json")
 }
 
 #[cfg(test)]
@@ -124,15 +128,15 @@ mod tests {
 
     #[test]
     fn a_look_is_fresh_for_four_minutes() {
-        let told = Told {
+        let reported = Reported {
             version: VERSION,
             examined_s: 1000,
             guests: BTreeMap::new(),
         };
-        assert!(told.is_fresh(1000));
-        assert!(told.is_fresh(1239));
-        assert!(!told.is_fresh(1240));
-        assert!(!told.is_fresh(999), "of another boot of the host");
-        assert!(!Told::default().is_fresh(3));
+        assert!(reported.is_fresh(1000));
+        assert!(reported.is_fresh(1239));
+        assert!(!reported.is_fresh(1240));
+        assert!(!reported.is_fresh(999), "of another boot of the host");
+        assert!(!Reported::default().is_fresh(3));
     }
 }

@@ -1,5 +1,5 @@
-//! What was changed of a VM while it ran. Its next domain has it too, as after xl's restarts: name,
-//! memory, vCPUs in use, share of the CPUs.
+//! Changes of a VM while it ran: name, memory, vCPUs in use, CPU share. A restart applies them to the next domain, as
+//! xl does.
 
 use xen_port::{DomainInfo, SchedulerParams};
 use xenstore::{Batch, Tree};
@@ -9,13 +9,13 @@ use crate::vm::domains::home;
 use crate::vm::spec::VmSpec;
 use crate::{EngineError, Host};
 
-/// KiB of a MiB: a configuration knows no smaller unit of memory.
+/// KiB of a MiB, the unit of memory in a configuration.
 const KIB_PER_MIB: u64 = 1024;
-/// What Xen gives a domain of which nothing was said, under credit and credit2 alike.
+/// Xen's default weight, under credit and credit2.
 const DEFAULT_WEIGHT: u16 = 256;
 const DEFAULT_CAP: u16 = 0;
 
-/// Lays what was changed over what the VM was created from. What makes no sense is left as it was.
+/// Applies runtime changes to the specification of the create. Invalid values are ignored.
 pub(crate) fn lay_over(
     host: &mut Host,
     info: &DomainInfo,
@@ -57,7 +57,8 @@ fn lay_over_memory(target_kib: Option<u64>, max_kib: Option<u64>, spec: &mut VmS
     spec.max_kib = whole_mib(max_kib);
 }
 
-/// A share that cannot be read, as under a scheduler without shares, is no reason not to restart.
+/// Applies a changed CPU share. A share that cannot be read, as under a scheduler without shares, does not stop the
+/// restart.
 fn lay_over_share(host: &Host, info: &DomainInfo, spec: &mut VmSpec) {
     let pools = host.hv.cpu_pools().unwrap_or_default();
     let Some(pool) = pools.iter().find(|pool| pool.id == info.cpupool) else {

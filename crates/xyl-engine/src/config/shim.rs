@@ -1,13 +1,14 @@
-//! The PV shim: a small Xen that runs as a PVH guest, and a PV kernel in it.
+//! The PV shim: a small Xen that runs as a PVH guest, with a PV kernel inside. Create and restart use this module.
 //!
-//! The shim is what the domain starts; the guest's kernel is its first module, with the guest's command line, and the
-//! ramdisk the second. The shim passes console, xenstore, event channels, grants and the guest's shutdown on to Xen, and
-//! gives memory back and takes it again as the guest balloons. Its own memory comes out of the domain's.
+//! The domain starts the shim. The guest's kernel is the shim's first module, with the guest's command line, and the
+//! ramdisk is the second. The shim passes console, xenstore, event channels, grants and the guest's shutdown on to
+//! Xen. It returns and takes memory as the guest balloons. The shim's own memory is part of the domain's memory.
 //!
-//! The kernel is handed over unpacked, though the shim could unpack it: what was checked is what runs, and the cache of
-//! unpacked kernels serves here too.
+//! The shim gets the kernel unpacked, although it could unpack it. So the checked kernel is the one that runs, and
+//! the cache of unpacked kernels is used.
 //!
-//! Facts: `tools/libs/light/libxl_create.c` and `libxl_dom.c`, `xen/arch/x86/pv/shim.c` and `dom0_build.c`, 4.17 to 4.22.
+//! Facts: `tools/libs/light/libxl_create.c` and `libxl_dom.c`, `xen/arch/x86/pv/shim.c` and `dom0_build.c`, 4.17 to
+//! 4.22.
 
 use std::path::{Path, PathBuf};
 
@@ -16,51 +17,45 @@ use xen_image::{Error as ImageError, Image, Loader, PaeMode, PvWidth};
 use xen_port::PhysInfo;
 use xyl_audit::Policy;
 
+use crate::config::firmware::{FOLDERS, places};
 use crate::config::loader;
 pub use crate::error::ShimError;
 use crate::vm::spec::{Shim, VmSpec};
 use crate::{Dirs, EngineError, Host};
 
-/// The shim's name in Xen's firmware folder.
+/// File name of the shim in Xen's firmware folder.
 const NAME: &str = "xen-shim";
-/// Folders below /usr where distributions and Xen's own installation have it.
-const FOLDERS: [&str; 4] = [
-    "lib/xen/boot",
-    "libexec/xen/boot",
-    "local/lib/xen/boot",
-    "local/libexec/xen/boot",
-];
-/// What Xen's binaries say that can run 32-bit PV kernels: the name of that interface. It is compiled in with them.
+/// Text in binaries of Xen that can run 32-bit PV kernels: the name of that interface.
 const SAYS_PV32: [&[u8]; 2] = [b"xen-3.0-x86_32p", b"xen-%d.%d-x86_32p"];
-/// What they say that cannot: the message for a 32-bit kernel.
+/// Text in binaries of Xen that cannot: the error message for a 32-bit kernel.
 const SAYS_NO_PV32: &[u8] = b"CONFIG_PV32 missing";
-/// The longest command line of a PV guest, without the zero byte that ends it; the shim would cut off the rest.
+/// Maximum length of a PV guest's command line in bytes, without the final NUL. The shim would cut off the rest.
 const GUEST_CMDLINE_BYTES: usize = 1023;
-/// What a shim takes for itself of a domain's memory, in KiB; and of what is above that, one part in this many.
-/// Measured: 22.2 MiB of 64, 24.2 MiB of 400 (Xen 4.17).
+/// Memory that a shim uses itself: this many KiB, and a fraction of the memory above that. Measured: 22.2 MiB of 64,
+/// 24.2 MiB of 400 (Xen 4.17).
 const OWN_KIB: u64 = 22 << 10;
 const OWN_PART: u64 = 128;
-/// The least that a guest's first tables take.
+/// Minimum memory of a guest's first page tables, in KiB.
 const LEAST_TABLES_KIB: u64 = 512;
-/// CPUs that a shim is built for (`CONFIG_NR_CPUS` of Xen's `pvshim_defconfig`).
+/// Number of CPUs that a shim is usually built for (`CONFIG_NR_CPUS` of Xen's `pvshim_defconfig`).
 const USUAL_CPUS: u32 = 32;
 
 /// Whether a shim runs 32-bit PV kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunsPv32 {
-    /// It says that it does.
+    /// The binary contains the text of support.
     Yes,
-    /// It says that it does not.
+    /// The binary contains the text without support.
     No,
-    /// It says neither: not a Xen that is known.
+    /// The binary contains neither text, so it is not a known Xen.
     Unknown,
 }
 
-/// A shim, opened.
+/// An open shim.
 pub(crate) struct ShimImage {
     /// The parsed image of the shim.
     pub image: Image,
-    /// What cannot be told of it.
+    /// Warnings about properties that could not be checked.
     pub warnings: Vec<String>,
 }
 
@@ -70,7 +65,7 @@ impl ShimImage {
         ShimImage { image, warnings }
     }
 
-    /// What the shim's own bytes say.
+    /// Searches the shim's bytes for the texts.
     fn runs_pv32(&self) -> Result<RunsPv32, ImageError> {
         if self.image.contains(SAYS_NO_PV32)? {
             return Ok(RunsPv32::No);
@@ -84,7 +79,7 @@ impl ShimImage {
     }
 }
 
-/// Opens the shim, and checks that it can run the guest's kernel here.
+/// Opens the shim, and checks that it can run the guest's kernel on this host.
 pub(crate) fn ready(
     host: &Host,
     physical: &PhysInfo,
@@ -100,7 +95,7 @@ pub(crate) fn ready(
     Ok(shim)
 }
 
-/// The shim that the configuration names by its path, if it does, opened and checked as [`ready`] does.
+/// Opens and checks the shim at the configuration's `pvshim_path`, as [`ready`] does. `None` without such a path.
 pub(crate) fn named(
     spec: &VmSpec,
     kernel: &Image,
@@ -114,14 +109,15 @@ pub(crate) fn named(
     Ok(Some(shim))
 }
 
-/// Opens the shim that the configuration names, or else the first that is found where Xen's tools install it.
+/// Opens the configured shim, or else the first one in Xen's installation folders.
 fn load(host: &Host, shim: &Shim, loader: &Loader) -> Result<ShimImage, EngineError> {
     if let Some(path) = &shim.path {
         let image = loader.load(path)?;
         return Ok(ShimImage::new(image));
     }
     let version = host.hv.version()?;
-    let looked_at = places(&host.dirs.usr, version.major, version.minor);
+    let release = Some((version.major, version.minor));
+    let looked_at = places(&host.dirs.usr, release, NAME);
     for path in &looked_at {
         match loader.load(path) {
             Err(ImageError::Missing { .. }) => {}
@@ -131,22 +127,16 @@ fn load(host: &Host, shim: &Shim, loader: &Loader) -> Result<ShimImage, EngineEr
     Err(ShimError::NotFound { looked_at }.into())
 }
 
-/// Where a shim may be: Debian's folder of that release of Xen first, then [`FOLDERS`].
-fn places(usr: &Path, major: u16, minor: u16) -> Vec<PathBuf> {
-    let own = format!("lib/xen-{major}.{minor}/boot");
-    let folders = [own.as_str()].into_iter().chain(FOLDERS);
-    folders.map(|folder| usr.join(folder).join(NAME)).collect()
-}
-
-/// The images that count as shims: those where Xen's tools install them, and the policy's. Any other image that a
-/// configuration names with `pvshim_path` is a PVH guest like others, for only its author knows what it does.
+/// The images that count as shims: those in Xen's installation folders, and the policy's.
+///
+/// Any other image at `pvshim_path` is an ordinary PVH guest, because nothing is known about it.
 pub struct KnownShims {
     usr: PathBuf,
     of_policy: Option<PathBuf>,
 }
 
 impl KnownShims {
-    /// Those of this host.
+    /// The shims of this host.
     #[must_use]
     pub fn new(dirs: &Dirs, policy: &Policy) -> KnownShims {
         KnownShims {
@@ -155,21 +145,21 @@ impl KnownShims {
         }
     }
 
-    /// The same, with the policy read from its file.
+    /// The shims of this host, with the policy read from its file.
     ///
     /// # Errors
-    /// The policy cannot be read, or is none.
+    /// The policy cannot be read or is invalid.
     pub fn of_host(files: &dyn Files, dirs: &Dirs) -> Result<KnownShims, EngineError> {
         Ok(KnownShims::new(dirs, &Policy::load(files, &dirs.policy)?))
     }
 
-    /// Whether the image at a path is one. The path is taken letter by letter: no link is followed.
+    /// Whether the image at the path is a shim. Paths are compared literally; links are not followed.
     #[must_use]
     pub fn has(&self, path: &Path) -> bool {
         self.of_policy.as_deref() == Some(path) || self.is_installed(path)
     }
 
-    /// Whether a VM's shim is one. Without a path it is the host's.
+    /// Whether a VM's shim is one of these. Without a path, it is the host's.
     pub(crate) fn have(&self, shim: &Shim) -> bool {
         shim.path.as_ref().is_none_or(|path| self.has(path))
     }
@@ -184,7 +174,7 @@ impl KnownShims {
     }
 }
 
-/// `lib/xen-4.17/boot` and the like.
+/// Whether the folder is of the form `lib/xen-4.17/boot`.
 fn is_of_a_release(folder: &str) -> bool {
     let release = folder
         .strip_prefix("lib/xen-")
@@ -194,7 +184,7 @@ fn is_of_a_release(folder: &str) -> bool {
     })
 }
 
-/// Checks that the shim can run the guest's kernel. What cannot be told comes back as warnings.
+/// Checks that the shim can run the guest's kernel. Returns warnings for properties that cannot be checked.
 fn check(spec: &VmSpec, kernel: &Image, shim: &ShimImage) -> Result<Vec<String>, EngineError> {
     let mut warnings = Vec::new();
     let cmdline = spec.cmdline.as_deref().unwrap_or("");
@@ -218,8 +208,9 @@ fn check(spec: &VmSpec, kernel: &Image, shim: &ShimImage) -> Result<Vec<String>,
     Ok(warnings)
 }
 
-/// A shim that has no room for its guest says so on the console alone, and crashes. How much room is needed depends on
-/// how the shim finds its memory, so this is no more than a warning.
+/// Warns if the shim may lack memory for its guest. Then it reports that only on the console, and crashes.
+///
+/// The memory that it needs depends on how it finds its memory, so this is only a warning.
 pub(crate) fn warn_of_memory(
     spec: &VmSpec,
     kernel: &Image,
@@ -237,8 +228,10 @@ pub(crate) fn warn_of_memory(
     }))
 }
 
-/// KiB that do for sure: the guest's start (its kernel up to `kernel_end`, a ramdisk and tables) is one block of a power of
-/// two, at a multiple of its size, that neither the shim's own memory nor the modules, at the end, may touch.
+/// Memory that is certainly enough, in KiB.
+///
+/// The guest starts in one block with kernel (up to `kernel_end`), ramdisk and tables. Its size is a power of two, at
+/// a multiple of its size. It must not overlap the shim's memory, or the modules at the end.
 fn memory_for(own_kib: u64, kernel_end: u64, modules_bytes: u64) -> u64 {
     let start_kib = kernel_end.saturating_add(modules_bytes / 8) / 1024;
     let block_kib = start_kib
@@ -277,8 +270,8 @@ fn check_pv32(
     }
 }
 
-/// The word of a shim's command line that switches 32-bit PV off: `pv=` with `no-32` or `32=0`, unless a later one
-/// switches it on again.
+/// The option of a shim's command line that disables 32-bit PV: `pv=` with `no-32` or `32=0`, unless a later option
+/// enables it again.
 fn word_against_pv32(cmdline: &str) -> Option<&str> {
     let mut against = None;
     for word in cmdline.split_ascii_whitespace() {
@@ -322,7 +315,7 @@ mod tests {
         let wanted_mib = |own_mib: u64, kernel_end: u64, modules_mib: u64| {
             memory_for(own_mib << 10, kernel_end, modules_mib << 20) / 1024
         };
-        // GRUB: 32 MiB are too little, 64 do. Debian's Linux: 300 are too little, 400 do.
+        // GRUB: 32 MiB are too few, 64 suffice. Debian's Linux: 300 are too few, 400 suffice.
         assert!((33..=64).contains(&wanted_mib(22, 0x44_8bb0, 1)));
         assert!((301..=400).contains(&wanted_mib(24, 0x4a0_0000, 65)));
     }
@@ -354,7 +347,7 @@ mod tests {
 
     #[test]
     fn the_folder_of_the_running_release_comes_first() {
-        let places = places(Path::new("/usr"), 4, 17);
+        let places = places(Path::new("/usr"), Some((4, 17)), NAME);
         assert_eq!(
             places.first().unwrap(),
             Path::new("/usr/lib/xen-4.17/boot/xen-shim")

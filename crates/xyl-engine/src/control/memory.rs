@@ -1,9 +1,8 @@
-//! How much memory a domain is to have (its target), and may have (its maximum).
+//! Memory of a running domain: its target, and its maximum. `supervise::requests` calls this module.
 //!
-//! Each change is a hypercall and a write to xenstore, under libxl's lock of the domain, which xl takes for the same.
-//! What allows more comes before the write that asks for it; what allows less comes after the write that asks for less. So a
-//! process that dies between the two leaves a guest that may have more than it asks for, and the same command repeated
-//! ends the change.
+//! Each change is a hypercall and a write to xenstore, under libxl's lock of the domain, which xl uses too. An
+//! increase of Xen's limit comes before the write. A decrease comes after it. So if the process dies in between, the
+//! guest may use more than its target, and repeating the command completes the change.
 //!
 //! Facts: `libxl_set_memory_target`, `libxl_domain_setmaxmem`, `libxl__fill_dom0_memory_info` (`libxl_mem.c`).
 
@@ -15,22 +14,22 @@ use crate::vm::domains::{home, uuid_text};
 use crate::vm::userdata;
 use crate::{EngineError, Host};
 
-/// What libxl lets a domain have beyond its configured memory, in KiB; kept equal, so that xl and
-/// Xyl may take turns (`LIBXL_MAXMEM_CONSTANT`).
+/// Memory in KiB that libxl allows beyond the configured memory (`LIBXL_MAXMEM_CONSTANT`). It is the same here, so
+/// that xl and Xyl can alternate.
 const EXTRA_KIB: u64 = 1024;
 
-/// The least that domain 0 may be set to, in KiB (`LIBXL_MIN_DOM0_MEM`).
+/// Minimum memory of domain 0 in KiB (`LIBXL_MIN_DOM0_MEM`).
 const DOM0_MIN_KIB: u64 = 128 * 1024;
 
-/// KiB of a page.
+/// Size of a page in KiB.
 const PAGE_KIB: u64 = 4;
 
-/// Sets the memory that a domain is to have, video memory included. Xen lets it have no more from
-/// now on; its balloon driver gives the rest back when it can.
+/// Sets a domain's memory target, video memory included. Xen enforces it at once; the balloon driver frees memory
+/// when it can.
 ///
 /// # Errors
-/// [`RequestError::AboveMaximum`], [`RequestError::BelowMinimum`], [`RequestError::NoMemoryLimits`]: nothing has changed.
-/// [`EngineError::NoSuchDomain`] where the domain is gone; those of Xen, xenstore and libxl's lock.
+/// [`RequestError::AboveMaximum`], [`RequestError::BelowMinimum`], [`RequestError::NoMemoryLimits`]: nothing has
+/// changed. [`EngineError::NoSuchDomain`] if the domain has ended; those of Xen, xenstore and libxl's lock.
 pub fn set_target(host: &mut Host, info: &DomainInfo, wanted_kib: u64) -> Result<(), EngineError> {
     let _lock = userdata::lock(host, info.domid, &uuid_text(&info.handle))?;
     let info = still_there(host, info)?;
@@ -60,11 +59,11 @@ pub fn set_target(host: &mut Host, info: &DomainInfo, wanted_kib: u64) -> Result
     Ok(())
 }
 
-/// Sets the memory that a domain may have. Its present memory does not change.
+/// Sets a domain's maximum memory. Its present memory does not change.
 ///
 /// # Errors
 /// [`RequestError::BelowTarget`], [`RequestError::NoMemoryLimits`]: nothing has changed.
-/// [`EngineError::NoSuchDomain`] where the domain is gone; those of Xen, xenstore and libxl's lock.
+/// [`EngineError::NoSuchDomain`] if the domain has ended; those of Xen, xenstore and libxl's lock.
 pub fn set_maximum(host: &mut Host, info: &DomainInfo, max_kib: u64) -> Result<(), EngineError> {
     let _lock = userdata::lock(host, info.domid, &uuid_text(&info.handle))?;
     let info = still_there(host, info)?;
@@ -91,11 +90,11 @@ pub fn set_maximum(host: &mut Host, info: &DomainInfo, max_kib: u64) -> Result<(
     Ok(())
 }
 
-/// What Xen lets a domain have.
+/// Limits that Xen sets for a domain.
 struct Allowance {
     domid: DomId,
     max_kib: u64,
-    /// Memory with that to be populated on demand, where the guest's type knows that.
+    /// Limit that includes memory to be populated on demand, for types of guests that have it.
     on_demand_kib: Option<u64>,
 }
 
@@ -109,14 +108,14 @@ impl Allowance {
     }
 }
 
-/// The domain as it is now: it may have been destroyed while this process waited for libxl's lock.
+/// Reads the domain again, because it may have been destroyed during the wait for libxl's lock.
 fn still_there(host: &Host, info: &DomainInfo) -> Result<DomainInfo, EngineError> {
     let now = host.hv.domain_info(info.domid)?;
     now.filter(|now| now.handle == info.handle && !now.flags.dying)
         .ok_or_else(|| EngineError::NoSuchDomain(info.domid.to_string()))
 }
 
-/// Xen's present limit. A limit of all ones is none.
+/// Xen's present limit in KiB. A value of all ones means no limit.
 fn limit_kib(info: &DomainInfo) -> u64 {
     info.max_pages.saturating_mul(PAGE_KIB)
 }
@@ -125,7 +124,7 @@ fn has_populate_on_demand(info: &DomainInfo) -> bool {
     info.domid != DomId::ZERO && info.kind() != GuestKind::Pv
 }
 
-/// Only a guest with a display has video memory.
+/// Video memory in KiB. Only guests with a display have it.
 fn videoram_kib(store: &mut impl Tree, info: &DomainInfo) -> Result<u64, EngineError> {
     match info.kind() {
         GuestKind::Hvm => Ok(number(store, &home(info.domid, "memory/videoram")?)?.unwrap_or(0)),
@@ -133,14 +132,14 @@ fn videoram_kib(store: &mut impl Tree, info: &DomainInfo) -> Result<u64, EngineE
     }
 }
 
-/// The memory that a domain is to have, in KiB.
+/// A new memory target.
 pub(crate) struct Target {
-    /// Without video memory.
+    /// Target without video memory, in KiB.
     target_kib: u64,
     videoram_kib: u64,
 }
 
-/// Refuses what [`set_target`] refuses. Changes nothing.
+/// Fails if [`set_target`] would fail. Changes nothing.
 pub(crate) fn check_target(
     store: &mut impl Tree,
     info: &DomainInfo,
@@ -176,7 +175,7 @@ pub(crate) fn check_target(
     })
 }
 
-/// Refuses what [`set_maximum`] refuses. Changes nothing.
+/// Fails if [`set_maximum`] would fail. Changes nothing.
 pub(crate) fn check_maximum(
     store: &mut impl Tree,
     info: &DomainInfo,
@@ -198,12 +197,12 @@ pub(crate) fn check_maximum(
 const TARGET: &str = "memory/target";
 const STATIC_MAX: &str = "memory/static-max";
 
-/// The domain's target. That of domain 0 is its present memory until somebody sets it.
+/// The domain's target in KiB. For domain 0 without the node, its present memory.
 fn target_kib(store: &mut impl Tree, info: &DomainInfo) -> Result<u64, EngineError> {
     limit(store, info, TARGET, info.tot_pages)
 }
 
-/// The domain's maximum. That of domain 0 is Xen's present limit until somebody sets it.
+/// The domain's maximum in KiB. For domain 0 without the node, Xen's present limit.
 fn max_kib(store: &mut impl Tree, info: &DomainInfo) -> Result<u64, EngineError> {
     limit(store, info, STATIC_MAX, info.max_pages)
 }
@@ -226,8 +225,8 @@ fn limit(
     }
 }
 
-/// Writes the limits of domain 0 that nobody has set yet, before the change lowers Xen's limit. libxl needs both nodes,
-/// and fills them only where the target is missing.
+/// Writes the missing nodes of domain 0, before the change lowers Xen's limit. libxl needs both nodes, and writes
+/// them only if the target is missing.
 fn fill_limits_of_dom0(store: &mut impl Tree, info: &DomainInfo) -> Result<(), EngineError> {
     if info.domid != DomId::ZERO {
         return Ok(());
@@ -241,7 +240,7 @@ fn fill_limits_of_dom0(store: &mut impl Tree, info: &DomainInfo) -> Result<(), E
     Ok(())
 }
 
-/// The number in a node; `None` where there is none.
+/// Reads a number from a node. `None` if the node is missing.
 fn number(store: &mut impl Tree, path: &Path) -> Result<Option<u64>, EngineError> {
     let value = store.read_opt(path)?;
     let text = value.as_deref().map(std::str::from_utf8);
@@ -376,7 +375,7 @@ mod tests {
     fn half_a_change_lets_the_guest_have_more_than_it_asks_for_and_is_ended_by_a_repetition() {
         for (wanted_kib, target_kib) in [(98_304, 65_536), (32_768, 32_768)] {
             let mut bench = Bench::new();
-            // The only calls are `domain_info` and `set_max_mem`.
+            // The only hypercalls are `domain_info` and `set_max_mem`.
             bench.hv.fail_at(1, Errno::ENOMEM);
             assert!(bench.set_target(wanted_kib).is_err());
             assert_eq!(bench.node("memory/target"), Some(target_kib));
@@ -407,7 +406,7 @@ mod tests {
         let mut bench = Bench::with_dom0(1024 * mib / PAGE_KIB);
         let before_kib = limit_kib(&bench.info);
         bench.set_target(512 * mib).unwrap();
-        // As libxl leaves it.
+        // The state that libxl leaves.
         assert_eq!(bench.node("memory/target"), Some(512 * mib));
         assert_eq!(bench.node("memory/static-max"), Some(before_kib));
         bench.set_target(1024 * mib).unwrap();

@@ -1,5 +1,6 @@
-//! Asking a domain to stop, start or listen: shutdown, reboot, pause, keys and buttons.
+//! Power requests to a domain: pause, shutdown, reboot, SysRq keys and triggers, and waits for their effect.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -7,19 +8,20 @@ use xen_port::{
     DomId, DomainInfo, Errno, GuestKind, HvmParam, Hypervisor, ShutdownReason, Trigger, VcpuId,
 };
 use xenstore::{Path, Tree};
+pub use xyl_api::{PowerDelivery, PowerRequest};
 
 use crate::control::vcpus;
 use crate::error::RequestError;
 use crate::vm::domains::home;
 use crate::{EngineError, Host};
 
-/// How often a wait tells that it is still waiting.
+/// Interval of a wait's messages.
 const TICK: Duration = Duration::from_secs(1);
 /// Token of the watch of a wait.
 const WAIT_TOKEN: &str = "xyl-wait";
 
-/// Stops a domain's vCPUs, unless they are stopped: Xen counts (`controller_pause_count`), so that a second pause would
-/// take a second unpause to undo.
+/// Pauses a domain that is not paused. Xen counts pauses (`controller_pause_count`), so a second pause would need a
+/// second unpause.
 pub fn pause(hv: &dyn Hypervisor, info: &DomainInfo) -> Result<(), EngineError> {
     check_pause(info)?;
     if info.flags.paused {
@@ -29,12 +31,12 @@ pub fn pause(hv: &dyn Hypervisor, info: &DomainInfo) -> Result<(), EngineError> 
         .map_err(|error| gone_or(error, info.domid))
 }
 
-/// Refuses what [`pause`] refuses.
+/// Fails if [`pause`] would fail.
 pub(crate) fn check_pause(info: &DomainInfo) -> Result<(), EngineError> {
     refuse_control_domain(info.domid, "pausing it")
 }
 
-/// Lets a paused domain run on; one that runs is fine, which Xen refuses.
+/// Unpauses a domain. A domain that is not paused is no error here, although Xen returns one.
 pub fn unpause(hv: &dyn Hypervisor, info: &DomainInfo) -> Result<(), EngineError> {
     if !info.flags.paused {
         return Ok(());
@@ -56,12 +58,12 @@ pub fn send_trigger(
         .map_err(|error| gone_or(error, domid))
 }
 
-/// Refuses what [`send_trigger`] refuses before Xen is asked.
+/// Fails if [`send_trigger`] would fail before the hypercall.
 pub(crate) fn check_trigger(info: &DomainInfo, vcpu: VcpuId) -> Result<(), EngineError> {
     vcpus::chosen(info, Some(vcpu)).map(drop)
 }
 
-/// Refuses what [`send_sysrq`] refuses.
+/// Fails if [`send_sysrq`] would fail.
 pub(crate) fn check_sysrq(key: char) -> Result<(), EngineError> {
     match key.is_ascii_graphic() {
         true => Ok(()),
@@ -69,7 +71,7 @@ pub(crate) fn check_sysrq(key: char) -> Result<(), EngineError> {
     }
 }
 
-/// Leaves a SysRq key in xenstore for the guest to take.
+/// Writes a SysRq key to xenstore for the guest.
 pub fn send_sysrq(store: &mut impl Tree, domid: DomId, key: char) -> Result<(), EngineError> {
     check_sysrq(key)?;
     Ok(store.write(&home(domid, "control/sysrq")?, key.to_string().as_bytes())?)
@@ -91,52 +93,22 @@ fn refuse_control_domain(domid: DomId, what: &'static str) -> Result<(), EngineE
     }
 }
 
-/// What a guest is asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum PowerRequest {
-    /// To shut down.
-    Poweroff,
-    /// The guest shall reboot.
-    Reboot,
+/// Parses a word from `control/shutdown`, which any program may have written.
+pub(crate) fn request_of_word(word: &[u8]) -> Option<PowerRequest> {
+    [PowerRequest::Poweroff, PowerRequest::Reboot]
+        .into_iter()
+        .find(|request| request.word().as_bytes() == word)
 }
 
-impl PowerRequest {
-    /// The word in `control/shutdown`.
-    pub fn word(self) -> &'static str {
-        match self {
-            PowerRequest::Poweroff => "poweroff",
-            PowerRequest::Reboot => "reboot",
-        }
-    }
-
-    /// The request that a word in `control/shutdown` is, whoever wrote it there.
-    pub(crate) fn of_word(word: &[u8]) -> Option<PowerRequest> {
-        [PowerRequest::Poweroff, PowerRequest::Reboot]
-            .into_iter()
-            .find(|request| request.word().as_bytes() == word)
-    }
-
-    fn button(self) -> Trigger {
-        match self {
-            PowerRequest::Poweroff => Trigger::Power,
-            PowerRequest::Reboot => Trigger::Reset,
-        }
+fn button(request: PowerRequest) -> Trigger {
+    match request {
+        PowerRequest::Poweroff => Trigger::Power,
+        PowerRequest::Reboot => Trigger::Reset,
     }
 }
 
-/// How a request went out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum PowerDelivery {
-    /// Through xenstore: the guest acknowledges it by emptying the node.
-    ByXenstore,
-    /// By an ACPI button: nothing tells whether the guest has seen it.
-    ByButton,
-    /// Not at all: the domain has shut down already, as it was to.
-    HasShutDown,
-}
-
-/// Asks a domain to shut down or reboot. An HVM guest without PV drivers cannot be asked through
-/// xenstore: with `fallback` its button is pressed, without it is an error.
+/// Sends a power request to a domain. For an HVM guest without PV drivers, presses its ACPI button if `fallback` is
+/// set, and fails otherwise.
 pub fn ask(
     hv: &dyn Hypervisor,
     store: &mut impl Tree,
@@ -149,13 +121,13 @@ pub fn ask(
         PowerDelivery::ByXenstore => {
             store.write(&shutdown_path(info.domid)?, request.word().as_bytes())?;
         }
-        PowerDelivery::ByButton => send_trigger(hv, info, VcpuId(0), request.button())?,
+        PowerDelivery::ByButton => send_trigger(hv, info, VcpuId(0), button(request))?,
         PowerDelivery::HasShutDown => {}
     }
     Ok(delivery)
 }
 
-/// How [`ask`] would ask a domain.
+/// The way in which [`ask`] would deliver the request.
 pub(crate) fn delivery(
     hv: &dyn Hypervisor,
     info: &DomainInfo,
@@ -176,7 +148,7 @@ pub(crate) fn delivery(
     Ok(PowerDelivery::ByButton)
 }
 
-/// PV and PVH guests listen to xenstore; an HVM guest does once its drivers have set the callback.
+/// Whether the guest reads xenstore. PV and PVH guests do; HVM guests do if their drivers have set the callback.
 fn has_pv_control(hv: &dyn Hypervisor, info: &DomainInfo) -> Result<bool, EngineError> {
     Ok(info.kind() != GuestKind::Hvm || hv.hvm_param(info.domid, HvmParam::CallbackIrq)? != 0)
 }
@@ -185,12 +157,12 @@ pub(crate) fn shutdown_path(domid: DomId) -> Result<Path, EngineError> {
     home(domid, "control/shutdown")
 }
 
-/// Waits until the guest has taken the request: it empties the node, or the domain shuts down, goes away or is replaced.
+/// Waits until the guest takes the request: it empties the node, or the domain shuts down, ends or is replaced.
 /// `tick` is called once a second with the time spent.
 ///
 /// # Errors
-/// [`RequestError::Paused`] at once for a domain that somebody has paused: the request stands, and the guest takes it when
-/// it runs. [`EngineError::Deadline`] after `limit`.
+/// [`RequestError::Paused`] at once for a paused domain: the request stays, and the guest takes it when it runs.
+/// [`EngineError::Deadline`] after `limit`.
 pub fn wait_for_acknowledgement(
     host: &mut Host,
     domain: &DomainInfo,
@@ -220,37 +192,37 @@ pub fn wait_for_acknowledgement(
     })
 }
 
-/// Whether a domain has shut down for good: one that has for a suspend may be resumed.
+/// Whether a domain has shut down for good. After a suspend it may be resumed.
 pub(crate) fn has_ended(info: &DomainInfo) -> bool {
     info.flags.shutdown && info.shutdown_reason != Some(ShutdownReason::Suspend)
 }
 
-/// Whether a process has the VM's lock, and may have paused the domain for a moment: a dump of its core does.
+/// Whether a process holds the VM lock. Its operation may have paused the domain briefly, as a core dump does.
 fn is_in_hand(host: &Host, domain: &DomainInfo) -> bool {
     let lock = host.dirs.vm_lock(Uuid::from_bytes(domain.handle));
     host.files.is_locked(&lock).unwrap_or(false)
 }
 
-/// How far a domain must be for a wait to end.
+/// The state of a domain that ends a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
-    /// Shut down or gone.
+    /// The domain has shut down or no longer exists.
     ShutDown,
     /// The domain no longer exists.
     Gone,
 }
 
-/// How a domain ended.
+/// The end of a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It has shut down and is still there.
+    /// The domain has shut down, and still exists.
     ShutDown(ShutdownReason),
-    /// It is gone, or on its way out.
+    /// The domain no longer exists, or is dying.
     Gone,
 }
 
-/// Waits until all of the domains have ended; tells `ended` of each. Without `limit` it waits for
-/// as long as it takes. `tick` is called once a second with the time spent.
+/// Waits until all domains have ended, and calls `ended` for each. Without `limit`, waits without end. `tick` is
+/// called once a second with the time spent.
 pub fn wait_for_end(
     host: &mut Host,
     domains: &[DomainInfo],
@@ -259,10 +231,11 @@ pub fn wait_for_end(
     tick: &mut dyn FnMut(Duration),
     ended: &mut dyn FnMut(DomId, End),
 ) -> Result<(), EngineError> {
-    let mut left: Vec<&DomainInfo> = domains.iter().collect();
-    let what = || format!("{} have not ended", describe(domains));
+    let left: RefCell<Vec<&DomainInfo>> = RefCell::new(domains.iter().collect());
+    let what = || not_ended(&left.borrow());
     wait_on_watch(host, &Path::release_domain(), limit, what, tick, |host| {
         let now = host.hv.domain_list()?;
+        let mut left = left.borrow_mut();
         left.retain(|domain| match end_of(&now, domain, until) {
             Some(end) => {
                 ended(domain.domid, end);
@@ -274,12 +247,15 @@ pub fn wait_for_end(
     })
 }
 
-fn describe(domains: &[DomainInfo]) -> String {
+fn not_ended(domains: &[&DomainInfo]) -> String {
     let ids: Vec<String> = domains.iter().map(|info| info.domid.to_string()).collect();
-    format!("domains {}", ids.join(", "))
+    match ids.as_slice() {
+        [one] => format!("domain {one} has not ended"),
+        many => format!("domains {} have not ended", many.join(", ")),
+    }
 }
 
-/// A number may have been given to another domain meanwhile: the handle tells.
+/// The end of a domain. If another domain has its domid now, the handle differs.
 fn end_of(now: &[DomainInfo], domain: &DomainInfo, until: Until) -> Option<End> {
     let same = |info: &&DomainInfo| info.domid == domain.domid && info.handle == domain.handle;
     match now.iter().find(same) {
@@ -292,7 +268,7 @@ fn end_of(now: &[DomainInfo], domain: &DomainInfo, until: Until) -> Option<End> 
     }
 }
 
-/// Looks at the world once, then again after each event of a watch, until `look` gives an answer.
+/// Calls `look` once, then again after each event of a watch, until it returns a value.
 fn wait_on_watch<T>(
     host: &mut Host,
     path: &Path,
@@ -334,7 +310,7 @@ fn look_until<T>(
             tick(spent);
         }
         let until_limit = limit.map_or(TICK, |limit| limit.saturating_sub(spent));
-        host.wait_for_event_of(&[WAIT_TOKEN], until_limit.min(TICK))?;
+        host.wait_for(&[WAIT_TOKEN], until_limit.min(TICK))?;
     }
 }
 
@@ -358,7 +334,7 @@ mod tests {
         }
     }
 
-    /// A host with one domain that has been asked to power off.
+    /// A host with one domain that has a poweroff request.
     fn asked(folder: &std::path::Path) -> (Model, Host, DomainInfo) {
         let (hv, store) = (Model::new(64), MemStore::new());
         store.set_keeps_time(false);
@@ -375,7 +351,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(60);
 
-    /// How a wait for a guest that does nothing ends after this, and how many seconds later.
+    /// Result of a wait for a guest that does nothing, after this change, and its length in seconds.
     fn waited(change: impl FnOnce(&Model, &mut Host, DomId)) -> (Result<(), EngineError>, u64) {
         let folder = tempfile::tempdir().unwrap();
         let (hv, mut host, info) = asked(folder.path());
@@ -425,7 +401,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (_, mut host, info) = asked(folder.path());
         let mut ticks = 0;
-        // The watch is gone: the same wait can be set up again.
+        // The watch was removed, so the same wait can set it again.
         for _ in 0..2 {
             let outcome = wait_for_acknowledgement(&mut host, &info, LIMIT, &mut |_| ticks += 1);
             assert!(matches!(

@@ -1,6 +1,7 @@
-//! Shares of the CPUs, and the schedulers' own parameters.
+//! CPU shares of domains, and parameters of schedulers.
 
 use xen_port::{DomainInfo, Hypervisor, SchedulerGlobals, SchedulerId, SchedulerParams};
+pub use xyl_api::ShareChange;
 
 use crate::EngineError;
 use crate::control::vcpus::nr_vcpus;
@@ -11,16 +12,7 @@ const TSLICE_MS: std::ops::RangeInclusive<u32> = 1..=1000;
 const RATELIMIT_US: std::ops::RangeInclusive<u32> = 100..=500_000;
 const MIGRATION_DELAY_US: std::ops::RangeInclusive<u32> = 0..=100_000;
 
-/// A change of a domain's share; what is `None` stays.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct ShareChange {
-    /// Weight against the others, 1 to 65535.
-    pub weight: Option<u16>,
-    /// Most it may use, in per cent of one CPU; 0 for no limit.
-    pub cap: Option<u16>,
-}
-
-/// Weight and cap of a domain, which must be under that scheduler.
+/// Weight and cap of a domain. It must be under `scheduler`.
 pub fn share(
     hv: &dyn Hypervisor,
     info: &DomainInfo,
@@ -49,7 +41,7 @@ pub fn set_share(
     Ok(hv.set_scheduler_params(info.domid, &params)?)
 }
 
-/// Refuses what [`set_share`] refuses; the share as it would be.
+/// Fails if [`set_share`] would fail. Returns the new share.
 pub(crate) fn check_share(
     hv: &dyn Hypervisor,
     info: &DomainInfo,
@@ -71,7 +63,11 @@ pub(crate) fn check_share(
     })
 }
 
-fn check_scheduler(
+/// Fails if the domain's pool has another scheduler than `wanted`.
+///
+/// # Errors
+/// [`RequestError::OtherScheduler`]; those of Xen.
+pub fn check_scheduler(
     hv: &dyn Hypervisor,
     info: &DomainInfo,
     wanted: SchedulerId,
@@ -88,28 +84,28 @@ fn check_scheduler(
     }
 }
 
-/// A change of a pool's scheduler; what is `None` stays.
+/// A change of a scheduler's parameters. `None` keeps the value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GlobalsChange {
-    /// Time slice (credit only).
+    /// Time slice in milliseconds (credit only).
     pub tslice_ms: Option<u32>,
-    /// Shortest run; 0 for none.
+    /// Minimum run time in microseconds; 0 for none.
     pub ratelimit_us: Option<u32>,
-    /// Delay of a migration between CPUs (credit only).
+    /// Delay of migrations between CPUs in microseconds (credit only).
     pub vcpu_migr_delay_us: Option<u32>,
 }
 
 impl GlobalsChange {
-    /// Whether nothing is to change.
+    /// Whether the change has no values.
     pub fn is_empty(&self) -> bool {
         *self == GlobalsChange::default()
     }
 }
 
-/// The parameters of a pool's scheduler, which must be this one.
+/// The parameters of a pool's scheduler, which must be `wanted`.
 ///
 /// # Errors
-/// [`RequestError::PoolOtherScheduler`]; those of Xen, as for a pool that is not there.
+/// [`RequestError::PoolOtherScheduler`]; those of Xen, such as that of a missing pool.
 pub fn globals(
     hv: &dyn Hypervisor,
     pool: u32,
@@ -141,7 +137,7 @@ pub fn set_globals(
     Ok(hv.set_scheduler_globals(pool, &globals)?)
 }
 
-/// Refuses what [`set_globals`] refuses before Xen is asked; the parameters as they would be.
+/// Fails if [`set_globals`] would fail before the hypercall. Returns the new parameters.
 ///
 /// # Errors
 /// A number out of Xen's range, or a parameter that the pool's scheduler does not have.
@@ -234,7 +230,7 @@ mod tests {
 
     #[test]
     fn the_parameters_of_another_scheduler_are_refused() {
-        // The model's pool 0 is under credit2.
+        // The model's pool 0 has the scheduler credit2.
         let hv = Model::new(16);
         assert!(globals(&hv, 0, SchedulerId::Credit2).is_ok());
         let change = GlobalsChange {

@@ -1,4 +1,4 @@
-//! vCPUs: where they run, where they may run, how many are to be used.
+//! vCPUs of a running domain: their state, their affinity, and the number in use.
 
 use xen_port::{CpuMap, DomId, DomainInfo, GuestKind, HvError, Hypervisor, VcpuId, VcpuInfo};
 use xenstore::{Batch, Client, Tree};
@@ -12,17 +12,17 @@ use crate::vm::domains::home;
 /// State and affinity of one vCPU.
 #[derive(Clone, Debug)]
 pub struct Vcpu {
-    /// Its number within the domain.
+    /// Number of the vCPU within the domain.
     pub id: VcpuId,
-    /// What it is doing.
+    /// State of the vCPU.
     pub info: VcpuInfo,
-    /// CPUs that it may run on.
+    /// Hard affinity: CPUs that it may run on.
     pub hard: CpuMap,
-    /// CPUs that it prefers.
+    /// Soft affinity: CPUs that it prefers.
     pub soft: CpuMap,
 }
 
-/// The vCPUs of a domain, two hypercalls for each.
+/// Reads the vCPUs of a domain, with two hypercalls for each.
 pub fn list(hv: &dyn Hypervisor, info: &DomainInfo) -> Result<Vec<Vcpu>, EngineError> {
     (0..nr_vcpus(info))
         .map(|id| one(hv, info.domid, VcpuId(id)).map_err(EngineError::from))
@@ -40,12 +40,12 @@ fn one(hv: &dyn Hypervisor, domid: DomId, id: VcpuId) -> Result<Vcpu, HvError> {
     })
 }
 
-/// vCPUs that a domain has, up or not.
+/// Number of a domain's vCPUs, online or not.
 pub fn nr_vcpus(info: &DomainInfo) -> u32 {
     info.max_vcpu_id.map_or(0, |id| id.saturating_add(1))
 }
 
-/// Tells a PV or PVH guest to use its first `wanted` vCPUs.
+/// Asks a PV or PVH guest to use its first `wanted` vCPUs.
 pub fn set_online(store: &mut Client, info: &DomainInfo, wanted: u32) -> Result<(), EngineError> {
     check_online(info, wanted)?;
     let mut batch = Batch::new();
@@ -59,7 +59,7 @@ pub fn set_online(store: &mut Client, info: &DomainInfo, wanted: u32) -> Result<
     Ok(store.transaction(|transaction| transaction.run(&batch).map(drop))?)
 }
 
-/// Refuses what [`set_online`] refuses.
+/// Fails if [`set_online`] would fail.
 pub(crate) fn check_online(info: &DomainInfo, wanted: u32) -> Result<(), EngineError> {
     let most = nr_vcpus(info);
     if wanted == 0 || wanted > most {
@@ -80,8 +80,8 @@ pub(crate) fn check_online(info: &DomainInfo, wanted: u32) -> Result<(), EngineE
     Ok(())
 }
 
-/// Sets the CPUs that a vCPU may run on (`hard`) and those it prefers (`soft`); returns what Xen
-/// made of them. `force` overrides a temporary pinning.
+/// Sets a vCPU's hard and soft affinity. Returns the affinity that Xen has set. `force` overrides a temporary
+/// pinning.
 pub fn pin(
     hv: &dyn Hypervisor,
     domid: DomId,
@@ -93,7 +93,7 @@ pub fn pin(
     Ok(hv.set_vcpu_affinity(domid, vcpu, hard, soft, force)?)
 }
 
-/// The vCPUs that `only` names: one, or all of the domain's.
+/// The vCPUs that `only` names: one, or all of the domain.
 pub fn chosen(info: &DomainInfo, only: Option<VcpuId>) -> Result<Vec<VcpuId>, EngineError> {
     let most = nr_vcpus(info);
     match only {
@@ -108,7 +108,7 @@ pub fn chosen(info: &DomainInfo, only: Option<VcpuId>) -> Result<Vec<VcpuId>, En
     }
 }
 
-/// The CPUs that a list means on this host.
+/// Resolves a list to CPUs of this host.
 pub fn resolve(hv: &dyn Hypervisor, list: &CpuList) -> Result<CpuMap, EngineError> {
     Ok(list.resolve(&topology::of(hv)?).into_iter().collect())
 }

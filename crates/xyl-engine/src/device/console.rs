@@ -1,9 +1,9 @@
-//! Console 0: a ring between the guest and xenconsoled.
+//! Console 0: a ring between the guest and xenconsoled. It is the first kind in [`super::KINDS`].
 //!
-//! It knows no handshake of states. xenconsoled takes ring and port from the nodes below the domain's home, which are the
-//! toolstack's so that the guest cannot redirect it, and writes the console's tty there. Without a device model there
-//! is no order to keep but one: the nodes are there before the domain is introduced. It cannot be hot-plugged. libxl makes
-//! console 0 of every domain without a member of its record, and manages without `/libxl/D/device/console`.
+//! The console has no handshake of states. xenconsoled reads ring and port from nodes below the domain's home, and
+//! writes the tty's name there. The guest cannot write these nodes, so it cannot redirect the console. Without a
+//! device model there is one rule of order: the nodes exist before the domain is introduced. A console cannot be
+//! hot-plugged. libxl gives console 0 no member in its record, and works without `/libxl/D/device/console`.
 //!
 //! Facts: `tools/console/daemon/io.c`, `libxl_console.c`.
 
@@ -13,28 +13,28 @@ use xen_port::{DomId, EvtchnPort, Gfn};
 use xenstore::{Path, Tree};
 
 use crate::device::nodes::{Access, NodeRule};
-use crate::device::{DeviceInput, Kind};
+use crate::device::{AtSoftReset, DeviceInput, Kind};
 use crate::{EngineError, Host};
 
-/// Limit of the console's log that xenconsoled keeps for a guest, in bytes.
+/// Maximum size of the buffer that xenconsoled keeps for a guest, in bytes.
 const LIMIT_BYTES: &str = "1048576";
-/// The node with the console's tty, below the domain's home.
+/// Path of the node with the console's tty, below the domain's home.
 const TTY: &str = "console/tty";
-/// How long xenconsoled may take to serve a new domain. One that does not run never does.
+/// Time limit for xenconsoled to serve a new domain.
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 /// Token of the watch on a console's tty.
 const TTY_TOKEN: &str = "xyl-tty";
 
-/// What guest and xenconsoled have in common.
+/// The part of the console that the guest and xenconsoled share.
 #[derive(Clone, Copy, Debug)]
 pub struct Ring {
-    /// The page of the ring: machine frame for PV, guest frame for PVH.
+    /// Page of the ring: machine frame for PV, guest frame for PVH.
     pub gfn: Gfn,
-    /// The event channel.
+    /// Event channel of the ring.
     pub port: EvtchnPort,
 }
 
-/// The kind of console 0.
+/// The kind for console 0.
 pub struct Console;
 
 const NODES: &[NodeRule<DeviceInput>] = &[
@@ -79,21 +79,25 @@ impl Kind for Console {
         None
     }
 
+    fn is_waited_for(&self) -> bool {
+        false
+    }
+
     fn nodes(&self) -> &'static [NodeRule<DeviceInput>] {
         NODES
     }
 
-    /// xenconsoled keeps the tty that it has opened.
-    fn kept_by_soft_reset(&self) -> &'static [&'static str] {
-        &[TTY]
+    /// xenconsoled keeps its open tty, so the node stays.
+    fn at_soft_reset(&self) -> AtSoftReset {
+        AtSoftReset::Kept(&[TTY])
     }
 
-    fn backend_folder(&self, domid: DomId) -> String {
-        format!("/local/domain/0/backend/console/{domid}")
+    fn folders(&self, domid: DomId) -> Vec<String> {
+        vec![format!("/local/domain/0/backend/console/{domid}")]
     }
 
-    /// Waits for xenconsoled to have served a domain that was introduced just now. It writes the
-    /// console's tty when it comes round to it, and would bring nodes back that were removed before.
+    /// Waits until xenconsoled serves the domain, which was just introduced. It writes the console's tty when it has
+    /// read the nodes, and would create them again if they were removed before.
     fn settle(&self, host: &mut Host, domid: DomId) -> Result<(), EngineError> {
         let tty = Path::domain(domid.0)
             .join(TTY)
@@ -105,13 +109,13 @@ impl Kind for Console {
         host.store.watch(&tty, TTY_TOKEN)?;
         while is_empty(host, &tty)? && host.clock.now() < deadline {
             let left = deadline.saturating_duration_since(host.clock.now());
-            host.wait_for_event_of(&[TTY_TOKEN], left)?;
+            host.wait_for(&[TTY_TOKEN], left)?;
         }
         Ok(host.store.unwatch(&tty, TTY_TOKEN)?)
     }
 }
 
-/// Whether a node is there and has no value.
+/// Whether a node exists and has no value.
 fn is_empty(host: &mut Host, path: &Path) -> Result<bool, EngineError> {
     Ok(host
         .store

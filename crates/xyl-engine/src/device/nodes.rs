@@ -1,35 +1,98 @@
-//! Rules for xenstore nodes: what is written, who may do what with it, and who reads it.
+//! Rules for xenstore nodes of devices: path, value, permissions, and the program that reads it.
 
 use xen_port::DomId;
+use xenstore::{Access as StoreAccess, Batch, Perms};
 
-/// Who may do what with a node. Others have no rights.
+use crate::EngineError;
+use crate::vm::paths::node;
+
+/// Permissions of a node. All others have no rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Domain 0's alone: `n0`.
+    /// Domain 0 alone: `n0`.
     Dom0,
-    /// Domain 0's, readable by the guest: `n0,rD`.
+    /// Domain 0 writes, the guest reads: `n0,rD`.
     GuestReads,
-    /// The guest's own, which it may write: `nD`.
+    /// The guest owns the node and may write it: `nD`.
     GuestOwns,
 }
 
-/// The rule for one node. `I` is what its value is made from.
+/// The rule for one node. `I` is the input of its value.
 pub struct NodeRule<I> {
-    /// Its path below the folder that the table is for.
+    /// Path below the folder of the table.
     pub path: &'static str,
-    /// Who may do what with it.
+    /// Permissions of the node.
     pub access: Access,
-    /// Who reads it, or writes it where it is the guest's.
+    /// The program that reads the node, or that writes it if the guest owns it.
     pub reader: &'static str,
-    /// Its value; `None` where it is not written.
+    /// Computes the value. `None` means that the node is not written.
     pub value: fn(&I) -> Option<String>,
+}
+
+impl<I> NodeRule<I> {
+    /// Makes a rule.
+    pub const fn new(
+        path: &'static str,
+        access: Access,
+        reader: &'static str,
+        value: fn(&I) -> Option<String>,
+    ) -> NodeRule<I> {
+        NodeRule {
+            path,
+            access,
+            reader,
+            value,
+        }
+    }
+}
+
+/// A node that the guest owns.
+pub(super) const fn own<I>(
+    path: &'static str,
+    reader: &'static str,
+    value: fn(&I) -> Option<String>,
+) -> NodeRule<I> {
+    NodeRule::new(path, Access::GuestOwns, reader, value)
+}
+
+/// A node of a backend's folder.
+pub(super) const fn back<I>(
+    path: &'static str,
+    reader: &'static str,
+    value: fn(&I) -> Option<String>,
+) -> NodeRule<I> {
+    NodeRule::new(path, Access::GuestReads, reader, value)
 }
 
 /// One change to xenstore.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Writes a value; creates the node if need be, with the permissions of its parent.
+    /// Writes a value. Creates a missing node with the permissions of its parent.
     Write(String, String),
     /// Sets the permissions of a node.
     Perms(String, DomId, Access),
+}
+
+impl Change {
+    /// Puts the change into a batch.
+    ///
+    /// # Errors
+    /// A path that xenstore cannot have.
+    pub(crate) fn add_to(&self, batch: &mut Batch) -> Result<(), EngineError> {
+        match self {
+            Change::Write(path, value) => batch.write(&node(path)?, value.as_bytes()),
+            Change::Perms(path, domid, access) => {
+                batch.set_perms(&node(path)?, &perms(*domid, *access))
+            }
+        };
+        Ok(())
+    }
+}
+
+fn perms(domid: DomId, access: Access) -> Perms {
+    match access {
+        Access::Dom0 => Perms::owned_by(0),
+        Access::GuestReads => Perms::owned_by(0).with(domid.0, StoreAccess::Read),
+        Access::GuestOwns => Perms::owned_by(domid.0),
+    }
 }

@@ -1,62 +1,60 @@
-//! Why a domain of xl is not adopted.
-//!
-//! `supervise::adopt` makes these errors.
+//! Errors of `supervise::adopt`: the reasons why a domain of xl is not adopted.
 
 use super::ErrorCode;
 use xen_port::DomId;
 
-/// Why a domain is not adopted.
+/// The reasons why a domain of xl is not adopted.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
-    /// It has what Xyl cannot do.
+    /// The domain has features that Xyl does not support.
     #[error("domain {domid} is not adopted: {what}, which Xyl cannot do yet; it stays xl's")]
     Unsupported {
-        /// Number of the domain.
+        /// Domid of the domain.
         domid: DomId,
-        /// What it has, by the names of xl.cfg.
+        /// The features, by their names in xl.cfg.
         what: String,
     },
-    /// The policy of the host does not want it.
+    /// The host's policy refuses the domain.
     #[error("domain {domid} is not adopted: {line}; it stays xl's")]
     Refused {
-        /// Number of the domain.
+        /// Domid of the domain.
         domid: DomId,
-        /// The decision in words: cause and remedy.
+        /// Text of the decision, with cause and remedy.
         line: String,
     },
-    /// It has ended, or is ending.
+    /// The domain has ended, or is ending.
     #[error(
-        "domain {0} has ended or is ending: whoever watches over it deals with that; try again after"
+        "domain {0} has ended or is ending: wait until it is gone, or its VM has a new domain, then repeat this"
     )]
     Ending(DomId),
-    /// Another process may act on the domain's end.
+    /// Another process may wait for the domain's end, and would act on it too.
     #[error(
-        "process {pid} (`{line}`) may watch over domain {domid} too, and both would act on its end: end it first, or repeat with --force if it has nothing to do with this domain"
+        "process {pid} (`{line}`) may wait for the end of domain {domid}, and two such processes would conflict: end it first, or repeat with --force if it has nothing to do with this domain"
     )]
     Watched {
         /// Number of the domain.
         domid: DomId,
         /// PID of the process.
         pid: u32,
-        /// What was typed to start it.
+        /// Command line of the process.
         line: String,
     },
-    /// xl's process cannot be ended.
+    /// xl's process could not be ended.
     #[error(
-        "xl's process {pid}, which watches over domain {domid}, cannot be ended: {why}; the domain stays xl's"
+        "xl's process {pid}, which waits for the end of domain {domid}, cannot be ended: {why}; the domain stays xl's"
     )]
     Stubborn {
         /// Number of the domain.
         domid: DomId,
         /// PID of the process.
         pid: u32,
-        /// What the system said.
+        /// Error of the system.
         why: String,
     },
 }
 
 impl AdoptError {
-    /// The kind of the error.
+    /// Stable code of the error.
     pub fn code(&self) -> ErrorCode {
         match self {
             AdoptError::Unsupported { .. } => ErrorCode::AdoptUnsupported,

@@ -1,10 +1,14 @@
-//! Why an operation on a VM failed.
+//! [`EngineError`], the error of every operation on a VM.
 //!
-//! Every other module may use this one; it uses none of them.
+//! All other modules of the engine may use this one; it uses none of them.
 
 mod adopt;
-mod code;
+mod api;
+mod autostart;
+mod device;
 mod dump_core;
+mod parameter;
+mod pool;
 mod request;
 mod shim;
 mod soft_reset;
@@ -19,31 +23,35 @@ use xen_image::Malformed;
 use xen_port::{DomId, Errno, HvError};
 use xl_cfg::Location;
 use xyl_audit::UnsupportedSetting;
-use xyl_saga::{Failure, JournalError, Operation, UnknownStep};
+use xyl_saga::{Failure, JournalError, Operation, Stop, UnknownStep};
 
 pub use adopt::AdoptError;
-pub use code::ErrorCode;
+pub use autostart::AutostartError;
+pub use device::DeviceError;
 pub use dump_core::DumpError;
+pub use parameter::ParameterError;
+pub use pool::PoolError;
 pub use request::RequestError;
 pub use shim::ShimError;
 pub(crate) use shim::list_paths;
 pub use soft_reset::SoftResetError;
+pub use xyl_api::ErrorCode;
 
-/// What a host lacks that a guest's settings ask for.
+/// A feature that a setting needs and the host lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lacking {
     /// Hardware-assisted paging (EPT, NPT), asked for by `hap = 1`.
     #[error("this host has no hardware-assisted paging: leave `hap` out")]
     Hap,
-    /// Shadow paging, which a guest without hardware-assisted paging has.
+    /// Shadow paging, which a guest without hardware-assisted paging needs.
     #[error("this Xen has no shadow paging: leave `hap` out")]
     Shadow,
-    /// Hardware-assisted paging, without which no guest has nested virtualisation.
+    /// Hardware-assisted paging, which nested virtualisation needs.
     #[error(
         "`nestedhvm` needs hardware-assisted paging: leave it out, or leave `hap = 0` out where the host has that"
     )]
     HapForNested,
-    /// Traces of processors.
+    /// Processor tracing (Intel Processor Trace).
     #[error(
         "this host cannot trace its processors (Intel Processor Trace): leave `vmtrace_buf_kb` out"
     )]
@@ -51,7 +59,7 @@ pub enum Lacking {
 }
 
 impl Lacking {
-    /// The setting that asks for it.
+    /// The settings that need the feature.
     pub(crate) fn keys(self) -> &'static [&'static str] {
         match self {
             Lacking::Hap | Lacking::Shadow => &["hap"],
@@ -61,18 +69,18 @@ impl Lacking {
     }
 }
 
-/// An error that a setting of a VM's configuration is the reason for.
+/// An error about one setting of a VM's configuration.
 #[derive(Debug)]
 pub struct SettingError {
-    /// The domain's name.
+    /// Name of the domain.
     pub domain: String,
     /// Name of the setting.
     pub key: &'static str,
-    /// The configuration's file.
+    /// Path of the configuration file.
     pub file: String,
-    /// Where its value stands, in the file or on the command line; `None` if it is written nowhere.
+    /// Place of the setting's value, in the file or on the command line. `None` if the value is a default.
     pub place: Option<Location>,
-    /// What is wrong.
+    /// The error itself.
     pub source: EngineError,
 }
 
@@ -88,8 +96,8 @@ impl fmt::Display for SettingError {
 
 impl std::error::Error for SettingError {}
 
-/// Why an operation on a VM failed. Each text says what was tried, on what, why it failed, and
-/// where there is one the remedy.
+/// The reasons why an operation on a VM fails. Each text names the action, the object, the cause, and the remedy if
+/// there is one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
@@ -102,20 +110,31 @@ pub enum EngineError {
     /// A kernel or a ramdisk could not be used.
     #[error(transparent)]
     Image(#[from] xen_image::Error),
+    /// The host does not have the boot loader that `firmware` names.
+    #[error(
+        "firmware=\"{firmware}\": this host has none of {}: install the package with GRUB for Xen guests (Debian: grub-xen-host; openSUSE: grub2-x86_64-xen), or give the file's path as `kernel`",
+        list_paths(.looked_at)
+    )]
+    NoFirmware {
+        /// The value of `firmware`.
+        firmware: String,
+        /// The paths where it was expected.
+        looked_at: Vec<PathBuf>,
+    },
     /// The domain's memory could not be built.
     #[error(transparent)]
     Build(#[from] xen_build::BuildError),
-    /// The configuration is wrong, or asks for what cannot be done.
+    /// The configuration is invalid, or needs something unsupported.
     #[error(transparent)]
     Config(#[from] xl_cfg::Error),
-    /// The CPUs that a vCPU is bound to are not there.
+    /// None of the CPUs that a vCPU is bound to exists.
     #[error(
         "vCPU {vcpu}: this host has none of the CPUs `{wanted}`: `xyl info` shows how many it has"
     )]
     NoSuchCpus {
         /// Number of the vCPU.
         vcpu: u32,
-        /// What the configuration names.
+        /// The CPUs that the configuration names.
         wanted: String,
     },
     /// Another domain has the name.
@@ -125,11 +144,63 @@ pub enum EngineError {
     NameTaken {
         /// The name that the caller asked for.
         name: String,
-        /// Who has it.
+        /// The domain that has the name.
         domid: DomId,
     },
+    /// A VM that has no domain now has the name.
+    #[error(
+        "the name `{name}` is that of the VM {uuid}, which has no domain now and is being restarted: choose another, or end that VM with `xyl destroy {name}`, which keeps its configuration"
+    )]
+    NameOfVm {
+        /// The name that the caller asked for.
+        name: String,
+        /// UUID of the VM that has it.
+        uuid: String,
+    },
+    /// The VM has no domain: a restart is under way.
+    #[error(
+        "the VM `{name}` has no domain now: its restart is under way (`xyl ops` shows how far it is); repeat the command"
+    )]
+    Restarting {
+        /// Name of the VM.
+        name: String,
+        /// UUID of the VM.
+        uuid: uuid::Uuid,
+    },
+    /// The VM has no domain: its restart waits for the next try.
+    #[error(
+        "the VM `{name}` has no domain now: its restart has failed, and waits for the next try (`xyl ops` shows when); `xyl destroy {name}` ends the wait, and keeps its configuration"
+    )]
+    WaitsForRestart {
+        /// Name of the VM.
+        name: String,
+        /// UUID of the VM.
+        uuid: uuid::Uuid,
+    },
+    /// The VM has no monitor that could carry a request out.
+    #[error("the VM {0} has no monitor that could carry the request out")]
+    NoMonitor(uuid::Uuid),
+    /// Too many requests wait for the VM.
+    #[error("{0} requests wait for the VM already: the request was not added")]
+    QueueFull(usize),
+    /// The VM has no domain: its restart was given up.
+    #[error(
+        "the VM `{name}` has no domain: its restart was given up ({why}); `xyl create {kept}` starts it again", kept = kept.display()
+    )]
+    GivenUp {
+        /// Name of the VM.
+        name: String,
+        /// UUID of the VM.
+        uuid: uuid::Uuid,
+        /// Error of the last try.
+        why: String,
+        /// Path of its configuration.
+        kept: PathBuf,
+    },
     /// Another process is giving a domain that name.
-    #[error("the name `{name}` is being given to a domain by another process just now")]
+    #[error(
+        "the name `{name}` is in use by another process that creates or renames a domain: repeat this in a moment"
+    )]
     NameBusy {
         /// The name that the caller asked for.
         name: String,
@@ -139,33 +210,33 @@ pub enum EngineError {
         "the UUID {uuid} is that of domain {domid}: leave `uuid` out of the configuration, or destroy that domain first"
     )]
     UuidTaken {
-        /// The UUID in text.
+        /// The UUID as text.
         uuid: String,
-        /// Who has it.
+        /// The domain that has the UUID.
         domid: DomId,
     },
-    /// No domain is known by that name or number.
+    /// No domain has this name or number.
     #[error("no domain `{0}`: `xyl list` shows those there are")]
     NoSuchDomain(String),
-    /// No CPU pool is known by that name or number.
-    #[error("no CPU pool `{0}`: `xl cpupool-list` shows those there are")]
+    /// No CPU pool has this name or number.
+    #[error("no CPU pool `{0}`: `xyl cpupool-list` shows those there are")]
     NoSuchPool(String),
-    /// The pool's scheduler gives no shares.
+    /// The pool's scheduler has no weights and caps.
     #[error(
-        "`cpu_weight` and `cap` mean nothing under the scheduler {0}: leave them out, or choose another `pool`"
+        "`cpu_weight` and `cap` have no effect under the scheduler {0}: leave them out, or choose another `pool`"
     )]
     NoShares(&'static str),
-    /// The control domain cannot be destroyed, paused or shut down like a guest.
-    #[error("domain 0 is the control domain: {0} would take the host down")]
+    /// Domain 0 cannot be destroyed, paused or shut down.
+    #[error("domain 0 is the control domain, which the host needs: {0} is refused")]
     ControlDomain(&'static str),
-    /// More memory is wanted than is free.
+    /// The domain needs more memory than Xen has free.
     #[error(
         "{wanted_mib} MiB are wanted, and {free_mib} MiB are free: lower `memory`, shut another domain down, or give the control domain less (`dom0_mem=` on Xen's command line, `xyl mem-set 0`)"
     )]
     NotEnoughMemory {
-        /// What the domain needs in all.
+        /// Memory that the domain needs, in MiB.
         wanted_mib: u64,
-        /// What Xen has free and unclaimed.
+        /// Memory that is free and unclaimed, in MiB.
         free_mib: u64,
     },
     /// PVH and HVM need hardware virtualisation.
@@ -173,18 +244,18 @@ pub enum EngineError {
         "type=\"{0}\" needs hardware virtualisation, which this host does not have or has switched off in its firmware: use type=\"pv\""
     )]
     NoHardwareVirtualisation(&'static str),
-    /// The host lacks what a setting asks for.
+    /// The host lacks a feature that a setting needs.
     #[error(transparent)]
     HostLacks(Lacking),
-    /// A label of Xen's security modules, on a host that has them.
+    /// The configuration has a security label, and this Xen has security modules (XSM).
     #[error(
         "`seclabel` and `init_seclabel` are not supported by Xyl yet, and this Xen has security modules (XSM): use `xl create`, or take them out"
     )]
     LabelsUnsupported,
-    /// PV guests are compiled out or switched off.
+    /// This Xen runs no PV guests: they are compiled out or switched off.
     #[error("type=\"pv\" cannot run here: this Xen was built without PV guests: use type=\"pvh\"")]
     NoPv,
-    /// Bare 32-bit PV guests are compiled out or switched off.
+    /// This Xen runs no bare 32-bit PV guests: they are compiled out or switched off.
     #[error(
         "a 32-bit PV kernel cannot run bare here: this Xen was built without CONFIG_PV32, was booted with `pv=no-32`, or uses CET: remove `pvshim = 0`, then it starts in the PV shim"
     )]
@@ -195,11 +266,11 @@ pub enum EngineError {
     /// The policy of the host does not let the guest start.
     #[error("{kernel} is {line}", kernel = kernel.display())]
     NotAdmitted {
-        /// The guest's kernel.
+        /// Path of the guest's kernel.
         kernel: PathBuf,
-        /// The decision in words: cause and remedy.
+        /// Text of the decision, with cause and remedy.
         line: String,
-        /// The settings for which it is refused, where it is for some.
+        /// The settings that the policy refuses, if they are the cause.
         settings: Vec<UnsupportedSetting>,
     },
     /// The policy cannot be read.
@@ -208,39 +279,51 @@ pub enum EngineError {
     /// Advisories that the policy names cannot be read.
     #[error("{0}; the policy asks for advisories, so no guest is created until this is put right")]
     Advisories(#[from] xyl_audit::advisories::AdvisoryError),
-    /// All free domids were in use a moment ago.
+    /// Every free domid was in use within the last minute.
     #[error("no domid is free that was not in use within the last minute: try again later")]
     NoFreshDomid,
-    /// The domain has devices that another toolstack set up.
+    /// Another toolstack has created devices for the domain.
     #[error(
         "domain {domid} has devices that Xyl cannot take down yet ({devices}): use `xl destroy {domid}`, or `xyl destroy --force {domid}` to leave their backends to themselves"
     )]
     ForeignDevices {
         /// Number of the domain.
         domid: DomId,
-        /// Kinds and numbers.
+        /// Kinds and numbers of the devices.
         devices: String,
     },
+    /// A device cannot be attached.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A change to a running domain was refused.
     #[error(transparent)]
     Control(#[from] RequestError),
-    /// A domain of xl's is not taken over.
+    /// A parameter of Xen cannot be set as requested.
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
+    /// A CPU pool cannot be changed as requested.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// A domain of xl could not be adopted.
     #[error(transparent)]
     Adopt(#[from] AdoptError),
-    /// A domain cannot be soft-reset.
+    /// A VM cannot start with the host.
+    #[error(transparent)]
+    Autostart(#[from] AutostartError),
+    /// The domain cannot be soft-reset.
     #[error(transparent)]
     SoftReset(#[from] SoftResetError),
-    /// A domain's core cannot be dumped.
+    /// The domain's core cannot be dumped.
     #[error(transparent)]
     Dump(#[from] DumpError),
-    /// A file could not be used.
+    /// Reading or writing a file failed.
     #[error("{op} {path}: {source}", path = path.display())]
     Io {
-        /// What was tried.
+        /// The action that failed.
         op: &'static str,
         /// Path of the file or folder.
         path: PathBuf,
-        /// What the kernel said.
+        /// Error of the system.
         source: std::io::Error,
     },
     /// A file of ours does not say what it should.
@@ -248,33 +331,57 @@ pub enum EngineError {
     Record {
         /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// Description of the damage.
         what: String,
     },
     /// A journal could not be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// A journal tells of an operation that this build does not know.
+    /// A journal of another version of this program: a format that this one cannot read.
+    #[error("the journal {path} is {what}. {remedy}", path = path.display(), remedy = remedy_of_unknown(uuid))]
+    UnknownFormat {
+        /// UUID of the VM.
+        uuid: String,
+        /// Path of the journal.
+        path: PathBuf,
+        /// The format of the file.
+        what: String,
+    },
+    /// The journal has an operation that this build does not know.
     #[error(
-        "the journal of the VM {uuid} tells of a `{kind}`, which this xyl does not know: use the xyl that wrote it"
+        "the journal {path} has an operation `{kind}`, which this version of xyl does not know. {remedy}", path = path.display(), remedy = remedy_of_unknown(uuid)
     )]
     UnknownOperation {
         /// UUID of the VM.
         uuid: String,
+        /// Path of the journal.
+        path: PathBuf,
         /// Kind of the operation, as the journal names it.
         kind: String,
     },
     /// A journal of another version of this program: an operation that has another step.
     #[error(
-        "the VM {uuid} has a {kind} under way that another version of xyl has begun: {unknown}. Nothing was done; let that version finish it (its `xyl recover`)"
+        "the journal {path} has a {kind} that another version of xyl has begun: {unknown}. {remedy}", path = path.display(), remedy = remedy_of_unknown(uuid)
     )]
     UnknownStep {
         /// UUID of the VM.
         uuid: String,
+        /// Path of the journal.
+        path: PathBuf,
         /// Kind of the operation.
         kind: &'static str,
         /// The step that this version does not have.
         unknown: UnknownStep,
+    },
+    /// A domain has ended, and its records could not be removed.
+    #[error(
+        "domain {domid} has ended and its memory is free, but its records are still there: {cause}; make that path writable, then run `xyl recover`"
+    )]
+    RecordsLeft {
+        /// Number of the domain.
+        domid: DomId,
+        /// The reason why the records could not be removed.
+        cause: Box<EngineError>,
     },
     /// An undo found that the domain has run.
     #[error("domain {0} has run, and so is not destroyed: to end it, `xyl destroy {0}`")]
@@ -289,67 +396,89 @@ pub enum EngineError {
         /// The operation, and why it cannot be finished.
         what: String,
     },
-    /// Somebody asked for the operation to stop.
+    /// The operation was cancelled.
     #[error("cancelled")]
     Cancelled,
-    /// A wait ran out of time.
+    /// The process that ran a step died. It is not known yet whether the step has happened.
+    #[error("whether `{step}` has happened cannot be known yet: `xyl recover` looks again")]
+    InDoubt {
+        /// Name of the step.
+        step: String,
+    },
+    /// A wait reached its time limit.
     #[error("{what}: not within {limit_s} s")]
     Deadline {
-        /// What was waited for.
+        /// The event that was waited for.
         what: String,
         /// Time limit in seconds.
         limit_s: u64,
     },
-    /// The VM has got its next domain before its turn came.
+    /// The domain has ended, and its VM has another one now.
     #[error(
-        "domain {domid} has ended, and its VM is domain {next} now: nothing was done; repeat it for that one"
+        "domain {domid} has ended, and its VM is domain {next} now: nothing was done. Repeat it for that one"
     )]
     Restarted {
-        /// The domain that was meant.
+        /// The domain that the request was for.
         domid: DomId,
         /// The VM's domain now.
         next: DomId,
     },
-    /// The VM's monitor has failed at a request.
-    #[error("{message}")]
-    ByMonitor {
-        /// The kind of its error.
-        code: ErrorCode,
-        /// The step of the operation that has failed.
-        step: Option<String>,
-        /// The text of its error.
-        message: String,
-    },
-    /// A setting of the VM's configuration is why.
+    /// The VM's monitor reports that a request failed.
+    #[error(transparent)]
+    ByMonitor(Box<xyl_api::Error>),
+    /// A request or a reply cannot be written or read.
+    #[error("the request or its reply: {0}")]
+    Request(#[from] xyl_api::ParseError),
+    /// The cause is a setting of the VM's configuration.
     #[error(transparent)]
     Setting(Box<SettingError>),
-    /// A step of an operation failed, and what was made before it was taken back.
+    /// A step of an operation failed. The earlier steps were undone.
     #[error(transparent)]
     Step(#[from] Box<Failure<EngineError>>),
 }
 
+impl From<Stop> for EngineError {
+    fn from(stop: Stop) -> EngineError {
+        match stop {
+            Stop::Cancelled => EngineError::Cancelled,
+            Stop::Deadline { step, limit_ms } => EngineError::Deadline {
+                what: format!("`{step}`"),
+                limit_s: limit_ms / 1000,
+            },
+            Stop::InDoubt { step } => EngineError::InDoubt { step },
+        }
+    }
+}
+
 impl EngineError {
-    /// What stopped an operation, where a step of one has failed; else the error itself.
+    /// The cause of the failed step. For an error without a step, the error itself.
     pub fn cause(&self) -> &EngineError {
         match self {
             EngineError::Step(failure) => failure.cause.cause(),
             EngineError::Setting(setting) => setting.source.cause(),
+            EngineError::RecordsLeft { cause, .. } => cause.cause(),
             other => other,
         }
     }
 
-    /// The kind of the error: that of the cause, where a step has failed.
+    /// Stable code of the error, or of the failed step's cause.
     pub fn code(&self) -> ErrorCode {
         match self {
             EngineError::Hypervisor(HvError::NotXen { .. }) => ErrorCode::NotXen,
             EngineError::Hypervisor(_) => ErrorCode::Hypervisor,
             EngineError::Store(_) => ErrorCode::Xenstore,
-            EngineError::Image(_) => ErrorCode::BootFile,
+            EngineError::Image(_) | EngineError::NoFirmware { .. } => ErrorCode::BootFile,
             EngineError::Build(_) => ErrorCode::MemoryBuild,
             EngineError::Config(_) => ErrorCode::Configuration,
             EngineError::Setting(setting) => setting.source.code(),
             EngineError::NoSuchCpus { .. } => ErrorCode::NoSuchCpus,
             EngineError::NameTaken { .. } => ErrorCode::NameTaken,
+            EngineError::NameOfVm { .. } => ErrorCode::NameTaken,
+            EngineError::Restarting { .. } => ErrorCode::Restarting,
+            EngineError::WaitsForRestart { .. } => ErrorCode::WaitsForRestart,
+            EngineError::NoMonitor(_) => ErrorCode::NoMonitor,
+            EngineError::QueueFull(_) => ErrorCode::QueueFull,
+            EngineError::GivenUp { .. } => ErrorCode::GivenUp,
             EngineError::NameBusy { .. } => ErrorCode::NameBusy,
             EngineError::UuidTaken { .. } => ErrorCode::UuidTaken,
             EngineError::NoSuchDomain(_) => ErrorCode::NoSuchDomain,
@@ -368,42 +497,57 @@ impl EngineError {
             EngineError::Advisories(_) => ErrorCode::Advisories,
             EngineError::NoFreshDomid => ErrorCode::NoFreshDomid,
             EngineError::ForeignDevices { .. } => ErrorCode::ForeignDevices,
+            EngineError::Device(error) => error.code(),
             EngineError::Control(error) => error.code(),
+            EngineError::Pool(_) => ErrorCode::CpuPool,
+            EngineError::Parameter(_) => ErrorCode::XenParameter,
             EngineError::Adopt(error) => error.code(),
+            EngineError::Autostart(_) => ErrorCode::Autostart,
             EngineError::SoftReset(_) => ErrorCode::SoftReset,
             EngineError::Dump(_) => ErrorCode::DumpCore,
             EngineError::Io { .. } => ErrorCode::File,
             EngineError::Record { .. } => ErrorCode::BadRecord,
             EngineError::Journal(_) => ErrorCode::Journal,
-            EngineError::UnknownOperation { .. } | EngineError::UnknownStep { .. } => {
-                ErrorCode::UnknownOperation
-            }
+            EngineError::UnknownFormat { .. }
+            | EngineError::UnknownOperation { .. }
+            | EngineError::UnknownStep { .. } => ErrorCode::UnknownOperation,
+            EngineError::RecordsLeft { cause, .. } => cause.code(),
             EngineError::HasRun(_) => ErrorCode::HasRun,
-            EngineError::Unfinished { .. } => ErrorCode::Unfinished,
+            EngineError::Unfinished { .. } | EngineError::InDoubt { .. } => ErrorCode::Unfinished,
             EngineError::Cancelled => ErrorCode::Cancelled,
             EngineError::Deadline { .. } => ErrorCode::Deadline,
             EngineError::Restarted { .. } => ErrorCode::DomainReplaced,
-            EngineError::ByMonitor { code, .. } => *code,
+            EngineError::ByMonitor(error) => error.code,
+            EngineError::Request(_) => ErrorCode::UnknownRequest,
             EngineError::Step(failure) => failure.cause.code(),
         }
     }
 
-    /// The step of an operation that has failed, where the error is of one.
+    /// Name of the failed step, if the error is of a step.
     pub fn step(&self) -> Option<&str> {
         match self {
-            EngineError::Step(failure) => Some(failure.step),
-            EngineError::ByMonitor { step, .. } => step.as_deref(),
+            EngineError::Step(failure) => Some(&failure.step),
+            EngineError::ByMonitor(error) => error.step.as_deref(),
             _ => None,
         }
     }
 
-    /// Whether the connection to xenstored is lost, so that nothing can be done by this process any more.
+    /// Whether the connection to xenstored is lost. Then this process can do nothing more on the VM.
     pub fn is_connection_lost(&self) -> bool {
         matches!(self.cause(), EngineError::Store(error) if error.is_connection_lost())
     }
 
-    /// Whether it tells of the host and not of the VM: a disk, xenstored or Xen lacks what may come back. What failed may be
-    /// tried again for as long as that takes.
+    /// Whether this process can do nothing more on the VM, and its next monitor can.
+    pub(crate) fn needs_next_monitor(&self) -> bool {
+        let lacks_right = matches!(
+            self.cause(),
+            EngineError::Device(DeviceError::NoRight { .. } | DeviceError::NoRightToQemu { .. })
+        );
+        lacks_right || self.is_connection_lost()
+    }
+
+    /// Whether the host is the cause and not the VM: a disk, xenstored or Xen lacks a resource that may become free.
+    /// Then the action can be tried again, without a limit on the number of tries.
     pub fn is_of_the_host(&self) -> bool {
         match self.cause() {
             EngineError::Io { source, .. } => is_io_of_the_host(source),
@@ -421,6 +565,19 @@ impl EngineError {
             EngineError::Build(BuildError::Hypervisor { source, .. }) => is_xen_of_the_host(source),
             EngineError::Hypervisor(error) => is_xen_of_the_host(error),
             EngineError::Policy(_) | EngineError::Advisories(_) => true,
+            EngineError::Device(
+                DeviceError::Image { source, .. }
+                | DeviceError::Loop { source, .. }
+                | DeviceError::Link { source, .. },
+            ) => is_io_of_the_host(source),
+            EngineError::Device(
+                DeviceError::Silent { .. }
+                | DeviceError::Held { .. }
+                | DeviceError::NoRight { .. }
+                | DeviceError::NoRightToQemu { .. }
+                | DeviceError::NoQemu { .. }
+                | DeviceError::Qemu { .. },
+            ) => true,
             EngineError::Store(_)
             | EngineError::Build(BuildError::OutOfMemory { .. })
             | EngineError::NotEnoughMemory { .. }
@@ -430,20 +587,27 @@ impl EngineError {
         }
     }
 
-    /// An error about an operation that another version has begun.
+    /// Whether another version of this program wrote the VM's journal, so that this one cannot go on with it.
+    pub fn is_of_another_version(&self) -> bool {
+        self.code() == ErrorCode::UnknownOperation
+    }
+
+    /// Builds the error about an operation of another version of Xyl.
     pub(crate) fn unknown_step(
+        path: &Path,
         kind: &'static str,
         operation: &Operation,
         unknown: UnknownStep,
     ) -> EngineError {
         EngineError::UnknownStep {
             uuid: operation.begin.uuid.clone(),
+            path: path.to_owned(),
             kind,
             unknown,
         }
     }
 
-    /// An error about a file.
+    /// Builds [`EngineError::Io`] from its parts.
     pub fn io(op: &'static str, path: &Path, source: std::io::Error) -> EngineError {
         EngineError::Io {
             op,
@@ -453,7 +617,14 @@ impl EngineError {
     }
 }
 
-/// What Xen answers when the host is short of something, or busy.
+/// The remedy for a journal of another version.
+fn remedy_of_unknown(uuid: &str) -> String {
+    format!(
+        "Nothing was done: let that version finish it (its `xyl recover`), or end the VM with `xyl destroy --force uuid={uuid}`, which sets the journal aside"
+    )
+}
+
+/// Errors of Xen that mean a shortage on the host, or a busy host.
 const HOST_ERRNOS: [Errno; 5] = [
     Errno::ENOMEM,
     Errno::EIO,
@@ -466,7 +637,7 @@ fn is_xen_of_the_host(error: &HvError) -> bool {
     HOST_ERRNOS.iter().any(|errno| error.is(*errno))
 }
 
-/// A file that is missing, or that is not what it should be, is the VM's.
+/// Whether the host is the cause of an I/O error. A missing or invalid file concerns only the VM.
 fn is_io_of_the_host(error: &std::io::Error) -> bool {
     !matches!(
         error.kind(),

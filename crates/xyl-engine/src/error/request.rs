@@ -1,4 +1,4 @@
-//! Why a change to a running domain, or a look at it, was refused.
+//! Errors of requests about a running domain.
 
 use xen_port::{DomId, ShutdownReason};
 
@@ -6,17 +6,17 @@ use xl_cfg::types::BadName;
 
 use super::ErrorCode;
 
-/// Why a change to a running domain was refused before Xen or xenstore was asked for it.
+/// The reasons why a request about a running domain is refused before it reaches Xen or xenstore.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// A name that no domain may have.
+    /// The name is not allowed for domains.
     #[error("{0}: {help}", help = .0.help())]
     BadName(#[from] BadName),
-    /// A key that is no SysRq.
+    /// The character is not a SysRq key.
     #[error("`{0}` is no SysRq key: give one letter or digit, such as h for help")]
     BadSysrq(char),
-    /// A guest that does not listen to xenstore.
+    /// The guest has no PV drivers, so it reads no requests from xenstore.
     #[error(
         "domain {domid} is an HVM guest without PV drivers, so it cannot be asked to {request}: repeat with -F to press its ACPI button"
     )]
@@ -26,7 +26,7 @@ pub enum RequestError {
         /// `poweroff` or `reboot`.
         request: &'static str,
     },
-    /// A paused guest takes no request.
+    /// The domain is paused, so its guest cannot take the request now.
     #[error(
         "domain {domid} is paused, so its guest has not taken the request, which stands: the guest takes it after `xyl unpause {domid}`"
     )]
@@ -34,17 +34,17 @@ pub enum RequestError {
         /// Number of the domain.
         domid: DomId,
     },
-    /// The domain has shut down, and its VM gets no next one: it cannot be rebooted.
+    /// The domain has shut down, and its VM is not restarted. It cannot be rebooted.
     #[error(
         "domain {domid} has shut down already ({reason:?}), and its configuration starts its VM no more: to start it again, `xyl destroy {domid}` if it is there still, then `xyl create`"
     )]
     HasShutDown {
         /// Number of the domain.
         domid: DomId,
-        /// Why it has shut down.
+        /// Shutdown reason of the domain.
         reason: ShutdownReason,
     },
-    /// The domain has shut down, and its VM is about to get its next one.
+    /// The domain has shut down, and its VM is being restarted.
     #[error(
         "domain {domid} has shut down, and its VM is being restarted: repeat it for the next domain, or `xyl destroy {domid}` to end the VM"
     )]
@@ -52,40 +52,40 @@ pub enum RequestError {
         /// Number of the domain.
         domid: DomId,
     },
-    /// More memory than the domain may have.
+    /// More memory was requested than the domain's maximum.
     #[error(
         "{wanted_kib} KiB are more than domain {domid} may have, which is {max_kib} KiB: raise that first with `xyl mem-max {domid}`"
     )]
     AboveMaximum {
         /// Number of the domain.
         domid: DomId,
-        /// What was asked for.
+        /// Requested memory, in KiB.
         wanted_kib: u64,
-        /// What it may have.
+        /// Maximum memory of the domain, in KiB.
         max_kib: u64,
     },
-    /// Less memory than the domain needs to live.
+    /// Less memory was requested than the domain's minimum.
     #[error(
         "{wanted_kib} KiB are too little for domain {domid}: it must have at least {min_kib} KiB"
     )]
     BelowMinimum {
         /// Number of the domain.
         domid: DomId,
-        /// What was asked for.
+        /// Requested memory, in KiB.
         wanted_kib: u64,
         /// Minimum memory of the domain, in KiB.
         min_kib: u64,
     },
-    /// A maximum below what the domain is to have now.
+    /// A maximum was requested that is below the domain's memory target.
     #[error(
         "{wanted_kib} KiB are less than domain {domid} is to have now, which is {target_kib} KiB: lower that first with `xyl mem-set {domid}`"
     )]
     BelowTarget {
         /// Number of the domain.
         domid: DomId,
-        /// What was asked for.
+        /// Requested maximum, in KiB.
         wanted_kib: u64,
-        /// What it is to have now.
+        /// Memory target of the domain, in KiB.
         target_kib: u64,
     },
     /// Xenstore does not have the domain's memory limits.
@@ -95,32 +95,32 @@ pub enum RequestError {
     NoMemoryLimits {
         /// Number of the domain.
         domid: DomId,
-        /// The node that is missing.
+        /// Path of the missing node.
         path: String,
     },
-    /// A number of vCPUs that the domain cannot have.
+    /// The domain cannot use this number of vCPUs.
     #[error(
         "domain {domid} cannot use {wanted} vCPUs: choose 1 to {most}; for more, raise `maxvcpus` in its configuration and create it anew"
     )]
     VcpusOutOfRange {
         /// Number of the domain.
         domid: DomId,
-        /// What was asked for.
+        /// Requested number of vCPUs.
         wanted: u32,
-        /// vCPUs that it has.
+        /// Maximum number of vCPUs of the domain.
         most: u32,
     },
-    /// A vCPU that the domain does not have.
+    /// The domain has no vCPU with this number.
     #[error("domain {domid} has no vCPU {vcpu}: it has {most}, numbered from 0")]
     NoSuchVcpu {
         /// Number of the domain.
         domid: DomId,
-        /// What was asked for.
+        /// Requested number of the vCPU.
         vcpu: u32,
-        /// vCPUs that it has.
+        /// Number of vCPUs of the domain.
         most: u32,
     },
-    /// HVM guests have a device model, which has to be asked too.
+    /// The request would need a device model, which Xyl does not support yet.
     #[error("{what} of an HVM guest (domain {domid}) is not there yet: use `xl {what}`")]
     HvmNotYet {
         /// Number of the domain.
@@ -128,34 +128,34 @@ pub enum RequestError {
         /// Name of the command.
         what: &'static str,
     },
-    /// The domain is under another scheduler than the command is for.
+    /// The domain has another scheduler than the command is for.
     #[error(
         "domain {domid} is under the scheduler {actual}, not {wanted}: use `xyl sched-{actual}`"
     )]
     OtherScheduler {
         /// Number of the domain.
         domid: DomId,
-        /// The command's scheduler.
+        /// Scheduler of the command.
         wanted: &'static str,
         /// Scheduler of the domain.
         actual: &'static str,
     },
-    /// A CPU pool is under another scheduler than the one that the command is for.
+    /// The CPU pool has another scheduler than the command is for.
     #[error(
         "CPU pool {pool} is under the scheduler {actual}, not {wanted}: its parameters are those of `xyl sched-{actual} -s`"
     )]
     PoolOtherScheduler {
-        /// The pool's number.
+        /// Number of the pool.
         pool: u32,
-        /// The command's scheduler.
+        /// Scheduler of the command.
         wanted: &'static str,
         /// Scheduler of the pool.
         actual: &'static str,
     },
-    /// A number outside of what Xen takes.
+    /// The number is outside the range that Xen accepts.
     #[error("{what} {value} is out of range: {least} to {most} are allowed")]
     OutOfRange {
-        /// What the number is.
+        /// Name of the number.
         what: &'static str,
         /// Value that the caller asked for.
         value: u32,
@@ -167,7 +167,47 @@ pub enum RequestError {
 }
 
 impl RequestError {
-    /// The kind of the error.
+    /// Domain in the error's text.
+    pub(crate) fn domain(&self) -> Option<DomId> {
+        match self {
+            RequestError::NoPvDrivers { domid, .. }
+            | RequestError::Paused { domid }
+            | RequestError::HasShutDown { domid, .. }
+            | RequestError::Restarting { domid }
+            | RequestError::AboveMaximum { domid, .. }
+            | RequestError::BelowMinimum { domid, .. }
+            | RequestError::BelowTarget { domid, .. }
+            | RequestError::NoMemoryLimits { domid, .. }
+            | RequestError::VcpusOutOfRange { domid, .. }
+            | RequestError::NoSuchVcpu { domid, .. }
+            | RequestError::HvmNotYet { domid, .. }
+            | RequestError::OtherScheduler { domid, .. } => Some(*domid),
+            RequestError::BadName(_)
+            | RequestError::BadSysrq(_)
+            | RequestError::PoolOtherScheduler { .. }
+            | RequestError::OutOfRange { .. } => None,
+        }
+    }
+
+    /// Whether its text ends in a remedy, after the last colon.
+    pub(crate) fn has_remedy(&self) -> bool {
+        matches!(
+            self,
+            RequestError::BadName(_)
+                | RequestError::BadSysrq(_)
+                | RequestError::NoPvDrivers { .. }
+                | RequestError::Paused { .. }
+                | RequestError::HasShutDown { .. }
+                | RequestError::Restarting { .. }
+                | RequestError::AboveMaximum { .. }
+                | RequestError::BelowTarget { .. }
+                | RequestError::VcpusOutOfRange { .. }
+                | RequestError::HvmNotYet { .. }
+                | RequestError::OtherScheduler { .. }
+        )
+    }
+
+    /// Stable code of the error.
     pub fn code(&self) -> ErrorCode {
         match self {
             RequestError::BadName(_) => ErrorCode::BadName,

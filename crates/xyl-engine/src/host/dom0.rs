@@ -1,36 +1,45 @@
-//! What domain 0's kernel shows of the host: processes, network interfaces, loop devices, and the
-//! devices that it serves to guests.
+//! Domain 0's kernel, as procfs and sysfs show it: processes, network interfaces, loop devices, and devices that
+//! backends serve to guests.
+//!
+//! `host::holders`, `host::xl_process`, `recover::fsck` and `supervise::adopt` use this module.
 //!
 //! Facts: proc(5); `/sys/block/loopN/loop/backing_file`; `/sys/bus/xen-backend/devices/KIND-DOMID-ID`.
 
-use std::fs;
-use std::io::{self, Read};
-use std::os::fd::AsRawFd;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use os_port::{Launch, Spawn, run_to_success};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FileType, Mode, OFlags};
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
+use os_port::{
+    Clock, HeldProcess, KernelFiles, Launch, ProcessSignal, Spawn, SystemClock, SystemKernelFiles,
+    ends_within, run_to_success,
+};
 use xen_port::DomId;
 use xen_sys::SystemSpawn;
 
-/// Largest file of the kernel's that is read, in bytes: the mappings of a process with very many.
-const FILE_MAX_BYTES: u64 = 16 << 20;
-/// How long a command of the system, or a process that is to end, may take.
+/// The user of domain 0's own QEMU would be this; that of domain D is D more. systemd's table of user ids leaves this range free.
+pub(crate) const QEMU_USERS_FROM: u32 = 1_900_000_000;
+/// Time limit for a system command, and for a process to end after a signal.
 const LIMIT: Duration = Duration::from_secs(10);
-/// The devices through which a process maps the memory of other domains.
+/// Starts of the names of QEMU's file: its own, and Debian's for Xen.
+const QEMUS: [&str; 2] = ["qemu", "xen-qemu-system-"];
+/// Folder of all processes.
+const PROC: &str = "/proc";
+/// The list of users (passwd(5)).
+const USERS: &str = "/etc/passwd";
+/// Folder of all network interfaces.
+const NET: &str = "/sys/class/net";
+/// Folder of all block devices.
+const BLOCK: &str = "/sys/block";
+/// Devices through which a process maps memory of other domains.
 const MAPPING_DEVICES: [&str; 3] = ["/dev/xen/privcmd", "/proc/xen/privcmd", "/dev/xen/gntdev"];
 
-/// Where the kernel shows it.
-#[derive(Clone, Debug)]
+/// The procfs, sysfs and devfs of domain 0.
+#[derive(Clone)]
 pub struct Kernel {
-    proc: PathBuf,
-    sys: PathBuf,
+    files: Rc<dyn KernelFiles>,
     spawn: Rc<dyn Spawn>,
+    clock: Rc<dyn Clock>,
 }
 
 /// A running process of domain 0.
@@ -38,30 +47,30 @@ pub struct Kernel {
 pub struct Program {
     /// Process id (PID).
     pub pid: u32,
-    /// When it was started, in the kernel's clock ticks: a number that is used again belongs to another process.
+    /// Start time in the kernel's clock ticks. With it, a later process with the same PID is recognised.
     started: u64,
-    /// Whether it is root's: the real, effective, saved and file system's user. What another user's process says in its
-    /// arguments and files is that user's word.
+    /// Whether its real, effective, saved and file system user are all root. Other users control their processes'
+    /// arguments and files, so these prove nothing.
     pub is_roots: bool,
-    /// Its arguments, its own name first.
+    /// Command line of the process, its name first.
     pub args: Vec<String>,
 }
 
 impl Program {
-    /// The last part of the name that it goes by.
+    /// Last part of the program's path.
     pub fn name(&self) -> &str {
         let name = self.args.first().map_or("", String::as_str);
         name.rsplit('/').next().unwrap_or(name)
     }
 
-    /// What was typed to start it, shortened.
+    /// The command line as one text, shortened.
     pub fn line(&self) -> String {
         let line = self.args.join(" ");
         let printable = line.chars().map(|c| if c.is_control() { ' ' } else { c });
         printable.take(120).collect()
     }
 
-    /// The argument after `option`.
+    /// The argument after `option`, if it is there.
     pub fn option(&self, option: &str) -> Option<&str> {
         let mut args = self.args.iter().skip_while(|arg| *arg != option);
         args.nth(1).map(String::as_str)
@@ -69,23 +78,43 @@ impl Program {
 }
 
 impl Kernel {
-    /// The kernel of this host.
+    /// The folders of this host.
     pub fn system() -> Kernel {
         Kernel::below(Path::new("/"))
     }
 
     /// The same folders below `root`.
     pub fn below(root: &Path) -> Kernel {
+        Kernel::new(
+            Rc::new(SystemKernelFiles::below(root)),
+            Rc::new(SystemSpawn),
+            Rc::new(SystemClock),
+        )
+    }
+
+    /// The kernel behind these ports.
+    pub fn new(files: Rc<dyn KernelFiles>, spawn: Rc<dyn Spawn>, clock: Rc<dyn Clock>) -> Kernel {
         Kernel {
-            proc: root.join("proc"),
-            sys: root.join("sys"),
-            spawn: Rc::new(SystemSpawn),
+            files,
+            spawn,
+            clock,
         }
     }
 
-    /// All processes of this machine that have arguments, which threads of the kernel have not.
+    /// The text of a file; empty if it cannot be read.
+    fn text(&self, path: &Path) -> String {
+        let bytes = self.files.read(path).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The names in a folder; none if it cannot be read.
+    fn names(&self, folder: &Path) -> Vec<String> {
+        self.files.list(folder).unwrap_or_default()
+    }
+
+    /// Returns all processes with arguments. Kernel threads have none.
     pub fn programs(&self) -> Vec<Program> {
-        let pids = names(&self.proc).into_iter();
+        let pids = self.names(Path::new(PROC)).into_iter();
         let mut programs: Vec<Program> = pids
             .filter_map(|name| self.program(name.parse().ok()?))
             .collect();
@@ -93,97 +122,183 @@ impl Kernel {
         programs
     }
 
-    /// One process, unless it has ended.
+    /// Returns one process. `None` if it has ended.
     pub fn program(&self, pid: u32) -> Option<Program> {
+        let program = self.process(pid)?;
+        let has_args = program.args.iter().any(|arg| !arg.is_empty());
+        has_args.then_some(program)
+    }
+
+    /// A process, with or without arguments.
+    fn process(&self, pid: u32) -> Option<Program> {
         let started = self.started(pid)?;
-        let args = read(&self.of(pid, "cmdline")).ok()?;
+        let args = self.files.read(&self.of(pid, "cmdline")).ok()?;
         let args = args.strip_suffix(&[0]).unwrap_or(&args);
-        let args: Vec<String> = args
+        let args = args
             .split(|byte| *byte == 0)
-            .map(|arg| String::from_utf8_lossy(arg).into_owned())
-            .collect();
-        let has_args = args.iter().any(|arg| !arg.is_empty());
-        has_args.then_some(Program {
+            .map(|arg| String::from_utf8_lossy(arg).into_owned());
+        Some(Program {
             pid,
             started,
             is_roots: self.is_roots(pid),
-            args,
+            args: args.collect(),
         })
     }
 
-    /// Whether a process is root's. The owner of its folder does not tell: that is root for each process that has made
-    /// itself not dumpable (proc(5)).
+    /// The processes of a user that run. A process can change its arguments and remove them; its user is the kernel's word.
+    pub fn processes_of(&self, uid: u32) -> Vec<Program> {
+        if !self.files.may_have_process_of(uid) {
+            return Vec::new();
+        }
+        let pids = self.names(Path::new(PROC)).into_iter();
+        let pids = pids.filter_map(|name| name.parse().ok());
+        let its = pids.filter(|pid| self.user(*pid) == Some(uid));
+        let its = its.filter_map(|pid| self.process(pid));
+        its.filter(|program| !self.has_ended(program)).collect()
+    }
+
+    /// Whether a process has ended with all its threads. procfs shows it until its parent has looked at it.
+    fn has_ended(&self, program: &Program) -> bool {
+        match self.hold(program) {
+            Ok(Some(held)) => held.is_ready().unwrap_or(false),
+            Ok(None) => true,
+            Err(_) => false,
+        }
+    }
+
+    /// Whether a process belongs to root, by its `status`. The owner of its folder is no proof: it is root for every
+    /// process that is not dumpable (proc(5)).
     fn is_roots(&self, pid: u32) -> bool {
-        let text = read(&self.of(pid, "status")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let uids = text.lines().find_map(|line| line.strip_prefix("Uid:"));
-        uids.is_some_and(|uids| uids.split_whitespace().eq(["0"; 4]))
+        self.user(pid) == Some(0)
+    }
+
+    /// The user of a process: the real, effective, saved and file system's one, where all four are the same.
+    fn user(&self, pid: u32) -> Option<u32> {
+        let text = self.text(&self.of(pid, "status"));
+        let uids = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+        let uids: Vec<u32> = uids
+            .split_whitespace()
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .ok()?;
+        match uids.as_slice() {
+            [uid, others @ ..] if others.len() == 3 && others.iter().all(|other| other == uid) => {
+                Some(*uid)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a process belongs to root, or to a user for the QEMU of a domain. No other user can be it.
+    pub fn is_of_qemus_user(&self, program: &Program, domid: DomId) -> bool {
+        let user = self.user(program.pid);
+        user.is_some_and(|uid| uid == 0 || self.qemu_users(domid).contains(&uid))
+    }
+
+    /// The reason why a process that calls itself the QEMU of a domain is not taken for it; `None` where it is one. Any process can give
+    /// itself such arguments. Its user and the program that it executes are the kernel's word.
+    pub fn doubts_about_qemu(&self, program: &Program, domid: DomId) -> Option<String> {
+        let pid = program.pid;
+        // One that has ended needs no end.
+        let now = self.program(pid)?;
+        if now != *program {
+            return Some(format!("process {pid} is another one now"));
+        }
+        let user = self.user(pid);
+        let is_qemus = user.is_some_and(|uid| uid == 0 || self.qemu_users(domid).contains(&uid));
+        if !is_qemus {
+            let user = user.map_or("several users".to_owned(), |uid| format!("the user {uid}"));
+            return Some(format!(
+                "process {pid} is of {user}, who is neither root nor a user for QEMU: look at it, and end it yourself"
+            ));
+        }
+        let exe = self.files.link(&self.of(pid, "exe")).unwrap_or_default();
+        let file = exe.file_name().unwrap_or_default().to_string_lossy();
+        if !QEMUS.iter().any(|start| file.starts_with(start)) {
+            return Some(format!(
+                "process {pid} executes {}, which is no QEMU: look at it, and end it yourself",
+                exe.display()
+            ));
+        }
+        let domid = domid.to_string();
+        (program.option("-xen-domid") != Some(&domid))
+            .then(|| format!("process {pid} does not serve domain {domid}"))
+    }
+
+    /// The users that Xyl and libxl let the QEMU of a domain run as, beside root (`libxl__domain_get_device_model_uid` in
+    /// `libxl_dm.c`).
+    fn qemu_users(&self, domid: DomId) -> Vec<u32> {
+        let text = self.text(Path::new(USERS));
+        let own = format!("xen-qemuuser-domid{domid}");
+        let users = text.lines().filter_map(|line| {
+            let mut fields = line.split(':');
+            let (name, _, uid) = (fields.next()?, fields.next()?, fields.next()?);
+            let uid: u32 = uid.parse().ok()?;
+            match name {
+                "xen-qemuuser-shared" => Some(uid),
+                "xen-qemuuser-range-base" => uid.checked_add(domid.0.into()),
+                name => (name == own).then_some(uid),
+            }
+        });
+        let of_xyl = QEMU_USERS_FROM.checked_add(domid.0.into());
+        users.filter(|uid| *uid != 0).chain(of_xyl).collect()
     }
 
     fn started(&self, pid: u32) -> Option<u64> {
         self.stat(pid, 22)?.parse().ok()
     }
 
-    /// Whether a process has been stopped by a signal, or has ended.
+    /// Whether a process is stopped by a signal, or has ended.
     pub fn is_stopped(&self, pid: u32) -> bool {
         self.stat(pid, 3)
             .is_none_or(|state| matches!(state.as_str(), "T" | "Z" | "X"))
     }
 
-    /// A field of `stat` after the second, which is in brackets and may hold anything.
+    /// A field of `stat` after the second. The second is the name in brackets, which may contain any character.
     fn stat(&self, pid: u32, field: usize) -> Option<String> {
-        let text = read(&self.of(pid, "stat")).ok()?;
-        let text = String::from_utf8_lossy(&text).into_owned();
+        let text = self.text(&self.of(pid, "stat"));
         let (_, rest) = text.rsplit_once(')')?;
         let mut fields = rest.split_whitespace();
         fields.nth(field.checked_sub(3)?).map(str::to_owned)
     }
 
     fn of(&self, pid: u32, file: &str) -> PathBuf {
-        self.proc.join(pid.to_string()).join(file)
+        Path::new(PROC).join(pid.to_string()).join(file)
     }
 
-    /// What a descriptor of a process stands for.
+    /// Path of the file behind a process's descriptor.
     pub fn descriptor(&self, pid: u32, number: u32) -> Option<PathBuf> {
-        fs::read_link(self.of(pid, "fd").join(number.to_string())).ok()
-    }
-
-    /// Opens the file that a descriptor of a process stands for, to read it: that very file, whatever its path leads to
-    /// now. `None` unless it is a regular file of this process's user. Nothing else is opened: a FIFO would make this
-    /// process wait, and a device may act.
-    pub fn open_descriptor(&self, pid: u32, number: u32) -> Option<fs::File> {
         let path = self.of(pid, "fd").join(number.to_string());
-        let place = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        let stat = rustix::fs::fstat(&place).ok()?;
-        let is_regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        if !is_regular || stat.st_uid != geteuid().as_raw() {
-            return None;
-        }
-        let place = format!("/proc/self/fd/{}", place.as_raw_fd());
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(place, flags, Mode::empty()).ok()?;
-        Some(fs::File::from(opened))
+        self.files.link(&path).ok()
     }
 
-    /// Whether a process can talk to the hypervisor: only then can it make a domain. One that cannot be
-    /// looked into is taken for one that can.
+    /// Reads the last `max_bytes` bytes of the file behind a process's descriptor. It is that file, even if its path now
+    /// names another one.
+    ///
+    /// `None` unless it is a regular file that this process's user owns. Opening a FIFO could block, and opening a
+    /// device could have effects.
+    pub fn end_of_descriptor(&self, pid: u32, number: u32, max_bytes: u64) -> Option<Vec<u8>> {
+        let path = self.of(pid, "fd").join(number.to_string());
+        self.files.read_end_of_own(&path, max_bytes).ok()
+    }
+
+    /// Whether a process has the hypervisor open, and so can create domains. True if this cannot be read.
     pub fn can_make_domains(&self, pid: u32) -> bool {
         let folder = self.of(pid, "fd");
-        let Ok(entries) = fs::read_dir(&folder) else {
+        let Ok(numbers) = self.files.list(&folder) else {
             return self.started(pid).is_some();
         };
-        let targets = entries
-            .flatten()
-            .filter_map(|entry| fs::read_link(entry.path()).ok());
+        let targets = numbers
+            .iter()
+            .filter_map(|number| self.files.link(&folder.join(number)).ok());
         targets
             .filter_map(|target| target.to_str().map(|text| text.ends_with("xen/privcmd")))
             .any(|is_it| is_it)
     }
 
-    /// How much memory of other domains a process maps, in KiB, by the device that it is mapped through.
+    /// Memory of other domains that a process maps, in KiB, for each device that it is mapped through.
     pub fn foreign_mappings(&self, pid: u32) -> Vec<(&'static str, u64)> {
-        let text = read(&self.of(pid, "maps")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).into_owned();
+        let text = self.text(&self.of(pid, "maps"));
         let mut found = Vec::new();
         for device in MAPPING_DEVICES {
             let lines = text.lines().filter(|line| line.ends_with(device));
@@ -195,75 +310,91 @@ impl Kernel {
         found
     }
 
-    /// The devices that this kernel serves to a domain, such as `vif-5-0`.
+    /// Names of the devices that backends in this kernel serve to a domain, such as `vif-5-0`.
     pub fn devices_served_to(&self, domid: DomId) -> Vec<String> {
-        let mut found = names(&self.sys.join("bus/xen-backend/devices"));
+        let mut found = self.names(Path::new("/sys/bus/xen-backend/devices"));
         let middle = format!("-{domid}-");
         found.retain(|name| name.contains(&middle));
         found.sort_unstable();
         found
     }
 
-    /// The names of network interfaces that netback made, or a program by way of tun(4), as QEMU does. Whatever
-    /// its name, a VLAN or another interface that lies on top of one is none of them.
+    /// Addresses of the PCI devices that the driver pciback has, in order, such as `0000:03:00.0`.
+    pub fn pci_devices_of_pciback(&self) -> Vec<String> {
+        let mut names = self.names(Path::new("/sys/bus/pci/drivers/pciback"));
+        names.retain(|name| is_pci_address(name));
+        names.sort_unstable();
+        names
+    }
+
+    /// Names of network interfaces that netback or tun(4) created. QEMU uses tun(4). A VLAN or bridge on top of one
+    /// is not included.
     pub fn guest_interfaces(&self) -> Vec<String> {
-        let mut found = names(&self.sys.join("class/net"));
+        let mut found = self.names(Path::new(NET));
         found.retain(|name| self.is_of_netback_or_tun(name));
         found.sort_unstable();
         found
     }
 
-    /// Netback's interfaces have a device on the bus xen-backend, and tun's a file `tun_flags`.
+    /// Whether the interface has a device on the bus xen-backend (netback), or a file `tun_flags` (tun).
     fn is_of_netback_or_tun(&self, name: &str) -> bool {
-        let folder = self.sys.join("class/net").join(name);
-        let bus = fs::read_link(folder.join("device/subsystem")).unwrap_or_default();
+        let folder = Path::new(NET).join(name);
+        let bus = self.files.link(&folder.join("device/subsystem"));
+        let bus = bus.unwrap_or_default();
         let is_netbacks = bus.file_name().is_some_and(|bus| bus == "xen-backend");
-        let is_on_another = names(&folder)
+        let is_on_another = self
+            .names(&folder)
             .iter()
             .any(|entry| entry.starts_with("lower_"));
-        (is_netbacks || folder.join("tun_flags").exists()) && !is_on_another
+        (is_netbacks || self.files.exists(&folder.join("tun_flags"))) && !is_on_another
     }
 
-    /// The file behind a loop device, such as `loop0`; `None` where there is none.
+    /// The domain of an interface of netback, by its device on the bus xen-backend. Its name may be any.
+    pub fn netback_domain(&self, name: &str) -> Option<DomId> {
+        let device = self
+            .files
+            .link(&Path::new(NET).join(name).join("device"))
+            .ok()?;
+        let id = device.file_name()?.to_str()?.strip_prefix("vif-")?;
+        let (domid, _) = id.split_once('-')?;
+        Some(DomId(domid.parse().ok()?))
+    }
+
+    /// Path of the file behind a loop device such as `loop0`.
     pub fn backing_file(&self, device: &str) -> Option<PathBuf> {
-        let path = self
-            .sys
-            .join("block")
-            .join(device)
-            .join("loop/backing_file");
-        let text = String::from_utf8(read(&path).ok()?).ok()?;
+        let path = Path::new(BLOCK).join(device).join("loop/backing_file");
+        let text = String::from_utf8(self.files.read(&path).ok()?).ok()?;
         Some(PathBuf::from(text.trim_end_matches('\n')))
     }
 
-    /// Whether something on this host is mounted from a device, such as `/dev/loop0`, or has it in use by
-    /// another device.
+    /// Whether a device such as `/dev/loop0` is mounted, or used by another device.
     pub fn is_in_use(&self, device: &str) -> bool {
-        let mounts = read(&self.proc.join("self/mounts")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&mounts).into_owned();
+        let text = self.text(Path::new("/proc/self/mounts"));
         let node = format!("/dev/{device}");
         let is_mounted = text.lines().any(|line| {
             line.split(' ')
                 .next()
                 .is_some_and(|from| from.starts_with(&node))
         });
-        let holders = names(&self.sys.join("block").join(device).join("holders"));
+        let holders = self.names(&Path::new(BLOCK).join(device).join("holders"));
         is_mounted || !holders.is_empty()
     }
 
-    /// Runs a program of the system, such as `losetup`; what it says on standard error where it fails.
+    /// Runs a system program such as `losetup`. The error contains its standard error.
     pub fn run(&self, program: &str, args: &[&str]) -> io::Result<()> {
         let launch = Launch::of_system(program)?.args(args);
         run_to_success(&*self.spawn, &launch, LIMIT)
     }
 
-    /// Ends a process: asks it to, and after a while does not ask. One that has ended is fine.
+    /// Ends a process with SIGTERM, or with SIGKILL if it has not ended after ten seconds. A process that has ended is
+    /// no error.
     pub fn end(&self, program: &Program) -> io::Result<()> {
-        for signal in [Signal::TERM, Signal::KILL] {
+        for signal in [ProcessSignal::Terminate, ProcessSignal::Kill] {
             let Some(process) = self.hold(program)? else {
                 return Ok(());
             };
             process.send(signal)?;
-            if process.has_ended_within(LIMIT)? {
+            if ends_within(&*process, &*self.clock, LIMIT)? {
                 return Ok(());
             }
         }
@@ -273,58 +404,48 @@ impl Kernel {
         ))
     }
 
-    /// Takes hold of a process, so that a signal reaches it and no other that gets its number.
-    pub fn hold(&self, program: &Program) -> io::Result<Option<Held>> {
-        let Some(pid) = i32::try_from(program.pid).ok().and_then(Pid::from_raw) else {
-            return Ok(None);
-        };
-        let process = match pidfd_open(pid, PidfdFlags::empty()) {
-            Err(Errno::SRCH) => return Ok(None),
-            other => Held(other?),
-        };
-        let is_it = self.started(program.pid) == Some(program.started);
-        Ok(is_it.then_some(process))
-    }
-}
-
-/// A process that is held: its number cannot become another's.
-#[derive(Debug)]
-pub struct Held(rustix::fd::OwnedFd);
-
-impl Held {
-    /// Sends it a signal; one that has ended is fine.
-    pub fn send(&self, signal: Signal) -> io::Result<()> {
-        match pidfd_send_signal(&self.0, signal) {
-            Err(Errno::SRCH) => Ok(()),
-            other => Ok(other?),
+    /// Sends processes a signal, and waits until they have ended, up to ten seconds.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn send_to_all(&self, programs: &[Program], signal: ProcessSignal) -> io::Result<()> {
+        let mut sent = Vec::new();
+        for program in programs {
+            if let Some(process) = self.hold(program)? {
+                process.send(signal)?;
+                sent.push(process);
+            }
         }
+        let deadline = self.clock.now() + LIMIT;
+        for process in sent {
+            let left = deadline.saturating_duration_since(self.clock.now());
+            ends_within(&*process, &*self.clock, left)?;
+        }
+        Ok(())
     }
 
-    /// Whether it ends within a time.
-    pub fn has_ended_within(&self, limit: Duration) -> io::Result<bool> {
-        let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
-        let mut polled = [PollFd::new(&self.0, PollFlags::IN)];
-        Ok(poll(&mut polled, Some(&limit))? > 0)
+    /// Opens a pidfd of the process, so that a signal cannot reach a later process with its PID.
+    pub fn hold(&self, program: &Program) -> io::Result<Option<Box<dyn HeldProcess>>> {
+        let held = self.files.hold(program.pid)?;
+        let is_it = self.started(program.pid) == Some(program.started);
+        Ok(held.filter(|_| is_it))
     }
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?
-        .take(FILE_MAX_BYTES)
-        .read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// Size of a mapping in KiB, from its line in `maps`.
+/// Whether a name in sysfs is the address of a PCI device: `0000:03:00.0`.
+fn is_pci_address(name: &str) -> bool {
+    let mut parts = name.split([':', '.']);
+    let is_hex = |len| {
+        move |part: &str| part.len() == len && part.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    let has_form = parts.next().is_some_and(|part| part.len() >= 4)
+        && parts.next().is_some_and(is_hex(2))
+        && parts.next().is_some_and(is_hex(2))
+        && parts.next().is_some_and(is_hex(1));
+    has_form && parts.next().is_none()
 }
 
-/// The names in a folder; none where it cannot be read.
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect()
-}
-
-/// The size of a mapping, from its line in `maps`.
 fn size_kib(line: &str) -> Option<u64> {
     let (from, rest) = line.split_once('-')?;
     let (to, _) = rest.split_once(' ')?;
@@ -332,7 +453,7 @@ fn size_kib(line: &str) -> Option<u64> {
     Some(address(to)?.checked_sub(address(from)?)? / 1024)
 }
 
-/// A process of root as its kernel shows it, for tests of those who look for one.
+/// Adds a process of root to a test's procfs.
 #[cfg(test)]
 pub(crate) fn pretend_process(
     root: &Path,
@@ -342,45 +463,71 @@ pub(crate) fn pretend_process(
     maps: &str,
 ) {
     let folder = root.join("proc").join(pid.to_string());
-    fs::create_dir_all(folder.join("fd")).unwrap();
-    fs::write(folder.join("cmdline"), args.join("\0") + "\0").unwrap();
+    std::fs::create_dir_all(folder.join("fd")).unwrap();
+    std::fs::write(folder.join("cmdline"), args.join("\0") + "\0").unwrap();
     let stat = format!("{pid} (a) b) S 1 {}77 0", "0 ".repeat(17));
-    fs::write(folder.join("stat"), stat).unwrap();
-    fs::write(folder.join("maps"), maps).unwrap();
+    std::fs::write(folder.join("stat"), stat).unwrap();
+    std::fs::write(folder.join("maps"), maps).unwrap();
     pretend_uid(root, pid, 0);
+    let exe = Path::new("/usr/bin").join(args.first().unwrap_or(&""));
+    std::os::unix::fs::symlink(exe, folder.join("exe")).unwrap();
     for (number, target) in descriptors {
         std::os::unix::fs::symlink(target, folder.join("fd").join(number.to_string())).unwrap();
     }
 }
 
-/// From now on that process is this user's.
+/// Changes the user of a test's process.
 #[cfg(test)]
 pub(crate) fn pretend_uid(root: &Path, pid: u32, uid: u32) {
     let status = root.join("proc").join(pid.to_string()).join("status");
     let text = format!("Name:\ta\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\nGid:\t0\t0\t0\t0\n");
-    fs::write(status, text).unwrap();
+    std::fs::write(status, text).unwrap();
 }
 
-/// An interface as the kernel shows one of netback's.
+/// Changes the program that a test's process executes.
+#[cfg(test)]
+pub(crate) fn pretend_exe(root: &Path, pid: u32, exe: &str) {
+    let link = root.join("proc").join(pid.to_string()).join("exe");
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(exe, link).unwrap();
+}
+
+/// Adds a network interface of netback to a test's sysfs.
 #[cfg(test)]
 pub(crate) fn pretend_netback(root: &Path, name: &str) {
     let device = root.join("sys/class/net").join(name).join("device");
-    fs::create_dir_all(&device).unwrap();
+    std::fs::create_dir_all(&device).unwrap();
     std::os::unix::fs::symlink("../../../bus/xen-backend", device.join("subsystem")).unwrap();
 }
 
-/// An interface as the kernel shows one of tun's.
+/// Adds a network interface of netback, whose configuration has a name for it, to a test's sysfs.
+#[cfg(test)]
+pub(crate) fn pretend_named_netback(root: &Path, name: &str, device: &str) {
+    let folder = root.join("sys/devices").join(device);
+    std::fs::create_dir_all(&folder).unwrap();
+    std::os::unix::fs::symlink("../../bus/xen-backend", folder.join("subsystem")).unwrap();
+    let net = root.join("sys/class/net").join(name);
+    std::fs::create_dir_all(&net).unwrap();
+    let target = Path::new("../../../devices").join(device);
+    std::os::unix::fs::symlink(target, net.join("device")).unwrap();
+}
+
+/// Adds a network interface of tun to a test's sysfs.
 #[cfg(test)]
 pub(crate) fn pretend_tun(root: &Path, name: &str) {
     let folder = root.join("sys/class/net").join(name);
-    fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join("tun_flags"), "0x1002\n").unwrap();
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("tun_flags"), "0x1002\n").unwrap();
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
     use std::process::{Command, Stdio};
+
+    use std::fs;
+
+    use rustix::fs::Mode;
 
     use super::*;
 
@@ -438,6 +585,41 @@ mod tests {
     }
 
     #[test]
+    fn a_qemu_is_known_by_its_user_and_its_program() {
+        let root = tempfile::tempdir().unwrap();
+        let args = ["/usr/lib/xen/bin/qemu-system-i386", "-xen-domid", "7"];
+        pretend_process(root.path(), 12, &args, &[], "");
+        let etc = root.path().join("etc");
+        fs::create_dir_all(&etc).unwrap();
+        let users = "root:x:0:0::/:/bin/sh\nxen-qemuuser-range-base:x:1000:1::/:/\nxen-qemuuser-shared:x:900:1::/:/\n";
+        fs::write(etc.join("passwd"), users).unwrap();
+        let kernel = Kernel::below(root.path());
+        let qemu = kernel.program(12).unwrap();
+        assert_eq!(kernel.doubts_about_qemu(&qemu, DomId(7)), None);
+        assert!(kernel.doubts_about_qemu(&qemu, DomId(8)).is_some());
+        for (uid, is_qemus) in [(900, true), (1007, true), (1008, false), (1, false)] {
+            pretend_uid(root.path(), 12, uid);
+            let qemu = kernel.program(12).unwrap();
+            let doubts = kernel.doubts_about_qemu(&qemu, DomId(7));
+            assert_eq!(doubts.is_none(), is_qemus, "{uid}: {doubts:?}");
+        }
+        pretend_uid(root.path(), 12, 0);
+        for (exe, is_qemus) in [
+            ("/usr/bin/bash", false),
+            ("/usr/bin/qemu-system-i386 (deleted)", true),
+            ("/usr/libexec/xen-qemu-system-i386", true),
+            ("/usr/libexec/xen-init-dom0", false),
+        ] {
+            pretend_exe(root.path(), 12, exe);
+            assert_eq!(
+                kernel.doubts_about_qemu(&qemu, DomId(7)).is_none(),
+                is_qemus,
+                "{exe}"
+            );
+        }
+    }
+
+    #[test]
     fn only_regular_files_of_this_user_are_opened() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
@@ -449,14 +631,14 @@ mod tests {
         let descriptors: [(u32, &Path); 3] = [(1, &file), (2, &pipe), (3, null)];
         pretend_process(root.path(), 3, &["sh"], &descriptors, "");
         let kernel = Kernel::below(root.path());
-        let text = kernel.open_descriptor(3, 1).map(io::read_to_string);
-        assert_eq!(text.unwrap().unwrap(), "text");
+        let text = kernel.end_of_descriptor(3, 1, 3);
+        assert_eq!(text.unwrap(), b"ext");
         for number in [2, 3, 4] {
-            assert!(kernel.open_descriptor(3, number).is_none());
+            assert!(kernel.end_of_descriptor(3, number, 9).is_none());
         }
-        // Only root can give a file away.
+        // chown needs root.
         if std::os::unix::fs::chown(&file, Some(65534), None).is_ok() {
-            assert!(kernel.open_descriptor(3, 1).is_none());
+            assert!(kernel.end_of_descriptor(3, 1, 9).is_none());
         }
     }
 
@@ -467,7 +649,7 @@ mod tests {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        // A process in the middle of its exec has no command line yet: wait until it answers.
+        // Between fork and exec, the command line is empty. The child's answer shows that the exec is done.
         child.stdin.as_mut().unwrap().write_all(b"!").unwrap();
         child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let kernel = Kernel::system();
@@ -481,6 +663,23 @@ mod tests {
         kernel.end(&program).unwrap();
         assert!(!child.wait().unwrap().success());
         kernel.end(&program).unwrap();
+    }
+
+    #[test]
+    fn the_processes_of_a_user_are_found_whatever_their_arguments_are() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let (root, pid) = (tempfile::tempdir().unwrap(), child.id());
+        pretend_process(root.path(), pid, &[], &[], "");
+        let kernel = Kernel::below(root.path());
+        assert!(kernel.processes_of(1_900_000_007).is_empty());
+        pretend_uid(root.path(), pid, 1_900_000_007);
+        let found = kernel.processes_of(1_900_000_007);
+        assert_eq!(found.first().map(|program| program.pid), Some(pid));
+        kernel.send_to_all(&found, ProcessSignal::Kill).unwrap();
+        // Its parent has not looked at it yet.
+        assert!(kernel.processes_of(1_900_000_007).is_empty());
+        assert!(!child.wait().unwrap().success());
+        assert!(Kernel::system().processes_of(1_900_000_007).is_empty());
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! Why a domain that was destroyed is still there: who holds what of it.
+//! Lists the possible holders of a domain that was destroyed and still exists. `xyl destroy` and `recover::fsck` use
+//! it.
 //!
-//! Xen keeps a domain until the last reference to one of its pages is given up. It does not tell who
-//! has one, so this looks for all that could: backends and their devices, its QEMU, and the processes of
-//! domain 0 that map memory of other domains.
+//! Xen keeps a domain until the last reference to its pages is dropped, and does not report who holds one. So this
+//! module lists all candidates: backends and their devices, the domain's QEMU, and processes in domain 0 that map
+//! memory of other domains.
 
 use xen_port::{DomId, DomainInfo, PAGE_SIZE};
 use xenstore::{Path, Tree};
@@ -10,11 +11,11 @@ use xenstore::{Path, Tree};
 use crate::host::dom0::{Kernel, Program};
 use crate::{EngineError, Host};
 
-/// KiB of a page.
+/// Size of a page in KiB.
 const PAGE_KIB: u64 = (PAGE_SIZE / 1024) as u64;
-/// Those that map a page or two of every guest, and let go when they are told of its end.
+/// Daemons that map a page or two of every guest, and unmap them when they hear of its end.
 const DAEMONS: [&str; 3] = ["xenstored", "oxenstored", "xenconsoled"];
-/// The states of a device (`XenbusState` in Xen's public header io/xenbus.h).
+/// Names of a device's states (`XenbusState` in Xen's public header io/xenbus.h).
 const STATES: [&str; 9] = [
     "unknown",
     "initialising",
@@ -27,8 +28,8 @@ const STATES: [&str; 9] = [
     "reconfigured",
 ];
 
-/// What is known of who holds a dying domain, a line each: what Xen still has of it first, then whoever
-/// was found.
+/// Describes the possible holders of a dying domain, one on each line. The first line says what Xen still has of the
+/// domain.
 pub fn explain(
     host: &mut Host,
     kernel: &Kernel,
@@ -40,10 +41,10 @@ pub fn explain(
     lines.extend(kernel_devices(kernel, info.domid));
     let programs = kernel.programs();
     lines.extend(device_models(&programs, info.domid));
-    let (daemons, others) = mappers(kernel, &programs);
+    let (daemons, others) = mappers(host.process.id(), kernel, &programs);
     lines.extend(others);
     if lines.len() == before {
-        // Only then: they map something as long as any guest runs.
+        // The daemons are listed only without other candidates, because they always map some guest's pages.
         lines.extend(daemons);
         lines.push(
             "if none of these, another domain has mapped its pages: `xl debug-keys g; xl dmesg` shows the grants in use"
@@ -72,7 +73,7 @@ fn kept_by_xen(info: &DomainInfo) -> String {
     text
 }
 
-/// Devices that a backend still has for the domain.
+/// Devices of the domain that a backend still has.
 fn backends(host: &mut Host, domid: DomId) -> Result<Vec<String>, EngineError> {
     let mut lines = Vec::new();
     for folder in backend_folders(host)? {
@@ -95,7 +96,7 @@ fn backends(host: &mut Host, domid: DomId) -> Result<Vec<String>, EngineError> {
     Ok(lines)
 }
 
-/// `/local/domain/B/backend/KIND` of every domain that serves devices.
+/// Paths `/local/domain/B/backend/KIND` of every domain that serves devices.
 pub(crate) fn backend_folders(host: &mut Host) -> Result<Vec<Path>, EngineError> {
     let mut folders = Vec::new();
     let homes = Path::new("/local/domain").map_err(xenstore::Error::from)?;
@@ -116,7 +117,7 @@ fn kernel_devices(kernel: &Kernel, domid: DomId) -> Vec<String> {
         .collect()
 }
 
-/// The processes that emulate a domain's devices.
+/// Device models: processes that emulate a domain's devices.
 pub(crate) fn qemus(programs: &[Program]) -> impl Iterator<Item = (&Program, DomId)> {
     programs.iter().filter_map(|program| {
         let domid = program.option("-xen-domid")?.parse().ok()?;
@@ -133,11 +134,11 @@ fn device_models(programs: &[Program], domid: DomId) -> Vec<String> {
         .collect()
 }
 
-/// Processes that map memory of other domains: those that do so for every guest, and the others.
-fn mappers(kernel: &Kernel, programs: &[Program]) -> (Vec<String>, Vec<String>) {
+/// Processes that map memory of other domains: first the daemons, then all others.
+fn mappers(own_pid: u32, kernel: &Kernel, programs: &[Program]) -> (Vec<String>, Vec<String>) {
     let (mut daemons, mut others) = (Vec::new(), Vec::new());
     for program in programs {
-        if program.pid == std::process::id() {
+        if program.pid == own_pid {
             continue;
         }
         for (device, kib) in kernel.foreign_mappings(program.pid) {

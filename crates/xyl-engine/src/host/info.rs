@@ -1,27 +1,27 @@
-//! The host as Xen describes it.
+//! Facts about the host, as Xen reports them, for `xyl info`.
 
 use xen_port::{CpuMap, Hypervisor, PhysInfo, SchedulerId, VersionInfo};
 
 use crate::EngineError;
 
-/// What `xyl info` shows.
+/// The facts that `xyl info` prints.
 #[derive(Clone, Debug)]
 pub struct HostInfo {
     /// Xen's version and build.
     pub version: VersionInfo,
-    /// CPUs, memory and abilities.
+    /// CPUs, memory and capabilities.
     pub phys: PhysInfo,
     /// Scheduler of the default CPU pool.
     pub scheduler: SchedulerId,
-    /// CPUs that are online and in no CPU pool.
+    /// Number of online CPUs in no CPU pool.
     pub nr_free_cpus: u32,
-    /// Pages that memory sharing has freed.
+    /// Number of pages that memory sharing has freed.
     pub sharing_freed_pages: u64,
-    /// Pages that are shared.
+    /// Number of shared pages.
     pub sharing_used_pages: u64,
 }
 
-/// Asks Xen for all of it.
+/// Reads all facts from Xen.
 pub fn info(hv: &dyn Hypervisor) -> Result<HostInfo, EngineError> {
     let phys = hv.phys_info()?;
     let (sharing_freed_pages, sharing_used_pages) = hv.sharing_pages()?;

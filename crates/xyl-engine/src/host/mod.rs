@@ -1,8 +1,10 @@
-//! The host around the VMs: folders, CPUs and pools, what domain 0's kernel shows, processes of xl, and
-//! who unpacks kernels.
+//! The host around the VMs: folders, CPUs and pools, domain 0's kernel, xl's processes, and the unpacking of kernels.
+//!
+//! This folder knows domains by number, and knows nothing of VMs.
 
 pub mod dirs;
 pub mod dom0;
+pub mod events;
 pub mod holders;
 pub mod info;
 pub mod pools;
@@ -11,5 +13,5 @@ pub mod topology;
 pub mod unpack;
 pub mod xl_process;
 
-/// What xl prints in place of a name that is not there.
+/// Text that xl prints for a missing name.
 pub const NO_NAME: &str = "(null)";

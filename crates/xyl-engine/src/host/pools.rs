@@ -1,6 +1,6 @@
-//! CPU pools and their names, which live in xenstore and need not tell of their numbers.
+//! CPU pools and their names. Xen has the pools, xenstore their names. A name need not contain the pool's number.
 
-use xen_port::{Hypervisor, SchedulerId};
+use xen_port::{CpuMap, Hypervisor, SchedulerId};
 use xenstore::{Batch, Path, Tree};
 
 use crate::EngineError;
@@ -11,18 +11,29 @@ use crate::host::NO_NAME;
 pub struct Pool {
     /// Number of the pool.
     pub id: u32,
-    /// Its name, where xenstore knows it.
+    /// Name of the pool, if xenstore has one.
     pub name: Option<String>,
     /// Scheduler of the pool.
     pub scheduler: SchedulerId,
+    /// Number of domains in the pool.
+    pub nr_domains: u32,
+    /// CPUs of the pool.
+    pub cpus: CpuMap,
 }
 
-/// The CPU pools that there are.
+impl Pool {
+    /// Name of the pool in messages.
+    pub fn shown(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.id.to_string())
+    }
+}
+
+/// The CPU pools of the host.
 #[derive(Clone, Debug)]
 pub struct Pools(Vec<Pool>);
 
 impl Pools {
-    /// Asks Xen for the pools, and xenstore for their names (`/local/pool/ID/name`).
+    /// Reads the pools from Xen, and their names from xenstore (`/local/pool/ID/name`).
     pub fn read(hv: &dyn Hypervisor, store: &mut impl Tree) -> Result<Pools, EngineError> {
         let pools = hv.cpu_pools()?;
         let mut batch = Batch::new();
@@ -35,15 +46,17 @@ impl Pools {
             let bytes = replies.value(at)?;
             Some(String::from_utf8_lossy(bytes).into_owned())
         };
-        let pools = pools.iter().enumerate().map(|(at, pool)| Pool {
+        let pools = pools.into_iter().enumerate().map(|(at, pool)| Pool {
             id: pool.id,
             name: name(at),
             scheduler: pool.scheduler,
+            nr_domains: pool.nr_domains,
+            cpus: pool.cpus,
         });
         Ok(Pools(pools.collect()))
     }
 
-    /// The name of a pool.
+    /// Name of a pool.
     pub fn name(&self, id: u32) -> String {
         let found = self.0.iter().find(|pool| pool.id == id);
         found
@@ -51,7 +64,7 @@ impl Pools {
             .unwrap_or_else(|| NO_NAME.to_owned())
     }
 
-    /// The pool with a number or a name; digits alone are a number.
+    /// Finds a pool by number or name. Digits alone are a number.
     pub fn find(&self, asked: &str) -> Option<&Pool> {
         let number: Option<u32> = asked.parse().ok();
         self.0.iter().find(|pool| match number {
@@ -60,12 +73,17 @@ impl Pools {
         })
     }
 
-    /// The names of all pools.
+    /// All pools, in the order of their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = &Pool> {
+        self.0.iter()
+    }
+
+    /// Names of all pools.
     pub fn names(&self) -> Vec<String> {
         self.0.iter().map(|pool| self.name(pool.id)).collect()
     }
 
-    /// All names with commas between.
+    /// Names of all pools, separated by commas.
     pub fn listed(&self) -> String {
         self.names().join(", ")
     }

@@ -1,18 +1,18 @@
-//! The host's time zone, without a walk through all of the world's.
+//! The host's time zone, read from one file.
 
 use jiff::Zoned;
 use jiff::tz::TimeZone;
 
-/// The host's own zone, if `TZ` does not name another.
+/// File with the rules of the host's zone, if `TZ` names no other zone.
 const LOCAL: &str = "/etc/localtime";
 
-/// The time now, in the zone that `TZ` names, or the host's.
+/// The time now, in the zone of `TZ` or of the host.
 pub fn now() -> Zoned {
     jiff::Timestamp::now().to_zoned(zone())
 }
 
-/// To find the name of the host's zone, jiff lists every zone that there is: hundreds of system calls, and memory that a
-/// process keeps. Its rules are all that is needed, and they stand in one file.
+/// Reads the zone's rules. jiff's own search for the zone's name lists all zones, with hundreds of system calls and
+/// lasting memory. The name is not needed.
 fn zone() -> TimeZone {
     if std::env::var_os("TZ").is_some() {
         return TimeZone::system();

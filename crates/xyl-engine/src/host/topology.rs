@@ -1,11 +1,10 @@
-//! The host's CPUs and their NUMA nodes.
+//! CPUs of the host and their NUMA nodes.
 
 use xen_port::Hypervisor;
 
 use crate::EngineError;
 
-/// Each CPU that is online, and its node. A Xen that knows no CPU's place at all (as under an emulator)
-/// has its CPUs in node 0.
+/// Returns each online CPU and its node. If Xen knows no CPU's node, as under an emulator, all are in node 0.
 pub fn of(hv: &dyn Hypervisor) -> Result<Vec<(u32, u32)>, EngineError> {
     let known: Vec<(u32, u32)> = (0..)
         .zip(hv.cpu_topology()?)

@@ -1,11 +1,12 @@
-//! Kernels are unpacked in a child that can do nothing else, and one at a time on a host.
+//! Unpacks kernels in a child process without rights, one at a time on a host. `config::boot_files` uses it.
 //!
-//! A packed kernel may come from a guest's own disk, and decompressors are the largest part of what reads it. The child
-//! ([`xen_sys::compute`]) has no privcmd, no xenstore, no files and no rights; what it unpacks lands in a file in memory, and it
-//! answers in 128 bytes, which are read here as hostile bytes are. It is started only for a kernel that the cache does not have.
+//! A packed kernel may come from a guest's disk, and decompressors are the largest part of the code that reads it.
+//! The child ([`xen_sys::compute`]) has no privcmd, no xenstore, no files and no rights. It writes the unpacked
+//! kernel into a file in memory. Its answer has 128 bytes, which are parsed as untrusted input. A child is started
+//! only for a kernel that the cache does not have.
 //!
-//! A few hundred bytes can unpack to half a GiB. So no two processes unpack at once, and none takes more than half of the
-//! memory that the host has to spare.
+//! A few hundred bytes can unpack to half a GiB. So only one process of a host unpacks at a time, and it may use half
+//! of the host's available memory.
 
 use std::any::Any;
 use std::fs;
@@ -19,24 +20,24 @@ use xen_sys::{ComputeLimits, compute};
 
 use super::dirs::Dirs;
 
-/// How long a process waits for its turn.
+/// Time limit of the wait for another process that unpacks.
 const TURN_LIMIT: Duration = Duration::from_secs(300);
-/// How long unpacking may take, and how much CPU time.
+/// Limit of the time for unpacking, and of its CPU time, in seconds.
 const TIME_LIMIT_S: u64 = 120;
-/// What a decompressor may take beside its window: its tables, and a piece of its output.
+/// Maximum memory of a decompressor besides its window: its tables, and a part of its output.
 const TABLES_MAX_BYTES: u64 = 64 << 20;
-/// Where the kernel says how much memory there is, and the line that says how much can be had.
+/// File with the kernel's memory statistics, and the line with the available memory.
 const MEMORY: (&str, &str) = ("/proc/meminfo", "MemAvailable:");
 
-/// Unpacks in a child.
+/// Unpacks kernels in a child process.
 #[derive(Debug)]
 pub struct Confined {
-    /// The file that stands for the host's one turn.
+    /// Lock that only one process of the host holds.
     lock: PathBuf,
 }
 
 impl Confined {
-    /// The one of a host with these folders.
+    /// Creates the unpacker of a host with these folders.
     pub fn new(dirs: &Dirs) -> Confined {
         Confined {
             lock: dirs.run.join("unpacking"),
@@ -57,7 +58,7 @@ impl Unpack for Confined {
                     self.lock.display()
                 ),
             )),
-            // A user who may only look at configurations.
+            // A user without rights, who may only check configurations.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(Box::new(())),
             Err(error) => Err(error),
         }
@@ -78,7 +79,7 @@ impl Unpack for Confined {
         };
         let most = ComputeLimits {
             memory_max_bytes: within.window_max_bytes.saturating_add(TABLES_MAX_BYTES),
-            // The decompressor says at which byte its limit is passed.
+            // The decompressor reports the size at which it stopped.
             output_max_bytes: within
                 .decompressed_max_bytes
                 .saturating_add(TABLES_MAX_BYTES),
@@ -96,7 +97,7 @@ impl Unpack for Confined {
                 len_bytes,
             }),
             Ok(_) => Err(failed(io::ErrorKind::InvalidData.into())),
-            // It is the host that has too little.
+            // The limit came from the host's memory, so the host is the cause.
             Err(
                 Malformed::DecompressedTooLarge { max_bytes, .. }
                 | Malformed::WindowTooLarge { max_bytes, .. },
@@ -106,7 +107,7 @@ impl Unpack for Confined {
     }
 }
 
-/// The memory that programs can still be given without swapping, in bytes (proc(5)).
+/// Memory that programs can still allocate without swapping, in bytes (proc(5)).
 fn available_bytes() -> io::Result<u64> {
     let (path, key) = MEMORY;
     let text = fs::read_to_string(path)?;
@@ -116,12 +117,12 @@ fn available_bytes() -> io::Result<u64> {
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// The length of an answer: its kind, a number, a text.
+/// Length of an answer: kind, number and text.
 const ANSWER_BYTES: usize = 128;
 const VALUE_AT: usize = 8;
 const TEXT_AT: usize = 16;
 
-/// What the child says of its work. All of its bytes may be a hostile kernel's.
+/// The child's answer. A hostile kernel may control all of its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Answer {
     kind: u8,
@@ -185,7 +186,7 @@ impl Answer {
         }
     }
 
-    /// What it says, for data of this format under these limits.
+    /// Converts the answer to a result, for data of this format under these limits.
     fn outcome(self, format: Compression, limits: &Limits) -> Result<u64, Malformed> {
         let Answer { kind, value, text } = self;
         Err(match kind {
@@ -220,7 +221,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::FileExt;
 
-    /// Zeros, packed by gzip.
+    /// A number of zero bytes, compressed by gzip.
     fn packed(len_bytes: usize) -> Vec<u8> {
         let mut packed = Vec::new();
         let mut packer = flate2::write::GzEncoder::new(&mut packed, flate2::Compression::fast());
@@ -252,7 +253,7 @@ mod tests {
         };
         const LEN_BYTES: usize = 200 << 20;
         let packed = packed(LEN_BYTES);
-        // What has been the most so far, by the packing.
+        // Resets the peak memory, which compressing has raised.
         fs::write("/proc/self/clear_refs", "5").unwrap();
         let before = most_kib();
         let Unpacked::File { file, len_bytes } = unpack(&packed, &Limits::default()).unwrap()

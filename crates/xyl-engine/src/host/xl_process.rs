@@ -1,35 +1,31 @@
-//! The processes of xl that watch over a domain each.
+//! Processes of xl that wait for a domain's end.
 //!
-//! `xl create` and its kin turn into a daemon that waits for their domain's end: its output goes to
-//! `/var/log/xen/xl-NAME.log` (`.log.1` and so on once there is a newer one), and there it says
-//! `Waiting for domain NAME (domid D) to die [pid P]`, again for each domain that it has restarted.
-//! Fact: `tools/xl/xl_vmcontrol.c`, the same in 4.17 to 4.22.
+//! After `xl create` and similar commands, a daemon waits for the domain's end. Its output goes to
+//! `/var/log/xen/xl-NAME.log`, or `.log.1` and so on if that was rotated. It writes the line `Waiting for domain NAME
+//! (domid D) to die [pid P]`, and again for each restart. Fact: `tools/xl/xl_vmcontrol.c`, the same in 4.17 to 4.22.
 //!
-//! Any user's process can call itself `xl create` and name any file as its output. So only processes of root count, and
-//! their logs only as [`Kernel::open_descriptor`] opens them.
-
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+//! A process of any user can call itself `xl create` and use any file as its output. So only processes of root count,
+//! and their logs are opened only by [`Kernel::end_of_descriptor`].
 
 use xen_port::DomId;
 
 use crate::host::dom0::{Kernel, Program};
 
-/// How much of the end of a log is read, in bytes: what says which domain is watched is near its end.
+/// Number of bytes that are read from the end of a log. The last line about a domain is near the end.
 const LOG_TAIL_BYTES: u64 = 1 << 20;
-/// Commands of xl that make a domain, and then watch over it.
+/// Commands of xl that create a domain and then wait for its end.
 const MAKERS: [&str; 4] = ["create", "restore", "migrate-receive", "remus"];
 
-/// A process of xl that can make domains.
+/// A process of xl that can create domains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XlProcess {
     /// The process of xl.
     pub program: Program,
-    /// The domain that it watched over last, if it says so anywhere.
+    /// The domain whose end it waits for, from its log. `None` if the log names none.
     pub domid: Option<DomId>,
 }
 
-/// All of them. xl may have been started with options before its command.
+/// Returns all such processes. Options may precede xl's command.
 pub fn all(kernel: &Kernel) -> Vec<XlProcess> {
     let programs = kernel.programs().into_iter();
     programs
@@ -47,7 +43,7 @@ fn is_maker(program: &Program) -> bool {
         .iter()
         .skip(1)
         .find(|arg| !arg.starts_with('-'));
-    // A command may be shortened to what is unique: `xl cr`.
+    // A command may be shortened to a unique prefix, such as `xl cr`.
     let is_one = |command: &String| {
         !command.is_empty()
             && MAKERS
@@ -57,27 +53,19 @@ fn is_maker(program: &Program) -> bool {
     program.is_roots && program.name() == "xl" && command.is_some_and(is_one)
 }
 
-/// The domain that a process says it watches over.
+/// Reads the domain of a process from its log.
 fn watched(kernel: &Kernel, program: &Program) -> Option<DomId> {
     let log = kernel.descriptor(program.pid, 1)?;
     let name = log.file_name()?.to_str()?;
     if !name.starts_with("xl-") || !name.contains(".log") {
         return None;
     }
-    let log = kernel.open_descriptor(program.pid, 1)?;
-    last_watched(&tail(log)?, program.pid)
+    let end = kernel.end_of_descriptor(program.pid, 1, LOG_TAIL_BYTES)?;
+    last_watched(&String::from_utf8_lossy(&end), program.pid)
 }
 
-fn tail(mut file: File) -> Option<String> {
-    let size_bytes = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(size_bytes.saturating_sub(LOG_TAIL_BYTES)))
-        .ok()?;
-    let mut bytes = Vec::new();
-    file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// The last line of this process counts. A name may hold anything, so the number is looked for from the end.
+/// Finds the last line of the process in its log. A name may contain any text, so the domid is searched from the
+/// line's end.
 fn last_watched(log: &str, pid: u32) -> Option<DomId> {
     let end = format!(") to die [pid {pid}]");
     let lines = log.lines().rev();

@@ -1,120 +1,88 @@
-//! The operations that change which domain a VM has, as sagas: what they are, their steps, and the
-//! draft that the steps work on.
+//! The operations on a VM and its domain, as sagas: the registry of their kinds, and `Steps`, which the context
+//! of each of them implements in its own file.
 
 pub mod create;
 pub mod destroy;
 pub mod dump_core;
+pub mod hotplug;
 pub mod preview;
+pub(crate) mod release_1;
 pub mod rename_aside;
 pub mod restart;
 pub mod run;
 pub mod soft_reset;
 pub mod xenstore_nodes;
 
-use std::rc::Rc;
 use std::time::Instant;
 
-use os_port::Lock;
 use uuid::Uuid;
-use xen_build::Built;
-use xen_port::{DomId, EvtchnPort, GuestMemory};
-use xyl_saga::{Act, Facts, OnDeath, Operation, Past, Step, Subject};
+use xen_port::DomId;
+use xyl_saga::{
+    At, Facts, Happened, OnDeath, Operation, Plan, Planned, Progress, Subject, UnknownStep,
+};
 
-use crate::operation::create::Prepared;
-use crate::operation::dump_core::Dump;
+use crate::device::Patience;
+pub use crate::vm::kind::Kind;
+pub(crate) use crate::vm::kind::{KEEPS_RECORD, last_of_domain};
 use crate::{EngineError, Host};
 
-/// The argument of a create whose VM keeps its record even where it fails.
-pub(crate) const KEEPS_RECORD: &str = "keeps_record";
-
-/// Kind of an operation on a VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A VM gets a domain.
-    Create,
-    /// A VM loses its domain, and is forgotten.
-    Destroy,
-    /// A VM's domain makes place for a new one.
-    Restart,
-    /// The same, and the old domain is kept under another name.
-    RenameRestart,
-    /// A VM's domain has its core written to a file. It stays the VM's domain.
-    DumpCore,
-}
-
 impl Kind {
-    /// All of them.
-    pub const ALL: [Kind; 5] = [
-        Kind::Create,
-        Kind::Destroy,
-        Kind::Restart,
-        Kind::RenameRestart,
-        Kind::DumpCore,
-    ];
-
-    /// Its word, in journals and for people.
-    pub fn word(self) -> &'static str {
+    /// Checks that this build has all steps of an operation of this kind.
+    ///
+    /// # Errors
+    /// The first step that it does not have.
+    pub(crate) fn check_steps(self, operation: &Operation) -> Result<(), UnknownStep> {
         match self {
-            Kind::Create => "create",
-            Kind::Destroy => "destroy",
-            Kind::Restart => "restart",
-            Kind::RenameRestart => "rename-restart",
-            Kind::DumpCore => "dump-core",
+            Kind::Create => operation.plan::<create::Action>().map(drop),
+            Kind::Destroy => operation.plan::<destroy::Action>().map(drop),
+            Kind::Restart | Kind::RenameRestart => operation.plan::<restart::Action>().map(drop),
+            Kind::DumpCore => operation.plan::<dump_core::Action>().map(drop),
+            Kind::SoftReset => operation.plan::<soft_reset::Action>().map(drop),
+            Kind::Attach => operation.plan::<hotplug::attach::Action>().map(drop),
+            Kind::Detach => operation.plan::<hotplug::detach::Action>().map(drop),
         }
     }
 
-    /// The operation of a word.
-    pub fn parse(word: &str) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| kind.word() == word)
-    }
-
-    /// Its steps, in order.
-    pub(crate) fn steps<'a>(self) -> Vec<Step<Draft<'a>>> {
-        match self {
-            Kind::Create => create::steps(),
-            Kind::Destroy => destroy::steps(),
-            Kind::Restart => [destroy::steps(), create::steps_of_restart()]
-                .into_iter()
-                .flatten()
-                .collect(),
-            Kind::RenameRestart => [rename_aside::steps(), create::steps_of_restart()]
-                .into_iter()
-                .flatten()
-                .collect(),
-            Kind::DumpCore => dump_core::steps(),
-        }
-    }
-
-    /// Whether whoever takes it over does again what had to be taken back.
+    /// Whether the process that resumes the operation applies its steps again after their undo.
     pub(crate) fn is_done_again(self) -> bool {
         matches!(self, Kind::Restart | Kind::RenameRestart)
     }
 }
 
-/// The last operation that had to do with which domain the VM has: all but a core that was dumped.
-pub(crate) fn last_of_domain(past: &Past) -> Option<&Operation> {
-    let mut last = past.operations.iter().rev();
-    last.find(|operation| Kind::parse(&operation.begin.kind) != Some(Kind::DumpCore))
-}
-
 /// The steps of an operation, in Markdown, as the documentation shows them.
 pub fn steps_table(kind: Kind) -> String {
+    match kind {
+        Kind::Create => table_of(kind, &create::plan()),
+        Kind::Destroy => table_of(kind, &destroy::plan()),
+        Kind::Restart => table_of(kind, &restart::plan()),
+        Kind::RenameRestart => table_of(kind, &restart::plan_with_aside()),
+        Kind::DumpCore => table_of(kind, &dump_core::plan()),
+        Kind::SoftReset => table_of(kind, &soft_reset::plan()),
+        Kind::Attach => table_of(kind, &hotplug::attach::plan()),
+        Kind::Detach => table_of(kind, &hotplug::detach::plan(hotplug::detach::Manner::Asked)),
+    }
+}
+
+fn table_of<A>(kind: Kind, plan: &Plan<A>) -> String {
     let mut text = String::from(
         "| step | limit | when it fails | when its process dies |\n|---|---|---|---|\n",
     );
-    for (index, step) in kind.steps().into_iter().enumerate() {
-        let failure = match step.way {
+    for (index, step) in plan.steps().iter().enumerate() {
+        let failure = match step.on_death {
+            OnDeath::RollForward if kind == Kind::SoftReset => "tried again, then as after a crash",
             OnDeath::RollForward if index == 0 => "the operation fails; nothing was done",
-            OnDeath::RollForward => "the operation stays open; whoever comes next applies it again",
-            OnDeath::RollBack | OnDeath::RollForwardOnceStarted if step.undo.is_some() => {
+            OnDeath::RollForward => "the operation stays open; the next process applies it again",
+            OnDeath::Look => "looked at",
+            OnDeath::RollBack | OnDeath::RollForwardOnceStarted if step.has_undo => {
                 "undone, with those before it"
             }
             OnDeath::RollBack | OnDeath::RollForwardOnceStarted => "those before it are undone",
         };
-        let death = match step.way {
+        let death = match step.on_death {
             OnDeath::RollBack if kind.is_done_again() => "undone, then done again",
             OnDeath::RollBack => "undone",
             OnDeath::RollForwardOnceStarted | OnDeath::RollForward => "applied again",
+            OnDeath::Look => "looked at",
         };
         let limit_s = step.deadline_ms / 1000;
         text.push_str(&format!(
@@ -126,162 +94,173 @@ pub fn steps_table(kind: Kind) -> String {
 }
 
 /// A step of a VM's operation.
-pub(crate) fn step<'a>(
-    name: &'static str,
-    way: OnDeath,
-    limit_s: u64,
-    apply: Act<Draft<'a>>,
-    undo: Option<Act<Draft<'a>>>,
-) -> Step<Draft<'a>> {
-    Step {
-        name,
-        deadline_ms: limit_s * 1000,
-        way,
-        apply,
-        undo,
+pub(crate) fn step<A>(name: &str, action: A, on_death: OnDeath, limit_s: u64) -> Planned<A> {
+    Planned::new(name, action, on_death, limit_s * 1000)
+}
+
+/// Deadline and cancel of a step that attaches devices.
+pub(crate) fn patience<'a>(at: &'a At<'_>) -> Patience<'a> {
+    Patience {
+        deadline: at.deadline(),
+        is_cancelled: Box::new(|| at.is_cancelled()),
+        step: at.step(),
     }
 }
+
+/// Token of the watches that a step sets before it answers that it waits.
+pub(crate) const STEP_TOKEN: &str = "xyl-step";
 
 /// Called when all is there but the start.
 pub(crate) type Callback<'a> = &'a mut dyn FnMut(&mut Host, DomId) -> Result<(), EngineError>;
 
-/// An operation under way.
-pub(crate) struct Draft<'a> {
-    pub host: &'a mut Host,
-    /// UUID of the VM.
-    pub uuid: Uuid,
-    /// Whether it is carried on by another process than it was begun by: then what is found may be
-    /// somebody else's by now.
-    pub is_taken_over: bool,
-    /// The domain that is to end, or to be set aside.
-    pub old: Option<DomId>,
-    /// What the old domain becomes where it is set aside.
-    pub aside: Option<Aside>,
-    /// The domain that is being made.
-    pub domid: Option<DomId>,
-    /// Whether it stays paused.
-    pub paused: bool,
-    /// Whether the VM outlives its old domain, and so its configuration has to.
-    pub keeps_record: bool,
-    /// What the new domain is made from.
-    pub prepared: Option<Prepared>,
-    pub watch: Option<Callback<'a>>,
-    pub before_start: Option<Callback<'a>>,
-    pub name_lock: Option<Box<dyn Lock>>,
-    pub store_port: EvtchnPort,
-    pub console_port: EvtchnPort,
-    pub built: Option<Built>,
-    /// Whether what was mapped of the new domain stays so, and what that is.
-    pub keeps_mapping: bool,
-    pub mapping: Option<Box<dyn GuestMemory>>,
-    /// The core that is being dumped.
-    pub dump: Option<Dump<'a>>,
-    /// Whether somebody wishes the operation to be taken back; for steps that take long.
-    pub is_cancelled: Rc<dyn Fn() -> bool>,
-}
+/// The context of an operation: it applies and undoes its steps, and keeps their results in memory.
+pub(crate) trait Steps {
+    /// The work of a step, as the journal holds it. A word that is written there keeps its meaning.
+    type Action: xyl_saga::Action;
 
-/// Another identity for a domain.
-pub(crate) struct Aside {
-    pub uuid: Uuid,
-    pub name: String,
-}
+    /// Applies a step.
+    fn apply(
+        &mut self,
+        host: &mut Host,
+        action: &Self::Action,
+        at: &mut At<'_>,
+    ) -> Result<Progress, EngineError>;
 
-impl<'a> Draft<'a> {
-    pub fn new(host: &'a mut Host, uuid: Uuid) -> Draft<'a> {
-        Draft {
-            host,
-            uuid,
-            is_taken_over: false,
-            old: None,
-            aside: None,
-            domid: None,
-            paused: false,
-            keeps_record: false,
-            prepared: None,
-            watch: None,
-            before_start: None,
-            name_lock: None,
-            store_port: EvtchnPort(0),
-            console_port: EvtchnPort(0),
-            built: None,
-            keeps_mapping: false,
-            mapping: None,
-            dump: None,
-            is_cancelled: Rc::new(|| false),
-        }
-    }
-
-    pub fn uuid_text(&self) -> String {
-        self.uuid.hyphenated().to_string()
-    }
-
-    /// The domain that is being made.
-    pub fn domid(&self) -> Result<DomId, EngineError> {
-        self.domid.ok_or_else(|| self.has_no_domain())
-    }
-
-    /// The domain that is to end.
-    pub fn old(&self) -> Result<DomId, EngineError> {
-        self.old.ok_or_else(|| self.has_no_domain())
-    }
-
-    pub fn prepared(&self) -> Result<&Prepared, EngineError> {
-        self.prepared.as_ref().ok_or_else(|| self.has_no_domain())
-    }
-
-    pub fn built(&self) -> Result<&Built, EngineError> {
-        self.built.as_ref().ok_or_else(|| self.has_no_domain())
-    }
-
-    pub fn has_no_domain(&self) -> EngineError {
-        EngineError::NoSuchDomain(format!("uuid={}", self.uuid_text()))
-    }
-
-    /// An error where the operation was cancelled, or what is being done has come to its limit of time.
-    pub fn must_go_on(
-        &self,
-        what: &str,
-        deadline: Instant,
-        limit_s: u64,
+    /// Undoes a step. It is called for steps that have an undo, so an operation without any does not implement it.
+    fn undo(
+        &mut self,
+        _host: &mut Host,
+        _action: &Self::Action,
+        _at: &mut At<'_>,
     ) -> Result<(), EngineError> {
-        if (self.is_cancelled)() {
-            return Err(EngineError::Cancelled);
-        }
-        match self.host.clock.now() < deadline {
-            true => Ok(()),
-            false => Err(EngineError::Deadline {
-                what: what.to_owned(),
-                limit_s,
-            }),
-        }
+        Ok(())
     }
 
-    /// Whether this number is still the VM's. Whoever has begun the operation knows that it is.
-    pub fn is_still_ours(&self, domid: DomId) -> Result<bool, EngineError> {
-        if !self.is_taken_over {
-            return Ok(true);
-        }
-        let info = self.host.hv.domain_info(domid)?;
-        Ok(info.is_some_and(|info| &info.handle == self.uuid.as_bytes()))
+    /// Ends an operation that cannot be finished because a step that is never undone has failed. Whether it has ended it: an
+    /// operation without an answer of its own stays open.
+    fn give_up(
+        &mut self,
+        _host: &mut Host,
+        _cause: &EngineError,
+        _at: &mut At<'_>,
+    ) -> Result<bool, EngineError> {
+        Ok(false)
+    }
+
+    /// Looks whether a step has happened. It is called for steps that are [`OnDeath::Look`], so an operation without any
+    /// does not implement it.
+    fn look(
+        &mut self,
+        _host: &mut Host,
+        _action: &Self::Action,
+        _at: &mut At<'_>,
+    ) -> Result<Happened, EngineError> {
+        Ok(Happened::Unknown)
+    }
+
+    /// The facts that the next process needs.
+    fn made(&self) -> Facts {
+        Facts::new()
     }
 }
 
-impl Subject for Draft<'_> {
+/// An operation that begins.
+pub(crate) struct Begun<'b, A> {
+    /// Its kind, for the journal.
+    pub kind: Kind,
+    /// Name of the VM.
+    pub name: &'b str,
+    /// Its arguments, for the next process.
+    pub args: Facts,
+    /// The list of its steps.
+    pub plan: Plan<A>,
+}
+
+/// An operation under way on a host.
+pub(crate) struct Running<'r, C> {
+    /// The host that the steps change.
+    pub host: &'r mut Host,
+    /// The context of the operation.
+    pub context: &'r mut C,
+}
+
+impl<C: Steps> Subject for Running<'_, C> {
+    type Action = C::Action;
     type Error = EngineError;
 
-    fn cancelled() -> EngineError {
-        EngineError::Cancelled
+    fn apply(&mut self, action: &C::Action, at: &mut At<'_>) -> Result<Progress, EngineError> {
+        self.context.apply(self.host, action, at)
+    }
+
+    fn undo(&mut self, action: &C::Action, at: &mut At<'_>) -> Result<(), EngineError> {
+        self.context.undo(self.host, action, at)
+    }
+
+    fn give_up(
+        &mut self,
+        _action: &C::Action,
+        cause: &EngineError,
+        at: &mut At<'_>,
+    ) -> Result<bool, EngineError> {
+        self.context.give_up(self.host, cause, at)
+    }
+
+    fn look(&mut self, action: &C::Action, at: &mut At<'_>) -> Result<Happened, EngineError> {
+        self.context.look(self.host, action, at)
+    }
+
+    fn wait(&mut self, deadline: Instant) -> Result<(), EngineError> {
+        let limit = deadline.saturating_duration_since(self.host.clock.now());
+        self.host.wait_for(&[STEP_TOKEN], limit).map(drop)
     }
 
     fn made(&self) -> Facts {
-        let mut facts = Facts::new();
-        if let Some(domid) = self.domid {
-            facts.insert("domid".to_owned(), domid.0.into());
+        self.context.made()
+    }
+}
+
+/// The VM of an operation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OfVm {
+    /// UUID of the VM.
+    pub uuid: Uuid,
+    /// Whether another process began the operation. Then a domain's number may be another VM's by now.
+    pub is_taken_over: bool,
+}
+
+impl OfVm {
+    /// A VM on which this process begins an operation.
+    pub fn begun(uuid: Uuid) -> OfVm {
+        OfVm {
+            uuid,
+            is_taken_over: false,
         }
-        if self.console_port != EvtchnPort(0) {
-            facts.insert("store_port".to_owned(), self.store_port.0.into());
-            facts.insert("console_port".to_owned(), self.console_port.0.into());
+    }
+
+    /// A VM on which another process began the operation.
+    pub fn taken_over(uuid: Uuid) -> OfVm {
+        OfVm {
+            uuid,
+            is_taken_over: true,
         }
-        facts
+    }
+
+    /// The UUID as text.
+    pub fn text(self) -> String {
+        self.uuid.hyphenated().to_string()
+    }
+
+    /// The error of a VM without a domain.
+    pub fn has_no_domain(self) -> EngineError {
+        EngineError::NoSuchDomain(format!("uuid={}", self.text()))
+    }
+
+    /// Whether this number is still the VM's.
+    pub fn still_has(self, host: &Host, domid: DomId) -> Result<bool, EngineError> {
+        if !self.is_taken_over {
+            return Ok(true);
+        }
+        let info = host.hv.domain_info(domid)?;
+        Ok(info.is_some_and(|info| &info.handle == self.uuid.as_bytes()))
     }
 }

@@ -3,15 +3,26 @@
 use std::time::{Instant, SystemTime};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use xen_port::DomId;
 use xenstore::{Access, Path, Perms, Tree};
-use xyl_saga::{OnDeath, Step};
+use xyl_saga::{At, OnDeath, Plan, Progress};
 
+use crate::device;
+use crate::operation::destroy;
 use crate::operation::xenstore_nodes;
-use crate::operation::{Aside, Draft, step};
+use crate::operation::{OfVm, Steps, step};
 use crate::vm::{domains, userdata};
 use crate::{EngineError, Host};
+
+/// Another identity for a domain.
+pub(crate) struct Aside {
+    /// UUID that the domain gets.
+    pub uuid: Uuid,
+    /// Name that the domain gets.
+    pub name: String,
+}
 
 /// The identity that a domain gets when it is set aside, as `on_...="rename-restart"` asks: a name
 /// with a date, and a new UUID. A second domain of the VM within a minute has the second in its name too.
@@ -20,7 +31,7 @@ pub(crate) fn aside(host: &mut Host, name: &str) -> Result<Aside, EngineError> {
     let now = host.clock.calendar();
     let name_with = |form| format!("{name}-{}", timestamp(now, form));
     let as_xl = name_with("%Y%m%dT%H%MZ");
-    let name = match domains::refuse_taken_name(host, &as_xl, DomId::ZERO) {
+    let name = match domains::refuse_taken_name(host, &as_xl, DomId::ZERO, &[0; 16]) {
         Ok(()) => as_xl,
         Err(EngineError::NameTaken { .. }) => name_with("%Y%m%dT%H%M%SZ"),
         Err(error) => return Err(error),
@@ -28,69 +39,109 @@ pub(crate) fn aside(host: &mut Host, name: &str) -> Result<Aside, EngineError> {
     Ok(Aside { uuid, name })
 }
 
+/// The work of a step that sets a domain aside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Action {
+    /// Gives the domain another handle.
+    ChangeHandle,
+    /// Detaches all devices.
+    DetachDevices,
+    /// Moves its xenstore nodes to its new name and UUID.
+    RenameNodes,
+    /// Removes libxl's files about it.
+    RemoveUserdata,
+}
+
 /// The steps that set a VM's domain aside, in order.
-pub(crate) fn steps<'a>() -> Vec<Step<Draft<'a>>> {
-    use OnDeath::RollForward;
-    vec![
-        step("give it another UUID", RollForward, 10, change_handle, None),
-        step(
-            "rename its xenstore nodes",
-            RollForward,
-            30,
-            rename_nodes,
-            None,
-        ),
-        step(
-            "remove its old userdata",
-            RollForward,
-            10,
-            remove_userdata,
-            None,
-        ),
-    ]
+pub(crate) fn plan() -> Plan<Action> {
+    let step = |name, action, limit_s| step(name, action, OnDeath::RollForward, limit_s);
+    Plan::new()
+        .step(step("give it another UUID", Action::ChangeHandle, 10))
+        // The next domain needs what they stand for, such as the disks.
+        .step(step(
+            destroy::DETACH,
+            Action::DetachDevices,
+            destroy::DETACH_LIMIT_S,
+        ))
+        .step(step("rename its xenstore nodes", Action::RenameNodes, 30))
+        .step(step("remove its old userdata", Action::RemoveUserdata, 10))
 }
 
-fn aside_of<'d>(draft: &'d Draft<'_>) -> Result<(DomId, &'d Aside), EngineError> {
-    let domid = draft.old()?;
-    let aside = draft.aside.as_ref();
-    aside
-        .map(|aside| (domid, aside))
-        .ok_or_else(|| EngineError::NoSuchDomain(domid.to_string()))
+/// The context of a rename: the domain that is set aside.
+pub(crate) struct Context {
+    vm: OfVm,
+    old: DomId,
+    aside: Aside,
 }
 
-/// Whether the domain is still there, under the one identity or the other.
-fn is_there(draft: &Draft<'_>) -> Result<bool, EngineError> {
-    let (domid, aside) = aside_of(draft)?;
-    let info = draft.host.hv.domain_info(domid)?;
-    let ours = [draft.uuid.as_bytes(), aside.uuid.as_bytes()];
-    Ok(info.is_some_and(|info| ours.contains(&&info.handle)))
+impl Context {
+    /// A domain that is set aside, and the identity that it gets.
+    pub fn new(vm: OfVm, old: DomId, aside: Aside) -> Context {
+        Context { vm, old, aside }
+    }
+
+    /// Whether the domain is still there, under the one identity or the other.
+    fn is_there(&self, host: &Host) -> Result<bool, EngineError> {
+        if !self.vm.is_taken_over {
+            return Ok(true);
+        }
+        let info = host.hv.domain_info(self.old)?;
+        let ours = [self.vm.uuid.as_bytes(), self.aside.uuid.as_bytes()];
+        Ok(info.is_some_and(|info| ours.contains(&&info.handle)))
+    }
 }
 
-fn change_handle(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
-    let (domid, aside) = aside_of(draft)?;
-    if draft.is_taken_over && !is_there(draft)? {
+impl Steps for Context {
+    type Action = Action;
+
+    fn apply(
+        &mut self,
+        host: &mut Host,
+        action: &Action,
+        at: &mut At<'_>,
+    ) -> Result<Progress, EngineError> {
+        match action {
+            Action::ChangeHandle => change_handle(host, self),
+            Action::DetachDevices => detach_devices(host, self, at.deadline()),
+            Action::RenameNodes => rename_nodes(host, self),
+            Action::RemoveUserdata => remove_userdata(host, self),
+        }?;
+        Ok(Progress::Done)
+    }
+}
+
+fn change_handle(host: &Host, context: &Context) -> Result<(), EngineError> {
+    if !context.is_there(host)? {
         return Ok(());
     }
-    Ok(draft
-        .host
-        .hv
-        .set_domain_handle(domid, *aside.uuid.as_bytes())?)
+    let handle = *context.aside.uuid.as_bytes();
+    Ok(host.hv.set_domain_handle(context.old, handle)?)
 }
 
-fn rename_nodes(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
-    if draft.is_taken_over && !is_there(draft)? {
+fn detach_devices(
+    host: &mut Host,
+    context: &Context,
+    deadline: Instant,
+) -> Result<(), EngineError> {
+    match context.is_there(host)? {
+        true => device::detach(host, context.old, deadline),
+        false => Ok(()),
+    }
+}
+
+fn rename_nodes(host: &mut Host, context: &Context) -> Result<(), EngineError> {
+    if !context.is_there(host)? {
         return Ok(());
     }
-    let (domid, aside) = aside_of(draft)?;
-    let (new, name) = (aside.uuid.hyphenated().to_string(), aside.name.clone());
-    let old = draft.uuid_text();
-    move_nodes(draft.host, domid, &old, &new, &name)
+    let (old, aside) = (context.vm.text(), &context.aside);
+    let new = aside.uuid.hyphenated().to_string();
+    move_nodes(host, context.old, &old, &new, &aside.name)
 }
 
 /// libxl's record names the old UUID in its path; xl manages without it, and so do we.
-fn remove_userdata(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
-    let (domid, host) = (draft.old()?, &*draft.host);
-    userdata::remove_all(host, domid, &draft.uuid_text())
+fn remove_userdata(host: &Host, context: &Context) -> Result<(), EngineError> {
+    userdata::remove_all(host, context.old, &context.vm.text())
 }
 
 fn move_nodes(

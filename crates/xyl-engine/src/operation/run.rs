@@ -6,14 +6,14 @@
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use os_port::{Files, remove_if_there};
+use os_port::{Files, ProcessId, remove_if_there};
 use uuid::Uuid;
-use xyl_saga::{Begin, Contents, Control, Facts, Journal, Outcome, Past, Record, Resumed};
+use xyl_saga::{Begin, Contents, Control, Journal, Operation, Outcome, Resumed};
 
 use crate::operation::dump_core::progress_file;
-use crate::operation::{Draft, Kind};
+use crate::operation::{Begun, KEEPS_RECORD, Kind, Running, Steps};
 use crate::vm::lock::{VmGuard, forget};
-use crate::vm::store;
+use crate::vm::{given_up, store};
 use crate::{Cancel, Dirs, EngineError, Host};
 
 /// Largest request for a cancel that is read, in bytes: an operation's name.
@@ -21,49 +21,49 @@ const CANCEL_MAX_BYTES: u64 = 256;
 
 impl VmGuard {
     /// Carries an operation out.
-    pub(crate) fn carry_out(
+    pub(crate) fn carry_out<C: Steps>(
         self,
-        kind: Kind,
-        name: &str,
-        args: Facts,
-        draft: &mut Draft<'_>,
+        host: &mut Host,
+        begun: Begun<'_, C::Action>,
+        context: &mut C,
         cancel: &Cancel,
-        progress: &mut dyn FnMut(&'static str),
+        progress: &mut dyn FnMut(&str),
     ) -> Result<(), EngineError> {
         self.refuse_unfinished()?;
-        let path = draft.host.dirs.journal(self.uuid);
-        let clock = draft.host.clock.clone();
-        let mut journal = Journal::open(&*draft.host.files, &path, &self.contents)?;
+        let path = host.dirs.journal(self.uuid);
+        let clock = host.clock.clone();
+        let mut journal = Journal::open(&*host.files, &path, &self.contents)?;
         let id = operation_id(self.uuid, journal.next_sequence());
+        let asked = CancelFile::of(host, self.uuid, id.clone());
+        let (kind, keeps_record) = (begun.kind, begun.args.contains_key(KEEPS_RECORD));
+        let process = ProcessId::own(&*host.process);
         let begin = Begin {
-            id: id.clone(),
+            id,
             kind: kind.word().to_owned(),
-            uuid: draft.uuid_text(),
-            name: name.to_owned(),
-            pid: draft.host.process.id(),
-            args,
+            uuid: self.uuid.hyphenated().to_string(),
+            name: begun.name.to_owned(),
+            pid: process.pid,
+            started_ticks: process.started_ticks,
+            args: begun.args,
+            ..Begin::default()
         };
-        journal.note(&*clock, Record::Begin(begin));
-        let asked = CancelFile::of(draft.host, self.uuid, id);
-        let cancel = cancel.clone();
-        let is_cancelled: Rc<dyn Fn() -> bool> =
-            Rc::new(move || cancel.is_requested() || asked.is_there());
-        draft.is_cancelled = Rc::clone(&is_cancelled);
         let mut control = Control {
             journal: &mut journal,
             clock: &*clock,
-            cancelled: &mut || is_cancelled(),
+            cancelled: &|| cancel.is_requested() || asked.is_there(),
             progress,
         };
-        let outcome = xyl_saga::run(&kind.steps(), draft, &mut control);
+        let mut running = Running { host, context };
+        let outcome = xyl_saga::run(begin, &begun.plan, &mut running, &mut control);
+        let host = running.host;
         let ended = match &outcome {
             Ok(()) => Some(Outcome::Done),
             Err(failure) => failure.outcome,
         };
-        let settled = settle(draft.host, self.uuid, kind, draft.keeps_record, ended);
+        let settled = settle(host, self.uuid, kind, keeps_record, ended);
         if let Err(error) = settled {
             // The operation has ended. The next process that takes the VM's lock removes the rest.
-            (draft.host.notice)(&format!("warning: after a {}: {error}", kind.word()));
+            (host.notice)(&format!("warning: after a {}: {error}", kind.word()));
         }
         Ok(outcome?)
     }
@@ -77,37 +77,29 @@ fn operation_id(uuid: Uuid, sequence: u64) -> String {
 }
 
 /// Takes over what a dead process left under way; the lock is held by the caller.
-pub(crate) fn resume(
-    draft: &mut Draft<'_>,
+pub(crate) fn resume<C: Steps>(
+    host: &mut Host,
+    uuid: Uuid,
     kind: Kind,
     contents: &Contents,
-    past: &Past,
-) -> Result<Option<Resumed<EngineError>>, EngineError> {
-    let Some(operation) = past.under_way() else {
-        return Ok(None);
-    };
-    let path = draft.host.dirs.journal(draft.uuid);
-    let clock = draft.host.clock.clone();
-    let mut journal = Journal::open(&*draft.host.files, &path, contents)?;
-    let asked = CancelFile::of(draft.host, draft.uuid, operation.begin.id.clone());
+    operation: &Operation,
+    context: &mut C,
+) -> Result<Resumed<EngineError>, EngineError> {
+    let path = host.dirs.journal(uuid);
+    let clock = host.clock.clone();
+    let mut journal = Journal::open(&*host.files, &path, contents)?;
+    let asked = CancelFile::of(host, uuid, operation.begin.id.clone());
     let mut control = Control {
         journal: &mut journal,
         clock: &*clock,
-        cancelled: &mut || asked.is_there(),
+        cancelled: &|| asked.is_there(),
         progress: &mut |_| (),
     };
-    let pid = draft.host.process.id();
-    let resumed = xyl_saga::resume(
-        &kind.steps(),
-        operation,
-        kind.is_done_again(),
-        pid,
-        draft,
-        &mut control,
-    );
-    resumed
-        .map(Some)
-        .map_err(|unknown| EngineError::unknown_step(kind.word(), operation, unknown))
+    let process = ProcessId::own(&*host.process);
+    let again = kind.is_done_again();
+    let mut running = Running { host, context };
+    let resumed = xyl_saga::resume(operation, again, process, &mut running, &mut control);
+    resumed.map_err(|unknown| EngineError::unknown_step(&path, kind.word(), operation, unknown))
 }
 
 /// After an operation: a VM that is to have no domain any more leaves nothing. One that was to get its
@@ -127,20 +119,24 @@ pub(crate) fn settle(
     let is_over = match (kind, ended) {
         (Kind::Destroy, Some(Outcome::Done)) => true,
         (Kind::Create, Some(Outcome::Undone)) => !keeps_record,
+        // The journal tells whether a soft reset was given up, also where the record is lost.
+        (Kind::SoftReset, Some(_)) => false,
         // One of xl's, of which nothing was kept here before.
-        (Kind::DumpCore, Some(_)) => store::is_absent(host, uuid),
+        (kind, Some(_)) if kind.keeps_domain() => store::is_absent(host, uuid),
         _ => false,
     };
     if is_over {
         forget(host, uuid)?;
     }
-    if (kind, ended) == (Kind::Create, Some(Outcome::Done)) {
+    let makes_domain = matches!(kind, Kind::Create | Kind::Restart | Kind::RenameRestart);
+    if makes_domain && ended == Some(Outcome::Done) {
         store::remove_kept(host, uuid)?;
+        given_up::forget(host, uuid)?;
     }
     Ok(is_over)
 }
 
-/// A wish to cancel an operation, uttered by another process: a file that names it.
+/// A request of another process to cancel an operation: a file with the operation's id.
 struct CancelFile {
     files: Rc<dyn Files>,
     path: PathBuf,
@@ -162,7 +158,7 @@ impl CancelFile {
     }
 }
 
-/// Asks whoever carries an operation out to take it back.
+/// Asks the process that carries an operation out to cancel it.
 pub fn ask_to_cancel(
     files: &dyn Files,
     dirs: &Dirs,

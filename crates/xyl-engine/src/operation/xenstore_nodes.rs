@@ -1,14 +1,13 @@
-//! A domain's xenstore nodes: what a create writes, with the permissions that xl, the backends and
-//! the guest expect.
+//! A domain's xenstore nodes: their values, and the permissions that xl, the backends and the guest expect.
 //!
-//! The tables of rules here and of [`KINDS`] name every node and its readers; docs/operations.md shows them. A node that
-//! nothing reads is not written, though xl writes it. xenstored takes longer for each request than Xen for a hypercall,
-//! so there are as few as will do. A node inherits the permissions of its parent when it is created: what is the
-//! guest's own is made first, while its parents are the guest's too, and then the parents become the toolstack's. All of
-//! it is one transaction, so nobody sees the steps between.
+//! The tables of rules here and of [`KINDS`] list every node and its readers; docs/operations.md shows them. A node
+//! without a reader is not written, though xl writes it. A request to xenstored takes longer than a hypercall, so a
+//! create sends as few as possible. A node inherits the permissions of its parent when it is created. So the guest's
+//! own nodes are made first, while the guest owns their parents; then the parents become the toolstack's. All changes
+//! are one transaction, so no other client sees a state in between.
 //!
-//! Facts: Xen's `docs/misc/xenstore-paths.pandoc`, the trees that xl makes, and their readers: libxl, `tools/hotplug/Linux`,
-//! Linux' `drivers/xen` and `drivers/tty/hvc`.
+//! Facts: Xen's `docs/misc/xenstore-paths.pandoc`, the trees that xl makes, and their readers: libxl,
+//! `tools/hotplug/Linux`, Linux' `drivers/xen` and `drivers/tty/hvc`.
 
 use xen_port::{DomId, GuestKind};
 
@@ -17,7 +16,7 @@ use crate::device::nodes::{Access, Change, NodeRule};
 use crate::device::{DeviceInput, KINDS};
 use crate::vm::spec;
 
-/// What the tree says of a domain.
+/// Data of a domain for its nodes.
 #[derive(Clone, Debug)]
 pub struct DomainTree {
     /// Number of the domain.
@@ -36,7 +35,7 @@ pub struct DomainTree {
     pub vcpus_online: Vec<bool>,
     /// The console's ring.
     pub console: Ring,
-    /// When it was created, in seconds and hundredths since 1970, as text.
+    /// Time of the create as text, in seconds and hundredths since 1970.
     pub start_time: String,
 }
 
@@ -155,7 +154,7 @@ pub fn libxl_path(domid: DomId) -> String {
 /// All paths whose removal removes a domain from xenstore.
 pub fn roots(domid: DomId, uuid: &str) -> Vec<String> {
     let mut roots = vec![domain_path(domid), vm_path(uuid), libxl_path(domid)];
-    roots.extend(KINDS.iter().map(|kind| kind.backend_folder(domid)));
+    roots.extend(KINDS.iter().flat_map(|kind| kind.folders(domid)));
     roots
 }
 
@@ -268,6 +267,9 @@ pub fn table() -> String {
     for rule in LIBXL {
         row(format!("/libxl/D/{}", rule.path), rule.access, rule.reader);
     }
+    for (path, access, reader) in KINDS.iter().flat_map(|kind| kind.table()) {
+        row(path, access, reader);
+    }
     table
 }
 
@@ -278,7 +280,6 @@ mod tests {
     use xenstore::{Batch, Client, Path, Tree};
 
     use super::*;
-    use crate::operation::create;
 
     const DOMID: DomId = DomId(7);
 
@@ -304,7 +305,7 @@ mod tests {
         let store = MemStore::new();
         let mut batch = Batch::new();
         for change in changes(&tree()) {
-            create::add(&mut batch, &change).unwrap();
+            change.add_to(&mut batch).unwrap();
         }
         store.client(0).unwrap().run(&batch).unwrap();
         store

@@ -1,13 +1,13 @@
-//! What a VM's domains say of its journal. A journal can lose its last lines, and reads then as if an operation that
-//! has long ended were under way: to take that back would destroy a guest that runs.
+//! Checks a VM's journal against the VM's domains. A journal can lose its last lines. Then an operation that has ended
+//! looks unfinished, and its undo would destroy a running guest.
 
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
 use xyl_saga::Operation;
-use xyl_saga::state::State;
+use xyl_saga::state::Status;
 
 use crate::operation::Kind;
-use crate::operation::create::{self, INTRODUCE, START};
+use crate::operation::create::{INTRODUCE, MAKE, START};
 use crate::vm::{domains, store, userdata};
 use crate::{EngineError, Host};
 
@@ -38,8 +38,8 @@ fn is_explained(
     let is_number = |key: &str| last.number(key) == Some(info.domid.0.into());
     let is_old = is_number("old");
     match kind {
-        Kind::DumpCore => Ok(true),
-        // Nobody gives the VM another domain before its destroy has ended.
+        Kind::DumpCore | Kind::SoftReset | Kind::Attach | Kind::Detach => Ok(true),
+        // No process gives the VM another domain before its destroy has ended.
         Kind::Destroy => Ok(is_old),
         // The domain that is replaced has ended, or was paused to be ended.
         Kind::Restart | Kind::RenameRestart if is_old && !is_remade(last) => {
@@ -49,33 +49,20 @@ fn is_explained(
             Ok(may_have_started(last) && is_number("domid"))
         }
         Kind::Create | Kind::Restart | Kind::RenameRestart => {
-            Ok(has_come_to(kind, last, INTRODUCE) || !is_whole(host, info)?)
+            Ok(last.has_come_to(INTRODUCE) || !is_whole(host, info)?)
         }
     }
 }
 
 /// Whether the domain that is being made may run: its start was begun, and is not taken back.
 fn may_have_started(last: &Operation) -> bool {
-    let is_begun = match last.state {
-        State::Applying | State::InDoubt => true,
-        State::Ready => last.step_is_done,
-        State::Idle | State::Reverting | State::Undoing => false,
-    };
-    is_begun && last.step.as_deref() == Some(START)
-}
-
-/// Whether an operation has come to this step, or to one behind it.
-fn has_come_to(kind: Kind, last: &Operation, step: &str) -> bool {
-    let index_of = |name: &str| kind.steps().iter().position(|one| one.name == name);
-    let now = last.step.as_deref().and_then(index_of);
-    now >= index_of(step) && now.is_some()
+    let status = last.standing.status_of(START);
+    status.is_some_and(|status| matches!(status, Status::Started | Status::InDoubt | Status::Done))
 }
 
 /// Whether the VM's next domain is being made: then the old one is gone, and its number may have come to the next.
 pub(super) fn is_remade(last: &Operation) -> bool {
-    let step = last.step.as_deref();
-    let mut steps = create::steps().into_iter();
-    steps.any(|of_create| Some(of_create.name) == step)
+    last.has_come_to(MAKE)
 }
 
 /// Whether a domain that has never run has all that it needs: it was created paused, then.

@@ -1,10 +1,10 @@
-//! Finishing what a dead process left under way.
+//! Finishes the operations of dead processes.
 //!
-//! A process that dies leaves its lock's file behind, free to be taken. Whoever takes it reads the VM's
-//! journal: an operation that has not ended is finished or taken back, as its steps want it. Domains
-//! are found by the number in the journal and by the VM's UUID; nothing that is not the VM's is
-//! touched. A journal that cannot be read, or that a domain contradicts, is set aside, and what Xen and xenstore say
-//! decides. No domain that has run is destroyed by an undo (`domains::has_run`).
+//! When a process dies, the file of its VM lock stays, and the lock is free. The next process that takes the lock
+//! reads the VM's journal, and finishes or undoes the operation that has not ended, as its steps require. It finds
+//! domains by the number in the journal and by the VM's UUID, and changes nothing of another VM. A journal that cannot
+//! be read, or that a domain contradicts, is moved away; then Xen and xenstore decide. No undo destroys a domain that
+//! has run (`domains::has_run`).
 
 mod evidence;
 pub mod fsck;
@@ -17,22 +17,27 @@ use os_port::{Files, Lock, Process, list_if_there};
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
 use xenstore::{Path, Tree};
-use xyl_saga::state::State;
-use xyl_saga::{Contents, Operation, Outcome, Past, Resumed};
+use xyl_saga::state::Status;
+use xyl_saga::{Contents, JournalError, Operation, Outcome, Past, Resumed};
 
-use crate::host::dirs::NAME_LOCK;
+use crate::host::dirs::{DISK_LOCK, NAME_LOCK, POOLS_LOCK};
 use crate::operation::last_of_domain;
+use crate::operation::release_1;
+use crate::operation::rename_aside::Aside;
 use crate::operation::run::{resume, settle};
-use crate::operation::{Aside, Draft, KEEPS_RECORD, Kind};
-use crate::operation::{destroy, dump_core, xenstore_nodes};
+use crate::operation::{KEEPS_RECORD, Kind, OfVm};
+use crate::operation::{create, destroy, dump_core, hotplug, restart, soft_reset, xenstore_nodes};
 use crate::supervise::requests;
+use crate::vm::domains::DomainRef;
 use crate::vm::journal;
 pub use crate::vm::lock::Recovered;
 use crate::vm::lock::{Left, VmGuard};
-use crate::vm::{domains, lock, store};
+use crate::vm::{domains, given_up, lock, request_queue, store};
 use crate::{Dirs, EngineError, Host};
 
-/// How long the lock of a process that has died may be held by one that it was about to start.
+/// Maximum number of bytes that are read of the list of reported journals.
+const REPORTED_MAX_BYTES: u64 = 1 << 20;
+/// Time limit for a child of a dead process to release the VM lock. It inherits the lock until its program starts.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(2);
 
 impl VmGuard {
@@ -40,18 +45,59 @@ impl VmGuard {
     pub fn take(host: &mut Host, uuid: Uuid) -> Result<VmGuard, EngineError> {
         VmGuard::take_and_finish(host, uuid, finish)
     }
+
+    /// As [`VmGuard::take`], for a destroy by force: a journal that another version of this program wrote is set aside.
+    pub(crate) fn take_by_force(host: &mut Host, uuid: Uuid) -> Result<VmGuard, EngineError> {
+        VmGuard::take_and_finish(host, uuid, |host, uuid| match finish(host, uuid) {
+            Err(error) if error.is_of_another_version() => give_up(host, uuid),
+            finished => finished,
+        })
+    }
 }
 
-/// Finishes all that dead processes have left under way. What lives is left alone. With `stuck`, also
-/// what had ended with something left behind; and answers that nobody will read go.
+/// Forgets the VMs with this UUID or name that have no domain, and whose journal another version of this program
+/// wrote. The journals are moved away. This is the destroy by force of a VM without a domain.
+pub fn forget_by_force(host: &mut Host, asked: &DomainRef) -> Result<Vec<Recovered>, EngineError> {
+    let mut forgotten = Vec::new();
+    for uuid in vms_kept(host)? {
+        let is_it = match asked {
+            DomainRef::Uuid(handle) => uuid.as_bytes() == handle,
+            DomainRef::Name(wanted) => {
+                journal::name(&*host.files, &host.dirs, uuid).as_ref() == Some(wanted)
+            }
+            DomainRef::Number(_) => false,
+        };
+        if !is_it || domains::living(&*host.hv, uuid.into_bytes())?.is_some() {
+            continue;
+        }
+        match VmGuard::take(host, uuid) {
+            Err(error) if error.is_of_another_version() => {
+                let owner = VmGuard::take_by_force(host, uuid)?;
+                lock::forget(host, uuid)?;
+                forgotten.extend(owner.recovered);
+            }
+            finished => drop(finished?),
+        }
+    }
+    Ok(forgotten)
+}
+
+/// Finishes the operations of all dead processes. Those of living processes are not touched. With `stuck`, also tries
+/// again the operations that could not be finished before, and removes replies that no process will read.
 pub fn all(host: &mut Host, stuck: bool) -> Result<Vec<Recovered>, EngineError> {
     let busy = host.dirs.busy();
     let mut recovered = Vec::new();
     for name in names_in(host, &busy)? {
         match Uuid::try_parse(&name) {
             Ok(uuid) => recovered.extend(one(host, uuid)),
-            // The file of a name that was being given; the lock itself died with its holder.
-            Err(_) if name.starts_with(NAME_LOCK) => drop(try_lock(host, &busy.join(name))?),
+            // The file of a name that was being given, of a disk that was being attached, or of the CPU pools; the lock itself died with its holder.
+            Err(_)
+                if [NAME_LOCK, DISK_LOCK, POOLS_LOCK]
+                    .iter()
+                    .any(|kind| name.starts_with(kind)) =>
+            {
+                drop(try_lock(host, &busy.join(name))?);
+            }
             Err(_) => {}
         }
     }
@@ -59,7 +105,7 @@ pub fn all(host: &mut Host, stuck: bool) -> Result<Vec<Recovered>, EngineError> 
         return Ok(recovered);
     }
     for uuid in vms_kept(host)? {
-        // What has failed already has been told.
+        // `recovered` has this failure already.
         if !recovered
             .iter()
             .any(|failed| failed.has_failed && failed.uuid == uuid)
@@ -67,38 +113,96 @@ pub fn all(host: &mut Host, stuck: bool) -> Result<Vec<Recovered>, EngineError> 
             recovered.extend(again(host, uuid));
         }
     }
+    requests::remove_old_replies(host)?;
     let aside = set_aside_before(host, &recovered)?;
     recovered.extend(aside);
-    requests::remove_unread(host)?;
+    recovered.extend(given_up_before(host)?);
+    for uuid in vms_kept(host)? {
+        requests::wake_if_asked(host, uuid)?;
+    }
     Ok(recovered)
 }
 
-/// The journals that were set aside before, by whoever changed their VMs, and that nobody has removed.
-fn set_aside_before(host: &Host, told: &[Recovered]) -> Result<Vec<Recovered>, EngineError> {
+/// The journals and replies that were moved away and whose files still exist, except the journals of the VMs in
+/// `recovered`.
+fn set_aside_before(host: &Host, recovered: &[Recovered]) -> Result<Vec<Recovered>, EngineError> {
+    let there = names_in(host, &host.dirs.damaged())?;
+    let reported = reported(host);
     let mut found = Vec::new();
-    for name in names_in(host, &host.dirs.run.join("damaged"))? {
-        let Ok(uuid) = Uuid::try_parse(&name) else {
-            continue;
+    for name in &there {
+        let (uuid, text) = match (Uuid::try_parse(name), request_queue::vm_of_reply(name)) {
+            (Ok(uuid), _) if recovered.iter().any(|one| one.uuid == uuid) => continue,
+            (Ok(uuid), _) => (
+                uuid,
+                "its journal was set aside, and what was under way may have been lost",
+            ),
+            (_, Some(uuid)) => (uuid, "a reply to a request could not be read"),
+            _ => continue,
         };
-        if told.iter().any(|one| one.uuid == uuid) {
-            continue;
-        }
-        let path = damaged(&host.dirs, uuid);
+        let path = host.dirs.damaged().join(name);
         found.push(Recovered {
             uuid,
             name: journal::name(&*host.files, &host.dirs, uuid).unwrap_or_default(),
             domid: domains::living(&*host.hv, uuid.into_bytes())?,
             what: format!(
-                "its journal was damaged, and what was under way may have been lost: see {}, then remove that file (`xyl fsck --repair` does)",
+                "{text}: see {}, then remove that file (`xyl fsck --repair` does)",
                 path.display()
             ),
             has_failed: true,
+            was_reported: reported.contains(name),
         });
     }
+    // What cannot be written down is reported once more.
+    let _ = write_reported(host, &there);
     Ok(found)
 }
 
-/// Tries once more what had ended with something left behind, and forgets a VM that is no more.
+/// The files in `/run/xyl/damaged` that a recovery has reported, by name.
+fn reported(host: &Host) -> Vec<String> {
+    let bytes = host.files.read(&reported_path(host), REPORTED_MAX_BYTES);
+    let text = String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn write_reported(host: &Host, names: &[String]) -> Result<(), EngineError> {
+    let (files, path) = (&*host.files, reported_path(host));
+    if names.is_empty() {
+        return os_port::remove_if_there(files, &path)
+            .map_err(|source| EngineError::io("remove", &path, source));
+    }
+    if reported(host) == names {
+        return Ok(());
+    }
+    let text: String = names.iter().map(|name| format!("{name}\n")).collect();
+    store::write_whole(files, &path.with_extension("new"), &path, text.as_bytes())
+}
+
+fn reported_path(host: &Host) -> PathBuf {
+    host.dirs.run.join("damaged-reported")
+}
+
+/// The VMs whose restart was given up. Nothing is done about them; their configurations are kept.
+fn given_up_before(host: &Host) -> Result<Vec<Recovered>, EngineError> {
+    let all = given_up::all(&*host.files, &host.dirs).into_iter();
+    all.map(|(uuid, given_up)| {
+        let kept = store::kept_path(&host.dirs, &uuid.hyphenated().to_string());
+        Ok(Recovered {
+            uuid,
+            name: given_up.name,
+            domid: domains::living(&*host.hv, uuid.into_bytes())?,
+            what: format!(
+                "its restart was given up: {}; its configuration is kept in {}",
+                given_up.why,
+                kept.display()
+            ),
+            has_failed: false,
+            was_reported: false,
+        })
+    })
+    .collect()
+}
+
+/// Tries again an operation that could not be finished before, and forgets a VM that has ended.
 fn again(host: &mut Host, uuid: Uuid) -> Option<Recovered> {
     let recovered = one(host, uuid);
     if recovered.as_ref().is_some_and(|one| one.has_failed) {
@@ -109,10 +213,10 @@ fn again(host: &mut Host, uuid: Uuid) -> Option<Recovered> {
     failure.or(recovered)
 }
 
-/// Removes what is kept of a VM that has no domain: xl has destroyed it while nobody watched, or the
-/// host went down. One whose journal is damaged, or tells of a failure, is kept.
+/// Removes the files of a VM that has no domain: xl has destroyed it while it had no monitor, or the host was
+/// restarted. A VM whose journal is damaged or has a failure is kept.
 fn forget_if_gone(host: &mut Host, uuid: Uuid) -> Result<(), EngineError> {
-    // Whoever makes or restarts the VM has its lock.
+    // A process that makes or restarts the VM has its lock.
     let Some(_lock) = try_lock(host, &host.dirs.vm_lock(uuid))? else {
         return Ok(());
     };
@@ -124,7 +228,7 @@ fn forget_if_gone(host: &mut Host, uuid: Uuid) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// The VMs that have a record, or something of this run of the host.
+/// The VMs that have a record or a run folder.
 pub(crate) fn vms_kept(host: &Host) -> Result<Vec<Uuid>, EngineError> {
     let mut kept = Vec::new();
     for folder in [host.dirs.lib.join("vm"), host.dirs.vms_run()] {
@@ -137,18 +241,18 @@ pub(crate) fn vms_kept(host: &Host) -> Result<Vec<Uuid>, EngineError> {
     Ok(kept)
 }
 
-/// How the last that was done with a VM's domain has ended.
+/// Result of the last operation that made or ended a domain of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// In full, or its journal went with the host's run.
+    /// It succeeded, or its journal is gone since the host was restarted.
     Well,
-    /// It failed or was taken back, or its journal was set aside.
+    /// It failed or was undone, or its journal was moved away.
     Badly,
-    /// It has not.
+    /// It has not ended.
     NotYet,
 }
 
-/// How the last that was done with a VM has ended, by its journal.
+/// Result of the last operation that made or ended a domain of a VM, from its journal.
 pub(crate) fn last_end(host: &Host, uuid: Uuid) -> Result<End, EngineError> {
     let was_damaged = host
         .files
@@ -166,13 +270,12 @@ pub(crate) fn last_end(host: &Host, uuid: Uuid) -> Result<End, EngineError> {
     })
 }
 
-/// Where a journal goes that cannot be read.
+/// Path for a damaged journal.
 pub(crate) fn damaged(dirs: &Dirs, uuid: Uuid) -> PathBuf {
-    dirs.run.join("damaged").join(uuid.hyphenated().to_string())
+    dirs.damaged().join(uuid.hyphenated().to_string())
 }
 
-/// Whether a dead process has left a lock, at the cost of looking into one folder that is most often
-/// empty.
+/// Whether a dead process has left a lock. This reads one folder, which is usually empty.
 pub fn is_needed(files: &dyn Files, dirs: &Dirs, process: &dyn Process) -> bool {
     let is_free = |name: &String| match files.is_locked(&dirs.busy().join(name)) {
         Ok(false) => true,
@@ -181,7 +284,7 @@ pub fn is_needed(files: &dyn Files, dirs: &Dirs, process: &dyn Process) -> bool 
         }
         // Its holder has removed it meanwhile.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
-        // Whatever is wrong is told when it is looked at.
+        // The look at the lock reports the error.
         Err(_) => true,
     };
     list_if_there(files, &dirs.busy()).map_or(true, |names| names.iter().any(is_free))
@@ -200,8 +303,8 @@ pub(crate) fn try_lock(host: &Host, path: &FilePath) -> Result<Option<Box<dyn Lo
         .map_err(|source| EngineError::io("lock", path, source))
 }
 
-/// A VM's lock, if nobody who lives has it. A process that dies while it starts another one leaves its
-/// lock with that until the other program runs: a moment.
+/// Takes a VM's lock if no living process has it. A process that dies while it starts a child leaves the lock to the
+/// child until the child's program runs, so this waits for a short time.
 fn lock_of_vm(host: &Host, uuid: Uuid) -> Result<Option<Box<dyn Lock>>, EngineError> {
     let path = host.dirs.vm_lock(uuid);
     let lock = try_lock(host, &path)?;
@@ -214,8 +317,8 @@ fn lock_of_vm(host: &Host, uuid: Uuid) -> Result<Option<Box<dyn Lock>>, EngineEr
         .map_err(|source| EngineError::io("lock", &path, source))
 }
 
-/// Finishes what was under way with one VM, unless a process that lives has it. What fails with this
-/// VM is told, and does not keep the others from being looked at.
+/// Finishes the open operation of one VM, unless a living process has its lock. An error is part of the result, so
+/// that the other VMs are examined too.
 fn one(host: &mut Host, uuid: Uuid) -> Option<Recovered> {
     let recovered = lock_of_vm(host, uuid).and_then(|lock| match lock {
         Some(lock) => finish_locked(host, uuid, lock),
@@ -239,20 +342,23 @@ fn finish_locked(
     }
 }
 
-/// Finishes what the VM's journal says is under way. The caller holds the lock.
+/// Finishes the open operation of the VM's journal. The caller holds the lock.
 pub(crate) fn finish(host: &mut Host, uuid: Uuid) -> Result<Left, EngineError> {
     let path = host.dirs.journal(uuid);
-    let contents = xyl_saga::load(&*host.files, &path)?;
+    let contents = load(host, uuid, &path)?.with_steps(release_1::steps);
     if let Some(damage) = &contents.damage {
         let what = damage.to_string();
         return repair(host, uuid, &what);
     }
     let past = Past::of(&contents);
     let recovered = match past.operations.last() {
+        // The restart was given up after that: the note and the configuration that is kept are the VM's present state.
+        Some(last) if last.outcome.is_some() && is_given_up_since(host, uuid, last) => None,
         Some(last) if last.outcome.is_some() => {
             // It has ended, but perhaps its process died before all was put away.
             let keeps_record = last.is_set(KEEPS_RECORD);
-            if settle(host, uuid, kind_of(uuid, last)?, keeps_record, last.outcome)? {
+            let kind = kind_of(&path, last)?;
+            if settle(host, uuid, kind, keeps_record, last.outcome)? {
                 return Ok(Left {
                     contents: Contents::default(),
                     recovered: None,
@@ -260,7 +366,7 @@ pub(crate) fn finish(host: &mut Host, uuid: Uuid) -> Result<Left, EngineError> {
             }
             None
         }
-        Some(last) => finish_last(host, uuid, last, &contents, &past)?,
+        Some(last) => finish_last(host, uuid, last, &contents)?,
         None => {
             forget_empty(host, uuid)?;
             None
@@ -277,16 +383,39 @@ pub(crate) fn finish(host: &mut Host, uuid: Uuid) -> Result<Left, EngineError> {
     })
 }
 
-/// A process may have died between making the VM's folder and its first record.
+/// Reads the journal of a VM that the caller is about to change.
+fn load(host: &Host, uuid: Uuid, path: &FilePath) -> Result<Contents, EngineError> {
+    xyl_saga::load(&*host.files, path).map_err(|error| match error {
+        JournalError::Foreign { path, what } => EngineError::UnknownFormat {
+            uuid: uuid.hyphenated().to_string(),
+            path,
+            what,
+        },
+        other => other.into(),
+    })
+}
+
+/// Whether the VM's restart was given up after an operation had ended.
+fn is_given_up_since(host: &Host, uuid: Uuid, last: &Operation) -> bool {
+    let note = given_up::read(&*host.files, &host.dirs, uuid);
+    note.is_some_and(|note| note.since_ms >= last.last_ms)
+}
+
+/// Removes the run folder of a VM whose process died before its first record. Requests that wait are kept: a VM that
+/// was adopted from xl has no journal.
 fn forget_empty(host: &Host, uuid: Uuid) -> Result<(), EngineError> {
     let folder = host.dirs.vm_run(uuid);
+    if !names_in(host, &host.dirs.requests(uuid))?.is_empty() {
+        return Ok(());
+    }
     os_port::remove_folder_if_there(&*host.files, &folder)
         .map_err(|source| EngineError::io("remove", &folder, source))
 }
 
-fn kind_of(uuid: Uuid, operation: &Operation) -> Result<Kind, EngineError> {
+fn kind_of(path: &FilePath, operation: &Operation) -> Result<Kind, EngineError> {
     Kind::parse(&operation.begin.kind).ok_or_else(|| EngineError::UnknownOperation {
-        uuid: uuid.hyphenated().to_string(),
+        uuid: operation.begin.uuid.clone(),
+        path: path.to_owned(),
         kind: operation.begin.kind.clone(),
     })
 }
@@ -296,11 +425,11 @@ fn finish_last(
     uuid: Uuid,
     last: &Operation,
     contents: &Contents,
-    past: &Past,
 ) -> Result<Option<Recovered>, EngineError> {
-    let kind = kind_of(uuid, last)?;
-    xyl_saga::check_known(&kind.steps(), last)
-        .map_err(|unknown| EngineError::unknown_step(kind.word(), last, unknown))?;
+    let path = host.dirs.journal(uuid);
+    let kind = kind_of(&path, last)?;
+    kind.check_steps(last)
+        .map_err(|unknown| EngineError::unknown_step(&path, kind.word(), last, unknown))?;
     if let Some(domid) = evidence::contradiction(host, uuid, kind, last)? {
         let what = format!(
             "it ends in a {}, which domain {domid} contradicts: its end is lost",
@@ -308,33 +437,28 @@ fn finish_last(
         );
         return Ok(repair(host, uuid, &what)?.recovered);
     }
-    let mut draft = redraft(host, uuid, kind, last)?;
-    let resumed = resume(&mut draft, kind, contents, past)?;
-    let (domid, keeps_record) = (draft.domid, draft.keeps_record);
-    drop(draft);
-    let Some(resumed) = resumed else {
-        return Ok(None);
-    };
+    let (resumed, domid) = resume_kind(host, uuid, kind, contents, last)?;
     let ended = match &resumed {
         Resumed::Done => Some(Outcome::Done),
-        Resumed::Undone { .. } => Some(Outcome::Undone),
+        Resumed::Undone => Some(Outcome::Undone),
         Resumed::Failed(failure) => failure.outcome,
     };
-    settle(host, uuid, kind, keeps_record, ended)?;
+    settle(host, uuid, kind, last.is_set(KEEPS_RECORD), ended)?;
     if let (Some(Outcome::Done), Some(domid)) = (ended, domid) {
         forget_without_domain(host, uuid, domid)?;
     }
-    let (what, has_failed) = told(kind, last, &resumed);
+    let (what, has_failed) = line_about(kind, last, &resumed);
     Ok(Some(Recovered {
         uuid,
         name: last.begin.name.clone(),
         domid: domid.filter(|_| kind != Kind::Destroy && ended == Some(Outcome::Done)),
         what,
         has_failed,
+        was_reported: false,
     }))
 }
 
-/// Somebody, xl perhaps, may have destroyed the domain before its create was finished.
+/// Forgets a VM whose domain was destroyed by another process, such as xl, before its create was finished.
 fn forget_without_domain(host: &mut Host, uuid: Uuid, domid: DomId) -> Result<(), EngineError> {
     if is_there(host, uuid, Some(domid))?
         || domains::living(&*host.hv, uuid.into_bytes())?.is_some()
@@ -347,11 +471,12 @@ fn forget_without_domain(host: &mut Host, uuid: Uuid, domid: DomId) -> Result<()
     lock::forget(host, uuid)
 }
 
-fn told(kind: Kind, last: &Operation, resumed: &Resumed<EngineError>) -> (String, bool) {
+/// The line of a report about a resumed operation, and whether it has failed.
+fn line_about(kind: Kind, last: &Operation, resumed: &Resumed<EngineError>) -> (String, bool) {
     let (kind, why) = (kind.word(), why_it_stood(last));
     match resumed {
         Resumed::Done => (format!("finished a {kind}: {why}"), false),
-        Resumed::Undone { .. } => (format!("took a {kind} back: {why}"), false),
+        Resumed::Undone => (format!("took a {kind} back: {why}"), false),
         Resumed::Failed(failure) => (
             format!("a {kind} could not be finished ({why}): {failure}"),
             true,
@@ -359,13 +484,11 @@ fn told(kind: Kind, last: &Operation, resumed: &Resumed<EngineError>) -> (String
     }
 }
 
-/// Why an operation was under way, and nobody at it.
+/// The reason why an operation stood still.
 fn why_it_stood(last: &Operation) -> String {
     let (pid, step) = (last.pid, last.step.as_deref());
     match &last.failure {
-        Some((failed, cause))
-            if Some(failed.as_str()) == step && last.state == State::Reverting =>
-        {
+        Some((failed, cause)) if last.standing.status_of(failed) == Some(Status::Failed) => {
             format!("its process {pid} failed at `{failed}`: {cause}")
         }
         _ => format!(
@@ -375,42 +498,112 @@ fn why_it_stood(last: &Operation) -> String {
     }
 }
 
-/// The draft of an operation, as far as its journal and the world tell.
-fn redraft<'h>(
-    host: &'h mut Host,
+/// Resumes an operation with a context from its journal and from the host. Returns the VM's new domain with the result.
+fn resume_kind(
+    host: &mut Host,
     uuid: Uuid,
     kind: Kind,
+    contents: &Contents,
     last: &Operation,
-) -> Result<Draft<'h>, EngineError> {
-    let domid_of = |key: &str| {
-        let number = last.number(key)?;
-        u16::try_from(number).ok().map(DomId)
-    };
-    let old = domid_of("old");
-    let noted = domid_of("domid");
-    let domid = match kind {
-        Kind::Destroy | Kind::DumpCore => None,
+) -> Result<(Resumed<EngineError>, Option<DomId>), EngineError> {
+    let vm = OfVm::taken_over(uuid);
+    let old = domid_of(last, "old");
+    let has_old = old.ok_or_else(|| vm.has_no_domain());
+    Ok(match kind {
+        Kind::Create => {
+            let mut context = remade(host, uuid, last, last.is_set(KEEPS_RECORD))?;
+            let resumed = resume(host, uuid, kind, contents, last, &mut context)?;
+            (resumed, context.new_domain())
+        }
+        Kind::Restart | Kind::RenameRestart => {
+            let create = remade(host, uuid, last, true)?;
+            let mut context = restart::Context::new(vm, has_old?, aside_of(last), create);
+            let resumed = resume(host, uuid, kind, contents, last, &mut context)?;
+            (resumed, context.create.new_domain())
+        }
+        Kind::Destroy => {
+            let keeps_record = last.is_set(KEEPS_RECORD);
+            let mut context = destroy::Context::new(vm, has_old?, keeps_record);
+            (
+                resume(host, uuid, kind, contents, last, &mut context)?,
+                None,
+            )
+        }
+        Kind::Attach => {
+            let context = hotplug::attach::from_journal(uuid, has_old?, last);
+            let mut context = context.ok_or_else(|| unreadable(host, uuid, last))?;
+            (
+                resume(host, uuid, kind, contents, last, &mut context)?,
+                None,
+            )
+        }
+        Kind::Detach => {
+            let context = hotplug::detach::from_journal(uuid, has_old?, last);
+            let mut context = context.ok_or_else(|| unreadable(host, uuid, last))?;
+            (
+                resume(host, uuid, kind, contents, last, &mut context)?,
+                None,
+            )
+        }
+        Kind::DumpCore => {
+            let context = dump_core::from_journal(uuid, has_old?, last);
+            let mut context = context.ok_or_else(|| vm.has_no_domain())?;
+            (
+                resume(host, uuid, kind, contents, last, &mut context)?,
+                None,
+            )
+        }
+        Kind::SoftReset => {
+            let mut context = soft_reset::Context::taken_over(uuid, has_old?, last);
+            (
+                resume(host, uuid, kind, contents, last, &mut context)?,
+                None,
+            )
+        }
+    })
+}
+
+/// The error of an operation whose arguments this build cannot read: another version of Xyl has written them.
+fn unreadable(host: &Host, uuid: Uuid, last: &Operation) -> EngineError {
+    EngineError::UnknownOperation {
+        uuid: last.begin.uuid.clone(),
+        path: host.dirs.journal(uuid),
+        kind: last.begin.kind.clone(),
+    }
+}
+
+fn domid_of(operation: &Operation, key: &str) -> Option<DomId> {
+    u16::try_from(operation.number(key)?).ok().map(DomId)
+}
+
+/// The identity that the journal has for a domain that is renamed aside.
+fn aside_of(operation: &Operation) -> Option<Aside> {
+    let uuid = Uuid::try_parse(operation.text("aside_uuid")?).ok()?;
+    let name = operation.text("aside_name")?.to_owned();
+    Some(Aside { uuid, name })
+}
+
+/// The context of a create, with the domain that it has made.
+fn remade(
+    host: &mut Host,
+    uuid: Uuid,
+    last: &Operation,
+    keeps_record: bool,
+) -> Result<create::Context<'static>, EngineError> {
+    let noted = domid_of(last, "domid");
+    let old = domid_of(last, "old");
+    let domid = match is_there(host, uuid, noted)? {
+        true => noted,
         // The number may be that of an earlier try, whose domain was removed.
-        _ if is_there(host, uuid, noted)? => noted,
-        _ => half_made(host, uuid, old.filter(|_| !evidence::is_remade(last)))?.or(noted),
+        false => half_made(host, uuid, old.filter(|_| !evidence::is_remade(last)))?.or(noted),
     };
-    let aside = match (last.text("aside_uuid"), last.text("aside_name")) {
-        (Some(uuid), Some(name)) => Uuid::try_parse(uuid).ok().map(|uuid| Aside {
-            uuid,
-            name: name.to_owned(),
-        }),
-        _ => None,
-    };
-    let mut draft = Draft::new(host, uuid);
-    draft.is_taken_over = true;
-    draft.old = old;
-    draft.aside = aside;
-    draft.domid = domid;
-    draft.paused = last.is_set("paused");
-    draft.dump = dump_core::from_journal(last);
-    draft.keeps_record =
-        matches!(kind, Kind::Restart | Kind::RenameRestart) || last.is_set(KEEPS_RECORD);
-    Ok(draft)
+    let paused = last.is_set("paused");
+    Ok(create::Context::taken_over(
+        uuid,
+        domid,
+        paused,
+        keeps_record,
+    ))
 }
 
 /// Whether the VM has a domain of that number.
@@ -422,8 +615,8 @@ fn is_there(host: &Host, uuid: Uuid, domid: Option<DomId>) -> Result<bool, Engin
     Ok(info.is_some_and(|info| &info.handle == uuid.as_bytes()))
 }
 
-/// A domain of this VM that nobody knows of but Xen: its maker died before it could note the number.
-/// It has never run, and has no nodes.
+/// A domain of this VM that is in no journal: the process that made it died before it could record the number. It has
+/// never run, and has no nodes.
 fn half_made(
     host: &mut Host,
     uuid: Uuid,
@@ -452,12 +645,9 @@ fn has_nodes(host: &mut Host, domid: DomId) -> Result<bool, EngineError> {
 
 // ---- a journal that cannot be trusted -------------------------------------------------------------
 
-/// Sets a damaged journal aside, and takes back a domain that is only half there. One that has run, or
-/// has all that a domain needs, is left as it is.
+/// Moves a damaged journal away, and removes a domain that is not complete. A domain that has run or is complete stays
+/// as it is.
 fn repair(host: &mut Host, uuid: Uuid, damage: &str) -> Result<Left, EngineError> {
-    let path = host.dirs.journal(uuid);
-    let folder = host.dirs.run.join("damaged");
-    let aside = damaged(&host.dirs, uuid);
     let infos = host.hv.domain_list()?.into_iter();
     let domain = infos
         .filter(|info| &info.handle == uuid.as_bytes() && !info.flags.dying)
@@ -478,10 +668,7 @@ fn repair(host: &mut Host, uuid: Uuid, damage: &str) -> Result<Left, EngineError
             )
         }
     };
-    host.files
-        .create_folder(&folder)
-        .and_then(|()| host.files.rename(&path, &aside))
-        .map_err(|source| EngineError::io("set aside", &path, source))?;
+    let aside = set_aside(host, uuid)?;
     Ok(Left {
         contents: Contents::default(),
         recovered: Some(Recovered {
@@ -493,6 +680,42 @@ fn repair(host: &mut Host, uuid: Uuid, damage: &str) -> Result<Left, EngineError
                 aside.display()
             ),
             has_failed: true,
+            was_reported: false,
+        }),
+    })
+}
+
+/// Moves a VM's journal to the folder of damaged journals, for the administrator. Returns its new path.
+fn set_aside(host: &Host, uuid: Uuid) -> Result<PathBuf, EngineError> {
+    let (from, to) = (host.dirs.journal(uuid), damaged(&host.dirs, uuid));
+    let files = &*host.files;
+    // The next recovery reports this one, also where it takes the place of an older one.
+    let _ = os_port::remove_if_there(files, &reported_path(host));
+    files
+        .create_folder(&host.dirs.damaged())
+        .and_then(|()| files.rename(&from, &to))
+        .map_err(|source| EngineError::io("set aside", &from, source))?;
+    Ok(to)
+}
+
+/// Moves a journal of another version away, for a destroy that ends the VM. The operation may have made other things
+/// besides the VM's domain; those may stay.
+fn give_up(host: &mut Host, uuid: Uuid) -> Result<Left, EngineError> {
+    let name = journal::name(&*host.files, &host.dirs, uuid).unwrap_or_default();
+    let domid = domains::living(&*host.hv, uuid.into_bytes())?;
+    let aside = set_aside(host, uuid)?;
+    Ok(Left {
+        contents: Contents::default(),
+        recovered: Some(Recovered {
+            uuid,
+            name,
+            domid,
+            what: format!(
+                "the journal was of another version of xyl and is kept as {}; `xyl fsck` shows whether something of what was under way is left",
+                aside.display()
+            ),
+            has_failed: true,
+            was_reported: false,
         }),
     })
 }

@@ -1,16 +1,16 @@
 //! Taking over a domain that xl has created.
 //!
-//! libxl's record of the domain becomes one of ours, xl's process that waits for the domain's end is ended, and a
-//! monitor of ours is started. The guest sees none of it. Everything may be done twice: whoever is killed in the
-//! middle leaves a domain that can be adopted again.
+//! libxl's record of the domain becomes a record of Xyl. Then Xyl ends xl's process that waits for the domain's end,
+//! and starts a monitor. The guest does not notice this. Each step may be done twice: if the process is killed, the
+//! domain can be adopted again.
 //!
-//! The order matters. Two processes that watch would both act on the domain's end, so xl's goes before ours comes; what
-//! happens between, ours catches up on. xl's is stopped first, and ended only where the domain still runs then: one
-//! that is about to act on an end is let go on.
+//! The order matters. Two processes that wait for the domain would both act on its end, so xl's process ends before
+//! Xyl's monitor starts. The monitor acts on an end of the guest in between. Xyl stops xl's process first, and kills
+//! it only if the domain still runs then. A process of xl that may be acting on an end of the domain is continued.
 
 use std::time::Duration;
 
-use rustix::process::Signal;
+use os_port::{ProcessSignal, ends_within};
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
 
@@ -28,11 +28,11 @@ use crate::vm::monitor_lock;
 use crate::vm::{domains, store};
 use crate::{EngineError, Host, VmGuard};
 
-/// How long a process of xl may take to stop, and to end.
+/// Time limit for a process of xl to stop, and for it to end.
 const XL_LIMIT: Duration = Duration::from_secs(10);
-/// How often it is looked at meanwhile.
+/// Time between two looks at that process.
 const XL_RECHECK: Duration = Duration::from_millis(10);
-/// Other toolstacks, whose daemons watch over domains of theirs.
+/// Daemons of other toolstacks, which wait for the ends of their domains.
 const OTHER_TOOLSTACKS: [&str; 6] = [
     "libvirtd",
     "virtxend",
@@ -42,22 +42,22 @@ const OTHER_TOOLSTACKS: [&str; 6] = [
     "qubesd",
 ];
 
-/// What was made of a domain.
+/// Result of an adoption.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Adopted {
-    /// It was Xyl's already, and is watched over.
+    /// The domain was Xyl's already, and has a monitor.
     AlreadyOurs,
-    /// It was Xyl's, and had lost its monitor.
+    /// The domain was Xyl's, but had no monitor. It has one now.
     WatchedAgain,
-    /// It was xl's; the processes of xl that watched over it have been ended.
+    /// The domain was xl's. The processes of xl that waited for its end were ended.
     TakenOver(Vec<u32>),
 }
 
 /// Starts the monitor of a VM with this name.
 pub type StartMonitor<'a> = &'a mut dyn FnMut(&str, Vm) -> Result<(), EngineError>;
 
-/// Makes a domain one of ours. With `force`, processes of which is not known what they watch over are no
-/// reason not to.
+/// Makes a domain of xl a VM of Xyl. Without `force` this fails if another process may be waiting for the domain's
+/// end.
 pub fn adopt(
     host: &mut Host,
     kernel: &Kernel,
@@ -76,14 +76,14 @@ pub fn adopt(
     let is_ours = admitted.is_none();
     if let Some(admitted) = &admitted {
         keep(host, vm, &planned, admitted)?;
-        admission::tell(&admitted.decision, notice);
+        admission::report(&admitted.decision, notice);
     }
-    // From here on whoever looks starts a monitor, should this process die.
-    monitor_lock::want(&*host.files, &host.dirs, uuid)?;
+    // If this process dies from here on, the next command starts a monitor.
+    monitor_lock::create_file(&*host.files, &host.dirs, uuid)?;
     let ended = end_xls(host, kernel, vm);
     if ended.is_err() && !is_ours {
         // It stays xl's, then.
-        monitor_lock::dismiss(&*host.files, &host.dirs, uuid)?;
+        monitor_lock::remove_file(&*host.files, &host.dirs, uuid)?;
         store::remove(&*host.files, &host.dirs, &vm_text(vm))?;
     }
     let ended = ended?;
@@ -127,7 +127,7 @@ struct Candidate {
     admitted: Option<Record>,
 }
 
-/// What [`adopt`] has to know of a domain; `None` where it is ours and has its monitor.
+/// Checks that a domain can be adopted. Returns `None` if it is Xyl's and has its monitor.
 fn examine(
     host: &mut Host,
     kernel: &Kernel,
@@ -135,7 +135,7 @@ fn examine(
     force: bool,
 ) -> Result<Option<Candidate>, EngineError> {
     let info = running(host, vm)?;
-    let has_monitor = monitor_lock::is_watched(&*host.files, &host.dirs, vm.uuid)?;
+    let has_monitor = monitor_lock::has_monitor(&*host.files, &host.dirs, vm.uuid)?;
     let is_ours = is_ours(host, kernel, vm, has_monitor);
     if is_ours && has_monitor {
         return Ok(None);
@@ -154,8 +154,8 @@ fn examine(
     Ok(Some(Candidate { planned, admitted }))
 }
 
-/// Whether the records that are there are of this domain. A VM's records outlive a crash of the host, and xl may have
-/// created a domain with the same UUID since; and an adoption may have died between one record and the other.
+/// Whether Xyl's records are about this domain. They may be older: a VM's records outlive a crash of the host, and xl
+/// may have created a domain with the same UUID since. Or an adoption may have died between its two records.
 fn is_ours(host: &Host, kernel: &Kernel, vm: Vm, has_monitor: bool) -> bool {
     let (files, dirs, text) = (&*host.files, &host.dirs, vm_text(vm));
     let has_xl = || {
@@ -194,10 +194,16 @@ fn running(host: &Host, vm: Vm) -> Result<DomainInfo, EngineError> {
 
 /// The VM as libxl's record and the devices it has now describe it.
 fn planned(host: &mut Host, info: &DomainInfo) -> Result<Planned, EngineError> {
-    let config = domains::configuration(&*host.hv, &mut host.store, &host.dirs.xen_lib, info)?;
+    let mut config = domains::configuration(
+        &*host.hv,
+        &mut host.store,
+        (&*host.files, &host.dirs.xen_lib),
+        info,
+    )?;
+    device::drop_detached(host, info.domid, &mut config)?;
     let (text, unsupported) = libxl_json::read::to_cfg(&config);
     let mut what: Vec<String> = unsupported.iter().map(Unsupported::to_string).collect();
-    what.extend(device::foreign(host, info.domid)?);
+    what.extend(device::not_for_adopt(host, info.domid)?);
     // Xyl gives its next domain none: it would be another one in the eyes of Xen's security modules.
     if info.ssidref != 0 {
         what.push(format!(
@@ -216,7 +222,7 @@ fn planned(host: &mut Host, info: &DomainInfo) -> Result<Planned, EngineError> {
     plan::plan_record(&name, &text, &mut || topology::of(&*host.hv))
 }
 
-/// The policy's word on it, unless that is a refusal.
+/// The policy's decision about the domain. A refusal is an error.
 fn admitted(host: &Host, info: &DomainInfo, planned: &Planned) -> Result<Record, EngineError> {
     let record = admission::ask_of_running(host, info, &planned.spec)?;
     match record.decision.outcome {
@@ -229,8 +235,8 @@ fn admitted(host: &Host, info: &DomainInfo, planned: &Planned) -> Result<Record,
     }
 }
 
-/// A process of xl that does not say what it watches over may be about this domain, and the daemon of
-/// another toolstack too.
+/// Fails if another process may be waiting for this domain's end: a process of xl whose domain is unknown, or a daemon
+/// of another toolstack.
 fn refuse_other_watchers(kernel: &Kernel, domid: DomId) -> Result<(), EngineError> {
     let xls = xl_process::all(kernel).into_iter();
     let mut unknown = xls.filter(|xl| xl.domid.is_none()).map(|xl| xl.program);
@@ -250,7 +256,7 @@ fn refuse_other_watchers(kernel: &Kernel, domid: DomId) -> Result<(), EngineErro
     }
 }
 
-/// Ends the processes of xl that watch over the domain; their numbers.
+/// Ends the processes of xl that wait for the domain's end, and returns their process IDs.
 fn end_xls(host: &Host, kernel: &Kernel, vm: Vm) -> Result<Vec<u32>, EngineError> {
     let mut ended = Vec::new();
     for xl in xl_process::all(kernel) {
@@ -271,25 +277,25 @@ fn end_xl(host: &Host, kernel: &Kernel, vm: Vm, program: &Program) -> Result<(),
     let Some(held) = kernel.hold(program).map_err(stubborn)? else {
         return Ok(());
     };
-    held.send(Signal::STOP).map_err(stubborn)?;
+    held.send(ProcessSignal::Stop).map_err(stubborn)?;
     let is_stopped = await_stopped(host, kernel, program);
     if let Err(error) = running(host, vm) {
-        held.send(Signal::CONT).map_err(stubborn)?;
+        held.send(ProcessSignal::Continue).map_err(stubborn)?;
         return Err(error);
     }
     if !is_stopped {
-        held.send(Signal::CONT).map_err(stubborn)?;
+        held.send(ProcessSignal::Continue).map_err(stubborn)?;
         return Err(stubborn(std::io::ErrorKind::TimedOut.into()).into());
     }
     // It has no say in this: it would do something about its domain, if anything.
-    held.send(Signal::KILL).map_err(stubborn)?;
-    match held.has_ended_within(XL_LIMIT).map_err(stubborn)? {
+    held.send(ProcessSignal::Kill).map_err(stubborn)?;
+    match ends_within(&*held, &*host.clock, XL_LIMIT).map_err(stubborn)? {
         true => Ok(()),
         false => Err(stubborn(std::io::ErrorKind::TimedOut.into()).into()),
     }
 }
 
-/// A signal takes effect a moment after it was sent.
+/// Waits until a process has stopped. Returns false at the time limit.
 fn await_stopped(host: &Host, kernel: &Kernel, program: &Program) -> bool {
     let deadline = host.clock.now() + XL_LIMIT;
     while !kernel.is_stopped(program.pid) {
@@ -398,10 +404,29 @@ mod tests {
 
     #[test]
     fn what_xyl_cannot_do_stays_xls() {
-        let record = RECORD.replace("\"on_reboot\"", "\"disks\": [{}], \"on_reboot\"");
+        let record = RECORD.replace("\"on_reboot\"", "\"pcidevs\": [{}], \"on_reboot\"");
         let mut world = World::new(&record);
-        let error = world.adopt(true).unwrap_err().to_string();
-        assert!(error.contains("`disk`"), "{error}");
+        let error = world.adopt(true).unwrap_err();
+        assert!(
+            matches!(&error, EngineError::Adopt(AdoptError::Unsupported { what, .. }) if what.contains("`pci`")),
+            "{error}"
+        );
+        assert_eq!((world.record(), world.started.len()), (None, 0));
+    }
+
+    #[test]
+    fn a_domain_with_a_disk_of_qemu_stays_xls() {
+        let mut world = World::new(RECORD);
+        let path = format!("/libxl/{}/device/vbd/51712/backend", world.info.domid);
+        let backend = format!("/local/domain/0/backend/qdisk/{}/51712", world.info.domid);
+        let path = xenstore::Path::new(&path).unwrap();
+        let store = &mut world.host.store;
+        xenstore::Tree::write(store, &path, backend.as_bytes()).unwrap();
+        let error = world.adopt(true).unwrap_err();
+        assert!(
+            matches!(&error, EngineError::Adopt(AdoptError::Unsupported { what, .. }) if what.contains("vbd 51712")),
+            "{error}"
+        );
         assert_eq!((world.record(), world.started.len()), (None, 0));
     }
 
@@ -434,9 +459,9 @@ mod tests {
     fn a_bare_32_bit_guest_stays_xls_whatever_its_files_say() {
         let mut world = World::new(RECORD);
         world.hv.make_32_bit(world.info.domid);
-        let error = world.adopt(true).unwrap_err().to_string();
+        let error = world.adopt(true).unwrap_err();
         assert!(
-            error.contains("ring 1") && error.contains("stays xl's"),
+            matches!(error, EngineError::Adopt(AdoptError::Refused { .. })),
             "{error}"
         );
         assert_eq!((world.record(), world.started.len()), (None, 0));
@@ -455,13 +480,16 @@ mod tests {
         let policy = &world.host.dirs.policy;
         std::fs::create_dir_all(policy.parent().unwrap()).unwrap();
         std::fs::write(policy, "version = 1\n[guests]\npv64 = \"refuse\"\n").unwrap();
-        let error = world.adopt(true).unwrap_err().to_string();
-        assert!(error.contains("pv64 = \"refuse\""), "{error}");
+        let error = world.adopt(true).unwrap_err();
+        assert!(
+            matches!(error, EngineError::Adopt(AdoptError::Refused { .. })),
+            "{error}"
+        );
         assert_eq!((world.record(), world.started.len()), (None, 0));
     }
 
     #[test]
-    fn a_domain_that_has_ended_is_left_to_whoever_watches() {
+    fn a_domain_that_has_ended_is_not_adopted() {
         let mut world = World::new(RECORD);
         let hv = &world.host.hv;
         hv.remote_shutdown(world.info.domid, ShutdownReason::Reboot)
@@ -479,9 +507,9 @@ mod tests {
         let mut world = World::new(RECORD);
         let privcmd = Path::new("/dev/xen/privcmd");
         world.process(9, &["xl", "create", "-F", "web.cfg"], &[(4, privcmd)]);
-        let error = world.adopt(false).unwrap_err().to_string();
+        let error = world.adopt(false).unwrap_err();
         assert!(
-            error.contains("process 9 (`xl create -F web.cfg`)"),
+            matches!(&error, EngineError::Adopt(AdoptError::Watched { pid: 9, line, .. }) if line == "xl create -F web.cfg"),
             "{error}"
         );
         assert_eq!(world.record(), None);

@@ -1,13 +1,14 @@
-//! Keeps a VM that ends again and again from taking all of the host's time.
+//! Delays the restarts of a VM whose domain ends soon after each start, or whose restart fails, so that it does not
+//! use up the host's CPU time.
 //!
-//! A guest that ends soon after its start is started again, but each time after a longer pause; so is a
-//! VM whose restart fails. xl pauses for two seconds before each restart, and goes on for ever.
+//! Each further restart waits longer, up to a limit. xl waits two seconds before each restart, without end.
 //!
-//! What outlives a process is a line in `/run/xyl/vm/UUID/brake`; how long a domain has lived is in the
-//! VM's journal. So whoever takes a monitor's place waits for the rest of the pause, and no longer.
+//! The file `/run/xyl/vm/UUID/restart-delay` has one line, which outlives a monitor; the VM's journal has the time at
+//! which the domain was made. So a new monitor waits only for the rest of the delay. The release before wrote
+//! the same line to the file `brake`. A monitor reads that file if there is no `restart-delay`.
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use os_port::{Clock, Files, remove_if_there};
@@ -20,40 +21,40 @@ use crate::vm::Vm;
 use crate::vm::store;
 use crate::{Dirs, EngineError, Host};
 
-/// A domain that has ended within this time of its start has had a short life, in seconds.
+/// Limit of a short run, in seconds: the time from a domain's start to its end.
 pub const SHORT_LIFE_S: u64 = 10;
-/// The longest pause before a restart, in seconds.
+/// Maximum delay before a restart, in seconds.
 pub const PAUSE_MAX_S: u64 = 120;
-/// How often a restart is tried until it is given up.
+/// Number of tries before a restart is given up.
 pub const TRIES: u32 = 5;
-/// Largest note that is read, in bytes.
+/// Maximum number of bytes that are read of the file.
 const NOTE_MAX_BYTES: u64 = 256;
 
-/// What holds a VM's next restart up.
+/// The delay of a VM's next restart, and the reasons for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Brake {
-    /// The domain that has ended.
+pub struct RestartDelay {
+    /// Number of the domain that has ended.
     pub domid: DomId,
-    /// Short lives of the VM's domains in a row, up to and with this one.
+    /// Number of short runs in a row, with that of this domain.
     pub short_lives: u32,
-    /// Restarts that have failed since it has ended.
+    /// Number of failed restarts since this domain has ended.
     pub failures: u32,
-    /// When the next one is due, in seconds since the host was started.
+    /// Time of the next restart, in seconds since the host was started.
     pub due_s: u64,
 }
 
-impl Brake {
-    /// How long the restart is to wait still.
+impl RestartDelay {
+    /// Time that is left until the restart.
     pub fn left(&self, clock: &dyn Clock) -> Duration {
         Duration::from_secs(self.due_s.saturating_sub(clock.since_boot_s()))
     }
 
-    /// When that is over.
+    /// Time of the restart, on the monotonic clock.
     pub(crate) fn deadline(&self, clock: &dyn Clock) -> Instant {
         clock.now() + self.left(clock)
     }
 
-    /// Why it waits, in words.
+    /// The reason for the delay, as text.
     pub fn why(&self) -> String {
         let lives = format!(
             "the guest has ended within {SHORT_LIFE_S} s of its start, {} times in a row",
@@ -75,20 +76,20 @@ impl Brake {
         )
     }
 
-    fn parse(text: &str) -> Option<Brake> {
+    fn parse(text: &str) -> Option<RestartDelay> {
         let mut words = text.split_ascii_whitespace();
-        let brake = Brake {
+        let delay = RestartDelay {
             domid: DomId(words.next()?.parse().ok()?),
             short_lives: words.next()?.parse().ok()?,
             failures: words.next()?.parse().ok()?,
             due_s: words.next()?.parse().ok()?,
         };
-        words.next().is_none().then_some(brake)
+        words.next().is_none().then_some(delay)
     }
 }
 
-/// The pause before a restart after so many short lives and failures, in seconds: none after the first,
-/// for many a guest reboots once when it is new, then 2, 4, 8 and so on.
+/// Delay before a restart after this number of short runs and failures, in seconds. The first restart has none,
+/// because many guests reboot once when they are new. Then it is 2, 4, 8 seconds and so on.
 pub fn pause_s(count: u32) -> u64 {
     match count {
         0 | 1 => 0,
@@ -99,85 +100,103 @@ pub fn pause_s(count: u32) -> u64 {
 }
 
 fn path(dirs: &Dirs, uuid: Uuid) -> PathBuf {
+    dirs.vm_run(uuid).join("restart-delay")
+}
+
+/// Path of the same file in the release before.
+fn earlier_path(dirs: &Dirs, uuid: Uuid) -> PathBuf {
     dirs.vm_run(uuid).join("brake")
 }
 
-/// What holds a VM's next restart up, if anything does. A note that makes no sense counts as none.
-pub fn read(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Option<Brake> {
-    let bytes = files.read(&path(dirs, uuid), NOTE_MAX_BYTES).ok()?;
-    Brake::parse(std::str::from_utf8(&bytes).ok()?)
+/// The delay of a VM's next restart, from its file. A file that cannot be parsed counts as none.
+pub fn read(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Option<RestartDelay> {
+    let bytes = match files.read(&path(dirs, uuid), NOTE_MAX_BYTES) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            files.read(&earlier_path(dirs, uuid), NOTE_MAX_BYTES)
+        }
+        other => other,
+    };
+    RestartDelay::parse(std::str::from_utf8(&bytes.ok()?).ok()?)
 }
 
-/// What a monitor knows of its VM's pauses: the note on disk, or what it could not write there.
+/// The delay that a monitor knows: from the file, or from its memory if the file could not be written.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
-    unwritten: Option<Brake>,
+    unwritten: Option<RestartDelay>,
 }
 
 impl Backoff {
-    /// What holds the VM's next restart up, if anything does.
-    pub fn read(&self, host: &Host, uuid: Uuid) -> Option<Brake> {
+    /// The delay of the VM's next restart, if there is one.
+    pub fn read(&self, host: &Host, uuid: Uuid) -> Option<RestartDelay> {
         self.unwritten
             .or_else(|| read(&*host.files, &host.dirs, uuid))
     }
 
-    /// A disk that is full takes no note: then this process alone counts.
-    fn note(&mut self, host: &Host, uuid: Uuid, brake: Brake) {
-        self.unwritten = note(host, uuid, &brake).err().map(|_| brake);
+    /// Writes the delay to the file. If the disk is full, this process alone knows it.
+    fn note(&mut self, host: &Host, uuid: Uuid, delay: RestartDelay) {
+        self.unwritten = note(host, uuid, &delay).err().map(|_| delay);
     }
 }
 
-/// A VM's domain has ended and is to be restarted: what holds that up. Asked again about the same
-/// domain, the answer is the same.
-pub(crate) fn of_end(host: &Host, vm: Vm, backoff: &mut Backoff) -> Result<Brake, EngineError> {
+/// The delay after the end of a VM's domain that is to be restarted. A second call for the same domain returns the
+/// same delay.
+pub(crate) fn of_end(
+    host: &Host,
+    vm: Vm,
+    backoff: &mut Backoff,
+) -> Result<RestartDelay, EngineError> {
     let before = backoff.read(host, vm.uuid);
-    if let Some(known) = before.filter(|brake| brake.domid == vm.domid) {
+    if let Some(known) = before.filter(|delay| delay.domid == vm.domid) {
         return Ok(known);
     }
     let short_lives = match life(host, vm.uuid)? {
         Some(life) if life >= Duration::from_secs(SHORT_LIFE_S) => 0,
         _ => before
-            .map_or(0, |brake| brake.short_lives)
+            .map_or(0, |delay| delay.short_lives)
             .saturating_add(1),
     };
-    let brake = Brake {
+    let delay = RestartDelay {
         domid: vm.domid,
         short_lives,
         failures: 0,
         due_s: host.clock.since_boot_s() + pause_s(short_lives),
     };
-    backoff.note(host, vm.uuid, brake);
-    Ok(brake)
+    backoff.note(host, vm.uuid, delay);
+    Ok(delay)
 }
 
-/// A restart after that end has failed: what holds the next try up; `None` after the last one.
-pub(crate) fn of_failure(host: &Host, vm: Vm, backoff: &mut Backoff) -> Option<Brake> {
+/// The delay after a failed restart; `None` after the last try.
+pub(crate) fn of_failure(host: &Host, vm: Vm, backoff: &mut Backoff) -> Option<RestartDelay> {
     let before = backoff
         .read(host, vm.uuid)
-        .filter(|brake| brake.domid == vm.domid);
-    let failures = before.map_or(0, |brake| brake.failures) + 1;
-    let short_lives = before.map_or(0, |brake| brake.short_lives);
-    // Of the lives only those count that were too many.
+        .filter(|delay| delay.domid == vm.domid);
+    let failures = before.map_or(0, |delay| delay.failures) + 1;
+    let short_lives = before.map_or(0, |delay| delay.short_lives);
+    // The first short run adds no delay.
     let count = failures.saturating_add(short_lives.max(1));
-    let brake = Brake {
+    let delay = RestartDelay {
         domid: vm.domid,
         short_lives,
         failures,
         due_s: host.clock.since_boot_s() + pause_s(count),
     };
-    backoff.note(host, vm.uuid, brake);
-    (failures < TRIES).then_some(brake)
+    backoff.note(host, vm.uuid, delay);
+    (failures < TRIES).then_some(delay)
 }
 
-fn note(host: &Host, uuid: Uuid, brake: &Brake) -> Result<(), EngineError> {
+fn note(host: &Host, uuid: Uuid, delay: &RestartDelay) -> Result<(), EngineError> {
     let path = path(&host.dirs, uuid);
-    if brake.short_lives == 0 && brake.failures == 0 {
-        // A process may have died while it wrote one.
-        for path in [&path.with_extension("new"), &path] {
-            remove_if_there(&*host.files, path)
-                .map_err(|source| EngineError::io("remove", path, source))?;
-        }
-        return Ok(());
+    let remove = |path: &Path| {
+        remove_if_there(&*host.files, path)
+            .map_err(|source| EngineError::io("remove", path, source))
+    };
+    let earlier = earlier_path(&host.dirs, uuid);
+    if delay.short_lives == 0 && delay.failures == 0 {
+        // A process may have died while it wrote the file.
+        let new = path.with_extension("new");
+        return [new, path, earlier]
+            .iter()
+            .try_for_each(|path| remove(path));
     }
     let folder = host.dirs.vm_run(uuid);
     host.files
@@ -187,17 +206,17 @@ fn note(host: &Host, uuid: Uuid, brake: &Brake) -> Result<(), EngineError> {
         &*host.files,
         &path.with_extension("new"),
         &path,
-        brake.text().as_bytes(),
+        delay.text().as_bytes(),
     );
     match written {
-        // The VM was destroyed and forgotten between the two: nothing is left to be held up.
+        // The VM was destroyed meanwhile, and its run folder with it: no restart follows.
         Err(EngineError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(()),
-        other => other,
+        Err(error) => Err(error),
+        Ok(()) => remove(&earlier),
     }
 }
 
-/// How long the VM's domain has lived, by the operation that made it; `None` where the journal does not
-/// tell.
+/// Time since the VM's domain was made, by the journal; `None` if the journal does not have it.
 fn life(host: &Host, uuid: Uuid) -> Result<Option<Duration>, EngineError> {
     let contents = xyl_saga::load(&*host.files, &host.dirs.journal(uuid))?;
     let past = Past::of(&contents);
@@ -213,6 +232,8 @@ fn life(host: &Host, uuid: Uuid) -> Result<Option<Duration>, EngineError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use xen_sim::model::Model;
+    use xenstore::mem::MemStore;
 
     #[test]
     fn pauses_grow_to_a_limit() {
@@ -221,18 +242,58 @@ mod tests {
         assert_eq!(pause_s(u32::MAX), PAUSE_MAX_S);
     }
 
+    /// A host of tests, and its run folder of a VM.
+    fn host(folder: &Path) -> (Host, Vm, PathBuf) {
+        let (hv, store) = (Model::new(64), MemStore::new().client(0).unwrap());
+        let host = Host::new(Box::new(hv), store, Dirs::below(folder));
+        let (domid, uuid) = (DomId(7), Uuid::from_bytes([7; 16]));
+        let run = host.dirs.vm_run(uuid);
+        std::fs::create_dir_all(&run).unwrap();
+        (host, Vm { domid, uuid }, run)
+    }
+
+    #[test]
+    fn the_file_of_the_release_before_is_read_and_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (host, vm, run) = host(folder.path());
+        std::fs::write(run.join("brake"), "7 3 2 4711\n").unwrap();
+        let read = || super::read(&*host.files, &host.dirs, vm.uuid);
+        assert_eq!(read().map(|delay| delay.failures), Some(2));
+        of_failure(&host, vm, &mut Backoff::default()).unwrap();
+        assert_eq!(read().map(|delay| delay.failures), Some(3));
+        assert!(!run.join("brake").exists() && run.join("restart-delay").exists());
+    }
+
+    #[test]
+    fn a_delay_that_is_over_leaves_neither_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (host, vm, run) = host(folder.path());
+        for name in ["brake", "restart-delay"] {
+            std::fs::write(run.join(name), "6 3 2 4711\n").unwrap();
+        }
+        let none = RestartDelay {
+            domid: vm.domid,
+            short_lives: 0,
+            failures: 0,
+            due_s: 0,
+        };
+        note(&host, vm.uuid, &none).unwrap();
+        assert_eq!(std::fs::read_dir(&run).unwrap().count(), 0);
+        assert_eq!(super::read(&*host.files, &host.dirs, vm.uuid), None);
+    }
+
     #[test]
     fn notes_are_read_back_and_nonsense_is_not() {
-        let brake = Brake {
+        let delay = RestartDelay {
             domid: DomId(7),
             short_lives: 3,
             failures: 2,
             due_s: 4711,
         };
-        assert_eq!(Brake::parse(&brake.text()), Some(brake));
+        assert_eq!(RestartDelay::parse(&delay.text()), Some(delay));
         for text in ["", "7 3 2", "7 3 2 4711 1", "7 3 2 x", "70000 3 2 1"] {
-            assert_eq!(Brake::parse(text), None, "{text}");
+            assert_eq!(RestartDelay::parse(text), None, "{text}");
         }
-        assert!(brake.why().contains("2 of 5 tries") && brake.why().contains("3 times"));
+        assert!(delay.why().contains("2 of 5 tries") && delay.why().contains("3 times"));
     }
 }

@@ -1,25 +1,44 @@
-//! What is under way, and what has ended, by the VMs' journals. Reading them takes no lock.
+//! The operations of all VMs, from their journals, and the requests in their queues. Reading them takes no lock.
+
+use std::collections::BTreeMap;
 
 use os_port::{Files, Process, list_if_there};
 use uuid::Uuid;
+use xyl_api::RequestId;
 use xyl_saga::{Contents, JournalError, Operation, Past};
 
-use crate::supervise::restart_backoff::{self, Brake};
+use crate::supervise::restart_backoff::{self, RestartDelay};
+use crate::vm::given_up::{self, GivenUp};
+use crate::vm::request_queue::{self, Queued, RequestQueue};
 use crate::{Dirs, EngineError};
 
-/// A VM's journal.
+/// The journal, requests and restart state of a VM.
 pub struct VmOps {
     /// UUID of the VM.
     pub uuid: Uuid,
-    /// What its journal holds, or why it cannot be read.
+    /// Contents of its journal, or the error of reading it.
     pub contents: Result<Contents, JournalError>,
-    /// Whether somebody has the VM's lock, or died with it.
+    /// Whether the file of the VM's lock exists: a process holds the lock, or died with it.
     pub is_busy: bool,
-    /// What holds its next restart up.
-    pub brake: Option<Brake>,
+    /// The delay of its next restart.
+    pub restart_delay: Option<RestartDelay>,
+    /// Time and reason, if its restart was given up.
+    pub given_up: Option<GivenUp>,
+    /// The requests in its queue, the oldest first.
+    pub requests: Vec<QueuedRequest>,
 }
 
-/// How an operation stands, for people.
+/// A request in a VM's queue.
+pub struct QueuedRequest {
+    /// Id of the request.
+    pub id: RequestId,
+    /// Whether it was begun.
+    pub is_started: bool,
+    /// The request, or why it cannot be read.
+    pub envelope: request_queue::Read,
+}
+
+/// State of an operation, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// A process is at work on it.
@@ -44,7 +63,7 @@ impl Status {
     }
 }
 
-/// The journals of all VMs that have one, in the order of their UUIDs.
+/// The journals of all VMs that have one or whose restart was given up, in the order of their UUIDs.
 pub fn all(files: &dyn Files, dirs: &Dirs) -> Result<Vec<VmOps>, EngineError> {
     let list = |folder: &std::path::Path| {
         list_if_there(files, folder).map_err(|source| EngineError::io("list", folder, source))
@@ -54,14 +73,34 @@ pub fn all(files: &dyn Files, dirs: &Dirs) -> Result<Vec<VmOps>, EngineError> {
         .iter()
         .filter_map(|name| Uuid::try_parse(name).ok())
         .collect();
+    let mut given_up: BTreeMap<Uuid, GivenUp> = given_up::all(files, dirs).into_iter().collect();
+    uuids.extend(given_up.keys());
     uuids.sort_unstable();
-    let read = |uuid: Uuid| VmOps {
+    uuids.dedup();
+    let mut read = |uuid: Uuid| VmOps {
         uuid,
         contents: xyl_saga::load(files, &dirs.journal(uuid)),
         is_busy: busy.contains(&uuid.hyphenated().to_string()),
-        brake: restart_backoff::read(files, dirs, uuid),
+        restart_delay: restart_backoff::read(files, dirs, uuid),
+        given_up: given_up.remove(&uuid),
+        requests: requests_of(RequestQueue::new(files, dirs, uuid)),
     };
-    Ok(uuids.into_iter().map(read).collect())
+    Ok(uuids.into_iter().map(&mut read).collect())
+}
+
+/// The requests in a queue. A request that is carried out meanwhile is left out, and so is a queue that cannot be
+/// read.
+fn requests_of(queue: RequestQueue<'_>) -> Vec<QueuedRequest> {
+    let queued = queue.list().unwrap_or_default().into_iter();
+    let read = |one: Queued| {
+        let envelope = queue.read(one).ok()??;
+        Some(QueuedRequest {
+            id: one.id,
+            is_started: one.is_started,
+            envelope,
+        })
+    };
+    queued.filter_map(read).collect()
 }
 
 impl VmOps {
@@ -70,12 +109,12 @@ impl VmOps {
         self.contents.as_ref().map(Past::of).unwrap_or_default()
     }
 
-    /// How one of them stands.
+    /// State of one of the operations.
     pub fn standing(&self, operation: &Operation, process: &dyn Process) -> Status {
         match operation.outcome {
             Some(outcome) => Status::Ended(outcome),
             None if !self.is_busy => Status::Stuck,
-            None if process.is_running(operation.pid) => Status::UnderWay,
+            None if operation.process().is_running(process) => Status::UnderWay,
             None => Status::Interrupted,
         }
     }

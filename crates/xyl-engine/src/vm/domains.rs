@@ -1,16 +1,14 @@
-//! The domains there are: listing, looking up, naming.
+//! Finds, lists and renames domains. The commands and most operations use it.
 //!
-//! A list costs one hypercall, and one batch of xenstore reads for the names: never a request for
-//! each domain.
+//! A list costs one hypercall and one batch of xenstore reads for the names. There is no request for each single
+//! domain.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path as FilePath;
 use std::str::FromStr;
 use std::time::Duration;
 
-use os_port::Lock;
+use os_port::{Files, Lock};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use xen_port::{CpuPool, DomId, DomainInfo, Hypervisor, SchedulerParams};
@@ -22,16 +20,16 @@ pub use crate::host::NO_NAME;
 use crate::vm::names::{self, NameIndex};
 pub use crate::vm::paths::uuid_text;
 pub(crate) use crate::vm::paths::{has_vm_part, home, vm_path};
-use crate::vm::userdata;
+use crate::vm::{userdata, without_domain};
 use crate::{EngineError, Host};
 
-/// How long another process may hold a name that is to be given.
+/// Time limit for another process to release a name.
 const NAME_LIMIT: Duration = Duration::from_secs(1);
 
-/// How an operator names a domain.
+/// A domain as a user names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DomainRef {
-    /// By its number.
+    /// Domid of the domain.
     Number(u64),
     /// By its name.
     Name(String),
@@ -40,7 +38,7 @@ pub enum DomainRef {
 }
 
 impl DomainRef {
-    /// Digits alone are a number, `uuid=...` and `uuid:...` a UUID, all else a name.
+    /// Parses a user's text. Digits alone are a number, `uuid=...` and `uuid:...` a UUID, all else a name.
     pub fn parse(text: &str) -> DomainRef {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             return DomainRef::Number(text.parse().unwrap_or(u64::MAX));
@@ -55,21 +53,21 @@ impl DomainRef {
     }
 }
 
-/// A domain that was asked for.
+/// A domain that was found.
 #[derive(Clone, Debug)]
 pub struct Domain {
-    /// What Xen knows of it.
+    /// Xen's information about the domain.
     pub info: DomainInfo,
-    /// Its name, where the look-up needed one.
+    /// Name of the domain, if the look-up needed names.
     pub name: Option<String>,
 }
 
-/// All domains, in the order of their numbers.
+/// Returns all domains, ordered by domid.
 pub fn list(hv: &dyn Hypervisor) -> Result<Vec<DomainInfo>, EngineError> {
     Ok(hv.domain_list()?)
 }
 
-/// Finds a domain.
+/// Finds the domain that `asked` means.
 pub fn find(
     hv: &dyn Hypervisor,
     store: &mut impl Tree,
@@ -83,7 +81,7 @@ pub fn find(
     }
 }
 
-/// Finds the domain with a number.
+/// Finds the domain with this domid.
 pub fn find_number(hv: &dyn Hypervisor, number: u64) -> Result<Domain, EngineError> {
     let info = match u16::try_from(number) {
         Ok(domid) if domid < DomId::FIRST_RESERVED => hv.domain_info(DomId(domid))?,
@@ -93,12 +91,12 @@ pub fn find_number(hv: &dyn Hypervisor, number: u64) -> Result<Domain, EngineErr
         .ok_or_else(|| EngineError::NoSuchDomain(number.to_string()))
 }
 
-/// Whether a domain has run: an undo or a recovery must not destroy it, whatever a journal says.
+/// Whether a domain has run. An undo or a recovery must not destroy such a domain, whatever its journal contains.
 pub(crate) fn has_run(info: &DomainInfo) -> bool {
     !info.flags.paused || info.cpu_time_ns > 0
 }
 
-/// A VM's domain that is not about to go. A handle of zeros is nobody's: whoever makes domains without one makes several.
+/// Finds a VM's domain that is not dying. A handle of zeros belongs to no VM, because several domains may have it.
 pub(crate) fn living(hv: &dyn Hypervisor, handle: [u8; 16]) -> Result<Option<DomId>, EngineError> {
     if handle == [0; 16] {
         return Ok(None);
@@ -107,7 +105,7 @@ pub(crate) fn living(hv: &dyn Hypervisor, handle: [u8; 16]) -> Result<Option<Dom
     Ok(list(hv)?.iter().find(lives).map(|info| info.domid))
 }
 
-/// Finds the domain with a UUID: the one that lives, where an earlier one of the VM is still about to go.
+/// Finds the domain with this UUID. A living one has priority over a dying one of the same VM.
 pub fn find_uuid(hv: &dyn Hypervisor, handle: [u8; 16]) -> Result<Domain, EngineError> {
     let found = list(hv)?.into_iter().filter(|info| info.handle == handle);
     found
@@ -116,7 +114,7 @@ pub fn find_uuid(hv: &dyn Hypervisor, handle: [u8; 16]) -> Result<Domain, Engine
         .ok_or_else(|| EngineError::NoSuchDomain(format!("uuid={}", uuid_text(&handle))))
 }
 
-/// Finds the domain with a name. Of several, which should not be, the one with the lowest number.
+/// Finds the domain with this name. If several have it, which is an error elsewhere, the one with the lowest domid.
 pub fn find_name(
     hv: &dyn Hypervisor,
     store: &mut impl Tree,
@@ -130,20 +128,28 @@ pub fn find_name(
     {
         return Ok(domain);
     }
-    // Before it is said that there is none, xenstore is asked for all of them.
+    // The index may be behind. So all names are read from xenstore before the search fails.
     let names = names::read(store, &infos)?;
-    named(&infos, names, name)
-        .or_else(|| of_open_operation(index, infos, name))
+    named(&infos, names.clone(), name)
+        .or_else(|| of_open_operation(index, &infos, &names, name))
         .ok_or_else(|| EngineError::NoSuchDomain(name.to_owned()))
 }
 
-/// A domain whose nodes a destroy has removed, and that has not ended: its VM's journal still says the name.
-fn of_open_operation(index: &NameIndex, infos: Vec<DomainInfo>, name: &str) -> Option<Domain> {
-    let uuid = index.open_operation_on(name)?;
-    let mut infos = infos.into_iter();
-    let info = infos.find(|info| &info.handle == uuid.as_bytes())?;
-    let name = Some(name.to_owned());
-    Some(Domain { info, name })
+/// A domain whose nodes a destroy has removed, and that has not ended: its VM's journal still says the name. Only the journals of
+/// domains without a name are read.
+fn of_open_operation(
+    index: &NameIndex,
+    infos: &[DomainInfo],
+    names: &[Option<String>],
+    name: &str,
+) -> Option<Domain> {
+    let mut nameless = infos.iter().zip(names).filter(|(_, known)| known.is_none());
+    let (info, _) =
+        nameless.find(|(info, _)| index.has_open_operation(Uuid::from_bytes(info.handle), name))?;
+    Some(Domain {
+        info: info.clone(),
+        name: Some(name.to_owned()),
+    })
 }
 
 fn named(infos: &[DomainInfo], names: Vec<Option<String>>, name: &str) -> Option<Domain> {
@@ -157,7 +163,7 @@ fn named(infos: &[DomainInfo], names: Vec<Option<String>>, name: &str) -> Option
         })
 }
 
-/// Those of the domains that are stub domains: device models of other domains.
+/// The stub domains among these domains: device models of other domains.
 pub fn stub_domains(
     store: &mut impl Tree,
     infos: &[DomainInfo],
@@ -170,7 +176,7 @@ pub fn stub_domains(
         .collect())
 }
 
-/// When each domain was started, in seconds since 1970, where that was recorded.
+/// Start time of each domain in seconds since 1970. `None` if no toolstack recorded it.
 pub fn start_times(
     store: &mut impl Tree,
     infos: &[DomainInfo],
@@ -200,13 +206,13 @@ fn decimal_part(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// Keeps others off a name until its new owner is known by it in xenstore.
+/// Locks a name against other processes until its new domain has it in xenstore.
 pub(crate) fn reserve_name(host: &Host, name: &str) -> Result<Box<dyn Lock>, EngineError> {
-    // Whoever looks for what dead processes left holds it for a moment.
+    // A process that looks for leftovers holds the lock only briefly.
     reserve_name_within(host, name, NAME_LIMIT)
 }
 
-/// The same, waiting for whoever holds the name.
+/// Like [`reserve_name`], with a time limit for another process to release the name.
 pub(crate) fn reserve_name_within(
     host: &Host,
     name: &str,
@@ -223,13 +229,16 @@ pub(crate) fn reserve_name_within(
     })
 }
 
-/// Refuses a name that another domain has than `own`. One that Xen is still freeing has none.
+/// Refuses a name that another domain has than `own`, or another VM than `handle` that waits for its next domain. A domain that
+/// Xen is still freeing has none.
 pub(crate) fn refuse_taken_name(
     host: &mut Host,
     name: &str,
     own: DomId,
+    handle: &[u8; 16],
 ) -> Result<(), EngineError> {
     let mut others = list(&*host.hv)?;
+    without_domain::refuse_its_name(&host.records(), &others, name, handle)?;
     others.retain(|info| info.domid != own && !info.flags.dying);
     match names::find(&mut host.store, &others, name)? {
         Some(domid) => Err(EngineError::NameTaken {
@@ -246,14 +255,14 @@ fn refuse_bad_name(host: &Host, name: &str) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Refuses what [`rename`] refuses. Another process may take the name between this look and a rename.
+/// Checks whether [`rename`] would refuse the name. Another process may still take it before the rename.
 pub(crate) fn check_rename(
     host: &mut Host,
     info: &DomainInfo,
     new_name: &str,
 ) -> Result<(), EngineError> {
     refuse_bad_name(host, new_name)?;
-    refuse_taken_name(host, new_name, info.domid)
+    refuse_taken_name(host, new_name, info.domid, &info.handle)
 }
 
 /// Gives a domain another name, unless another domain has it.
@@ -261,7 +270,8 @@ pub fn rename(host: &mut Host, info: &DomainInfo, new_name: &str) -> Result<(), 
     refuse_bad_name(host, new_name)?;
     let _name = reserve_name(host, new_name)?;
     let mut infos = list(&*host.hv)?;
-    // The name of one that Xen is still freeing is free.
+    without_domain::refuse_its_name(&host.records(), &infos, new_name, &info.handle)?;
+    // The name of a dying domain is free.
     infos.retain(|info| !info.flags.dying);
     host.store.try_transaction(|transaction| {
         refuse_removed(&*host.hv, transaction, info)?;
@@ -285,8 +295,8 @@ pub fn rename(host: &mut Host, info: &DomainInfo, new_name: &str) -> Result<(), 
     })
 }
 
-/// Somebody else may destroy a domain at any time; what is written of it afterwards would stay for ever, or be another's.
-/// Within a transaction, so that it cannot go between this look and the commit.
+/// Fails if the domain was removed meanwhile. It runs inside the transaction that writes the name, so the domain
+/// cannot vanish before the commit. Nodes of a removed domain would stay, or belong to a later domain.
 fn refuse_removed(
     hv: &dyn Hypervisor,
     store: &mut impl Tree,
@@ -300,28 +310,28 @@ fn refuse_removed(
     }
 }
 
-/// A domain's configuration as `xl list -l` shows it: libxl's record, with what may have changed
-/// since it was written taken from Xen and xenstore.
+/// A domain's configuration as `xl list -l` shows it: libxl's record, updated with values from Xen and xenstore that
+/// may have changed since. `records` is where libxl's records are: the disk and its folder.
 pub fn configuration(
     hv: &dyn Hypervisor,
     store: &mut impl Tree,
-    xen_lib: &FilePath,
+    records: (&dyn Files, &FilePath),
     info: &DomainInfo,
 ) -> Result<Value, EngineError> {
     let pools = hv.cpu_pools()?;
     let live = Live::read(store, std::slice::from_ref(info))?.pop();
-    configured(hv, &pools, xen_lib, info, live.unwrap_or_default())
+    configured(hv, &pools, records, info, live.unwrap_or_default())
 }
 
-/// The same of several domains, in the order given: xenstore is asked once for all of them, and Xen once for its pools.
-/// A domain without libxl's record has an error of its own in its place.
+/// The configurations of several domains, in the given order, with one batch of xenstore reads and one read of the
+/// pools. A domain without libxl's record has an error in its place.
 ///
 /// # Errors
 /// Those of xenstore and Xen.
 pub fn configurations(
     hv: &dyn Hypervisor,
     store: &mut impl Tree,
-    xen_lib: &FilePath,
+    records: (&dyn Files, &FilePath),
     infos: &[DomainInfo],
 ) -> Result<Vec<Result<Value, EngineError>>, EngineError> {
     let pools = hv.cpu_pools()?;
@@ -329,24 +339,24 @@ pub fn configurations(
     Ok(infos
         .iter()
         .zip(lives)
-        .map(|(info, live)| configured(hv, &pools, xen_lib, info, live))
+        .map(|(info, live)| configured(hv, &pools, records, info, live))
         .collect())
 }
 
 fn configured(
     hv: &dyn Hypervisor,
     pools: &[CpuPool],
-    xen_lib: &FilePath,
+    records: (&dyn Files, &FilePath),
     info: &DomainInfo,
     live: Live,
 ) -> Result<Value, EngineError> {
     let uuid = uuid_text(&info.handle);
-    let mut config = libxl_record(xen_lib, info)?;
+    let mut config = libxl_record(records, info)?;
     let c_info = object(&mut config, "c_info");
     if let Some(name) = live.name {
         c_info["name"] = name.into();
     }
-    // libxl leaves out what is at its default, such as domain 0's UUID of zeros.
+    // libxl omits defaults, such as domain 0's UUID of zeros.
     if info.handle != [0; 16] {
         c_info["uuid"] = uuid.into();
     }
@@ -363,7 +373,7 @@ fn configured(
     Ok(config)
 }
 
-/// The object under a key, made where it is missing or something else.
+/// The object under a key. It replaces a missing or different value.
 fn object<'a>(config: &'a mut Value, key: &str) -> &'a mut Value {
     if !config.is_object() {
         *config = json!({});
@@ -375,37 +385,33 @@ fn object<'a>(config: &'a mut Value, key: &str) -> &'a mut Value {
     member
 }
 
-/// libxl's record of a domain, as it was written.
-pub fn libxl_record(xen_lib: &FilePath, info: &DomainInfo) -> Result<Value, EngineError> {
-    read_record(&userdata::json_path(
-        xen_lib,
-        info.domid,
-        &uuid_text(&info.handle),
-    ))
+/// Reads libxl's record of a domain, without updates.
+pub fn libxl_record(
+    (files, xen_lib): (&dyn Files, &FilePath),
+    info: &DomainInfo,
+) -> Result<Value, EngineError> {
+    let uuid = uuid_text(&info.handle);
+    read_record(files, &userdata::json_path(xen_lib, info.domid, &uuid))
 }
 
-fn read_record(path: &FilePath) -> Result<Value, EngineError> {
-    let mut text = Vec::new();
-    File::open(path)
-        .and_then(|file| {
-            file.take(userdata::RECORD_MAX_BYTES + 1)
-                .read_to_end(&mut text)
-        })
-        .map_err(|source| EngineError::io("read", path, source))?;
+fn read_record(files: &dyn Files, path: &FilePath) -> Result<Value, EngineError> {
     let bad = |what: String| EngineError::Record {
         path: path.to_owned(),
         what,
     };
-    if text.len() as u64 > userdata::RECORD_MAX_BYTES {
-        return Err(bad(format!(
-            "longer than {} bytes: not a record of libxl",
-            userdata::RECORD_MAX_BYTES
-        )));
-    }
+    let text = match files.read(path, userdata::RECORD_MAX_BYTES) {
+        Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => {
+            return Err(bad(format!(
+                "longer than {} bytes: not a record of libxl",
+                userdata::RECORD_MAX_BYTES
+            )));
+        }
+        read => read.map_err(|source| EngineError::io("read", path, source))?,
+    };
     userdata::decode_json(&text).map_err(|error| bad(format!("not JSON: {error}")))
 }
 
-/// What changes while a domain runs.
+/// Values that change while a domain runs.
 #[derive(Default)]
 struct Live {
     name: Option<String>,
@@ -415,7 +421,7 @@ struct Live {
 }
 
 impl Live {
-    /// That of each domain, in one batch.
+    /// Reads the values of each domain, in one batch.
     fn read(store: &mut impl Tree, infos: &[DomainInfo]) -> Result<Vec<Live>, EngineError> {
         let mut batch = Batch::new();
         let mut indices = Vec::with_capacity(infos.len());
@@ -446,7 +452,7 @@ impl Live {
     }
 }
 
-/// A domain's share of the CPUs as libxl writes it; `None` under a scheduler without shares.
+/// A domain's CPU share as libxl writes it. `None` if the scheduler has no shares.
 fn share(hv: &dyn Hypervisor, pools: &[CpuPool], info: &DomainInfo) -> Option<Value> {
     let pool = pools.iter().find(|pool| pool.id == info.cpupool)?;
     let name = pool.scheduler.name();
@@ -614,21 +620,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("record");
         std::fs::write(&path, b"{\"c_info\": {}}\0").unwrap();
-        assert_eq!(read_record(&path).unwrap(), json!({"c_info": {}}));
-        std::fs::write(&path, b"not json").unwrap();
-        assert!(
-            read_record(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("not JSON")
+        assert_eq!(
+            read_record(&SystemFiles, &path).unwrap(),
+            json!({"c_info": {}})
         );
-        std::fs::write(&path, vec![b' '; userdata::RECORD_MAX_BYTES as usize + 1]).unwrap();
-        assert!(
-            read_record(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("longer than")
-        );
+        // The second one would be JSON, if it were shorter.
+        let mut long = vec![b' '; userdata::RECORD_MAX_BYTES as usize];
+        long.extend(b"{}");
+        for bytes in [b"not json".to_vec(), long] {
+            std::fs::write(&path, bytes).unwrap();
+            let error = read_record(&SystemFiles, &path).unwrap_err();
+            assert!(matches!(error, EngineError::Record { .. }), "{error}");
+        }
     }
 
     #[test]

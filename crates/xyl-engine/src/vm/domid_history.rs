@@ -1,8 +1,8 @@
-//! Domids that were in use a moment ago.
+//! Domids that were in use within the last minute. A create skips them.
 //!
-//! Backends and other tools may still act on the number of a domain that has just ended, so no new
-//! domain gets it for a while. The record is libxl's own (`/var/run/xen/domid-history`: lines of
-//! `SECONDS DOMID`, the seconds being those of the monotonic clock), so that both toolstacks heed it.
+//! Backends and other tools may still act on a domid after its domain has ended. The record is libxl's own file, so
+//! that both toolstacks obey it: `/var/run/xen/domid-history`, with lines `SECONDS DOMID` in seconds of the monotonic
+//! clock.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,14 +13,14 @@ use xen_port::DomId;
 use crate::vm::store::write_whole;
 use crate::{EngineError, Host};
 
-/// How long a domid counts as recently used, as in libxl.
+/// Time in seconds during which a domid counts as recent, as in libxl.
 const REUSE_AFTER_S: u64 = 60;
-/// How long libxl or another process of ours may hold the record.
+/// Time limit for another process to release the record's lock.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
-/// Largest record that is read, in bytes: more than a line for each domid there can be.
+/// Maximum number of bytes that are read: more than one line for each possible domid.
 const RECORD_MAX_BYTES: u64 = 1 << 20;
 
-/// The record in one folder, `/var/run/xen` on a real host.
+/// The record in a folder; `/var/run/xen` on a real host.
 pub struct DomidHistory<'h> {
     path: PathBuf,
     files: &'h dyn Files,
@@ -28,7 +28,7 @@ pub struct DomidHistory<'h> {
 }
 
 impl<'h> DomidHistory<'h> {
-    /// The host's record.
+    /// The record of this host.
     pub fn of(host: &'h Host) -> DomidHistory<'h> {
         DomidHistory::new(&host.dirs.xen_run, &*host.files, &*host.clock)
     }
@@ -42,13 +42,13 @@ impl<'h> DomidHistory<'h> {
         }
     }
 
-    /// Whether a domain with this number ended less than a minute ago.
+    /// Whether a domain with this domid ended within the last minute.
     pub fn is_recent(&self, domid: DomId) -> bool {
         let now = self.clock.since_boot_s();
         self.entries(now).iter().any(|(_, used)| *used == domid)
     }
 
-    /// Notes that this domid was in use until now.
+    /// Records that this domid was in use until now.
     pub fn mark(&self, domid: DomId) -> Result<(), EngineError> {
         let lock = self.path.with_extension("lock");
         let deadline = self.clock.now() + LOCK_LIMIT;
@@ -71,7 +71,7 @@ impl<'h> DomidHistory<'h> {
         write_whole(self.files, &new, &self.path, text.as_bytes())
     }
 
-    /// What still counts; lines that make no sense do not.
+    /// The recent entries. Invalid lines are ignored.
     fn entries(&self, now: u64) -> Vec<(u64, DomId)> {
         let bytes = self.files.read(&self.path, RECORD_MAX_BYTES);
         String::from_utf8_lossy(&bytes.unwrap_or_default())

@@ -1,9 +1,8 @@
-//! Who may change a VM: whoever holds its lock.
+//! The VM lock: the right to change a VM.
 //!
-//! The lock is a file of `/run/xyl/busy`, named by the VM's UUID. The kernel frees it when its holder
-//! dies, and the file stays: so that folder tells at once of everything that is under way, or was when
-//! its process died. Whoever takes a lock first finishes what the VM's journal says was under way:
-//! `VmGuard::take`, which is in `recover`, does both.
+//! Each VM has a lock file in `/run/xyl/busy`, named by its UUID. The kernel releases the lock if its holder dies,
+//! and the file stays. So the folder lists the operations that are under way or unfinished. The next process that
+//! takes the lock first finishes the open operation of the VM's journal: `VmGuard::take` in `recover` does both.
 
 use std::time::Duration;
 
@@ -12,27 +11,29 @@ use uuid::Uuid;
 use xen_port::DomId;
 use xyl_saga::{Contents, Journal, Outcome, Past, Record};
 
-use crate::vm::{journal, monitor_lock, store};
+use crate::vm::{given_up, journal, monitor_lock, request_queue, store};
 use crate::{EngineError, Host};
 
-/// How long whoever changes the VM at the moment may take until it is another's turn.
+/// Time limit of the wait for another process that changes the VM.
 const LOCK_LIMIT: Duration = Duration::from_secs(180);
-/// How long nobody is told of that wait: most changes are done by then.
+/// Time before the user gets a message about the wait. Most changes are shorter.
 const QUIET_LIMIT: Duration = Duration::from_millis(500);
 
-/// What was made of an operation whose process had died.
+/// Result of finishing an operation whose process had died.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
     /// UUID of the VM.
     pub uuid: Uuid,
-    /// Its name, where that is known.
+    /// Name of the VM, or empty.
     pub name: String,
-    /// The VM's domain, where it has one now.
+    /// Domid of the VM's domain, if it has one now.
     pub domid: Option<DomId>,
-    /// What was made of it, in words.
+    /// Text about the result.
     pub what: String,
-    /// Whether it could not be finished: then `what` says why.
+    /// Whether the operation could not be finished. Then `what` has the reason.
     pub has_failed: bool,
+    /// Whether an earlier recovery has reported the same journal. It was set aside, and its file is still there.
+    pub was_reported: bool,
 }
 
 impl Recovered {
@@ -43,10 +44,11 @@ impl Recovered {
             domid: None,
             what: format!("what was under way could not be finished: {error}"),
             has_failed: true,
+            was_reported: false,
         }
     }
 
-    /// A line about it.
+    /// The line of a report.
     pub fn line(&self) -> String {
         let name = match self.name.as_str() {
             "" => format!("the VM {}", self.uuid),
@@ -56,27 +58,28 @@ impl Recovered {
     }
 }
 
-/// A journal in which nothing is under way any more, and what was made of what had been.
+/// A journal without open operations, and the result for the operation that was open.
 pub(crate) struct Left {
     pub contents: Contents,
     pub recovered: Option<Recovered>,
 }
 
-/// The right to change a VM.
+/// The right to change a VM. Dropping it releases the VM lock.
 pub struct VmGuard {
     /// UUID of the VM.
     pub(crate) uuid: Uuid,
     _lock: Box<dyn Lock>,
-    /// What the journal held when the lock was taken; nothing is under way in it.
+    /// Contents of the journal when the lock was taken. No operation is open in it.
     pub(crate) contents: Contents,
-    /// Whether another process had the lock, and may have changed the VM.
+    /// Whether this process waited for another one, which may have changed the VM.
     pub has_waited: bool,
-    /// What another process had left under way.
+    /// Result for an operation that a dead process had left open.
     pub recovered: Option<Recovered>,
 }
 
 impl VmGuard {
-    /// Takes a VM's lock and waits for the process that holds it. Then `finish` finishes the operation that a dead process left.
+    /// Takes a VM's lock, and waits for the process that holds it. Then calls `finish` for the operation that a dead
+    /// process left.
     pub(crate) fn take_and_finish(
         host: &mut Host,
         uuid: Uuid,
@@ -98,8 +101,10 @@ impl VmGuard {
         }
     }
 
-    /// Records an open operation as failed, so that another one can begin. Only an operation that removes all that the open
-    /// one could leave may do this. `is_covered` tells that of the open operation's kind.
+    /// Records an open operation as failed, so that a new one can begin.
+    ///
+    /// Only an operation that removes everything that the open one can leave may call this. `is_covered` returns
+    /// whether that is so for the open operation's kind.
     pub(crate) fn close_unfinished(
         &mut self,
         host: &Host,
@@ -121,15 +126,15 @@ impl VmGuard {
         Ok(())
     }
 
-    /// Tells of what another process had left under way.
-    pub(crate) fn tell(&self, host: &Host) {
+    /// Reports the result for the operation that a dead process had left.
+    pub(crate) fn report_recovered(&self, host: &Host) {
         if let Some(recovered) = &self.recovered {
             (host.notice)(&recovered.line());
         }
     }
 
-    /// Refuses to begin anything while an earlier operation on the VM is open: it was taken over when the lock was
-    /// taken, and could not be finished.
+    /// Refuses a new operation while an earlier one is open. It was resumed when the lock was taken, and could not be
+    /// finished.
     pub(crate) fn refuse_unfinished(&self) -> Result<(), EngineError> {
         if Past::of(&self.contents).under_way().is_none() {
             return Ok(());
@@ -142,7 +147,7 @@ impl VmGuard {
     }
 }
 
-/// Takes the lock; whether another process had it.
+/// Takes the lock. Returns whether another process held it.
 fn take_lock(host: &Host, uuid: Uuid) -> Result<(Box<dyn Lock>, bool), EngineError> {
     let path = host.dirs.vm_lock(uuid);
     let failed = |source| EngineError::io("lock", &path, source);
@@ -170,10 +175,25 @@ fn take_lock(host: &Host, uuid: Uuid) -> Result<(Box<dyn Lock>, bool), EngineErr
     }
 }
 
-/// Removes what is kept of a VM that has no domain; the lock is held by the caller.
+/// Removes the files of a VM that has no domain. The caller holds the lock.
+///
+/// Each request of the VM gets one answer. The requests that wait get their replies, then the VM's supervision ends, and
+/// then the requests that came meanwhile get theirs. So a request that was added before the second time has its reply. One
+/// that was added later was added after the end of the supervision. `requests::submit` looks at the supervision once more
+/// after it has added a request. It sees the end, takes the request back or finds it gone, and returns the error. A request
+/// is marked as begun before its reply is written, so it is either taken back or replied to.
 pub(crate) fn forget(host: &Host, uuid: Uuid) -> Result<(), EngineError> {
     store::remove(&*host.files, &host.dirs, &uuid.hyphenated().to_string())?;
-    monitor_lock::dismiss(&*host.files, &host.dirs, uuid)?;
+    given_up::forget(host, uuid)?;
+    let doorbell = host.dirs.doorbell(uuid);
+    host.doorbells
+        .remove(&doorbell)
+        .map_err(|source| EngineError::io("remove", &doorbell, source))?;
+    request_queue::answer_all(host, uuid);
+    monitor_lock::remove_file(&*host.files, &host.dirs, uuid)?;
+    request_queue::answer_all(host, uuid);
+    // Replies to commands that were killed. What cannot be removed now, `recover` removes.
+    let _ = request_queue::remove_old_replies(host, Some(uuid));
     let folder = host.dirs.vm_run(uuid);
     remove_folder_if_there(&*host.files, &folder)
         .map_err(|source| EngineError::io("remove", &folder, source))

@@ -1,26 +1,33 @@
-//! What a VM is: its specification, its record on disk, its name, its domain and its lock.
+//! A VM: its specification, its record on disk, its name, its domain and its locks.
 //!
-//! Every other folder stands on this one. Nothing here starts, changes or ends a domain.
+//! The folders above use this one. Nothing here starts, changes or ends a domain.
 
+pub mod disk;
 pub mod domains;
 pub mod domid_history;
+pub mod given_up;
 pub mod journal;
+pub mod kind;
 pub mod lock;
 pub mod monitor_lock;
 pub mod names;
+pub mod nic;
 pub mod paths;
+pub mod request_queue;
 pub mod spec;
+pub mod state;
 pub mod store;
 pub mod userdata;
+pub mod without_domain;
 
 use uuid::Uuid;
 use xen_port::DomId;
 
-/// A VM that has a domain.
+/// A VM with its present domain.
 #[derive(Clone, Copy, Debug)]
 pub struct Vm {
-    /// The VM's present domain.
+    /// Domid of the VM's present domain.
     pub domid: DomId,
-    /// The VM's identity, which outlives its domains.
+    /// UUID of the VM. It stays the same over all its domains.
     pub uuid: Uuid,
 }

@@ -1,10 +1,9 @@
-//! Which VMs are to be watched over, and whether somebody does.
+//! Monitor locks: the VMs that should have a monitor, and whether each has one.
 //!
-//! A VM that is to be watched over has a file in `/run/xyl/watch`, named by its UUID. Whoever watches
-//! holds the file's lock, and has written its process's number into it. The kernel frees the lock when
-//! its holder dies, and the file stays: so one look into the folder and one `flock` for each VM show
-//! which of them have lost their process, without a question to Xen or xenstored. A VM that nobody is
-//! to watch over (`xyl create -e`) has no file.
+//! A supervised VM has a file in `/run/xyl/watch`, named by its UUID. Its monitor holds the file's lock and writes
+//! its process ID into the file. The kernel releases the lock when the monitor dies, and the file stays. So one
+//! `readdir`, and one `flock` for each VM, find the VMs whose monitor has died, without a request to Xen or
+//! xenstored. A VM without supervision (`xyl create -e`) has no file.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -14,20 +13,19 @@ use uuid::Uuid;
 
 use crate::{Dirs, EngineError, Host};
 
-/// How long one who is about to watch waits for the one before, or for somebody who looks.
+/// Time limit for a new monitor to get the lock from an old monitor, or from a process that tests it.
 const TAKE_LIMIT: Duration = Duration::from_secs(5);
-/// Largest file that is read, in bytes: a process's number.
+/// Maximum number of bytes that are read of a file: a process ID.
 const FILE_MAX_BYTES: u64 = 32;
 
-/// The right, and the duty, to watch over a VM. Dropped, it is left for an heir, as by a death.
+/// The exclusive monitor lock of a VM. Dropping it leaves the file, so that another process starts a new monitor.
 pub struct MonitorLock {
     uuid: Uuid,
     lock: Option<Box<dyn Lock>>,
 }
 
 impl MonitorLock {
-    /// Takes a VM's post, with the lock that this process was born with or a new one; `None` where another
-    /// process has it.
+    /// Takes a VM's monitor lock, or adopts the lock that the process inherited. `None` if another process holds it.
     pub fn take(
         host: &Host,
         uuid: Uuid,
@@ -45,30 +43,37 @@ impl MonitorLock {
         let Some(lock) = lock else {
             return Ok(None);
         };
-        let post = MonitorLock {
+        let monitor_lock = MonitorLock {
             uuid,
             lock: Some(lock),
         };
         let number = format!("{}\n", host.process.id());
-        // On a full disk the file holds no number: the lock counts all the same.
+        // On a full disk the file has no process ID. The lock is valid nevertheless.
         let _ = host.files.write(&path, number.as_bytes());
-        Ok(Some(post))
+        Ok(Some(monitor_lock))
     }
 
-    /// Whether the VM is to be left alone from now on: somebody has removed the file, or it is another monitor's. A file that
-    /// cannot be read now, or that a full disk left without a number, is this monitor's as long as somebody has its lock.
-    pub fn is_abolished(&self, host: &Host) -> bool {
-        match watcher(&*host.files, &host.dirs, self.uuid) {
+    /// UUID of the VM.
+    pub(crate) fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
+    /// Whether the VM no longer belongs to this monitor: the file was removed, or another monitor owns it.
+    ///
+    /// If the file cannot be read, or has no process ID after a full disk, it belongs to this monitor while its lock
+    /// is held.
+    pub fn is_revoked(&self, host: &Host) -> bool {
+        match monitor_pid(&*host.files, &host.dirs, self.uuid) {
             Some(number) => number != host.process.id(),
-            None => matches!(is_watched(&*host.files, &host.dirs, self.uuid), Ok(false)),
+            None => matches!(has_monitor(&*host.files, &host.dirs, self.uuid), Ok(false)),
         }
     }
 
-    /// Nobody needs to watch over the VM any more.
-    pub fn abolish(mut self, host: &Host) {
+    /// Ends the supervision of the VM, and removes the file.
+    pub fn end_supervision(mut self, host: &Host) {
         let lock = self.lock.take();
-        match self.is_abolished(host) {
-            // The file is not this one any more.
+        match self.is_revoked(host) {
+            // The file belongs to another monitor, so it stays.
             true => lock.into_iter().for_each(|lock| lock.leave()),
             false => drop(lock),
         }
@@ -83,8 +88,8 @@ impl Drop for MonitorLock {
     }
 }
 
-/// From now on a VM is to be watched over. Whoever says so starts the process that does, and gives it the lock.
-pub fn want(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Result<(), EngineError> {
+/// Creates a VM's monitor-lock file. The caller then starts the monitor and gives it the lock.
+pub fn create_file(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Result<(), EngineError> {
     let path = dirs.watch(uuid);
     let folder = dirs.watched();
     files
@@ -94,24 +99,24 @@ pub fn want(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Result<(), EngineErro
         .map_err(|source| EngineError::io("make", &path, source))
 }
 
-/// Nobody is to watch over a VM; a process that does leaves it alone when it next wakes up.
-pub fn dismiss(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Result<(), EngineError> {
+/// Removes a VM's monitor-lock file. A monitor ends when it next wakes up.
+pub fn remove_file(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Result<(), EngineError> {
     let path = dirs.watch(uuid);
     os_port::remove_if_there(files, &path)
         .map_err(|source| EngineError::io("remove", &path, source))
 }
 
-/// A VM that is to be watched over.
+/// A supervised VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Watched {
+pub struct Supervised {
     /// UUID of the VM.
     pub uuid: Uuid,
-    /// Whether a process does.
+    /// Whether a process holds the lock.
     pub is_held: bool,
 }
 
-/// All VMs that are to be watched over, in the order of their UUIDs.
-pub fn all(files: &dyn Files, dirs: &Dirs) -> Result<Vec<Watched>, EngineError> {
+/// Returns all supervised VMs, ordered by UUID.
+pub fn supervised(files: &dyn Files, dirs: &Dirs) -> Result<Vec<Supervised>, EngineError> {
     let folder = dirs.watched();
     let names =
         list_if_there(files, &folder).map_err(|source| EngineError::io("list", &folder, source))?;
@@ -121,15 +126,15 @@ pub fn all(files: &dyn Files, dirs: &Dirs) -> Result<Vec<Watched>, EngineError> 
         .collect();
     uuids.sort_unstable();
     let watched = uuids.into_iter().filter_map(|uuid| {
-        // One whose file has gone meanwhile is watched over no more.
+        // If the file was removed meanwhile, the VM is no longer supervised.
         let is_held = files.is_locked(&dirs.watch(uuid)).ok()?;
-        Some(Watched { uuid, is_held })
+        Some(Supervised { uuid, is_held })
     });
     Ok(watched.collect())
 }
 
-/// Whether a process watches over a VM. Whoever does has had the lock from its first moment on.
-pub fn is_watched(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Result<bool, EngineError> {
+/// Whether a VM has a monitor. A monitor holds the lock from its start.
+pub fn has_monitor(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Result<bool, EngineError> {
     let path = dirs.watch(uuid);
     match files.is_locked(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
@@ -137,17 +142,23 @@ pub fn is_watched(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Result<bool, En
     }
 }
 
-/// The VMs that have lost the process that watched over them.
-pub fn lost(files: &dyn Files, dirs: &Dirs) -> Result<Vec<Uuid>, EngineError> {
-    let all = all(files, dirs)?.into_iter();
+/// The supervised VMs whose monitor has died.
+pub fn without_monitor(files: &dyn Files, dirs: &Dirs) -> Result<Vec<Uuid>, EngineError> {
+    let all = supervised(files, dirs)?.into_iter();
     Ok(all
         .filter(|watched| !watched.is_held)
         .map(|watched| watched.uuid)
         .collect())
 }
 
-/// The process that watches over a VM, or did last.
-pub fn watcher(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Option<u32> {
+/// Whether a VM is supervised: it has a monitor, or is to get one.
+pub(crate) fn is_supervised(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> bool {
+    let locked = files.is_locked(&dirs.watch(uuid));
+    !matches!(locked, Err(error) if error.kind() == ErrorKind::NotFound)
+}
+
+/// Process ID of the VM's present or last monitor.
+pub fn monitor_pid(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Option<u32> {
     let bytes = files.read(&dirs.watch(uuid), FILE_MAX_BYTES).ok()?;
     std::str::from_utf8(&bytes).ok()?.trim_end().parse().ok()
 }

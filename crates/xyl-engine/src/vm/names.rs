@@ -1,19 +1,19 @@
-//! Domains' names, which live in xenstore, and an index of them.
+//! Names of domains in xenstore, and an index of them on disk.
 //!
-//! xenstored takes time for each request, and the more the more domains there are: a host with hundreds
-//! of them would pay for all their names at each list and each create. So the process that watches
-//! over a VM keeps its name in one file, `/run/xyl/names`, too: it puts it there when its watch on the
-//! name's node stands, and again whenever the node changes, whoever changed it. An entry counts
-//! while that process lives and the domain is still the one it speaks of; all other names are read
-//! from xenstore. So the index saves requests and decides nothing by itself: a name that `xl rename`
-//! changes is the new one as soon as its watcher has been woken.
+//! With hundreds of domains, reading all names from xenstored slows down each list and each create. So a VM's monitor
+//! also writes the domain's name to the file `/run/xyl/names`. It does so after it has set a watch on the name's
+//! node, and again after each change of the node by any program.
+//!
+//! An entry is valid while the monitor lives and the domid belongs to the same UUID. All other names are read from
+//! xenstore. The index only saves requests. After `xl rename`, it has the new name as soon as the monitor has handled
+//! the watch event.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use os_port::{Clock, Files, Process, list_if_there};
+use os_port::{Clock, Files, Process};
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, Hypervisor};
 use xenstore::{Batch, Client, Tree};
@@ -26,17 +26,17 @@ use crate::vm::paths::{home, uuid_text};
 use crate::vm::userdata;
 use crate::{Dirs, EngineError, Host};
 
-/// Largest index that is read, in bytes: room for more domains than Xen can have.
+/// Maximum number of bytes that are read of the index: room for more domains than Xen can have.
 const INDEX_MAX_BYTES: u64 = 8 << 20;
-/// From this size on, an index is looked at for lines that have had their day, in bytes.
+/// Size in bytes from which an index is compacted.
 const TIDY_FROM_BYTES: usize = 64 << 10;
-/// How long another process may take to put a name in.
+/// Time limit for another process that writes to the index.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
-/// Which names new VMs may have on this host, by its policy.
+/// The rule of the host's policy for names of new VMs.
 ///
 /// # Errors
-/// The policy cannot be read, or is none.
+/// The policy cannot be read or is invalid.
 pub fn rule(files: &dyn Files, dirs: &Dirs) -> Result<NameRule, EngineError> {
     Ok(match Policy::load(files, &dirs.policy)?.names {
         NamesAllowed::Strict => NameRule::Strict,
@@ -44,8 +44,7 @@ pub fn rule(files: &dyn Files, dirs: &Dirs) -> Result<NameRule, EngineError> {
     })
 }
 
-/// The names of domains, in the order given, as xenstore knows them, in one batch of requests; `None`
-/// for a domain that it does not know.
+/// Reads names from xenstore in one batch, in the order of `infos`. `None` for a domain without a name.
 pub fn read(
     store: &mut impl Tree,
     infos: &[DomainInfo],
@@ -53,7 +52,7 @@ pub fn read(
     read_each(store, infos, "name")
 }
 
-/// The names of domains, in the order given: from the index, and from xenstore where it has none.
+/// Names in the order of `infos`: from the index, or else from xenstore.
 pub fn of(
     store: &mut impl Tree,
     index: &NameIndex,
@@ -76,8 +75,9 @@ pub fn of(
     Ok(names)
 }
 
-/// A domain's name as the host's files have it: the index, or else libxl's record, which a rename may have left behind.
-/// For journals alone, for which xenstored is not asked. Nothing where no file tells.
+/// Name of a domain from the host's files: the index, or libxl's record, which may be older than a rename.
+///
+/// Only journals use it, because it makes no request to xenstored. Empty if no file has a name.
 pub(crate) fn on_disk(host: &Host, info: &DomainInfo) -> String {
     let index = NameIndex::new(&*host.files, &*host.clock, &*host.process, &host.dirs);
     let indexed = index.names(std::slice::from_ref(info)).pop().flatten();
@@ -91,8 +91,8 @@ fn recorded(host: &Host, info: &DomainInfo) -> Option<String> {
     Some(record.get("c_info")?.get("name")?.as_str()?.to_owned())
 }
 
-/// The first of the domains that has the name, by xenstore alone: whether a name is free is decided by this, and the index
-/// may be behind where a monitor is stopped or busy.
+/// Finds the first domain with the name, from xenstore alone. The index cannot decide whether a name is free, because
+/// a stopped or busy monitor has not updated it.
 pub fn find(
     store: &mut impl Tree,
     infos: &[DomainInfo],
@@ -106,7 +106,7 @@ pub fn find(
     Ok(found.map(|(info, _)| info.domid))
 }
 
-/// One node of each domain's home, in one batch.
+/// Reads one node of each domain's home, in one batch.
 pub(crate) fn read_each(
     store: &mut impl Tree,
     infos: &[DomainInfo],
@@ -125,8 +125,8 @@ pub(crate) fn read_each(
         .collect())
 }
 
-/// The file with the names of domains that are watched over: lines of `DOMID UUID PID NAME`, the last
-/// one of a domain being the one that counts. A name of nothing takes the earlier ones back.
+/// The index: a file with lines of `DOMID UUID PID NAME` for supervised domains. The last line of a domain is valid.
+/// A line with an empty name deletes the domain's entry.
 #[derive(Clone, Copy)]
 pub struct NameIndex<'h> {
     files: &'h dyn Files,
@@ -135,12 +135,12 @@ pub struct NameIndex<'h> {
     dirs: &'h Dirs,
 }
 
-/// What a line says.
+/// One line of the index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     domid: DomId,
     uuid: Uuid,
-    /// Who watches over the name.
+    /// Process ID of the monitor that keeps the name up to date.
     watcher: u32,
     name: String,
 }
@@ -161,19 +161,15 @@ impl<'h> NameIndex<'h> {
         }
     }
 
-    /// The VM of this name on which an operation is open, by the VMs' journals. Its domain may have lost its name in
+    /// Whether an operation is open on a VM of this name and UUID, by the VM's journal. Its domain may have lost its name in
     /// xenstore to that operation.
-    pub(crate) fn open_operation_on(&self, name: &str) -> Option<Uuid> {
-        let vms = list_if_there(self.files, &self.dirs.vms_run()).ok()?;
-        let mut uuids = vms.iter().filter_map(|vm| Uuid::try_parse(vm).ok());
-        uuids.find(|uuid| {
-            let contents = xyl_saga::load(self.files, &self.dirs.journal(*uuid));
-            let past = contents.as_ref().map(Past::of).unwrap_or_default();
-            past.under_way().is_some_and(|open| open.begin.name == name)
-        })
+    pub(crate) fn has_open_operation(&self, uuid: Uuid, name: &str) -> bool {
+        let contents = xyl_saga::load(self.files, &self.dirs.journal(uuid));
+        let past = contents.as_ref().map(Past::of).unwrap_or_default();
+        past.under_way().is_some_and(|open| open.begin.name == name)
     }
 
-    /// Puts a domain's name in, as long as the calling process lives; a name of nothing takes it out.
+    /// Writes a domain's name, valid while the calling process lives. An empty name deletes the entry.
     pub fn put(&self, domid: DomId, uuid: Uuid, name: &str) -> Result<(), EngineError> {
         let path = self.path();
         let failed = |source| EngineError::io("write", &path, source);
@@ -181,7 +177,7 @@ impl<'h> NameIndex<'h> {
         let lock = self
             .files
             .lock(&path.with_extension("lock"), Some(deadline));
-        // Without the lock nothing is lost but time: the name is read from xenstore.
+        // Without the lock the entry is not written. Then the name is read from xenstore.
         let Some(_lock) = lock.map_err(failed)? else {
             return Ok(());
         };
@@ -201,7 +197,7 @@ impl<'h> NameIndex<'h> {
         self.dirs.run.join("names")
     }
 
-    /// The names that count, in the order of the domains.
+    /// The valid names, in the order of `infos`.
     fn names(&self, infos: &[DomainInfo]) -> Vec<Option<String>> {
         let mut entries = Entry::last_of_each(&self.text());
         infos
@@ -214,13 +210,13 @@ impl<'h> NameIndex<'h> {
             .collect()
     }
 
-    /// The whole index. One that cannot be read is as good as an empty one.
+    /// Text of the index. Empty if it cannot be read.
     fn text(&self) -> String {
         let bytes = self.files.read(&self.path(), INDEX_MAX_BYTES);
         String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
     }
 
-    /// Leaves the lines that count still, once there are many. The lock is held.
+    /// Removes lines that are no longer valid from a large index. The caller holds the lock.
     fn tidy(&self) -> Result<(), EngineError> {
         let text = self.text();
         if text.len() < TIDY_FROM_BYTES {
@@ -249,7 +245,7 @@ impl<'h> NameIndex<'h> {
 }
 
 impl Entry {
-    /// A line with its end: one without is still being written.
+    /// Parses a line with its newline. A line without one is still being written.
     fn parse(line: &str) -> Option<Entry> {
         let mut words = line.strip_suffix('\n')?.splitn(4, ' ');
         Some(Entry {
@@ -260,7 +256,7 @@ impl Entry {
         })
     }
 
-    /// A name that is no text of one line is left to xenstore.
+    /// Formats the line. A name with a newline is written as empty, so that xenstore is asked.
     fn line(&self) -> String {
         let name = if self.name.chars().any(char::is_control) {
             ""
@@ -270,7 +266,7 @@ impl Entry {
         format!("{} {} {} {name}\n", self.domid, self.uuid, self.watcher)
     }
 
-    /// The last entry of each domain, unless that takes the name back.
+    /// The last entry of each domain, without deleted ones.
     fn last_of_each(text: &str) -> HashMap<DomId, Entry> {
         let mut entries: HashMap<DomId, Entry> = text
             .split_inclusive('\n')
@@ -283,7 +279,7 @@ impl Entry {
 }
 
 impl Host {
-    /// What a search for a domain needs: the hypervisor, xenstore, and the index of the names in it.
+    /// The parts that a search for a domain needs: the hypervisor, xenstore, and the name index.
     pub fn directory(&mut self) -> (&dyn Hypervisor, &mut Client, NameIndex<'_>) {
         let index = NameIndex::new(&*self.files, &*self.clock, &*self.process, &self.dirs);
         (&*self.hv, &mut self.store, index)
@@ -349,7 +345,7 @@ mod tests {
         let folder = Folder::new();
         let store = MemStore::new();
         let mut client = store.client(0).unwrap();
-        // The monitor is stopped, and has not seen the new name.
+        // The monitor is stopped, so the index still has the old name.
         folder.index().put(DomId(3), UUID, "old").unwrap();
         let path = home(DomId(3), "name").unwrap();
         client.write(&path, b"new").unwrap();
@@ -369,7 +365,7 @@ mod tests {
             client.write(&path, format!("n{domid}").as_bytes()).unwrap();
         }
         index.put(DomId(1), UUID, "watched").unwrap();
-        // Another domain has got the number; the name was taken back; it cannot stand in a line.
+        // The domid belongs to another VM; the entry was deleted; the name does not fit in a line.
         index.put(DomId(2), Uuid::from_bytes([8; 16]), "b").unwrap();
         index.put(DomId(3), UUID, "c").unwrap();
         index.put(DomId(3), UUID, "").unwrap();

@@ -1,35 +1,39 @@
-//! What a VM is to be, decided: no defaults are left open, nothing unsupported is asked for.
+//! [`VmSpec`]: the complete specification of a VM. `config::plan` builds it, with every default filled in and nothing
+//! unsupported.
 
 use std::path::PathBuf;
 
 use uuid::Uuid;
 use xen_port::{CpuMap, GuestKind, ShutdownReason};
 
-/// The shim's command line where the configuration has none.
+use crate::vm::disk::{Disk, Server};
+use crate::vm::nic::Nic;
+
+/// Command line of the shim if the configuration has none.
 pub const DEFAULT_SHIM_CMDLINE: &str = "pv-shim console=xen,pv";
 
-/// A VM, ready to be created.
+/// The specification of a VM, ready for a create.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmSpec {
     /// Name of the VM.
     pub name: String,
-    /// Identity; also the domain's handle.
+    /// UUID of the VM; also the domain's handle.
     pub uuid: Uuid,
     /// PV or PVH.
     pub kind: GuestKind,
-    /// Memory at the start, in KiB.
+    /// Memory target at the start, in KiB.
     pub target_kib: u64,
-    /// Memory that it may have, in KiB.
+    /// Maximum memory, in KiB.
     pub max_kib: u64,
-    /// vCPUs online at the start.
+    /// Number of vCPUs that are online at the start.
     pub vcpus: u32,
-    /// vCPUs that it may have.
+    /// Maximum number of vCPUs.
     pub max_vcpus: u32,
-    /// Hard affinity of each vCPU; those beyond the end may run anywhere.
+    /// Hard affinity of each vCPU. vCPUs without an entry may use all CPUs.
     pub hard_affinity: Vec<CpuMap>,
-    /// Soft affinity of each vCPU.
+    /// Soft affinity of each vCPU. vCPUs without an entry have none.
     pub soft_affinity: Vec<CpuMap>,
-    /// Share of the CPUs, and upper limit in per cent of one; `None` leaves Xen's default.
+    /// Scheduler weight. `None` leaves Xen's default.
     pub cpu_weight: Option<u16>,
     /// Upper limit in per cent of one CPU; `None` leaves Xen's default.
     pub cpu_cap: Option<u16>,
@@ -41,52 +45,61 @@ pub struct VmSpec {
     pub ramdisk: Option<PathBuf>,
     /// Command line of the kernel.
     pub cmdline: Option<String>,
-    /// The shim that the kernel runs in. The domain is PVH then, and the kernel PV.
+    /// The shim, if the PV kernel runs in one. Then the domain is PVH.
     pub shim: Option<Shim>,
-    /// The configuration has `pvshim = 0`: it asks for a PV kernel to run without the shim.
+    /// Whether the configuration has `pvshim = 0`, which asks for a PV kernel without the shim.
     pub wants_bare: bool,
-    /// What to do when it ends.
+    /// Actions after the domain has shut down.
     pub on: OnShutdown,
-    /// Hardware-assisted paging; `None` uses it where the host has it.
+    /// Hardware-assisted paging. `None` uses it if the host has it.
     pub hap: Option<bool>,
-    /// The guest may use hardware virtualisation itself.
+    /// Nested virtualisation: the guest may use hardware virtualisation itself.
     pub nested_virt: bool,
     /// Virtual performance counters.
     pub vpmu: bool,
-    /// Time-stamp counter mode, Xen's number.
+    /// Time-stamp counter mode, with Xen's number.
     pub tsc_mode: u32,
-    /// Offset of the wall clock in seconds.
+    /// Offset of the wall clock, in seconds.
     pub time_offset_s: i64,
-    /// How much of it was asked for; the rest is the local time zone's.
+    /// The part of the offset that the configuration sets. The rest is the offset of the local time zone.
     pub rtc_offset_s: i32,
     /// Whether the wall clock shows local time.
     pub localtime: bool,
-    /// Timer mode of a PVH guest, Xen's number.
+    /// Timer mode of a PVH guest, with Xen's number.
     pub timer_mode: u64,
-    /// The guest will never move: it may use the invariant time-stamp counter.
+    /// The guest cannot be migrated, so it may use the invariant time-stamp counter.
     pub nomigrate: bool,
-    /// Unknown MSRs read as zero.
+    /// Reads of unknown MSRs return zero.
     pub msr_relaxed: bool,
     /// Grant-table frames; `None` leaves Xen's default.
     pub max_grant_frames: Option<u32>,
     /// Maptrack frames; `None` leaves Xen's default.
     pub max_maptrack_frames: Option<u32>,
-    /// Highest grant-table version; `None` takes the highest that the host has.
+    /// Maximum grant-table version. `None` takes the highest version of the host.
     pub max_grant_version: Option<u32>,
     /// Highest event-channel port.
     pub max_event_channels: u32,
     /// Trace buffer of each vCPU in bytes.
     pub vmtrace_size_bytes: u32,
-    /// The configuration has a label of Xen's security modules (`seclabel`, `init_seclabel`).
+    /// Whether the configuration has a label of Xen's security modules (`seclabel`, `init_seclabel`).
     pub has_label: bool,
     /// Memory is claimed before it is allocated.
     pub claim: bool,
+    /// Its disks, in the order of the configuration.
+    pub disks: Vec<Disk>,
+    /// Its network interfaces, in the order of the configuration.
+    pub nics: Vec<Nic>,
 }
 
 impl VmSpec {
-    /// The UUID as Xen's tools write it.
+    /// The UUID as text, as Xen's tools write it.
     pub fn uuid_text(&self) -> String {
         self.uuid.hyphenated().to_string()
+    }
+
+    /// Whether one of its disks needs QEMU.
+    pub fn needs_qemu(&self) -> bool {
+        self.disks.iter().any(|disk| disk.server == Server::Qemu)
     }
 
     /// `pv`, `pvh` or `hvm`, as xl and xenstore write it.
@@ -95,19 +108,19 @@ impl VmSpec {
     }
 }
 
-/// A PV shim, as the configuration describes it; `None` is the usual.
+/// A PV shim, as configured. `None` in a field selects the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shim {
     /// Path of the shim's image.
     pub path: Option<PathBuf>,
-    /// Its command line.
+    /// Command line of the shim.
     pub cmdline: Option<String>,
-    /// What comes behind its command line.
+    /// Text that is appended to the command line.
     pub extra: Option<String>,
 }
 
 impl Shim {
-    /// Its command line in full.
+    /// The complete command line of the shim.
     pub fn command_line(&self) -> String {
         let cmdline = self.cmdline.as_deref().unwrap_or(DEFAULT_SHIM_CMDLINE);
         match &self.extra {
@@ -126,22 +139,22 @@ pub fn kind_text(kind: GuestKind) -> &'static str {
     }
 }
 
-/// What is done with a domain that has ended.
+/// The action after a domain has shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Destroy the domain.
     Destroy,
-    /// Destroyed, and created anew from its configuration.
+    /// Destroy the domain, and create the VM's next one from its configuration.
     Restart,
-    /// Kept under another name, and created anew.
+    /// Keep the domain under another name, and create the VM's next one.
     RenameRestart,
-    /// Kept as it is.
+    /// Keep the domain as it is.
     Preserve,
-    /// Given its interfaces as new, and let run on.
+    /// Reset the domain's interfaces to Xen, and let it run on.
     SoftReset,
-    /// Its core is dumped, and then it is destroyed.
+    /// Dump the domain's core, then destroy it.
     CoredumpDestroy,
-    /// Its core is dumped, and then it is restarted.
+    /// Dump the domain's core, then restart it.
     CoredumpRestart,
 }
 
@@ -159,7 +172,7 @@ impl Action {
         }
     }
 
-    /// libxl's name, in its records (`libxl_action_on_shutdown`).
+    /// Name in libxl's records (`libxl_action_on_shutdown`).
     pub fn libxl_name(self) -> &'static str {
         match self {
             Action::RenameRestart => "restart_rename",
@@ -171,7 +184,7 @@ impl Action {
     }
 }
 
-/// The action for each way to end.
+/// The action for each shutdown reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OnShutdown {
     /// Action of `on_poweroff`.
@@ -187,7 +200,7 @@ pub struct OnShutdown {
 }
 
 impl OnShutdown {
-    /// Whether a VM whose domain ends for this reason gets its next domain.
+    /// Whether the VM gets a next domain after a shutdown for this reason.
     pub fn restarts(&self, reason: ShutdownReason) -> bool {
         matches!(
             self.action(reason),
@@ -195,7 +208,7 @@ impl OnShutdown {
         )
     }
 
-    /// What to do for a reason; `None` for a suspended guest, which waits to be resumed.
+    /// The action for a reason. `None` for a suspended guest, which waits for a resume.
     pub fn action(&self, reason: ShutdownReason) -> Option<Action> {
         match reason {
             ShutdownReason::Poweroff => Some(self.poweroff),
@@ -208,7 +221,7 @@ impl OnShutdown {
         }
     }
 
-    /// What to do with a domain that could not be soft-reset: the same as if it had crashed.
+    /// The action if a soft reset fails: that of a crash.
     pub fn action_without_soft_reset(&self) -> Action {
         match self.crash {
             Action::SoftReset => Action::Preserve,

@@ -1,18 +1,19 @@
 //! libxl's files of a domain ("userdata"): `/var/lib/xen/userdata-d.DOMID.UUID.NAME`.
 //!
-//! The one that is named `libxl-json` holds the domain's configuration. xl reads it for each command on a domain, so Xyl writes
-//! one for each of its own domains. Its text ends in a NUL byte: libxl reads the file into a buffer of exactly
-//! its size and parses that as a C string. A record without the NUL makes xl read beyond its buffer.
+//! The file `libxl-json` contains the domain's configuration. xl reads it in each command on a domain, so Xyl writes
+//! one for each of its domains. The text ends with a NUL byte, because libxl reads the file into a buffer of exactly
+//! its size and parses it as a C string. Without the NUL, xl would read beyond its buffer.
 //!
-//! xl changes these files, a domain's devices and a domain's memory limits under one lock, `domain-userdata-lock`. Xyl takes it
-//! for the same. Order of locks: the VM's lock (`VmGuard`) first, then this one.
+//! xl changes these files, a domain's devices and a domain's memory limits under one lock, `domain-userdata-lock`. So
+//! does Xyl. Order of locks: first the VM lock (`VmGuard`), then this one.
 //!
-//! libxl rewrites the record where devices change, and for nothing else: it reads name, memory, vCPUs and share of the
-//! CPUs from xenstore and Xen each time. So Xyl does not rewrite it for those either.
+//! libxl rewrites the record only when devices change. It reads name, memory, vCPUs and CPU share from xenstore and
+//! Xen each time. Xyl does the same.
 //!
-//! Facts: `libxl__userdata_path` and `libxl__userdata_destroyall` (`libxl_dom.c`), `libxl__set_domain_configuration` and
-//! `libxl__lock_domain_userdata` (`libxl_internal.c`), `libxl_retrieve_domain_configuration` (`libxl_domain.c`).
+//! Facts: `libxl__userdata_path` and `libxl__userdata_destroyall` (`libxl_dom.c`), `libxl__set_domain_configuration`
+//! and `libxl__lock_domain_userdata` (`libxl_internal.c`), `libxl_retrieve_domain_configuration` (`libxl_domain.c`).
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,9 +24,9 @@ use xen_port::DomId;
 use crate::vm::store::write_whole;
 use crate::{EngineError, Host};
 
-/// Largest record that is read, in bytes. Those of xl are a few KiB.
+/// Maximum number of bytes that are read of a record. xl's records have a few KiB.
 pub(crate) const RECORD_MAX_BYTES: u64 = 1 << 20;
-/// How long a command of xl may hold the lock. libxl holds it for a few system calls.
+/// Time limit for a command of xl to release the lock. libxl holds it for a few system calls.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
 /// Name of libxl's lock.
 const LOCK_NAME: &str = "domain-userdata-lock";
@@ -35,7 +36,7 @@ pub fn json_path(xen_lib: &Path, domid: DomId, uuid: &str) -> PathBuf {
     path(xen_lib, 'd', domid, uuid, "libxl-json")
 }
 
-/// `class` is `d` for a file, `n` for one that is being written, `l` for a lock.
+/// Path of a file. `class` is `d` for data, `n` for a file that is being written, `l` for a lock.
 fn path(xen_lib: &Path, class: char, domid: DomId, uuid: &str, name: &str) -> PathBuf {
     xen_lib.join(format!("userdata-{class}.{domid}.{uuid}.{name}"))
 }
@@ -47,10 +48,10 @@ pub fn encode_json(record: &Value) -> Vec<u8> {
     bytes
 }
 
-/// The record in these bytes. A record without its NUL is accepted: Xyl wrote such ones once.
+/// Parses the bytes of a record. Accepts one without the NUL, because earlier versions of Xyl wrote such records.
 ///
 /// # Errors
-/// What is wrong with the JSON.
+/// An error of the JSON parser.
 pub fn decode_json(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     serde_json::from_slice(bytes.strip_suffix(b"\0").unwrap_or(bytes))
 }
@@ -58,7 +59,7 @@ pub fn decode_json(bytes: &[u8]) -> Result<Value, serde_json::Error> {
 /// Reads a domain's libxl-json.
 ///
 /// # Errors
-/// [`EngineError::Io`] where it cannot be read, [`EngineError::Record`] where it is no JSON.
+/// [`EngineError::Io`] if it cannot be read, [`EngineError::Record`] if it is not JSON.
 pub fn read_json(
     files: &dyn Files,
     xen_lib: &Path,
@@ -75,10 +76,10 @@ pub fn read_json(
     })
 }
 
-/// Writes a domain's libxl-json, whole or not at all, under libxl's lock.
+/// Writes a domain's libxl-json atomically, under libxl's lock.
 ///
 /// # Errors
-/// [`EngineError::Io`]; [`EngineError::Deadline`] where a process of xl holds the lock.
+/// [`EngineError::Io`]; [`EngineError::Deadline`] if a process of xl holds the lock.
 pub fn write_json(
     host: &Host,
     domid: DomId,
@@ -92,13 +93,41 @@ pub fn write_json(
     write_whole(files, &new, &path, &encode_json(record))
 }
 
-/// Takes libxl's lock of a domain, waiting for the process of xl that has it. `uuid` is the VM's UUID in text.
-///
-/// The lock file is removed when the lock is dropped. libxl does so too, and each side checks that the file it has
-/// locked is still the one at the path.
+/// Changes a domain's libxl-json. The caller has libxl's lock of the domain, so no change of xl is lost. `change` returns whether it has changed
+/// anything. A domain without the file, which another toolstack has made, stays without it.
 ///
 /// # Errors
-/// [`EngineError::Io`]; [`EngineError::Deadline`] where a process of xl holds the lock.
+/// As [`read_json`] and [`write_json`].
+pub(crate) fn change_json(
+    host: &Host,
+    domid: DomId,
+    uuid: &str,
+    change: impl FnOnce(&mut Value) -> bool,
+) -> Result<(), EngineError> {
+    let (files, xen_lib) = (&*host.files, host.dirs.xen_lib.as_path());
+    let mut record = match read_json(files, xen_lib, domid, uuid) {
+        Err(EngineError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            return Ok(());
+        }
+        read => read?,
+    };
+    let new = path(xen_lib, 'n', domid, uuid, "libxl-json");
+    if !change(&mut record) {
+        // A process that died while it wrote has left it. Nobody writes it now, because the lock is held.
+        return remove_if_there(files, &new)
+            .map_err(|source| EngineError::io("remove", &new, source));
+    }
+    let path = json_path(xen_lib, domid, uuid);
+    write_whole(files, &new, &path, &encode_json(&record))
+}
+
+/// Takes libxl's lock of a domain, and waits for a process of xl that holds it. `uuid` is the VM's UUID as text.
+///
+/// Dropping the lock removes its file, as libxl does. Each side checks that the locked file is still the one at the
+/// path.
+///
+/// # Errors
+/// [`EngineError::Io`]; [`EngineError::Deadline`] if a process of xl holds the lock.
 pub(crate) fn lock(host: &Host, domid: DomId, uuid: &str) -> Result<Box<dyn Lock>, EngineError> {
     let path = path(&host.dirs.xen_lib, 'l', domid, uuid, LOCK_NAME);
     let deadline = host.clock.now() + LOCK_LIMIT;
@@ -116,10 +145,10 @@ pub(crate) fn lock(host: &Host, domid: DomId, uuid: &str) -> Result<Box<dyn Lock
     })
 }
 
-/// Removes every userdata file of the domain, those of Xyl and those of xl, under libxl's lock.
+/// Removes all userdata files of the domain, also those of xl, under libxl's lock.
 ///
 /// # Errors
-/// [`EngineError::Io`]; [`EngineError::Deadline`] where a process of xl holds the lock.
+/// [`EngineError::Io`]; [`EngineError::Deadline`] if a process of xl holds the lock.
 pub fn remove_all(host: &Host, domid: DomId, uuid: &str) -> Result<(), EngineError> {
     let (files, xen_lib) = (&*host.files, host.dirs.xen_lib.as_path());
     let names =
@@ -129,7 +158,7 @@ pub fn remove_all(host: &Host, domid: DomId, uuid: &str) -> Result<(), EngineErr
     if !names.iter().any(is_one) {
         return Ok(());
     }
-    // The lock's own file goes with the lock.
+    // Dropping the lock removes its file.
     let _lock = lock(host, domid, uuid)?;
     let is_file = |name: &String| is_one(name) && !name.ends_with(LOCK_NAME);
     for name in names.into_iter().filter(is_file) {

@@ -11,17 +11,17 @@ use crate::error::Outcome;
 /// Take over a domain that xl has created
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "From then on Xyl watches over the domain, and restarts it or ends it as its configuration says; that is taken from libxl's \
-record of it. xl's own process that waits for its end is ended, since two would both act on it. The guest sees \
-none of this. xl's commands still work on the domain. A domain that has what Xyl cannot do (disks, network interfaces, HVM) is \
-refused by name, and stays xl's; so is one that the host's policy (/etc/xyl/policy.toml) does not allow as it runs, and a bare \
-32-bit PV guest always is. A domain that is Xyl's already gets its monitor back if it has lost it.
+    after_help = "Xyl starts a monitor for the domain, which restarts or destroys it as its configuration says. The configuration comes from libxl's \
+record. xl's process that waits for the domain's end is ended, because two such processes would conflict. The guest does not \
+notice. xl's commands still work on the domain. Xyl refuses a domain with features that it does not have (disks that QEMU serves, \
+network interfaces with a script of their own, HVM), and one that the host's policy (/etc/xyl/policy.toml) does not allow as it runs. It always refuses a bare 32-bit PV guest. \
+A domain that is Xyl's already gets a new monitor if it has none.
 
 Examples:
   xyl adopt web"
 )]
 pub struct Args {
-    /// Do it even if there are processes of which is not known whether they watch over this domain
+    /// Adopt the domain even if some processes may wait for its end
     #[arg(long)]
     force: bool,
     /// The domain: its number, its name, or uuid=...
@@ -56,15 +56,15 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     context.count(&host);
     let domid = info.domid;
     context.say(match adopted? {
-        Adopted::AlreadyOurs => format!("domain {domid} is Xyl's already, and watched over"),
-        Adopted::WatchedAgain => format!("domain {domid} is Xyl's already, and has its monitor again"),
+        Adopted::AlreadyOurs => format!("domain {domid} is Xyl's already, and has a monitor"),
+        Adopted::WatchedAgain => format!("domain {domid} is Xyl's already, and has a new monitor"),
         Adopted::TakenOver(ended) if ended.is_empty() => {
-            format!("domain {domid} is Xyl's now; no process of xl watched over it")
+            format!("domain {domid} is Xyl's now; no process of xl waited for its end")
         }
         Adopted::TakenOver(ended) => {
             let ended: Vec<String> = ended.iter().map(u32::to_string).collect();
             format!(
-                "domain {domid} is Xyl's now; the process of xl that watched over it ({}) was ended",
+                "domain {domid} is Xyl's now; the process of xl that waited for its end ({}) was ended",
                 ended.join(", ")
             )
         }

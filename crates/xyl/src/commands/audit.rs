@@ -1,4 +1,4 @@
-//! `xyl audit`: what protects this host against speculative execution.
+//! `xyl audit`: reports the host's protection against speculative execution. The facts come from `xyl-audit`.
 
 mod running;
 
@@ -19,11 +19,11 @@ use crate::shown::Shown;
 /// Show what protects this host against speculative execution, for each type of guest
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A row is a family of attacks, a column a type of guest that can run here. The worst counts of what a guest \
-could do to the hypervisor, to other guests and to domain 0:
-  ok       something stands in its way          -        the CPU does not have the weakness
-  partly   something does, with a known gap     NO       nothing does
-  ?        no source says; what is not known is never guessed
+    after_help = "A row is a family of attacks, a column a type of guest that can run here. A cell shows the worst result of three: what \
+a guest could do to the hypervisor, to other guests and to domain 0:
+  ok       a protection is active               -        the CPU is not affected
+  partly   it is active, with a known gap       NO       no protection is active
+  ?        unknown: no source tells; nothing is guessed
 A bare 32-bit PV guest is one whose kernel runs in ring 1. Guests in the shim, PVH and HVM have a column each; hvm-open-dm \
 is HVM with a device model that is not deprivileged.
 
@@ -33,11 +33,11 @@ WORDs of --fail-on:
                                  a verdict on that family other than ok and -
   v2:unknown                     that verdict on that family
   affected, cannot-tell          any advisory with that verdict
-  bare-pv32                      a bare 32-bit PV guest that runs, whoever has started it
-  changed                        a guest that runs as the policy would not let it start now
-  XSA-471                        that advisory, if the host is affected or it cannot be told
+  bare-pv32                      a running bare 32-bit PV guest, started by any toolstack
+  changed                        a running guest that the policy would not start now as it runs
+  XSA-471                        that advisory, if the host is affected or this is unknown
 
-Then the guests that run, by type. The facts are gathered anew, and kept for the policy (/etc/xyl/policy.toml) until the host is booted.
+The running guests follow, by type. The audit gathers the host's facts again and keeps them for the policy (/etc/xyl/policy.toml) until the host is booted.
 
 Examples:
   xyl audit
@@ -54,19 +54,19 @@ Exit codes:
   0  done
   1  failed
   2  wrong usage
-  3  what --fail-on names was found"
+  3  found what --fail-on names"
 )]
 pub struct Args {
-    /// Say for each verdict why, how sure it is, and what to do
+    /// Print the reason, the certainty and the remedy of each verdict
     #[arg(short = 'v', long)]
     details: bool,
-    /// Only this type of guest, whether it can run here or not
+    /// Report only this type of guest, even if it cannot run here
     #[arg(long = "type", value_name = "TYPE", value_parser = PossibleValuesParser::new(GuestType::ALL.iter().map(|guest| guest.word())))]
     guest: Option<String>,
     /// Show every advisory
     #[arg(long)]
     advisories: bool,
-    /// Exit with 3 if this is found; may be repeated
+    /// Exit with 3 if the audit finds this; may be repeated
     #[arg(long, value_name = "WORD", value_delimiter = ',', add = words(fail_on_words))]
     fail_on: Vec<String>,
 }
@@ -86,7 +86,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     };
     let audit = xyl_audit::host::audit_of(&facts, &advisories);
     let guests = guests_of(args, &facts);
-    // The host's facts are worth as much without them, unless it is they who are asked for.
+    // Without the list of guests the host's facts are still useful, unless `--fail-on` asks about guests.
     let running = match running::all(context) {
         Err(failure) if !wanted.iter().any(FailOn::is_of_the_running) => {
             context.warn(&failure);
@@ -131,7 +131,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     )))
 }
 
-/// The types to report: those that can run here, or the one that was asked for.
+/// The guest types to report: the one that `--guest` names, else all that can run here.
 fn guests_of(args: &Args, facts: &Facts) -> Vec<GuestType> {
     let asked: Option<GuestType> = args.guest.as_deref().and_then(|word| word.parse().ok());
     match asked {
@@ -170,7 +170,7 @@ fn as_json(
     })
 }
 
-/// The words of `--fail-on` that can be completed: all but FAMILY:VERDICT and advisories.
+/// Words that the shell can complete for `--fail-on`: all but FAMILY:VERDICT and advisories.
 fn fail_on_words() -> Vec<String> {
     let words = [
         "unprotected",
@@ -189,7 +189,7 @@ fn fail_on_words() -> Vec<String> {
         .collect()
 }
 
-/// A word of `--fail-on`.
+/// One argument of `--fail-on`.
 #[derive(Debug, PartialEq, Eq)]
 enum FailOn {
     Standing(Standing),
@@ -233,7 +233,7 @@ impl FailOn {
         })
     }
 
-    /// What of it there is.
+    /// Lists what the audit found that this argument names.
     fn found(&self, audit: &Audit, guests: &[GuestType]) -> Vec<String> {
         let rows = audit
             .rows
@@ -277,7 +277,7 @@ impl FailOn {
                 Some(format!("{title} is a bare 32-bit PV guest"))
             }
             FailOn::Changed if running.is_otherwise() => {
-                Some(format!("{title} is not as the policy of now would have it"))
+                Some(format!("{title} runs as the policy no longer allows"))
             }
             _ => None,
         }
@@ -303,7 +303,7 @@ fn is_open(row: &AdvisoryRow) -> bool {
     )
 }
 
-/// What people read.
+/// The report as text.
 struct Report<'a> {
     facts: &'a Facts,
     audit: &'a Audit,
@@ -326,7 +326,7 @@ impl Report<'_> {
         lines
     }
 
-    /// The host, and what is missing about it.
+    /// The lines about the host, and about facts that could not be read.
     fn head(&self) -> Vec<String> {
         let facts = self.facts;
         let version = facts
@@ -426,7 +426,7 @@ impl Report<'_> {
         })
     }
 
-    /// What to do, each advice once, with what it is for.
+    /// The remedies. Each is listed once, with the verdicts that it improves.
     fn advice(&self) -> Vec<String> {
         let mut advice: Vec<(&str, Vec<String>)> = Vec::new();
         for row in self.rows() {

@@ -1,4 +1,4 @@
-//! `xyl claims`: memory claimed and not yet allocated.
+//! `xyl claims`: lists memory that domains have claimed and Xen has not yet allocated.
 
 use serde_json::{Value, json};
 use xyl_engine::vm::domains;

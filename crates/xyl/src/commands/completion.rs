@@ -1,4 +1,4 @@
-//! `xyl completion`: what a shell needs to complete xyl's arguments.
+//! `xyl completion`: prints the script that a shell needs to complete xyl's arguments.
 
 use clap_complete::env::Shells;
 
@@ -13,8 +13,9 @@ use crate::error::{Failure, Outcome};
 
 Examples:
   source <(xyl completion bash)
-  xyl completion bash > /usr/share/bash-completion/completions/xyl
-  xyl completion zsh > /usr/share/zsh/vendor-completions/_xyl"
+  xyl completion bash > /etc/bash_completion.d/xyl
+  xyl completion zsh > /usr/local/share/zsh/site-functions/_xyl
+  xyl completion fish > /etc/fish/completions/xyl.fish"
 )]
 pub struct Args {
     /// bash, zsh or fish

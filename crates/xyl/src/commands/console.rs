@@ -1,4 +1,4 @@
-//! `xyl console`: a domain's console on this terminal.
+//! `xyl console`: attaches this terminal to a domain's console. The session itself is in [`crate::console`].
 
 use crate::complete::domain_names;
 use crate::console::{Console, Ending, Escape, Kind, Options};
@@ -67,7 +67,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     outcome(console.run(context.hv()?, &mut store)?)
 }
 
-/// What a session's end means for the command: only a signal is a failure.
+/// Maps the end of a session to the command's outcome. Only a signal is a failure.
 pub fn outcome(ending: Ending) -> Outcome {
     match ending {
         Ending::Signal(signal) => Err(Failure::Signal(signal)),

@@ -1,10 +1,13 @@
-//! `xyl create`: a domain from its configuration.
+//! `xyl create`: creates a domain from a configuration file.
+//!
+//! The module reads and plans the configuration, and has the engine create the domain. It starts the VM's monitor,
+//! and opens the console before the domain runs.
 
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use clap::ValueHint;
-use os_port::SystemFiles;
+use os_port::{Files, SystemFiles};
 use serde_json::json;
 use xen_port::{CpuMap, DomId};
 use xen_sys::Standby;
@@ -13,6 +16,7 @@ use xl_cfg::types::NameRule;
 use xl_cfg::{Config, Report, Source};
 use xyl_engine::Notice;
 use xyl_engine::config::admission::Outcome as Verdict;
+use xyl_engine::config::firmware;
 use xyl_engine::config::libxl_json;
 use xyl_engine::config::plan::{self, Planned};
 use xyl_engine::control::vcpus;
@@ -25,7 +29,7 @@ use xyl_engine::vm::monitor_lock;
 use xyl_engine::vm::names;
 use xyl_engine::vm::spec::VmSpec;
 use xyl_engine::vm::store;
-use xyl_engine::{Cancel, Dirs, EngineError, Host};
+use xyl_engine::{AutostartError, Cancel, Dirs, EngineError, Host};
 
 use crate::commands::console::outcome;
 use crate::commands::monitor::start_in_background;
@@ -36,14 +40,14 @@ use crate::interrupts::Interrupts;
 use crate::json::{self, Layout};
 use crate::output::stderr_has_colours;
 use crate::shown::Shown;
-use crate::tell::{self, Kind};
+use crate::stderr::{self, Kind};
 use crate::xlconf;
 
 /// Create a domain from a configuration file
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "key=value arguments are read after the file, and override what it says; one may hold several \
-settings, with `;` between. /dev/null as the file takes all settings from the command line.
+    after_help = "key=value arguments are read after the file, and override its settings. One argument may hold several \
+settings, separated by `;`. /dev/null as the file takes all settings from the command line.
 
 Examples:
   xyl create web.cfg
@@ -59,26 +63,26 @@ platform, processors, memory, boot, actions, time, limits, disks, ..., raw}, whe
 Without --json, -n prints libxl's own form, as `xl create -n` does: {c_info, b_info, ...}."
 )]
 pub struct Args {
-    /// Leave it paused
+    /// Leave the domain paused
     #[arg(short)]
     paused: bool,
-    /// Attach to its console before it starts
+    /// Attach to the console before the domain starts
     #[arg(short)]
     console: bool,
-    /// Stay in the foreground until it has ended, doing what its configuration says about that; with -c its console is
-    /// here meanwhile, and with -e there is nothing to stay for
+    /// Stay in the foreground as the VM's monitor until the VM has ended; with -c the console is shown meanwhile, and
+    /// -e makes this option pointless
     #[arg(short = 'F')]
     foreground: bool,
-    /// Only check the configuration and the files that it names, and print it as JSON
+    /// Check the configuration and the files that it names, and print the configuration as JSON
     #[arg(short = 'n', long = "dryrun")]
     dry_run: bool,
-    /// Say nothing but errors
+    /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
     /// Print the configuration as JSON on standard error first
     #[arg(short)]
     debug: bool,
-    /// Leave nobody to watch over it: a reboot or crash of the guest is not handled
+    /// Start no monitor: nothing handles a reboot or crash of the guest
     #[arg(short = 'e')]
     no_monitor: bool,
     /// The configuration file
@@ -96,10 +100,32 @@ pub struct Args {
     /// The configuration file, and settings that override it
     #[arg(value_name = "FILE|KEY=VALUE", value_hint = ValueHint::FilePath)]
     words: Vec<String>,
+    /// Whether the command goes on after the create
+    #[arg(skip)]
+    goes_on: bool,
 }
 
 impl Args {
-    /// Whether this process stays to watch over the VM. Without anybody to watch there is nothing to stay for.
+    /// The arguments of a create that is a part of another command.
+    fn of_part(file: &Path) -> Args {
+        Args {
+            paused: false,
+            console: false,
+            foreground: false,
+            dry_run: false,
+            quiet: true,
+            debug: false,
+            no_monitor: false,
+            defconfig: Some(file.to_owned()),
+            vncviewer: false,
+            vncviewer_autopass: false,
+            ignore_global_affinity_masks: false,
+            words: Vec::new(),
+            goes_on: true,
+        }
+    }
+
+    /// Whether this process becomes the VM's monitor. With `-e` it does not.
     fn stays(&self) -> bool {
         self.foreground && !self.no_monitor
     }
@@ -127,35 +153,81 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     }
     if args.debug {
         let text = json::text(&record_of(&planned.spec), Layout::Xl)?;
-        tell::line(format_args!("{text}"));
+        stderr::line(format_args!("{text}"));
     }
     let mut host = context.open_host()?;
     let interrupts = Interrupts::catch()?;
     let created = create_now(args, context, &planned, &mut host, &interrupts.cancel)?;
     let outcome = follow(args, context, &planned, created, &mut host, interrupts);
     context.count(&host);
-    // What the process holds goes with it, all at once, and faster.
+    // The process ends now. The kernel frees its memory and mappings faster than the destructor would.
     std::mem::forget(host);
     outcome
 }
 
-/// A console that was to be opened before the start.
+/// Creates the VM `name` of a configuration file, as a part of another command. Its monitor begins at once.
+///
+/// # Errors
+/// [`AutostartError::OtherName`] if the configuration has another name; else as `xyl create`.
+pub fn create_part(
+    context: &Context,
+    name: &str,
+    file: &Path,
+    cancel: &Cancel,
+) -> Result<Vm, Failure> {
+    let args = Args::of_part(file);
+    let planned = plan(&args, context, read_unattended(context, file)?)?;
+    if planned.spec.name != name {
+        let error = AutostartError::OtherName {
+            config: file.to_owned(),
+            name: name.to_owned(),
+            found: planned.spec.name,
+        };
+        return Err(EngineError::from(error).into());
+    }
+    let mut host = context.open_host()?;
+    let created = create_now(&args, context, &planned, &mut host, cancel)?;
+    context.count(&host);
+    drop(created.monitor);
+    Ok(created.vm)
+}
+
+/// The name of the VM of a configuration file, which is checked as by `xyl create -n`.
+pub fn checked_name(context: &Context, file: &Path) -> Result<String, Failure> {
+    let args = Args {
+        dry_run: true,
+        ..Args::of_part(file)
+    };
+    let planned = plan(&args, context, read_unattended(context, file)?)?;
+    show_warnings(context, planned.config.report());
+    Ok(planned.spec.name)
+}
+
+/// Reads a configuration that starts without an administrator who has looked at it: no other user may be able to change it.
+fn read_unattended(context: &Context, file: &Path) -> Result<Config, Failure> {
+    SystemFiles
+        .read_trusted(file, Source::MAX_BYTES as u64)
+        .map_err(|source| Failure::io(format!("read {}", file.display()), source))?;
+    read(context, file, &[])
+}
+
+/// The console, if the create was to open one before the domain starts.
 type Attached = Option<Result<Attachment, ConsoleError>>;
 
-/// A console, and the connection to xenstored that it was opened by where that is not the create's.
+/// An open console. `store` is the connection to xenstored that it was opened with, unless that is the create's own.
 struct Attachment {
     console: Console,
     store: Option<Client>,
 }
 
-/// What a create leaves to its command.
+/// Results of a create that the command needs afterwards.
 struct Created {
     vm: Vm,
     console: Attached,
     monitor: Option<Standby>,
 }
 
-/// Creates the domain, with its monitor and its console there before it runs.
+/// Creates the domain. The monitor and the console are ready before the domain runs.
 fn create_now(
     args: &Args,
     context: &Context,
@@ -166,7 +238,7 @@ fn create_now(
     let uuid = planned.spec.uuid;
     let is_monitored = !args.stays() && !args.no_monitor;
     let (mut console, mut monitor) = (None, None);
-    let process_ends = !args.console && !args.stays();
+    let process_ends = !args.console && !args.stays() && !args.goes_on;
     let mut before_start = |host: &mut Host, domid: DomId| {
         if args.console {
             console = open_console(args, context, host, domid)?;
@@ -181,10 +253,10 @@ fn create_now(
             let vm = Vm { domid, uuid };
             monitor = Some(start_in_background(context, &planned.spec.name, vm)?);
         } else if args.no_monitor {
-            monitor_lock::dismiss(&SystemFiles, &context.dirs, uuid)?;
+            monitor_lock::remove_file(&SystemFiles, &context.dirs, uuid)?;
         } else {
-            // This process will, if it lives until then.
-            monitor_lock::want(&SystemFiles, &context.dirs, uuid)?;
+            // This process becomes the monitor later. If it dies before, another monitor takes its place.
+            monitor_lock::create_file(&SystemFiles, &context.dirs, uuid)?;
         }
         Ok(())
     };
@@ -211,7 +283,7 @@ fn create_now(
             monitor,
         }),
         Err(error) => {
-            // It would end by itself, but later.
+            // The monitor would notice the failed create by itself, but later.
             if let Some(monitor) = monitor {
                 monitor.end();
             }
@@ -220,7 +292,7 @@ fn create_now(
     }
 }
 
-/// A create that was cancelled and has left nothing, as that.
+/// Turns a cancelled and fully undone create into [`Failure::Cancelled`].
 fn cancelled(error: &EngineError) -> Option<Failure> {
     match error {
         EngineError::Cancelled => Some(Failure::Cancelled { step: None }),
@@ -230,14 +302,14 @@ fn cancelled(error: &EngineError) -> Option<Failure> {
                 && failure.outcome == Some(xyl_saga::Outcome::Undone) =>
         {
             Some(Failure::Cancelled {
-                step: Some(failure.step),
+                step: Some(failure.step.clone()),
             })
         }
         _ => None,
     }
 }
 
-/// A console that cannot be had is no reason to take the domain back: it is told of afterwards.
+/// Opens the domain's console. A failure does not stop the create; the command reports it afterwards.
 fn open_console(
     args: &Args,
     context: &Context,
@@ -248,7 +320,7 @@ fn open_console(
         return Ok(None);
     };
     let folders = context.console_folders();
-    // Beside a console this process watches over the VM, by its own connection.
+    // A process that shows the console and is the monitor needs a second connection for the console.
     let mut own_store = match args.stays() {
         true => Some(context.open_store().map_err(Failure::into_engine_error)?),
         false => None,
@@ -261,7 +333,7 @@ fn open_console(
     })))
 }
 
-/// What follows the start: its console, or its end in the foreground.
+/// Runs the console, or the foreground monitor, after the domain has started.
 fn follow(
     args: &Args,
     context: &Context,
@@ -289,11 +361,11 @@ fn follow(
             None
         });
         let watched = monitor::watch(host, vm, &mut |line| context.say(line));
-        // The session ends with the domain, and gives the terminal its modes back.
+        // The session ends with the domain, and restores the terminal's modes.
         let _ = shown.map(JoinHandle::join);
         return Ok(watched?);
     }
-    // The console has a way with signals of its own.
+    // The console handles signals itself.
     drop(interrupts);
     let Some(console) = console else {
         monitor.into_iter().for_each(Standby::let_go_at_exit);
@@ -309,13 +381,14 @@ fn follow(
     }
 }
 
-/// Shows a console while this process watches over the VM. Leaving it leaves the process where it is; a signal ends both.
+/// Shows a console in a second thread while this process is the VM's monitor. Leaving the console leaves the monitor
+/// running; a signal ends both.
 fn show_beside(context: &Context, attached: Attached) -> Result<Option<JoinHandle<()>>, Failure> {
     let Some(attached) = attached else {
         return Ok(None);
     };
     let Attachment { console, store } = attached?;
-    // Within create_now a connection of its own was opened for it.
+    // `create_now` opens a connection for this console.
     let Some(mut store) = store else {
         return Ok(None);
     };
@@ -337,27 +410,32 @@ fn show_beside(context: &Context, attached: Attached) -> Result<Option<JoinHandl
     })?))
 }
 
-/// Decides what the configuration asks for, under this host's masks.
+/// Plans the VM from its configuration, with the defaults and masks of this host.
 fn plan(args: &Args, context: &Context, config: Config) -> Result<Planned, Failure> {
     let defaults = xlconf::defaults(context.xl_conf()?);
     let only_checking = args.dry_run || context.dry_run();
     let mut topology = || match context.hv() {
         Ok(hv) => topology::of(hv),
-        // A configuration can be checked where there is no Xen: then every CPU counts as there.
+        // A dry run also works without Xen. Then every CPU number is valid.
         Err(_) if only_checking => Ok((0..MANY_CPUS).map(|cpu| (cpu, 0)).collect()),
         Err(failure) => Err(failure.into_engine_error()),
     };
-    let mut planned = plan::plan(config, &defaults, &mut topology)?;
+    let mut boot_loader = |name: &str| {
+        let version = context.hv().ok().and_then(|hv| hv.version().ok());
+        let release = version.map(|version| (version.major, version.minor));
+        firmware::find(&SystemFiles, &context.dirs.usr, release, name)
+    };
+    let mut planned = plan::plan(config, &defaults, &mut topology, &mut boot_loader)?;
     if !args.ignore_global_affinity_masks && !only_checking {
         apply_masks(context, &mut planned.spec)?;
     }
     Ok(planned)
 }
 
-/// More CPUs than any host that Xen runs on has.
+/// Number of CPUs that no host with Xen exceeds.
 const MANY_CPUS: u32 = 16_384;
 
-/// Keeps the vCPUs within the masks of xl.conf.
+/// Restricts the vCPUs to the masks of xl.conf.
 fn apply_masks(context: &Context, spec: &mut VmSpec) -> Outcome {
     let masks: Vec<_> = xlconf::cpu_masks(context.xl_conf()?, spec.kind).collect();
     if masks.is_empty() {
@@ -389,7 +467,7 @@ fn common(one: &CpuMap, other: &CpuMap) -> CpuMap {
     one.iter().filter(|cpu| other.contains(*cpu)).collect()
 }
 
-/// Looks for the pool where there is a Xen to ask; a configuration can be checked anywhere.
+/// Checks that the CPU pool exists. Without Xen, a dry run skips this check.
 fn check_pool(context: &Context, planned: &Planned) -> Outcome {
     if planned.spec.pool.is_none() {
         return Ok(());
@@ -402,7 +480,8 @@ fn check_pool(context: &Context, planned: &Planned) -> Outcome {
     }
 }
 
-/// What a create would say of the files and of the policy: what it would refuse fails a dry run too.
+/// Prints the results of the checks that a create makes of files and policy. A dry run fails if the create would be
+/// refused.
 fn preview(args: &Args, context: &Context, planned: &Planned) -> Outcome {
     let Preview { decision, warnings } =
         preview::preview(&SystemFiles, &context.dirs, &planned.spec)
@@ -412,8 +491,10 @@ fn preview(args: &Args, context: &Context, planned: &Planned) -> Outcome {
     match decision.outcome {
         Verdict::Allow => context.note(1, || format!("{kernel} would be {line}")),
         Verdict::ConvertToShim if args.quiet => {}
-        Verdict::ConvertToShim => context.say(format!("{kernel} would be {line}")),
-        Verdict::Refuse => return Err(Failure::refused(format!("{kernel} would be {line}"))),
+        // `preview::preview` has returned an error where the policy refuses the guest.
+        Verdict::ConvertToShim | Verdict::Refuse => {
+            context.say(format!("{kernel} would be {line}"));
+        }
     }
     if !args.quiet {
         for warning in warnings {
@@ -423,7 +504,7 @@ fn preview(args: &Args, context: &Context, planned: &Planned) -> Outcome {
     Ok(())
 }
 
-/// What a dry run prints: libxl's form of the configuration as xl does, or with --json Xyl's own.
+/// Prints the plan of a dry run: in libxl's form as xl does, or with `--json` in Xyl's own form.
 fn print_plan(context: &Context, planned: &Planned) -> Outcome {
     if context.json() {
         let config = serde_json::to_value(&planned.config.domain).map_err(|error| {
@@ -444,25 +525,31 @@ fn record_of(spec: &VmSpec) -> serde_json::Value {
     })
 }
 
-/// The file, and the settings of the command line.
+/// Returns the path of the configuration file, and the settings from the command line.
 fn split(args: &Args) -> Result<(PathBuf, Vec<&str>), Failure> {
-    let (overrides, mut files): (Vec<&str>, Vec<&str>) = args
-        .words
-        .iter()
-        .map(String::as_str)
-        .partition(|word| word.contains('='));
-    if let Some(file) = &args.defconfig {
-        files.insert(0, "");
-        return match files.as_slice() {
-            [_] => Ok((file.clone(), overrides)),
-            _ => Err(too_many(&files)),
-        };
-    }
-    match files.as_slice() {
-        [file] => Ok((PathBuf::from(file), overrides)),
-        [] => Err(Failure::usage(
-            "which configuration? give a FILE, or /dev/null and settings as KEY=VALUE",
-        )),
+    let (file, overrides) = file_and_settings(&args.words, args.defconfig.as_deref())?;
+    let missing = || {
+        Failure::usage(
+            "no configuration is given: give a FILE, or /dev/null and settings as KEY=VALUE",
+        )
+    };
+    Ok((file.ok_or_else(missing)?, overrides))
+}
+
+/// Returns the configuration file among the words, or that of the option `-f`, and the settings among the words.
+///
+/// # Errors
+/// [`Failure::Usage`] for a second file.
+pub fn file_and_settings<'w>(
+    words: &'w [String],
+    defconfig: Option<&Path>,
+) -> Result<(Option<PathBuf>, Vec<&'w str>), Failure> {
+    let words = words.iter().map(String::as_str);
+    let (overrides, files): (Vec<&str>, Vec<&str>) = words.partition(|word| word.contains('='));
+    match (defconfig, files.as_slice()) {
+        (Some(file), []) => Ok((Some(file.to_owned()), overrides)),
+        (None, []) => Ok((None, overrides)),
+        (None, [file]) => Ok((Some(PathBuf::from(file)), overrides)),
         _ => Err(too_many(&files)),
     }
 }
@@ -482,8 +569,10 @@ fn read(context: &Context, file: &Path, overrides: &[&str]) -> Result<Config, Fa
     Ok(plan::parse(Source::read_file(file)?, overrides, names)?)
 }
 
-/// Whether the file lies where configurations are kept of VMs whose restart was given up: those VMs have their names
-/// already. Links and relative paths are followed; what cannot be found lies nowhere.
+/// Whether the file is in the folder for configurations of VMs whose restart was given up. Such a VM has its name
+/// already.
+///
+/// The check follows links and relative paths. A file that does not exist is in no folder.
 fn is_kept(dirs: &Dirs, file: &Path) -> bool {
     match (file.canonicalize(), store::kept_folder(dirs).canonicalize()) {
         (Ok(file), Ok(folder)) => file.starts_with(folder),
@@ -491,7 +580,8 @@ fn is_kept(dirs: &Dirs, file: &Path) -> bool {
     }
 }
 
-fn show_warnings(context: &Context, report: &Report) {
+/// Prints the warnings about a configuration.
+pub fn show_warnings(context: &Context, report: &Report) {
     if context.json() {
         for finding in report.located() {
             let details = serde_json::to_value(&finding).unwrap_or_default();
@@ -500,7 +590,7 @@ fn show_warnings(context: &Context, report: &Report) {
                 .with_details(Kind::Warning, finding.message, details);
         }
     } else if !report.is_empty() {
-        tell::line(format_args!(
+        stderr::line(format_args!(
             "{}",
             report.render(stderr_has_colours()).trim_end()
         ));
@@ -514,10 +604,10 @@ mod tests {
 
     use super::*;
 
-    fn step(left_behind: Vec<(&'static str, EngineError)>) -> EngineError {
+    fn step(left_behind: Vec<(String, EngineError)>) -> EngineError {
         let outcome = left_behind.is_empty().then_some(Ended::Undone);
         EngineError::Step(Box::new(xyl_saga::Failure {
-            step: "share out the CPU",
+            step: "share out the CPU".to_owned(),
             cause: EngineError::Cancelled,
             left_behind,
             outcome,
@@ -531,7 +621,7 @@ mod tests {
         assert_eq!(failure.details()["step"], "share out the CPU");
         assert!(failure.to_string().contains("nothing of it is left"));
         assert!(cancelled(&EngineError::Cancelled).is_some());
-        let left = vec![("make the domain", EngineError::NoPv)];
+        let left = vec![("make the domain".to_owned(), EngineError::NoPv)];
         assert!(cancelled(&step(left)).is_none(), "something is left");
         assert!(cancelled(&EngineError::NoPv).is_none());
     }

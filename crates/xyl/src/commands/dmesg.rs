@@ -1,4 +1,4 @@
-//! `xyl dmesg`: Xen's log.
+//! `xyl dmesg`: prints Xen's log.
 
 use std::io::IsTerminal;
 
@@ -29,7 +29,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         let log = String::from_utf8_lossy(&log);
         return Ok(context.out.json(&json!({"log": log}))?);
     }
-    // Domain 0 writes to this log what it likes, and with a debugging Xen so does a guest.
+    // Domain 0 can write any bytes to this log. With a debug build of Xen, guests can too.
     if std::io::stdout().is_terminal() {
         let log = String::from_utf8_lossy(&log);
         return Ok(context.out.part(Shown::lines(&log))?);

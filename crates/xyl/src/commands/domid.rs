@@ -1,4 +1,4 @@
-//! `xyl domid`: the number of a name.
+//! `xyl domid`: prints the domid of a name.
 
 use serde_json::json;
 
@@ -18,7 +18,7 @@ pub struct Args {
     name: String,
 }
 
-/// Runs `xyl domid`. Unlike elsewhere digits are a name here, as they are for xl.
+/// Runs `xyl domid`. Digits are a name here, as for xl. Other commands take digits as a domid.
 pub fn run(args: &Args, context: &Context) -> Outcome {
     let domain = context.find_by_name(&args.name)?;
     if context.json() {

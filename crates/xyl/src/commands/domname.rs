@@ -1,8 +1,8 @@
-//! `xyl domname`: the name of a number.
+//! `xyl domname`: prints the name of a domid.
 
 use serde_json::json;
 
-use crate::context::Context;
+use crate::context::{Context, FoundVm};
 use crate::error::{Failure, Outcome};
 use crate::shown::Shown;
 
@@ -31,10 +31,13 @@ fn number(word: &str) -> Result<u16, String> {
 
 /// Runs `xyl domname`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
-    let domain = context.find(&args.domid.to_string())?;
-    let name = context.name_of(&domain)?.ok_or_else(|| {
-        Failure::refused(format!("domain {} has no name in xenstore", args.domid))
-    })?;
+    let name = match context.find_vm(&args.domid.to_string())? {
+        FoundVm::WithDomain(domain) => context.name_of(&domain)?.ok_or_else(|| {
+            Failure::refused(format!("domain {} has no name in xenstore", args.domid))
+        })?,
+        // The number was that of its last domain.
+        FoundVm::WithoutDomain(vm) => vm.name,
+    };
     if context.json() {
         return Ok(context
             .out

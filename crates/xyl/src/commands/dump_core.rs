@@ -1,4 +1,4 @@
-//! `xyl dump-core`: a domain's memory and registers, in a file.
+//! `xyl dump-core`: writes a domain's memory and registers to a file.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,18 +14,18 @@ use crate::error::{Failure, Outcome};
 use crate::interrupts::Interrupts;
 use crate::shown::Shown;
 
-/// A dump that takes no longer says nothing.
+/// Delay before the first line of progress.
 const QUIET_FOR: Duration = Duration::from_secs(1);
-/// How often a longer one says how far it is.
+/// Interval between two lines of progress.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 
 /// Write a domain's memory and registers to a file, for crash(8)
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The domain stands still meanwhile, so that what is in the file is of one moment; with --live it runs on. One that \
-was paused before stays paused. The VM's monitor writes it, where there is one. The file is in the format of `xl dump-core`. It has another name until it is whole and \
-on the disk: a dump that fails, or that Ctrl-C ends, leaves nothing, and the domain runs on. After a kill, the next \
-command that changes a VM, or `xyl recover`, sees to that.
+    after_help = "The domain is paused during the dump, so that the file is consistent; with --live it runs on. A domain that \
+was paused before stays paused. If the VM has a monitor, the monitor writes the file. The file has the format of `xl dump-core`. It gets its name when it is complete \
+and synced. A dump that fails, or that Ctrl-C cancels, leaves no file, and the domain runs on. After a kill, the next \
+command that changes a VM, or `xyl recover`, removes the file and unpauses the domain.
 
 A domain with coredump-destroy or coredump-restart for one of its on_... settings has its core dumped to \
 /var/lib/xen/dump/NAME when it ends that way.
@@ -36,13 +36,13 @@ Examples:
   xyl dump-core --live 3 /srv/3.core   while it runs"
 )]
 pub struct Args {
-    /// Let the domain run on meanwhile: its memory changes while it is written
+    /// Let the domain run on meanwhile: its memory changes while the file is written
     #[arg(short, long)]
     live: bool,
     /// The domain: its number, its name, or uuid=...
     #[arg(add = domain_names())]
     domain: String,
-    /// The file; one that is there is replaced once the new one is whole [default: /var/lib/xen/dump/NAME]
+    /// The file; an old one is replaced once the new one is complete [default: /var/lib/xen/dump/NAME]
     #[arg(value_hint = ValueHint::FilePath)]
     file: Option<PathBuf>,
 }
@@ -68,7 +68,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     })? {
         return Ok(());
     }
-    // A refused dump leaves no folder behind.
+    // The checks come first, so a refused dump creates no folder.
     requests::check(&mut host, &domain.info, &request)?;
     if args.file.is_none() {
         make_folder(&context.dirs.dump())?;
@@ -83,11 +83,11 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     context.count(&host);
     match outcome? {
         Done::Dumped(dumped) => told(args, context, &file, dumped),
-        Done::Plainly | Done::Delivered(_) => Ok(()),
+        Done::Plain | Done::Delivered { .. } => Ok(()),
     }
 }
 
-/// A name that a domain of another toolstack has may be no name of a file.
+/// Returns a file name for the domain. A name from another toolstack may be unfit for a file.
 fn plain_name(name: &str, domid: u16) -> String {
     match name {
         "" | "." | ".." => format!("domain-{domid}"),
@@ -101,7 +101,7 @@ fn make_folder(folder: &Path) -> Outcome {
         .map_err(|source| Failure::io(format!("make the folder {}", folder.display()), source))
 }
 
-/// The file itself, wherever links lead to it. What is there and is no file is not replaced by one.
+/// Resolves links to the path of the file. Refuses a path at which something other than a regular file exists.
 fn whole_path(file: &Path) -> Result<PathBuf, Failure> {
     let of_file = |source| Failure::io(format!("use {}", file.display()), source);
     match std::fs::canonicalize(file) {
@@ -136,7 +136,7 @@ fn told(args: &Args, context: &Context, file: &Path, dumped: Dumped) -> Outcome 
     Ok(())
 }
 
-/// How far a long dump is, on standard error.
+/// Progress of a long dump, printed on standard error.
 struct Progress<'c> {
     context: &'c Context,
     domid: u16,

@@ -1,4 +1,4 @@
-//! `xyl explain`: why a guest was let start, and how.
+//! `xyl explain`: prints the policy's decision about a guest, and its reasons.
 
 use jiff::Timestamp;
 use os_port::SystemFiles;
@@ -15,9 +15,9 @@ use crate::shown::Shown;
 /// Explain what the host's policy decided about a domain, and what it would decide now
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The decision was taken when the domain was created, from the kernel that was loaded and the policy of then \
-(/etc/xyl/policy.toml, or the default where there is none). If the policy and the host of now say otherwise, that is a warning: a \
-running guest is left alone, and its next start is refused or changed. A restart is not refused for a setting of [unsupported]: a warning goes to the monitor's log.
+    after_help = "The decision was made when the domain was created, from its kernel and the policy at that time \
+(/etc/xyl/policy.toml, or the default without that file). If the decision would be different now, a warning says so: the \
+running guest stays as it is, and its next start is refused or changed. A restart is not refused for a setting of [unsupported]: a warning goes to the monitor's log.
 
 Examples:
   xyl explain web
@@ -28,23 +28,23 @@ JSON: an array of {domid, name, uuid, kernel, image, pvshim, shim, is_boot_loade
 unseen}; decision and now are {outcome (allow, convert-to-shim, refuse), guest, reasons, warnings, remedies}"
 )]
 pub struct Args {
-    /// The domain; all of Xyl's if left out
+    /// The domain; all domains of Xyl if left out
     #[arg(value_name = "DOMAIN", add = domain_names())]
     domain: Option<String>,
 }
 
-/// What is known of one domain.
+/// The decisions about one domain.
 pub struct Explained {
     info: DomainInfo,
     name: String,
     uuid: String,
     record: Record,
-    /// What the policy of now would do with it, on the host as it is now.
+    /// The policy's decision today, on the host as it is now.
     pub now: Decision,
 }
 
 impl Explained {
-    /// Whether a start would end otherwise now.
+    /// Whether the policy would decide otherwise today.
     pub fn is_changed(&self) -> bool {
         self.record.is_otherwise(&self.now)
     }
@@ -71,9 +71,9 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     Ok(())
 }
 
-/// The words for a running guest that the policy would not let start as it runs.
+/// The warning about a running guest that the policy would not let start as it runs.
 pub fn otherwise(now: &Decision) -> String {
-    format!("the policy of now would have it otherwise: {}", now.line())
+    format!("the policy would decide differently now: {}", now.line())
 }
 
 fn chosen(args: &Args, context: &Context) -> Result<Vec<Explained>, Failure> {
@@ -85,7 +85,7 @@ fn chosen(args: &Args, context: &Context) -> Result<Vec<Explained>, Failure> {
             let name = name.unwrap_or_default();
             match of(context, info, name.clone()) {
                 Ok(explained) => all.extend(explained),
-                // One that is damaged hides no others.
+                // A damaged record does not hide the other domains.
                 Err(failure) => context.warning(format!("{}: {failure}", Shown::name(&name))),
             }
         }
@@ -96,12 +96,12 @@ fn chosen(args: &Args, context: &Context) -> Result<Vec<Explained>, Failure> {
     let explained = of(context, domain.info, name)?;
     explained.map(|one| vec![one]).ok_or_else(|| {
         Failure::refused(format!(
-            "nothing was decided about `{asked}`: it was not created by this Xyl; `xyl audit` shows what protects each type of guest"
+            "there is no decision about `{asked}`: Xyl has not created it; `xyl audit` shows the protection of each type of guest"
         ))
     })
 }
 
-/// What was decided about a domain, and what would be now; `None` if nothing was.
+/// Returns the decisions about a domain, then and now. `None` if no decision was recorded.
 pub fn of(context: &Context, info: DomainInfo, name: String) -> Result<Option<Explained>, Failure> {
     let uuid = Uuid::from_bytes(info.handle).hyphenated().to_string();
     let (files, dirs) = (&SystemFiles, &context.dirs);

@@ -1,4 +1,4 @@
-//! `xyl fsck`: what is left over on the host, by whichever toolstack.
+//! `xyl fsck`: finds and removes what dead domains of any toolstack have left on the host.
 
 use serde_json::{Value, json};
 use xyl_engine::recover::fsck::{self, Finding, Verdict};
@@ -10,10 +10,10 @@ use crate::shown::Shown;
 /// Find what is left over of domains that are no more, and remove it
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Looks for what any toolstack has left over: xenstore nodes without a domain, domains that were destroyed and are still \
-there (and who holds them), domains that somebody stopped making, operations whose process has died, VMs' records, libxl's \
-userdata, QEMU processes, loop devices and network interfaces of domains that are no more. What somebody may be at work on is left \
-alone: what is found is looked at again two seconds later. A running guest is never touched.
+    after_help = "Looks for leftovers of any toolstack: xenstore nodes without a domain, domains that were destroyed and still \
+exist (and the processes that may hold them), half-made domains, operations whose process has died, VMs' records, and libxl's \
+userdata, QEMU processes, loop devices and network interfaces of domains that no longer exist. `fsck` looks twice, two seconds apart, so that \
+work in progress is not reported. It never changes a running guest.
 
 Examples:
   xyl fsck                     what is left over, why, and what to do about it
@@ -21,7 +21,7 @@ Examples:
 
 Exit codes:
   0  nothing is left over
-  1  the host could not be looked at
+  1  the host could not be read
   5  something was found
   6  something was found, and all of it was removed
   7  something was found that could not be removed

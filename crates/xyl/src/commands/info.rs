@@ -1,4 +1,4 @@
-//! `xyl info`: the host.
+//! `xyl info`: prints facts about Xen and the host.
 
 use serde_json::{Map, Value, json};
 use xen_port::{CpuTopology, NumaNode, PhysCaps};
@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::error::{Failure, Outcome};
 use crate::shown::Shown;
 
-/// Show what Xen and this host are
+/// Show facts about Xen and this host
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Memory is in MiB. With a KEY only the values whose key begins so are printed.
@@ -30,12 +30,12 @@ pub struct Args {
     /// Show NUMA nodes and the topology of CPUs too
     #[arg(short, long)]
     numa: bool,
-    /// Only the values whose key begins so
+    /// Print only the values whose key begins with this
     #[arg(conflicts_with = "numa", add = words(|| KEYS.map(str::to_owned).to_vec()))]
     key: Option<String>,
 }
 
-/// The keys, in the order in which they are printed.
+/// Names of the lines, in the order in which they are printed.
 const KEYS: [&str; 34] = [
     "host",
     "release",
@@ -107,12 +107,12 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     print_entries(context, xen_part)
 }
 
-/// A key and its value; a number stays one in JSON.
+/// A key and its value. A number stays a number in JSON.
 type Entry = (&'static str, Value);
 
 fn print_entries(context: &Context, entries: &[Entry]) -> Outcome {
     for (key, value) in entries {
-        // The value of `virt_caps` has a space before each word, so before the first one too.
+        // The value of `virt_caps` starts with a space, because it has one before each word.
         let space = if *key == "virt_caps" { "" } else { " " };
         context
             .out
@@ -121,8 +121,7 @@ fn print_entries(context: &Context, entries: &[Entry]) -> Outcome {
     Ok(())
 }
 
-/// The values of the keys that begin with `key`; xl finds no `virt_caps` so, and neither do scripts
-/// expect one.
+/// Prints the values of the keys that begin with `key`. Like xl, it never finds `virt_caps`.
 fn print_values(context: &Context, entries: &[Entry], key: &str) -> Outcome {
     for (_, value) in entries.iter().filter(|(name, _)| name.starts_with(key)) {
         context.out.line(Shown::line(text(value).trim_start()))?;
@@ -133,13 +132,13 @@ fn print_values(context: &Context, entries: &[Entry], key: &str) -> Outcome {
 fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        // MHz, with the kHz after the point.
+        // MHz, with kHz as the decimals.
         number if number.is_f64() => format!("{:.3}", number.as_f64().unwrap_or_default()),
         number => number.to_string(),
     }
 }
 
-/// Entries about the host come before the topology, those about Xen after it.
+/// Number of entries about the host. They come before the topology; those about Xen come after it.
 fn nr_host_entries(entries: &[Entry]) -> usize {
     entries
         .iter()
@@ -182,7 +181,7 @@ fn cpu_entries(info: &HostInfo) -> Vec<Entry> {
     ]
 }
 
-/// The abilities, each after a space.
+/// The capabilities as text, with a space before each.
 fn virt_caps(caps: PhysCaps) -> String {
     let words = [
         (caps.pv, "pv"),

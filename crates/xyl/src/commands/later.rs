@@ -1,98 +1,90 @@
-//! Commands of xl that Xyl does not have yet, and what to use meanwhile.
+//! Commands of xl that Xyl does not have yet, with advice for each. [`crate::resolve`] uses the table.
 
-/// Name and advice of each.
+/// The name of each command and its advice.
 pub const COMMANDS: &[(&str, &str)] = &[
-    ("block-attach", DEVICES),
-    ("block-detach", DEVICES),
-    ("block-list", DEVICES),
+    ("cd-eject", CDROM),
+    ("cd-insert", CDROM),
     (
-        "button-press",
-        "use `xyl trigger DOMAIN power` or `xyl trigger DOMAIN sleep`",
+        "devd",
+        "it serves devices in a driver domain; use `xl devd` there",
     ),
-    ("cd-eject", DEVICES),
-    ("cd-insert", DEVICES),
-    ("channel-list", DEVICES),
-    (
-        "config-update",
-        "change the configuration file, and create the domain anew",
-    ),
-    ("cpupool-cpu-add", POOLS),
-    ("cpupool-cpu-remove", POOLS),
-    ("cpupool-create", POOLS),
-    ("cpupool-destroy", POOLS),
-    ("cpupool-list", POOLS),
-    ("cpupool-migrate", POOLS),
-    ("cpupool-numa-split", POOLS),
-    ("cpupool-rename", POOLS),
-    ("debug-keys", XL),
-    ("devd", XL),
-    ("dt-overlay", "it is for Arm hosts, which Xyl does not know"),
-    ("getenforce", XL),
-    ("loadpolicy", XL),
     ("migrate", MOVING),
     ("migrate-receive", MOVING),
-    ("network-attach", DEVICES),
-    ("network-detach", DEVICES),
-    ("network-list", DEVICES),
-    ("pci-assignable-add", DEVICES),
-    ("pci-assignable-list", DEVICES),
-    ("pci-assignable-remove", DEVICES),
-    ("pci-attach", DEVICES),
-    ("pci-detach", DEVICES),
-    ("pci-list", DEVICES),
-    ("psr-cat-set", XL),
-    ("psr-cat-show", XL),
-    ("psr-cmt-attach", XL),
-    ("psr-cmt-detach", XL),
-    ("psr-cmt-show", XL),
-    ("psr-hwinfo", XL),
-    ("psr-mba-set", XL),
-    ("psr-mba-show", XL),
-    ("qemu-monitor-command", XL),
-    ("remus", MOVING),
+    (
+        "qemu-monitor-command",
+        "it needs a guest with QEMU, which Xyl does not make; use `xl` for such a guest",
+    ),
+    (
+        "remus",
+        "it sends checkpoints of a domain to another host; use `xl` for such a domain",
+    ),
     ("restore", MOVING),
     ("resume", MOVING),
     ("save", MOVING),
-    ("sched-rtds", XL),
-    ("set-parameters", XL),
-    ("setenforce", XL),
-    ("sharing", XL),
     ("suspend", MOVING),
-    ("usb-list", DEVICES),
-    ("usbctrl-attach", DEVICES),
-    ("usbctrl-detach", DEVICES),
-    ("usbdev-attach", DEVICES),
-    ("usbdev-detach", DEVICES),
-    ("vdispl-attach", DEVICES),
-    ("vdispl-detach", DEVICES),
-    ("vdispl-list", DEVICES),
-    ("vkb-attach", DEVICES),
-    ("vkb-detach", DEVICES),
-    ("vkb-list", DEVICES),
     (
         "vncviewer",
-        "connect a VNC viewer to the address in the domain's configuration",
+        "Xyl makes no displays; connect a VNC viewer to the address in the domain's configuration",
     ),
-    ("vsnd-attach", DEVICES),
-    ("vsnd-detach", DEVICES),
-    ("vsnd-list", DEVICES),
-    ("vtpm-attach", DEVICES),
-    ("vtpm-detach", DEVICES),
-    ("vtpm-list", DEVICES),
-    ("xenstore-quota-get", XL),
-    ("xenstore-quota-set", XL),
+    ("xenstore-quota-get", QUOTA),
+    ("xenstore-quota-set", QUOTA),
 ];
 
-const XL: &str = "use the command of the same name of `xl` meanwhile";
-const DEVICES: &str =
-    "Xyl's domains have no devices but their console; use `xl` for a domain that needs others";
+const QUOTA: &str = "it needs requests that xenstored has since Xen 4.22; use the command of the same name of `xl` there";
+const CDROM: &str = "CD drives that change their disc need an HVM guest, which Xyl does not make; use `xl` for such a guest";
 const MOVING: &str = "use `xl` for a domain that is to be saved or moved";
-const POOLS: &str = "use `xl` to manage CPU pools; `xyl list -c` shows which pool a domain is in";
 
-/// What to use instead of a command, if it is one of these.
+/// Commands of xl that are refused with exit code 1: what they would change needs something that Xyl or the host lacks. Each with
+/// that, and a remedy.
+pub const REFUSED: &[(&str, &str)] = &[
+    (
+        "config-update",
+        "since Xen 4.5 what it stores has no effect on a restart; change the configuration file and create the domain anew",
+    ),
+    (
+        "dt-overlay",
+        "device trees are those of Arm hosts, and this is none",
+    ),
+    ("pci-assignable-add", PCI),
+    ("pci-assignable-remove", PCI),
+    ("pci-attach", PCI),
+    ("pci-detach", PCI),
+    ("usbctrl-attach", USB),
+    ("usbctrl-detach", USB),
+    ("usbdev-attach", USB),
+    ("usbdev-detach", USB),
+    ("vdispl-attach", DISPLAY),
+    ("vdispl-detach", DISPLAY),
+    ("vkb-attach", KEYBOARD),
+    ("vkb-detach", KEYBOARD),
+    ("vsnd-attach", SOUND),
+    ("vsnd-detach", SOUND),
+    ("vtpm-attach", TPM),
+    ("vtpm-detach", TPM),
+];
+
+const PCI: &str = "Xyl has no part that gives a domain the memory, ports and interrupts of a PCI device; use `xl`, with a domain that xl has made";
+const USB: &str = "Xyl has no part that gives USB controllers to a domain, which needs the driver usbback or QEMU; use `xl`, with a domain that xl has made";
+const DISPLAY: &str =
+    "a virtual display needs a backend in another domain, which Xyl cannot manage; use `xl`";
+const KEYBOARD: &str = "a virtual keyboard needs QEMU or a backend in another domain, which Xyl cannot manage; use `xl`";
+const SOUND: &str =
+    "a virtual sound device needs a backend in another domain, which Xyl cannot manage; use `xl`";
+const TPM: &str =
+    "a virtual TPM needs a domain with its backend (vtpmmgr), which Xyl cannot manage; use `xl`";
+
+/// Returns what a command of [`REFUSED`] lacks.
+pub fn refusal(name: &str) -> Option<&'static str> {
+    find(REFUSED, name)
+}
+
+/// Returns the advice for a command of [`COMMANDS`].
 pub fn instead(name: &str) -> Option<&'static str> {
-    COMMANDS
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, instead)| *instead)
+    find(COMMANDS, name)
+}
+
+fn find(table: &[(&str, &'static str)], name: &str) -> Option<&'static str> {
+    let mut rows = table.iter();
+    rows.find(|(known, _)| *known == name)
+        .map(|(_, text)| *text)
 }

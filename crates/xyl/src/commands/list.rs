@@ -1,12 +1,16 @@
-//! `xyl list`: all domains or one.
+//! `xyl list`: prints all domains, or one, as xl's table, as JSON, or as libxl's configurations (`-l`).
 
+use os_port::{Clock, SystemClock, SystemFiles};
 use serde_json::{Value, json};
+use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, GuestKind, ShutdownReason};
 use xyl_engine::config::admission;
-use xyl_engine::vm::domains;
+use xyl_engine::supervise::states::{self, Listed};
+use xyl_engine::vm::state::VmState;
+use xyl_engine::vm::{domains, given_up, store};
 
 use crate::complete::domain_names;
-use crate::context::Context;
+use crate::context::{Context, FoundVm};
 use crate::error::{Failure, Outcome};
 use crate::json;
 use crate::output::{left, right, seconds, uuid};
@@ -17,18 +21,28 @@ const HELP: &str =
 (r reboot, s suspend, c crash, w watchdog, S soft reset), d dying. \
 A name of (null) belongs to a domain that xenstore does not know, or to any domain \
 while xenstored does not answer. Below the table, on standard error, a line for each \
-bare 32-bit PV guest, whoever has started it: `xyl help audit`.
+bare 32-bit PV guest of any toolstack: see `xyl help audit`.
+
+A VM that is being restarted is in the list at every moment. While it has no domain, its line has the number of its last one \
+(32756 if another domain has that by now), the memory and the vCPUs of its configuration, and the state ------. With --states a \
+last column has the state of each VM: building, running, paused, soft-resetting, ended, dumping, restarting, \
+waiting-for-restart, dying, unfinished, given-up.
 
 Examples:
   xyl list
   xyl list web
   xyl list -l web | jq '.[0].config.b_info.target_memkb'
   xyl list --json | jq -r '.[] | select(.state.paused) | .name'
+  xyl list --json | jq -r '.[] | select(.vm_state == \"given-up\") | .given_up.why'
 
 JSON: an array of objects with
   domid, name (or null), uuid, kind (pv, pvh, hvm), memory_kib, max_memory_kib,
   claimed_kib, vcpus_online, max_vcpus, state {running, blocked, paused, shutdown,
-  dying}, shutdown_reason (or null), cpu_time_ns, cpupool_id, ssidref, bare_pv32;
+  dying}, shutdown_reason (or null), cpu_time_ns, cpupool_id, ssidref, bare_pv32,
+  vm_state (a word, see above), restart_waits_s (or null), given_up (null, or
+  {why, since_ms, configuration});
+  a VM without a domain has domid null, last_domid (or null), and the members name,
+  uuid, kind (or null), memory_kib, vcpus_online and those in the line above;
   with -c cpupool (its name), with -n node_affinity (an array of NUMA nodes),
   with -Z or -v security_label (null: none is known)
 With -l: the array that xl prints: {domid, config}, config as libxl keeps it. A domain \
@@ -53,6 +67,9 @@ pub struct Args {
     /// Show NUMA nodes too
     #[arg(short, long)]
     numa: bool,
+    /// Show the states of the VMs too
+    #[arg(long)]
+    states: bool,
     /// Only this domain
     #[arg(add = domain_names())]
     domain: Option<String>,
@@ -60,12 +77,9 @@ pub struct Args {
 
 /// Runs `xyl list`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
-    let infos = match &args.domain {
-        Some(asked) => vec![context.find(asked)?.info],
-        None => domains::list(context.hv()?)?,
-    };
+    let (infos, absent) = chosen(args, context)?;
     if args.long {
-        return print_configurations(context, &infos);
+        return print_configurations(context, &infos, &absent);
     }
     let columns = Columns {
         verbose: args.verbose,
@@ -73,20 +87,28 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         claim: false,
         cpupool: args.cpupool,
         numa: args.numa,
+        states: args.states,
     };
     let names = context.names_or_warning(&infos);
     let bare_pv32 = bare_pv32_or_warning(context, &infos)?;
     if context.json() {
         let extras = extras(context, &infos, columns)?;
-        let rows = infos.iter().zip(&names).zip(&extras);
-        let rows = rows.map(|((info, name), extra)| {
+        let states = states::of_domains(&context.records(), &SystemClock, &infos);
+        let rows = infos.iter().zip(&names).zip(&extras).zip(states);
+        let rows = rows.map(|(((info, name), extra), state)| {
             let mut row = to_json(info, name.as_deref(), bare_pv32.contains(&info.domid));
             extra.add_to(&mut row, columns);
+            add_state(context, &mut row, Uuid::from_bytes(info.handle), state);
             row
         });
-        return Ok(context.out.json(&Value::Array(rows.collect()))?);
+        let mut rows: Vec<Value> = rows.collect();
+        rows.extend(absent.iter().map(|vm| absent_to_json(context, vm)));
+        if args.domain.is_none() {
+            rows.extend(given_up_without_domain(context, &infos));
+        }
+        return Ok(context.out.json(&Value::Array(rows))?);
     }
-    print_table(context, &infos, &names, columns)?;
+    print_tables(context, (&infos, &names), &absent, columns)?;
     for (info, name) in infos.iter().zip(&names) {
         if bare_pv32.contains(&info.domid) {
             let name = name.as_deref().unwrap_or(domains::NO_NAME);
@@ -97,7 +119,22 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     Ok(())
 }
 
-/// Domains can be listed where that cannot be found out.
+/// The domains to list, and the VMs to list that have none now.
+fn chosen(args: &Args, context: &Context) -> Result<(Vec<DomainInfo>, Vec<Listed>), Failure> {
+    let Some(asked) = &args.domain else {
+        return Ok(states::list(
+            context.hv()?,
+            &context.records(),
+            &SystemClock,
+        )?);
+    };
+    Ok(match context.find_vm(asked)? {
+        FoundVm::WithDomain(domain) => (vec![domain.info], Vec::new()),
+        FoundVm::WithoutDomain(vm) => (Vec::new(), vec![vm]),
+    })
+}
+
+/// Returns the bare 32-bit PV guests. If they cannot be found, prints a warning, so that the list still works.
 fn bare_pv32_or_warning(context: &Context, infos: &[DomainInfo]) -> Result<Vec<DomId>, Failure> {
     let found = admission::bare_pv32(context.hv()?, infos);
     Ok(found.unwrap_or_else(|error| {
@@ -106,14 +143,14 @@ fn bare_pv32_or_warning(context: &Context, infos: &[DomainInfo]) -> Result<Vec<D
     }))
 }
 
-/// What is to be known of a bare 32-bit PV guest.
+/// The warning about a bare 32-bit PV guest.
 pub const BARE_PV32: &str = "is a bare 32-bit PV guest: its kernel runs in ring 1, where IBRS and its kin do not protect the \
      hypervisor; shut it down, and create it anew for the PV shim";
 
-/// Columns beyond the usual ones.
+/// Columns in addition to the usual ones.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Columns {
-    /// UUID, reason and label.
+    /// UUID, shutdown reason and security label.
     pub verbose: bool,
     /// Security label (XSM).
     pub context: bool,
@@ -123,6 +160,8 @@ pub struct Columns {
     pub cpupool: bool,
     /// NUMA nodes of the memory.
     pub numa: bool,
+    /// State of the VM.
+    pub states: bool,
 }
 
 /// Prints the table of `xl list` with these columns.
@@ -132,17 +171,136 @@ pub fn print_table(
     names: &[Option<String>],
     columns: Columns,
 ) -> Outcome {
+    print_tables(context, (infos, names), &[], columns)
+}
+
+/// The same, with VMs that have no domain. The lines are in the order of the numbers.
+fn print_tables(
+    context: &Context,
+    (infos, names): (&[DomainInfo], &[Option<String>]),
+    absent: &[Listed],
+    columns: Columns,
+) -> Outcome {
     let extras = extras(context, infos, columns)?;
+    let rows = infos.iter().zip(names).zip(&extras);
+    let rows = rows.map(|((info, name), extra)| {
+        let line = row(info, name.as_deref(), columns, extra);
+        (info.domid.0, line)
+    });
+    let absent = absent.iter().map(|vm| {
+        let number = shown_number(vm, infos);
+        (number, absent_row(vm, number, columns))
+    });
+    let mut rows: Vec<(u16, String)> = rows.chain(absent).collect();
+    rows.sort_by_key(|(number, _)| *number);
     context.out.line(header(columns))?;
-    for ((info, name), extra) in infos.iter().zip(names).zip(&extras) {
-        context
-            .out
-            .line(row(info, name.as_deref(), columns, extra))?;
+    for (_, line) in rows {
+        context.out.line(line)?;
     }
     Ok(())
 }
 
-/// What the columns need besides the domains' information.
+/// Xen's number of no domain (`DOMID_INVALID`).
+const NO_DOMID: u16 = 0x7ff4;
+
+/// The number in the line of a VM without a domain: that of its last one, unless another domain has it by now. Programs that
+/// read the table need a number.
+fn shown_number(vm: &Listed, infos: &[DomainInfo]) -> u16 {
+    let is_free = |domid: &DomId| infos.iter().all(|info| info.domid != *domid);
+    let number = vm.last_domid.filter(is_free);
+    number.map_or(NO_DOMID, |domid| domid.0)
+}
+
+/// The line of a VM that has no domain now.
+fn absent_row(vm: &Listed, number: u16, columns: Columns) -> String {
+    let mut line = format!(
+        "{} {number:5} {:5} {:5}     ------  {}",
+        left(&shown::cell(Some(&vm.name)), 40),
+        vm.memory_kib / 1024,
+        vm.nr_vcpus,
+        right(&seconds(0), 8),
+    );
+    if columns.verbose {
+        line += &format!(" {} {}", vm.uuid.hyphenated(), right("-", 8));
+    }
+    if columns.verbose || columns.context {
+        line += &right("-", 17);
+    }
+    if columns.cpupool {
+        line += &right("-", 16);
+    }
+    if columns.numa {
+        line += " -";
+    }
+    if columns.states {
+        line += &format!(" {}", vm.state.word());
+    }
+    line
+}
+
+/// A VM without a domain as `--json` prints it.
+fn absent_to_json(context: &Context, vm: &Listed) -> Value {
+    let mut row = json!({
+        "domid": null,
+        "last_domid": vm.last_domid.map(|domid| domid.0),
+        "name": vm.name,
+        "uuid": vm.uuid.hyphenated().to_string(),
+        "kind": vm.kind.map(kind_name),
+        "memory_kib": vm.memory_kib,
+        "vcpus_online": vm.nr_vcpus,
+    });
+    add_state(context, &mut row, vm.uuid, vm.state);
+    row
+}
+
+/// The VMs whose restart was given up, and that have no domain.
+fn given_up_without_domain(context: &Context, infos: &[DomainInfo]) -> Vec<Value> {
+    let all = given_up::all(&SystemFiles, &context.dirs).into_iter();
+    let has_none = |uuid: &Uuid| infos.iter().all(|info| &info.handle != uuid.as_bytes());
+    all.filter(|(uuid, _)| has_none(uuid))
+        .map(|(uuid, given_up)| {
+            let mut row = json!({
+                "domid": null,
+                "last_domid": null,
+                "name": given_up.name,
+                "uuid": uuid.hyphenated().to_string(),
+                "kind": null,
+                "memory_kib": 0,
+                "vcpus_online": 0,
+            });
+            add_state(context, &mut row, uuid, VmState::GivenUp);
+            row
+        })
+        .collect()
+}
+
+/// Adds the state of a VM to its JSON.
+fn add_state(context: &Context, row: &mut Value, uuid: Uuid, state: VmState) {
+    let waits_s = match state {
+        VmState::WaitingForRestart { due_s } => {
+            Some(due_s.saturating_sub(SystemClock.since_boot_s()))
+        }
+        _ => None,
+    };
+    let given_up = match state {
+        VmState::GivenUp => given_up::read(&SystemFiles, &context.dirs, uuid),
+        _ => None,
+    };
+    let configuration = store::kept_path(&context.dirs, &uuid.hyphenated().to_string());
+    json::set(row, "vm_state", state.word());
+    json::set(row, "restart_waits_s", json!(waits_s));
+    json::set(
+        row,
+        "given_up",
+        json!(given_up.map(|given_up| json!({
+            "why": given_up.why,
+            "since_ms": given_up.since_ms,
+            "configuration": configuration,
+        }))),
+    );
+}
+
+/// Reads what the columns need in addition to [`DomainInfo`].
 fn extras(
     context: &Context,
     infos: &[DomainInfo],
@@ -156,6 +314,11 @@ fn extras(
         true => context.hv()?.phys_info()?.nr_nodes,
         false => 0,
     };
+    let states = match columns.states {
+        true => states::of_domains(&context.records(), &SystemClock, infos),
+        false => Vec::new(),
+    };
+    let mut states = states.into_iter();
     let mut extras = Vec::with_capacity(infos.len());
     for info in infos {
         let nodes = match columns.numa {
@@ -167,6 +330,7 @@ fn extras(
             nodes: nodes.as_ref().map(|nodes| nodes.display(nr_nodes)),
             node_list: nodes
                 .map(|nodes| nodes.iter().take_while(|node| *node < nr_nodes).collect()),
+            state: states.next(),
         });
     }
     Ok(extras)
@@ -189,23 +353,27 @@ fn header(columns: Columns) -> String {
     if columns.numa {
         line += " NODE Affinity";
     }
+    if columns.states {
+        line += " VM State";
+    }
     line
 }
 
-/// Texts of a row that come from elsewhere than the domain's information.
+/// Texts of a row that do not come from [`DomainInfo`].
 #[derive(Debug, Default)]
 struct Extra {
     pool: Option<String>,
     nodes: Option<String>,
-    /// The same nodes as numbers.
+    /// NUMA nodes of the memory, as numbers.
     node_list: Option<Vec<u32>>,
+    state: Option<VmState>,
 }
 
 impl Extra {
     /// Adds what the columns show to a domain's JSON.
     fn add_to(&self, row: &mut Value, columns: Columns) {
         if columns.verbose || columns.context {
-            // Without XSM a domain has none.
+            // Without XSM, domains have no label.
             json::set(row, "security_label", Value::Null);
         }
         if let Some(pool) = &self.pool {
@@ -242,10 +410,13 @@ fn row(info: &DomainInfo, name: Option<&str>, columns: Columns, extra: &Extra) -
     if let Some(nodes) = &extra.nodes {
         line += &format!(" {nodes}");
     }
+    if let Some(state) = extra.state {
+        line += &format!(" {}", state.word());
+    }
     line
 }
 
-/// Pages of 4 KiB as whole MiB, rounded down.
+/// Converts pages of 4 KiB to whole MiB, rounded down.
 fn mib(pages: u64) -> u64 {
     pages / 256
 }
@@ -313,7 +484,7 @@ pub fn to_json(info: &DomainInfo, name: Option<&str>, is_bare_pv32: bool) -> Val
     })
 }
 
-/// Name of a guest's kind as a configuration's `type` has it.
+/// Value of `type` in a configuration for this kind of guest.
 pub fn kind_name(kind: GuestKind) -> &'static str {
     match kind {
         GuestKind::Pv => "pv",
@@ -322,7 +493,7 @@ pub fn kind_name(kind: GuestKind) -> &'static str {
     }
 }
 
-/// A reason in one word.
+/// The shutdown reason as one word.
 pub fn reason_name(reason: ShutdownReason) -> String {
     match reason {
         ShutdownReason::Poweroff => "poweroff".to_owned(),
@@ -335,12 +506,12 @@ pub fn reason_name(reason: ShutdownReason) -> String {
     }
 }
 
-/// Prints the configurations of domains. One without libxl's record (of a toolstack that keeps none) has what is known of it.
-fn print_configurations(context: &Context, infos: &[DomainInfo]) -> Outcome {
+/// Prints the configurations of domains. For a domain without libxl's record, prints what Xen and xenstore know.
+fn print_configurations(context: &Context, infos: &[DomainInfo], absent: &[Listed]) -> Outcome {
     let configs = domains::configurations(
         context.hv()?,
         &mut *context.store()?,
-        &context.dirs.xen_lib,
+        (&os_port::SystemFiles, &context.dirs.xen_lib),
         infos,
     )?;
     let names = match configs.iter().all(Result::is_ok) {
@@ -358,15 +529,21 @@ fn print_configurations(context: &Context, infos: &[DomainInfo]) -> Outcome {
         });
         array.push(json!({"domid": info.domid.0, "config": config}));
     }
+    for vm in absent {
+        // libxl's record went with the last domain.
+        let (kind, uuid) = (vm.kind.map(kind_name), vm.uuid.hyphenated().to_string());
+        let config = json!({"c_info": {"type": kind, "name": vm.name, "uuid": uuid}});
+        array.push(json!({"domid": shown_number(vm, infos), "config": config}));
+    }
     context.out.xl_json(&Value::Array(array))?;
-    // xl's `puts` adds a newline to that of yajl.
+    // xl prints yajl's text with `puts`, which adds a second newline.
     Ok(context.out.line("")?)
 }
 
-/// What Xen and xenstore tell of a domain, in libxl's form.
+/// Builds a configuration in libxl's form from what Xen and xenstore know.
 fn without_record(info: &DomainInfo, name: Option<String>) -> Value {
     let (kind, uuid) = (kind_name(info.kind()), uuid(&info.handle));
-    // Debian's scripts ask each domain for its name.
+    // Debian's scripts need the name of each domain.
     json!({"c_info": {"type": kind, "name": name, "uuid": uuid}})
 }
 
@@ -425,6 +602,52 @@ mod tests {
         );
     }
 
+    fn without_domain(last_domid: Option<u16>) -> Listed {
+        Listed {
+            uuid: Uuid::from_bytes([7; 16]),
+            name: "web".to_owned(),
+            last_domid: last_domid.map(DomId),
+            state: VmState::Restarting,
+            kind: Some(GuestKind::Pvh),
+            memory_kib: 262_144,
+            nr_vcpus: 2,
+        }
+    }
+
+    #[test]
+    fn a_vm_without_a_domain_has_the_columns_of_xl() {
+        let vm = without_domain(Some(7));
+        let line = absent_row(&vm, 7, Columns::default());
+        assert_eq!(
+            line,
+            "web                                          7   256     2     ------       0.0"
+        );
+        let columns = Columns {
+            verbose: true,
+            cpupool: true,
+            numa: true,
+            states: true,
+            ..Columns::default()
+        };
+        let of_domain = Extra {
+            pool: Some("Pool-0".to_owned()),
+            nodes: Some("all".to_owned()),
+            state: Some(VmState::Running),
+            ..Extra::default()
+        };
+        let of_domain = row(&dom0(), Some("d"), columns, &of_domain);
+        let words = |line: &str| line.split_whitespace().count();
+        assert_eq!(words(&absent_row(&vm, 7, columns)), words(&of_domain));
+    }
+
+    #[test]
+    fn a_number_that_another_domain_has_is_not_shown() {
+        let infos = [dom0()];
+        assert_eq!(shown_number(&without_domain(Some(7)), &infos), 7);
+        assert_eq!(shown_number(&without_domain(Some(0)), &infos), NO_DOMID);
+        assert_eq!(shown_number(&without_domain(None), &infos), NO_DOMID);
+    }
+
     #[test]
     fn pools_and_nodes_come_last() {
         let columns = Columns {
@@ -436,6 +659,7 @@ mod tests {
             pool: Some("Pool-0".to_owned()),
             nodes: Some("all".to_owned()),
             node_list: Some(vec![0]),
+            state: None,
         };
         assert!(row(&dom0(), Some("d"), columns, &extra).ends_with("12.3          Pool-0 all"));
         assert!(header(columns).ends_with("Time(s)         Cpupool NODE Affinity"));

@@ -1,4 +1,4 @@
-//! `xyl man`: manual pages from the same source as the help.
+//! `xyl man`: writes manual pages from clap's descriptions of the commands.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -17,7 +17,7 @@ use crate::error::{Failure, Outcome};
   mkdir -p /usr/local/share/man/man1
   xyl man /usr/local/share/man/man1")]
 pub struct Args {
-    /// The folder, which must be there
+    /// The folder; it must exist
     dir: PathBuf,
 }
 
@@ -31,7 +31,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     if context.would(format!("write manual pages into {}", args.dir.display()))? {
         return Ok(());
     }
-    // No page is written for the `help` that clap adds, so none may be named.
+    // clap adds a `help` command. It gets no page, so no page may refer to it.
     let mut xyl = Cli::command()
         .disable_help_subcommand(true)
         .mut_subcommands(|sub| sub.disable_help_subcommand(true));
@@ -39,7 +39,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     write_all(&args.dir, &xyl, None)
 }
 
-/// The page of a command and those of its subcommands. `parent` is the page that it belongs to.
+/// Writes the page of a command and those of its subcommands. `parent` is the page of the command above.
 fn write_all(dir: &Path, command: &Command, parent: Option<&str>) -> Outcome {
     let name = page_name(command);
     let mut see_also: Vec<String> = parent.map(str::to_owned).into_iter().collect();
@@ -48,12 +48,12 @@ fn write_all(dir: &Path, command: &Command, parent: Option<&str>) -> Outcome {
     seen(command).try_for_each(|sub| write_all(dir, sub, Some(&name)))
 }
 
-/// The subcommands that have pages.
+/// Returns the subcommands that have pages.
 fn seen(command: &Command) -> impl Iterator<Item = &Command> {
     command.get_subcommands().filter(|sub| !sub.is_hide_set())
 }
 
-/// `xyl-create`, as clap builds it.
+/// Name of a page, such as `xyl-create`, as clap builds it.
 fn page_name(command: &Command) -> String {
     let name = command.get_display_name();
     name.unwrap_or(command.get_name()).to_owned()
@@ -66,7 +66,7 @@ fn write(dir: &Path, command: &Command, see_also: &[String]) -> Outcome {
         .map_err(|source| Failure::io(format!("write {}", path.display()), source))
 }
 
-/// One page. clap_mangen knows the options; what clap keeps as one text after the help gets sections here.
+/// Writes one page. clap_mangen prints the options. This function splits the text after the help into sections.
 fn page(out: &mut dyn Write, command: &Command, see_also: &[String]) -> io::Result<()> {
     let usage = command.clone().render_usage().to_string();
     let man = Man::new(command.clone())
@@ -97,8 +97,7 @@ fn section(out: &mut dyn Write, heading: &str, body: &str) -> io::Result<()> {
     writeln!(out, ".SH \"{heading}\"\n{}", body.trim_end())
 }
 
-/// The parts of the text after the help, by the sections that they belong to, as roff. Each section is there once, at the
-/// place of its first part.
+/// Splits the text after the help into sections, as roff. Each section appears once, at the place of its first part.
 fn sections(after: &str) -> Vec<(&'static str, String)> {
     let mut sections: Vec<(&'static str, String)> = Vec::new();
     for part in after.split("\n\n").filter(|part| !part.trim().is_empty()) {
@@ -126,7 +125,7 @@ fn capitalised(text: &str) -> String {
     first.into_iter().chain(chars).collect()
 }
 
-/// Prose flows, and lines that stand in from the margin stay as they are.
+/// Joins the lines of prose. Indented lines stay as they are.
 fn flowing(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let runs = lines.chunk_by(|one, next| one.starts_with(' ') == next.starts_with(' '));
@@ -142,7 +141,7 @@ fn as_it_is(lines: &[&str]) -> String {
     format!(".nf\n{}\n.fi\n", escaped(&lines.join("\n")))
 }
 
-/// A text for roff: what roff has another meaning or sign for, and what would be a request at the start of a line.
+/// Escapes a text for roff: special characters, and line starts that roff would take as requests.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     let mut starts_line = true;

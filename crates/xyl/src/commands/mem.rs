@@ -1,4 +1,4 @@
-//! `xyl mem-set` and `xyl mem-max`.
+//! `xyl mem-set` and `xyl mem-max`: change a domain's memory target and its maximum.
 
 use xyl_engine::supervise::requests::Request;
 
@@ -9,7 +9,7 @@ use crate::error::{Failure, Outcome};
 /// Set how much memory a domain is to have
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The domain's balloon driver follows when it can; Xen lets it have no more from now on.
+    after_help = "The domain's balloon driver frees or takes memory when it can. Xen enforces the new limit at once.
 
 Examples:
   xyl mem-set web 512          512 MiB
@@ -58,7 +58,7 @@ pub fn run_max(args: &MaxArgs, context: &Context) -> Outcome {
     })
 }
 
-/// A size as xl takes it: decimal digits and at most one letter, MiB without a letter. Answer in KiB.
+/// Parses a size as xl does: decimal digits and at most one letter. Without a letter it is in MiB. Returns KiB.
 fn parse_size_kib(text: &str) -> Result<u64, Failure> {
     let bad = || {
         Failure::usage(format!(
@@ -83,7 +83,7 @@ fn parse_size_kib(text: &str) -> Result<u64, Failure> {
     kib.filter(|kib| *kib <= MAX_KIB).ok_or_else(bad)
 }
 
-/// 2^52 bytes: the most that x86 can address.
+/// 2^52 bytes in KiB, the largest address space of x86.
 const MAX_KIB: u64 = 1 << 42;
 
 #[cfg(test)]

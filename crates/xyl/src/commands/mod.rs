@@ -1,17 +1,28 @@
-//! One file for each command.
+//! The commands, one file for each. [`run`] is called by [`crate::run`] and dispatches to them.
 
 pub mod adopt;
 pub mod audit;
+pub mod autostart;
+pub mod block_attach;
+pub mod block_detach;
+pub mod block_list;
 pub mod claims;
 pub mod completion;
 pub mod console;
+pub mod cpupool;
+pub mod cpupool_create;
 pub mod create;
+pub mod debug_keys;
 pub mod destroy;
+pub mod device_attach;
+pub mod device_list;
+pub mod device_lists;
 pub mod dmesg;
 pub mod domid;
 pub mod domname;
 pub mod dump_core;
 pub mod explain;
+pub mod flask;
 pub mod fsck;
 pub mod info;
 pub mod later;
@@ -19,13 +30,22 @@ pub mod list;
 pub mod man;
 pub mod mem;
 pub mod monitor;
+pub mod network_attach;
+pub mod network_detach;
+pub mod network_list;
 pub mod ops;
 pub mod pause;
+pub mod pci;
+pub mod psr;
 pub mod recover;
 pub mod rename;
 pub mod sched;
+pub mod sched_rtds;
+pub mod sharing;
 pub mod shutdown;
 pub mod simulated_host;
+pub mod start;
+pub mod stop;
 pub mod sysrq;
 pub mod top;
 pub mod trigger;
@@ -40,13 +60,28 @@ use crate::cli::Command;
 use crate::context::Context;
 use crate::error::Outcome;
 
-/// The commands that a user sees, in the order of the alphabet.
+/// Commands that help and completion list, in alphabetical order.
 pub const HERE: &[&str] = &[
     "adopt",
     "audit",
+    "autostart",
+    "block-attach",
+    "block-detach",
+    "block-list",
+    "button-press",
+    "channel-list",
     "claims",
     "console",
+    "cpupool-cpu-add",
+    "cpupool-cpu-remove",
+    "cpupool-create",
+    "cpupool-destroy",
+    "cpupool-list",
+    "cpupool-migrate",
+    "cpupool-numa-split",
+    "cpupool-rename",
     "create",
+    "debug-keys",
     "destroy",
     "dmesg",
     "domid",
@@ -54,31 +89,59 @@ pub const HERE: &[&str] = &[
     "dump-core",
     "explain",
     "fsck",
+    "getenforce",
     "help",
     "info",
     "list",
+    "loadpolicy",
     "mem-max",
     "mem-set",
+    "network-attach",
+    "network-detach",
+    "network-list",
     "ops",
     "pause",
+    "pci-assignable-list",
+    "pci-list",
+    "psr-cat-set",
+    "psr-cat-show",
+    "psr-cmt-attach",
+    "psr-cmt-detach",
+    "psr-cmt-show",
+    "psr-hwinfo",
+    "psr-mba-set",
+    "psr-mba-show",
     "reboot",
     "recover",
     "rename",
     "sched-credit",
     "sched-credit2",
+    "sched-rtds",
+    "set-parameters",
+    "setenforce",
+    "sharing",
     "shutdown",
+    "start",
+    "stop",
     "sysrq",
     "top",
     "trigger",
     "unpause",
     "uptime",
+    "usb-list",
     "vcpu-list",
     "vcpu-pin",
     "vcpu-set",
+    "vdispl-list",
+    "vkb-list",
     "vm-list",
+    "vsnd-list",
+    "vtpm-list",
 ];
 
-/// Commands for packagers, shells and Xyl itself, and one that would keep `up` from being xl's `uptime`. No list names them.
+/// Commands that no list shows: those for packagers, shells and Xyl itself.
+///
+/// `upgrade-monitors` is among them, because otherwise `up` would no longer be a unique prefix of xl's `uptime`.
 pub const HIDDEN: &[&str] = &[
     "completion",
     "man",
@@ -91,7 +154,7 @@ pub const HIDDEN: &[&str] = &[
 pub fn run(command: &Command, context: &Context) -> Outcome {
     if changes_a_vm(command) && !context.dry_run() {
         recover::before_a_change(context);
-        // Nobody needs to watch over what is about to go.
+        // A destroy needs no new monitor for the VM.
         if !matches!(command, Command::Destroy(_)) {
             recover::replace_dead_monitors(context);
         }
@@ -107,10 +170,25 @@ fn run_one(command: &Command, context: &Context) -> Outcome {
     match command {
         Command::Adopt(args) => adopt::run(args, context),
         Command::Audit(args) => audit::run(args, context),
+        Command::Autostart(args) => autostart::run(args, context),
+        Command::BlockAttach(args) => block_attach::run(args, context),
+        Command::BlockDetach(args) => block_detach::run(args, context),
+        Command::BlockList(args) => block_list::run(args, context),
+        Command::ButtonPress(args) => trigger::run_button(args, context),
+        Command::ChannelList(args) => device_lists::run_channel(args, context),
         Command::Claims(args) => claims::run(args, context),
         Command::Completion(args) => completion::run(args, context),
         Command::Console(args) => console::run(args, context),
+        Command::CpupoolCpuAdd(args) => cpupool::run_cpu_add(args, context),
+        Command::CpupoolCpuRemove(args) => cpupool::run_cpu_remove(args, context),
+        Command::CpupoolCreate(args) => cpupool_create::run(args, context),
+        Command::CpupoolDestroy(args) => cpupool::run_destroy(args, context),
+        Command::CpupoolList(args) => cpupool::run_list(args, context),
+        Command::CpupoolMigrate(args) => cpupool::run_migrate(args, context),
+        Command::CpupoolNumaSplit(args) => cpupool::run_numa_split(args, context),
+        Command::CpupoolRename(args) => cpupool::run_rename(args, context),
         Command::Create(args) => create::run(args, context),
+        Command::DebugKeys(args) => debug_keys::run_keys(args, context),
         Command::Destroy(args) => destroy::run(args, context),
         Command::Dmesg(args) => dmesg::run(args, context),
         Command::Domid(args) => domid::run(args, context),
@@ -118,39 +196,71 @@ fn run_one(command: &Command, context: &Context) -> Outcome {
         Command::DumpCore(args) => dump_core::run(args, context),
         Command::Explain(args) => explain::run(args, context),
         Command::Fsck(args) => fsck::run(args, context),
+        Command::Getenforce(args) => flask::run_get(args, context),
         Command::Info(args) => info::run(args, context),
         Command::List(args) => list::run(args, context),
+        Command::Loadpolicy(args) => flask::run_load(args, context),
         Command::Man(args) => man::run(args, context),
         Command::MemMax(args) => mem::run_max(args, context),
         Command::MemSet(args) => mem::run_set(args, context),
         Command::Monitor(args) => monitor::run(args, context),
+        Command::NetworkAttach(args) => network_attach::run(args, context),
+        Command::NetworkDetach(args) => network_detach::run(args, context),
+        Command::NetworkList(args) => network_list::run(args, context),
         Command::Ops(args) => ops::run(args, context),
         Command::Pause(args) => pause::run_pause(args, context),
+        Command::PciAssignableList(args) => pci::run_assignable(args, context),
+        Command::PciList(args) => pci::run_list(args, context),
+        Command::PsrCatSet(args) => psr::run_cat_set(args, context),
+        Command::PsrCatShow(args) => psr::run_cat_show(args, context),
+        Command::PsrCmtAttach(args) => psr::run_cmt_attach(args, context),
+        Command::PsrCmtDetach(args) => psr::run_cmt_detach(args, context),
+        Command::PsrCmtShow(args) => psr::run_cmt_show(args, context),
+        Command::PsrHwinfo(args) => psr::run_hwinfo(args, context),
+        Command::PsrMbaSet(args) => psr::run_mba_set(args, context),
+        Command::PsrMbaShow(args) => psr::run_mba_show(args, context),
         Command::Reboot(args) => shutdown::run_reboot(args, context),
         Command::Recover(args) => recover::run(args, context),
         Command::Rename(args) => rename::run(args, context),
         Command::SchedCredit(args) => sched::run_credit(args, context),
         Command::SchedCredit2(args) => sched::run_credit2(args, context),
-        Command::SimulatedHost(args) => simulated_host::run(args, context),
+        Command::SchedRtds(args) => sched_rtds::run(args, context),
+        Command::SetParameters(args) => debug_keys::run_parameters(args, context),
+        Command::Setenforce(args) => flask::run_set(args, context),
+        Command::Sharing(args) => sharing::run(args, context),
         Command::Shutdown(args) => shutdown::run_shutdown(args, context),
+        Command::Start(args) => start::run(args, context),
+        Command::Stop(args) => stop::run(args, context),
+        Command::SimulatedHost(args) => simulated_host::run(args, context),
         Command::Sysrq(args) => sysrq::run(args, context),
         Command::Top(args) => top::run(args, context),
         Command::Trigger(args) => trigger::run(args, context),
         Command::Unpause(args) => pause::run_unpause(args, context),
+        Command::UpgradeMonitors(args) => upgrade_monitors::run(args, context),
         Command::Uptime(args) => uptime::run(args, context),
+        Command::UsbList(args) => pci::run_usb(args, context),
         Command::VcpuList(args) => vcpu_list::run(args, context),
         Command::VcpuPin(args) => vcpu_pin::run(args, context),
         Command::VcpuSet(args) => vcpu_set::run(args, context),
-        Command::UpgradeMonitors(args) => upgrade_monitors::run(args, context),
+        Command::VdisplList(args) => device_lists::run_vdispl(args, context),
+        Command::VkbList(args) => device_lists::run_vkb(args, context),
         Command::VmList(args) => vm_list::run(args, context),
+        Command::VsndList(args) => device_lists::run_vsnd(args, context),
+        Command::VtpmList(args) => device_lists::run_vtpm(args, context),
     }
 }
 
-/// Whether the command changes a VM: then nobody's work on one may be left half done before.
+/// Whether the command changes a VM. Then unfinished operations of dead processes are finished first.
 fn changes_a_vm(command: &Command) -> bool {
     matches!(
         command,
         Command::Adopt(_)
+            | Command::BlockAttach(_)
+            | Command::BlockDetach(_)
+            | Command::NetworkAttach(_)
+            | Command::NetworkDetach(_)
+            | Command::ButtonPress(_)
+            | Command::CpupoolMigrate(_)
             | Command::Create(_)
             | Command::Destroy(_)
             | Command::DumpCore(_)
@@ -160,6 +270,8 @@ fn changes_a_vm(command: &Command) -> bool {
             | Command::Reboot(_)
             | Command::Rename(_)
             | Command::Shutdown(_)
+            | Command::Start(_)
+            | Command::Stop(_)
             | Command::Sysrq(_)
             | Command::Trigger(_)
             | Command::Unpause(_)

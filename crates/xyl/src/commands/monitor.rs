@@ -1,4 +1,7 @@
-//! `xyl monitor`: the process that watches over one VM. `xyl create` starts it in the background.
+//! `xyl monitor`: the process that supervises one VM.
+//!
+//! This module starts monitors: [`start_in_background`] for `xyl create`, and [`replace_lost_monitors`] for a VM whose
+//! monitor has died. The loop of a monitor is [`xyl_engine::supervise::monitor`].
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
@@ -11,64 +14,98 @@ use os_port::{Launch, Process, SystemFiles, SystemProcess, lock_for_child, lock_
 use rustix::fs::OFlags;
 use uuid::Uuid;
 use xen_port::DomId;
-use xen_sys::{Standby, Streams};
-use xyl_engine::EngineError;
-use xyl_engine::supervise::monitor::{self};
+use xen_sys::{Network, Programs, Standby, Streams};
+use xyl_engine::config::plan;
+use xyl_engine::supervise::{monitor, requests};
 use xyl_engine::vm::Vm;
 use xyl_engine::vm::journal;
 use xyl_engine::vm::monitor_lock;
+use xyl_engine::vm::store;
+use xyl_engine::{EngineError, Host, device_model};
 
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 
-/// The mode of a monitor's log.
+/// File mode of a monitor's log.
 const LOG_MODE: u32 = 0o640;
 
-/// Watch over a VM, and do what its configuration says when it ends
+/// Supervise a VM, and do what its configuration says when it ends
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "`xyl create` starts this in the background for each VM, before the domain runs. Started by hand, it \
-watches over a VM that lost its process.
+supervises a VM whose monitor has died.
 
 Examples:
   xyl monitor $(xyl domid web) $(xyl list --json web | jq -r '.[0].uuid')"
 )]
 pub struct Args {
-    /// The VM's domain now
+    /// Domid of the VM's domain now
     domid: u16,
-    /// The VM's UUID
+    /// UUID of the VM
     uuid: Uuid,
 }
 
 /// Runs `xyl monitor`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
-    if context.would(format!("watch over the VM {}", args.uuid))? {
+    if context.would(format!("supervise the VM {}", args.uuid))? {
         return Ok(());
     }
-    // It keeps no folder of whoever started it in use.
+    // The folder of the command that started the monitor must not stay in use.
     std::env::set_current_dir("/").map_err(|source| Failure::io("go to /", source))?;
     let mut host = context.open_host()?;
-    host.process = Box::new(Watcher);
     let vm = Vm {
         domid: DomId(args.domid),
         uuid: args.uuid,
     };
     let lock = lock_of_stdin(&context.dirs.watch(vm.uuid));
-    // All that it needs is open.
-    if let Err(error) = xen_sys::give_up_rights() {
+    // All files and sockets that the monitor needs are open now.
+    let (mut network, mut programs) = rights_of(&host, vm.uuid);
+    if programs == Programs::Qemu
+        && let Err(error) = device_model::make_cage(&host)
+    {
+        context.say(format!("warning: {error}"));
+    }
+    if let Err(error) = xen_sys::give_up_rights(network, programs) {
+        (network, programs) = (Network::Links, Programs::Qemu);
         context.say(format!(
             "warning: this monitor keeps its rights: {error}; the kernel needs CONFIG_SECCOMP_FILTER"
         ));
     }
+    host.process = Box::new(MonitorProcess { network, programs });
     Ok(monitor::watch_with(&mut host, vm, lock, &mut |line| {
         context.say(line)
     })?)
 }
 
-/// This process, which waits for months.
-struct Watcher;
+/// The rights to the host's network and to QEMU that the monitor of a VM needs: for the devices of the record, and for an interface
+/// that is to be attached. It keeps them where it cannot read the record or the requests: what fails now can succeed later.
+fn rights_of(host: &Host, uuid: Uuid) -> (Network, Programs) {
+    let changes_links = requests::change_links(host, uuid).unwrap_or(true);
+    let (has_links, needs_qemu) = match plan::of_record(host, uuid) {
+        Ok(planned) => (!planned.spec.nics.is_empty(), planned.spec.needs_qemu()),
+        Err(_) if store::is_absent(host, uuid) => (false, false),
+        Err(_) => (true, true),
+    };
+    let network = match changes_links || has_links {
+        true => Network::Links,
+        false => Network::None,
+    };
+    let programs = match needs_qemu {
+        true => Programs::Qemu,
+        false => Programs::None,
+    };
+    (network, programs)
+}
 
-impl Process for Watcher {
+/// The monitor's process. It gives free memory back to the kernel while it waits.
+struct MonitorProcess {
+    /// Its right to the host's network.
+    network: Network,
+    /// Its right to start programs.
+    programs: Programs,
+}
+
+impl Process for MonitorProcess {
     fn id(&self) -> u32 {
         SystemProcess.id()
     }
@@ -77,28 +114,40 @@ impl Process for Watcher {
         SystemProcess.is_running(id)
     }
 
+    fn started_ticks(&self, id: u32) -> Option<u64> {
+        SystemProcess.started_ticks(id)
+    }
+
     fn new_uuid(&self) -> [u8; 16] {
         SystemProcess.new_uuid()
     }
 
     fn rest(&self) {
-        // Where that fails it only takes more memory.
+        // A failure costs memory only.
         let _ = xen_sys::program::give_back();
+    }
+
+    fn may_change_links(&self) -> bool {
+        self.network == Network::Links
+    }
+
+    fn may_start_qemu(&self) -> bool {
+        self.programs == Programs::Qemu
     }
 }
 
-/// Starts the process that watches over a VM. What it says goes to a log of the VM's.
+/// Starts the monitor of a VM. Its messages go to the VM's log.
 ///
-/// It may start before the domain runs, once the VM's record is written: it waits for the domain's end
-/// all the same, and ends when the domain is taken back. It stands by until the answer is dropped or this
-/// process dies, and does not compete with it for the CPU meanwhile.
+/// The VM's record must be written; the domain need not run yet. The monitor ends if the create is undone.
+///
+/// The new process stands by, and uses no CPU, until the [`Standby`] is dropped or this process dies.
 pub fn start_in_background(context: &Context, name: &str, vm: Vm) -> Result<Standby, EngineError> {
     let lock = lock_for(context, vm.uuid, None)?;
     start_with(context, name, vm, lock)
 }
 
-/// The lock of whoever watches over a VM, to be given to the new process: so that nobody takes the VM for one
-/// without a monitor meanwhile.
+/// Takes the monitor lock of a VM for a new process. With it the VM is never seen without a monitor. `None` if
+/// another process has the lock at the deadline.
 pub fn lock_for(
     context: &Context,
     uuid: Uuid,
@@ -116,7 +165,7 @@ fn start_with(
 ) -> Result<Standby, EngineError> {
     let log = log_path(context, name);
     let out = match open_log(&log) {
-        // A VM is watched over without words too.
+        // With a full disk, the monitor runs without a log.
         Err(source) if is_disk_full(&source) => OpenOptions::new().write(true).open("/dev/null"),
         opened => opened,
     };
@@ -125,7 +174,7 @@ fn start_with(
         EngineError::io("find the program at", Path::new("/proc/self/exe"), source)
     })?;
     let no_start = |source| EngineError::io("start the monitor", &path, source);
-    let launch = Launch::new(&path).map_err(no_start)?.args(words(vm));
+    let launch = Launch::new(&path).map_err(no_start)?.args(arguments(vm));
     let launch = match context.host_variable() {
         Some(host) => launch.on_host(host),
         None => launch,
@@ -142,63 +191,66 @@ fn start_with(
     Standby::start(&launch, streams).map_err(no_start)
 }
 
-/// The monitor's words after `xyl`.
-fn words(vm: Vm) -> [String; 4] {
+/// Arguments of the monitor's program.
+fn arguments(vm: Vm) -> [String; 4] {
     let (domid, uuid) = (vm.domid.to_string(), vm.uuid.hyphenated().to_string());
     ["-T".to_owned(), "monitor".to_owned(), domid, uuid]
 }
 
-/// A monitor that was started in the place of one that had died.
-pub struct Heir {
-    /// The VM that it supervises.
+/// A new monitor in the place of a dead one.
+pub struct ReplacementMonitor {
+    /// The VM that the monitor supervises.
     pub vm: Vm,
     /// Name of the VM.
     pub name: String,
-    /// The new process.
+    /// Process ID of the new monitor.
     pub pid: u32,
 }
 
-impl Heir {
-    /// What happened, in words.
+impl ReplacementMonitor {
+    /// The line about it in the command's report.
     pub fn line(&self) -> String {
         format!(
-            "its monitor had died: process {} watches over it now",
+            "its monitor had died: process {} is its monitor now",
             self.pid
         )
     }
 }
 
-/// A VM that has lost its monitor, and gets none.
-pub struct NoHeir {
+/// A VM whose monitor has died and could not be replaced.
+pub struct MonitorNotReplaced {
     /// UUID of the VM.
     pub uuid: Uuid,
     /// Name of the VM.
     pub name: String,
-    /// Why no monitor could be started.
+    /// The reason why no monitor could be started.
     pub failure: Failure,
 }
 
-impl NoHeir {
-    /// What happened, in words.
+impl MonitorNotReplaced {
+    /// The line about it in the command's report.
     pub fn line(&self) -> String {
         format!(
-            "its monitor had died, and none could be started: {}",
+            "its monitor had died, and a new one could not be started: {}",
             self.failure
         )
     }
 }
 
-/// Starts a monitor for each VM that has lost its own. Where none has, that costs a look into one folder
-/// and at the lock of each of its files. What fails with one VM keeps no other from its monitor.
-pub fn replace_the_lost(context: &Context) -> Result<Vec<Result<Heir, NoHeir>>, Failure> {
-    let lost = monitor_lock::lost(&SystemFiles, &context.dirs)?;
+/// Starts a monitor for each VM whose monitor has died. One VM's failure does not affect the others.
+///
+/// If all monitors live, this reads one folder and tests the lock of each file in it.
+pub fn replace_lost_monitors(
+    context: &Context,
+) -> Result<Vec<Result<ReplacementMonitor, MonitorNotReplaced>>, Failure> {
+    let lost = monitor_lock::without_monitor(&SystemFiles, &context.dirs)?;
     if !lost.is_empty() {
-        // Without it nobody gets one, which is to be said once.
+        // Without the hypervisor no monitor can start. The error is reported once.
         context.hv()?;
     }
     let started = lost.into_iter().filter_map(|uuid| {
-        let heir = heir(context, uuid).transpose()?;
-        Some(heir.map_err(|failure| NoHeir {
+        let started = replace_one(context, uuid).transpose()?;
+        Some(started.map_err(|failure| MonitorNotReplaced {
             uuid,
             name: name_of(context, uuid),
             failure,
@@ -212,24 +264,29 @@ fn name_of(context: &Context, uuid: Uuid) -> String {
         .unwrap_or_else(|| uuid.hyphenated().to_string())
 }
 
-/// Starts a monitor for a VM that has none; `None` where another process does that just now.
-fn heir(context: &Context, uuid: Uuid) -> Result<Option<Heir>, Failure> {
+/// Starts a monitor for a VM that has none. `None` if another process is starting one now.
+fn replace_one(context: &Context, uuid: Uuid) -> Result<Option<ReplacementMonitor>, Failure> {
     let lock = lock_for(context, uuid, None)?;
-    lock.map(|lock| heir_with(context, uuid, lock)).transpose()
+    lock.map(|lock| start_with_lock(context, uuid, lock))
+        .transpose()
 }
 
-/// Starts a monitor for a VM, with the lock of whoever watches over it.
-pub fn heir_with(context: &Context, uuid: Uuid, lock: File) -> Result<Heir, Failure> {
+/// Starts a monitor for a VM, and gives it the monitor lock `lock`.
+pub fn start_with_lock(
+    context: &Context,
+    uuid: Uuid,
+    lock: File,
+) -> Result<ReplacementMonitor, Failure> {
     let domains = context.hv()?.domain_list()?;
     let domain = domains.iter().find(|info| &info.handle == uuid.as_bytes());
     let vm = Vm {
-        // Where there is none, the monitor finds out why by the UUID.
+        // If the VM has no domain, the monitor looks its state up by the UUID.
         domid: domain.map_or(DomId::ZERO, |info| info.domid),
         uuid,
     };
     let name = name_of(context, uuid);
     let child = start_with(context, &name, vm, Some(lock))?;
-    Ok(Heir {
+    Ok(ReplacementMonitor {
         vm,
         name,
         pid: child.id(),
@@ -248,13 +305,13 @@ fn open_log(path: &Path) -> std::io::Result<File> {
         std::fs::create_dir_all(folder)?;
     }
     let mut options = OpenOptions::new();
-    // Administrators of the group may read it, whatever the umask of whoever typed the command.
+    // Members of the file's group may read the log, whatever the umask of the calling command.
     options.create(true).append(true).mode(LOG_MODE);
     options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     options.open(path)
 }
 
-/// Beside xl's own logs, whose names begin with `xl-`.
+/// Path of a monitor's log. It is beside xl's own logs, whose names begin with `xl-`.
 fn log_path(context: &Context, name: &str) -> PathBuf {
     context
         .dirs

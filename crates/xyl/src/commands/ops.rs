@@ -1,13 +1,18 @@
-//! `xyl ops`: the operations under way, and those that have ended.
+//! `xyl ops`: shows operations from the VMs' journals, and cancels them.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use os_port::{SystemClock, SystemFiles, SystemProcess};
 use serde_json::{Value, json};
+use uuid::Uuid;
 use xyl_engine::operation::run;
-use xyl_engine::supervise::restart_backoff::Brake;
-use xyl_engine::supervise::status::{self, Status, VmOps};
+use xyl_engine::supervise::restart_backoff::RestartDelay;
+use xyl_engine::supervise::states;
+use xyl_engine::supervise::status::{self, QueuedRequest, Status, VmOps};
+use xyl_engine::vm::given_up::GivenUp;
+use xyl_engine::vm::state::VmState;
+use xyl_engine::vm::{domains, store};
 use xyl_saga::{Entry, Operation, Record};
 
 use crate::complete::{operations_under_way, vms_and_operations};
@@ -15,25 +20,30 @@ use crate::context::Context;
 use crate::error::{Failure, Outcome};
 use crate::shown::Shown;
 
-/// Show the operations that are under way, and how each VM's last one ended
+/// Show the operations that are under way, how each VM's last one ended, and the requests that wait
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_help = "What is shown comes from the VMs' journals (/run/xyl/vm/UUID/journal). An operation whose process has \
-died is `interrupted`: the next command that changes a VM finishes it or takes it back, and so does `xyl recover`. \
-`stuck` is what could not be taken back whole, or was left open by a failure: `xyl recover` goes on with it. A restart \
-that `waits` is one of a guest that ends again and again: AGE is then how long it waits still, and STEP says why; `xyl \
-destroy` ends the wait with the VM.
+    after_help = "The states come from the VMs' journals (/run/xyl/vm/UUID/journal). An `interrupted` operation is one whose process has \
+died: the next command that changes a VM, or `xyl recover`, finishes or undoes it. A `stuck` operation has failed and could not be \
+undone completely: `xyl recover` tries again. A restart that `waits` is delayed because the guest ends again and again: AGE is then the \
+remaining time, and STEP the reason. `xyl destroy` ends the wait with the VM. A request that waits for the VM's monitor is \
+`requested`, and one that the monitor carries out is `begun`: STEP then says who has asked. \
+A restart that is `given up` has failed for the last time: STEP says why, and where the configuration is kept. Its line goes \
+when that file is removed or the VM is created again.
 
 Examples:
   xyl ops
   xyl ops show web                             step by step, with times
-  xyl ops cancel 6a1d0c4e.12                   take it back, if it can still be
+  xyl ops cancel 6a1d0c4e.12                   undo it, if that is still possible
 
 JSON: an array of {id, vm, uuid, operation, state, step, pid, begun_ms, last_ms, failure, \
-restart_waits_s, restart_waits_why}; with show an array of {sequence, time_ms, record}, where record is as in the journal: \
-{type, ...}; type is begin (id, kind, uuid, name, pid, args), step, done, failed, undo, undone, undo-failed (name, made or \
-cause), cancel, taken-over (pid) or ended (outcome)"
+restart_waits_s, restart_waits_why, request, asker, vm_state, given_up}; vm_state is as in `xyl list --json`, or null where Xen cannot be \
+asked; given_up is null or {why, since_ms, configuration}; a VM of which nothing but that is known has null in the place of id, \
+operation, state, step, pid, begun_ms and last_ms; request and asker are those of a request, as in docs/requests.md, and null \
+otherwise; with show an array of {sequence, time_ms, record}, where record is as in the journal: \
+{TYPE: {...}}; TYPE is begin (id, kind, uuid, name, pid, started_ticks, args, steps), step, noted (facts), done (made), failed \
+(cause), undo, undone, undo_failed (cause), cancel, taken_over (pid, started_ticks) or ended (outcome); those of a step have its name"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -48,9 +58,9 @@ enum Action {
         #[arg(value_name = "VM|ID", add = vms_and_operations())]
         which: String,
     },
-    /// Ask for an operation to be taken back; it is heeded before the next step that can be undone
+    /// Ask to cancel an operation; it stops before its next step that can be undone
     Cancel {
-        /// The operation
+        /// ID of the operation
         #[arg(add = operations_under_way())]
         id: String,
     },
@@ -66,17 +76,30 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     }
 }
 
-/// The last operation of each VM.
+/// Prints the last operation of each VM.
 fn list(context: &Context, vms: &[VmOps]) -> Outcome {
     let mut rows = Vec::new();
     for vm in vms {
         match &vm.contents {
-            Ok(_) => rows.extend(vm.past().operations.pop().map(|last| (vm, last))),
+            Ok(_) => {
+                let last = vm.past().operations.pop();
+                if last.is_some() || vm.given_up.is_some() {
+                    rows.push((vm, last));
+                }
+            }
             Err(error) => context.warn(&Failure::refused(error.to_string())),
         }
     }
     if context.json() {
-        let rows = rows.iter().map(|(vm, last)| as_json(vm, last)).collect();
+        let uuids: Vec<Uuid> = rows.iter().map(|(vm, _)| vm.uuid).collect();
+        let states = states_of(context, &uuids);
+        let rows = rows.iter().zip(states);
+        let rows = rows.map(|((vm, last), state)| as_json(context, vm, last.as_ref(), state));
+        let of_vm = |vm: &VmOps| -> Vec<Value> {
+            let requests = vm.requests.iter();
+            requests.map(|one| request_json(vm, one)).collect()
+        };
+        let rows = rows.chain(vms.iter().flat_map(of_vm)).collect();
         return Ok(context.out.json(&Value::Array(rows))?);
     }
     context.out.line(format!(
@@ -84,37 +107,137 @@ fn list(context: &Context, vms: &[VmOps]) -> Outcome {
         "ID", "VM", "OPERATION", "STATE", "AGE"
     ))?;
     for (vm, last) in rows {
-        let waits = waiting(vm);
-        let age_s = now_ms().saturating_sub(last.last_ms) / 1000;
-        context.out.line(format!(
-            "{:<14} {:<20} {:<14} {:<12} {:>6} s {}",
-            Shown::line(&last.begin.id).to_string(),
-            name_of(&last),
-            Shown::line(&last.begin.kind).to_string(),
-            vm.standing(&last, &SystemProcess).word(),
-            age_s,
-            step_of(&last),
-        ))?;
-        if let Some((brake, left_s)) = waits {
-            context.out.line(format!(
-                "{:<14} {:<20} {:<14} {:<12} {:>6} s {}",
-                "-",
-                name_of(&last),
-                "restart",
-                "waits",
-                left_s,
-                brake.why()
-            ))?;
+        if let Some(last) = last {
+            print_last(context, vm, &last)?;
+        }
+        if let Some(given_up) = &vm.given_up {
+            print_given_up(context, vm.uuid, given_up)?;
+        }
+    }
+    for vm in vms {
+        for request in &vm.requests {
+            print_request(context, vm, request)?;
         }
     }
     Ok(())
 }
 
-/// What holds a VM's next restart up, and for how many seconds still.
-fn waiting(vm: &VmOps) -> Option<(Brake, u64)> {
-    let brake = vm.brake?;
-    let left_s = brake.left(&SystemClock).as_secs();
-    (left_s > 0).then_some((brake, left_s))
+/// A line about a request that waits or is carried out.
+fn print_request(context: &Context, vm: &VmOps, request: &QueuedRequest) -> Outcome {
+    let (word, age_s, step) = match &request.envelope {
+        Ok(envelope) => (
+            envelope.request.word(),
+            now_ms().saturating_sub(envelope.time_ms) / 1000,
+            format!("asked for by {}", envelope.asker),
+        ),
+        Err(error) => ("-", 0, error.to_string()),
+    };
+    // The start of an id is its time, which tells requests apart.
+    let id: String = request.id.to_string().chars().take(13).collect();
+    Ok(context.out.line(format!(
+        "{id:<14} {:<20} {word:<14} {:<12} {age_s:>6} s {}",
+        name_of_vm(vm),
+        state_of(request),
+        Shown::line(&step),
+    ))?)
+}
+
+fn state_of(request: &QueuedRequest) -> &'static str {
+    match request.is_started {
+        true => "begun",
+        false => "requested",
+    }
+}
+
+fn name_of_vm(vm: &VmOps) -> String {
+    let mut operations = vm.past().operations;
+    let named = operations.pop().filter(|last| !last.begin.name.is_empty());
+    match named {
+        Some(last) => name_of(&last),
+        None => vm.uuid.to_string().chars().take(20).collect(),
+    }
+}
+
+fn request_json(vm: &VmOps, request: &QueuedRequest) -> Value {
+    let envelope = request.envelope.as_ref().ok();
+    let last = vm.past().operations.pop();
+    json!({
+        "id": request.id.to_string(),
+        "vm": last.map(|last| last.begin.name),
+        "uuid": vm.uuid.hyphenated().to_string(),
+        "operation": envelope.map(|envelope| envelope.request.word()),
+        "state": state_of(request),
+        "step": null,
+        "pid": null,
+        "begun_ms": envelope.map(|envelope| envelope.time_ms),
+        "last_ms": envelope.map(|envelope| envelope.time_ms),
+        "failure": request.envelope.as_ref().err().map(|error| json!({"cause": error.to_string()})),
+        "restart_waits_s": null,
+        "restart_waits_why": null,
+        "vm_state": null,
+        "given_up": null,
+        "request": envelope.map(|envelope| &envelope.request),
+        "asker": envelope.map(|envelope| &envelope.asker),
+    })
+}
+
+/// The line of a VM's last operation, and one of the restart that waits.
+fn print_last(context: &Context, vm: &VmOps, last: &Operation) -> Outcome {
+    let age_s = now_ms().saturating_sub(last.last_ms) / 1000;
+    context.out.line(format!(
+        "{:<14} {:<20} {:<14} {:<12} {:>6} s {}",
+        Shown::line(&last.begin.id).to_string(),
+        name_of(last),
+        Shown::line(&last.begin.kind).to_string(),
+        vm.standing(last, &SystemProcess).word(),
+        age_s,
+        step_of(last),
+    ))?;
+    if let Some((delay, left_s)) = waiting(vm) {
+        context.out.line(format!(
+            "{:<14} {:<20} {:<14} {:<12} {:>6} s {}",
+            "-",
+            name_of(last),
+            "restart",
+            "waits",
+            left_s,
+            delay.why()
+        ))?;
+    }
+    Ok(())
+}
+
+fn print_given_up(context: &Context, uuid: Uuid, given_up: &GivenUp) -> Outcome {
+    let kept = store::kept_path(&context.dirs, &uuid.hyphenated().to_string());
+    Ok(context.out.line(format!(
+        "{:<14} {:<20} {:<14} {:<12} {:>6} s {}; xyl create {}",
+        "-",
+        Shown::cell(&given_up.name).to_string(),
+        "restart",
+        "given up",
+        now_ms().saturating_sub(given_up.since_ms) / 1000,
+        Shown::line(&given_up.why),
+        kept.display()
+    ))?)
+}
+
+/// The states of VMs; none where Xen cannot be asked.
+fn states_of(context: &Context, uuids: &[Uuid]) -> Vec<Option<VmState>> {
+    let infos = context.hv().and_then(|hv| Ok(domains::list(hv)?));
+    match infos {
+        Ok(infos) => {
+            let states = states::of_vms(&context.records(), &SystemClock, &infos, uuids);
+            states.into_iter().map(Some).collect()
+        }
+        Err(_) => vec![None; uuids.len()],
+    }
+}
+
+/// The reason why a VM's next restart waits, and the remaining seconds.
+fn waiting(vm: &VmOps) -> Option<(RestartDelay, u64)> {
+    let delay = vm.restart_delay.filter(|_| vm.given_up.is_none())?;
+    let left_s = delay.left(&SystemClock).as_secs();
+    (left_s > 0).then_some((delay, left_s))
 }
 
 fn now_ms() -> u64 {
@@ -135,28 +258,43 @@ fn step_of(operation: &Operation) -> String {
     Shown::line(step.map_or("", String::as_str)).to_string()
 }
 
-fn as_json(vm: &VmOps, operation: &Operation) -> Value {
+fn as_json(
+    context: &Context,
+    vm: &VmOps,
+    operation: Option<&Operation>,
+    state: Option<VmState>,
+) -> Value {
     let failure = operation
-        .failure
-        .as_ref()
+        .and_then(|operation| operation.failure.as_ref())
         .map(|(step, cause)| json!({"step": step, "cause": cause}));
+    let name = operation.map(|operation| operation.begin.name.clone());
+    let name = name.or_else(|| vm.given_up.as_ref().map(|given_up| given_up.name.clone()));
+    let kept = store::kept_path(&context.dirs, &vm.uuid.hyphenated().to_string());
     json!({
-        "id": operation.begin.id,
-        "vm": operation.begin.name,
-        "uuid": operation.begin.uuid,
-        "operation": operation.begin.kind,
-        "state": vm.standing(operation, &SystemProcess).word(),
-        "step": operation.step,
-        "pid": operation.pid,
-        "begun_ms": operation.begun_ms,
-        "last_ms": operation.last_ms,
+        "id": operation.map(|operation| &operation.begin.id),
+        "vm": name,
+        "uuid": vm.uuid.hyphenated().to_string(),
+        "operation": operation.map(|operation| &operation.begin.kind),
+        "state": operation.map(|operation| vm.standing(operation, &SystemProcess).word()),
+        "step": operation.map(|operation| &operation.step),
+        "pid": operation.map(|operation| operation.pid),
+        "begun_ms": operation.map(|operation| operation.begun_ms),
+        "last_ms": operation.map(|operation| operation.last_ms),
         "failure": failure,
+        "vm_state": state.map(VmState::word),
+        "given_up": vm.given_up.as_ref().map(|given_up| json!({
+            "why": given_up.why,
+            "since_ms": given_up.since_ms,
+            "configuration": kept,
+        })),
         "restart_waits_s": waiting(vm).map(|(_, left_s)| left_s),
-        "restart_waits_why": waiting(vm).map(|(brake, _)| brake.why()),
+        "restart_waits_why": waiting(vm).map(|(delay, _)| delay.why()),
+        "request": null,
+        "asker": null,
     })
 }
 
-/// The records of a VM, or of one operation.
+/// Prints the journal records of a VM, or of one operation.
 fn show(context: &Context, vms: &[VmOps], which: &str) -> Outcome {
     for vm in vms {
         let past = vm.past();
@@ -175,7 +313,7 @@ fn show(context: &Context, vms: &[VmOps], which: &str) -> Outcome {
         return tell_damage(context, vm);
     }
     Err(Failure::refused(format!(
-        "nothing is known of `{which}`: `xyl ops` shows what there is"
+        "there is no VM or operation `{which}`: `xyl ops` lists them"
     )))
 }
 
@@ -217,6 +355,9 @@ fn described(record: &Record) -> String {
             )
         }
         Record::Step { name } => format!("  {name} ..."),
+        Record::Noted { name, facts } => {
+            format!("  {name}: {}", Value::Object(facts.clone()))
+        }
         Record::Done { name, made } if made.is_empty() => format!("  {name}: done"),
         Record::Done { name, made } => format!("  {name}: done, {}", Value::Object(made.clone())),
         Record::Failed { name, cause } => format!("  {name}: FAILED: {cause}"),
@@ -224,7 +365,7 @@ fn described(record: &Record) -> String {
         Record::Undone { name } => format!("  undoing {name}: done"),
         Record::UndoFailed { name, cause } => format!("  undoing {name}: FAILED: {cause}"),
         Record::Cancel {} => "  it is to be cancelled".to_owned(),
-        Record::TakenOver { pid } => format!("  its process has died; process {pid} goes on"),
+        Record::TakenOver { pid, .. } => format!("  its process has died; process {pid} goes on"),
         Record::Ended { outcome } => format!("  {}", outcome.word()),
     }
 }
@@ -235,7 +376,7 @@ fn tell_damage(context: &Context, vm: &VmOps) -> Outcome {
     };
     if let Some(damage) = &contents.damage {
         context.say(format!(
-            "the journal is damaged from here on ({damage}); the next command sets it aside, and goes by what Xen says"
+            "the journal is damaged from here on ({damage}); the next command moves it to /run/xyl/damaged and reads the VM's state from Xen"
         ));
     }
     if contents.is_torn {
@@ -255,11 +396,13 @@ fn cancel(context: &Context, vms: &[VmOps], id: &str) -> Outcome {
         }
         run::ask_to_cancel(&SystemFiles, &context.dirs, vm.uuid, id)?;
         if vm.standing(operation, &SystemProcess) != Status::UnderWay {
-            context.say(format!("{id} has no process: `xyl recover` sees to it"));
+            context.say(format!(
+                "{id} has no process: `xyl recover` finishes or undoes it"
+            ));
         }
         return Ok(());
     }
     Err(Failure::refused(format!(
-        "no operation {id} is under way: `xyl ops` shows those there are"
+        "no operation {id} is under way: `xyl ops` lists those that are"
     )))
 }

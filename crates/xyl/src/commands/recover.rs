@@ -1,33 +1,33 @@
-//! `xyl recover`: finishes what dead processes have left under way.
+//! `xyl recover`: finishes or undoes the operations of dead processes, and replaces dead monitors.
 
 use os_port::{SystemFiles, SystemProcess};
 use serde_json::{Value, json};
 use xen_port::DomId;
 use xyl_engine::Host;
-use xyl_engine::config::policy_recheck::reexamine;
+use xyl_engine::config::policy_recheck::recheck;
 use xyl_engine::recover::{self, Recovered};
 
 use crate::commands::explain::otherwise;
-use crate::commands::monitor::{Heir, NoHeir, replace_the_lost};
+use crate::commands::monitor::{MonitorNotReplaced, ReplacementMonitor, replace_lost_monitors};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 use crate::shown::Shown;
 
-/// Finish, or take back, what dead processes have left under way
+/// Finish or undo the operations of dead processes
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Every command that changes a VM does this first, for operations whose process has died. This one does it for \
-all VMs, tries again what could not be taken back (`stuck` in `xyl ops`), and drops the configurations of VMs \
-whose domain has gone while nobody watched. It starts a monitor for each VM whose monitor has ended, as `xyl list` and \
-the commands that change a VM do too. A journal that was damaged, and so set aside, is named each time, with exit code 1, until \
-its file is removed (`xyl fsck --repair` does that). At most every four minutes it gathers the host's facts anew and asks the \
-policy about each guest that runs. It warns once of each guest that the policy would not let start now as it runs (`xyl explain` \
-says why), and changes none.
+    after_help = "Every command that changes a VM first finishes or undoes the operations whose process has died. `recover` does only that. It also tries \
+again the operations that could not be undone (`stuck` in `xyl ops`), and removes the configurations of VMs whose domain ended \
+while they had no monitor. It starts a monitor for each VM whose monitor has died, as `xyl list` and the commands that change a VM \
+do too. A journal that is damaged or was given up lies in /run/xyl/damaged. It is reported once, with exit code 1. After that `xyl fsck` \
+and -v show it, until its file is removed (`xyl fsck --repair` does that). At most every four minutes, `recover` gathers the host's facts again and asks the policy about each \
+running guest. It warns once about each guest that the policy would not start now as it runs (`xyl explain` gives the reasons). It \
+changes no running guest.
 
 Examples:
   xyl recover
 
-JSON: an array of {uuid, vm, domid, what, failed}"
+JSON: an array of {uuid, vm, domid, what, failed, reported_before}"
 )]
 pub struct Args {}
 
@@ -39,8 +39,8 @@ pub fn run(_args: &Args, context: &Context) -> Outcome {
     let mut host = context.open_host()?;
     let recovered = recover::all(&mut host, true);
     context.count(&host);
-    // Whatever became of the operations, each VM is to have its monitor.
-    let replaced = replace_the_lost(context);
+    // The monitors are replaced even if an operation could not be finished.
+    let replaced = replace_lost_monitors(context);
     if let Err(failure) = warn_of_changed_verdicts(context, &host) {
         context.warn(&failure);
     }
@@ -55,18 +55,19 @@ pub fn run(_args: &Args, context: &Context) -> Outcome {
     }
     recovered?;
     replaced?;
-    match rows.iter().filter(|one| one.has_failed).count() {
+    let is_news = |one: &&Recovered| one.has_failed && !one.was_reported;
+    match rows.iter().filter(is_news).count() {
         0 => Ok(()),
         failed => Err(Failure::refused(format!(
-            "{failed} of {} could not be finished, or their journals are damaged: what is said of each tells why, and `xyl ops` what was under way",
+            "{failed} of {} could not be finished, or their journals are damaged: the lines above give the reasons, and `xyl ops` shows the operations",
             rows.len()
         ))),
     }
 }
 
-/// Tells of the guests that the policy would have otherwise now.
+/// Prints a warning for each running guest about which the policy would decide otherwise today.
 fn warn_of_changed_verdicts(context: &Context, host: &Host) -> Outcome {
-    let (infos, verdicts): (Vec<_>, Vec<_>) = reexamine(host)?.into_iter().unzip();
+    let (infos, verdicts): (Vec<_>, Vec<_>) = recheck(host)?.into_iter().unzip();
     let names = context.names_or_warning(&infos);
     for ((info, name), now) in infos.iter().zip(names).zip(verdicts) {
         let name = name.unwrap_or_default();
@@ -80,15 +81,16 @@ fn warn_of_changed_verdicts(context: &Context, host: &Host) -> Outcome {
     Ok(())
 }
 
-/// A monitor that was started, or could not be, as a line of the report.
-fn of_monitor(started: Result<Heir, NoHeir>) -> Recovered {
+/// The line of the report about a monitor that was started or could not be.
+fn of_monitor(started: Result<ReplacementMonitor, MonitorNotReplaced>) -> Recovered {
     match started {
-        Ok(heir) => Recovered {
-            what: heir.line(),
-            uuid: heir.vm.uuid,
-            domid: (heir.vm.domid != DomId::ZERO).then_some(heir.vm.domid),
-            name: heir.name,
+        Ok(monitor) => Recovered {
+            what: monitor.line(),
+            uuid: monitor.vm.uuid,
+            domid: (monitor.vm.domid != DomId::ZERO).then_some(monitor.vm.domid),
+            name: monitor.name,
             has_failed: false,
+            was_reported: false,
         },
         Err(none) => Recovered {
             what: none.line(),
@@ -96,6 +98,7 @@ fn of_monitor(started: Result<Heir, NoHeir>) -> Recovered {
             domid: None,
             name: none.name,
             has_failed: true,
+            was_reported: false,
         },
     }
 }
@@ -107,6 +110,7 @@ fn as_json(one: &Recovered) -> Value {
         "domid": one.domid.map(|domid| domid.0),
         "what": one.what,
         "failed": one.has_failed,
+        "reported_before": one.was_reported,
     })
 }
 
@@ -116,12 +120,16 @@ fn tell(context: &Context, recovered: &[Recovered]) {
             "" => format!("the VM {}", one.uuid),
             name => format!("{} ({})", Shown::name(name), one.uuid),
         };
-        context.say(format!("{name}: {}", one.what));
+        match one.was_reported {
+            false => context.say(format!("{name}: {}", one.what)),
+            true => context.note(1, || format!("{name}: {}", one.what)),
+        }
     }
 }
 
-/// What every command that changes a VM does first. A failure here is told, and keeps nobody from what
-/// was asked for.
+/// Finishes unfinished operations and replaces dead monitors. Every command that changes a VM calls this first.
+///
+/// A failure is printed as a warning. The command then continues.
 pub fn before_a_change(context: &Context) {
     if !recover::is_needed(&SystemFiles, &context.dirs, &SystemProcess) {
         return;
@@ -135,15 +143,25 @@ pub fn before_a_change(context: &Context) {
     }
 }
 
-/// Starts monitors in the place of those that have died, and says so.
+/// Replaces dead monitors, and prints a line for each.
 pub fn replace_dead_monitors(context: &Context) {
-    match replace_the_lost(context) {
+    replace_monitors(context, 0);
+}
+
+/// The same after a command that lets a monitor end. A line is printed with `-v`.
+pub fn replace_ended_monitors(context: &Context) {
+    replace_monitors(context, 1);
+}
+
+/// Replaces dead monitors, and prints a line for each if `-v` was given at least `level` times.
+fn replace_monitors(context: &Context, level: u8) {
+    match replace_lost_monitors(context) {
         Ok(started) => {
             for one in started {
                 match one {
-                    Ok(heir) => {
-                        context.say(format!("{}: {}", Shown::name(&heir.name), heir.line()))
-                    }
+                    Ok(monitor) => context.note(level, || {
+                        format!("{}: {}", Shown::name(&monitor.name), monitor.line())
+                    }),
                     Err(none) => {
                         context.warning(format!("{}: {}", Shown::name(&none.name), none.line()));
                     }

@@ -1,4 +1,4 @@
-//! `xyl rename`: another name for a domain.
+//! `xyl rename`: gives a domain another name.
 
 use xyl_engine::supervise::requests::Request;
 

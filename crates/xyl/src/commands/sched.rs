@@ -1,4 +1,5 @@
-//! `xyl sched-credit` and `xyl sched-credit2`: shares of the CPUs.
+//! `xyl sched-credit` and `xyl sched-credit2`: show or set the CPU shares of domains and the parameters of
+//! schedulers.
 
 use serde_json::{Value, json};
 use xen_port::{DomainInfo, SchedulerGlobals, SchedulerId};
@@ -24,7 +25,7 @@ pub struct Credit2Args {
     /// Its weight against the others, 1 to 65535 (256 is usual)
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     weight: Option<u16>,
-    /// The most it may use, in per cent of one CPU; 0 for no limit
+    /// Its limit, in per cent of one CPU; 0 for no limit
     #[arg(short, long)]
     cap: Option<u16>,
     /// Show or set the scheduler's own parameters
@@ -57,7 +58,7 @@ pub struct CreditArgs {
     /// Its weight against the others, 1 to 65535 (256 is usual)
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     weight: Option<u16>,
-    /// The most it may use, in per cent of one CPU; 0 for no limit
+    /// Its limit, in per cent of one CPU; 0 for no limit
     #[arg(short, long)]
     cap: Option<u16>,
     /// Show or set the scheduler's own parameters
@@ -69,7 +70,7 @@ pub struct CreditArgs {
     /// Shortest time that a vCPU runs, in microseconds
     #[arg(short, long = "ratelimit_us", requires = "schedparam")]
     ratelimit_us: Option<u32>,
-    /// How long a vCPU counts as cache-warm, in microseconds
+    /// Time after which a vCPU no longer counts as cache-warm, in microseconds
     #[arg(short, long = "migration_delay_us", requires = "schedparam")]
     migration_delay_us: Option<u32>,
     /// Only this CPU pool
@@ -86,7 +87,7 @@ JSON: an array of pools {pool, tslice_ms, ratelimit_us, migration_delay_us, \
 domains [{domid, name, weight, cap}]}; with -d one pool with one domain, with -s one pool with \
 all of its domains";
 
-/// What both commands share.
+/// Options that both commands have.
 struct Request<'a> {
     scheduler: SchedulerId,
     domain: Option<&'a str>,
@@ -143,7 +144,7 @@ fn run(request: &Request, context: &Context) -> Outcome {
         ));
     }
     match request.domain {
-        // As in xl, which looks at `-s` first.
+        // xl also looks at `-s` first.
         _ if request.schedparam => globals(request, context),
         Some(asked) => one_domain(request, asked, context),
         None => all_pools(request, context),
@@ -181,7 +182,7 @@ fn show_domain(request: &Request, context: &Context, domain: Named) -> Outcome {
     print_shares(request, context, &[domain])
 }
 
-/// A domain with its name.
+/// A domain and its name.
 type Named = (DomainInfo, Option<String>);
 
 fn domains_and_names(context: &Context) -> Result<Vec<Named>, Failure> {
@@ -195,7 +196,7 @@ fn members(pool: u32, all: &[Named]) -> Vec<Named> {
     members.cloned().collect()
 }
 
-/// A pool with its scheduler's parameters and the shares of these domains.
+/// A pool's scheduler parameters and the shares of these domains, as JSON.
 fn pool_json(
     request: &Request,
     context: &Context,
@@ -241,7 +242,7 @@ fn domains_json(
         .collect()
 }
 
-/// `-s`: the parameters of one pool's scheduler, Pool-0 unless another is named.
+/// `-s`: shows or sets the parameters of one pool's scheduler. The default is Pool-0.
 fn globals(request: &Request, context: &Context) -> Outcome {
     let pools = context.pools()?;
     let pool = request
@@ -279,7 +280,7 @@ fn find_pool(pools: &Pools, asked: &str) -> Result<u32, Failure> {
     })
 }
 
-/// Every pool under this scheduler, or only one pool, with the shares of its domains.
+/// Prints all pools with this scheduler, or one pool, and the shares of their domains.
 fn all_pools(request: &Request, context: &Context) -> Outcome {
     let names = context.pools()?;
     let only = request

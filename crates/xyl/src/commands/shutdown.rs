@@ -1,4 +1,4 @@
-//! `xyl shutdown` and `xyl reboot`: asking guests to stop, and waiting for them.
+//! `xyl shutdown` and `xyl reboot`: ask guests to stop, and wait for them with `-w`.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ pub struct ShutdownArgs {
     common: CommonArgs,
 }
 
-const SHUTDOWN_HELP: &str = "The guest is asked through xenstore, and must take the request within 60 s. Whoever watches over \
-the domain then does what its configuration says (on_poweroff).
+const SHUTDOWN_HELP: &str = "The guest gets the request through xenstore, and must acknowledge it within 60 s. When the domain has shut \
+down, its monitor does what the configuration says (on_poweroff).
 
 Examples:
   xyl shutdown web
@@ -39,8 +39,8 @@ pub struct RebootArgs {
     common: CommonArgs,
 }
 
-const REBOOT_HELP: &str = "The guest is asked through xenstore, and must take the request within 60 s. Whoever watches over \
-the domain then starts it anew, under another number (on_reboot).
+const REBOOT_HELP: &str = "The guest gets the request through xenstore, and must acknowledge it within 60 s. When the domain has shut \
+down, its monitor does what the configuration says (on_reboot). A restarted domain has another number.
 
 Examples:
   xyl reboot web
@@ -57,8 +57,8 @@ struct CommonArgs {
     /// Press the ACPI button of an HVM guest without PV drivers
     #[arg(short = 'F')]
     fallback: bool,
-    /// Wait no longer than this: for the guest to take the request (60 if not given), and with -w
-    /// for its end (for ever if not given)
+    /// Wait at most this long: for the guest to take the request (default 60), and with -w for its end (default no
+    /// limit)
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
     /// The domain: its number, its name, or uuid=...
@@ -66,7 +66,7 @@ struct CommonArgs {
     domain: Option<String>,
 }
 
-/// How long a guest may take to acknowledge a request, as in libxl.
+/// Time limit for a guest to acknowledge a request, as in libxl.
 const ACKNOWLEDGE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs `xyl shutdown`.
@@ -88,7 +88,7 @@ fn run(args: &CommonArgs, request: PowerRequest, context: &Context) -> Outcome {
         match ask(args, request, context, &mut host, &info) {
             Ok(Some(how)) => asked.push((info, how)),
             Ok(None) => {}
-            // With -a the others are asked all the same.
+            // With `-a`, a failure does not keep the other domains from the request.
             Err(failure) if args.all => {
                 context.warn(&failure);
                 first_failure.get_or_insert(failure);
@@ -96,7 +96,7 @@ fn run(args: &CommonArgs, request: PowerRequest, context: &Context) -> Outcome {
             Err(failure) => return Err(failure),
         }
     }
-    // One that died after it had asked leaves nobody to start the guest again.
+    // Without its monitor, a rebooting VM would not start again.
     replace_dead_monitors(context);
     let not_taken = wait_until_taken(args, context, &mut host, &asked)?;
     let first_failure = first_failure.or(not_taken);
@@ -154,16 +154,19 @@ fn ask(
     requests::check(host, info, &request)?;
     context.say(format!("asking domain {} to {verb}", info.domid));
     Ok(match requests::ask_for(host, info, &request)? {
-        Done::Delivered(PowerDelivery::HasShutDown) => {
+        Done::Delivered {
+            how: PowerDelivery::HasShutDown,
+        } => {
             context.say(format!("domain {} has shut down already", info.domid));
             Some(PowerDelivery::HasShutDown)
         }
-        Done::Delivered(how) => Some(how),
-        Done::Plainly | Done::Dumped(_) => None,
+        Done::Delivered { how } => Some(how),
+        Done::Plain | Done::Dumped(_) => None,
     })
 }
 
-/// Waits until those that were asked through xenstore have taken the request; with -a, the first of those that have not.
+/// Waits until the guests have taken the request from xenstore. With `-a`, returns the first failure after all have
+/// been waited for.
 fn wait_until_taken(
     args: &CommonArgs,
     context: &Context,
@@ -181,7 +184,7 @@ fn wait_until_taken(
             });
             drop(waiting);
             match taken.map_err(Failure::from) {
-                // With -a the others are waited for all the same.
+                // With `-a`, a failure does not end the wait for the others.
                 Err(failure) if args.all => {
                     context.warn(&failure);
                     first_failure.get_or_insert(failure);

@@ -1,4 +1,4 @@
-//! `xyl simulated-host`: the process that is a simulated host. `XYL_HOST=sim:FOLDER` starts it.
+//! `xyl simulated-host`: the process of a simulated host. `XYL_HOST=sim:FOLDER` starts it.
 
 use std::path::PathBuf;
 
@@ -8,14 +8,14 @@ use crate::error::{Failure, Outcome};
 /// Be a simulated host
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "`XYL_HOST=sim:FOLDER xyl COMMAND` starts this in the background when it is not there yet. It ends when it has had \
-neither guests nor commands for a minute, or when FOLDER is removed.
+    after_help = "`XYL_HOST=sim:FOLDER xyl COMMAND` starts this in the background if it does not run yet. It ends after a minute without \
+guests and commands, or when FOLDER is removed.
 
 Examples:
   XYL_HOST=sim:$HOME/xyl-host xyl info"
 )]
 pub struct Args {
-    /// The folder that it lives in
+    /// Folder with the files of the simulated host
     folder: PathBuf,
 }
 

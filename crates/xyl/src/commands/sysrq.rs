@@ -1,4 +1,4 @@
-//! `xyl sysrq`: a magic SysRq key for a Linux guest.
+//! `xyl sysrq`: sends a magic SysRq key to a Linux guest.
 
 use xyl_engine::supervise::requests::Request;
 
@@ -9,7 +9,7 @@ use crate::error::Outcome;
 /// Send a SysRq key to a Linux guest
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The guest takes the key from xenstore when it likes; Linux prints its answer on its console.
+    after_help = "The guest reads the key from xenstore at a time of its choice. Linux prints the result on its console.
 
 Examples:
   xyl sysrq web h              help on the keys

@@ -1,9 +1,9 @@
-//! `xyl trigger`: an NMI, a button and their like.
+//! `xyl trigger` and `xyl button-press`: send an NMI, a button press or another trigger to a domain.
 
 use xen_port::{Trigger, VcpuId};
 use xyl_engine::supervise::requests::Request;
 
-use crate::complete::domain_names;
+use crate::complete::{domain_names, vcpu_numbers};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 
@@ -17,11 +17,11 @@ pub struct Args {
     /// The domain: its number, its name, or uuid=...
     #[arg(add = domain_names())]
     domain: String,
-    /// What to send
+    /// The trigger
     #[arg(value_name = "TRIGGER")]
     name: Name,
-    /// The vCPU
-    #[arg(default_value_t = 0)]
+    /// Number of the vCPU
+    #[arg(default_value_t = 0, add = vcpu_numbers(false))]
     vcpu: u32,
 }
 
@@ -52,5 +52,42 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     let vcpu = VcpuId(args.vcpu);
     context.change(&args.domain, &Request::Trigger { vcpu, trigger }, |domid| {
         format!("send {word} to vCPU {vcpu} of domain {domid}")
+    })
+}
+
+/// Press an ACPI button of a domain
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The same as `xyl trigger DOMAIN power` and `xyl trigger DOMAIN sleep`, which xl prefers.
+
+Examples:
+  xyl button-press win power"
+)]
+pub struct ButtonArgs {
+    /// The domain: its number, its name, or uuid=...
+    #[arg(add = domain_names())]
+    domain: String,
+    /// The button: power or sleep
+    button: Button,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Button {
+    Power,
+    Sleep,
+}
+
+/// Runs `xyl button-press`.
+pub fn run_button(args: &ButtonArgs, context: &Context) -> Outcome {
+    let (trigger, word) = match args.button {
+        Button::Power => (Trigger::Power, "power"),
+        Button::Sleep => (Trigger::Sleep, "sleep"),
+    };
+    context.warning(format!(
+        "button-press is deprecated: use `xyl trigger DOMAIN {word}`"
+    ));
+    let vcpu = VcpuId(0);
+    context.change(&args.domain, &Request::Trigger { vcpu, trigger }, |domid| {
+        format!("press the {word} button of domain {domid}")
     })
 }

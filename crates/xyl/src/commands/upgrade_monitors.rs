@@ -1,4 +1,4 @@
-//! `xyl upgrade-monitors`: has this program's version watch over all VMs.
+//! `xyl upgrade-monitors`: replaces each VM's monitor with one of this program's version.
 
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -9,36 +9,36 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use xyl_engine::EngineError;
 use xyl_engine::vm::journal;
-use xyl_engine::vm::monitor_lock::{self, Watched};
+use xyl_engine::vm::monitor_lock::{self, Supervised};
 
-use crate::commands::monitor::{heir_with, lock_for};
+use crate::commands::monitor::{lock_for, start_with_lock};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 use crate::shown::Shown;
 
-/// How long an operation on a VM may take until the VM is passed over.
+/// Time limit for an operation on a VM. After it the VM keeps its old monitor.
 const OPERATION_LIMIT: Duration = Duration::from_secs(30);
-/// How long a process may take to end.
+/// Time limit for an old monitor to end.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
-/// Have this version of xyl watch over all VMs, in the place of the processes that do
+/// Replace the monitors of all VMs with monitors of this version of xyl
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "For after an update of xyl. A monitor holds nothing: for each VM the old one is ended while it is at rest, and a \
-new one starts, looks what the VM does, and goes on. The guest notices nothing, and nothing that it does meanwhile is \
-missed. A VM that is being changed for more than 30 s is passed over, and so is one that `xyl create -F` watches over.
+    after_help = "Use this after an update of xyl. For each VM, the old monitor is ended while no operation is under way. A \
+new one starts, reads the VM's state, and continues. The guest does not notice, and its reboot or shutdown meanwhile is not \
+missed. A VM with an operation under way for more than 30 s keeps its old monitor, and so does a VM of `xyl create -F`.
 
 Examples:
   xyl upgrade-monitors
   xyl upgrade-monitors --json | jq '.[] | select(.failed)'
 
-Exit code 1: a VM was passed over.
+Exit code 1: a VM kept its old monitor.
 
 JSON: an array of {uuid, vm, old_pid, pid, failed}, pid and failed (why) being null where there is none"
 )]
 pub struct Args {}
 
-/// What became of one VM's monitor.
+/// The result for one VM.
 struct Report {
     uuid: Uuid,
     name: String,
@@ -46,15 +46,15 @@ struct Report {
     outcome: Result<u32, Stays>,
 }
 
-/// Why a VM has no new monitor.
+/// The reason why a VM has no new monitor.
 struct Stays {
     failure: Failure,
-    /// Whether the old one has ended all the same.
+    /// Whether the old monitor has ended nevertheless.
     has_ended: bool,
 }
 
 impl Report {
-    /// What became of it, in words.
+    /// The line about the VM in the report.
     fn line(&self) -> String {
         let old = self
             .old_pid
@@ -74,7 +74,7 @@ pub fn run(_args: &Args, context: &Context) -> Outcome {
     if context.would("replace the monitors of all VMs".to_owned())? {
         return Ok(());
     }
-    let all = monitor_lock::all(&SystemFiles, &context.dirs)?;
+    let all = monitor_lock::supervised(&SystemFiles, &context.dirs)?;
     let mut reports = Vec::new();
     for watched in all {
         let report = replace(context, watched);
@@ -90,7 +90,7 @@ pub fn run(_args: &Args, context: &Context) -> Outcome {
     match reports.iter().filter(|one| one.outcome.is_err()).count() {
         0 => Ok(()),
         count => Err(Failure::refused(format!(
-            "{count} of {} VMs were passed over: try again later",
+            "{count} of {} VMs have no new monitor: try again later",
             reports.len()
         ))),
     }
@@ -115,22 +115,22 @@ fn as_json(report: &Report) -> Value {
     })
 }
 
-fn replace(context: &Context, watched: Watched) -> Report {
-    let uuid = watched.uuid;
-    let watcher = monitor_lock::watcher(&SystemFiles, &context.dirs, uuid);
-    let old_pid = watcher.filter(|_| watched.is_held);
+fn replace(context: &Context, supervised: Supervised) -> Report {
+    let uuid = supervised.uuid;
+    let monitor = monitor_lock::monitor_pid(&SystemFiles, &context.dirs, uuid);
+    let old_pid = monitor.filter(|_| supervised.is_held);
     let outcome = match old_pid {
         Some(pid) => end_at_rest(context, uuid, pid),
         None => lock_for(context, uuid, None).map_err(Failure::from),
     };
-    // The lock is in one hand all the time: nobody takes the VM for one without a monitor.
+    // The lock never becomes free, so no other process starts a monitor for the VM.
     let outcome = match outcome {
-        Ok(Some(lock)) => heir_with(context, uuid, lock).map_err(|failure| Stays {
+        Ok(Some(lock)) => start_with_lock(context, uuid, lock).map_err(|failure| Stays {
             failure,
             has_ended: old_pid.is_some(),
         }),
         Ok(None) => Err(Stays {
-            failure: Failure::refused("another process watches, or starts one just now"),
+            failure: Failure::refused("another process is the monitor, or is starting one"),
             has_ended: old_pid.is_some_and(|pid| !is_alive(uuid, pid)),
         }),
         Err(failure) => Err(Stays {
@@ -142,12 +142,13 @@ fn replace(context: &Context, watched: Watched) -> Report {
         uuid,
         name: journal::name(&SystemFiles, &context.dirs, uuid).unwrap_or_default(),
         old_pid,
-        outcome: outcome.map(|heir| heir.pid),
+        outcome: outcome.map(|monitor| monitor.pid),
     }
 }
 
-/// Ends a VM's monitor while nobody, and so not the monitor, changes the VM. The lock that it had, unless
-/// another has that now or it does not end.
+/// Ends a VM's monitor while no operation on the VM is under way. Returns the monitor lock.
+///
+/// `None` if the monitor does not end, or another process has taken the lock.
 fn end_at_rest(context: &Context, uuid: Uuid, pid: u32) -> Result<Option<File>, Failure> {
     let vm_lock = context.dirs.vm_lock(uuid);
     let lock = SystemFiles.lock(&vm_lock, Some(Instant::now() + OPERATION_LIMIT));
@@ -164,29 +165,28 @@ fn end_at_rest(context: &Context, uuid: Uuid, pid: u32) -> Result<Option<File>, 
     }
 }
 
-/// Whether a process is there, and the VM's monitor.
+/// Whether the process exists and is the VM's monitor.
 fn is_alive(uuid: Uuid, pid: u32) -> bool {
     let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     is_monitor_of(uuid, &words)
 }
 
-/// Ends a process if it is the VM's monitor. It is held by a descriptor while that is looked at, so that
-/// no other process of its number is meant.
+/// Ends a process if it is the VM's monitor. A pidfd keeps its number from being reused during the check.
 fn end(uuid: Uuid, pid: u32) -> Outcome {
     let failed = |source: rustix::io::Errno| Failure::io("end the old monitor", source.into());
     let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let number = number.ok_or_else(|| Failure::refused("its number is none of a process"))?;
+    let number = number.ok_or_else(|| Failure::refused("the lock names no valid process ID"))?;
     let process = match pidfd_open(number, PidfdFlags::empty()) {
         Err(rustix::io::Errno::SRCH) => return Ok(()),
         other => other.map_err(failed)?,
     };
     if !is_alive(uuid, pid) {
         return Err(Failure::refused(
-            "it is no monitor in the background: end it, and the next command starts one",
+            "it runs in the foreground (`create -F`): end it, and the next command starts a monitor",
         ));
     }
     let sent = pidfd_send_signal(&process, Signal::TERM)
-        // One that was stopped would end only when somebody lets it go on.
+        // A stopped process ends only after SIGCONT.
         .and_then(|()| pidfd_send_signal(&process, Signal::CONT));
     match sent {
         Err(rustix::io::Errno::SRCH) => Ok(()),
@@ -194,7 +194,7 @@ fn end(uuid: Uuid, pid: u32) -> Outcome {
     }
 }
 
-/// Whether a command line (as in `/proc/PID/cmdline`) is that of a VM's monitor.
+/// Whether a command line, as in `/proc/PID/cmdline`, is that of a VM's monitor.
 fn is_monitor_of(uuid: Uuid, words: &[u8]) -> bool {
     let uuid = uuid.hyphenated().to_string();
     let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();

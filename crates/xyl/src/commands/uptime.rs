@@ -1,4 +1,4 @@
-//! `xyl uptime`: how long domains have been up.
+//! `xyl uptime`: prints how long domains have run.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -83,8 +83,8 @@ fn chosen(args: &Args, context: &Context) -> Result<Vec<DomainInfo>, Failure> {
         .collect()
 }
 
-/// How long each domain has been up: dom0 by its own kernel, the others by the start that the
-/// toolstack recorded.
+/// Uptime of each domain in seconds. Domain 0's kernel knows its own. The others have a start time from the
+/// toolstack.
 fn uptimes(context: &Context, infos: &[DomainInfo]) -> Result<Vec<Option<Duration>>, Failure> {
     let now_s = SystemTime::now()
         .duration_since(UNIX_EPOCH)

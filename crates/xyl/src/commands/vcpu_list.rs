@@ -1,4 +1,4 @@
-//! `xyl vcpu-list`: the vCPUs of domains.
+//! `xyl vcpu-list`: lists the vCPUs of domains, with their CPUs and affinities.
 
 use serde_json::{Value, json};
 use xen_port::{DomainInfo, VcpuRunState};
@@ -150,7 +150,7 @@ mod tests {
         }
     }
 
-    /// Lines that `xl vcpu-list` printed on Xen 4.17.
+    /// Compares rows with lines that `xl vcpu-list` printed on Xen 4.17.
     #[test]
     fn rows_are_those_of_xl() {
         assert_eq!(

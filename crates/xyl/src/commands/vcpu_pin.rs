@@ -1,11 +1,11 @@
-//! `xyl vcpu-pin`: the CPUs that a vCPU may use.
+//! `xyl vcpu-pin`: sets the CPU affinity of vCPUs.
 
 use xen_port::{CpuMap, GuestKind, VcpuId};
 use xl_cfg::types::CpuList;
 use xyl_engine::control::vcpus;
 use xyl_engine::supervise::requests::{self, Request};
 
-use crate::complete::domain_names;
+use crate::complete::{cpu_lists, domain_names, vcpu_numbers};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 use crate::xlconf;
@@ -31,12 +31,13 @@ pub struct Args {
     #[arg(add = domain_names())]
     domain: String,
     /// The vCPU's number, or all
+    #[arg(add = vcpu_numbers(true))]
     vcpu: String,
     /// CPUs it may use
-    #[arg(allow_hyphen_values = true)]
+    #[arg(allow_hyphen_values = true, add = cpu_lists())]
     hard: String,
     /// CPUs it prefers
-    #[arg(allow_hyphen_values = true)]
+    #[arg(allow_hyphen_values = true, add = cpu_lists())]
     soft: Option<String>,
 }
 
@@ -86,7 +87,7 @@ fn parse_vcpu(text: &str) -> Result<Option<VcpuId>, Failure> {
     }
 }
 
-/// How CPUs are written.
+/// Help about the syntax of CPU lists.
 const CPUS_HELP: &str =
     "write numbers and ranges with commas between (0-3,^1,8), node:0, all, or - for no change";
 
@@ -106,7 +107,7 @@ fn parse_cpus(context: &Context, text: &str) -> Result<Option<CpuMap>, Failure> 
     Ok(Some(cpus))
 }
 
-/// The CPUs that the masks of xl.conf leave.
+/// Restricts CPUs to the masks of xl.conf for this kind of guest.
 fn masked(context: &Context, kind: GuestKind, cpus: CpuMap) -> Result<CpuMap, Failure> {
     let mut left = cpus;
     for mask in xlconf::cpu_masks(context.xl_conf()?, kind) {
@@ -122,7 +123,7 @@ fn masked(context: &Context, kind: GuestKind, cpus: CpuMap) -> Result<CpuMap, Fa
     Ok(left)
 }
 
-/// What a dry run prints, as xl does.
+/// Prints what a dry run would set, as xl does.
 fn print_plan(context: &Context, request: &Request) -> Outcome {
     let Request::Pin { hard, soft, .. } = request else {
         return Ok(());

@@ -1,4 +1,4 @@
-//! `xyl vm-list`: UUID, number and name of each domain.
+//! `xyl vm-list`: prints UUID, domid and name of each domain.
 
 use serde_json::{Value, json};
 use xen_port::DomainInfo;

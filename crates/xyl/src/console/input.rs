@@ -1,4 +1,4 @@
-//! What is typed on its way to the guest, and the byte that ends the session.
+//! The input of a console session: bytes for the guest, and the byte that ends the session.
 
 use std::str::FromStr;
 
@@ -7,7 +7,7 @@ use std::str::FromStr;
 pub struct Escape(pub u8);
 
 impl Default for Escape {
-    /// The escape character of xl: Ctrl-].
+    /// Ctrl-], the escape character of xl.
     fn default() -> Escape {
         Escape(0x1d)
     }
@@ -16,7 +16,7 @@ impl Default for Escape {
 impl FromStr for Escape {
     type Err = &'static str;
 
-    /// One character, or `^` and a character for a control character.
+    /// Parses one character, or `^` and a character for a control character.
     fn from_str(text: &str) -> Result<Escape, Self::Err> {
         match text.as_bytes() {
             [b'^', letter] => Ok(Escape(letter & 0x1f)),
@@ -35,17 +35,17 @@ impl std::fmt::Display for Escape {
     }
 }
 
-/// Most bytes that wait for the guest; then nothing more is read from standard input.
+/// Maximum number of bytes that wait for the guest. At this number, standard input is not read.
 const PENDING_MAX: usize = 64 * 1024;
 
-/// Bytes typed and not yet taken by the tty.
+/// Bytes from standard input that the tty has not yet taken.
 #[derive(Debug, Default)]
 pub struct Pending {
     bytes: Vec<u8>,
 }
 
 impl Pending {
-    /// Adds typed bytes. Those before `escape` count; whether it was there is the answer.
+    /// Adds bytes up to `escape`. Returns whether the escape was among them.
     pub fn push(&mut self, typed: &[u8], escape: Option<Escape>) -> bool {
         let end = escape.and_then(|escape| typed.iter().position(|byte| *byte == escape.0));
         self.bytes
@@ -53,17 +53,17 @@ impl Pending {
         end.is_some()
     }
 
-    /// Whether more may be read.
+    /// Whether more bytes may be read from standard input.
     pub fn has_room(&self) -> bool {
         self.bytes.len() < PENDING_MAX
     }
 
-    /// Bytes that wait for the console.
+    /// The bytes that wait for the tty.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Takes away what the tty took.
+    /// Removes the bytes that the tty has taken.
     pub fn taken(&mut self, nr_bytes: usize) {
         self.bytes.drain(..nr_bytes.min(self.bytes.len()));
     }

@@ -1,8 +1,8 @@
-//! One session at a time on a domain's console, xl's included.
+//! Locks that allow one session at a time on a domain's console.
 //!
-//! Two files have an exclusive flock, which their holder removes: one in a folder of Xyl's, and the one of
-//! `tools/console/client/main.c` in `/var/lock`. Every user may write to that folder, so the second keeps xl's sessions off as far
-//! as nobody disturbs it, and the first keeps Xyl's off for sure.
+//! A session locks two files, and removes them when it ends. The first is in a folder of Xyl and excludes other
+//! sessions of Xyl. The second is that of `tools/console/client/main.c` in `/var/lock` and excludes sessions of xl.
+//! Every user may write to `/var/lock`, so another user can defeat the second lock.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -14,7 +14,7 @@ use xen_port::DomId;
 
 use super::ConsoleError;
 
-/// The lock, released when dropped.
+/// One console lock. Dropping it releases it and removes the file.
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
@@ -22,7 +22,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes Xyl's own lock of a domain's console. The folder is made where it is missing.
+    /// Takes Xyl's own lock of a domain's console. Creates the folder if it is missing.
     pub fn take_own(folder: &Path, domid: DomId, domain: &str) -> Result<Lock, ConsoleError> {
         std::fs::create_dir_all(folder).map_err(|source| ConsoleError::Lock {
             domain: domain.to_owned(),
@@ -32,7 +32,7 @@ impl Lock {
         Lock::take(folder, domid, domain)
     }
 
-    /// Takes the lock in a folder. A link in the file's place is not followed.
+    /// Takes the lock in a folder. Does not follow a link at the file's path.
     fn take(folder: &Path, domid: DomId, domain: &str) -> Result<Lock, ConsoleError> {
         let path = folder.join(format!("xenconsole.{domid}"));
         let failed = |source| ConsoleError::Lock {
@@ -52,7 +52,7 @@ impl Lock {
                 .map_err(failed)?;
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) if is_still(&file, &path) => return Ok(Lock { path, _file: file }),
-                // Its last holder removed the file after it was opened here.
+                // The last holder may have removed the file after this process had opened it.
                 Ok(()) | Err(Errno::INTR) => {}
                 Err(_) => {
                     return Err(ConsoleError::Locked {
@@ -65,7 +65,8 @@ impl Lock {
     }
 }
 
-/// Takes the lock that xl's sessions take too. Where it cannot be made, they are not kept off: a warning says so.
+/// Takes the lock that xl's sessions use. If the file cannot be created, returns a warning instead: xl's sessions are
+/// not excluded.
 pub fn take_shared(
     folder: &Path,
     domid: DomId,
@@ -75,7 +76,9 @@ pub fn take_shared(
         Ok(lock) => Ok((Some(lock), None)),
         Err(error @ ConsoleError::Lock { .. }) => Ok((
             None,
-            Some(format!("a session of xl would not be kept off: {error}")),
+            Some(format!(
+                "a session of xl on this console is not prevented: {error}"
+            )),
         )),
         Err(error) => Err(error),
     }
@@ -83,12 +86,12 @@ pub fn take_shared(
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Nothing can be done about a file that stays; the lock itself goes with the descriptor.
+        // A file that cannot be removed does no harm. Closing the descriptor releases the lock.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// Whether the path still leads to the open file.
+/// Whether the path still names the open file.
 fn is_still(file: &File, path: &Path) -> bool {
     match (file.metadata(), std::fs::metadata(path)) {
         (Ok(open), Ok(named)) => open.dev() == named.dev() && open.ino() == named.ino(),

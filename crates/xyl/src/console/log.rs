@@ -1,8 +1,8 @@
 //! The log that xenconsoled may keep of a guest's console.
 //!
-//! When a domain ends, xenconsoled closes its pty, and what had arrived there and was not yet read
-//! is lost. The log has those bytes: xenconsoled writes them there first. So after the end of a
-//! session what the log has beyond the last bytes shown is shown too.
+//! When a domain ends, xenconsoled closes its pty. Bytes that the session has not yet read are lost. xenconsoled
+//! writes them to its log first. So after the end, the session also prints the log's bytes that follow the last bytes
+//! printed.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -10,25 +10,25 @@ use std::path::{Path, PathBuf};
 
 use crate::shown::Shown;
 
-/// How many of the last bytes shown are remembered.
+/// Number of last printed bytes that a session remembers.
 const SHOWN_MAX: usize = 4096;
 
-/// How much of the log's end is looked at.
+/// Maximum number of bytes that are read from the end of the log.
 const LOG_TAIL_MAX: u64 = 256 * 1024;
 
-/// A guest's log, and the last bytes that the session has shown.
+/// A guest's log, and the last bytes that the session has printed.
 #[derive(Debug, Default)]
 pub struct Log {
     path: Option<PathBuf>,
-    /// Its length when the session began.
+    /// Length in bytes when the session began.
     length_at_start: u64,
-    /// Its length when the domain had ended.
+    /// Length in bytes when the domain ended.
     length_at_end: Option<u64>,
     shown: Vec<u8>,
 }
 
 impl Log {
-    /// The log of a guest; none where its name is not known or no file name.
+    /// Returns the log of a guest. It has no path if the name is unknown or unfit for a file.
     pub fn of_guest(folder: &Path, name: Option<&str>) -> Log {
         let path = name
             .filter(|name| !name.is_empty() && !name.contains('/'))
@@ -45,7 +45,7 @@ impl Log {
         log
     }
 
-    /// Its length now.
+    /// Length of the log now, in bytes.
     fn length(&self) -> u64 {
         let metadata = self.path.as_ref().map(std::fs::metadata);
         metadata
@@ -53,32 +53,34 @@ impl Log {
             .map_or(0, |metadata| metadata.len())
     }
 
-    /// Remembers that the domain has ended. What is written from now on may be of the VM's next domain, which has the same
-    /// log.
+    /// Records the log's length at the domain's end. Later bytes may come from the VM's next domain, which has the
+    /// same log.
     pub fn note_end(&mut self) {
         self.length_at_end = Some(self.length_at_end.unwrap_or_else(|| self.length()));
     }
 
-    /// A sentence that names the log, where there is one.
+    /// A sentence with the log's path for an error, or an empty text.
     pub fn hint(&self) -> String {
         match self.path.as_ref().filter(|path| path.exists()) {
             Some(path) => {
                 let path = path.display().to_string();
-                format!("\nwhat the guest has printed is in {}", Shown::line(&path))
+                format!("\nthe guest's output is in {}", Shown::line(&path))
             }
             None => String::new(),
         }
     }
 
-    /// Remembers bytes that were shown.
+    /// Remembers bytes that the session has printed.
     pub fn note_shown(&mut self, bytes: &[u8]) {
         self.shown.extend_from_slice(bytes);
         let surplus = self.shown.len().saturating_sub(SHOWN_MAX);
         self.shown.drain(..surplus);
     }
 
-    /// What the log has beyond the bytes shown; with `has_next`, only what it had when the domain had ended. Empty where there
-    /// is no log, or where it does not hold the bytes as they were shown: with time stamps, for instance.
+    /// Returns the log's bytes after the last printed ones. With `has_next`, only those written before the domain's
+    /// end.
+    ///
+    /// Empty if there is no log, or if the log does not contain the printed bytes. That happens with time stamps.
     pub fn unseen(&self, has_next: bool) -> Vec<u8> {
         let end = self.length_at_end.filter(|_| has_next);
         let path = self.path.as_ref();
@@ -97,8 +99,7 @@ impl Log {
         }
     }
 
-    /// The end of the log: what was written since the session began, and as much before it as may
-    /// have been in the pty then.
+    /// Reads the end of the log: bytes written since the session began, and those before that the pty may have held.
     fn read_tail(&self, path: &Path, end: Option<u64>) -> Option<Vec<u8>> {
         let mut file = File::open(path).ok()?;
         let length = file.metadata().ok()?.len();

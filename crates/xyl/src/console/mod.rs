@@ -1,9 +1,8 @@
-//! A domain's console: finding its tty, and a session on it.
+//! Consoles of domains: finding the tty, and a session on it. `xyl console` and `xyl create -c` use this module.
 //!
-//! xenconsoled keeps a pty for each domain and names it in xenstore. [`Console::open`] waits for
-//! the name and opens the pty, [`Console::run`] carries bytes between it and this process's
-//! standard input and output until the domain ends or the user leaves. Opened before a domain is
-//! unpaused, a console misses nothing.
+//! xenconsoled keeps a pty for each domain and writes its name to xenstore. [`Console::open`] waits for the name and
+//! opens the pty. [`Console::run`] copies bytes between the pty and standard input and output, until the domain ends
+//! or the user leaves. A console that is opened before the domain is unpaused misses no output.
 
 mod input;
 mod lock;
@@ -26,16 +25,16 @@ pub use input::Escape;
 use lock::Lock;
 use log::Log;
 
-/// How long xenconsoled may take to make the tty of a domain that is there, as xl waits.
+/// Time limit for xenconsoled to create the tty of an existing domain, as in xl.
 const TTY_LIMIT: Duration = Duration::from_secs(5);
 
-/// Longest name of a tty that is believed.
+/// Maximum length in bytes of a tty's name in xenstore.
 const TTY_NAME_MAX: usize = 256;
 
-/// The token of this module's watches.
+/// Token of this module's xenstore watches.
 const TOKEN: &str = "xyl-console";
 
-/// Which console of a domain.
+/// Type of a domain's console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The PV console.
@@ -46,19 +45,19 @@ pub enum Kind {
     Vuart,
 }
 
-/// Where other programs keep what belongs to consoles.
+/// Folders of the host with files of consoles.
 #[derive(Clone, Debug)]
 pub struct Folders {
-    /// Locks of sessions, of Xyl alone.
+    /// Lock files of Xyl's sessions.
     pub own_locks: PathBuf,
-    /// Locks of sessions, of xl's too. Every user may write there.
+    /// Lock files of xl's sessions. Every user may write to this folder.
     pub locks: PathBuf,
-    /// xenconsoled's logs, unless its administrator chose another.
+    /// Logs of xenconsoled, unless its administrator configured another folder.
     pub logs: PathBuf,
 }
 
 impl Folders {
-    /// Those of Debian's Xen.
+    /// The folders of Debian's Xen packages.
     pub fn system() -> Folders {
         Folders {
             own_locks: PathBuf::from("/run/xyl"),
@@ -67,7 +66,7 @@ impl Folders {
         }
     }
 
-    /// Those of a host that has all it has below a folder.
+    /// The folders of a simulated host, below `root`.
     pub fn below(root: &FilePath) -> Folders {
         Folders {
             own_locks: root.join("run/xyl"),
@@ -77,35 +76,35 @@ impl Folders {
     }
 }
 
-/// What a user may choose about a console.
+/// Options of a session.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Which; `None` takes an HVM guest's serial line if it has one, else the PV console.
+    /// Type of the console. `None` selects an HVM guest's serial line if it has one, else the PV console.
     pub kind: Option<Kind>,
     /// Number of the console, from 0.
     pub number: u32,
-    /// What ends the session.
+    /// The byte that ends the session.
     pub escape: Escape,
 }
 
-/// Why there is no console, or no longer.
+/// Errors of opening a console and of a session.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsoleError {
-    /// Domain 0's console is the host's.
+    /// Domain 0 has no console; its console is that of the host.
     #[error(
         "domain 0 has no console of its own: it is the one that you are on, or the host's serial line"
     )]
     ControlDomain,
-    /// xenconsoled has made no tty.
+    /// xenconsoled has created no tty within the time limit.
     #[error(
         "no tty for the console of {domain} within {limit_s} s: xenconsoled makes it; see whether that runs (`systemctl status xenconsoled`){log}"
     )]
     NoTty {
         /// Name or number of the domain.
         domain: String,
-        /// How long was waited.
+        /// Time limit in seconds.
         limit_s: u64,
-        /// Where its output may be read.
+        /// Hint about the console's log, or empty.
         log: String,
     },
     /// A guest of this type has no such console.
@@ -113,34 +112,34 @@ pub enum ConsoleError {
     NoSuchConsole {
         /// Name or number of the domain.
         domain: String,
-        /// The console that was asked for.
+        /// The console that the user named.
         console: String,
-        /// What to do.
+        /// The remedy for the user.
         remedy: &'static str,
     },
-    /// The lock of a session cannot be made.
+    /// The lock file of a session could not be created.
     #[error("the lock of the console of {domain} cannot be made at {path}: {source}", path = path.display())]
     Lock {
         /// Name or number of the domain.
         domain: String,
         /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: std::io::Error,
     },
-    /// What xenstore names is no tty.
+    /// The path in xenstore is not that of a tty.
     #[error("{path}, which xenstore names as the console of {domain}, is {what}{log}")]
     BadTty {
-        /// What xenstore says.
+        /// The path in xenstore.
         path: String,
         /// Name or number of the domain.
         domain: String,
-        /// What is wrong.
+        /// The reason why it is not.
         what: String,
-        /// Where its output may be read.
+        /// Hint about the console's log, or empty.
         log: String,
     },
-    /// Another session has it.
+    /// Another session uses the console.
     #[error(
         "another session is on the console of {domain} ({path} is locked): two would take bytes from each other"
     )]
@@ -156,32 +155,32 @@ pub enum ConsoleError {
     /// A hypercall failed.
     #[error(transparent)]
     Hypervisor(#[from] xen_port::HvError),
-    /// The system failed.
+    /// A system call failed.
     #[error("{op}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         op: &'static str,
-        /// What the system said.
+        /// Error of the system.
         source: std::io::Error,
     },
 }
 
-/// How a session ended.
+/// Reasons for the end of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// The user left.
     Left,
-    /// The domain has shut down and is still there.
+    /// The domain has shut down, and still exists.
     ShutDown(ShutdownReason),
-    /// The domain is gone.
+    /// The domain no longer exists.
     Gone,
-    /// Nobody reads the output any more.
+    /// The reader of standard output has closed it.
     OutputClosed,
-    /// A signal asked for the end.
+    /// A signal ended the session.
     Signal(i32),
 }
 
-/// A console that is open.
+/// An open console.
 pub struct Console {
     domid: DomId,
     handle: [u8; 16],
@@ -190,14 +189,14 @@ pub struct Console {
     tty: Option<OwnedFd>,
     log: Log,
     escape: Escape,
-    /// Why xl's sessions are not kept off, where they are not.
+    /// A warning, if xl's sessions could not be excluded.
     warning: Option<String>,
-    /// Held as long as the session lasts.
+    /// Locks, held during the session.
     locks: Vec<Lock>,
 }
 
 impl Console {
-    /// Opens a domain's console, waiting for xenconsoled to make its tty.
+    /// Opens a domain's console. Waits until xenconsoled has created its tty.
     pub fn open(
         store: &mut Client,
         info: &DomainInfo,
@@ -240,7 +239,7 @@ impl Console {
         })
     }
 
-    /// Refuses a console that [`Console::open`] would refuse at once.
+    /// Fails as [`Console::open`] would fail at once, without opening the console.
     ///
     /// # Errors
     /// [`ConsoleError::ControlDomain`], [`ConsoleError::NoSuchConsole`], and those of xenstore.
@@ -252,18 +251,18 @@ impl Console {
         refuse_impossible(store, info, options, &title(info.domid, None))
     }
 
-    /// What is to be said before the session, if anything.
+    /// A warning to print before the session.
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
     }
 
-    /// Carries bytes until the session ends.
+    /// Copies bytes until the session ends.
     pub fn run(self, hv: &dyn Hypervisor, store: &mut Client) -> Result<Ending, ConsoleError> {
         session::run(self, hv, store)
     }
 }
 
-/// Nobody waits for a console that no guest of this type has.
+/// Refuses a type of console that guests of this type never have, so that no time is lost waiting for it.
 fn refuse_impossible(
     store: &mut Client,
     info: &DomainInfo,
@@ -301,7 +300,7 @@ fn refuse_impossible(
     }
 }
 
-/// What a domain is called on a terminal. Its name is whatever xenstore says.
+/// Name of a domain for messages. Its characters are escaped, because they come from xenstore.
 fn title(domid: DomId, name: Option<&str>) -> String {
     match name {
         Some(name) => format!("domain {domid} ({})", Shown::name(name)),
@@ -315,7 +314,7 @@ fn home(domid: DomId, relative: &str) -> Result<Path, ConsoleError> {
         .map_err(xenstore::Error::from)?)
 }
 
-/// The node that names the tty (`tools/console/client/main.c`).
+/// Path of the xenstore node with the tty's name (`tools/console/client/main.c`).
 fn node(store: &mut Client, info: &DomainInfo, options: &Options) -> Result<Path, ConsoleError> {
     let number = options.number;
     let serial = home(info.domid, &format!("serial/{number}/tty"))?;
@@ -359,13 +358,13 @@ fn wait_for_tty(
     }
 }
 
-/// What the node says, if it says something.
+/// Reads the tty's path from its node. `None` if the node is missing or empty.
 fn tty_path(store: &mut Client, node: &Path) -> Result<Option<String>, ConsoleError> {
     let value = store.read_opt(node)?.unwrap_or_default();
     Ok(Some(String::from_utf8_lossy(&value).into_owned()).filter(|path| !path.is_empty()))
 }
 
-/// Opens the tty and makes it raw; the error says what is wrong with it.
+/// Opens the tty in raw mode. The error is the reason why the path is refused.
 fn open_tty(path: &str) -> Result<OwnedFd, String> {
     if path.len() > TTY_NAME_MAX || !path.starts_with("/dev/") || path.contains("/../") {
         return Err("not the name of a tty".to_owned());
@@ -375,7 +374,7 @@ fn open_tty(path: &str) -> Result<OwnedFd, String> {
         .map_err(|errno| format!("gone or cannot be opened ({errno})"))?;
     let mut modes = termios::tcgetattr(&tty).map_err(|_| "no tty".to_owned())?;
     modes.make_raw();
-    // As in xenconsole a tty that keeps its modes is used as it is.
+    // Like xenconsole, uses a tty even if its modes cannot be set.
     let _ = termios::tcsetattr(&tty, OptionalActions::Now, &modes);
     Ok(tty)
 }

@@ -1,4 +1,5 @@
-//! The loop of a session: one poll over everything that can happen.
+//! The loop of a console session: one poll on the tty, standard input, xenstore and signals. [`super::Console::run`]
+//! calls it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,12 +18,12 @@ use xenstore::{Client, Path};
 use super::input::Pending;
 use super::terminal::RawTerminal;
 use super::{Console, ConsoleError, Ending, TOKEN, open_tty, tty_path};
-use crate::tell;
+use crate::stderr;
 
-/// How long the console of a domain that has shut down, and is kept, must be silent to count as
-/// ended: xenconsoled may still be on its way with the last bytes.
+/// Time without output after which the console of a domain that was shut down and kept counts as finished.
+/// xenconsoled may still have bytes to write.
 const QUIET: Duration = Duration::from_millis(500);
-/// How long the last bytes of a domain that has gone may take.
+/// Time limit for the last bytes of a domain that has ended.
 const LAST_BYTES: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
@@ -31,10 +32,10 @@ const LAST_BYTES: Timespec = Timespec {
 /// Signals that end a session.
 const SIGNALS: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
 
-/// Bytes read in one go.
+/// Maximum number of bytes for one read.
 const CHUNK: usize = 4096;
 
-/// Runs a session on standard input and output, and afterwards shows what only the log still has.
+/// Runs a session on standard input and output. Then prints the bytes that only the log has.
 pub fn run(
     console: Console,
     hv: &dyn Hypervisor,
@@ -44,7 +45,7 @@ pub fn run(
     let terminal = RawTerminal::enter();
     let (stdin, stdout) = (io::stdin(), io::stdout());
     let streams = Streams {
-        // Without a terminal on both sides a terminal's keys are not for the guest, as in xl.
+        // As in xl, keys from a terminal go to the guest only if standard output is a terminal too.
         input: (terminal.is_some() || !termios::isatty(&stdin)).then(|| stdin.as_fd()),
         output: stdout.as_fd(),
         interactive: terminal.is_some(),
@@ -68,17 +69,17 @@ pub fn run(
     outcome
 }
 
-/// Tells a person why the session has ended.
+/// Prints why the session has ended, if a user is at the terminal.
 fn part(domain: &str, ending: Ending) {
     match ending {
-        Ending::Left => tell::line(format_args!("\nxyl: left the console of {domain}")),
-        Ending::ShutDown(_) => tell::line(format_args!("\nxyl: {domain} has shut down")),
-        Ending::Gone => tell::line(format_args!("\nxyl: {domain} has ended")),
+        Ending::Left => stderr::line(format_args!("\nxyl: left the console of {domain}")),
+        Ending::ShutDown(_) => stderr::line(format_args!("\nxyl: {domain} has shut down")),
+        Ending::Gone => stderr::line(format_args!("\nxyl: {domain} has ended")),
         Ending::OutputClosed | Ending::Signal(_) => {}
     }
 }
 
-/// The signals that end a session, as something that poll sees. Dropping it takes the handlers back.
+/// A descriptor that becomes readable when a signal ends the session. Dropping it removes the signal handlers.
 struct Signals {
     socket: UnixStream,
     received: Arc<AtomicUsize>,
@@ -127,25 +128,25 @@ impl Drop for Signals {
     }
 }
 
-/// What a session reads from and writes to.
+/// Input and output of a session.
 #[derive(Clone, Copy)]
 struct Streams<'a> {
-    /// None where nothing is for the guest.
+    /// Standard input, or `None` if no input goes to the guest.
     input: Option<BorrowedFd<'a>>,
     output: BorrowedFd<'a>,
-    /// Whether a person types: then there is an escape, and greetings.
+    /// Whether both sides are a terminal. Then the session has an escape character and prints how to leave.
     interactive: bool,
 }
 
-/// Asks Xen about the domain.
+/// A function that asks Xen about the domain.
 type Look<'a> = &'a dyn Fn() -> Result<Option<DomainInfo>, HvError>;
 
 struct Session<'a> {
     console: Console,
     look: Look<'a>,
-    /// Asks Xen whether the VM has another domain.
+    /// A function that asks Xen whether the VM has another domain.
     has_next: Option<&'a dyn Fn() -> bool>,
-    /// Its input goes when it has come to its end.
+    /// The streams. The input becomes `None` at its end.
     streams: Streams<'a>,
     pending: Pending,
     /// Set when the domain has shut down and is kept.
@@ -153,7 +154,7 @@ struct Session<'a> {
     last_output: Instant,
 }
 
-/// What poll found ready.
+/// Result of a poll: the streams that are ready.
 #[derive(Default)]
 struct Ready {
     input: bool,
@@ -188,11 +189,11 @@ impl<'a> Session<'a> {
         Ok(ending)
     }
 
-    /// Tells a person how to leave.
+    /// Prints how to leave the session.
     fn greet(&self) {
         if self.streams.interactive {
             let Console { domain, escape, .. } = &self.console;
-            tell::part(format_args!(
+            stderr::part(format_args!(
                 "xyl: on the console of {domain}; {escape} leaves it\r\n"
             ));
         }
@@ -231,7 +232,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Waits for something to happen.
+    /// Polls until one of the descriptors is ready.
     fn wait(&self, store: BorrowedFd, signals: BorrowedFd) -> Result<Ready, ConsoleError> {
         let input = self.streams.input.filter(|_| self.pending.has_room());
         let output = if self.pending.bytes().is_empty() {
@@ -268,7 +269,8 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Acts on what xenstore has told. The session ends when the tty's node is gone, or the domain.
+    /// Handles the events of xenstore's watches. Returns the end of the session if the tty's node or the domain is
+    /// gone.
     fn handle_events(&mut self, store: &mut Client) -> Result<Option<Ending>, ConsoleError> {
         while let Some(event) = store.try_next_event()? {
             let ending = if event.path.is_special() {
@@ -285,7 +287,7 @@ impl<'a> Session<'a> {
         Ok(None)
     }
 
-    /// The node may name another tty, after xenconsoled was started anew, or be gone with the domain.
+    /// Reads the tty's node again. A new xenconsoled names another tty. The node goes with the domain.
     fn look_at_node(&mut self, store: &mut Client) -> Result<Option<Ending>, ConsoleError> {
         let Some(path) = tty_path(store, &self.console.node)? else {
             return Ok(Some(self.look_at_domain()?.unwrap_or(Ending::Gone)));
@@ -296,8 +298,7 @@ impl<'a> Session<'a> {
         Ok(None)
     }
 
-    /// Whether the domain has ended. One that has shut down for good and is kept gets time for its
-    /// last bytes.
+    /// Checks whether the domain has ended. A domain that was shut down and is kept gets time for its last bytes.
     fn look_at_domain(&mut self) -> Result<Option<Ending>, ConsoleError> {
         let info = (self.look)()?;
         let Some(info) =
@@ -317,8 +318,8 @@ impl<'a> Session<'a> {
         Ok(None)
     }
 
-    /// Shows what the tty has. When it has been closed, the domain is looked at: it may have ended,
-    /// or xenconsoled may be on its way back.
+    /// Copies output from the tty. If the tty was closed, checks the domain: it has ended, or xenconsoled is
+    /// restarting.
     fn carry_output(&mut self) -> Result<Option<Ending>, ConsoleError> {
         match self.read_tty()? {
             Some(bytes) => {
@@ -335,7 +336,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Bytes that the tty has now, maybe none; `None` when it has been closed.
+    /// Reads the bytes that the tty has now, possibly none. `None` if it was closed.
     fn read_tty(&mut self) -> Result<Option<Vec<u8>>, ConsoleError> {
         let Some(tty) = &self.console.tty else {
             return Ok(None);
@@ -352,8 +353,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Shows all that the tty still has. Its last bytes may still be on their way: they have come once xenconsoled has closed
-    /// it, or when nothing has come for a while.
+    /// Copies the rest of the output. It is complete when xenconsoled has closed the tty, or when no byte has come
+    /// for [`LAST_BYTES`].
     fn drain(&mut self) -> Result<(), ConsoleError> {
         while let Some(bytes) = self.read_tty()? {
             if bytes.is_empty() && !self.has_more()? {
@@ -364,7 +365,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Waits until the tty has bytes or is closed, for a while.
+    /// Waits up to [`LAST_BYTES`] until the tty has bytes or is closed.
     fn has_more(&self) -> Result<bool, ConsoleError> {
         let Some(tty) = &self.console.tty else {
             return Ok(false);
@@ -377,7 +378,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Writes to standard output; false when nobody reads it any more.
+    /// Writes to standard output. Returns false if its reader has closed it.
     fn show(&mut self, bytes: &[u8]) -> Result<bool, ConsoleError> {
         self.console.log.note_shown(bytes);
         let mut rest = bytes;
@@ -393,14 +394,14 @@ impl<'a> Session<'a> {
         Ok(true)
     }
 
-    /// Reads what was typed; true when it asks for the end.
+    /// Reads standard input. Returns true if it contains the escape character.
     fn read_input(&mut self) -> Result<bool, ConsoleError> {
         let Some(input) = self.streams.input else {
             return Ok(false);
         };
         let mut bytes = [0; CHUNK];
         match rustix::io::read(input, &mut bytes) {
-            // The end of a pipe is no wish to end: the guest's answer is still to come.
+            // The end of a pipe does not end the session. The guest's answer may still come.
             Ok(0) => {
                 self.streams.input = None;
                 Ok(self.streams.interactive)
@@ -416,10 +417,10 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Passes on as much as the tty takes now. Without a tty it waits for the next one.
+    /// Writes as many bytes to the tty as it takes now. Without a tty, the bytes stay until there is one.
     fn write_input(&mut self) {
         let Some(tty) = &self.console.tty else { return };
-        // Why a tty refuses is told by the next read of it.
+        // An error is reported by the next read of the tty.
         if let Ok(written) = rustix::io::write(tty, self.pending.bytes()) {
             self.pending.taken(written);
         }
@@ -432,7 +433,7 @@ fn push<'a>(fds: &mut Vec<PollFd<'a>>, fd: PollFd<'a>) -> usize {
 }
 
 fn wait_writable(fd: BorrowedFd) {
-    // Whether it is, the next write tells.
+    // An error of poll shows in the next write.
     let _ = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::OUT)], None);
 }
 
@@ -458,7 +459,7 @@ mod tests {
     use super::*;
     use crate::console::{Log, Options};
 
-    /// xenconsoled's part: a pty, named in xenstore.
+    /// xenconsoled in the test: a pty with its name in xenstore.
     struct World {
         store: MemStore,
         daemon: OwnedFd,
@@ -477,7 +478,7 @@ mod tests {
         }
     }
 
-    /// The console, without the host's lock and log folders.
+    /// The console, without locks and log.
     fn attach(client: &mut Client) -> Console {
         let (options, log) = (Options::default(), Log::default());
         Console::attach(client, &domain(), &options, "domain 7".to_owned(), log).unwrap()
@@ -506,7 +507,7 @@ mod tests {
             }
         }
 
-        /// Runs a session with this input, in which `script` has its part after the start.
+        /// Runs a session with this input. `script` acts as xenconsoled and Xen after the start.
         fn session(
             self,
             input: Option<&[u8]>,

@@ -1,20 +1,18 @@
-//! The user's terminal in raw mode for as long as a session lasts.
+//! The user's terminal in raw mode, for the time of a session.
 
 use std::io::Stdin;
 
 use rustix::termios::{self, OptionalActions, Termios};
 
-/// Standard input in raw mode. Dropping it gives the terminal its old modes back: at the session's
-/// end, on an error, and when a panic unwinds. Signals that end the process are caught by the
-/// session, which then ends in order.
+/// Standard input in raw mode. Dropping it restores the old modes: at the session's end, after an error, and when a
+/// panic unwinds. The session catches the signals that would end the process.
 pub struct RawTerminal {
     stdin: Stdin,
     before: Termios,
 }
 
 impl RawTerminal {
-    /// Makes standard input raw. None if that and standard output are not both terminals: then
-    /// nobody types there.
+    /// Sets raw mode. `None` if standard input and standard output are not both terminals.
     pub fn enter() -> Option<RawTerminal> {
         let stdin = std::io::stdin();
         if !termios::isatty(&stdin) || !termios::isatty(std::io::stdout()) {
@@ -30,7 +28,7 @@ impl RawTerminal {
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        // A terminal that has gone away has no modes to give back.
+        // If the terminal is gone, its modes need not be restored.
         let _ = termios::tcsetattr(&self.stdin, OptionalActions::Now, &self.before);
     }
 }

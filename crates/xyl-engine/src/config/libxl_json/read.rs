@@ -1,16 +1,17 @@
-//! From libxl's record of a domain to xl.cfg.
+//! Converts libxl's record of a domain to xl.cfg.
 //!
-//! A member of the record that the schema does not know, or a value that it does not have, is named and not passed over.
+//! A member that the schema does not know, or an unknown value, is reported and never ignored.
 
 use std::fmt;
 
 use serde_json::{Map, Value as Json};
+use xl_cfg::Value;
 
 use crate::device::KINDS;
 
 use super::schema::{FIELDS, Field, JsonType, Meaning, Part, Setting, is_true};
 
-/// A part of a record that cannot be said in a configuration that Xyl obeys.
+/// A part of a record that Xyl's configuration cannot express.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unsupported(String);
 
@@ -20,7 +21,7 @@ impl fmt::Display for Unsupported {
     }
 }
 
-/// The record as xl.cfg, and what cannot be said there.
+/// Converts the record to xl.cfg, and lists the parts that it cannot express.
 pub fn to_cfg(record: &Json) -> (String, Vec<Unsupported>) {
     let mut reader = Reader::default();
     let kind = record.pointer("/c_info/type").and_then(Json::as_str);
@@ -68,13 +69,26 @@ impl Reader {
                 }
             }
             Some(Meaning::Devices { setting }) => {
-                let has_kind = KINDS.iter().any(|kind| kind.json_member() == Some(name));
-                if !has_kind {
-                    self.refuse(setting);
-                }
+                self.read_devices(name, setting, value);
             }
             None if is_true(value) == Some(false) => {}
             None => self.refuse(name),
+        }
+    }
+
+    fn read_devices(&mut self, name: &str, setting: &str, value: &Json) {
+        let kind = KINDS.iter().find(|kind| kind.json_member() == Some(name));
+        let devices = kind.and_then(|kind| {
+            let entries = value.as_array()?.iter();
+            let devices = entries.map(|entry| kind.cfg_of_json(entry).map(Value::Atom));
+            devices.collect::<Option<Vec<Value>>>()
+        });
+        match devices {
+            Some(devices) => {
+                let devices = Value::List(devices);
+                self.text.push_str(&format!("{setting} = {devices}\n"));
+            }
+            None => self.refuse(setting),
         }
     }
 
@@ -94,7 +108,8 @@ impl Reader {
     }
 }
 
-/// The row of a member. libxl has had some members in two parts of the record; they mean the same in both.
+/// The schema's row for a member. Some members were in two parts of the record in different releases, with the same
+/// meaning.
 fn field(part: Part, name: &str) -> Option<&'static Field> {
     let is_top = part == Part::Top;
     FIELDS
@@ -102,7 +117,7 @@ fn field(part: Part, name: &str) -> Option<&'static Field> {
         .find(|field| field.name == name && (field.part == Part::Top) == is_top)
 }
 
-/// Whether a member says nothing.
+/// Whether a member has an empty value.
 fn is_nothing(value: &Json) -> bool {
     match value {
         Json::Null => true,
@@ -166,7 +181,7 @@ mod tests {
         assert_eq!(unsupported, []);
         assert!(before.shim.is_some());
         assert_eq!(planned(&text).spec.shim, before.shim, "{text}");
-        // As xl writes it where there is none.
+        // The form that xl writes without a shim.
         let without = json!({"c_info": {"type": "pvh", "name": "g"}, "b_info": {"type.pvh": {"pvshim": "False"}}});
         assert!(!to_cfg(&without).0.contains("pvshim"));
     }
@@ -178,7 +193,7 @@ mod tests {
             "b_info": {"bootloader": "pygrub", "irqs": [5], "vnuma_nodes": [],
                 "cpuid": null, "apic": "False", "something_new": 5, "device_model_stubdomain": "False"},
             "disks": [{"pdev_path": "/x"}],
-            "nics": [{"mac": "00:16:3e:00:00:01"}],
+            "nics": [{"mac": "00:16:3e:00:00:01", "script": "/etc/xen/scripts/vif-route"}],
             "vtpms": [],
         });
         let (_, unsupported) = to_cfg(&json);

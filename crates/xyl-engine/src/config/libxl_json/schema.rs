@@ -1,10 +1,11 @@
-//! The members of libxl's record that Xyl knows: one table for the writer and the reader.
+//! The members of libxl's record that Xyl knows: one table for `write` and `read`.
 //!
-//! Each row says where a member stands, its JSON type, which setting of xl.cfg says the same, what libxl takes where the member
-//! is left out, and how it follows from a [`VmSpec`]. `write` makes a record from the table, `read` makes a
-//! configuration from it. A member that is in no row is refused by `xyl adopt`, by its name.
+//! Each row has the member's part of the record, its JSON type, its setting in xl.cfg, its default, and how it
+//! follows from a [`VmSpec`]. `write` builds a record from the table, and `read` a configuration. `xyl adopt` refuses
+//! a member without a row, by its name.
 //!
-//! Facts: `libxl_types.idl` of Xen 4.17 and 4.20, which agree on every member of this table; the files that xl of both writes.
+//! Facts: `libxl_types.idl` of Xen 4.17 and 4.20, which agree on every member of this table; files that both releases
+//! of xl wrote.
 
 use serde_json::{Map, Value as Json, json};
 use xen_port::{CpuMap, GuestKind};
@@ -13,7 +14,7 @@ use xl_cfg::Value;
 use super::Source;
 use crate::vm::spec::{Action, Shim};
 
-/// The object of the record that a member stands in.
+/// The part of the record that contains a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     /// The record itself (`libxl_domain_config`).
@@ -38,32 +39,32 @@ pub(super) struct Field {
     pub(super) meaning: Meaning,
 }
 
-/// What a member says.
+/// The meaning of a member.
 pub(super) enum Meaning {
-    /// The same as a setting of xl.cfg.
+    /// The value of a setting in xl.cfg.
     Setting(Setting),
-    /// Nothing about the VM: libxl works it out itself, or a guest without devices does not see it.
-    /// Xyl writes it where `of` gives a value.
+    /// A value that is not a property of the VM: libxl computes it, or a guest without devices does not see it. Xyl
+    /// writes it if `of` returns a value.
     Internal { of: Of },
-    /// It must be one of these words. They ask for nothing.
+    /// A value that must be one of these words. None of them requests anything.
     Only(&'static [&'static str]),
-    /// Devices, with their setting of xl.cfg. Xyl has none of them yet.
+    /// Devices, with their setting in xl.cfg. The kind of devices makes and reads the entries.
     Devices { setting: &'static str },
 }
 
-/// The value of a member; `None` leaves it out.
+/// Computes the value of a member. `None` omits it.
 pub(super) type Of = fn(&Source<'_>) -> Option<Json>;
 
-/// A member that says the same as a setting of xl.cfg.
+/// A member with a setting in xl.cfg.
 pub(super) struct Setting {
     pub(super) setting: &'static str,
     pub(super) json: JsonType,
-    /// What a record without the member means. Such a value is neither written nor read.
+    /// The value that a missing member means. It is neither written nor read.
     pub(super) absence: Absence,
     pub(super) of: Of,
 }
 
-/// How libxl writes a member's type as JSON, and which value of xl.cfg that is.
+/// The JSON form of a member's type, and its relation to the value in xl.cfg.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum JsonType {
     /// `string`, `libxl_uuid` and enumerations whose words are those of xl.cfg.
@@ -74,7 +75,7 @@ pub(super) enum JsonType {
     Number,
     /// `libxl_defbool`: `"True"` or `"False"`.
     Flag,
-    /// The same; xl.cfg says the opposite.
+    /// `libxl_defbool`, with the opposite meaning in xl.cfg.
     Unless,
     /// `MemKB`: KiB. xl.cfg has MiB.
     Kib,
@@ -88,10 +89,10 @@ pub(super) enum JsonType {
     Action,
 }
 
-/// libxl's value of a member that is left out.
+/// The value of a missing member.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Absence {
-    /// None: the member says more than its absence.
+    /// No default: a present member always has a meaning.
     Nothing,
     /// The default is this number.
     Number(u64),
@@ -103,7 +104,7 @@ pub(super) enum Absence {
 
 use Part::{Build, Create, Sched, Top, Typed, X86};
 
-/// Every member that Xyl knows.
+/// All members that Xyl knows.
 pub(super) const FIELDS: &[Field] = &[
     word(Create, "type", "type", &["pv", "pvh"], |s| {
         text(s.spec.kind_text())
@@ -177,7 +178,7 @@ pub(super) const FIELDS: &[Field] = &[
         "timer_mode",
         JsonType::Text,
         Absence::Word(DEFAULT_TIMER_MODE),
-        // A PV guest has no timers of the machine.
+        // PV guests have no emulated timers.
         |s| {
             let has_timers = s.spec.kind != GuestKind::Pv;
             has_timers
@@ -246,7 +247,7 @@ pub(super) const FIELDS: &[Field] = &[
         Absence::Number(DEFAULT_EVENT_CHANNELS),
         |s| Some(s.spec.max_event_channels.into()),
     ),
-    // xl takes it from xl.conf, where it is on.
+    // xl takes the default from xl.conf, where it is on.
     or(
         Build,
         "claim_mode",
@@ -358,13 +359,13 @@ pub(super) const FIELDS: &[Field] = &[
     devices("usbdevs", "usbdev"),
 ];
 
-/// Event channels of a guest of which nothing was said, in libxl.
+/// libxl's default number of event channels.
 const DEFAULT_EVENT_CHANNELS: u64 = 1023;
-/// libxl's timer mode for guests of which nothing was said.
+/// libxl's default timer mode.
 const DEFAULT_TIMER_MODE: &str = "no_delay_for_missed_ticks";
-/// libxl's words for Xen's numbers of time-stamp counter modes.
+/// libxl's names of time-stamp counter modes, by Xen's number.
 const TSC_MODES: [&str; 3] = ["default", "always_emulate", "native"];
-/// libxl's words for Xen's numbers of timer modes.
+/// libxl's names of timer modes, by Xen's number.
 const TIMER_MODES: [&str; 4] = [
     "delay_for_missed_ticks",
     "no_delay_for_missed_ticks",
@@ -372,7 +373,7 @@ const TIMER_MODES: [&str; 4] = [
     "one_missed_tick_pending",
 ];
 
-/// A member whose absence says nothing of its own.
+/// Builds a row without a default.
 const fn set(
     part: Part,
     name: &'static str,
@@ -383,7 +384,7 @@ const fn set(
     or(part, name, setting, json, Absence::Nothing, of)
 }
 
-/// A member that libxl takes to be `default` where it is left out.
+/// Builds a row whose default is `default`.
 const fn or(
     part: Part,
     name: &'static str,
@@ -440,7 +441,7 @@ const fn devices(name: &'static str, setting: &'static str) -> Field {
 }
 
 impl Part {
-    /// The part that a member of this part is.
+    /// The part of the record that a member of this part is, if any.
     pub(super) fn inner(self, name: &str) -> Option<Part> {
         match (self, name) {
             (Top, "c_info") => Some(Create),
@@ -452,7 +453,7 @@ impl Part {
         }
     }
 
-    /// The object of this part in a record of that kind of guest; made where it is missing.
+    /// The object of this part in a record for this kind of guest. Creates it if it is missing.
     pub(super) fn of<'a>(self, record: &'a mut Json, kind: &str) -> &'a mut Json {
         match self {
             Top => record,
@@ -466,7 +467,7 @@ impl Part {
 }
 
 impl JsonType {
-    /// The value as xl.cfg says it; `None` where it is not of this type.
+    /// Converts the value to xl.cfg. `None` if it is not of this type.
     pub(super) fn to_cfg(self, value: &Json) -> Option<Value> {
         match self {
             JsonType::Text => Some(atom(value.as_str()?)),
@@ -487,7 +488,7 @@ impl JsonType {
                 let seconds = u32::try_from(value.as_u64()?).ok()?;
                 Some(atom(&seconds.cast_signed().to_string()))
             }
-            // libxl's words are those of xl.cfg but for this one.
+            // All of libxl's words but this one are those of xl.cfg.
             JsonType::Action => match value.as_str()? {
                 "restart_rename" => Some(atom(Action::RenameRestart.word())),
                 word => Some(atom(&word.replace('_', "-"))),
@@ -497,7 +498,7 @@ impl JsonType {
 }
 
 impl Absence {
-    /// Whether a member of this value may be left out.
+    /// Whether a member with this value may be omitted.
     pub(super) fn is(self, value: &Json) -> bool {
         match self {
             Absence::Nothing => false,
@@ -516,7 +517,7 @@ fn yes_no(value: bool) -> Value {
     atom(if value { "1" } else { "0" })
 }
 
-/// A yes or no, which libxl writes as a text.
+/// Parses a truth value, which libxl writes as text.
 pub(super) fn is_true(value: &Json) -> Option<bool> {
     match value {
         Json::Bool(value) => Some(*value),
@@ -550,7 +551,7 @@ fn word_of(words: &[&'static str], number: u64) -> Option<Json> {
     text(words.get(usize::try_from(number).ok()?)?)
 }
 
-/// The CPUs of each vCPU.
+/// The CPUs of each vCPU, as JSON.
 fn cpus(maps: &[CpuMap]) -> Option<Json> {
     let cpus = |map: &CpuMap| Json::from(map.iter().collect::<Vec<u32>>());
     (!maps.is_empty()).then(|| maps.iter().map(cpus).collect())
@@ -564,7 +565,7 @@ fn cpu_list(cpus: &Json) -> Option<Value> {
     Some(atom(&cpus?.join(",")))
 }
 
-/// The record's objects that are there even when they are empty.
+/// The objects that a record contains even if they are empty.
 pub(super) fn empty(kind: &str) -> Json {
     let mut record = json!({"c_info": {}, "b_info": {}});
     *Typed.of(&mut record, kind) = Json::Object(Map::new());
@@ -576,8 +577,8 @@ mod tests {
     use super::*;
     use crate::config::plan;
 
-    /// The members of each part that `libxl_types.idl` of Xen 4.17 has; 4.20 has all of them too. Of b_info, those that the
-    /// table names.
+    /// The members of each part in `libxl_types.idl` of Xen 4.17, all of which 4.20 has too. For b_info only those of
+    /// the table.
     const IDL: &[(Part, &[&str])] = &[
         (
             Create,

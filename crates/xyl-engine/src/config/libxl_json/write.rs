@@ -1,11 +1,12 @@
-//! From a VM to libxl's record.
+//! Builds libxl's record from a VM's specification.
 
 use serde_json::Value as Json;
 
 use super::Source;
 use super::schema::{self, FIELDS, Meaning};
+use crate::device::KINDS;
 
-/// The record of a domain.
+/// Builds the record of a domain.
 pub fn record(source: &Source<'_>) -> Json {
     let kind = source.spec.kind_text();
     let mut record = schema::empty(kind);
@@ -15,13 +16,22 @@ pub fn record(source: &Source<'_>) -> Json {
                 (setting.of)(source).filter(|value| !setting.absence.is(value))
             }
             Meaning::Internal { of } => of(source),
-            Meaning::Only(_) | Meaning::Devices { .. } => None,
+            Meaning::Devices { .. } => devices(source, field.name),
+            Meaning::Only(_) => None,
         };
         if let Some(value) = value {
             field.part.of(&mut record, kind)[field.name] = value;
         }
     }
     record
+}
+
+/// The devices of a VM that a member of the record lists.
+fn devices(source: &Source<'_>, member: &str) -> Option<Json> {
+    let mut kinds = KINDS.iter();
+    let kind = kinds.find(|kind| kind.json_member() == Some(member))?;
+    let devices = kind.to_json(source.spec);
+    (!devices.is_empty()).then_some(Json::Array(devices))
 }
 
 #[cfg(test)]
@@ -43,7 +53,7 @@ mod tests {
         assert_eq!(json["on_reboot"], "restart");
     }
 
-    /// libxl's record of a PVH guest with these settings.
+    /// Builds libxl's record of a PVH guest with these settings.
     fn json_of(settings: &str) -> Value {
         let text =
             format!("name = \"g\"\ntype = \"pvh\"\nkernel = \"/k\"\nmaxvcpus = 2\n{settings}\n");

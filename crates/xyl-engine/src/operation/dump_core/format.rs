@@ -17,12 +17,12 @@ const NOTE_NONE: u32 = 0x200_0000;
 const NOTE_HEADER: u32 = 0x200_0001;
 const NOTE_XEN_VERSION: u32 = 0x200_0002;
 const NOTE_FORMAT_VERSION: u32 = 0x200_0003;
-/// What a core begins with: that of a PV domain, and that of one with hardware virtualisation.
+/// Magic numbers of the note with the core's header: for a PV domain, and for a domain with hardware virtualisation.
 const MAGIC_PV: u64 = 0xf00f_ebed;
 const MAGIC_HVM: u64 = 0xf00f_ebee;
 /// The format's version: 0.1.
 const FORMAT_VERSION: u64 = 1;
-/// A page that is none.
+/// An entry of the table of pages without a page.
 pub(super) const NO_PAGE: Page = (u64::MAX, u64::MAX);
 
 /// Kinds of sections.
@@ -37,11 +37,12 @@ const EM_X86_64: u16 = 62;
 /// A page: the domain's own number of it, and the frame by which it was mapped.
 pub(super) type Page = (u64, u64);
 
-/// What a core says beside the contents of pages.
+/// Contents of a core besides the pages.
 pub(super) struct Core<'c> {
     /// Version of Xen, for the note.
     pub version: &'c VersionInfo,
-    /// Whether the domain's own page numbers are those by which it was mapped: all but PV.
+    /// Whether the domain's own page numbers are the frame numbers that Xen maps. This is so for each guest type but
+    /// PV.
     pub is_translated: bool,
     /// Whether the kernel is a bare 32-bit PV one.
     pub is_pv32: bool,
@@ -49,7 +50,7 @@ pub(super) struct Core<'c> {
     pub vcpus: &'c [Vec<u8>],
     /// The shared-info page, where there is one.
     pub shared_info: Option<&'c [u8]>,
-    /// How many pages there is room for.
+    /// Number of pages in the file.
     pub nr_pages: u64,
 }
 
@@ -84,7 +85,7 @@ impl Section {
 }
 
 impl Core<'_> {
-    /// All that stands before the first page, to a whole number of pages.
+    /// The bytes before the first page, filled up to a whole number of pages.
     pub fn head(&self) -> Vec<u8> {
         let notes = self.notes();
         let sections = self.sections(notes.len() as u64);
@@ -108,7 +109,7 @@ impl Core<'_> {
         }
     }
 
-    /// What the table behind the last page says of some pages.
+    /// Entries of the table that follows the last page, for some of the pages.
     pub fn entries(&self, pages: &[Page]) -> Vec<u8> {
         let mut entries = Vec::with_capacity(size_of_val(pages));
         for (number, frame) in pages {
@@ -120,7 +121,7 @@ impl Core<'_> {
         entries
     }
 
-    /// What stands behind the table: the names of the sections.
+    /// The bytes that follow the table: the names of the sections.
     pub fn end(&self) -> Vec<u8> {
         names(&self.sections(0))
     }
@@ -163,8 +164,8 @@ impl Core<'_> {
         sections
     }
 
-    /// Where each section is in the file, and its name among the names. They stand in their order, but for the names,
-    /// which stand last.
+    /// Offset of each section in the file, and of its name among the names. The sections lie in their order, except
+    /// that the names are last.
     fn places(&self, sections: &[Section]) -> Vec<(u64, u32)> {
         let headers = ELF_HEADER_BYTES + (sections.len() + 1) * SECTION_HEADER_BYTES;
         let (mut offset, mut name) = (headers as u64, 1);
@@ -209,7 +210,7 @@ impl Core<'_> {
         notes
     }
 
-    /// What Xen says of itself, in the fields of `struct xen_dumpcore_elfnote_xen_version_desc`.
+    /// Xen's version, in the fields of `struct xen_dumpcore_elfnote_xen_version_desc`.
     fn xen_version(&self) -> Vec<u8> {
         let version = self.version;
         let mut bytes = Vec::new();

@@ -1,32 +1,34 @@
-//! Writing a domain's core to a file: its memory and the registers of its vCPUs, for crash(8) and its like.
+//! Writing a domain's core to a file: its memory and the registers of its vCPUs, for crash(8) and similar programs.
 //!
-//! It is an operation like the others. The guest stands still while its memory is copied, unless it is to run
-//! on. What is written has another name until it is whole and on the disk, so nobody ever sees half a core.
+//! A dump is an operation. The guest is paused while its memory is copied, unless the request says that it runs on.
+//! The file has a temporary name until it is complete and on the disk, so no process reads half a core.
 
 mod format;
+mod limits;
 
 use std::path::{Path as FilePath, PathBuf};
-use std::time::Instant;
 
 use os_port::{Append, remove_if_there};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, Errno, Gfn, GuestKind, PAGE_SIZE, VcpuId, VersionInfo};
-use xyl_saga::{Facts, OnDeath, Operation, Outcome, Past, Step};
+use xyl_saga::{At, Facts, OnDeath, Operation, Outcome, Past, Plan, Progress};
 
 pub use crate::error::DumpError;
-use crate::operation::{Draft, Kind, step};
+use crate::operation::{Begun, Kind, OfVm, Steps, step};
 use crate::vm::Vm;
 use crate::vm::names;
 use crate::{Cancel, EngineError, Host, VmGuard};
 use format::{Core, NO_PAGE, Page};
+pub use xyl_api::Dumped;
 
-/// How long the memory may take, in seconds: that of a guest of a TiB, at 100 MiB a second, takes three hours.
+/// Time limit for writing the memory, in seconds. A guest of 1 TiB takes three hours at 100 MiB per second.
 const WRITE_LIMIT_S: u64 = 12 * 3600;
-/// How long the disk may take for what has not reached it by then, in seconds.
+/// Time limit for the disk to write the rest, in seconds.
 const SYNC_LIMIT_S: u64 = 3600;
 /// Pages that are mapped, copied and written at a time.
 const BATCH_PAGES: usize = 256;
-/// Frames that are looked at between two looks at the clock.
+/// Number of frames that a dump examines between two looks at the clock.
 const FRAMES_AT_A_TIME: u32 = 64 << 10;
 /// Frames below 4 GiB, where the pages of a guest that does not have as many end up too: its console, its tables.
 const FRAMES_BELOW_4G: u64 = 1 << 20;
@@ -36,36 +38,27 @@ const VCPUS_MAX: u32 = 8192;
 /// The argument of a core that is dumped because its domain has ended.
 const AT_END: &str = "at_end";
 
-/// What to dump.
+/// A request for a dump.
 pub struct DumpRequest<'r> {
     /// Number of the domain.
     pub domid: DomId,
-    /// The file, by its whole path. One that is there is replaced.
+    /// The file, as an absolute path. An existing file is replaced.
     pub file: &'r FilePath,
-    /// Whether the guest runs on meanwhile: what is in the file is then not of one moment.
+    /// Whether the guest runs on during the dump. Then the core's contents are not of one moment.
     pub is_live: bool,
-    /// Told, now and then, how many bytes have been written, and how many there will be.
+    /// Called now and then with the number of bytes written, and the core's size.
     pub progress: &'r mut dyn FnMut(u64, u64),
 }
 
-/// Result of a dump: sizes and page counts of the core.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Dumped {
-    /// The file's size.
-    pub size_bytes: u64,
-    /// Pages in it.
-    pub nr_pages: u64,
-    /// Pages that Xen counts as the domain's, and that could not be found or mapped.
-    pub nr_missing: u64,
-}
-
-/// What the steps work on.
+/// The context of a dump: the domain, the file and the progress.
 pub(crate) struct Dump<'a> {
+    vm: OfVm,
+    domid: DomId,
     /// The name that the file gets.
     pub file: PathBuf,
-    /// The name that it has until then.
+    /// The name that the file has until then.
     pub unfinished: PathBuf,
-    /// Whether it is the dump that pauses the domain.
+    /// Whether the dump pauses the domain, and unpauses it at the end.
     pub holds: bool,
     pub progress: Option<&'a mut dyn FnMut(u64, u64)>,
     pub dumped: Dumped,
@@ -80,13 +73,24 @@ pub fn dump_core(
     let domid = request.domid;
     let info = named(host, domid)?;
     let owner = VmGuard::take(host, Uuid::from_bytes(info.handle))?;
-    owner.tell(host);
+    owner.report_recovered(host);
+    dump_locked(host, Some(owner), request, cancel)
+}
+
+/// The same under the lock of the domain's VM. Domain 0 is no VM, and is refused.
+pub(crate) fn dump_locked(
+    host: &mut Host,
+    owner: Option<VmGuard>,
+    request: DumpRequest<'_>,
+    cancel: &Cancel,
+) -> Result<Dumped, EngineError> {
+    let domid = request.domid;
     // Another process may have had its turn, and the number may be another domain's by now.
-    let now = living(host, domid)?;
-    if now.handle != info.handle {
-        return Err(EngineError::NoSuchDomain(domid.to_string()));
+    let now = named(host, domid)?;
+    match owner.filter(|owner| owner.uuid.as_bytes() == &now.handle) {
+        Some(owner) => carry_out(host, owner, &now, request, false, cancel),
+        None => Err(EngineError::NoSuchDomain(domid.to_string())),
     }
-    carry_out(host, owner, &now, request, false, cancel)
 }
 
 /// Refuses what [`dump_core`] refuses before it begins.
@@ -103,7 +107,7 @@ fn named(host: &Host, domid: DomId) -> Result<DomainInfo, EngineError> {
     }
 }
 
-/// Where a monitor writes how far the core is that it dumps.
+/// Path of the file with the progress of a dump by the VM's monitor.
 pub(crate) fn progress_file(host: &Host, uuid: Uuid) -> PathBuf {
     host.dirs.vm_run(uuid).join("progress")
 }
@@ -125,7 +129,9 @@ fn carry_out(
 ) -> Result<Dumped, EngineError> {
     let uuid = Uuid::from_bytes(info.handle);
     let is_at_rest = info.flags.paused || info.flags.shutdown;
-    let dump = Dump {
+    let mut dump = Dump {
+        vm: OfVm::begun(uuid),
+        domid: info.domid,
         file: request.file.to_owned(),
         unfinished: unfinished(host, request.file)?,
         holds: !request.is_live && !is_at_rest,
@@ -139,14 +145,17 @@ fn carry_out(
     args.insert("holds".to_owned(), dump.holds.into());
     args.insert(AT_END.to_owned(), is_at_end.into());
     let name = names::on_disk(host, info);
-    let mut draft = Draft::new(host, uuid);
-    draft.old = Some(info.domid);
-    draft.dump = Some(dump);
-    owner.carry_out(Kind::DumpCore, &name, args, &mut draft, cancel, &mut |_| ())?;
-    Ok(draft.dump.map(|dump| dump.dumped).unwrap_or_default())
+    let begun = Begun {
+        kind: Kind::DumpCore,
+        name: &name,
+        args,
+        plan: plan(),
+    };
+    owner.carry_out(host, begun, &mut dump, cancel, &mut |_| ())?;
+    Ok(dump.dumped)
 }
 
-/// What a core is called while it is being written: a name beside its own that nobody else gives.
+/// Path of the core while it is being written: a hidden, unique name in the same folder.
 fn unfinished(host: &Host, file: &FilePath) -> Result<PathBuf, EngineError> {
     let name = file.file_name().ok_or_else(|| DumpError::NoFile {
         path: file.to_owned(),
@@ -165,9 +174,15 @@ fn text(path: &FilePath) -> Result<String, DumpError> {
     path.to_str().map(str::to_owned).ok_or_else(no_text)
 }
 
-/// What the journal says of a dump, for whoever takes it over.
-pub(crate) fn from_journal<'a>(operation: &Operation) -> Option<Dump<'a>> {
+/// The context of a dump that another process began, from the journal.
+pub(crate) fn from_journal<'a>(
+    uuid: Uuid,
+    domid: DomId,
+    operation: &Operation,
+) -> Option<Dump<'a>> {
     Some(Dump {
+        vm: OfVm::taken_over(uuid),
+        domid,
         file: PathBuf::from(operation.text("file")?),
         unfinished: PathBuf::from(operation.text("unfinished")?),
         holds: operation.is_set("holds"),
@@ -179,8 +194,8 @@ pub(crate) fn from_journal<'a>(operation: &Operation) -> Option<Dump<'a>> {
 // ---- a domain that has ended ----------------------------------------------------------------------
 
 /// Dumps the core of a VM's domain that has ended, as `on_...="coredump-..."` asks, to the file that xl writes it to.
-/// A core that cannot be had is told of, and no reason not to go on. One that a monitor dumped that died afterwards is
-/// not dumped again.
+/// If that fails, the log has a line with the error, and the monitor goes on. If a monitor dumped the core and died
+/// afterwards, the core is not dumped again.
 pub(crate) fn at_end(
     host: &mut Host,
     vm: Vm,
@@ -224,6 +239,7 @@ fn dump_ended(
     host.files
         .create_folder(folder)
         .map_err(|source| EngineError::io("create folder", folder, source))?;
+    limits::take(host, vm, &info, file)?;
     let request = DumpRequest {
         domid: vm.domid,
         file,
@@ -245,105 +261,130 @@ fn has_dumped(host: &Host, vm: Vm) -> Result<bool, EngineError> {
     }))
 }
 
-impl Dumped {
-    /// The result as one line of English text.
-    pub fn line(&self) -> String {
-        let missing = match self.nr_missing {
-            0 => String::new(),
-            nr => format!("; {nr} more could not be read"),
-        };
-        format!(
-            "{} bytes, {} pages{missing}",
-            self.size_bytes, self.nr_pages
-        )
+// ---- the steps ------------------------------------------------------------------------------------
+
+/// The work of a step of a dump.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Action {
+    /// Pauses the domain, unless it is to run on.
+    Hold,
+    /// Writes the core under a name of its own.
+    Write,
+    /// Lets the domain run on.
+    LetGo,
+    /// Waits until the core is on the disk.
+    Sync,
+    /// Gives the core its name.
+    GiveName,
+}
+
+/// The steps, in order.
+pub(crate) fn plan() -> Plan<Action> {
+    use OnDeath::{RollBack, RollForwardOnceStarted};
+    Plan::new()
+        .step(step("stop it", Action::Hold, RollBack, 10).with_undo())
+        .step(step("write its memory", Action::Write, RollBack, WRITE_LIMIT_S).with_undo())
+        .step(step("let it run on", Action::LetGo, RollBack, 10))
+        .step(step(
+            "wait for the disk",
+            Action::Sync,
+            RollBack,
+            SYNC_LIMIT_S,
+        ))
+        .step(step(
+            "give the file its name",
+            Action::GiveName,
+            RollForwardOnceStarted,
+            60,
+        ))
+}
+
+impl Steps for Dump<'_> {
+    type Action = Action;
+
+    fn apply(
+        &mut self,
+        host: &mut Host,
+        action: &Action,
+        at: &mut At<'_>,
+    ) -> Result<Progress, EngineError> {
+        match action {
+            Action::Hold => hold(host, self),
+            Action::Write => write(host, self, at),
+            Action::LetGo => let_go(host, self),
+            Action::Sync => sync(host, self),
+            Action::GiveName => give_name(host, self),
+        }?;
+        Ok(Progress::Done)
+    }
+
+    fn undo(
+        &mut self,
+        host: &mut Host,
+        action: &Action,
+        _: &mut At<'_>,
+    ) -> Result<(), EngineError> {
+        match action {
+            Action::Hold => let_go(host, self),
+            Action::Write => remove_unfinished(host, self),
+            Action::LetGo | Action::Sync | Action::GiveName => Ok(()),
+        }
     }
 }
 
-// ---- the steps ------------------------------------------------------------------------------------
-
-/// The steps, in order.
-pub(crate) fn steps<'a>() -> Vec<Step<Draft<'a>>> {
-    use OnDeath::{RollBack, RollForwardOnceStarted};
-    vec![
-        step("stop it", RollBack, 10, hold, Some(let_go)),
-        step(
-            "write its memory",
-            RollBack,
-            WRITE_LIMIT_S,
-            write,
-            Some(remove_unfinished),
-        ),
-        step("let it run on", RollBack, 10, let_go, None),
-        step("wait for the disk", RollBack, SYNC_LIMIT_S, sync, None),
-        step(
-            "give the file its name",
-            RollForwardOnceStarted,
-            60,
-            give_name,
-            None,
-        ),
-    ]
-}
-
-fn of<'d, 'a>(draft: &'d Draft<'a>) -> Result<&'d Dump<'a>, EngineError> {
-    draft.dump.as_ref().ok_or_else(|| draft.has_no_domain())
-}
-
-fn hold(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
-    let domid = draft.old()?;
-    if of(draft)?.holds {
-        draft.host.hv.pause_domain(domid)?;
+fn hold(host: &Host, dump: &Dump<'_>) -> Result<(), EngineError> {
+    if dump.holds {
+        host.hv.pause_domain(dump.domid)?;
     }
     Ok(())
 }
 
 /// Lets the domain run on if it is the dump that holds it. A domain that does not stand still is not let go a second
 /// time, which matters where this is repeated.
-fn let_go(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
-    let domid = draft.old()?;
-    if !of(draft)?.holds {
+fn let_go(host: &Host, dump: &Dump<'_>) -> Result<(), EngineError> {
+    if !dump.holds {
         return Ok(());
     }
-    let info = draft.host.hv.domain_info(domid)?;
+    let info = host.hv.domain_info(dump.domid)?;
     let is_held = info.is_some_and(|info| {
-        &info.handle == draft.uuid.as_bytes() && info.flags.paused && !info.flags.dying
+        &info.handle == dump.vm.uuid.as_bytes() && info.flags.paused && !info.flags.dying
     });
     if !is_held {
         return Ok(());
     }
-    match draft.host.hv.unpause_domain(domid) {
+    match host.hv.unpause_domain(dump.domid) {
         // It has gone meanwhile.
         Err(error) if error.is(Errno::ESRCH) => Ok(()),
         other => Ok(other?),
     }
 }
 
-fn remove_unfinished(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
-    let path = &of(draft)?.unfinished;
-    remove_if_there(&*draft.host.files, path)
-        .map_err(|source| EngineError::io("remove", path, source))
+fn remove_unfinished(host: &Host, dump: &Dump<'_>) -> Result<(), EngineError> {
+    let path = &dump.unfinished;
+    remove_if_there(&*host.files, path).map_err(|source| EngineError::io("remove", path, source))
 }
 
 /// Needs no second time: the process that dies before the next step has its file removed.
-fn sync(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
-    let dump = of(draft)?;
-    let opened = draft.host.files.append_to(&dump.unfinished);
+fn sync(host: &Host, dump: &Dump<'_>) -> Result<(), EngineError> {
+    let opened = host.files.append_to(&dump.unfinished);
     opened
         .and_then(|mut file| file.sync())
-        .map_err(|source| failed(draft, dump.dumped.size_bytes, source))
+        .map_err(|source| failed(dump, dump.dumped.size_bytes, source))
 }
 
-fn give_name(draft: &mut Draft<'_>, _: Instant) -> Result<(), EngineError> {
-    let dump = of(draft)?;
-    match draft.host.files.rename(&dump.unfinished, &dump.file) {
-        // Whoever died here had done it.
-        Err(error) if draft.is_taken_over && error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+fn give_name(host: &Host, dump: &Dump<'_>) -> Result<(), EngineError> {
+    match host.files.rename(&dump.unfinished, &dump.file) {
+        // The process that died had renamed it.
+        Err(error) if dump.vm.is_taken_over && error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(())
+        }
         other => other.map_err(|source| EngineError::io("rename to", &dump.file, source)),
     }
 }
 
 /// The error of a core that could not be written.
-fn failed(draft: &Draft<'_>, written: u64, source: std::io::Error) -> EngineError {
+fn failed(dump: &Dump<'_>, written: u64, source: std::io::Error) -> EngineError {
     use std::io::ErrorKind;
     let remedy = match source.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
@@ -352,12 +393,11 @@ fn failed(draft: &Draft<'_>, written: u64, source: std::io::Error) -> EngineErro
         ErrorKind::NotFound => ": make the folder, or name a file elsewhere",
         _ => "",
     };
-    let dump = draft.dump.as_ref();
     DumpError::Write {
-        domid: draft.old.unwrap_or_default(),
-        path: dump.map(|dump| dump.file.clone()).unwrap_or_default(),
+        domid: dump.domid,
+        path: dump.file.clone(),
         written,
-        size: dump.map_or(0, |dump| dump.dumped.size_bytes),
+        size: dump.dumped.size_bytes,
         source,
         remedy,
     }
@@ -366,30 +406,26 @@ fn failed(draft: &Draft<'_>, written: u64, source: std::io::Error) -> EngineErro
 
 // ---- the file -------------------------------------------------------------------------------------
 
-fn write(draft: &mut Draft<'_>, deadline: Instant) -> Result<(), EngineError> {
-    let domid = draft.old()?;
-    let info = living(draft.host, domid)?;
-    let subject = Subject::of(draft.host, &info)?;
-    let mut pages = pages_of(draft, &info, deadline)?;
+fn write(host: &Host, dump: &mut Dump<'_>, at: &At<'_>) -> Result<(), EngineError> {
+    let info = living(host, dump.domid)?;
+    let subject = Subject::of(host, &info)?;
+    let mut pages = pages_of(host, &info, at)?;
     let core = subject.core(pages.len() as u64);
-    let dump = draft.dump.as_mut();
-    if let Some(dump) = dump {
-        dump.dumped = Dumped {
-            size_bytes: core.size_bytes(),
-            nr_pages: core.nr_pages,
-            nr_missing: info.tot_pages.saturating_sub(core.nr_pages),
-        };
-    }
-    let mut file = Output::open(draft)?;
-    file.add(draft, &core.head())?;
-    write_pages(draft, &mut file, &mut pages, deadline)?;
+    dump.dumped = Dumped {
+        size_bytes: core.size_bytes(),
+        nr_pages: core.nr_pages,
+        nr_missing: info.tot_pages.saturating_sub(core.nr_pages),
+    };
+    let mut file = Output::open(host, dump)?;
+    file.add(dump, &core.head())?;
+    write_pages(host, dump, &mut file, &mut pages, at)?;
     for pages in pages.chunks(BATCH_PAGES * 16) {
-        file.add(draft, &core.entries(pages))?;
+        file.add(dump, &core.entries(pages))?;
     }
-    file.add(draft, &core.end())
+    file.add(dump, &core.end())
 }
 
-/// What is known of a domain beside its memory.
+/// A domain's data for the core, without its memory.
 struct Subject {
     version: VersionInfo,
     is_translated: bool,
@@ -434,23 +470,19 @@ impl Subject {
 
 /// The pages that the domain has, in the order of its own numbers, and no more than Xen counts. Where they can be is
 /// bounded by what the toolstack lets it have, not by what the guest says.
-fn pages_of(
-    draft: &Draft<'_>,
-    info: &DomainInfo,
-    deadline: Instant,
-) -> Result<Vec<Page>, EngineError> {
-    let (hv, kind) = (&*draft.host.hv, info.kind());
+fn pages_of(host: &Host, info: &DomainInfo, at: &At<'_>) -> Result<Vec<Page>, EngineError> {
+    let (hv, kind) = (&*host.hv, info.kind());
     let end = match kind {
         GuestKind::Pv => hv.phys_info()?.max_mfn.saturating_add(1),
         _ => {
-            refuse_on_demand(draft.host, info)?;
+            refuse_on_demand(host, info)?;
             FRAMES_BELOW_4G.saturating_add(info.max_pages.saturating_mul(2))
         }
     };
     let most = usize::try_from(info.tot_pages).unwrap_or(usize::MAX);
     let (mut pages, mut first) = (Vec::new(), 0);
     while first < end && pages.len() < most {
-        draft.must_go_on("finding the domain's pages", deadline, WRITE_LIMIT_S)?;
+        at.check()?;
         let count =
             u32::try_from(end - first).map_or(FRAMES_AT_A_TIME, |left| left.min(FRAMES_AT_A_TIME));
         let found = hv.pages_among(info.domid, kind, Gfn(first), count)?;
@@ -481,19 +513,19 @@ fn refuse_on_demand(host: &Host, info: &DomainInfo) -> Result<(), EngineError> {
 
 /// Writes the contents of pages. Those that cannot be mapped are left out; at the end as many are none, and zero.
 fn write_pages(
-    draft: &mut Draft<'_>,
+    host: &Host,
+    dump: &mut Dump<'_>,
     file: &mut Output,
     pages: &mut Vec<Page>,
-    deadline: Instant,
+    at: &At<'_>,
 ) -> Result<(), EngineError> {
-    let domid = draft.old()?;
     let wanted = pages.len();
     let mut buffer = vec![0; BATCH_PAGES * PAGE_SIZE];
     let mut contents = Vec::with_capacity(buffer.len());
     for batch in pages.chunks_mut(BATCH_PAGES) {
-        draft.must_go_on("writing the domain's memory", deadline, WRITE_LIMIT_S)?;
+        at.check()?;
         let frames: Vec<Gfn> = batch.iter().map(|(_, frame)| Gfn(*frame)).collect();
-        let is_there = draft.host.hv.copy_pages(domid, &frames, &mut buffer)?;
+        let is_there = host.hv.copy_pages(dump.domid, &frames, &mut buffer)?;
         contents.clear();
         let copied = batch.iter_mut().zip(is_there).zip(buffer.chunks(PAGE_SIZE));
         for ((page, is_there), bytes) in copied {
@@ -502,19 +534,17 @@ fn write_pages(
                 false => *page = NO_PAGE,
             }
         }
-        file.add(draft, &contents)?;
+        file.add(dump, &contents)?;
     }
     pages.retain(|page| *page != NO_PAGE);
     let missing = wanted - pages.len();
     let zeros = vec![0; PAGE_SIZE];
     for _ in 0..missing {
-        file.add(draft, &zeros)?;
+        file.add(dump, &zeros)?;
     }
     pages.resize(wanted, NO_PAGE);
-    if let Some(dump) = draft.dump.as_mut() {
-        dump.dumped.nr_pages -= missing as u64;
-        dump.dumped.nr_missing += missing as u64;
-    }
+    dump.dumped.nr_pages -= missing as u64;
+    dump.dumped.nr_missing += missing as u64;
     Ok(())
 }
 
@@ -525,21 +555,19 @@ struct Output {
 }
 
 impl Output {
-    fn open(draft: &Draft<'_>) -> Result<Output, EngineError> {
-        let opened = draft.host.files.append_to(&of(draft)?.unfinished);
-        let file = opened.map_err(|source| failed(draft, 0, source))?;
+    fn open(host: &Host, dump: &Dump<'_>) -> Result<Output, EngineError> {
+        let opened = host.files.append_to(&dump.unfinished);
+        let file = opened.map_err(|source| failed(dump, 0, source))?;
         Ok(Output { file, written: 0 })
     }
 
-    fn add(&mut self, draft: &mut Draft<'_>, bytes: &[u8]) -> Result<(), EngineError> {
+    fn add(&mut self, dump: &mut Dump<'_>, bytes: &[u8]) -> Result<(), EngineError> {
         let added = self.file.append(bytes);
-        added.map_err(|source| failed(draft, self.written, source))?;
+        added.map_err(|source| failed(dump, self.written, source))?;
         self.written += bytes.len() as u64;
-        if let Some(dump) = draft.dump.as_mut() {
-            let size = dump.dumped.size_bytes;
-            if let Some(progress) = &mut dump.progress {
-                progress(self.written, size);
-            }
+        let size = dump.dumped.size_bytes;
+        if let Some(progress) = &mut dump.progress {
+            progress(self.written, size);
         }
         Ok(())
     }

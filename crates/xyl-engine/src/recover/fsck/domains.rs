@@ -15,8 +15,8 @@ use crate::{EngineError, Host};
 /// Daemons that talk to the hypervisor and make no domains.
 const NO_MAKERS: [&str; 4] = ["xenstored", "oxenstored", "xenconsoled", "xenwatchdogd"];
 
-/// Domains that have never run and lack something that every domain needs, and that nobody's journal
-/// knows. One that somebody may be making is told of, and left.
+/// Domains that have never run, lack something that every domain needs, and are in no journal. If a process may be
+/// making the domain, the finding names that process, and the domain stays.
 pub(super) fn half_made(
     host: &mut Host,
     kernel: &Kernel,
@@ -28,7 +28,7 @@ pub(super) fn half_made(
         if !recover::has_never_run(info) || is_whole(host, info)? || is_worked_on(host, uuid)? {
             continue;
         }
-        let suspects = suspects(kernel, infos);
+        let suspects = suspects(host, kernel, infos);
         let who: Vec<u32> = suspects.iter().map(|program| program.pid).collect();
         let finding = Finding::removable(
             Leak::HalfMade {
@@ -38,7 +38,7 @@ pub(super) fn half_made(
                 suspects: who,
             },
             format!("half-made domain: {} ({uuid})", info.domid),
-            "it has never run and is not complete; whoever made it is gone".to_owned(),
+            "it has never run and is not complete; the process that made it is gone".to_owned(),
         );
         found.push(match suspects.is_empty() {
             true => finding,
@@ -80,7 +80,7 @@ fn is_worked_on(host: &Host, uuid: Uuid) -> Result<bool, EngineError> {
 
 /// Processes that can make domains and may be at it: all that have the hypervisor open, except those of
 /// which is known that they wait for another domain.
-pub(super) fn suspects(kernel: &Kernel, infos: &[DomainInfo]) -> Vec<Program> {
+pub(super) fn suspects(host: &Host, kernel: &Kernel, infos: &[DomainInfo]) -> Vec<Program> {
     let programs = kernel.programs();
     let runs = |domid: DomId| {
         let is_it = |info: &&DomainInfo| info.domid == domid;
@@ -94,7 +94,7 @@ pub(super) fn suspects(kernel: &Kernel, infos: &[DomainInfo]) -> Vec<Program> {
         .collect();
     let of_living = qemus(&programs).filter(|(_, domid)| runs(*domid));
     waiting.extend(of_living.map(|(program, _)| program.pid));
-    waiting.push(std::process::id());
+    waiting.push(host.process.id());
     // What xyl makes, its journals know.
     let is_xyl = |program: &Program| program.name().starts_with("xyl");
     programs

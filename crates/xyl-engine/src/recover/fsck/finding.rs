@@ -1,4 +1,4 @@
-//! What was found.
+//! The findings of `fsck`, and their kinds.
 
 use std::path::PathBuf;
 
@@ -7,77 +7,88 @@ use xen_port::DomId;
 
 use crate::host::dom0::Program;
 
-/// Something that is left over.
+/// Something that a toolstack has left on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Leak {
-    /// An operation whose process has died; nobody has carried on with it.
+    /// An operation whose process has died, and that no process has continued.
     UnderWay(String),
-    /// A loop device that a backend of a domain had, which is no more.
+    /// A loop device of a disk's backend, whose domain is gone.
     LoopDevice {
-        /// Such as `loop0`.
+        /// Name of the device, such as `loop0`.
         device: String,
         /// The file behind it.
         file: PathBuf,
-        /// Whose it was.
+        /// The domain that had the disk.
         domid: DomId,
     },
-    /// Xenstore nodes of a domain that is no more.
+    /// A loop device of Xyl's that no disk has, and that is open still.
+    OpenLoop {
+        /// Number of the device.
+        number: u32,
+        /// UUID of the VM that had the disk.
+        uuid: Uuid,
+    },
+    /// Xenstore nodes of a domain that is gone.
     Nodes {
         /// Path of the topmost node.
         path: String,
-        /// Whose they are.
+        /// The domain or VM of the nodes.
         owner: NodeOwner,
     },
-    /// A network interface of a domain that is no more.
+    /// A network interface of a domain that is gone.
     Interface {
         /// Name of the interface.
         name: String,
-        /// Whose it was.
+        /// The domain of the interface.
         domid: DomId,
     },
-    /// A QEMU whose domain is no more.
+    /// A QEMU whose domain is gone.
     Qemu {
         /// The QEMU process.
         program: Program,
-        /// Whom it served.
+        /// The domain that QEMU served.
         domid: DomId,
     },
-    /// A file of libxl's for a domain that is no more.
+    /// A file of libxl for a domain that is gone.
     Userdata {
         /// The file's name.
         file: String,
-        /// Whose it is.
+        /// The domain that the file is about.
         domid: DomId,
         /// UUID of that domain.
         uuid: Uuid,
     },
-    /// A VM's configuration or journal, and the VM has no domain. Whether it may be dropped.
+    /// The configuration or journal of a VM without a domain, and whether it may be removed.
     Record(Uuid, bool),
-    /// A journal that could not be trusted, set aside.
+    /// A damaged journal that was moved to `/run/xyl/damaged`.
     DamagedJournal(String),
-    /// A domain that was being made by somebody who has gone.
+    /// A reply that could not be read, and was moved to `/run/xyl/damaged`.
+    DamagedReply(String),
+    /// The doorbell of a VM without supervision.
+    Doorbell(Uuid),
+    /// A domain that is not complete, and whose maker has died.
     HalfMade {
         /// Number of the domain.
         domid: DomId,
         /// UUID of the domain.
         uuid: Uuid,
-        /// The memory it has: more a moment later, if somebody still makes it.
+        /// Memory of the domain in pages. It grows while a process still makes the domain.
         tot_pages: u64,
-        /// Who may be at work on it.
+        /// Processes that may be making the domain.
         suspects: Vec<u32>,
     },
-    /// A domain that was destroyed and is still there.
+    /// A domain that was destroyed and still exists.
     Dying {
         /// Number of the domain.
         domid: DomId,
         /// UUID of the domain.
         uuid: Uuid,
-        /// The memory it has: less a moment later, if Xen is still at work.
+        /// Memory of the domain in pages. It shrinks while Xen still frees it.
         tot_pages: u64,
     },
 }
 
-/// Whose xenstore nodes are.
+/// The domain or VM that xenstore nodes belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeOwner {
     /// The nodes of a domain.
@@ -87,31 +98,33 @@ pub enum NodeOwner {
 }
 
 impl Leak {
-    /// Its kind, in a word for programs.
+    /// Name of the leak's kind, for programs.
     pub fn kind(&self) -> &'static str {
         match self {
             Leak::UnderWay(_) => "operation",
-            Leak::LoopDevice { .. } => "loop-device",
+            Leak::LoopDevice { .. } | Leak::OpenLoop { .. } => "loop-device",
             Leak::Nodes { .. } => "nodes",
             Leak::Interface { .. } => "interface",
             Leak::Qemu { .. } => "qemu",
             Leak::Userdata { .. } => "userdata",
             Leak::Record(..) => "record",
             Leak::DamagedJournal(_) => "damaged-journal",
+            Leak::DamagedReply(_) => "damaged-reply",
+            Leak::Doorbell(_) => "doorbell",
             Leak::HalfMade { .. } => "half-made-domain",
             Leak::Dying { .. } => "dying-domain",
         }
     }
 }
 
-/// What was made of a finding.
+/// Result of a repair for one finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Found, and not removed.
+    /// The object was found, and no repair was tried.
     Found,
-    /// It is gone.
+    /// The object was removed.
     Removed,
-    /// It is left as it is, and why.
+    /// The object was not removed; the reason.
     Left(String),
 }
 
@@ -120,13 +133,13 @@ pub enum Verdict {
 pub struct Finding {
     /// Kind and identity of the leak.
     pub leak: Leak,
-    /// What it is, and its name.
+    /// Kind and name of the object.
     pub object: String,
-    /// Why it is there, as far as that can be told, a line each.
+    /// Possible reasons for the leak, one per line.
     pub cause: Vec<String>,
-    /// What to do.
+    /// Remedy for the leak.
     pub remedy: String,
-    /// What was made of it.
+    /// Result of the repair.
     pub verdict: Verdict,
 }
 

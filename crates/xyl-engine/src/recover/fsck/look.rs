@@ -10,48 +10,53 @@ use xenstore::{Batch, Path, Tree};
 
 use super::domains;
 use super::finding::{Finding, Leak, NodeOwner};
+use crate::device;
 use crate::host::dom0::{Kernel, Program};
 use crate::host::holders::{backend_folders, qemus};
 use crate::recover::{self, End};
 use crate::supervise::status;
-use crate::vm::monitor_lock;
-use crate::vm::{names, store};
+use crate::vm::{monitor_lock, names, request_queue, store};
 use crate::{EngineError, Host};
 
-/// What there is, before it is known which domains there are.
+/// Objects that toolstacks keep for domains, read before the list of domains.
 struct Traces {
-    /// Topmost nodes, and whose they are.
+    /// Topmost nodes, and their owners.
     nodes: Vec<(String, NodeOwner)>,
-    /// Backends' folders of a domain.
+    /// Folders of backends that belong to a domain.
     backends: Vec<(Path, DomId)>,
     userdata: Vec<(String, DomId, Uuid)>,
-    /// VMs that something is kept of.
+    /// VMs with a record or a run folder.
     vms: Vec<Uuid>,
     damaged: Vec<String>,
+    /// VMs with a doorbell.
+    doorbells: Vec<Uuid>,
     interfaces: Vec<(String, DomId)>,
     programs: Vec<Program>,
 }
 
-/// Which domains there are.
+/// The domains of the host.
 struct Domains {
     infos: Vec<DomainInfo>,
-    /// What the domains themselves say where their VM's nodes are.
+    /// Paths of VM nodes, as the domains' own `vm` nodes have them.
     vm_paths: HashSet<String>,
 }
 
-/// Looks once. What must go first stands first: a loop device is known by its backend's nodes.
+/// Examines the host once. A finding that must be removed before another one comes first: a loop device is known only
+/// by its backend's nodes.
 pub(super) fn once(host: &mut Host, kernel: &Kernel) -> Result<Vec<Finding>, EngineError> {
     let traces = Traces::read(host, kernel)?;
     let domains = Domains::read(host)?;
     let mut found = under_way(host)?;
     found.extend(stuck(host)?);
     found.extend(loop_devices(host, kernel, &traces, &domains)?);
+    found.extend(open_loops(host, &traces, &domains)?);
     found.extend(nodes(&traces, &domains));
     found.extend(interfaces(host, &traces, &domains)?);
     found.extend(orphaned_qemus(&traces, &domains));
     found.extend(userdata(&traces, &domains));
     found.extend(records(host, &traces, &domains)?);
     found.extend(damaged(&traces));
+    found.extend(lost_doorbells(host, &traces));
     found.extend(domains::half_made(host, kernel, &domains.infos)?);
     found.extend(domains::dying(host, kernel, &domains.infos)?);
     Ok(found)
@@ -93,11 +98,17 @@ impl Traces {
             backends,
             userdata,
             vms: recover::vms_kept(host)?,
-            damaged: recover::names_in(host, &host.dirs.run.join("damaged"))?,
+            damaged: recover::names_in(host, &host.dirs.damaged())?,
+            doorbells: doorbells(host)?,
             interfaces: kernel
                 .guest_interfaces()
                 .into_iter()
-                .filter_map(|name| interface_of(&name).map(|domid| (name, domid)))
+                .filter_map(|name| {
+                    let domid = kernel
+                        .netback_domain(&name)
+                        .or_else(|| interface_of(&name))?;
+                    Some((name, domid))
+                })
                 .collect(),
             programs: kernel.programs(),
         })
@@ -114,7 +125,7 @@ impl Domains {
         })
     }
 
-    /// Whoever looks runs in domain 0.
+    /// Whether the domain exists. Domain 0, which runs this process, always does.
     fn has(&self, domid: DomId) -> bool {
         domid == DomId::ZERO || self.infos.iter().any(|info| info.domid == domid)
     }
@@ -176,7 +187,8 @@ fn interface_of(name: &str) -> Option<DomId> {
     domid_of(domid)
 }
 
-/// Whether somebody has a lock. What a dead holder has left stays where it is: it tells of what was under way.
+/// Whether a process holds a lock. The file that a dead holder left stays, because it stands for an unfinished
+/// operation.
 pub(super) fn is_held(host: &Host, path: &FilePath) -> Result<bool, EngineError> {
     if host.files.read(path, u64::from(u32::MAX)).is_err() {
         return Ok(false);
@@ -255,7 +267,7 @@ fn nodes(traces: &Traces, domains: &Domains) -> Vec<Finding> {
             Finding::removable(
                 leak,
                 format!("xenstore nodes without a domain: {path}"),
-                format!("{whose}: whoever ended it has not removed them"),
+                format!("{whose}: the toolstack that ended it has not removed them"),
             )
         })
         .collect()
@@ -307,6 +319,60 @@ fn loop_devices(
             )
         })
         .collect())
+}
+
+/// Loop devices of Xyl's that no backend of a living domain has. The kernel detaches each when its last user closes it.
+fn open_loops(
+    host: &mut Host,
+    traces: &Traces,
+    domains: &Domains,
+) -> Result<Vec<Finding>, EngineError> {
+    let mut lost = device::labelled_loops(host)?;
+    if lost.is_empty() {
+        return Ok(Vec::new());
+    }
+    let served = served_loops(host, traces, domains)?;
+    lost.retain(|(one, _)| !served.contains(&format!("7:{:x}", one.number)));
+    let found = lost.into_iter().map(|(one, uuid)| Finding {
+        remedy: "the kernel detaches it when its last user closes it: look for storage that does not answer, and with `fuser -v` for a program".to_owned(),
+        ..Finding::removable(
+            Leak::OpenLoop {
+                number: one.number,
+                uuid,
+            },
+            format!(
+                "loop device without a disk: /dev/loop{} ({})",
+                one.number,
+                one.backing_path.display()
+            ),
+            format!("it was a disk of VM {uuid}, which has requests under way or another user"),
+        )
+    });
+    Ok(found.collect())
+}
+
+/// The block devices that backends of living domains serve, as their nodes name them.
+fn served_loops(
+    host: &mut Host,
+    traces: &Traces,
+    domains: &Domains,
+) -> Result<HashSet<String>, EngineError> {
+    let mut served = HashSet::new();
+    for (folder, domid) in &traces.backends {
+        if !folder.as_str().contains("/backend/vbd/") || !domains.has(*domid) {
+            continue;
+        }
+        for number in host.children(folder)? {
+            let device = folder
+                .join(&number)
+                .and_then(|path| path.join("physical-device"));
+            let device = host
+                .store
+                .read_text_opt(&device.map_err(xenstore::Error::from)?)?;
+            served.extend(device);
+        }
+    }
+    Ok(served)
 }
 
 fn is_loop(name: &str) -> bool {
@@ -380,7 +446,7 @@ fn orphaned_qemus(traces: &Traces, domains: &Domains) -> Vec<Finding> {
     qemus(&traces.programs)
         .filter(|(_, domid)| !domains.has(*domid))
         .map(|(program, domid)| Finding {
-            remedy: "`xyl fsck --repair` ends it".to_owned(),
+            remedy: "`xyl fsck --repair` ends it, if it is root's or of a user for QEMU, and executes QEMU".to_owned(),
             ..Finding::removable(
                 Leak::Qemu {
                     program: program.clone(),
@@ -416,11 +482,12 @@ fn userdata(traces: &Traces, domains: &Domains) -> Vec<Finding> {
     .collect()
 }
 
-/// Whoever makes or restarts the VM has its lock.
+/// VMs with a record and without a domain. A process that makes or restarts the VM holds its lock, so such a VM is
+/// skipped.
 fn records(host: &Host, traces: &Traces, domains: &Domains) -> Result<Vec<Finding>, EngineError> {
     let mut found = Vec::new();
     for uuid in traces.vms.iter().filter(|uuid| !domains.has_vm(**uuid)) {
-        let has_monitor = monitor_lock::is_watched(&*host.files, &host.dirs, *uuid)?;
+        let has_monitor = monitor_lock::has_monitor(&*host.files, &host.dirs, *uuid)?;
         if has_monitor || is_held(host, &host.dirs.vm_lock(*uuid))? {
             continue;
         }
@@ -429,7 +496,7 @@ fn records(host: &Host, traces: &Traces, domains: &Domains) -> Result<Vec<Findin
     Ok(found)
 }
 
-/// What is kept of a VM without a domain; `None` where it is kept on purpose.
+/// The record of a VM without a domain; `None` if it is kept on purpose.
 fn record_of(host: &Host, uuid: Uuid) -> Option<Finding> {
     let has_record = !store::is_absent(host, uuid);
     let folder = match has_record {
@@ -440,7 +507,7 @@ fn record_of(host: &Host, uuid: Uuid) -> Option<Finding> {
     let finding = Finding::removable(
         Leak::Record(uuid, matches!(end, Ok(End::Well))),
         format!("record of a VM without a domain: {}", folder.display()),
-        "its domain was destroyed while nobody watched, or the host went down".to_owned(),
+        "its domain was destroyed while it had no monitor, or the host went down".to_owned(),
     );
     match end {
         Ok(End::Well) => Some(finding),
@@ -469,13 +536,42 @@ fn damaged(traces: &Traces) -> Vec<Finding> {
     let names = traces.damaged.iter();
     names
         .map(|name| {
+            let (leak, what) = match request_queue::vm_of_reply(name) {
+                Some(_) => (Leak::DamagedReply(name.clone()), "damaged reply"),
+                None => (Leak::DamagedJournal(name.clone()), "damaged journal"),
+            };
             Finding::removable(
-                Leak::DamagedJournal(name.clone()),
-                format!("damaged journal, set aside: /run/xyl/damaged/{name}"),
-                "it was kept for whoever wants to know what had happened".to_owned(),
+                leak,
+                format!("{what}, set aside: /run/xyl/damaged/{name}"),
+                "it was kept so that you can see what had happened".to_owned(),
             )
         })
         .collect()
+}
+
+/// The VMs that have a doorbell, or whose monitor died while it installed one.
+fn doorbells(host: &Host) -> Result<Vec<Uuid>, EngineError> {
+    let names = recover::names_in(host, &host.dirs.doorbells())?;
+    let vm_of = |name: &String| Uuid::try_parse(name.strip_suffix(".new").unwrap_or(name)).ok();
+    let mut uuids: Vec<Uuid> = names.iter().filter_map(vm_of).collect();
+    uuids.dedup();
+    Ok(uuids)
+}
+
+/// The doorbells of VMs without supervision. A monitor removes its doorbell before it ends the supervision. A dead monitor
+/// of a supervised VM leaves its doorbell, and the next monitor replaces it.
+fn lost_doorbells(host: &Host, traces: &Traces) -> Vec<Finding> {
+    let is_supervised = |uuid: &Uuid| monitor_lock::is_supervised(&*host.files, &host.dirs, *uuid);
+    let lost = traces.doorbells.iter().filter(|uuid| !is_supervised(uuid));
+    lost.map(|uuid| {
+        let path = host.dirs.doorbell(*uuid);
+        Finding::removable(
+            Leak::Doorbell(*uuid),
+            format!("doorbell without a monitor: {}", path.display()),
+            "its monitor has died, and the VM is not supervised any more".to_owned(),
+        )
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -483,7 +579,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_interfaces_and_files_are_told_from_others() {
+    fn names_of_interfaces_and_files_are_distinguished() {
         let domid = |name| interface_of(name).map(|domid| domid.0);
         assert_eq!(domid("vif12.0"), Some(12));
         assert_eq!(domid("vif12.1-emu"), Some(12));

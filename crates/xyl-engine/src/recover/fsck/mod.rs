@@ -1,9 +1,9 @@
-//! What is left over on a host, by whichever toolstack: found, explained, and removed if asked to.
+//! Finds objects that any toolstack has left on the host, explains them, and removes them on request.
 //!
-//! Nothing is called left over that somebody may be at work on. What there is is read before the list of
-//! domains: a toolstack makes the domain first and its nodes, files and processes after, and removes them in the
-//! other order, so what is found without a domain has none. Then all of it is looked at again after a
-//! while, and only what has not changed counts. Each thing is looked at once more just before it is removed.
+//! An object that a process may be using is no finding. The objects are listed before the domains: a toolstack makes
+//! the domain before its nodes, files and processes, and removes them in the opposite order. So an object without a
+//! domain belongs to no domain that is being made. A second look follows after a while, and only objects that have not
+//! changed count. Each object is checked once more just before it is removed.
 
 mod domains;
 mod finding;
@@ -17,11 +17,11 @@ pub use finding::{Finding, Leak, Verdict};
 use crate::host::dom0::Kernel;
 use crate::{EngineError, Host};
 
-/// After which time what was found is looked at again. A create or a destroy shows progress in less; QEMU
-/// has ended by then after its domain's end.
+/// Pause between the two looks. A create or a destroy makes progress in less time, and a QEMU ends in less time after
+/// its domain.
 const SECOND_LOOK_AFTER: Duration = Duration::from_secs(2);
 
-/// What is left over on the host. One that has nothing is looked at once.
+/// Returns all objects that are left on the host. If the first look finds none, there is no second one.
 pub fn look(host: &mut Host, kernel: &Kernel) -> Result<Vec<Finding>, EngineError> {
     let first = look::once(host, kernel)?;
     if first.is_empty() {
@@ -34,7 +34,7 @@ pub fn look(host: &mut Host, kernel: &Kernel) -> Result<Vec<Finding>, EngineErro
     Ok(found)
 }
 
-/// Removes what was found. Each finding tells afterwards what was made of it.
+/// Removes the objects, and returns the findings with the result for each.
 pub fn repair(
     host: &mut Host,
     kernel: &Kernel,

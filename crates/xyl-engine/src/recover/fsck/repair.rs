@@ -1,4 +1,4 @@
-//! Removing what was found.
+//! Removing the findings.
 
 use std::time::Duration;
 
@@ -8,17 +8,18 @@ use xenstore::{Batch, Path, Tree};
 
 use super::finding::{Finding, Leak, NodeOwner, Verdict};
 use super::{domains, look};
+use crate::device;
 use crate::host::dom0::Kernel;
 use crate::operation::destroy::{self, END_LIMIT};
 use crate::recover;
-use crate::vm::{names, userdata};
+use crate::vm::{monitor_lock, names, userdata};
 use crate::{EngineError, Host};
 
-/// How long a dying domain may take once more to give its last pages back.
+/// Time limit for a dying domain to free its last pages.
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
-/// Removes what was found, and then looks whether all of it has gone. What dead processes left under way is
-/// finished first: that may remove most.
+/// Removes all findings, and then checks that they are gone. Unfinished operations are finished first, because that
+/// may remove most findings.
 pub(super) fn all(
     host: &mut Host,
     kernel: &Kernel,
@@ -71,6 +72,11 @@ fn one(host: &mut Host, kernel: &Kernel, leak: &Leak) -> Result<Option<String>, 
             }
             run(kernel, "losetup", &["-d", &format!("/dev/{device}")])
         }
+        Leak::OpenLoop { number, uuid } => {
+            let mut left = device::labelled_loops(host)?.into_iter();
+            let is_there = left.any(|(one, vm)| one.number == *number && vm == *uuid);
+            Ok(is_there.then(|| "its last user has not closed it".to_owned()))
+        }
         Leak::Nodes { path, owner } => nodes(host, path, *owner),
         Leak::Interface { name, domid } => {
             if has_domain(host, *domid)? {
@@ -86,15 +92,19 @@ fn one(host: &mut Host, kernel: &Kernel, leak: &Leak) -> Result<Option<String>, 
             if has_domain(host, *domid)? {
                 return Ok(Some(CHANGED.to_owned()));
             }
+            if let Some(doubt) = kernel.doubts_about_qemu(program, *domid) {
+                return Ok(Some(doubt));
+            }
             Ok(kernel.end(program).err().map(|error| error.to_string()))
         }
         Leak::Userdata { file, domid, uuid } => libxl_file(host, file, *domid, *uuid),
-        Leak::DamagedJournal(name) => {
-            let path = host.dirs.run.join("damaged").join(name);
+        Leak::DamagedJournal(name) | Leak::DamagedReply(name) => {
+            let path = host.dirs.damaged().join(name);
             os_port::remove_if_there(&*host.files, &path)
                 .map_err(|source| EngineError::io("remove", &path, source))?;
             Ok(None)
         }
+        Leak::Doorbell(uuid) => doorbell(host, *uuid),
         Leak::HalfMade {
             domid,
             uuid,
@@ -106,8 +116,8 @@ fn one(host: &mut Host, kernel: &Kernel, leak: &Leak) -> Result<Option<String>, 
     }
 }
 
-/// Why something is left that was found.
-const CHANGED: &str = "somebody has taken it up meanwhile";
+/// Reason for a finding that has changed, and so stays.
+const CHANGED: &str = "it has changed meanwhile: another process uses it";
 
 fn run(kernel: &Kernel, program: &str, args: &[&str]) -> Result<Option<String>, EngineError> {
     let failed = kernel.run(program, args).err();
@@ -143,7 +153,21 @@ fn nodes(host: &mut Host, path: &str, owner: NodeOwner) -> Result<Option<String>
     })
 }
 
-/// A lock that somebody holds is left.
+/// Removes the doorbell of a VM without supervision, and what a dead process has left of its installation.
+fn doorbell(host: &Host, uuid: Uuid) -> Result<Option<String>, EngineError> {
+    if monitor_lock::is_supervised(&*host.files, &host.dirs, uuid) {
+        return Ok(Some(CHANGED.to_owned()));
+    }
+    let path = host.dirs.doorbell(uuid);
+    for path in [path.with_extension("new"), path] {
+        host.doorbells
+            .remove(&path)
+            .map_err(|source| EngineError::io("remove", &path, source))?;
+    }
+    Ok(None)
+}
+
+/// Removes a file of libxl. A lock file that a process holds stays.
 fn libxl_file(
     host: &Host,
     file: &str,
@@ -166,7 +190,7 @@ fn half_made(
     kernel: &Kernel,
     domid: DomId,
     uuid: Uuid,
-    is_nobodys: bool,
+    has_no_suspects: bool,
 ) -> Result<Option<String>, EngineError> {
     let Some(_lock) = recover::try_lock(host, &host.dirs.vm_lock(uuid))? else {
         return Ok(Some(CHANGED.to_owned()));
@@ -176,7 +200,7 @@ fn half_made(
     let Some(info) = infos.iter().find(is_it) else {
         return Ok(None);
     };
-    if !is_nobodys || !domains::suspects(kernel, &infos).is_empty() {
+    if !has_no_suspects || !domains::suspects(host, kernel, &infos).is_empty() {
         return Ok(Some("another process may be making it".to_owned()));
     }
     if !recover::has_never_run(info) {
@@ -208,7 +232,8 @@ fn remove_backends(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Whoever had begun to destroy it may have been killed: Xen goes on only when it is told to.
+/// Destroys a dying domain again. The process that began the destroy may have died, and Xen continues only when it is
+/// called.
 fn dying(host: &mut Host, domid: DomId, uuid: Uuid) -> Result<Option<String>, EngineError> {
     let deadline = host.clock.now() + END_LIMIT;
     destroy::end_domain(host, domid, deadline)?;

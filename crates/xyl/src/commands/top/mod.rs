@@ -1,4 +1,4 @@
-//! `xyl top`: what domains use of the host, again and again.
+//! `xyl top`: prints repeatedly how much CPU and memory the domains use.
 
 mod sample;
 mod screen;

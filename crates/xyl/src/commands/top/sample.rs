@@ -1,4 +1,4 @@
-//! One look at the host and its domains.
+//! A sample of the host and its domains for `xyl top`.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -8,32 +8,32 @@ use xyl_engine::vm::domains;
 use crate::context::Context;
 use crate::error::Failure;
 
-/// A domain at one moment.
+/// A domain when the sample was taken.
 #[derive(Clone, Debug)]
 pub struct Domain {
-    /// What Xen knows of it.
+    /// Xen's information about the domain.
     pub info: DomainInfo,
     /// Name of the domain; `None` if xenstore has none.
     pub name: Option<String>,
 }
 
-/// The host at one moment.
+/// The host when the sample was taken.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// When, for differences.
+    /// Monotonic time of the sample, for differences between samples.
     pub taken: Instant,
-    /// When, in seconds since 1970.
+    /// Time of the sample, in seconds since 1970.
     pub time_s: u64,
-    /// CPUs and memory.
+    /// CPUs and memory of the host.
     pub phys: PhysInfo,
-    /// The domains, in the order of their numbers.
+    /// The domains, ordered by domid.
     pub domains: Vec<Domain>,
-    /// Why they have no names, if they have none.
+    /// The reason why names are missing.
     pub nameless: Option<String>,
 }
 
 impl Sample {
-    /// Looks now: two hypercalls and one batch of xenstore reads.
+    /// Takes a sample, with two hypercalls and one batch of xenstore reads.
     pub fn take(context: &Context) -> Result<Sample, Failure> {
         let infos = domains::list(context.hv()?)?;
         let taken = Instant::now();
@@ -57,8 +57,7 @@ impl Sample {
         })
     }
 
-    /// CPU time that a domain has used since the sample before, in per cent of one CPU. 0 where
-    /// there is none to compare with.
+    /// CPU time since the sample `before`, in per cent of one CPU. 0 without such a sample.
     pub fn cpu_percent(&self, domain: &Domain, before: Option<&Sample>) -> f64 {
         let Some(before) = before else { return 0.0 };
         let same = |old: &&Domain| {
@@ -74,7 +73,7 @@ impl Sample {
         }
     }
 
-    /// Pages in per cent of the host's memory.
+    /// Converts pages to per cent of the host's memory.
     pub fn memory_percent(&self, pages: u64) -> f64 {
         pages as f64 / self.phys.total_pages.max(1) as f64 * 100.0
     }

@@ -1,4 +1,4 @@
-//! `xyl top` on a terminal.
+//! The full-screen display of `xyl top`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,11 +19,12 @@ use crate::context::Context;
 use crate::error::{Failure, Outcome};
 use crate::shown::Shown;
 
-/// How soon a signal to end is noticed.
+/// Interval at which signals are checked.
 const SIGNAL_CHECK: Duration = Duration::from_millis(250);
 
-/// Draws samples until a key or a signal ends it, or all samples have been drawn. The terminal gets
-/// its modes back on every way out: ratatui takes care of panics, this function of the rest.
+/// Draws samples until a key or a signal ends it, or all samples are drawn.
+///
+/// The terminal's modes are restored in every case: ratatui does it after a panic, this function otherwise.
 pub fn run(args: &Args, context: &Context) -> Outcome {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGTERM] {
@@ -45,7 +46,7 @@ struct Screen<'a> {
     first_row: usize,
 }
 
-/// What a key asks for.
+/// Actions of the keys.
 enum Wish {
     Quit,
     Redraw,
@@ -93,7 +94,7 @@ impl<'a> Screen<'a> {
         }
     }
 
-    /// Waits for a key that changes something; none when it is time for the next sample.
+    /// Waits for a key with an action. `None` when the next sample is due.
     fn wait(&mut self, next: Instant, stop: &AtomicBool) -> std::io::Result<Option<Wish>> {
         loop {
             let left = next.saturating_duration_since(Instant::now());

@@ -1,4 +1,4 @@
-//! The table of `xyl top`, in xentop's columns.
+//! The table of `xyl top`, with xentop's columns.
 
 use std::cmp::Ordering;
 
@@ -7,28 +7,28 @@ use crate::output::right;
 use crate::shown;
 use xen_port::{DomainInfo, ShutdownReason};
 
-/// Width of a name that is cut.
+/// Width in characters of a shortened name.
 const NAME_WIDTH: usize = 10;
 
-/// The column that rows are sorted by.
+/// The column by which rows are sorted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SortBy {
-    /// The domain's number.
+    /// By domid, lowest first.
     Domid,
-    /// The domain's name.
+    /// By name, alphabetically.
     Name,
-    /// CPU time used in all, most first.
+    /// By total CPU time, highest first.
     Cpu,
-    /// CPU time used of late, most first.
+    /// By CPU time since the last sample, highest first.
     CpuPercent,
-    /// Memory, most first.
+    /// By memory, largest first.
     Memory,
-    /// vCPUs, most first.
+    /// By number of vCPUs, highest first.
     Vcpus,
 }
 
 impl SortBy {
-    /// The next one.
+    /// The column that the next key press selects.
     pub fn next(self) -> SortBy {
         match self {
             SortBy::Domid => SortBy::Name,
@@ -40,7 +40,7 @@ impl SortBy {
         }
     }
 
-    /// Its name for the status line.
+    /// Name of the column in the status line.
     pub fn name(self) -> &'static str {
         match self {
             SortBy::Domid => "domid",
@@ -60,7 +60,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Lays a sample out. Names are cut to ten characters unless `full_name`.
+    /// Lays a sample out. Names are shortened to `NAME_WIDTH` characters unless `full_name`.
     pub fn new(
         sample: &Sample,
         before: Option<&Sample>,
@@ -146,7 +146,7 @@ fn row(sample: &Sample, domain: &Domain, cpu_percent: f64, name_width: usize) ->
     )
 }
 
-/// The states that hold, in xentop's order.
+/// The state letters that apply, in xentop's order.
 pub fn state(info: &DomainInfo) -> String {
     let flags = &info.flags;
     let crashed = flags.shutdown && info.shutdown_reason == Some(ShutdownReason::Crash);
@@ -164,9 +164,9 @@ pub fn state(info: &DomainInfo) -> String {
         .collect()
 }
 
-/// What a domain may have, in KiB; none where Xen sets no limit.
+/// Maximum memory of a domain in KiB. `None` if Xen sets no limit.
 pub fn max_kib(info: &DomainInfo) -> Option<u64> {
-    // Xen writes "no limit" as the greatest number of 32 or 64 bits, by its version.
+    // Xen reports "no limit" as the largest number of 32 or of 64 bits, depending on its version.
     let limit = info.max_pages;
     (limit < u64::from(u32::MAX)).then(|| limit * 4)
 }

@@ -1,0 +1,209 @@
+//! Disks that QEMU serves: a VM's whole life with one, QEMUs that do not do their work, and the death of the toolstack's process at
+//! every call of a create and a destroy.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs
+)]
+
+mod bench;
+
+use std::path::Path;
+
+use bench::Bench;
+use os_port::ProcessSignal;
+use uuid::Uuid;
+use xen_port::{DomId, ShutdownReason};
+use xen_sim::{Ended, Manner, Moment, Snapshot, World};
+use xyl_engine::operation::{destroy, restart};
+use xyl_engine::{EngineError, ErrorCode, Host, recover};
+
+const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
+const OTHER_UUID: &str = "6a1d0c4e-0000-4000-8000-000000000002";
+const QEMU: &str = "/usr/libexec/xen-qemu-system-i386";
+const IMAGE: &str = "/srv/a.qcow2";
+
+/// The first sector of a qcow2 image, with its backing file at this place.
+fn qcow2(backing_at: u8) -> Vec<u8> {
+    let mut image = vec![0; 4096];
+    image[..4].copy_from_slice(b"QFI\xfb");
+    image[7] = 3;
+    image[15] = backing_at;
+    image
+}
+
+/// A host with QEMU and an image.
+fn world() -> World {
+    let world = World::new(256);
+    world.disk.put(Path::new(QEMU), b"\x7fELF");
+    world.disk.put(Path::new(IMAGE), &qcow2(0));
+    world.programs.add(Path::new(QEMU), |_| os_port::Ended {
+        code: Some(1),
+        errors: Vec::new(),
+    });
+    world
+}
+
+fn create(bench: &Bench, host: &mut Host, uuid: &str, disk: &str) -> Result<DomId, EngineError> {
+    let text = bench.config(&format!("guest{}", &uuid[35..]), uuid);
+    bench.create_from(host, &format!("{text}disk = [ '{disk}' ]\n"))
+}
+
+fn create_guest(bench: &Bench, host: &mut Host) -> Result<DomId, EngineError> {
+    create(bench, host, UUID, &format!("{IMAGE},qcow2,xvda,rw"))
+}
+
+/// The domains of all QEMUs that run.
+fn qemus(world: &World) -> Vec<String> {
+    let running = world.programs.running().into_iter();
+    let domain = |launch: os_port::Launch| {
+        let words = launch.arguments().to_vec();
+        let mut words = words.into_iter().skip_while(|word| word != "-xen-domid");
+        words.nth(1).unwrap().to_string_lossy().into_owned()
+    };
+    running.map(|(_, launch)| domain(launch)).collect()
+}
+
+fn state(now: &Snapshot, domid: DomId) -> Option<&[u8]> {
+    let path = format!("/local/domain/0/backend/qdisk/{domid}/51712/state");
+    now.nodes.get(&path).map(Vec::as_slice)
+}
+
+fn nodes_of(now: &Snapshot, what: &str) -> Vec<String> {
+    let all = now.nodes.keys().filter(|path| path.contains(what));
+    all.cloned().collect()
+}
+
+#[test]
+fn a_domain_has_one_qemu_from_its_create_to_its_destroy() {
+    let (bench, world) = (Bench::new(), world());
+    let first = bench.must(&world, |host| create_guest(&bench, host));
+    assert_eq!(qemus(&world), [first.to_string()]);
+    let now = world.snapshot();
+    assert_eq!(state(&now, first), Some(&b"2"[..]));
+    let copy = format!("/libxl/{first}/device/vbd/51712/params");
+    assert_eq!(now.nodes[&copy], format!("qcow2:{IMAGE}").as_bytes());
+    world.shut_down(first, ShutdownReason::Reboot);
+    let uuid = Uuid::parse_str(UUID).unwrap();
+    bench.must(&world, |host| {
+        restart::restart(host, uuid, first, false).map(drop)
+    });
+    let next = DomId(first.0 + 1);
+    assert_eq!(qemus(&world), [next.to_string()]);
+    bench.must(&world, |host| destroy::destroy(host, next, false));
+    assert!(qemus(&world).is_empty());
+    let left = world.snapshot();
+    assert!(nodes_of(&left, "qdisk/").is_empty() && nodes_of(&left, "device-model/").is_empty());
+}
+
+#[test]
+fn a_qemu_that_does_not_serve_fails_the_create_and_leaves_nothing() {
+    for manner in [Manner::Refuses, Manner::Hangs] {
+        let (bench, world) = (Bench::new(), world());
+        world.backends.set_manner(manner);
+        let refused = bench.must(&world, |host| {
+            Ok(create_guest(&bench, host).unwrap_err().code())
+        });
+        assert_eq!(refused, ErrorCode::Backend, "{manner:?}");
+        assert!(qemus(&world).is_empty(), "{manner:?}");
+        assert!(world.snapshot().domains.len() <= 1, "{manner:?}");
+    }
+}
+
+#[test]
+fn a_dead_qemu_does_not_keep_a_domain_from_its_end() {
+    let (bench, world) = (Bench::new(), world());
+    let domid = bench.must(&world, |host| create_guest(&bench, host));
+    let (pid, _) = world.programs.running()[0];
+    let held = world.programs.hold(pid).unwrap();
+    os_port::HeldProcess::send(&held, ProcessSignal::Kill).unwrap();
+    bench.must(&world, |host| destroy::destroy(host, domid, false));
+    assert!(nodes_of(&world.snapshot(), "qdisk/").is_empty());
+}
+
+#[test]
+fn what_qemu_must_not_serve_is_refused_before_anything_is_made() {
+    let (bench, world) = (Bench::new(), world());
+    bench.must(&world, |host| create_guest(&bench, host));
+    world.disk.put(Path::new("/srv/raw.img"), &[0; 4096]);
+    world.disk.put(Path::new("/srv/backed.qcow2"), &qcow2(104));
+    let before = world.snapshot();
+    for (disk, code) in [
+        ("/srv/raw.img,qcow2,xvda,rw", ErrorCode::DiskImage),
+        ("/srv/raw.img,vhd,xvda,rw", ErrorCode::DiskImage),
+        (
+            "/srv/backed.qcow2,qcow2,xvda,rw",
+            ErrorCode::DeviceUnsupported,
+        ),
+        ("/srv/none.qcow2,qcow2,xvda,rw", ErrorCode::DiskImage),
+        ("/srv/a.qcow2,qcow2,xvda,rw", ErrorCode::DiskBusy),
+        ("/srv/a.qcow2,raw,xvda,r", ErrorCode::DiskBusy),
+    ] {
+        let refused = bench.must(&world, |host| {
+            Ok(create(&bench, host, OTHER_UUID, disk).unwrap_err().code())
+        });
+        assert_eq!(refused, code, "{disk}");
+    }
+    assert_eq!(world.snapshot().domains, before.domains);
+    assert_eq!(qemus(&world).len(), 1);
+}
+
+/// After a death and a recovery there is one QEMU for the domain with its disk, or neither.
+fn is_whole(world: &World) -> Result<(), String> {
+    let now = world.snapshot();
+    let domains = now.domains.keys().filter(|domid| **domid != DomId::ZERO);
+    let domains: Vec<DomId> = domains.copied().collect();
+    let wanted: Vec<String> = domains.iter().map(DomId::to_string).collect();
+    if qemus(world) != wanted {
+        return Err(format!("QEMUs of {:?}, domains {wanted:?}", qemus(world)));
+    }
+    let of_none = domains.is_empty() && !nodes_of(&now, "qdisk/").is_empty();
+    let unserved = domains.iter().any(|domid| state(&now, *domid).is_none());
+    match of_none || unserved {
+        true => Err(format!("{:?}", nodes_of(&now, "qdisk/"))),
+        false => Ok(()),
+    }
+}
+
+/// Kills an act at each of its calls, and recovers.
+fn kill_at_each_call(
+    before: impl Fn(&Bench, &World) -> Option<DomId>,
+    act: impl Fn(&Bench, &mut Host, Option<DomId>) -> Result<(), EngineError>,
+) {
+    let bench = Bench::new();
+    let mut call = 1;
+    loop {
+        let world = world();
+        let domid = before(&bench, &world);
+        let doom = Some((call, Moment::ALL[(call % 3) as usize]));
+        let (ended, _) = bench.process(&world, doom, |host| act(&bench, host, domid));
+        if let Ended::Well(outcome) = ended {
+            outcome.unwrap();
+            assert!(call > 50, "only {call} calls");
+            return;
+        }
+        bench.must(&world, |host| recover::all(host, false).map(drop));
+        if let Err(fault) = is_whole(&world) {
+            panic!("killed after call {call}: {fault}");
+        }
+        call += 1;
+    }
+}
+
+#[test]
+fn a_create_that_is_killed_leaves_no_qemu_without_its_domain() {
+    kill_at_each_call(
+        |_, _| None,
+        |bench, host, _| create_guest(bench, host).map(drop),
+    );
+}
+
+#[test]
+fn a_destroy_that_is_killed_ends_the_qemu() {
+    kill_at_each_call(
+        |bench, world| Some(bench.must(world, |host| create_guest(bench, host))),
+        |_, host, domid| destroy::destroy(host, domid.unwrap(), false),
+    );
+}

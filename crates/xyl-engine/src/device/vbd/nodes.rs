@@ -1,0 +1,111 @@
+//! The nodes of a disk, for each reader.
+
+use os_port::DeviceNumber;
+
+use super::SCRIPT;
+use crate::device::bus::{Device, Tables};
+use crate::device::nodes::{Access as NodeAccess, NodeRule, back, own};
+use crate::vm::disk::Disk;
+
+/// The source of a disk's nodes.
+pub(super) struct Nodes {
+    pub device: Device,
+    pub disk: Disk,
+    /// The block device that blkback opens.
+    pub served: DeviceNumber,
+    /// Path of that block device.
+    pub path: String,
+}
+
+type Rule = NodeRule<Nodes>;
+
+pub(super) const TABLES: Tables<Nodes> = Tables {
+    frontend: FRONTEND,
+    backend: BACKEND,
+    copy: COPY,
+};
+
+const FRONTEND: &[Rule] = &[
+    own("backend", "guest: where its backend is", |n| {
+        Some(n.device.backend())
+    }),
+    own("backend-id", "guest", |_| Some("0".to_owned())),
+    own("state", "guest and blkback", |_| Some("1".to_owned())),
+    own("virtual-device", "guest: number of the disk", |n| {
+        Some(n.device.number.to_string())
+    }),
+    own("device-type", "guest, blkback", |n| device_type(&n.disk)),
+    own("trusted", "guest: whether it trusts its backend", |n| {
+        Some(flag(n.disk.is_trusted()))
+    }),
+];
+
+const BACKEND: &[Rule] = &[
+    back("frontend", "blkback; scripts of xl", |n| {
+        Some(n.device.frontend())
+    }),
+    back("frontend-id", "blkback", |n| {
+        Some(n.device.domid.to_string())
+    }),
+    back("online", "blkback: whether the disk stays", |_| {
+        Some(flag(true))
+    }),
+    back("state", "blkback, guest", |_| Some("1".to_owned())),
+    back("dev", "blkback, for the names of its threads", |n| {
+        Some(n.disk.vdev.name.clone())
+    }),
+    back("mode", "blkback; scripts of xl", |n| mode(&n.disk)),
+    back("device-type", "guest", |n| device_type(&n.disk)),
+    back("discard-enable", "blkback", |n| {
+        Some(flag(n.disk.may_discard()))
+    }),
+    back(
+        "physical-device",
+        "blkback: the block device to open",
+        |n| Some(format!("{:x}:{:x}", n.served.major, n.served.minor)),
+    ),
+    back("physical-device-path", "people", |n| Some(n.path.clone())),
+    back("type", "scripts of xl", |_| Some("phy".to_owned())),
+    back("params", "scripts of xl", params),
+    back("script", "xl, when it removes the disk", |_| {
+        Some(SCRIPT.to_owned())
+    }),
+    back("hotplug-status", "people: no script has to run", |_| {
+        Some("connected".to_owned())
+    }),
+];
+
+const COPY: &[Rule] = &[
+    copy_of("frontend", |n| Some(n.device.frontend())),
+    copy_of("backend", |n| Some(n.device.backend())),
+    copy_of("params", params),
+    copy_of("type", |_| Some("phy".to_owned())),
+    copy_of("dev", |n| Some(n.disk.vdev.name.clone())),
+    copy_of("removable", |n| Some(flag(n.disk.is_cdrom))),
+    copy_of("mode", |n| mode(&n.disk)),
+    copy_of("device-type", |n| device_type(&n.disk)),
+];
+
+/// A node of the toolstack's own copy.
+pub(super) const fn copy_of<I>(path: &'static str, value: fn(&I) -> Option<String>) -> NodeRule<I> {
+    let reader = "xyl; libxl, for all that it does to the disk";
+    NodeRule::new(path, NodeAccess::Dom0, reader, value)
+}
+
+pub(super) fn flag(value: bool) -> String {
+    u8::from(value).to_string()
+}
+
+pub(super) fn device_type(disk: &Disk) -> Option<String> {
+    let word = if disk.is_cdrom { "cdrom" } else { "disk" };
+    Some(word.to_owned())
+}
+
+pub(super) fn mode(disk: &Disk) -> Option<String> {
+    let word = if disk.is_writable() { "w" } else { "r" };
+    Some(word.to_owned())
+}
+
+fn params(nodes: &Nodes) -> Option<String> {
+    Some(nodes.disk.params())
+}

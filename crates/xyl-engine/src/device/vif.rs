@@ -1,0 +1,769 @@
+//! Network interfaces, served by domain 0's kernel (netback), as ports of a bridge.
+//!
+//! netback makes the interface `vifD.N` once it has taken the device (state 2). Then this module does the work of Xen's script
+//! vif-bridge by netlink, without a program: name, address, largest packet, bridge, up. The index of the interface is read from the
+//! device's folder in sysfs, since another interface may have the name. Last comes `hotplug-status`: before it netback does not connect the guest.
+//! The script is named in the backend's nodes for xl's sake, which runs it when it removes a device. netback takes the interface
+//! away when the device goes, whatever its name is by then.
+//!
+//! Facts: `xen-netback/xenbus.c` of Linux, `libxl_nic.c`, `tools/hotplug/Linux/vif-bridge`.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use os_port::{Link, LinkChange, LinkIndex, LinkName, list_if_there};
+use serde_json::{Value as Json, json};
+use xen_port::DomId;
+use xenstore::Tree;
+use xl_cfg::types::{self, Mac, Rate};
+
+use crate::device::bus::{self, AttachLimits, Attaching, Device, Tables};
+use crate::device::disk_users::is_gone;
+use crate::device::hotplug::{self, Hotplug, Single, Sought, says_nothing};
+use crate::device::nodes::{Access as NodeAccess, NodeRule, back, own};
+use crate::device::{Kind, Owner, Patience, Recorded};
+use crate::error::DeviceError;
+use crate::vm::nic::{self, BRIDGE_SCRIPT_END, Nic, Taken, VifDefaults, default_bridge};
+use crate::vm::paths::node;
+use crate::vm::spec::VmSpec;
+use crate::{EngineError, Host};
+
+/// libxl's name of the kind.
+const KIND: &str = "vif";
+/// The setting of xl.cfg.
+const SETTING: &str = "vif";
+/// Longest time in which netback has to take an interface and make its end.
+const ATTACH_LIMIT: Duration = Duration::from_secs(10);
+/// Pause between two looks for an interface that goes, for whose end no event comes.
+const GONE_PAUSE: Duration = Duration::from_millis(10);
+/// Largest file of sysfs that is read, in bytes.
+const ATTRIBUTE_MAX_BYTES: u64 = 256;
+/// The remedy where netback does nothing.
+const REMEDY: &str = "`modprobe xen-netback` loads its driver";
+/// The script that xl runs when it removes an interface.
+const SCRIPT: &str = "/etc/xen/scripts/vif-bridge";
+/// Address of the host's end: a bridge takes the lowest one of its ports, which this is not.
+const BACKEND_ADDRESS: [u8; 6] = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff];
+/// The backend's node about the host's end, and its value once that is set up.
+const STATUS: &str = "hotplug-status";
+const CONNECTED: &str = "connected";
+/// libxl's default of the largest packet, in bytes. It stands for the bridge's.
+const LIBXL_MTU_BYTES: u64 = 1500;
+
+/// The kind of network interfaces.
+pub struct Vif;
+
+impl Kind for Vif {
+    fn name(&self) -> &'static str {
+        KIND
+    }
+
+    fn json_member(&self) -> Option<&'static str> {
+        Some("nics")
+    }
+
+    fn setting(&self) -> Option<&'static str> {
+        Some(SETTING)
+    }
+
+    fn recorded(&self, spec: &VmSpec) -> Vec<Recorded> {
+        let recorded = |nic: &Nic| Recorded {
+            number: nic.devid,
+            text: nic.cfg_text(),
+            json: to_json(nic),
+        };
+        spec.nics.iter().map(recorded).collect()
+    }
+
+    /// libxl leaves a number out that is 0.
+    fn number_of_json(&self, entry: &Json) -> Option<u32> {
+        let number = entry.get("devid").map_or(Some(0), Json::as_u64)?;
+        u32::try_from(number).ok()
+    }
+
+    fn cfg_of_json(&self, entry: &Json) -> Option<String> {
+        cfg_of_json(entry)
+    }
+
+    /// libxl's record can name an interface that was taken out.
+    fn is_attached(
+        &self,
+        host: &mut Host,
+        domid: DomId,
+        entry: &Json,
+    ) -> Result<bool, EngineError> {
+        let number = self.number_of_json(entry).map(|number| number.to_string());
+        let numbers = bus::numbers(host, domid, KIND)?;
+        Ok(number.is_some_and(|number| numbers.contains(&number)))
+    }
+
+    /// Compares the address, by the toolstack's own copy.
+    fn is_as_recorded(
+        &self,
+        host: &mut Host,
+        (domid, number): (DomId, u32),
+        spec: &VmSpec,
+    ) -> Result<bool, EngineError> {
+        let mac = mac_of(host, domid, &number.to_string())?;
+        let mut nics = spec.nics.iter();
+        Ok(nics.any(|nic| nic.devid == number && mac == Some(nic.mac)))
+    }
+
+    fn keep_only(&self, spec: &mut VmSpec, numbers: &[u32]) {
+        spec.nics.retain(|nic| numbers.contains(&nic.devid));
+    }
+
+    fn folders(&self, domid: DomId) -> Vec<String> {
+        bus::folders(KIND, domid)
+    }
+
+    fn table(&self) -> Vec<(String, NodeAccess, &'static str)> {
+        TABLES.rows(KIND)
+    }
+
+    fn check_rights(&self, host: &Host, spec: &VmSpec) -> Result<(), EngineError> {
+        match spec.nics.first() {
+            Some(nic) if !host.process.may_change_links() => {
+                let device = nic.what();
+                Err(DeviceError::NoRight { device }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks for each bridge and for interfaces with the same names, before anything of the domain is made.
+    fn check(&self, host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
+        for nic in &spec.nics {
+            bridge_of(host, nic)?;
+            refuse_taken_name(host, nic)?;
+        }
+        Ok(())
+    }
+
+    fn attach(
+        &self,
+        host: &mut Host,
+        owner: Owner,
+        spec: &VmSpec,
+        patience: &Patience<'_>,
+    ) -> Result<(), EngineError> {
+        attach(host, owner, &spec.nics, patience)
+    }
+
+    fn hotplug(&self) -> Option<&'static dyn Hotplug> {
+        Some(&Vif)
+    }
+
+    fn detach(&self, host: &mut Host, domid: DomId, deadline: Instant) -> Result<(), EngineError> {
+        let devices = bus::devices(host, domid, KIND)?;
+        bus::detach(host, &devices, deadline)?;
+        await_gone(host, &devices, deadline)
+    }
+
+    fn foreign(&self, host: &mut Host, domid: DomId, number: &str) -> Result<bool, EngineError> {
+        match bus::device_of(host, domid, KIND, number)? {
+            Some(device) => has_own_script(host, &device),
+            None => Ok(true),
+        }
+    }
+}
+
+impl Hotplug for Vif {
+    fn detach_command(&self) -> &'static str {
+        "network-detach"
+    }
+
+    fn words(&self, number: u32) -> String {
+        nic::what(number)
+    }
+
+    fn changes_links(&self) -> bool {
+        true
+    }
+
+    fn is_forced_in_time(&self) -> bool {
+        true
+    }
+
+    fn with_defaults(&self, text: &str, defaults: &VifDefaults) -> Result<String, EngineError> {
+        nic::with_defaults(&described(text)?, defaults)
+    }
+
+    /// Number and address are those that a create would give the VM's next interface.
+    fn complete(
+        &self,
+        host: &mut Host,
+        owner: Owner,
+        spec: Option<&VmSpec>,
+        text: &str,
+    ) -> Result<String, EngineError> {
+        let vif = described(text)?;
+        let others = taken(host, owner.domid, spec, vif.devid)?;
+        let nic = others
+            .clone()
+            .decide(&vif, owner.uuid, &VifDefaults::default())?;
+        others.refuse_same(&nic)?;
+        Ok(nic.cfg_text())
+    }
+
+    fn read(&self, text: &str) -> Result<Box<dyn Single>, EngineError> {
+        Ok(Box::new(OneNic(nic::of_text(&described(text)?)?)))
+    }
+
+    /// Takes the number of an interface or its address, as xl does.
+    fn find(&self, host: &mut Host, domid: DomId, asked: &str) -> Result<Device, EngineError> {
+        let mac = Mac::parse(asked);
+        let is_it = |host: &mut Host, number: &str| {
+            Ok(match mac {
+                Some(_) => mac_of(host, domid, number)? == mac,
+                None => asked
+                    .parse::<u32>()
+                    .is_ok_and(|asked| number.parse() == Ok(asked)),
+            })
+        };
+        let sought = Sought {
+            kind: KIND,
+            word: "network interface",
+            list_command: "network-list",
+            detach_command: self.detach_command(),
+            domid,
+            asked,
+        };
+        sought.find(host, is_it, has_own_script)
+    }
+
+    /// Whether its end on the host is set up.
+    fn is_served(&self, host: &mut Host, device: &Device) -> Result<bool, EngineError> {
+        let status = node(&format!("{}/{STATUS}", device.backend()))?;
+        let status = host.store.read_opt(&status)?;
+        Ok(status.as_deref() == Some(CONNECTED.as_bytes()) && own_link(host, device)?.is_some())
+    }
+
+    fn take_away(
+        &self,
+        host: &mut Host,
+        device: &Device,
+        deadline: Instant,
+    ) -> Result<(), EngineError> {
+        bus::await_one_closed(host, device, deadline)?;
+        bus::remove_one(host, device)?;
+        await_gone(host, std::slice::from_ref(device), deadline)
+    }
+}
+
+/// The interface of a description as in xl.cfg, if Xyl can serve it.
+fn described(text: &str) -> Result<types::Vif, EngineError> {
+    let vifs = hotplug::parse(SETTING, text)?.vifs;
+    match nic::why_not(&vifs) {
+        Some(what) => Err(DeviceError::Unsupported { what }.into()),
+        None => Ok(vifs.into_iter().next().unwrap_or_default()),
+    }
+}
+
+/// Numbers, addresses and names of a domain's interfaces but the one of this number. An interface that is in the VM's record alone
+/// has been detached by xl, and does not come back.
+fn taken(
+    host: &mut Host,
+    domid: DomId,
+    spec: Option<&VmSpec>,
+    but: Option<u32>,
+) -> Result<Taken, EngineError> {
+    let mut taken = Taken::default();
+    let recorded = spec.map_or(&[][..], |spec| spec.nics.as_slice());
+    let numbers = bus::numbers(host, domid, KIND)?;
+    let is_there = |devid: u32| numbers.contains(&devid.to_string());
+    let recorded = recorded.iter().filter(|nic| Some(nic.devid) != but);
+    recorded
+        .filter(|nic| is_there(nic.devid))
+        .for_each(|nic| taken.add(nic));
+    for number in numbers {
+        let devid = number.parse().ok();
+        if devid.is_some() && devid == but {
+            continue;
+        }
+        taken.devids.extend(devid);
+        taken.macs.extend(mac_of(host, domid, &number)?);
+        taken.names.extend(copied(host, domid, &number, "vifname")?);
+    }
+    Ok(taken)
+}
+
+/// The address of an interface, by the toolstack's own copy.
+fn mac_of(host: &mut Host, domid: DomId, number: &str) -> Result<Option<Mac>, EngineError> {
+    let mac = copied(host, domid, number, "mac")?;
+    Ok(mac.and_then(|mac| Mac::parse(&mac)))
+}
+
+/// A node of the toolstack's own copy.
+fn copied(
+    host: &mut Host,
+    domid: DomId,
+    number: &str,
+    name: &str,
+) -> Result<Option<String>, EngineError> {
+    let path = node(&format!("/libxl/{domid}/device/{KIND}/{number}/{name}"))?;
+    Ok(host.store.read_text_opt(&path)?)
+}
+
+/// An interface that is attached to a running domain.
+struct OneNic(Nic);
+
+impl Single for OneNic {
+    fn number(&self) -> u32 {
+        self.0.devid
+    }
+
+    fn what(&self) -> String {
+        self.0.what()
+    }
+
+    fn text(&self) -> String {
+        self.0.cfg_text()
+    }
+
+    fn to_json(&self) -> Json {
+        to_json(&self.0)
+    }
+
+    fn check(&self, host: &mut Host, _: Owner) -> Result<(), EngineError> {
+        bridge_of(host, &self.0)?;
+        refuse_taken_name(host, &self.0)
+    }
+
+    fn attach(
+        &self,
+        host: &mut Host,
+        owner: Owner,
+        patience: &Patience<'_>,
+    ) -> Result<(), EngineError> {
+        attach(host, owner, std::slice::from_ref(&self.0), patience)
+    }
+}
+
+// ---- nodes --------------------------------------------------------------------------------------
+
+/// The source of an interface's nodes.
+struct Nodes {
+    device: Device,
+    nic: Nic,
+    /// Largest packet in bytes.
+    mtu_bytes: u32,
+}
+
+type Rule = NodeRule<Nodes>;
+
+const TABLES: Tables<Nodes> = Tables {
+    frontend: FRONTEND,
+    backend: BACKEND,
+    copy: COPY,
+};
+
+const FRONTEND: &[Rule] = &[
+    own("backend", "guest: where its backend is", |n| {
+        Some(n.device.backend())
+    }),
+    own("backend-id", "guest", |_| Some("0".to_owned())),
+    own("state", "guest and netback", |_| Some("1".to_owned())),
+    own("handle", "guest: number of the interface", handle),
+    own("mac", "guest", mac),
+    own("trusted", "guest: whether it trusts its backend", |n| {
+        Some(u8::from(n.nic.is_trusted()).to_string())
+    }),
+    NodeRule::new(
+        "mtu",
+        NodeAccess::GuestReads,
+        "guest: its largest packet",
+        |n| Some(n.mtu_bytes.to_string()),
+    ),
+];
+
+const BACKEND: &[Rule] = &[
+    back("frontend", "netback; scripts of xl", |n| {
+        Some(n.device.frontend())
+    }),
+    back("frontend-id", "netback; scripts of xl", |n| {
+        Some(n.device.domid.to_string())
+    }),
+    back("online", "netback: whether the interface stays", |_| {
+        Some("1".to_owned())
+    }),
+    back("state", "netback, guest", |_| Some("1".to_owned())),
+    back(
+        "script",
+        "netback; xl, when it removes the interface",
+        |_| Some(SCRIPT.to_owned()),
+    ),
+    back("handle", "netback: number of the interface", handle),
+    back("mac", "netback; scripts of xl", mac),
+    back("rate", "netback: limit on what the guest sends", rate),
+    back("bridge", "scripts of xl", bridge),
+    back("vifname", "scripts of xl; `xyl fsck`", vifname),
+    back("ip", "scripts of xl", |n| n.nic.ip.clone()),
+    back("gatewaydev", "scripts of xl", gateway_dev),
+    back("mtu", "scripts of xl", mtu),
+    back("type", "scripts of xl", |_| Some("vif".to_owned())),
+    back(
+        STATUS,
+        "netback: `connected` once the interface is a port of the bridge",
+        |_| Some(String::new()),
+    ),
+];
+
+const COPY: &[Rule] = &[
+    copy("frontend", |n| Some(n.device.frontend())),
+    copy("backend", |n| Some(n.device.backend())),
+    copy("script", |_| Some(SCRIPT.to_owned())),
+    copy("handle", handle),
+    copy("mac", mac),
+    copy("bridge", bridge),
+    copy("vifname", vifname),
+    copy("ip", |n| n.nic.ip.clone()),
+    copy("gatewaydev", gateway_dev),
+    copy("rate", rate),
+    copy("mtu", mtu),
+    copy("type", |_| Some("vif".to_owned())),
+];
+
+const fn copy(path: &'static str, value: fn(&Nodes) -> Option<String>) -> Rule {
+    let reader = "xyl; libxl, for all that it does to the interface";
+    NodeRule::new(path, NodeAccess::Dom0, reader, value)
+}
+
+fn handle(nodes: &Nodes) -> Option<String> {
+    Some(nodes.nic.devid.to_string())
+}
+
+fn mac(nodes: &Nodes) -> Option<String> {
+    Some(nodes.nic.mac.to_string())
+}
+
+fn bridge(nodes: &Nodes) -> Option<String> {
+    Some(nodes.nic.bridge.to_string())
+}
+
+fn vifname(nodes: &Nodes) -> Option<String> {
+    nodes.nic.name.as_ref().map(LinkName::to_string)
+}
+
+fn gateway_dev(nodes: &Nodes) -> Option<String> {
+    nodes.nic.gateway_dev.as_ref().map(LinkName::to_string)
+}
+
+fn mtu(nodes: &Nodes) -> Option<String> {
+    nodes.nic.mtu_bytes.map(|bytes| bytes.to_string())
+}
+
+/// Bytes in an interval, and the interval in microseconds.
+fn rate(nodes: &Nodes) -> Option<String> {
+    let rate = nodes.nic.rate?;
+    Some(format!("{},{}", rate.bytes_per_interval, rate.interval_us))
+}
+
+// ---- attach -------------------------------------------------------------------------------------
+
+/// The bridge of an interface.
+fn bridge_of(host: &Host, nic: &Nic) -> Result<Link, EngineError> {
+    let refused = |why| DeviceError::Bridge {
+        device: nic.what(),
+        bridge: nic.bridge.to_string(),
+        why,
+    };
+    match find(host, nic, &nic.bridge)? {
+        Some(link) if link.is_bridge() => Ok(link),
+        Some(_) => Err(refused("is no bridge of Linux").into()),
+        None => Err(refused("is not there").into()),
+    }
+}
+
+fn refuse_taken_name(host: &Host, nic: &Nic) -> Result<(), EngineError> {
+    let Some(name) = &nic.name else {
+        return Ok(());
+    };
+    match find(host, nic, name)? {
+        Some(_) => Err(DeviceError::LinkTaken {
+            device: nic.what(),
+            name: name.to_string(),
+        }
+        .into()),
+        None => Ok(()),
+    }
+}
+
+fn find(host: &Host, nic: &Nic, name: &LinkName) -> Result<Option<Link>, EngineError> {
+    let found = host.devices.links.find(name);
+    found.map_err(|source| refusal(nic, name.as_str(), "look at", source))
+}
+
+fn refusal(nic: &Nic, link: &str, action: &'static str, source: io::Error) -> EngineError {
+    DeviceError::Link {
+        device: nic.what(),
+        link: link.to_owned(),
+        action,
+        source,
+    }
+    .into()
+}
+
+/// An interface whose nodes are written.
+struct Written {
+    nodes: Nodes,
+    bridge: Link,
+    what: String,
+}
+
+/// Attaches interfaces of one domain together: their nodes are written one after the other, then netback is waited for. A guest is
+/// connected once its end on the host is a port of the bridge.
+fn attach(
+    host: &mut Host,
+    owner: Owner,
+    nics: &[Nic],
+    patience: &Patience<'_>,
+) -> Result<(), EngineError> {
+    let mut written = Vec::new();
+    for nic in nics {
+        patience.check(host)?;
+        written.push(write(host, owner, nic)?);
+    }
+    await_links(host, &written, patience)?;
+    written.iter().try_for_each(|one| connect(host, one))
+}
+
+/// Writes the nodes of an interface.
+fn write(host: &mut Host, owner: Owner, nic: &Nic) -> Result<Written, EngineError> {
+    let bridge = bridge_of(host, nic)?;
+    let device = Device {
+        domid: owner.domid,
+        kind: KIND,
+        served_by: KIND,
+        number: nic.devid,
+    };
+    let nodes = Nodes {
+        device,
+        nic: nic.clone(),
+        mtu_bytes: nic.mtu_bytes.unwrap_or(bridge.mtu_bytes),
+    };
+    let what = nic.what();
+    bus::write(host, &device, &what, &TABLES, &nodes)?;
+    Ok(Written {
+        nodes,
+        bridge,
+        what,
+    })
+}
+
+/// Waits until netback has made the host's ends.
+fn await_links(
+    host: &mut Host,
+    written: &[Written],
+    patience: &Patience<'_>,
+) -> Result<(), EngineError> {
+    let is_ready: Vec<_> = written.iter().map(|one| ready(one.nodes.device)).collect();
+    let all = written.iter().zip(&is_ready);
+    let all = all.map(|(one, is_ready)| Attaching {
+        device: one.nodes.device,
+        what: &one.what,
+        is_ready,
+    });
+    let limits = AttachLimits {
+        limit: ATTACH_LIMIT,
+        remedy: REMEDY,
+        patience,
+    };
+    bus::await_attached(host, &all.collect::<Vec<_>>(), limits)
+}
+
+fn ready(device: Device) -> impl Fn(&Host) -> Result<bool, EngineError> {
+    move |host| Ok(own_link(host, &device)?.is_some())
+}
+
+/// Makes the host's end a port of the bridge, and lets netback connect the guest.
+fn connect(host: &mut Host, written: &Written) -> Result<(), EngineError> {
+    let device = written.nodes.device;
+    let link = own_link(host, &device)?.ok_or_else(|| DeviceError::Backend {
+        device: written.what.clone(),
+        cause: "its network interface has gone".to_owned(),
+    })?;
+    set_up(host, &written.nodes, &link, &written.bridge)?;
+    bus::write_more(host, &device, STATUS, CONNECTED)
+}
+
+/// The host's end of an interface.
+struct OwnLink {
+    index: LinkIndex,
+    name: String,
+}
+
+/// The interface that netback has made for a device, by sysfs.
+fn own_link(host: &Host, device: &Device) -> Result<Option<OwnLink>, EngineError> {
+    let folder = device.driver_folder(host).join("net");
+    let names = list_if_there(&*host.files, &folder);
+    let names = names.map_err(|source| EngineError::io("list", &folder, source))?;
+    let Some(name) = names.into_iter().next() else {
+        return Ok(None);
+    };
+    let path = folder.join(&name).join("ifindex");
+    let index = match host.files.read(&path, ATTRIBUTE_MAX_BYTES) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).trim().parse().ok(),
+        Err(error) if is_gone(&error) => None,
+        Err(source) => return Err(EngineError::io("read", &path, source)),
+    };
+    Ok(index.map(|index| OwnLink {
+        index: LinkIndex(index),
+        name,
+    }))
+}
+
+/// Makes the host's end of an interface a port of its bridge.
+fn set_up(host: &Host, nodes: &Nodes, link: &OwnLink, bridge: &Link) -> Result<(), EngineError> {
+    let name = nodes.nic.name.iter().map(|name| {
+        let change = LinkChange::Name(name.clone());
+        ("give its name to", change)
+    });
+    let others = [
+        ("set the address of", LinkChange::Address(BACKEND_ADDRESS)),
+        ("switch IPv6 addresses off at", LinkChange::NoIpv6Address),
+        ("set the MTU of", LinkChange::Mtu(nodes.mtu_bytes)),
+        ("join to its bridge", LinkChange::Master(Some(bridge.index))),
+        ("set up", LinkChange::Up),
+    ];
+    for (action, change) in name.chain(others) {
+        let changed = host.devices.links.change(link.index, &change);
+        changed.map_err(|source| refusal(&nodes.nic, &link.name, action, source))?;
+    }
+    Ok(())
+}
+
+// ---- detach -------------------------------------------------------------------------------------
+
+/// Waits until netback has taken the interfaces away, so that the next domain can have their names. Warns of those that are left
+/// at the deadline.
+fn await_gone(host: &mut Host, devices: &[Device], deadline: Instant) -> Result<(), EngineError> {
+    for device in left_at(host, devices, deadline)? {
+        (host.notice)(&format!(
+            "warning: domain 0's kernel has not taken network interface {} of domain {} away in time; its nodes were removed",
+            device.number, device.domid
+        ));
+    }
+    Ok(())
+}
+
+/// The interfaces that netback has at the deadline still.
+fn left_at(
+    host: &mut Host,
+    devices: &[Device],
+    deadline: Instant,
+) -> Result<Vec<Device>, EngineError> {
+    loop {
+        let mut left = Vec::new();
+        for device in devices {
+            if own_link(host, device)?.is_some() {
+                left.push(*device);
+            }
+        }
+        if left.is_empty() || host.clock.now() >= deadline {
+            return Ok(left);
+        }
+        host.wait_for(&[], GONE_PAUSE)?;
+    }
+}
+
+/// Whether xl has set the interface up with another script than vif-bridge. What that has made only that script can take down.
+fn has_own_script(host: &mut Host, device: &Device) -> Result<bool, EngineError> {
+    let script = bus::script(host, device)?;
+    Ok(!script.is_some_and(|script| script.ends_with(BRIDGE_SCRIPT_END)))
+}
+
+// ---- libxl's record -----------------------------------------------------------------------------
+
+/// An interface in libxl's record (`libxl_device_nic`).
+fn to_json(nic: &Nic) -> Json {
+    let trusted = if nic.is_trusted() { "True" } else { "False" };
+    let always = [
+        ("devid", json!(nic.devid)),
+        ("mac", json!(nic.mac.to_string())),
+        ("bridge", json!(nic.bridge.as_str())),
+        ("script", json!(SCRIPT)),
+        ("nictype", json!("vif")),
+        ("trusted", json!(trusted)),
+    ];
+    let name = |name: &Option<LinkName>| name.as_ref().map(|name| json!(name.as_str()));
+    let bytes = nic.rate.map(|rate| json!(rate.bytes_per_interval));
+    let interval_us = nic.rate.map(|rate| json!(rate.interval_us));
+    let sometimes = [
+        ("mtu", nic.mtu_bytes.map(|bytes| json!(bytes))),
+        ("ifname", name(&nic.name)),
+        ("ip", nic.ip.as_ref().map(|ip| json!(ip))),
+        ("gatewaydev", name(&nic.gateway_dev)),
+        ("rate_bytes_per_interval", bytes),
+        ("rate_interval_usecs", interval_us),
+    ];
+    let sometimes = sometimes.into_iter();
+    let sometimes = sometimes.filter_map(|(name, value)| Some((name, value?)));
+    let members = always.into_iter().chain(sometimes);
+    members
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}
+
+/// The members of an interface that Xyl knows, and those that say nothing about what it serves. A PV or PVH guest sees no model.
+const KNOWN: [&str; 13] = [
+    "devid",
+    "mac",
+    "bridge",
+    "script",
+    "nictype",
+    "trusted",
+    "mtu",
+    "ifname",
+    "ip",
+    "gatewaydev",
+    "rate_bytes_per_interval",
+    "rate_interval_usecs",
+    "model",
+];
+
+/// An interface of libxl's record as xl.cfg says it; `None` where Xyl does not serve it, or the record says what Xyl does not know.
+fn cfg_of_json(entry: &Json) -> Option<String> {
+    let members = entry.as_object()?;
+    let says = |name: &str| members.get(name).filter(|value| !says_nothing(value));
+    let is_unknown = |name: &String| !KNOWN.contains(&name.as_str()) && says(name).is_some();
+    let text = |name: &str| says(name).and_then(Json::as_str);
+    let number = |name: &str| says(name).and_then(Json::as_u64);
+    let link = |name: &str| text(name).map(LinkName::parse).transpose().ok();
+    let is_vif = text("nictype").is_none_or(|word| word == "vif");
+    let is_bridged = text("script").is_none_or(|script| script.ends_with(BRIDGE_SCRIPT_END));
+    if members.keys().any(is_unknown) || !is_vif || !is_bridged {
+        return None;
+    }
+    let mtu_bytes = number("mtu").filter(|bytes| *bytes != LIBXL_MTU_BYTES);
+    let rate = number("rate_bytes_per_interval").map(|bytes_per_interval| {
+        let interval_us = number("rate_interval_usecs").and_then(|us| u32::try_from(us).ok());
+        Some(Rate {
+            bytes_per_interval,
+            interval_us: interval_us?,
+        })
+    });
+    let trusted = members.get("trusted").and_then(Json::as_str);
+    let trusted = trusted.map(|word| word == "True");
+    // libxl writes no bridge where the configuration names none.
+    let bridge = link("bridge")?;
+    let nic = Nic {
+        devid: u32::try_from(number("devid").unwrap_or(0)).ok()?,
+        mac: Mac::parse(text("mac")?)?,
+        bridge: bridge.clone().or_else(default_bridge)?,
+        name: link("ifname")?,
+        ip: text("ip").map(str::to_owned),
+        gateway_dev: link("gatewaydev")?,
+        rate: match rate {
+            Some(rate) => Some(rate?),
+            None => None,
+        },
+        mtu_bytes: mtu_bytes.map(u32::try_from).transpose().ok()?,
+        trusted: trusted.filter(|is_trusted| !is_trusted),
+    };
+    Some(nic.cfg_text_at(bridge.as_ref()))
+}
+
+#[cfg(test)]
+#[path = "vif_tests.rs"]
+mod tests;

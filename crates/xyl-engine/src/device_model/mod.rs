@@ -1,0 +1,338 @@
+//! QEMU of a VM: the backend of disks that domain 0's kernel cannot serve.
+//!
+//! Each domain with such disks has one QEMU. It gets the images as open files and becomes a user of its own, in a folder with three
+//! devices and nothing else (`Dirs::qemu_cage`). The kernel refuses it hypercalls and new processes, and bounds its memory. QEMU's
+//! own filter (`-sandbox`) is not used: Debian builds QEMU without it. It needs no record: each process that takes the domain down finds it by
+//! its user, and before it has become that user by its arguments, which it could change. Its errors are kept until it serves the disks. Later
+//! ones are dropped: a guest can cause any number of them.
+//!
+//! Facts: `hw/xen/xen-bus.c`, `hw/block/xen-block.c`, `os-posix.c` and `softmmu/vl.c` of QEMU.
+
+mod arguments;
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use os_port::{Bounds, Cage, Child, FILES_MAX, Given, Launch, OpenFile, Opening, ProcessSignal};
+use xen_port::DomId;
+use xenstore::Tree;
+
+use crate::error::DeviceError;
+use crate::host::dom0::Program;
+use crate::host::holders::qemus;
+use crate::vm::paths::node;
+use crate::{EngineError, Host};
+use arguments::{Confinement, arguments, user};
+
+pub use arguments::path_of_file;
+
+/// Paths of QEMU below `/usr`: Debian's, then that of Xen's own installation.
+const BINARIES: [&str; 2] = [
+    "libexec/xen-qemu-system-i386",
+    "lib/xen/bin/qemu-system-i386",
+];
+/// The devices that QEMU opens after it has confined itself: event channels, grants, xenstore.
+const DEVICES: [&str; 3] = ["/dev/xen/evtchn", "/dev/xen/gntdev", "/dev/xen/xenbus"];
+/// Longest time in which QEMU has to start. The step that attaches devices has 60 s for all of them.
+const START_LIMIT: Duration = Duration::from_secs(45);
+/// Longest time in which it has to say whether it knows an option.
+const PROBE_LIMIT: Duration = Duration::from_secs(20);
+/// QEMU has a thread for each disk, and up to 64 for its requests.
+const THREADS_OF_DISK: u64 = 72;
+/// Threads beside these.
+const OTHER_THREADS: u64 = 64;
+/// Signals that end QEMU, one after the other, until no process of its user is left.
+const ENDING: [ProcessSignal; 4] = [
+    ProcessSignal::Terminate,
+    ProcessSignal::Kill,
+    ProcessSignal::Kill,
+    ProcessSignal::Kill,
+];
+/// Longest wait between two looks whether the operation is cancelled.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Largest file with QEMU's features, in bytes.
+const FEATURES_MAX_BYTES: u64 = 4096;
+/// Token of the wait for QEMU's start.
+const TOKEN: &str = "xyl-qemu";
+
+/// The QEMU that is to be started for a domain.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The domain that it serves.
+    pub domid: DomId,
+    /// The first device that needs it, for errors.
+    pub device: &'a str,
+    /// The images, open as the guest may use them. QEMU opens file `n` by [`path_of_file`].
+    pub files: &'a [&'a OpenFile],
+}
+
+/// The folder of a domain's QEMU in xenstore. libxl's path.
+pub fn folder(domid: DomId) -> String {
+    format!("/local/domain/0/device-model/{domid}")
+}
+
+/// The QEMU of this host.
+///
+/// # Errors
+/// [`DeviceError::NoQemu`]; that of a file that cannot be opened.
+pub fn binary(host: &Host, device: &str) -> Result<PathBuf, EngineError> {
+    let places = BINARIES.map(|place| host.dirs.usr.join(place));
+    let mut there = places
+        .iter()
+        .filter(|place| host.files.open(place, &Opening::disk(false)).is_ok());
+    match there.next() {
+        Some(place) => Ok(place.clone()),
+        None => Err(DeviceError::NoQemu {
+            device: device.to_owned(),
+            places: places.map(|place| place.display().to_string()).join(", "),
+        }
+        .into()),
+    }
+}
+
+/// The bounds of a QEMU with this number of disks. Each thread has a stack of 8 MiB, and for each the C library may reserve 64 MiB of
+/// addresses. QEMU ends if it cannot start a thread, so there is room for all of them.
+fn bounds(nr_files: usize) -> Bounds {
+    let nr_disks = u64::try_from(nr_files).unwrap_or(u64::MAX);
+    let nr_threads = nr_disks.saturating_mul(THREADS_OF_DISK);
+    let nr_threads = nr_threads.saturating_add(OTHER_THREADS);
+    Bounds {
+        nr_threads,
+        memory_bytes: (1 << 30) + nr_threads.saturating_mul(10 << 20),
+        addresses_bytes: (2 << 30) + nr_threads.saturating_mul(80 << 20),
+    }
+}
+
+/// Makes the folder for QEMU, if it is not there. A monitor needs it made before it gives up its rights.
+///
+/// # Errors
+/// That of the system.
+pub fn make_cage(host: &Host) -> Result<(), EngineError> {
+    let cage = host.dirs.qemu_cage();
+    let files: Vec<String> = (0..FILES_MAX).map(path_of_file).collect();
+    let made = host.files.make_cage(&Cage {
+        folder: &cage,
+        devices: &DEVICES,
+        files: &files,
+    });
+    made.map_err(|source| EngineError::io("make the folder for QEMU", &cage, source))
+}
+
+/// Starts QEMU for a domain, whose devices' nodes are written. It has not connected to them when this returns.
+///
+/// # Errors
+/// [`DeviceError::NoQemu`], [`DeviceError::Qemu`], those of the system and of xenstore.
+pub fn start(host: &mut Host, request: &Request<'_>) -> Result<Rc<dyn Child>, EngineError> {
+    let binary = binary(host, request.device)?;
+    make_cage(host)?;
+    let confinement = confinement(host, &binary)?;
+    // An earlier domain of this number may have left the word that its QEMU runs.
+    host.store.rm(&node(&folder(request.domid))?)?;
+    let (cage, nr_files) = (host.dirs.qemu_cage(), request.files.len());
+    let args = arguments(request.domid, &cage, nr_files, confinement);
+    let failed = |source| EngineError::io("start", &binary, source);
+    let launch = Launch::new(&binary).map_err(failed)?.args(args);
+    let given = Given {
+        output: None,
+        keeps_errors: true,
+        files: request.files,
+        bounds: Some(bounds(nr_files)),
+    };
+    let child = host.spawn.start(&launch, &given).map_err(failed)?;
+    let pid = pid_node(request.domid)?;
+    host.store.write(&pid, child.id().to_string().as_bytes())?;
+    Ok(child)
+}
+
+/// libxl's node with the PID of a domain's QEMU.
+pub fn pid_node(domid: DomId) -> Result<xenstore::Path, EngineError> {
+    Ok(node(&format!(
+        "/local/domain/{domid}/image/device-model-pid"
+    ))?)
+}
+
+/// The options by which this QEMU confines itself. It is asked once for each binary: [`Dirs`](crate::Dirs) has the note.
+fn confinement(host: &Host, binary: &Path) -> Result<Confinement, EngineError> {
+    let failed = |source| EngineError::io("look at", binary, source);
+    let opened = host.files.open(binary, &Opening::disk(false));
+    let facts = *opened.map_err(failed)?.facts();
+    let identity = format!(
+        "{} {:?} {} {}",
+        binary.display(),
+        facts.id,
+        facts.size_bytes,
+        facts.modified_s
+    );
+    let path = host.dirs.qemu_features();
+    let known = host
+        .files
+        .read(&path, FEATURES_MAX_BYTES)
+        .unwrap_or_default();
+    let known = String::from_utf8_lossy(&known).into_owned();
+    if let Some(word) = known.strip_prefix(&identity)
+        && let Some(confinement) = Confinement::find(word.trim())
+    {
+        return Ok(confinement);
+    }
+    let launch = Launch::new(binary).map_err(failed)?;
+    let asked = host.spawn.run(&launch.args(arguments::PROBE), PROBE_LIMIT);
+    let confinement = match asked.map_err(failed)?.code {
+        Some(0) => Confinement::RunWith,
+        Some(_) => Confinement::Options,
+        // A signal has ended it: that says nothing about the next time.
+        None => return Ok(Confinement::Options),
+    };
+    // Without the note it is asked again.
+    let _ = host.files.write(
+        &path,
+        format!("{identity} {}", confinement.word()).as_bytes(),
+    );
+    Ok(confinement)
+}
+
+/// Waits until QEMU runs. `check` refuses to wait on.
+///
+/// # Errors
+/// [`DeviceError::Qemu`], those of `check` and xenstore.
+pub fn await_running(
+    host: &mut Host,
+    request: &Request<'_>,
+    child: &Rc<dyn Child>,
+    check: &dyn Fn(&Host) -> Result<(), EngineError>,
+) -> Result<(), EngineError> {
+    let state = node(&format!("{}/state", folder(request.domid)))?;
+    match host.store.watch(&state, TOKEN) {
+        Err(error) if error.is_there_already() => {}
+        other => other?,
+    }
+    host.sources
+        .add(TOKEN, Rc::clone(child) as Rc<dyn os_port::EventSource>);
+    let deadline = host.clock.now() + START_LIMIT;
+    let outcome = loop {
+        match look(host, request, child, &state, deadline) {
+            Ok(true) => break Ok(()),
+            Ok(false) => {}
+            Err(error) => break Err(error),
+        }
+        if let Err(error) = check(host) {
+            break Err(error);
+        }
+        let left = deadline.saturating_duration_since(host.clock.now());
+        if let Err(error) = host.wait_for(&[TOKEN], left.min(LOOK_EVERY)) {
+            break Err(error);
+        }
+    };
+    host.sources.remove(TOKEN);
+    let unwatched = host.store.unwatch(&state, TOKEN);
+    outcome?;
+    // It is a precaution for the host: the guest can do without.
+    let _ = child.be_ended_first();
+    Ok(unwatched?)
+}
+
+/// Whether QEMU runs by now.
+fn look(
+    host: &mut Host,
+    request: &Request<'_>,
+    child: &Rc<dyn Child>,
+    state: &xenstore::Path,
+    deadline: Instant,
+) -> Result<bool, EngineError> {
+    if host.store.read_opt(state)?.as_deref() == Some(b"running") {
+        return Ok(true);
+    }
+    let end = child.end();
+    let end = end.map_err(|source| EngineError::io("look at", &PathBuf::from("QEMU"), source))?;
+    let what = match end {
+        Some(_) => "has ended".to_owned(),
+        None if host.clock.now() >= deadline => {
+            format!("has not started within {} s", START_LIMIT.as_secs())
+        }
+        None => return Ok(false),
+    };
+    Err(failure(request.device, &what, child).into())
+}
+
+/// The error of a QEMU that does not do its work, with what it has said.
+pub fn failure(device: &str, what: &str, child: &Rc<dyn Child>) -> DeviceError {
+    let said = String::from_utf8_lossy(&child.said()).into_owned();
+    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let said: Vec<String> = lines
+        .map(|line| line.chars().filter(|c| !c.is_control()).collect())
+        .collect();
+    let what = match said.is_empty() {
+        true => format!("{what}, without a word"),
+        false => format!("{what}: {}", said.join("; ")),
+    };
+    DeviceError::Qemu {
+        device: device.to_owned(),
+        what,
+    }
+}
+
+/// The processes that are QEMU of a domain: those that say it and are root's or of a user for QEMU, and all of its user. Usually one or none.
+pub fn find(host: &Host, domid: DomId) -> Vec<Program> {
+    let programs = host.kernel.programs();
+    let its = qemus(&programs).filter(|(program, served)| {
+        *served == domid && host.kernel.is_of_qemus_user(program, domid)
+    });
+    let mut found: Vec<Program> = its.map(|(program, _)| program.clone()).collect();
+    for program in host.kernel.processes_of(user(domid)) {
+        if found.iter().all(|other| other.pid != program.pid) {
+            found.push(program);
+        }
+    }
+    found
+}
+
+/// Ends the QEMU of a domain, by force if it does not end by itself.
+///
+/// # Errors
+/// The system's.
+pub fn end(host: &Host, domid: DomId) -> Result<(), EngineError> {
+    for signal in ENDING {
+        let found = find(host, domid);
+        let Some(first) = found.first() else {
+            return Ok(());
+        };
+        let sent = host.kernel.send_to_all(&found, signal);
+        sent.map_err(|source| not_ended(first, source))?;
+    }
+    match find(host, domid).first() {
+        Some(first) => Err(not_ended(first, std::io::ErrorKind::TimedOut.into())),
+        None => Ok(()),
+    }
+}
+
+fn not_ended(program: &Program, source: std::io::Error) -> EngineError {
+    let path = PathBuf::from(format!("process {}", program.pid));
+    EngineError::io("end QEMU,", &path, source)
+}
+
+/// Ends a QEMU that serves no disk any more. xl's `block-detach` leaves one. Costs one call of the kernel where none is there.
+///
+/// # Errors
+/// Those of the system and of xenstore.
+pub fn end_left(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
+    if host.kernel.processes_of(user(domid)).is_empty() {
+        return Ok(());
+    }
+    end(host, domid)?;
+    Ok(host.store.rm(&node(&folder(domid))?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_threads_of_qemu_have_room() {
+        for nr_disks in [1, FILES_MAX] {
+            let bounds = bounds(nr_disks);
+            assert!(bounds.memory_bytes > bounds.nr_threads * (8 << 20));
+            assert!(bounds.addresses_bytes > bounds.nr_threads * (72 << 20));
+        }
+        assert_eq!(bounds(1).nr_threads, 136);
+    }
+}

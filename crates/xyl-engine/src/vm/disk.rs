@@ -1,0 +1,330 @@
+//! A virtual disk of a VM, decided: what Xyl can serve and nothing else.
+
+use std::path::PathBuf;
+
+use xl_cfg::types::{self, DiskBackend, DiskFormat, Vdev};
+
+use crate::vm::paths::whole_path;
+
+/// A disk that domain 0's kernel (blkback) or QEMU (qdisk) serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Path of the image or of the block device.
+    pub target: PathBuf,
+    /// The disk as the guest sees it.
+    pub vdev: Vdev,
+    /// Format of the image. Nothing looks for another one in its contents.
+    pub format: ImageFormat,
+    /// The program that serves it.
+    pub server: Server,
+    /// Access of the guest to the disk.
+    pub access: Access,
+    /// Whether the guest sees a CD drive.
+    pub is_cdrom: bool,
+    /// Whether the guest may discard blocks; `None` for yes where it may write.
+    pub discard: Option<bool>,
+    /// The configuration says that O_DIRECT needs no workaround. blkback needs none in any case, and QEMU uses it then.
+    pub direct_io_safe: bool,
+    /// Whether the guest is to trust its backend; `None` for yes.
+    pub trusted: Option<bool>,
+}
+
+/// Format of a disk's image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageFormat {
+    /// The bytes of the disk.
+    Raw,
+    /// QEMU's format of version 2 or 3.
+    Qcow2,
+    /// Virtual PC's format, fixed or dynamic.
+    Vhd,
+}
+
+impl ImageFormat {
+    /// The word in xl.cfg, and in libxl's record.
+    pub fn word(self) -> &'static str {
+        match self {
+            ImageFormat::Raw => "raw",
+            ImageFormat::Qcow2 => "qcow2",
+            ImageFormat::Vhd => "vhd",
+        }
+    }
+
+    /// The word before the path in the node `params` of QEMU's backend.
+    pub fn word_of_qemu(self) -> &'static str {
+        match self {
+            ImageFormat::Raw => "aio",
+            other => other.word(),
+        }
+    }
+
+    /// The format with this word in xl.cfg.
+    pub fn find(word: &str) -> Option<ImageFormat> {
+        let all = [ImageFormat::Raw, ImageFormat::Qcow2, ImageFormat::Vhd];
+        all.into_iter().find(|format| format.word() == word)
+    }
+}
+
+/// The program that serves a disk to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// Domain 0's kernel (blkback).
+    Kernel,
+    /// A QEMU of the VM (qdisk).
+    Qemu,
+}
+
+impl Server {
+    /// The word of `backendtype=` in xl.cfg, and in libxl's record.
+    pub fn word(self) -> &'static str {
+        match self {
+            Server::Kernel => "phy",
+            Server::Qemu => "qdisk",
+        }
+    }
+}
+
+/// Access of a guest to a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It only reads.
+    Read,
+    /// It writes, and the disk has no other user.
+    Write,
+    /// It writes, and others may use the disk at the same time (`w!`).
+    WriteShared,
+}
+
+impl Disk {
+    /// The disk of a configuration; else why Xyl cannot serve it.
+    ///
+    /// # Errors
+    /// A text that names what the disk needs and what to do instead.
+    pub fn of_config(disk: &types::Disk) -> Result<Disk, String> {
+        match why_not(disk) {
+            Some(why) => Err(format!("disk `{}`: {why}", disk.vdev)),
+            None => Ok(Disk {
+                target: whole_path(disk.target.as_deref().unwrap_or("")),
+                vdev: disk.vdev.clone(),
+                format: format_of(disk).unwrap_or(ImageFormat::Raw),
+                server: server_of(disk),
+                access: match (disk.writable, disk.shared) {
+                    (false, _) => Access::Read,
+                    (true, false) => Access::Write,
+                    (true, true) => Access::WriteShared,
+                },
+                is_cdrom: disk.cdrom,
+                discard: disk.discard,
+                direct_io_safe: disk.direct_io_safe,
+                trusted: disk.trusted,
+            }),
+        }
+    }
+
+    /// The disk as xl.cfg says it, with the target last, since that may contain commas.
+    pub fn cfg_text(&self) -> String {
+        let mut parts = vec![
+            format!("vdev={}", self.vdev),
+            format!("access={}", self.access.word()),
+            format!("format={}", self.format.word()),
+        ];
+        if self.server == Server::Qemu && self.format == ImageFormat::Raw {
+            parts.push(format!("backendtype={}", self.server.word()));
+        }
+        let mut flag = |is_set: bool, word: &str| {
+            if is_set {
+                parts.push(word.to_owned());
+            }
+        };
+        flag(self.is_cdrom, "cdrom");
+        flag(self.direct_io_safe, "direct-io-safe");
+        flag(self.discard == Some(true), "discard");
+        flag(self.discard == Some(false), "no-discard");
+        flag(self.trusted == Some(true), "trusted");
+        flag(self.trusted == Some(false), "untrusted");
+        parts.push(format!("target={}", self.target.display()));
+        parts.join(",")
+    }
+
+    /// The image as the toolstack's copy has it: its path, and for QEMU the format before it.
+    pub fn params(&self) -> String {
+        let path = self.target.display();
+        match self.server {
+            Server::Kernel => path.to_string(),
+            Server::Qemu => format!("{}:{path}", self.format.word_of_qemu()),
+        }
+    }
+
+    /// Whether the guest may write to it.
+    pub fn is_writable(&self) -> bool {
+        self.access != Access::Read
+    }
+
+    /// Whether the guest may discard blocks.
+    pub fn may_discard(&self) -> bool {
+        self.discard.unwrap_or(self.is_writable())
+    }
+
+    /// Whether the guest is to trust its backend.
+    pub fn is_trusted(&self) -> bool {
+        self.trusted.unwrap_or(true)
+    }
+}
+
+impl Access {
+    /// The word in xl.cfg.
+    pub fn word(self) -> &'static str {
+        match self {
+            Access::Read => "ro",
+            Access::Write => "rw",
+            Access::WriteShared => "w!",
+        }
+    }
+}
+
+/// The format of a disk, if Xyl can serve it.
+fn format_of(disk: &types::Disk) -> Option<ImageFormat> {
+    match disk.format {
+        DiskFormat::Raw => Some(ImageFormat::Raw),
+        DiskFormat::Qcow2 => Some(ImageFormat::Qcow2),
+        DiskFormat::Vhd => Some(ImageFormat::Vhd),
+        _ => None,
+    }
+}
+
+/// The program that serves a disk: the kernel unless the format or the configuration needs QEMU, as in libxl.
+fn server_of(disk: &types::Disk) -> Server {
+    match disk.backend_type {
+        Some(DiskBackend::Qdisk) => Server::Qemu,
+        None if disk.format != DiskFormat::Raw => Server::Qemu,
+        _ => Server::Kernel,
+    }
+}
+
+/// Reason why Xyl cannot serve a disk; `None` where it can.
+fn why_not(disk: &types::Disk) -> Option<String> {
+    let is_dom0 = |backend: &String| matches!(backend.as_str(), "0" | "Domain-0");
+    if disk.target.is_none() {
+        return Some(
+            "an empty CD drive is of no use without the devices of an HVM guest: name a disc, or take the drive out"
+                .to_owned(),
+        );
+    }
+    if format_of(disk).is_none() {
+        return Some(format!(
+            "the format {} is not supported by Xyl: convert the image with `qemu-img convert -O qcow2`",
+            disk.format
+        ));
+    }
+    let is_served = |kind: &DiskBackend| matches!(kind, DiskBackend::Phy | DiskBackend::Qdisk);
+    if let Some(backend) = disk.backend_type.filter(|kind| !is_served(kind)) {
+        return Some(format!(
+            "backendtype={backend} is not supported by Xyl yet: take it out, and domain 0's kernel or QEMU serves the disk"
+        ));
+    }
+    if disk.backend_type == Some(DiskBackend::Phy) && disk.format != DiskFormat::Raw {
+        return Some(format!(
+            "backendtype=phy serves raw images alone, and this one is {}: take it out, and QEMU serves the disk",
+            disk.format
+        ));
+    }
+    if server_of(disk) == Server::Qemu && !disk.writable {
+        let why = "QEMU opens each image for writing, so it cannot serve a read-only disk: write `rw` as its access, or convert the image with `qemu-img convert -O raw`";
+        return Some(why.to_owned());
+    }
+    if let Some(backend) = disk.backend.as_ref().filter(|backend| !is_dom0(backend)) {
+        return Some(format!(
+            "backend={backend} is not supported by Xyl yet: only domain 0 can serve disks"
+        ));
+    }
+    if let Some(script) = &disk.script {
+        return Some(format!(
+            "script={script} is not supported by Xyl yet: name the block device that the script would make"
+        ));
+    }
+    let is_virtio = disk.specification == Some(types::DiskSpecification::Virtio);
+    if is_virtio || disk.grant_usage.is_some() {
+        return Some("virtio disks are not supported by Xyl yet".to_owned());
+    }
+    (disk.colo != types::DiskColo::default()).then(|| "COLO is not supported by Xyl".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(spec: &str) -> Result<Disk, String> {
+        let text = format!("name = 'g'\nkernel = '/k'\ntype = 'pvh'\ndisk = [ '{spec}' ]\n");
+        let source = xl_cfg::Source::from_bytes("g.cfg", text.as_bytes()).unwrap();
+        let config = xl_cfg::parse::<&str>(source, &[]).unwrap();
+        Disk::of_config(&config.domain.disks[0])
+    }
+
+    #[test]
+    fn what_blkback_can_serve_is_taken_as_it_was_asked_for() {
+        let plain = disk("/dev/vg/x,raw,xvda,rw").unwrap();
+        assert_eq!(plain.target, PathBuf::from("/dev/vg/x"));
+        assert_eq!((plain.vdev.number, plain.access), (51712, Access::Write));
+        assert!(plain.may_discard() && plain.is_trusted() && !plain.is_cdrom);
+        let read = disk("/x,,xvdb,ro,untrusted,backendtype=phy,backend=0").unwrap();
+        assert_eq!(read.access, Access::Read);
+        assert!(!read.may_discard() && !read.is_trusted());
+        assert_eq!(disk("/x,,xvda,w!").unwrap().access, Access::WriteShared);
+        assert!(!disk("/x,,xvda,w,no-discard").unwrap().may_discard());
+        assert!(disk("/x.iso,,hdc,cdrom").unwrap().is_cdrom);
+    }
+
+    #[test]
+    fn its_text_makes_the_same_disk_again() {
+        for spec in [
+            "/dev/vg/x,raw,xvda,rw",
+            "/x,,xvdb,ro,untrusted,no-discard",
+            "vdev=xvdc,access=w!,discard,trusted,direct-io-safe,target=/a,b=c",
+            "/x.iso,,hdc,cdrom",
+            "/x,qcow2,xvda",
+            "/x,vhd,xvda,rw,direct-io-safe",
+            "/x,raw,xvda,backendtype=qdisk",
+        ] {
+            let first = disk(spec).unwrap();
+            assert_eq!(disk(&first.cfg_text()).unwrap(), first, "{spec}");
+        }
+    }
+
+    #[test]
+    fn qemu_serves_what_the_kernel_cannot() {
+        for (spec, format, server) in [
+            ("/x,raw,xvda", ImageFormat::Raw, Server::Kernel),
+            (
+                "/x,raw,xvda,backendtype=qdisk",
+                ImageFormat::Raw,
+                Server::Qemu,
+            ),
+            ("/x,qcow2,xvda", ImageFormat::Qcow2, Server::Qemu),
+            ("/x,vhd,xvda", ImageFormat::Vhd, Server::Qemu),
+        ] {
+            let disk = disk(spec).unwrap();
+            assert_eq!((disk.format, disk.server), (format, server), "{spec}");
+        }
+        assert_eq!(disk("/x,qcow2,xvda").unwrap().params(), "qcow2:/x");
+        let raw = disk("/x,raw,xvda,backendtype=qdisk").unwrap();
+        assert_eq!(raw.params(), "aio:/x");
+    }
+
+    #[test]
+    fn what_needs_another_backend_is_refused_by_its_name() {
+        for (spec, word) in [
+            ("/x,qed,xvda", "qed"),
+            ("/x,qcow,xvda", "qcow"),
+            ("/x,qcow2,xvda,backendtype=phy", "qcow2"),
+            ("/x,qcow2,xvda,ro", "read-only"),
+            ("/x,raw,xvda,ro,backendtype=qdisk", "read-only"),
+            ("/x,raw,xvda,backend=store", "backend=store"),
+            ("vdev=xvda,script=block-nbd,target=x", "script=block-nbd"),
+            ("/x,raw,xvda,specification=virtio", "virtio"),
+            ("vdev=hdc,cdrom", "empty"),
+        ] {
+            let why = disk(spec).unwrap_err();
+            assert!(why.contains(word), "{spec}: {why}");
+        }
+    }
+}

@@ -1,0 +1,471 @@
+//! A network interface of a VM, decided: what Xyl can serve and nothing else.
+
+use std::collections::BTreeSet;
+
+use os_port::LinkName;
+use uuid::Uuid;
+use xl_cfg::types::{self, Mac, Rate, VifType};
+
+use crate::EngineError;
+use crate::error::DeviceError;
+
+/// The bridge of interfaces that name none, where xl.conf names none either.
+const DEFAULT_BRIDGE: &str = "xenbr0";
+/// The name of Xen's script for bridges, whose work Xyl does itself.
+const BRIDGE_SCRIPT: &str = "vif-bridge";
+/// End of that script's path, wherever Xen is installed.
+pub(crate) const BRIDGE_SCRIPT_END: &str = "/xen/scripts/vif-bridge";
+/// Highest number of an interface: the name `vifD.N` and netback's device in sysfs have a maximum length.
+const DEVID_MAX: u32 = 9999;
+/// The first bytes of the addresses of Xen's guests.
+const XEN_PREFIX: [u8; 3] = [0x00, 0x16, 0x3e];
+
+/// A network interface that domain 0's kernel (netback) serves, and that is a port of a bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// Number of the interface.
+    pub devid: u32,
+    /// Ethernet address of the guest's end.
+    pub mac: Mac,
+    /// Name of its bridge.
+    pub bridge: LinkName,
+    /// Name of the host's end; `None` for `vifD.N`.
+    pub name: Option<LinkName>,
+    /// The guest's addresses, for scripts of xl.
+    pub ip: Option<String>,
+    /// The device through which scripts of xl send.
+    pub gateway_dev: Option<LinkName>,
+    /// Limit on the guest's transmit rate.
+    pub rate: Option<Rate>,
+    /// Largest packet in bytes; `None` for the bridge's.
+    pub mtu_bytes: Option<u32>,
+    /// Whether the guest is to trust its backend; `None` for yes.
+    pub trusted: Option<bool>,
+}
+
+/// The host's defaults of network interfaces from `/etc/xen/xl.conf`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VifDefaults {
+    /// The default bridge.
+    pub bridge: Option<String>,
+    /// The default script.
+    pub script: Option<String>,
+    /// The gateway device.
+    pub gateway_dev: Option<String>,
+    /// The domain with the backends.
+    pub backend: Option<String>,
+}
+
+/// Reason why Xyl cannot serve these interfaces; `None` where it can.
+pub fn why_not(vifs: &[types::Vif]) -> Option<String> {
+    let mut each = vifs.iter().enumerate();
+    let refused = each.find_map(|(place, vif)| {
+        let why = why_not_one(vif)?;
+        Some(format!("vif {}: {why}", vif.devid.unwrap_or(place as u32)))
+    });
+    refused.or_else(|| why_not_together(vifs))
+}
+
+/// The interfaces of a configuration. An interface without a number gets the first free one, and one without an address gets
+/// the same one each time that a VM of this UUID is made.
+///
+/// # Errors
+/// [`DeviceError::Unsupported`] if xl.conf asks for what Xyl does not do. [`why_not`] is about the configuration.
+pub(crate) fn all_of_config(
+    vifs: &[types::Vif],
+    uuid: Uuid,
+    defaults: &VifDefaults,
+) -> Result<Vec<Nic>, EngineError> {
+    let mut taken = Taken {
+        devids: vifs.iter().filter_map(|vif| vif.devid).collect(),
+        macs: vifs.iter().filter_map(|vif| vif.mac).collect(),
+        names: Vec::new(),
+    };
+    vifs.iter()
+        .map(|vif| taken.decide(vif, uuid, defaults))
+        .collect()
+}
+
+/// An interface that a description says whole, with number and address. [`why_not`] is about the description.
+///
+/// # Errors
+/// [`DeviceError::Unsupported`].
+pub(crate) fn of_text(vif: &types::Vif) -> Result<Nic, EngineError> {
+    let unsupported = |what| EngineError::from(DeviceError::Unsupported { what });
+    let (Some(devid), Some(mac)) = (vif.devid, vif.mac) else {
+        let what = "the interface has no number or no address: write `devid=` and `mac=`";
+        return Err(unsupported(what.to_owned()));
+    };
+    let defaults = VifDefaults::default();
+    of_config(vif, devid, mac, &defaults).map_err(|why| unsupported(of(devid, &why)))
+}
+
+/// The description of an interface with the host's defaults, for a VM that is to decide number and address. [`why_not`] is about the
+/// description.
+///
+/// # Errors
+/// [`DeviceError::Unsupported`].
+pub(crate) fn with_defaults(
+    vif: &types::Vif,
+    defaults: &VifDefaults,
+) -> Result<String, EngineError> {
+    let unsupported = |what| EngineError::from(DeviceError::Unsupported { what });
+    let (devid, mac) = (vif.devid.unwrap_or(0), vif.mac.unwrap_or(Mac([0; 6])));
+    let nic = of_config(vif, devid, mac, defaults);
+    let nic = nic.map_err(|why| unsupported(of(devid, &why)))?;
+    let mut parts: Vec<String> = Vec::new();
+    parts.extend(vif.devid.map(|devid| format!("devid={devid}")));
+    parts.extend(vif.mac.map(|mac| format!("mac={mac}")));
+    parts.extend(nic.parts(Some(&nic.bridge)));
+    Ok(parts.join(","))
+}
+
+/// Numbers, addresses and names of a VM's interfaces, which no other one of it may have.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Taken {
+    /// Numbers of the interfaces.
+    pub devids: BTreeSet<u32>,
+    /// Addresses of the guest's ends.
+    pub macs: Vec<Mac>,
+    /// The names of their ends on the host that a configuration gives.
+    pub names: Vec<String>,
+}
+
+impl Taken {
+    /// Adds an interface.
+    pub fn add(&mut self, nic: &Nic) {
+        self.devids.insert(nic.devid);
+        self.macs.push(nic.mac);
+        self.names
+            .extend(nic.name.as_ref().map(LinkName::to_string));
+    }
+
+    /// Refuses an interface whose address or name another one of the VM has: the VM's next domain could not have both.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`].
+    pub fn refuse_same(&self, nic: &Nic) -> Result<(), EngineError> {
+        let name = nic.name.as_ref().map(LinkName::as_str);
+        let has_name = self.names.iter().any(|one| name == Some(one.as_str()));
+        let why = match (self.macs.contains(&nic.mac), has_name) {
+            (true, _) => format!(
+                "the VM has an interface with the address {}: write another `mac=`",
+                nic.mac
+            ),
+            (false, true) => {
+                "the VM has an interface with this name: write another `vifname=`".to_owned()
+            }
+            (false, false) => return Ok(()),
+        };
+        let what = of(nic.devid, &why);
+        Err(DeviceError::Unsupported { what }.into())
+    }
+
+    /// Decides number and address of an interface, if its description does not, and adds them.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] if xl.conf asks for what Xyl does not do.
+    pub fn decide(
+        &mut self,
+        vif: &types::Vif,
+        uuid: Uuid,
+        defaults: &VifDefaults,
+    ) -> Result<Nic, EngineError> {
+        let devid = vif.devid.unwrap_or_else(|| first_free(&self.devids));
+        self.devids.insert(devid);
+        let mac = vif.mac.unwrap_or_else(|| derived(uuid, devid, &self.macs));
+        self.macs.push(mac);
+        let nic = of_config(vif, devid, mac, defaults);
+        let what = |why: String| of(devid, &why);
+        nic.map_err(|why| DeviceError::Unsupported { what: what(why) }.into())
+    }
+}
+
+/// A reason with the interface that it is about.
+fn of(devid: u32, why: &str) -> String {
+    format!("{}: {why}", what(devid))
+}
+
+fn of_config(
+    vif: &types::Vif,
+    devid: u32,
+    mac: Mac,
+    defaults: &VifDefaults,
+) -> Result<Nic, String> {
+    if let Some(why) = why_not_by_default(vif, defaults) {
+        return Err(why);
+    }
+    let bridge = vif.bridge.as_ref().or(defaults.bridge.as_ref());
+    let gateway_dev = vif.gateway_dev.as_ref().or(defaults.gateway_dev.as_ref());
+    Ok(Nic {
+        devid,
+        mac,
+        bridge: link_name(bridge.map_or(DEFAULT_BRIDGE, String::as_str))?,
+        name: vif.name.as_deref().map(link_name).transpose()?,
+        ip: vif.ip.clone(),
+        gateway_dev: gateway_dev.map(|name| link_name(name)).transpose()?,
+        rate: vif.rate,
+        mtu_bytes: vif.mtu_bytes,
+        trusted: vif.trusted,
+    })
+}
+
+fn link_name(text: &str) -> Result<LinkName, String> {
+    LinkName::parse(text).map_err(|error| error.to_string())
+}
+
+impl Nic {
+    /// The interface as xl.cfg says it.
+    pub fn cfg_text(&self) -> String {
+        self.cfg_text_at(Some(&self.bridge))
+    }
+
+    /// The same for another bridge. `None`: the host's default.
+    pub fn cfg_text_at(&self, bridge: Option<&LinkName>) -> String {
+        let first = [format!("devid={}", self.devid), format!("mac={}", self.mac)];
+        let parts: Vec<String> = first.into_iter().chain(self.parts(bridge)).collect();
+        parts.join(",")
+    }
+
+    /// The parts of the description but number and address.
+    fn parts(&self, bridge: Option<&LinkName>) -> Vec<String> {
+        let name = |name: &Option<LinkName>| name.as_ref().map(LinkName::to_string);
+        let trust = self.trusted.map(|trusted| match trusted {
+            true => "trusted".to_owned(),
+            false => "untrusted".to_owned(),
+        });
+        let with_value = [
+            ("bridge", bridge.map(LinkName::to_string)),
+            ("vifname", name(&self.name)),
+            ("ip", self.ip.clone()),
+            ("gatewaydev", name(&self.gateway_dev)),
+            ("rate", self.rate.map(|rate| rate.to_string())),
+            ("mtu", self.mtu_bytes.map(|bytes| bytes.to_string())),
+        ];
+        let with_value = with_value.into_iter();
+        let parts = with_value.filter_map(|(key, value)| Some(format!("{key}={}", value?)));
+        parts.chain(trust).collect()
+    }
+
+    /// Whether the guest is to trust its backend.
+    pub fn is_trusted(&self) -> bool {
+        self.trusted.unwrap_or(true)
+    }
+
+    /// The interface in words.
+    pub fn what(&self) -> String {
+        what(self.devid)
+    }
+}
+
+/// The interface of this number, in words.
+pub(crate) fn what(devid: u32) -> String {
+    format!("vif {devid}")
+}
+
+/// The bridge of an interface whose configuration names none, unless xl.conf does.
+pub(crate) fn default_bridge() -> Option<LinkName> {
+    LinkName::parse(DEFAULT_BRIDGE).ok()
+}
+
+fn first_free(taken: &BTreeSet<u32>) -> u32 {
+    (0..).find(|devid| !taken.contains(devid)).unwrap_or(0)
+}
+
+/// An address of Xen's range that follows from the VM and the number, and that no other interface of the VM has.
+fn derived(uuid: Uuid, devid: u32, taken: &[Mac]) -> Mac {
+    let mut hash = fnv(uuid.as_bytes().iter().chain(&devid.to_be_bytes()));
+    loop {
+        let [.., high, middle, low] = hash.to_be_bytes();
+        let [a, b, c] = XEN_PREFIX;
+        // As in libxl, the highest bit is 0.
+        let mac = Mac([a, b, c, high & 0x7f, middle, low]);
+        if !taken.contains(&mac) {
+            return mac;
+        }
+        hash = hash.wrapping_add(1);
+    }
+}
+
+/// The hash FNV-1a of 64 bits, whose upper half is folded into the lower one.
+fn fnv<'a>(bytes: impl Iterator<Item = &'a u8>) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325, step);
+    hash ^ hash >> 32
+}
+
+/// Reason why Xyl cannot serve an interface.
+fn why_not_one(vif: &types::Vif) -> Option<String> {
+    if let Some(script) = vif
+        .script
+        .as_ref()
+        .filter(|script| !is_bridge_script(script))
+    {
+        return Some(unsupported_script(script));
+    }
+    if let Some(backend) = vif.backend.as_ref().filter(|backend| !is_dom0(backend)) {
+        return Some(unsupported_backend(backend));
+    }
+    if let Some(vlan) = &vif.vlan {
+        return Some(format!(
+            "vlan={vlan} is not supported by Xyl yet: make a bridge for each VLAN, and name it with `bridge=`"
+        ));
+    }
+    if vif.vif_type == Some(VifType::Ioemu) {
+        return Some("type=ioemu is not for PV and PVH guests: take it out".to_owned());
+    }
+    if !vif.colo.is_empty() {
+        return Some("COLO is not supported by Xyl".to_owned());
+    }
+    if let Some(devid) = vif.devid.filter(|devid| *devid > DEVID_MAX) {
+        return Some(format!("devid={devid} is more than {DEVID_MAX}"));
+    }
+    if let Some(ip) = vif.ip.as_ref().filter(|ip| !is_plain(ip)) {
+        return Some(format!(
+            "ip={ip} has characters that are in no address: write addresses with blanks between them"
+        ));
+    }
+    let names = [&vif.bridge, &vif.gateway_dev, &vif.name];
+    let mut names = names.into_iter().flatten();
+    names.find_map(|name| link_name(name).err())
+}
+
+/// Reason why Xyl cannot serve interfaces of one VM together.
+fn why_not_together(vifs: &[types::Vif]) -> Option<String> {
+    let devids = vifs.iter().filter_map(|vif| vif.devid).map(|devid| {
+        format!("two interfaces have the number {devid}: give each a `devid` of its own")
+    });
+    let macs = vifs
+        .iter()
+        .filter_map(|vif| vif.mac)
+        .map(|mac| format!("two interfaces have the address {mac}: give each a `mac` of its own"));
+    let names = vifs.iter().filter_map(|vif| vif.name.as_ref()).map(|name| {
+        format!("two interfaces have the name {name}: give each a `vifname` of its own")
+    });
+    let mut seen = BTreeSet::new();
+    let mut all = devids.chain(macs).chain(names);
+    all.find(|text| !seen.insert(text.clone()))
+}
+
+/// Reason why Xyl cannot serve an interface with the host's defaults.
+fn why_not_by_default(vif: &types::Vif, defaults: &VifDefaults) -> Option<String> {
+    let script = defaults.script.as_ref().filter(|_| vif.script.is_none());
+    if let Some(script) = script.filter(|script| !is_bridge_script(script)) {
+        let why = unsupported_script(script);
+        return Some(format!("vif.default.script of xl.conf: {why}"));
+    }
+    let backend = defaults.backend.as_ref().filter(|_| vif.backend.is_none());
+    let backend = backend.filter(|backend| !is_dom0(backend))?;
+    let why = unsupported_backend(backend);
+    Some(format!("vif.default.backend of xl.conf: {why}"))
+}
+
+fn unsupported_script(script: &str) -> String {
+    format!(
+        "script={script} is not supported by Xyl yet: it makes interfaces ports of a bridge, as `script=vif-bridge` does"
+    )
+}
+
+fn unsupported_backend(backend: &str) -> String {
+    format!(
+        "backend={backend} is not supported by Xyl yet: only domain 0 can serve network interfaces"
+    )
+}
+
+fn is_bridge_script(script: &str) -> bool {
+    script == BRIDGE_SCRIPT || script.ends_with(BRIDGE_SCRIPT_END)
+}
+
+fn is_dom0(backend: &str) -> bool {
+    matches!(backend, "0" | "Domain-0")
+}
+
+/// Whether a text has only characters of addresses, and blanks.
+fn is_plain(text: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "./:% -".contains(c);
+    text.chars().all(is_allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: Uuid = Uuid::from_u128(1);
+
+    fn vifs(specs: &[&str]) -> Vec<types::Vif> {
+        let list: Vec<String> = specs.iter().map(|spec| format!("'{spec}'")).collect();
+        let list = list.join(", ");
+        let text = format!("name = 'g'\nkernel = '/k'\ntype = 'pvh'\nvif = [ {list} ]\n");
+        let source = xl_cfg::Source::from_bytes("g.cfg", text.as_bytes()).unwrap();
+        xl_cfg::parse::<&str>(source, &[]).unwrap().domain.vifs
+    }
+
+    fn nics(uuid: Uuid, specs: &[&str]) -> Vec<Nic> {
+        let vifs = vifs(specs);
+        assert_eq!(why_not(&vifs), None);
+        all_of_config(&vifs, uuid, &VifDefaults::default()).unwrap()
+    }
+
+    #[test]
+    fn an_interface_gets_a_number_a_bridge_and_an_address_that_stays() {
+        let all = nics(ONE, &["", "devid=0", "bridge=br1", "script=vif-bridge"]);
+        let devids: Vec<u32> = all.iter().map(|nic| nic.devid).collect();
+        assert_eq!(devids, [1, 0, 2, 3]);
+        let bridges: Vec<&str> = all.iter().map(|nic| nic.bridge.as_str()).collect();
+        assert_eq!(bridges, ["xenbr0", "xenbr0", "br1", "xenbr0"]);
+        for nic in &all {
+            assert_eq!(nic.mac.0[..3], XEN_PREFIX);
+            assert!(nic.mac.0[3] < 0x80);
+        }
+        assert_eq!(nics(ONE, &[""; 4])[3].mac, all[3].mac);
+        assert_ne!(nics(Uuid::from_u128(2), &[""; 4])[3].mac, all[3].mac);
+        assert_ne!(all[0].mac, all[1].mac);
+    }
+
+    #[test]
+    fn a_derived_address_is_no_other_interfaces() {
+        let first = nics(ONE, &[""])[0].mac;
+        let all = nics(ONE, &["", &format!("mac={first}")]);
+        assert_eq!(all[1].mac, first);
+        assert_ne!(all[0].mac, first);
+    }
+
+    #[test]
+    fn its_text_makes_the_same_interface_again() {
+        let specs = [
+            "",
+            "mac=00:16:3e:00:00:01,bridge=br1,vifname=web.0,ip=10.0.0.1 10.0.0.2,gatewaydev=eth0,rate=10Mb/s,mtu=9000,untrusted",
+            "trusted,model=e1000,type=vif,backend=0",
+        ];
+        let first = nics(ONE, &specs);
+        let texts: Vec<String> = first.iter().map(Nic::cfg_text).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        assert_eq!(nics(ONE, &texts), first);
+    }
+
+    #[test]
+    fn what_xyl_does_not_do_is_refused_by_its_name() {
+        for (spec, word) in [
+            ("script=vif-route", "script=vif-route"),
+            ("script=/opt/vif-bridge", "script=/opt/vif-bridge"),
+            ("backend=net", "backend=net"),
+            ("vlan=10p", "vlan=10p"),
+            ("type=ioemu", "ioemu"),
+            ("devid=10000", "devid=10000"),
+            ("ip=$(reboot)", "ip="),
+            ("bridge=a/b", "a/b"),
+            ("forwarddev=x", "COLO"),
+        ] {
+            let why = why_not(&vifs(&[spec])).unwrap();
+            assert!(why.starts_with("vif 0: ") || why.contains("devid"), "{why}");
+            assert!(why.contains(word), "{spec}: {why}");
+        }
+        for (one, other) in [
+            ("devid=1", "devid=1"),
+            ("mac=00:16:3e:00:00:01", "mac=00-16-3E-0-0-1"),
+            ("vifname=a", "vifname=a"),
+        ] {
+            assert!(why_not(&vifs(&[one, other])).is_some(), "{one}");
+        }
+    }
+}

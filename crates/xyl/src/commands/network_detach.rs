@@ -1,0 +1,41 @@
+//! `xyl network-detach`: takes a network interface from a running domain.
+
+use xyl_engine::supervise::requests::Request;
+
+use super::network_list::NIC;
+use crate::complete::{domain_names, nic_names};
+use crate::context::Context;
+use crate::error::Outcome;
+
+/// Detach a network interface from a running domain
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The guest is asked to let the interface go, and has 10 s for that. After them the interface is taken away, as with xl.
+
+Examples:
+  xyl network-detach web 1
+  xyl network-detach web 00:16:3e:00:00:01"
+)]
+pub struct Args {
+    /// The domain: its number, its name, or uuid=...
+    #[arg(add = domain_names())]
+    domain: String,
+    /// The interface: its number or its address
+    #[arg(value_name = "DEVID|MAC", add = nic_names())]
+    nic: String,
+}
+
+/// Runs `xyl network-detach`.
+pub fn run(args: &Args, context: &Context) -> Outcome {
+    let request = Request::DetachDevice {
+        kind: NIC.to_owned(),
+        device: args.nic.clone(),
+        force: false,
+    };
+    context.change(&args.domain, &request, |domid| {
+        format!(
+            "detach network interface `{}` from domain {domid}",
+            args.nic
+        )
+    })
+}

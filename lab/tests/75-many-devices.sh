@@ -1,0 +1,120 @@
+# Guests with two devices each, a disk and a network interface: created, rebooted and destroyed at once, while processes of Xyl are killed
+# at random moments. Each guest comes back with its devices, and nothing is left. A soak has 50 guests, a run 8.
+# limit_s: 900
+# xen: any
+. /xyl-lab/lab/lib.sh
+command -v xyl >/dev/null || skip 'no xyl here'
+modprobe -a xen-blkback xen-netback bridge loop || fail 'no drivers'
+
+nr_guests=$([ "$LAB_SOAK" = 1 ] && echo 50 || echo 8)
+RANDOM=${SEED:=$((LAB_SEED % 32768))}
+echo "SEED=$SEED, $nr_guests guests"
+names=$(seq -f 'many%g' "$nr_guests")
+images=/var/tmp/xyl-many
+mkdir -p $images
+tidy_up() {
+	ip link del xenbr0 2>/dev/null
+	rm -rf "$scratch" $images
+}
+trap tidy_up EXIT
+
+config() {
+	local type=pvh
+	[ $((${1#many} % 2)) -eq 0 ] && type=pv
+	truncate -s 1M "$images/$1.img"
+	testguest_cfg "$1" $type 'memory = 16' 'cmdline = "heartbeat_ms=500"' "disk = [ '$images/$1.img,raw,xvda,rw' ]" \
+		"vif = [ 'bridge=xenbr0' ]" >"$scratch/$1.cfg"
+	echo "$scratch/$1.cfg"
+}
+for name in $names; do
+	config "$name" >/dev/null
+done
+# disk_of NAME / network_of NAME: whether blkback has the guest's image open, and whether its interface is a port of the bridge.
+disk_of() {
+	[ -e "/sys/bus/xen-backend/devices/vbd-$(domid_of "$1")-51712/physical_device" ]
+}
+network_of() {
+	[ -e "/sys/class/net/xenbr0/brif/vif$(domid_of "$1").0" ]
+}
+runs_whole() {
+	readies "$1" "${2:-1}" && disk_of "$1" && network_of "$1"
+}
+ports() {
+	ls /sys/class/net/xenbr0/brif | wc -l
+}
+loops() {
+	losetup -n -O BACK-FILE | grep -c "^$images/"
+}
+# at_random: waits until a random moment within 300 ms.
+at_random() {
+	local moment_s
+	printf -v moment_s '0.%03d' $((RANDOM % 300))
+	read -rt "$moment_s" -u "$never"
+}
+# a_victim: the process ID of some process of Xyl, if there is any.
+a_victim() {
+	pgrep -x xyl | shuf -n 1 --random-source=<(while :; do echo "$RANDOM"; done)
+}
+# kill_some NUMBER: kills so many processes of Xyl at random moments.
+kill_some() {
+	local victim round
+	for round in $(seq "$1"); do
+		at_random
+		victim=$(a_victim) && [ -n "$victim" ] && kill_hard "$victim"
+	done
+	return 0
+}
+# mended: what dead processes have left is finished, and each guest has a process that watches over it.
+mended() {
+	xyl recover >"$scratch/recover.log" 2>&1
+}
+
+ip link add xenbr0 type bridge || fail 'no bridge'
+ip link set xenbr0 up
+traces >before
+
+echo 'all are created at once'
+for name in $names; do
+	xyl create -q "$scratch/$name.cfg" >"$scratch/$name.log" 2>&1 &
+done
+kill_some 6
+wait
+ok mended
+for name in $names; do
+	domid_of "$name" >/dev/null || ok xyl create -q "$scratch/$name.cfg"
+done
+for name in $names; do
+	within 60 runs_whole "$name"
+done
+equals "$nr_guests" "$(ports)"
+equals "$nr_guests" "$(loops)"
+
+echo 'all reboot at once'
+for name in $names; do
+	xyl reboot "$name" >"$scratch/$name.log" 2>&1 &
+done
+kill_some 6
+wait
+ok mended
+for name in $names; do
+	# Whoever was killed before it asked, asks again.
+	readies "$name" 2 || ok xyl reboot -w --timeout 120 "$name"
+done
+for name in $names; do
+	within 60 runs_whole "$name" 2
+done
+within 20 eval '[ "$(ports)" -eq "$nr_guests" ] && [ "$(loops)" -eq "$nr_guests" ]'
+
+echo 'all are destroyed at once'
+for name in $names; do
+	xyl destroy "$name" >"$scratch/$name.log" 2>&1 &
+done
+kill_some 6
+wait
+ok mended
+for name in $names; do
+	domain_gone "$name" || ok xyl destroy "$name"
+done
+within 20 eval '[ "$(ports)" -eq 0 ] && [ "$(loops)" -eq 0 ]'
+ok xyl fsck
+leaves_nothing before

@@ -1,0 +1,87 @@
+# Debian 12 boots from its own disk, with its own kernel and initramfs: GRUB runs inside the guest, PV and PVH, so nothing in domain 0
+# reads the disk. Two disks and two networks: what the first boot writes, later boots read back by digest; each pings through both.
+# limit_s: 1500
+# xen: any
+. /xyl-lab/lab/lib.sh
+command -v xyl >/dev/null || skip 'no xyl here'
+modprobe -a xen-blkback xen-netback bridge loop || fail 'no drivers'
+cd "$scratch" || fail 'no scratch folder'
+disks=/var/tmp/xyl-debian
+grub=/usr/lib/grub-xen
+mkdir -p $disks
+trap 'ip link del xenbr0; ip link del xenbr1; rm -rf "$scratch" $disks' EXIT
+
+cp --sparse=always /dev/vdd $disks/debian.img || fail 'no disk of the guest'
+truncate -s 8M $disks/data.img
+network=98
+for bridge in xenbr0 xenbr1; do
+	ip link add $bridge type bridge || fail 'no bridge'
+	ip addr add 10.$network.0.1/24 dev $bridge
+	ip link set $bridge up
+	network=97
+done
+traces >before
+
+# debian_cfg NAME LINE...: a guest with all of it; the lines say what it boots.
+debian_cfg() {
+	printf '%s\n' "name = \"$1\"" 'memory = 512' "disk = [ '$disks/debian.img,raw,xvda,rw', '$disks/data.img,raw,xvdb,rw' ]" \
+		"vif = [ 'bridge=xenbr0', 'bridge=xenbr1' ]" "${@:2}"
+}
+# says_times NAME NUMBER PATTERN: whether the guest's console has so many matching lines.
+says_times() {
+	[ "$(grep -acsE -- "$3" "$consoles/guest-$1.log")" -ge "$2" ] 2>/dev/null
+}
+# booted NAME TIMES TYPE: the guest is at its login prompt, and the check before that went well.
+booted() {
+	within 240 says_times "$1" "$2" '^debian login:'
+	says_times "$1" "$2" "LAB-CHECKED 6\.1\..* $3 /dev/xvda1" || fail 'it runs another kernel, or from another disk'
+	for network in 98 97; do
+		says_times "$1" "$2" "LAB-PINGED $network" || fail "it gets no answer from the network $network"
+		ok busybox ping -c 2 -W 5 10.$network.0.2
+	done
+}
+
+echo 'a PV guest by `firmware`'
+debian_cfg debian 'type = "pv"' 'firmware = "pvgrub64"' >pv.cfg
+matches "$grub/grub-x86_64-xen.bin" "$(xyl create -n pv.cfg)"
+ok xyl create -q pv.cfg
+booted debian 1 PV
+console_says debian LAB-WRITTEN || fail 'it cannot read what it wrote'
+xyl explain debian
+matches 'boot loader' "$(xyl explain debian)"
+# No process of domain 0 has the disk open: the loop device is blkback's.
+equals '' "$(find /proc/[0-9]*/fd -lname "$disks/*" 2>/dev/null)"
+
+echo 'a restart boots from the disk again, and finds what was written'
+first=$(domid_of debian)
+ok xyl reboot debian
+within 120 other_domid debian "$first"
+booted debian 2 PV
+console_says debian LAB-READ-BACK || fail 'it does not find what it wrote'
+ok xyl shutdown -w debian
+within 60 domain_gone debian
+digest=$(grep -ao 'LAB-DIGEST [0-9a-f]*' "$consoles/guest-debian.log" | cut -d' ' -f2)
+equals "$digest" "$(head -c 1000000 $disks/data.img | sha256sum | cut -d' ' -f1)"
+leaves_nothing before
+
+echo 'the same disk in a PVH guest'
+debian_cfg pvh 'type = "pvh"' "kernel = \"$grub/grub-i386-xen_pvh.bin\"" >pvh.cfg
+ok xyl create -q pvh.cfg
+booted pvh 1 PVH
+console_says pvh LAB-READ-BACK || fail 'it does not find what the PV guest wrote'
+ok xyl destroy pvh
+leaves_nothing before
+
+echo 'what cannot boot is refused, with what to write instead'
+debian_cfg other 'type = "pvh"' 'firmware = "pvgrub64"' >other.cfg
+refused 'grub-i386-xen_pvh.bin' xyl create -q other.cfg
+debian_cfg other 'type = "pv"' 'bootloader = "pygrub"' >other.cfg
+refused 'firmware = "pvgrub64"' xyl create -q other.cfg
+# 32-bit PV GRUB is a bare 32-bit PV guest, whatever it boots: the policy converts or refuses it.
+debian_cfg other 'type = "pv"' 'firmware = "pvgrub32"' 'pvshim = 0' >other.cfg
+refused '32-bit' xyl create -q other.cfg
+mv $grub/grub-x86_64-xen.bin $grub/aside
+debian_cfg other 'type = "pv"' 'firmware = "pvgrub64"' >other.cfg
+refused 'grub-xen-host' xyl create -q other.cfg
+mv $grub/aside $grub/grub-x86_64-xen.bin
+leaves_nothing before
