@@ -2,6 +2,15 @@
 # Measures xyl and xl in this boot and leaves performance.md for docs/.
 set -euo pipefail
 out=/xyl-lab/out/performance.md
+. /xyl-lab/lab/initrd.sh
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+modprobe -a xen-blkback xen-netback bridge loop
+ip link add xenbr0 type bridge
+ip link set xenbr0 up
+guest_tree "$folder/tree" xen-blkfront xen-netfront
+printf '%s\n' '#!/bin/busybox sh' '. /setup' serve_console >"$folder/tree/init"
+pack_tree "$folder/tree" "$folder/initrd"
 xen=$(xl info | awk '$1 == "xen_version" { print $3 }')
 {
 	cat <<HEAD
@@ -15,7 +24,7 @@ waits for the domain's end. In xyl this process is the one "fork" (a \`clone\` t
 is none. CI enforces the budgets in \`crates/xyl-bench/src/budgets.rs\`.
 
 HEAD
-	xyl-bench all "$@"
+	xyl-bench all --bridge xenbr0 --ramdisk "$folder/initrd" "$@"
 	cat <<TAIL
 
 ## Where the time goes

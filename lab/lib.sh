@@ -178,6 +178,16 @@ compared() {
 	rm "$scratch"/*.core
 }
 
+# guest_types: the types of guests of a test in which each takes minutes. A soak has both; else the seed decides, so another commit
+# has the other one.
+guest_types() {
+	case $LAB_SOAK$((LAB_SEED % 2)) in
+	1*) echo pv pvh ;;
+	00) echo pv ;;
+	*) echo pvh ;;
+	esac
+}
+
 # linux_cfg NAME TYPE: prints an xl.cfg of Debian's kernel with the lab's small initramfs.
 linux_cfg() {
 	printf 'name = "%s"\ntype = "%s"\nkernel = "%s"\nramdisk = "%s"\ncmdline = "console=hvc0 quiet"\nmemory = 256\n' \

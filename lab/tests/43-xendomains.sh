@@ -1,5 +1,6 @@
 # Debian's init script starts guests and stops them with xyl in xl's place; `list -l` and `create -n` are laid out as xl's are.
 # limit_s: 300
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 script=/etc/init.d/xendomains

@@ -1,5 +1,6 @@
 # xyl console: on a pipe and on a terminal, from the first byte to the last.
 # limit_s: 240
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 

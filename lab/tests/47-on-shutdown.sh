@@ -1,5 +1,6 @@
 # A domain made by xyl: in order for xl, and when it ends its monitor does what its configuration says.
 # limit_s: 240
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 

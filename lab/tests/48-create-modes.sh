@@ -1,5 +1,6 @@
 # Who watches over a domain, from before its first instruction on: with and without -F, -e, -p, after Ctrl-C and after failures.
 # limit_s: 400
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 cd "$scratch" || fail 'no scratch folder'

@@ -1,5 +1,6 @@
 # The smallest guests run: Xen has room for its own tables about them.
 # limit_s: 120
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 cd "$scratch" || fail 'no scratch folder'

@@ -1,5 +1,6 @@
 # xyl adopt takes over a domain of xl's: the guest sees nothing of it, xl's process is gone, ours restarts and ends it.
 # limit_s: 400
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 

@@ -1,6 +1,7 @@
 # Cores: xyl's and xl's of the same domain that stands still are compared; a dump that is killed, cancelled or finds the disk
 # full leaves nothing and a guest that runs; coredump-destroy and coredump-restart dump, and then do the rest.
 # limit_s: 900
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 

@@ -59,7 +59,7 @@ fresh warm
 losetup -d "$device"
 traces >before
 
-for type in pv pvh; do
+for type in $(guest_types); do
 	echo "a $type guest"
 	fresh $type
 	disk_cfg $type $type >$type.cfg

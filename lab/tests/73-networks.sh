@@ -83,7 +83,7 @@ leaves_nothing before
 no_links || fail "left: $(links)"
 
 n=10
-for type in pv pvh; do
+for type in $(guest_types); do
 	echo "a $type guest"
 	n=$((n + 1))
 	net_cfg $type $type 10.99.0.$n 'mac=00:16:3e:00:00:01' >$type.cfg

@@ -78,7 +78,7 @@ timed() {
 
 traces >before
 
-for type in pv pvh; do
+for type in $(guest_types); do
 	echo "a $type guest"
 	fresh $type
 	fresh second

@@ -104,7 +104,7 @@ ip link set xenbr0 up
 traces >before
 
 n=10
-for type in pv pvh; do
+for type in $(guest_types); do
 	n=$((n + 1))
 	echo "a $type guest without an interface"
 	net_cfg $type $type 10.99.0.$n >$type.cfg

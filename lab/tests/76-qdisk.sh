@@ -65,7 +65,7 @@ no_qemu() {
 
 traces >before
 
-for type in pv pvh; do
+for type in $(guest_types); do
 	echo "a $type guest with a qcow2 disk restarts and finds what it wrote"
 	make_image qcow2 $disks/$type.qcow2
 	qdisk_cfg $type $type "$disks/$type.qcow2,qcow2,xvda,rw" rebooting >$type.cfg
@@ -123,14 +123,14 @@ leaves_nothing before
 
 echo 'what cannot be served is refused, and nothing is left'
 make_image qcow2 $disks/backed.qcow2 backing
-for spec in "raw.img,qcow2,xvda,rw: is no qcow2 image" "raw.img,vhd,xvda,rw: is no vhd image" "backed.qcow2,qcow2,xvda,rw: needs another file" "none.qcow2,qcow2,xvda,rw: cannot open" "pv.qcow2,qcow2,xvda,r: cannot serve a read-only disk"; do
+for spec in "raw.img,qcow2,xvda,rw: is no qcow2 image" "raw.img,vhd,xvda,rw: is no vhd image" "backed.qcow2,qcow2,xvda,rw: needs another file" "none.qcow2,qcow2,xvda,rw: cannot open" "$type.qcow2,qcow2,xvda,r: cannot serve a read-only disk"; do
 	testguest_cfg other pvh "disk = [ '$disks/${spec%%: *}' ]" >other.cfg
 	refused "${spec#*: }" xyl create -q other.cfg
 done
 leaves_nothing before
 
 echo 'killed while QEMU starts'
-qdisk_cfg killed pv "$disks/pv.qcow2,qcow2,xvda,rw" >killed.cfg
+qdisk_cfg killed pv "$disks/$type.qcow2,qcow2,xvda,rw" >killed.cfg
 for n in $(seq 4); do
 	xyl create -q killed.cfg >/dev/null 2>&1 &
 	pid=$!
@@ -145,7 +145,7 @@ done
 
 echo 'the nodes are those of xl'
 make_image qcow2 $disks/nodes.qcow2
-testguest_cfg nodes pvh "disk = [ '$disks/nodes.qcow2,qcow2,xvda,rw' ]" >nodes.cfg
+testguest_cfg nodes pvh 'memory = 32' "disk = [ '$disks/nodes.qcow2,qcow2,xvda,rw' ]" >nodes.cfg
 nodes_of() {
 	local domid=$1
 	xenstore-ls -f | grep -E "^/local/domain/0/backend/qdisk/$domid/|^/local/domain/$domid/device/vbd/" | sed "s#/$domid/#/D/#g; s#\"$domid\"#\"D\"#" | sort

@@ -52,12 +52,14 @@ matches 'boot loader' "$(xyl explain debian)"
 # No process of domain 0 has the disk open: the loop device is blkback's.
 equals '' "$(find /proc/[0-9]*/fd -lname "$disks/*" 2>/dev/null)"
 
-echo 'a restart boots from the disk again, and finds what was written'
-first=$(domid_of debian)
-ok xyl reboot debian
-within 120 other_domid debian "$first"
-booted debian 2 PV
-console_says debian LAB-READ-BACK || fail 'it does not find what it wrote'
+if [ "$LAB_SOAK" = 1 ]; then
+	echo 'a restart boots from the disk again, and finds what was written'
+	first=$(domid_of debian)
+	ok xyl reboot debian
+	within 120 other_domid debian "$first"
+	booted debian 2 PV
+	console_says debian LAB-READ-BACK || fail 'it does not find what it wrote'
+fi
 ok xyl shutdown -w debian
 within 60 domain_gone debian
 digest=$(grep -ao 'LAB-DIGEST [0-9a-f]*' "$consoles/guest-debian.log" | cut -d' ' -f2)

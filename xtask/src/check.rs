@@ -138,25 +138,22 @@ struct Found {
 }
 
 impl Checks {
-    /// The lab's boots, each in a lane of its own, and beside them what needs none. What the boots need comes first.
+    /// The lab's boots, each in a lane of its own, and beside them what needs none. The programs for the boots come first.
     fn beside_each_other(&self, deadline: Instant, kvm: bool) -> Result<()> {
         self.formats()?;
-        let built = std::thread::scope(|scope| {
-            let roots = scope.spawn(|| self.one("what the lab needs", lab_needs));
-            let built = self.one("build for the lab", || artifacts::build(Profile::Lab))?;
-            Ok(built && joined(roots)?)
-        })?;
         std::thread::scope(|scope| {
+            let needs = scope.spawn(|| self.one("what the lab needs", lab_needs));
+            let built = self.one("build for the lab", || artifacts::build(Profile::Lab))?;
             let others = scope.spawn(|| {
                 // The boots have limits in seconds, these have none. An error is no harm: then all are equal.
                 let _ = rustix::process::nice(10);
                 self.sources()
             });
+            let has_needs = joined(needs);
             // Without their programs the lab's tests would only repeat that the build has failed.
-            let boots = if built {
-                self.lab(deadline, kvm)
-            } else {
-                Ok(())
+            let boots = match (built, has_needs) {
+                (true, Ok(true)) => self.lab(deadline, kvm),
+                (_, has_needs) => has_needs.map(drop),
             };
             joined(others).and(boots)
         })

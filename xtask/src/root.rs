@@ -187,7 +187,12 @@ impl Recipe {
             packages: words(
                 "linux-image-amd64 initramfs-tools zstd systemd-sysv udev kmod iproute2 iputils-ping",
             ),
-            options: &[],
+            // As small as `MODULES=dep` makes it on a Xen guest: the emulation reads and unpacks it at each boot.
+            options: &[
+                "--essential-hook=mkdir -p \"$1/etc/initramfs-tools/conf.d\" && \
+                 echo MODULES=list >\"$1/etc/initramfs-tools/conf.d/lab\" && \
+                 printf 'xen-blkfront\\next4\\n' >\"$1/etc/initramfs-tools/modules\"",
+            ],
             scripts: "guest-disk",
         }
     }

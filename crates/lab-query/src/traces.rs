@@ -52,7 +52,7 @@ fn process(pid: u32) -> Option<String> {
     Some(format!("process {pid} {}", words.trim_end()))
 }
 
-/// Xyl removes a reply that nobody has read when it is old. So one that an earlier test left may go during a later test.
+/// Folder of Xyl's replies. Xyl removes an old one that no command has read, so one of an earlier test may go during a later test.
 const AGEING: &str = "/run/xyl/replies/";
 
 /// Lists the files and processes that are new and those that are gone, one on each line.

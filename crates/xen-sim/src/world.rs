@@ -394,7 +394,7 @@ pub fn version() -> VersionInfo {
         compile_date: "never".to_owned(),
         capabilities: "xen-3.0-x86_64 hvm-3.0-x86_64".to_owned(),
         changeset: "none".to_owned(),
-        command_line: "none: this is a simulated host".to_owned(),
+        command_line: "dom0_mem=1024M".to_owned(),
         build_id: String::new(),
         page_size_bytes: PAGE_SIZE as u32,
         virt_start: 0xffff_8000_0000_0000,

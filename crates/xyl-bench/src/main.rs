@@ -9,6 +9,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod budgets;
+mod devices;
 mod floor;
 mod lives;
 mod measure;
@@ -21,6 +22,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use devices::Site;
 
 /// Measures xyl against xl, in a dom0.
 #[derive(Parser)]
@@ -42,6 +45,12 @@ enum Command {
         /// Domains for the scaling test; 0 leaves it out
         #[arg(long, default_value_t = 300)]
         crowd: usize,
+        /// Bridge for the guests' interfaces; without it and a ramdisk nothing with devices is measured
+        #[arg(long, requires = "ramdisk")]
+        bridge: Option<String>,
+        /// Ramdisk of a Linux guest, with the drivers of disks and interfaces
+        #[arg(long, requires = "bridge")]
+        ramdisk: Option<PathBuf>,
     },
     /// Counts of the common operations, checked against their budgets
     Budgets {
@@ -66,7 +75,13 @@ fn main() -> ExitCode {
             guests,
             runs,
             crowd,
-        } => scenarios::all(&guests, runs, crowd),
+            bridge,
+            ramdisk,
+        } => {
+            let site = bridge.as_deref().zip(ramdisk.as_deref());
+            let site = site.map(|(bridge, ramdisk)| Site { bridge, ramdisk });
+            scenarios::all(&guests, runs, crowd, site.as_ref())
+        }
         Command::Budgets { guests } => budgets::check(&guests),
     };
     match outcome {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use xen_port::{GuestKind, Hypervisor};
 use xenstore::Client;
 
+use crate::devices::{self, Site};
 use crate::measure::{Spread, timed};
 use crate::proxy::Proxy;
 use crate::report::{Line, Report};
@@ -109,6 +110,16 @@ impl Bench {
         )
     }
 
+    /// Debian's kernel with another ramdisk.
+    pub fn linux_with(&self, ramdisk: &Path) -> String {
+        let kernel = self.guests.join("linux-vmlinuz");
+        format!(
+            "kernel = \"{}\"\nramdisk = \"{}\"\ncmdline = \"console=hvc0 quiet\"",
+            kernel.display(),
+            ramdisk.display()
+        )
+    }
+
     /// Path of the folder.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -136,8 +147,8 @@ fn name_of(path: &Path) -> String {
         .into_owned()
 }
 
-/// All comparisons; prints the report.
-pub fn all(guests: &Path, runs: usize, crowd: usize) -> Outcome<()> {
+/// All comparisons; prints the report. Without a site those with devices are left out.
+pub fn all(guests: &Path, runs: usize, crowd: usize, site: Option<&Site<'_>>) -> Outcome<()> {
     let bench = Bench::new(guests)?;
     let mut report = Report::default();
     let this = std::env::current_exe()?.display().to_string();
@@ -166,6 +177,9 @@ pub fn all(guests: &Path, runs: usize, crowd: usize) -> Outcome<()> {
         &config,
         runs.min(7),
     )?;
+    if let Some(site) = site {
+        devices::all(&bench, &mut report, site, runs.min(7))?;
+    }
     lives::memory_at_rest(&bench, &mut report)?;
     lives::recovery(&bench, &mut report, runs)?;
     lives::journal(&bench, &mut report)?;
@@ -177,7 +191,7 @@ pub fn all(guests: &Path, runs: usize, crowd: usize) -> Outcome<()> {
 }
 
 /// Both tools in turn; the median of xyl's creates.
-fn create_and_destroy(
+pub fn create_and_destroy(
     bench: &Bench,
     report: &mut Report,
     what: &str,

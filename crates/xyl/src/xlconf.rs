@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use xen_port::GuestKind;
 use xl_cfg::types::CpuList;
-use xl_cfg::{Autoballoon, DomidPolicy, Source, XlConf, parse_xl_conf};
+use xl_cfg::{DomidPolicy, Source, XlConf, parse_xl_conf};
 use xyl_engine::config::plan::HostDefaults;
 use xyl_engine::vm::nic::VifDefaults;
 
@@ -61,11 +61,6 @@ pub fn defaults(conf: &XlConf) -> HostDefaults {
 /// Warnings about settings that Xyl should obey on a create and does not obey yet.
 pub fn not_obeyed(conf: &XlConf) -> Vec<&'static str> {
     let mut warnings = Vec::new();
-    if conf.autoballoon == Autoballoon::On {
-        warnings.push(
-            "xl.conf: autoballoon=1 is not obeyed yet: domain 0 gives no memory up by itself (`xyl mem-set 0`)",
-        );
-    }
     if conf.domid_policy == DomidPolicy::Random {
         warnings.push("xl.conf: domid_policy=random is not obeyed yet: Xen chooses the numbers");
     }
@@ -117,8 +112,7 @@ mod tests {
     fn what_is_not_obeyed_is_told() {
         let told = |text| not_obeyed(&read_text(text).unwrap());
         assert!(told("").is_empty());
-        assert!(told("autoballoon = \"auto\"\n").is_empty());
-        assert!(told("autoballoon = 1\n")[0].contains("mem-set 0"));
+        assert!(told("autoballoon = 1\n").is_empty());
         assert!(told("domid_policy = \"random\"\n")[0].contains("domid_policy"));
     }
 

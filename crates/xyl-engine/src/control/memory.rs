@@ -198,7 +198,7 @@ const TARGET: &str = "memory/target";
 const STATIC_MAX: &str = "memory/static-max";
 
 /// The domain's target in KiB. For domain 0 without the node, its present memory.
-fn target_kib(store: &mut impl Tree, info: &DomainInfo) -> Result<u64, EngineError> {
+pub(crate) fn target_kib(store: &mut impl Tree, info: &DomainInfo) -> Result<u64, EngineError> {
     limit(store, info, TARGET, info.tot_pages)
 }
 

@@ -147,9 +147,7 @@ pub fn start(host: &mut Host, request: &Request<'_>) -> Result<Rc<dyn Child>, En
 
 /// libxl's node with the PID of a domain's QEMU.
 pub fn pid_node(domid: DomId) -> Result<xenstore::Path, EngineError> {
-    Ok(node(&format!(
-        "/local/domain/{domid}/image/device-model-pid"
-    ))?)
+    node(&format!("/local/domain/{domid}/image/device-model-pid"))
 }
 
 /// The options by which this QEMU confines itself. It is asked once for each binary: [`Dirs`](crate::Dirs) has the note.

@@ -270,7 +270,7 @@ impl<'h> RequestQueue<'h> {
         remove(self.files, &self.ended_path(id))
     }
 
-    /// Removes a request that was begun by a monitor that is no more.
+    /// Removes a request that a monitor began, if it is there.
     pub(crate) fn forget_started(&self, id: RequestId) -> Result<(), EngineError> {
         remove(self.files, &self.started_path(id)).map(drop)
     }
@@ -324,6 +324,10 @@ impl<'h> RequestQueue<'h> {
     /// As [`RequestQueue::look_for_reply`].
     pub fn fetch(&self, id: RequestId) -> Result<Option<Reply>, EngineError> {
         let (reply, path) = (self.look_for_reply(id), self.reply_path(id));
+        // A monitor removes the request after it has written the reply, unless it died in between.
+        if matches!(reply, Ok(Some(_))) {
+            self.forget_started(id)?;
+        }
         match &reply {
             Err(error) if is_damage(error) => set_aside(self.files, self.dirs, &path)?,
             Ok(None) | Err(_) => {}

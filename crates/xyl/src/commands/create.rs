@@ -13,13 +13,13 @@ use xen_port::{CpuMap, DomId};
 use xen_sys::Standby;
 use xenstore::Client;
 use xl_cfg::types::NameRule;
-use xl_cfg::{Config, Report, Source};
+use xl_cfg::{Autoballoon, Config, Report, Source};
 use xyl_engine::Notice;
 use xyl_engine::config::admission::Outcome as Verdict;
 use xyl_engine::config::firmware;
 use xyl_engine::config::libxl_json;
 use xyl_engine::config::plan::{self, Planned};
-use xyl_engine::control::vcpus;
+use xyl_engine::control::{autoballoon, vcpus};
 use xyl_engine::host::topology;
 use xyl_engine::operation::create::{CreateRequest, create};
 use xyl_engine::operation::preview::{self, Preview};
@@ -157,7 +157,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     }
     let mut host = context.open_host()?;
     let interrupts = Interrupts::catch()?;
-    let created = create_now(args, context, &planned, &mut host, &interrupts.cancel)?;
+    let created = create_with_room(args, context, &planned, &mut host, &interrupts.cancel)?;
     let outcome = follow(args, context, &planned, created, &mut host, interrupts);
     context.count(&host);
     // The process ends now. The kernel frees its memory and mappings faster than the destructor would.
@@ -186,7 +186,7 @@ pub fn create_part(
         return Err(EngineError::from(error).into());
     }
     let mut host = context.open_host()?;
-    let created = create_now(&args, context, &planned, &mut host, cancel)?;
+    let created = create_with_room(&args, context, &planned, &mut host, cancel)?;
     context.count(&host);
     drop(created.monitor);
     Ok(created.vm)
@@ -203,12 +203,18 @@ pub fn checked_name(context: &Context, file: &Path) -> Result<String, Failure> {
     Ok(planned.spec.name)
 }
 
-/// Reads a configuration that starts without an administrator who has looked at it: no other user may be able to change it.
+/// Reads a configuration that starts without an administrator who has looked at it: no other user may be able to change it. What is
+/// parsed is what was read of the checked file.
 fn read_unattended(context: &Context, file: &Path) -> Result<Config, Failure> {
-    SystemFiles
+    let bytes = SystemFiles
         .read_trusted(file, Source::MAX_BYTES as u64)
         .map_err(|source| Failure::io(format!("read {}", file.display()), source))?;
-    read(context, file, &[])
+    parse(
+        context,
+        file,
+        Source::from_bytes(file.display().to_string(), &bytes)?,
+        &[],
+    )
 }
 
 /// The console, if the create was to open one before the domain starts.
@@ -225,6 +231,55 @@ struct Created {
     vm: Vm,
     console: Attached,
     monitor: Option<Standby>,
+}
+
+/// Creates the domain. If too little memory is free for it, domain 0 gives memory up first, where xl.conf allows that.
+fn create_with_room(
+    args: &Args,
+    context: &Context,
+    planned: &Planned,
+    host: &mut Host,
+    cancel: &Cancel,
+) -> Result<Created, Failure> {
+    let outcome = create_now(args, context, planned, host, cancel);
+    let Some((wanted_mib, free_mib)) = outcome.as_ref().err().and_then(missing_room) else {
+        return outcome;
+    };
+    if !balloons(context, host)? {
+        return outcome;
+    }
+    if !args.quiet {
+        context.say(format!(
+            "domain 0 gives up {} MiB for {}",
+            wanted_mib.saturating_sub(free_mib),
+            Shown::name(&planned.spec.name)
+        ));
+    }
+    autoballoon::free(host, wanted_mib, cancel).map_err(|error| in_words(planned, error))?;
+    create_now(args, context, planned, host, cancel)
+}
+
+/// The memory that a create wanted and that was free, in MiB, if that is why it failed.
+fn missing_room(failure: &Failure) -> Option<(u64, u64)> {
+    let Failure::Engine(error) = failure else {
+        return None;
+    };
+    match error.cause() {
+        EngineError::NotEnoughMemory {
+            wanted_mib,
+            free_mib,
+        } => Some((*wanted_mib, *free_mib)),
+        _ => None,
+    }
+}
+
+/// Whether domain 0 gives memory up for new domains.
+fn balloons(context: &Context, host: &Host) -> Result<bool, Failure> {
+    match context.xl_conf()?.autoballoon {
+        Autoballoon::On => Ok(true),
+        Autoballoon::Off => Ok(false),
+        Autoballoon::Auto => Ok(autoballoon::is_automatic(&*host.hv)?),
+    }
 }
 
 /// Creates the domain. The monitor and the console are ready before the domain runs.
@@ -287,9 +342,14 @@ fn create_now(
             if let Some(monitor) = monitor {
                 monitor.end();
             }
-            Err(cancelled(&error).unwrap_or_else(|| planned.locate(error).into()))
+            Err(in_words(planned, error))
         }
     }
+}
+
+/// The failure of a create, with the place in its configuration.
+fn in_words(planned: &Planned, error: EngineError) -> Failure {
+    cancelled(&error).unwrap_or_else(|| planned.locate(error).into())
 }
 
 /// Turns a cancelled and fully undone create into [`Failure::Cancelled`].
@@ -562,11 +622,21 @@ fn too_many(files: &[&str]) -> Failure {
 }
 
 fn read(context: &Context, file: &Path, overrides: &[&str]) -> Result<Config, Failure> {
+    parse(context, file, Source::read_file(file)?, overrides)
+}
+
+/// Parses the text of a file. The file's place decides which names are allowed.
+fn parse(
+    context: &Context,
+    file: &Path,
+    source: Source,
+    overrides: &[&str],
+) -> Result<Config, Failure> {
     let names = match is_kept(&context.dirs, file) {
         true => NameRule::Any,
         false => names::rule(&SystemFiles, &context.dirs)?,
     };
-    Ok(plan::parse(Source::read_file(file)?, overrides, names)?)
+    Ok(plan::parse(source, overrides, names)?)
 }
 
 /// Whether the file is in the folder for configurations of VMs whose restart was given up. Such a VM has its name

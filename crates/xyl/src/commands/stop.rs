@@ -86,6 +86,13 @@ impl Vm {
     fn shown(&self) -> Shown<'_> {
         Shown::name(&self.name)
     }
+
+    /// The VM's domain among these.
+    fn domain_among<'i>(&self, infos: &'i [DomainInfo]) -> Option<&'i DomainInfo> {
+        infos
+            .iter()
+            .find(|info| &info.handle == self.uuid.as_bytes())
+    }
 }
 
 /// Runs `xyl stop`.
@@ -267,7 +274,7 @@ impl Run<'_> {
         let (wave_now, spent) = (self.wave_now(), self.begun.elapsed());
         let context = self.context;
         for vm in self.vms.iter_mut().filter(|vm| vm.end.is_none()) {
-            let its = infos.iter().find(|info| &info.handle == vm.uuid.as_bytes());
+            let its = vm.domain_among(&infos);
             let is_due = vm.wave <= wave_now;
             match its {
                 Some(info) => {
@@ -289,11 +296,34 @@ impl Run<'_> {
 
     /// Destroys the VMs that still run, and domains that have shut down and are kept: all at once, under one limit.
     fn destroy_rest(&mut self, host: &mut Host) -> Outcome {
-        let infos = domains::list(&*host.hv)?;
+        let limit = Instant::now() + GONE_LIMIT;
+        let mut is_asked = false;
+        loop {
+            let is_late = Instant::now() >= limit;
+            // Xen may answer at the next look.
+            match domains::list(&*host.hv) {
+                Ok(infos) if !is_asked => {
+                    self.ask_for_destroys(host, &infos);
+                    is_asked = true;
+                }
+                Ok(infos) if self.count_left(&infos) == 0 => return self.result(),
+                Ok(infos) if is_late => {
+                    self.name_left(&infos);
+                    return self.result();
+                }
+                Ok(_) => {}
+                Err(error) if is_late => return Err(error.into()),
+                Err(error) => self.context.warn(&Failure::from(error)),
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Asks for the destroy of each VM that has a domain. A VM that waits for its next domain gets none.
+    fn ask_for_destroys(&mut self, host: &mut Host, infos: &[DomainInfo]) {
         let (context, spent) = (self.context, self.begun.elapsed());
         for vm in &mut self.vms {
-            let its = infos.iter().find(|info| &info.handle == vm.uuid.as_bytes());
-            match (its, vm.end.is_some()) {
+            match (vm.domain_among(infos), vm.end.is_some()) {
                 (Some(info), has_ended) => {
                     if !has_ended {
                         context.warning(format!("{} does not stop: it is destroyed", vm.shown()));
@@ -307,33 +337,31 @@ impl Run<'_> {
                 (None, true) => {}
             }
         }
-        self.await_gone(host)?;
-        self.result()
     }
 
-    /// Waits until no VM has a domain, and names those that have one after the limit.
-    fn await_gone(&mut self, host: &mut Host) -> Outcome {
-        let asked_at = Instant::now();
-        loop {
-            let infos = domains::list(&*host.hv)?;
-            let spent = self.begun.elapsed();
-            let is_late = asked_at.elapsed() >= GONE_LIMIT;
-            let mut nr_left = 0;
-            for vm in &mut self.vms {
-                match infos.iter().find(|info| &info.handle == vm.uuid.as_bytes()) {
-                    None => vm.end = vm.end.or(Some(("destroyed", spent))),
-                    Some(info) if is_late => self.context.warning(format!(
-                        "domain {} of {} still exists: `xyl fsck` lists what holds it",
-                        info.domid,
-                        vm.shown()
-                    )),
-                    Some(_) => nr_left += 1,
-                }
+    /// Notes which VMs have no domain any more. Returns the number of the others.
+    fn count_left(&mut self, infos: &[DomainInfo]) -> usize {
+        let spent = self.begun.elapsed();
+        let mut nr_left = 0;
+        for vm in &mut self.vms {
+            match vm.domain_among(infos) {
+                None => vm.end = vm.end.or(Some(("destroyed", spent))),
+                Some(_) => nr_left += 1,
             }
-            if is_late || nr_left == 0 {
-                return Ok(());
+        }
+        nr_left
+    }
+
+    /// Names the VMs that still have a domain.
+    fn name_left(&self, infos: &[DomainInfo]) {
+        for vm in &self.vms {
+            if let Some(info) = vm.domain_among(infos) {
+                self.context.warning(format!(
+                    "domain {} of {} still exists: `xyl fsck` lists what holds it",
+                    info.domid,
+                    vm.shown()
+                ));
             }
-            std::thread::sleep(LOOK_EVERY);
         }
     }
 

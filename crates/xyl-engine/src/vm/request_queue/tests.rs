@@ -106,6 +106,27 @@ fn a_damaged_reply_that_is_fetched_is_moved() {
 }
 
 #[test]
+fn a_fetched_reply_takes_a_request_with_it_whose_monitor_died_before_it_removed_that() {
+    let place = Place::new();
+    let queue = place.queue();
+    for asker in [
+        Asker::Process {
+            pid: 1,
+            started_ticks: None,
+        },
+        Asker::Remote {
+            name: "api".to_owned(),
+        },
+    ] {
+        place.write(&queue.started_path(id(1)), "{}");
+        let reply = Reply::new(id(1), VM, 0, Ok(xyl_api::Done::Plain)).to(asker);
+        queue.reply(&reply).unwrap();
+        assert_eq!(queue.fetch(id(1)).unwrap(), Some(reply));
+        assert!(!queue.started_path(id(1)).exists());
+    }
+}
+
+#[test]
 fn names_of_replies_are_recognised() {
     let name = |end: &str| format!("{VM}.{}{end}", id(1));
     for (text, is_reply) in [

@@ -1,0 +1,145 @@
+//! Guests with a disk and an interface: their create and destroy, and devices that come and go while a guest runs.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::Outcome;
+use crate::measure::{Spread, timed};
+use crate::report::{Line, Report};
+use crate::scenarios::{Bench, NAME, Tool, create_and_destroy};
+
+/// Size of each image.
+const IMAGE_BYTES: u64 = 16 << 20;
+/// Memory of the guests.
+const MEMORY_MIB: u64 = 256;
+/// Virtual device that comes and goes.
+const PLUGGED: &str = "xvdc";
+/// Time limit for the guest to say that it runs.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// Line of the guest's console once it serves.
+const GUEST_IS_UP: &str = "XYL-GUEST-UP";
+/// Folder of the guests' consoles.
+const CONSOLES: &str = "/var/log/xen/console";
+
+/// A bridge, and a ramdisk with the drivers of both frontends. The caller has made both.
+pub struct Site<'a> {
+    /// Name of the bridge.
+    pub bridge: &'a str,
+    /// Path of the ramdisk.
+    pub ramdisk: &'a Path,
+}
+
+/// Measures all of it with both tools in turn.
+pub fn all(bench: &Bench, report: &mut Report, site: &Site<'_>, runs: usize) -> Outcome<()> {
+    let image = image(bench, "disk.img")?;
+    for kind in ["pv", "pvh"] {
+        let guest = bench.test_guest(kind)?;
+        let devices = devices(&image, site);
+        let config = bench.config(NAME, kind, 64, &format!("{guest}\n{devices}"))?;
+        let what = format!("{} with a disk and an interface", kind.to_uppercase());
+        create_and_destroy(bench, report, &what, &config, runs)?;
+    }
+    hot_plug(bench, report, site, runs)
+}
+
+fn image(bench: &Bench, name: &str) -> Outcome<PathBuf> {
+    let path = bench.folder().join(name);
+    std::fs::File::create(&path)?.set_len(IMAGE_BYTES)?;
+    Ok(path)
+}
+
+/// Lines of a configuration with one device of each kind.
+fn devices(image: &Path, site: &Site<'_>) -> String {
+    format!(
+        "disk = [ '{},raw,xvda,rw' ]\nvif = [ 'bridge={}' ]",
+        image.display(),
+        site.bridge
+    )
+}
+
+/// Attaches and detaches a disk and an interface of a Linux guest, which lets them go by itself.
+fn hot_plug(bench: &Bench, report: &mut Report, site: &Site<'_>, runs: usize) -> Outcome<()> {
+    let image = image(bench, "plugged.img")?;
+    let boot = bench.linux_with(site.ramdisk);
+    let config = bench.config(NAME, "pvh", MEMORY_MIB, &boot)?;
+    let disk = format!("{},raw,{PLUGGED},rw", image.display());
+    let bridge = format!("bridge={}", site.bridge);
+    let block = [
+        vec!["block-attach", NAME, &disk],
+        vec!["block-detach", NAME, PLUGGED],
+    ];
+    let network = [
+        vec!["network-attach", NAME, &bridge],
+        vec!["network-detach", NAME, "0"],
+    ];
+    for pair in [block, network] {
+        let mut found = Vec::new();
+        for tool in [Tool::Xl, Tool::Xyl] {
+            let _ = std::fs::remove_file(console());
+            timed(&tool.command(&["create", "-q", &config]))?;
+            let outcome = await_boot().and_then(|()| plugged(bench, tool, &pair, runs));
+            timed(&tool.command(&["destroy", NAME]))?;
+            found.push(outcome?);
+        }
+        let [xl, xyl] = <[_; 2]>::try_from(found).map_err(|_| "two tools were measured")?;
+        for (xl, xyl) in xl.into_iter().zip(xyl) {
+            report.compare(Line {
+                what: xl.what,
+                xl: xl.times,
+                xyl: xyl.times,
+                xl_counts: xl.counts,
+                xyl_counts: xyl.counts,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// One command of a tool, measured.
+struct Measured {
+    what: String,
+    times: Spread,
+    counts: (crate::trace::Counts, u64, u64),
+}
+
+/// Runs an attach and a detach in turn.
+fn plugged(
+    bench: &Bench,
+    tool: Tool,
+    pair: &[Vec<&str>; 2],
+    runs: usize,
+) -> Outcome<Vec<Measured>> {
+    let commands = pair.each_ref().map(|words| tool.command(words));
+    let mut times: [Vec<Duration>; 2] = Default::default();
+    for run in 0..runs {
+        eprintln!("{}: run {} of {runs}", commands[0].join(" "), run + 1);
+        for (command, times) in commands.iter().zip(times.iter_mut()) {
+            times.push(timed(command)?);
+        }
+    }
+    let mut measured = Vec::new();
+    for ((words, command), times) in pair.iter().zip(&commands).zip(times) {
+        measured.push(Measured {
+            what: words.first().copied().unwrap_or_default().to_owned(),
+            times: Spread::of(times)?,
+            counts: bench.count(command)?,
+        });
+    }
+    Ok(measured)
+}
+
+fn console() -> PathBuf {
+    Path::new(CONSOLES).join(format!("guest-{NAME}.log"))
+}
+
+fn await_boot() -> Outcome<()> {
+    let started = Instant::now();
+    while started.elapsed() < BOOT_LIMIT {
+        let said = std::fs::read(console()).unwrap_or_default();
+        if String::from_utf8_lossy(&said).contains(GUEST_IS_UP) {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Err("the guest with hot-plugged devices did not start".into())
+}

@@ -1,0 +1,211 @@
+//! Memory that domain 0 gives up for a new domain (`autoballoon` of xl.conf).
+//!
+//! `xyl create` calls it after Xen had too little free memory for a domain. Domain 0's target is lowered, as by `xyl mem-set 0`, and
+//! domain 0's balloon driver frees the memory. If that does not suffice, or the create is cancelled, the target is set back. If it does,
+//! domain 0 keeps the lower target, as with xl. A process that dies meanwhile leaves the lower target.
+//!
+//! Facts: `freemem` and `auto_autoballoon` (`tools/xl`).
+
+use std::time::Duration;
+
+use xen_port::{DomId, DomainInfo, Hypervisor};
+
+use crate::control::memory;
+use crate::error::RequestError;
+use crate::{Cancel, EngineError, Host};
+
+/// Wait without any freed memory after which domain 0 counts as unable to free more.
+const IDLE_LIMIT: Duration = Duration::from_secs(10);
+/// Pause between two looks at the free memory.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Start of the word of Xen's command line that sets domain 0's memory.
+const DOM0_MEMORY: &str = "dom0_mem=";
+const KIB_PER_MIB: u64 = 1024;
+const PAGES_PER_MIB: u64 = 256;
+
+/// Whether domain 0 gives memory up where xl.conf says `auto`: unless Xen's command line sets its memory.
+///
+/// # Errors
+/// Those of Xen.
+pub fn is_automatic(hv: &dyn Hypervisor) -> Result<bool, EngineError> {
+    let version = hv.version()?;
+    let mut words = version.command_line.split_whitespace();
+    Ok(!words.any(|word| word.starts_with(DOM0_MEMORY)))
+}
+
+/// Has domain 0 give memory up, until `wanted_mib` MiB are free.
+///
+/// # Errors
+/// [`EngineError::NotEnoughMemory`] if domain 0 cannot free so much; [`EngineError::Cancelled`]; those of Xen and xenstore. Domain 0 has its
+/// earlier target then.
+pub fn free(host: &mut Host, wanted_mib: u64, cancel: &Cancel) -> Result<(), EngineError> {
+    let free_mib = free_mib(&*host.hv)?;
+    let missing_mib = wanted_mib.saturating_sub(free_mib);
+    let not_enough = EngineError::NotEnoughMemory {
+        wanted_mib,
+        free_mib,
+    };
+    let Some(dom0) = host.hv.domain_info(DomId::ZERO)? else {
+        return Err(not_enough);
+    };
+    let before_kib = memory::target_kib(&mut host.store, &dom0)?;
+    let lower_kib = before_kib.saturating_sub(missing_mib.saturating_mul(KIB_PER_MIB));
+    match memory::set_target(host, &dom0, lower_kib) {
+        Err(EngineError::Control(RequestError::BelowMinimum { .. })) => return Err(not_enough),
+        other => other?,
+    }
+    let outcome = await_free(host, wanted_mib, cancel);
+    if outcome.is_err() {
+        set_back(host, &dom0, before_kib);
+    }
+    outcome
+}
+
+fn free_mib(hv: &dyn Hypervisor) -> Result<u64, EngineError> {
+    let physical = hv.phys_info()?;
+    let unclaimed = physical
+        .free_pages
+        .saturating_sub(physical.outstanding_pages);
+    Ok(unclaimed / PAGES_PER_MIB)
+}
+
+/// Waits while domain 0 frees memory.
+fn await_free(host: &mut Host, wanted_mib: u64, cancel: &Cancel) -> Result<(), EngineError> {
+    let mut most_mib = free_mib(&*host.hv)?;
+    let mut deadline = host.clock.now() + IDLE_LIMIT;
+    loop {
+        let now_mib = free_mib(&*host.hv)?;
+        if now_mib >= wanted_mib {
+            return Ok(());
+        }
+        if cancel.is_requested() {
+            return Err(EngineError::Cancelled);
+        }
+        let now = host.clock.now();
+        if now_mib > most_mib {
+            most_mib = now_mib;
+            deadline = now + IDLE_LIMIT;
+        }
+        if now >= deadline {
+            return Err(EngineError::NotEnoughMemory {
+                wanted_mib,
+                free_mib: now_mib,
+            });
+        }
+        host.wait_for(&[], LOOK_EVERY)?;
+    }
+}
+
+/// Gives domain 0 its earlier target. If that fails, it has less memory until `xyl mem-set 0`, which the notice says.
+fn set_back(host: &mut Host, dom0: &DomainInfo, before_kib: u64) {
+    if let Err(error) = memory::set_target(host, dom0, before_kib) {
+        (host.notice)(&format!(
+            "warning: domain 0 keeps its lower memory target: {error}; `xyl mem-set 0 {}` sets it back",
+            before_kib / KIB_PER_MIB
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Instant;
+
+    use xen_sim::model::Model;
+    use xenstore::Tree;
+    use xenstore::mem::MemStore;
+
+    use super::*;
+    use crate::Dirs;
+    use crate::vm::paths::node;
+
+    const TARGET: &str = "/local/domain/0/memory/target";
+
+    struct Bench {
+        hv: Model,
+        store: MemStore,
+        host: Host,
+        _folder: tempfile::TempDir,
+    }
+
+    /// A host with 64 MiB free, whose domain 0 has 1024 MiB.
+    fn bench() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let (hv, store) = (Model::new(64), MemStore::new());
+        hv.add_control_domain(1024 * PAGES_PER_MIB);
+        let client = store.client(0).unwrap();
+        let host = Host::new(Box::new(hv.clone()), client, Dirs::below(folder.path()));
+        Bench {
+            hv,
+            store,
+            host,
+            _folder: folder,
+        }
+    }
+
+    /// Domain 0's balloon driver: follows the target down to a number of MiB, until the time is up.
+    fn balloon_driver(bench: &Bench, least_mib: u64) -> thread::JoinHandle<()> {
+        let (hv, mut store) = (bench.hv.clone(), bench.store.client(0).unwrap());
+        let path = node(TARGET).unwrap();
+        thread::spawn(move || {
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(1) {
+                if let Some(value) = store.read_opt(&path).unwrap() {
+                    let kib: u64 = String::from_utf8(value).unwrap().parse().unwrap();
+                    hv.balloon(DomId::ZERO, (kib / 4).max(least_mib * PAGES_PER_MIB));
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+        })
+    }
+
+    fn target_mib(bench: &mut Bench) -> Option<u64> {
+        let value = bench.host.store.read_opt(&node(TARGET).unwrap()).unwrap()?;
+        let kib: u64 = String::from_utf8(value).unwrap().parse().unwrap();
+        Some(kib / KIB_PER_MIB)
+    }
+
+    #[test]
+    fn domain_0_frees_what_is_missing_and_no_more() {
+        let mut bench = bench();
+        let driver = balloon_driver(&bench, 0);
+        free(&mut bench.host, 300, &Cancel::new()).unwrap();
+        assert_eq!(target_mib(&mut bench), Some(1024 - (300 - 64)));
+        assert!(free_mib(&bench.hv).unwrap() >= 300);
+        driver.join().unwrap();
+    }
+
+    #[test]
+    fn a_create_that_is_cancelled_gives_domain_0_its_target_back() {
+        let mut bench = bench();
+        let cancel = Cancel::new();
+        cancel.request();
+        let outcome = free(&mut bench.host, 300, &cancel);
+        assert!(matches!(outcome, Err(EngineError::Cancelled)));
+        assert_eq!(target_mib(&mut bench), Some(1024));
+    }
+
+    #[test]
+    fn domain_0_keeps_its_minimum() {
+        let mut bench = bench();
+        let outcome = free(&mut bench.host, 64 + 1024 - 127, &Cancel::new());
+        assert!(matches!(outcome, Err(EngineError::NotEnoughMemory { .. })));
+        assert_eq!(target_mib(&mut bench), None);
+    }
+
+    #[test]
+    fn it_is_automatic_unless_the_command_line_sets_the_memory_of_domain_0() {
+        let hv = Model::new(64);
+        let mut version = xen_sim::version();
+        for (line, wanted) in [
+            ("placeholder dom0_mem=1024M,max:1024M", false),
+            ("dom0_mem=max:512M", false),
+            ("dom0_max_vcpus=2 no-dom0_mem=1", true),
+            ("", true),
+        ] {
+            version.command_line = line.to_owned();
+            hv.set_version(version.clone());
+            assert_eq!(is_automatic(&hv).unwrap(), wanted, "{line}");
+        }
+    }
+}
