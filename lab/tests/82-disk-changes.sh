@@ -19,7 +19,7 @@ cat >"$tree/init" <<'INIT'
 wait_for /dev/xvda /dev/xvdb
 dd if=/dev/urandom of=/dev/xvda bs=1M count=8 conv=fsync 2>/dev/null && echo "XYL-FILLED"
 read -r word </dev/hvc0
-if blkdiscard -l 8388608 /dev/xvda 2>/tmp/why; then echo "XYL-DISCARDED"; else echo "XYL-NO-DISCARD $(cat /tmp/why)"; fi
+if blkdiscard -l 8388608 /dev/xvda 2>/why; then echo "XYL-DISCARDED"; else echo "XYL-NO-DISCARD $(cat /why)"; fi
 old=$(cat /sys/block/xvda/size)
 echo "XYL-SIZE $old"
 while [ "$(cat /sys/block/xvda/size)" = "$old" ]; do dd if=/dev/xvda of=/dev/null bs=4096 count=1 iflag=direct 2>/dev/null; sleep 0.2; done
