@@ -11,7 +11,7 @@ target_kib() {
 	xenstore-read /local/domain/0/memory/target
 }
 before_mib=$(xl list 0 | awk 'NR == 2 { print $3 }')
-trap 'xl mem-set 0 "$before_mib"; rm -rf "$scratch"' EXIT
+trap 'xyl mem-set 0 "$before_mib"; rm -rf "$scratch"' EXIT
 guest_cfg() {
 	printf '%s\n' 'name = "roomy"' 'type = "pv"' "kernel = \"$guests/testguest\"" "memory = $1"
 }
@@ -35,7 +35,7 @@ echo 'autoballoon = 1' >xl.conf
 ok xyl create roomy.cfg
 [ "$(target_kib)" -lt $((before_mib * 1024 - 40 * 1024)) ] || fail 'domain 0 has its target still'
 ok xyl destroy roomy
-ok xl mem-set 0 "$before_mib"
+ok xyl mem-set 0 "$before_mib"
 within 20 eval '[ "$(free_mib)" -lt "$wanted_mib" ]'
 
 echo 'more than domain 0 can give: refused, and nothing has changed'
