@@ -2,7 +2,7 @@
 //!
 //! It acts between the calls of the simulated processes, as a kernel does beside them: it takes devices whose nodes it finds, makes
 //! what they need, shows them in sysfs, and closes them when their frontend goes. [`Manner`] makes it a bad one. A [`Driver`] is
-//! the part of one kind: `blkback` for disks, `netback` for network interfaces. `qemu` is the backend in QEMU. It also plays the part of the guest's driver that
+//! the part of one kind: `blkback` for disks, `netback` for network interfaces. `qemu` is the backend in QEMU, for disks and channels. It also plays the part of the guest's driver that
 //! lets a device go when it is asked to ([`Backends::set_guest_keeps`]).
 //!
 //! Facts: `xenbus_probe.c`, `xen-blkback/xenbus.c` and `xen-netback/xenbus.c` of Linux.
@@ -27,6 +27,13 @@ use qemu::Qemus;
 
 /// The folder of the devices in xenstore.
 const FOLDER: &str = "/local/domain/0/backend";
+/// Parts of paths that only devices have.
+const DEVICES: [&[u8]; 4] = [
+    b"backend/vbd",
+    b"backend/vif",
+    b"backend/qdisk",
+    b"/device/console/",
+];
 /// Requests of xenstored's protocol that change its tree: write, mkdir, rm.
 const CHANGES: [u32; 3] = [11, 12, 13];
 /// The request that ends a transaction.
@@ -211,9 +218,7 @@ impl Backends {
             self.is_awake.store(true, Ordering::Relaxed);
         }
         let names = |what: &[u8]| message.windows(what.len()).any(|part| part == what);
-        if !self.is_used.load(Ordering::Relaxed)
-            && (names(b"backend/vbd") || names(b"backend/vif") || names(b"backend/qdisk"))
-        {
+        if !self.is_used.load(Ordering::Relaxed) && DEVICES.iter().any(|what| names(what)) {
             self.is_used.store(true, Ordering::Relaxed);
         }
     }

@@ -13,38 +13,16 @@ mod bench;
 use std::path::Path;
 
 use bench::Bench;
+use bench::qemu::{IMAGE, kill_at_each_call, nodes_of, qcow2, qemus, world};
 use os_port::ProcessSignal;
 use uuid::Uuid;
 use xen_port::{DomId, ShutdownReason};
-use xen_sim::{Ended, Manner, Moment, Snapshot, World};
+use xen_sim::{Manner, Snapshot, World};
 use xyl_engine::operation::{destroy, restart};
-use xyl_engine::{EngineError, ErrorCode, Host, recover};
+use xyl_engine::{EngineError, ErrorCode, Host};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
 const OTHER_UUID: &str = "6a1d0c4e-0000-4000-8000-000000000002";
-const QEMU: &str = "/usr/libexec/xen-qemu-system-i386";
-const IMAGE: &str = "/srv/a.qcow2";
-
-/// The first sector of a qcow2 image, with its backing file at this place.
-fn qcow2(backing_at: u8) -> Vec<u8> {
-    let mut image = vec![0; 4096];
-    image[..4].copy_from_slice(b"QFI\xfb");
-    image[7] = 3;
-    image[15] = backing_at;
-    image
-}
-
-/// A host with QEMU and an image.
-fn world() -> World {
-    let world = World::new(256);
-    world.disk.put(Path::new(QEMU), b"\x7fELF");
-    world.disk.put(Path::new(IMAGE), &qcow2(0));
-    world.programs.add(Path::new(QEMU), |_| os_port::Ended {
-        code: Some(1),
-        errors: Vec::new(),
-    });
-    world
-}
 
 fn create(bench: &Bench, host: &mut Host, uuid: &str, disk: &str) -> Result<DomId, EngineError> {
     let text = bench.config(&format!("guest{}", &uuid[35..]), uuid);
@@ -55,25 +33,9 @@ fn create_guest(bench: &Bench, host: &mut Host) -> Result<DomId, EngineError> {
     create(bench, host, UUID, &format!("{IMAGE},qcow2,xvda,rw"))
 }
 
-/// The domains of all QEMUs that run.
-fn qemus(world: &World) -> Vec<String> {
-    let running = world.programs.running().into_iter();
-    let domain = |launch: os_port::Launch| {
-        let words = launch.arguments().to_vec();
-        let mut words = words.into_iter().skip_while(|word| word != "-xen-domid");
-        words.nth(1).unwrap().to_string_lossy().into_owned()
-    };
-    running.map(|(_, launch)| domain(launch)).collect()
-}
-
 fn state(now: &Snapshot, domid: DomId) -> Option<&[u8]> {
     let path = format!("/local/domain/0/backend/qdisk/{domid}/51712/state");
     now.nodes.get(&path).map(Vec::as_slice)
-}
-
-fn nodes_of(now: &Snapshot, what: &str) -> Vec<String> {
-    let all = now.nodes.keys().filter(|path| path.contains(what));
-    all.cloned().collect()
 }
 
 #[test]
@@ -167,36 +129,12 @@ fn is_whole(world: &World) -> Result<(), String> {
     }
 }
 
-/// Kills an act at each of its calls, and recovers.
-fn kill_at_each_call(
-    before: impl Fn(&Bench, &World) -> Option<DomId>,
-    act: impl Fn(&Bench, &mut Host, Option<DomId>) -> Result<(), EngineError>,
-) {
-    let bench = Bench::new();
-    let mut call = 1;
-    loop {
-        let world = world();
-        let domid = before(&bench, &world);
-        let doom = Some((call, Moment::ALL[(call % 3) as usize]));
-        let (ended, _) = bench.process(&world, doom, |host| act(&bench, host, domid));
-        if let Ended::Well(outcome) = ended {
-            outcome.unwrap();
-            assert!(call > 50, "only {call} calls");
-            return;
-        }
-        bench.must(&world, |host| recover::all(host, false).map(drop));
-        if let Err(fault) = is_whole(&world) {
-            panic!("killed after call {call}: {fault}");
-        }
-        call += 1;
-    }
-}
-
 #[test]
 fn a_create_that_is_killed_leaves_no_qemu_without_its_domain() {
     kill_at_each_call(
         |_, _| None,
         |bench, host, _| create_guest(bench, host).map(drop),
+        is_whole,
     );
 }
 
@@ -205,5 +143,6 @@ fn a_destroy_that_is_killed_ends_the_qemu() {
     kill_at_each_call(
         |bench, world| Some(bench.must(world, |host| create_guest(bench, host))),
         |_, host, domid| destroy::destroy(host, domid.unwrap(), false),
+        is_whole,
     );
 }

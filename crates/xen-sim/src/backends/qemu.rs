@@ -1,4 +1,4 @@
-//! QEMU as the backend of disks: a program that a process of the world starts for a domain.
+//! QEMU as the backend of disks and channels: a program that a process of the world starts for a domain.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,8 +11,13 @@ use super::{FOLDER, Manner, children, value, write};
 
 /// Path of QEMU on the simulated host.
 pub(super) const BINARY: &str = "/usr/libexec/xen-qemu-system-i386";
-/// libxl's name of the backend.
-const KIND: &str = "qdisk";
+/// libxl's name of the backend of disks.
+const DISKS: &str = "qdisk";
+/// libxl's name of the backend of channels.
+const CHANNELS: &str = "console";
+
+/// The terminal of each channel.
+const TERMINAL: &str = "/dev/pts/7";
 
 /// All QEMUs of a host.
 #[derive(Debug)]
@@ -51,9 +56,12 @@ impl Qemus {
                 let state = format!("/local/domain/0/device-model/{domid}/state");
                 has_acted |= write(store, &state, "running");
             }
-            let folder = format!("{FOLDER}/{KIND}/{domid}");
-            for number in children(store, &folder) {
-                has_acted |= serve(store, &format!("{folder}/{number}"), &launch, manner);
+            for kind in [DISKS, CHANNELS] {
+                let folder = format!("{FOLDER}/{kind}/{domid}");
+                for number in children(store, &folder) {
+                    let backend = format!("{folder}/{number}");
+                    has_acted |= serve(store, kind, &backend, &launch, manner);
+                }
             }
         }
         has_acted
@@ -74,22 +82,33 @@ fn domain_of(launch: &Launch) -> Option<String> {
     words.nth(1)
 }
 
-/// Looks at one disk.
-fn serve(store: &mut Client, backend: &str, launch: &Launch, manner: Manner) -> bool {
+/// Whether an argument of a QEMU ends so.
+fn has_argument(launch: &Launch, end: &str) -> bool {
+    let mut words = launch.arguments().iter();
+    words.any(|word| word.to_string_lossy().ends_with(end))
+}
+
+/// Looks at one device.
+fn serve(store: &mut Client, kind: &str, backend: &str, launch: &Launch, manner: Manner) -> bool {
     let text = |store: &mut Client, path: &str| value(store, path).unwrap_or_default();
     let state_path = format!("{backend}/state");
     let state = text(store, &state_path);
     let frontend = text(store, &format!("{backend}/frontend"));
     let front_state = value(store, &format!("{frontend}/state"));
     match (state.as_str(), front_state.as_deref()) {
-        ("1", Some(_)) => {
+        ("1", Some(_)) if kind == DISKS => {
             let params = text(store, &format!("{backend}/params"));
             let file = params.rsplit_once("/dev/fdset/").map(|(_, number)| number);
-            let has_it = |number: &str| {
-                let mut words = launch.arguments().iter();
-                words.any(|word| word.to_string_lossy().ends_with(&format!(",set={number}")))
-            };
+            let has_it = |number: &str| has_argument(launch, &format!(",set={number}"));
             file.is_some_and(has_it) && write(store, &state_path, "2")
+        }
+        ("1", Some(_)) => {
+            let output = text(store, &format!("{frontend}/output"));
+            let terminal = output.strip_prefix("chardev:");
+            let is_there = terminal.is_some_and(|id| has_argument(launch, &format!("pty,id={id}")));
+            is_there
+                && write(store, &format!("{frontend}/tty"), TERMINAL)
+                && write(store, &state_path, "2")
         }
         ("2", Some("3")) => write(store, &state_path, "4"),
         ("2" | "3" | "4" | "5", None | Some("5" | "6")) if manner != Manner::NeverCloses => {

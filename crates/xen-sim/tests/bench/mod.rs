@@ -4,6 +4,7 @@
 
 #[path = "../../../xen-build/tests/common/mod.rs"]
 pub mod common;
+pub mod qemu;
 pub mod seeds;
 
 use std::path::{Path, PathBuf};

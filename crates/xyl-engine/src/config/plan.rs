@@ -17,6 +17,7 @@ use crate::EngineError;
 use crate::Host;
 use crate::config::locate::locate;
 use crate::host::topology;
+use crate::vm::channel::Channel;
 use crate::vm::disk::Disk;
 use crate::vm::nic::{self, VifDefaults};
 use crate::vm::paths::whole_path;
@@ -78,6 +79,7 @@ const OBEYED: &[&str] = &[
     "init_seclabel",
     "disk",
     "vif",
+    "channel",
 ];
 
 /// Settings that have no effect, in xl too, without the setting that they belong to.
@@ -350,6 +352,9 @@ fn unsupported_value(name: &str, domain: &DomainConfig) -> Option<String> {
     if name == "vif" {
         return nic::why_not(&domain.vifs);
     }
+    if name == "channel" {
+        return Channel::all_of_config(&domain.pv_devices.channels).err();
+    }
     if name == "firmware" {
         return firmware_without_shim(domain);
     }
@@ -463,6 +468,7 @@ fn spec(
         // `why_not` has refused any other.
         disks: domain.disks.iter().flat_map(Disk::of_config).collect(),
         nics: nic::all_of_config(&domain.vifs, uuid, &defaults.vif)?,
+        channels: Channel::all_of_config(&domain.pv_devices.channels).unwrap_or_default(),
     })
 }
 
@@ -572,6 +578,11 @@ fn config_text(domain: &DomainConfig, spec: &VmSpec) -> String {
     if !spec.nics.is_empty() {
         let nics = spec.nics.iter().map(|nic| Value::Atom(nic.cfg_text()));
         settings.insert("vif".to_owned(), Value::List(nics.collect()));
+    }
+    if !spec.channels.is_empty() {
+        let channels = spec.channels.iter();
+        let channels = channels.map(|channel| Value::Atom(channel.cfg_text()));
+        settings.insert("channel".to_owned(), Value::List(channels.collect()));
     }
     text_of(&settings)
 }
@@ -717,6 +728,10 @@ mod tests {
         );
         for line in [
             "vif = [ \"bridge=br0,script=vif-route\" ]",
+            "channel = [ \"name=a,connection=socket,path=/run/a\" ]",
+            "p9 = [ \"tag=a,path=/srv,security_model=none\" ]",
+            "vfb = [ \"vnc=1\" ]",
+            "vkb = [ \"backend-type=qemu\" ]",
             "type = \"hvm\"",
             "pci = [ \"01:00.0\" ]",
             "type = \"pvh\"\nacpi = 0",
@@ -868,6 +883,16 @@ mod tests {
             "vif = [ '', 'mac=00:16:3e:00:00:01,bridge=br1,vifname=web,rate=10Mb/s,mtu=9000,untrusted', 'devid=7,ip=10.0.0.1 10.0.0.2' ]",
         );
         assert_eq!(first.spec.nics.len(), 3);
+        let again = try_plan(&first.config_text()).unwrap();
+        assert_eq!(again.spec, first.spec);
+    }
+
+    #[test]
+    fn the_record_keeps_the_channels() {
+        let first = planned(
+            "channel = [ 'connection=pty, name=org.example.agent', 'name=b,connection=pty,path=/x' ]",
+        );
+        assert_eq!(first.spec.channels.len(), 2);
         let again = try_plan(&first.config_text()).unwrap();
         assert_eq!(again.spec, first.spec);
     }

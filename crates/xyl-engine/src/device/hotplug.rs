@@ -367,7 +367,7 @@ fn listed(
     let mut batch = Batch::new();
     let handle = batch.read_opt(&node(&format!("{backend}/frontend-id"))?);
     let state = batch.read_opt(&node(&format!("{frontend}/state"))?);
-    let channel = batch.read_opt(&node(&format!("{frontend}/event-channel"))?);
+    let channel = batch.read_opt(&node(&format!("{frontend}/{}", port_node(kind)))?);
     let ring = batch.read_opt(&node(&format!("{frontend}/ring-ref"))?);
     let tx_ring = batch.read_opt(&node(&format!("{frontend}/tx-ring-ref"))?);
     let tty = batch.read_opt(&node(&format!("{frontend}/tty"))?);
@@ -396,6 +396,14 @@ fn listed(
         frontend,
         backend,
     }))
+}
+
+/// The node of a frontend of this kind with its event channel.
+fn port_node(kind: &str) -> &'static str {
+    match kind {
+        "console" => "port",
+        _ => "event-channel",
+    }
 }
 
 /// The domain of a backend's folder, `/local/domain/B/backend/...`.

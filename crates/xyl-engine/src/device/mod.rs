@@ -16,6 +16,7 @@ mod disk_users;
 pub mod hotplug;
 pub mod nodes;
 pub mod passed_through;
+mod qemu;
 mod vbd;
 mod vif;
 
@@ -31,6 +32,7 @@ use xenstore::Path;
 use crate::device::console::Ring;
 use crate::device::hotplug::Hotplug;
 use crate::device::nodes::{Access, NodeRule};
+use crate::device::qemu::Wanted;
 use crate::error::DeviceError;
 use crate::vm::spec::VmSpec;
 use crate::{EngineError, Host, device_model};
@@ -57,17 +59,6 @@ pub struct Owner {
     pub domid: DomId,
     /// UUID of the VM.
     pub uuid: Uuid,
-}
-
-/// What a soft reset does to the devices of a kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AtSoftReset {
-    /// Their backend goes on with them. These nodes below the domain's home keep their values, since their writer does not write
-    /// them again.
-    Kept(&'static [&'static str]),
-    /// Their backend closes them before the reset, and takes them anew after it. They are attached from the VM's record, by
-    /// [`Kind::numbers`] and [`Kind::keep_only`].
-    AttachedAgain,
 }
 
 /// A device of a VM's record.
@@ -181,9 +172,15 @@ pub trait Kind {
         Vec::new()
     }
 
-    /// What a soft reset does to the devices of this kind.
-    fn at_soft_reset(&self) -> AtSoftReset {
-        AtSoftReset::AttachedAgain
+    /// Whether the backend of a device goes on with it over a soft reset. The backend of any other closes it before the reset, and
+    /// takes it anew after it: it is attached from the VM's record, by [`Kind::numbers`] and [`Kind::keep_only`].
+    fn is_kept(&self, _number: &str) -> bool {
+        false
+    }
+
+    /// Nodes below the domain's home that keep their values over a soft reset, since their writer does not write them again.
+    fn kept_nodes(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// The numbers of a VM's devices by its record. A device that is not among them cannot be attached again.
@@ -235,8 +232,8 @@ pub trait Kind {
         Ok(())
     }
 
-    /// Attaches all devices of a VM to its domain, which does not run yet, and waits for their backends. A failure leaves some
-    /// of them, which [`Kind::detach`] finds.
+    /// Attaches all devices of a VM to its domain, which does not run yet, and waits for their backends. For those that QEMU serves
+    /// the nodes are written, and `qemu` learns what it needs for them. A failure leaves some of them, which [`Kind::detach`] finds.
     ///
     /// # Errors
     /// Why a device cannot be attached.
@@ -245,6 +242,7 @@ pub trait Kind {
         _host: &mut Host,
         _owner: Owner,
         _spec: &VmSpec,
+        _qemu: &mut Wanted,
         _patience: &Patience<'_>,
     ) -> Result<(), EngineError> {
         Ok(())
@@ -340,8 +338,9 @@ pub(crate) fn attach(
     spec: &VmSpec,
     patience: &Patience<'_>,
 ) -> Result<(), EngineError> {
-    let mut kinds = KINDS.iter();
-    kinds.try_for_each(|kind| kind.attach(host, owner, spec, patience))
+    let (mut kinds, mut wanted) = (KINDS.iter(), Wanted::default());
+    kinds.try_for_each(|kind| kind.attach(host, owner, spec, &mut wanted, patience))?;
+    wanted.serve(host, owner, patience)
 }
 
 /// Takes all devices of a domain away. A backend that does not answer uses up no more than its kind's share of the time.
@@ -461,8 +460,7 @@ pub(crate) fn resettable(host: &mut Host, domid: DomId) -> Result<Resettable, En
     let mut found = Resettable::default();
     for (name, number) in all(host, domid)? {
         let kind = KINDS.iter().find(|kind| kind.name() == name);
-        let is_kept = kind.is_some_and(|kind| matches!(kind.at_soft_reset(), AtSoftReset::Kept(_)));
-        if is_kept {
+        if kind.is_some_and(|kind| kind.is_kept(&number)) {
             continue;
         }
         let device = match kind {
@@ -533,11 +531,7 @@ pub(crate) fn attach_again(
 
 /// Nodes below a domain's home that keep their values over a soft reset.
 pub(crate) fn kept_nodes() -> impl Iterator<Item = &'static str> {
-    let kept = |kind: &&dyn Kind| match kind.at_soft_reset() {
-        AtSoftReset::Kept(nodes) => nodes,
-        AtSoftReset::AttachedAgain => &[],
-    };
-    KINDS.iter().flat_map(kept).copied()
+    KINDS.iter().flat_map(|kind| kind.kept_nodes()).copied()
 }
 
 /// The folder of the toolstack's own copy of a domain's devices.

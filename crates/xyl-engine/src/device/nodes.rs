@@ -64,6 +64,12 @@ pub(super) const fn back<I>(
     NodeRule::new(path, Access::GuestReads, reader, value)
 }
 
+/// A node of the toolstack's own copy.
+pub(super) const fn copy_of<I>(path: &'static str, value: fn(&I) -> Option<String>) -> NodeRule<I> {
+    let reader = "xyl; libxl, for all that it does to the device";
+    NodeRule::new(path, Access::Dom0, reader, value)
+}
+
 /// One change to xenstore.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {

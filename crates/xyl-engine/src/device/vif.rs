@@ -21,6 +21,7 @@ use crate::device::bus::{self, AttachLimits, Attaching, Device, Tables};
 use crate::device::disk_users::is_gone;
 use crate::device::hotplug::{self, Hotplug, Single, Sought, says_nothing};
 use crate::device::nodes::{Access as NodeAccess, NodeRule, back, own};
+use crate::device::qemu::Wanted;
 use crate::device::{Kind, Owner, Patience, Recorded};
 use crate::error::DeviceError;
 use crate::vm::nic::{self, BRIDGE_SCRIPT_END, Nic, Taken, VifDefaults, default_bridge};
@@ -145,6 +146,7 @@ impl Kind for Vif {
         host: &mut Host,
         owner: Owner,
         spec: &VmSpec,
+        _: &mut Wanted,
         patience: &Patience<'_>,
     ) -> Result<(), EngineError> {
         attach(host, owner, &spec.nics, patience)

@@ -47,11 +47,11 @@ pub(super) fn user(domid: DomId) -> u32 {
     QEMU_USERS_FROM.saturating_add(domid.0.into())
 }
 
-/// The arguments of a QEMU that serves disks of a domain.
+/// The arguments of a QEMU that serves devices of a domain.
 pub(super) fn arguments(
     domid: DomId,
     cage: &Path,
-    nr_files: usize,
+    (nr_files, terminals): (usize, &[String]),
     confinement: Confinement,
 ) -> Vec<String> {
     let (number, name) = (domid.to_string(), format!("domain-{domid}"));
@@ -72,6 +72,11 @@ pub(super) fn arguments(
         all.push("-add-fd".to_owned());
         all.push(format!("fd={file},set={}", index + 1));
     }
+    // QEMU opens a terminal when it reads this, before it confines itself.
+    for name in terminals {
+        all.push("-chardev".to_owned());
+        all.push(format!("pty,id={name}"));
+    }
     all
 }
 
@@ -80,14 +85,15 @@ mod tests {
     use super::*;
 
     fn line(confinement: Confinement) -> String {
-        arguments(DomId(7), Path::new("/dev/xyl/qemu"), 2, confinement).join(" ")
+        let given = (2, &["libxl-channel1".to_owned()][..]);
+        arguments(DomId(7), Path::new("/dev/xyl/qemu"), given, confinement).join(" ")
     }
 
     #[test]
     fn qemu_gets_these_arguments() {
         let first = "-xen-domid 7 -xen-attach -name domain-7 -nodefaults -no-user-config -display none \
             -monitor none -serial none -parallel none";
-        let last = "-machine xenpv -m 32 -add-fd fd=4,set=1 -add-fd fd=5,set=2";
+        let last = "-machine xenpv -m 32 -add-fd fd=4,set=1 -add-fd fd=5,set=2 -chardev pty,id=libxl-channel1";
         let of_7_2 = "-chroot /dev/xyl/qemu -runas 1900000007:1900000007";
         let of_10_0 = "-run-with chroot=/dev/xyl/qemu,user=1900000007:1900000007";
         let wanted = |confined: &str| format!("{first} {confined} {last}");

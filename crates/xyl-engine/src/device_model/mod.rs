@@ -1,9 +1,9 @@
-//! QEMU of a VM: the backend of disks that domain 0's kernel cannot serve.
+//! QEMU of a VM: the backend of disks that domain 0's kernel cannot serve, and of channels.
 //!
-//! Each domain with such disks has one QEMU. It gets the images as open files and becomes a user of its own, in a folder with three
+//! Each domain with such devices has one QEMU. It gets the images as open files and becomes a user of its own, in a folder with three
 //! devices and nothing else (`Dirs::qemu_cage`). The kernel refuses it hypercalls and new processes, and bounds its memory. QEMU's
 //! own filter (`-sandbox`) is not used: Debian builds QEMU without it. It needs no record: each process that takes the domain down finds it by
-//! its user, and before it has become that user by its arguments, which it could change. Its errors are kept until it serves the disks. Later
+//! its user, and before it has become that user by its arguments, which it could change. Its errors are kept until it serves its devices. Later
 //! ones are dropped: a guest can cause any number of them.
 //!
 //! Facts: `hw/xen/xen-bus.c`, `hw/block/xen-block.c`, `os-posix.c` and `softmmu/vl.c` of QEMU.
@@ -65,6 +65,8 @@ pub struct Request<'a> {
     pub device: &'a str,
     /// The images, open as the guest may use them. QEMU opens file `n` by [`path_of_file`].
     pub files: &'a [&'a OpenFile],
+    /// The names of the terminals (ptys) that it opens.
+    pub terminals: &'a [String],
 }
 
 /// The folder of a domain's QEMU in xenstore. libxl's path.
@@ -130,7 +132,8 @@ pub fn start(host: &mut Host, request: &Request<'_>) -> Result<Rc<dyn Child>, En
     // An earlier domain of this number may have left the word that its QEMU runs.
     host.store.rm(&node(&folder(request.domid))?)?;
     let (cage, nr_files) = (host.dirs.qemu_cage(), request.files.len());
-    let args = arguments(request.domid, &cage, nr_files, confinement);
+    let given = (nr_files, request.terminals);
+    let args = arguments(request.domid, &cage, given, confinement);
     let failed = |source| EngineError::io("start", &binary, source);
     let launch = Launch::new(&binary).map_err(failed)?.args(args);
     let given = Given {
@@ -308,7 +311,7 @@ fn not_ended(program: &Program, source: std::io::Error) -> EngineError {
     EngineError::io("end QEMU,", &path, source)
 }
 
-/// Ends a QEMU that serves no disk any more. xl's `block-detach` leaves one. Costs one call of the kernel where none is there.
+/// Ends a QEMU that serves nothing any more. xl's `block-detach` leaves one. Costs one call of the kernel where none is there.
 ///
 /// # Errors
 /// Those of the system and of xenstore.

@@ -95,7 +95,7 @@ pub enum DeviceError {
     },
     /// The process has given up the right to start QEMU.
     #[error(
-        "{device}: this monitor gave up the right to start QEMU, since its VM had no disk that needs it when it began. It ends; the VM's next monitor has the right: `xyl recover` starts it"
+        "{device}: this monitor gave up the right to start QEMU, since its VM had no device that needs it when it began. It ends; the VM's next monitor has the right: `xyl recover` starts it"
     )]
     NoRightToQemu {
         /// The device of the VM.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use uuid::Uuid;
 use xen_port::{CpuMap, GuestKind, ShutdownReason};
 
+use crate::vm::channel::Channel;
 use crate::vm::disk::{Disk, Server};
 use crate::vm::nic::Nic;
 
@@ -89,6 +90,8 @@ pub struct VmSpec {
     pub disks: Vec<Disk>,
     /// Its network interfaces, in the order of the configuration.
     pub nics: Vec<Nic>,
+    /// Its channels, in the order of the configuration.
+    pub channels: Vec<Channel>,
 }
 
 impl VmSpec {
@@ -97,9 +100,10 @@ impl VmSpec {
         self.uuid.hyphenated().to_string()
     }
 
-    /// Whether one of its disks needs QEMU.
+    /// Whether one of its devices needs QEMU.
     pub fn needs_qemu(&self) -> bool {
-        self.disks.iter().any(|disk| disk.server == Server::Qemu)
+        let has_disk = self.disks.iter().any(|disk| disk.server == Server::Qemu);
+        has_disk || !self.channels.is_empty()
     }
 
     /// `pv`, `pvh` or `hvm`, as xl and xenstore write it.

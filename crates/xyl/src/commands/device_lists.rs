@@ -1,4 +1,4 @@
-//! Lists of the kinds of devices that Xyl does not make: those that xl has made are listed.
+//! Lists of channels, and of the kinds of devices that Xyl does not make: those that xl has made are listed.
 
 use serde_json::{Value, json};
 use xyl_engine::device::hotplug::Listed;
@@ -90,7 +90,8 @@ fn channel_row(device: &Listed) -> String {
     };
     format!(
         "{:<3} {:<2} {:<5} {:<6} {:<8} {:<10} {tty}",
-        device.number,
+        // Console 0 is no channel, so xl counts the others from 0 on.
+        device.number.saturating_sub(1),
         device.backend_domid,
         cell(device.state),
         cell(device.event_channel),

@@ -15,6 +15,7 @@ use super::qdisk;
 use super::{ATTRIBUTE_MAX_BYTES, CLOSE_LIMIT, CLOSE_PAUSE, KIND};
 use crate::device::bus::{self, AttachLimits, Attaching, Device};
 use crate::device::disk_users::{self, Seen};
+use crate::device::qemu::Wanted;
 use crate::device::{Owner, Patience};
 use crate::error::DeviceError;
 use crate::vm::disk::{Access, Disk, Server};
@@ -158,11 +159,13 @@ struct Written {
     _served: Served,
 }
 
-/// Attaches disks of one domain together: their nodes are written one after the other, then blkback is waited for.
+/// Attaches disks of one domain together: their nodes are written one after the other, then blkback is waited for. QEMU gets its
+/// disks afterwards: each is locked and has its nodes by then, so other VMs see that it is used.
 pub(super) fn attach(
     host: &mut Host,
     owner: Owner,
     disks: &[&Disk],
+    qemu: &mut Wanted,
     patience: &Patience<'_>,
 ) -> Result<(), EngineError> {
     if disks.is_empty() {
@@ -189,7 +192,7 @@ pub(super) fn attach(
         }
     }
     await_kernel(host, &written, patience)?;
-    qdisk::attach(host, owner, &of_qemu, patience)
+    qdisk::prepare(host, owner, of_qemu, qemu, patience)
 }
 
 /// Waits until domain 0's kernel has taken these disks.

@@ -27,6 +27,7 @@ use crate::device::bus::{self, Device, QEMU_DISKS};
 use crate::device::disk_users::Seen;
 use crate::device::hotplug::{self, Hotplug, Single, Sought};
 use crate::device::nodes::Access as NodeAccess;
+use crate::device::qemu::{self, Wanted};
 use crate::device::{Kind, Owner, Patience, Recorded};
 use crate::error::DeviceError;
 use crate::vm::disk::{Disk, Server};
@@ -134,16 +135,11 @@ impl Kind for Vbd {
         TABLES.rows(KIND)
     }
 
-    /// A monitor whose VM had no disk for QEMU when it began cannot start one.
+    /// A monitor whose VM had no device for QEMU when it began cannot start one.
     fn check_rights(&self, host: &Host, spec: &VmSpec) -> Result<(), EngineError> {
         let mut disks = spec.disks.iter();
-        match disks.find(|disk| disk.server == Server::Qemu) {
-            Some(disk) if !host.process.may_start_qemu() => {
-                let device = what(disk);
-                Err(DeviceError::NoRightToQemu { device }.into())
-            }
-            _ => Ok(()),
-        }
+        let for_qemu = disks.find(|disk| disk.server == Server::Qemu);
+        qemu::check_right(host, for_qemu.map(what))
     }
 
     /// Opens each disk and looks for other users, before anything of the domain is made.
@@ -176,10 +172,11 @@ impl Kind for Vbd {
         host: &mut Host,
         owner: Owner,
         spec: &VmSpec,
+        wanted: &mut Wanted,
         patience: &Patience<'_>,
     ) -> Result<(), EngineError> {
         let disks: Vec<&Disk> = spec.disks.iter().collect();
-        attach(host, owner, &disks, patience)
+        attach(host, owner, &disks, wanted, patience)
     }
 
     fn hotplug(&self) -> Option<&'static dyn Hotplug> {
@@ -325,7 +322,8 @@ impl Single for OneDisk {
         owner: Owner,
         patience: &Patience<'_>,
     ) -> Result<(), EngineError> {
-        attach(host, owner, &[&self.0], patience)
+        // `check` has refused a disk for QEMU.
+        attach(host, owner, &[&self.0], &mut Wanted::default(), patience)
     }
 }
 

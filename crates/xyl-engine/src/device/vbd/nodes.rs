@@ -4,7 +4,7 @@ use os_port::DeviceNumber;
 
 use super::SCRIPT;
 use crate::device::bus::{Device, Tables};
-use crate::device::nodes::{Access as NodeAccess, NodeRule, back, own};
+use crate::device::nodes::{NodeRule, back, copy_of, own};
 use crate::vm::disk::Disk;
 
 /// The source of a disk's nodes.
@@ -85,12 +85,6 @@ const COPY: &[Rule] = &[
     copy_of("mode", |n| mode(&n.disk)),
     copy_of("device-type", |n| device_type(&n.disk)),
 ];
-
-/// A node of the toolstack's own copy.
-pub(super) const fn copy_of<I>(path: &'static str, value: fn(&I) -> Option<String>) -> NodeRule<I> {
-    let reader = "xyl; libxl, for all that it does to the disk";
-    NodeRule::new(path, NodeAccess::Dom0, reader, value)
-}
 
 pub(super) fn flag(value: bool) -> String {
     u8::from(value).to_string()

@@ -5,37 +5,32 @@
 //!
 //! Facts: `hw/block/xen-block.c` of QEMU, `libxl_disk.c`.
 
-use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use os_port::{FILES_MAX, FileKind, OpenFile};
+use os_port::{FileKind, OpenFile};
 use xen_port::DomId;
 use xenstore::Tree;
 
 use super::attach::{busy, not_opened, what};
 use super::image;
-use super::nodes::{copy_of, device_type, flag, mode};
+use super::nodes::{device_type, flag, mode};
 use super::{KIND, tell_of_open};
-use crate::device::bus::{self, AttachLimits, Attaching, Device, QEMU_DISKS, Tables};
-use crate::device::nodes::{NodeRule, back, own};
+use crate::device::bus::{self, Device, QEMU_DISKS, Tables};
+use crate::device::nodes::{NodeRule, back, copy_of, own};
+use crate::device::qemu::Wanted;
 use crate::device::{Owner, Patience};
-use crate::device_model::{self, Request, path_of_file};
+use crate::device_model;
 use crate::error::DeviceError;
 use crate::vm::disk::Disk;
 use crate::vm::paths::node;
 use crate::{EngineError, Host};
 
-/// Longest time in which QEMU has to take the disks, once it runs.
-const TAKE_LIMIT: Duration = Duration::from_secs(30);
-/// The remedy where it does nothing.
-const REMEDY: &str = "look at the image with `qemu-img check`";
-
 /// The source of a disk's nodes.
 pub(super) struct QemuNodes {
     device: Device,
     disk: Disk,
-    /// Place of the image among QEMU's files.
-    index: usize,
+    /// The path by which QEMU opens the image.
+    path: String,
 }
 
 type Rule = NodeRule<QemuNodes>;
@@ -83,7 +78,7 @@ const BACKEND: &[Rule] = &[
     back("removable", "QEMU, guest", |n| Some(flag(n.disk.is_cdrom))),
     back("params", "QEMU: format, and the file to open", |n| {
         let format = n.disk.format.word_of_qemu();
-        Some(format!("{format}:{}", path_of_file(n.index)))
+        Some(format!("{format}:{}", n.path))
     }),
 ];
 
@@ -112,75 +107,32 @@ pub(super) fn check(host: &Host, disk: &Disk, file: &OpenFile) -> Result<(), Eng
     image::check(&device, disk, file)
 }
 
-/// Has QEMU serve these disks of one domain. Each is open and locked.
-pub(super) fn attach(
+/// Locks disks of one domain for QEMU and writes their nodes, for a QEMU that is started afterwards.
+pub(super) fn prepare(
     host: &mut Host,
     owner: Owner,
-    disks: &[(&Disk, OpenFile)],
+    disks: Vec<(&Disk, OpenFile)>,
+    qemu: &mut Wanted,
     patience: &Patience<'_>,
 ) -> Result<(), EngineError> {
-    let Some((first, _)) = disks.first() else {
-        return Ok(());
-    };
-    if disks.len() > FILES_MAX {
-        let what = format!(
-            "QEMU serves {FILES_MAX} disks of a VM at most, not {}",
-            disks.len()
-        );
-        return Err(DeviceError::Unsupported { what }.into());
+    if !disks.is_empty() {
+        qemu.begin(host, owner)?;
     }
-    // A process of an earlier domain of this number would be taken for this one's.
-    device_model::end(host, owner.domid)?;
     disks.iter().try_for_each(|(disk, file)| lock(disk, file))?;
-    let mut written = Vec::new();
-    for (index, (disk, file)) in disks.iter().enumerate() {
+    for (disk, file) in disks {
         patience.check(host)?;
-        check(host, disk, file)?;
+        check(host, disk, &file)?;
         let device = device_of(owner.domid, disk);
         let nodes = QemuNodes {
             device,
-            disk: (*disk).clone(),
-            index,
+            disk: disk.clone(),
+            path: qemu.next_file()?,
         };
         let what = what(disk);
         bus::write(host, &device, &what, &TABLES, &nodes)?;
-        written.push((device, what));
+        qemu.add_file(device, what, file);
     }
-    let (files, device) = (disks.iter().map(|(_, file)| file), what(first));
-    let request = Request {
-        domid: owner.domid,
-        device: &device,
-        files: &files.collect::<Vec<_>>(),
-    };
-    let child = device_model::start(host, &request)?;
-    device_model::await_running(host, &request, &child, &|host| patience.check(host))?;
-    let is_ready = |_: &Host| Ok(true);
-    let attaching = written.iter().map(|(device, what)| Attaching {
-        device: *device,
-        what,
-        is_ready: &is_ready,
-    });
-    let has_ended = || !matches!(child.end(), Ok(None));
-    let patience = Patience {
-        deadline: patience.deadline,
-        is_cancelled: Box::new(|| (patience.is_cancelled)() || has_ended()),
-        step: patience.step,
-    };
-    let limits = AttachLimits {
-        limit: TAKE_LIMIT,
-        remedy: REMEDY,
-        patience: &patience,
-    };
-    let taken = bus::await_attached(host, &attaching.collect::<Vec<_>>(), limits);
-    taken.map_err(|error| match error {
-        EngineError::Device(
-            DeviceError::Silent { device, .. } | DeviceError::Backend { device, .. },
-        ) => device_model::failure(&device, "does not serve the image", &Rc::clone(&child)).into(),
-        EngineError::Cancelled if has_ended() => {
-            device_model::failure(&device, "has ended", &Rc::clone(&child)).into()
-        }
-        other => other,
-    })
+    Ok(())
 }
 
 /// Locks an image for QEMU, which has the lock with the file for as long as it runs. The QEMU of an earlier domain may write its last

@@ -1,4 +1,4 @@
-//! The monitor's watch over the VM's QEMU. A guest whose QEMU has ended waits for its disks for ever, so the log says it.
+//! The monitor's watch over the VM's QEMU. A guest whose QEMU has ended waits for its devices for ever, so the log says it.
 
 use std::rc::Rc;
 
@@ -64,7 +64,7 @@ pub(super) fn heed_end(
     forget(host, vm)?;
     if runs {
         log(&format!(
-            "QEMU of domain {} has ended: the guest waits for ever for the disks that it served. `xyl destroy` and `xyl create` give it new ones",
+            "QEMU of domain {} has ended: the guest waits for ever for the disks and channels that it served. `xyl destroy` and `xyl create` give it new ones",
             vm.domid
         ));
     }

@@ -1,20 +1,30 @@
-//! Console 0: a ring between the guest and xenconsoled. It is the first kind in [`super::KINDS`].
+//! Consoles: console 0, a ring between the guest and xenconsoled, and channels (`channel.rs`). It is the first kind in [`super::KINDS`].
 //!
-//! The console has no handshake of states. xenconsoled reads ring and port from nodes below the domain's home, and
+//! Console 0 has no handshake of states. xenconsoled reads ring and port from nodes below the domain's home, and
 //! writes the tty's name there. The guest cannot write these nodes, so it cannot redirect the console. Without a
 //! device model there is one rule of order: the nodes exist before the domain is introduced. A console cannot be
 //! hot-plugged. libxl gives console 0 no member in its record, and works without `/libxl/D/device/console`.
 //!
 //! Facts: `tools/console/daemon/io.c`, `libxl_console.c`.
 
-use std::time::Duration;
+mod channel;
 
+use std::time::{Duration, Instant};
+
+use serde_json::Value as Json;
 use xen_port::{DomId, EvtchnPort, Gfn};
 use xenstore::{Path, Tree};
 
 use crate::device::nodes::{Access, NodeRule};
-use crate::device::{AtSoftReset, DeviceInput, Kind};
-use crate::{EngineError, Host};
+use crate::device::qemu::{self, Wanted};
+use crate::device::{DeviceInput, Kind, Owner, Patience, Recorded, bus};
+use crate::vm::spec::VmSpec;
+use crate::{EngineError, Host, device_model};
+
+/// libxl's name of the kind.
+const KIND: &str = "console";
+/// The number of console 0, as text.
+const CONSOLE_0: &str = "0";
 
 /// Maximum size of the buffer that xenconsoled keeps for a guest, in bytes.
 const LIMIT_BYTES: &str = "1048576";
@@ -34,7 +44,7 @@ pub struct Ring {
     pub port: EvtchnPort,
 }
 
-/// The kind for console 0.
+/// The kind of consoles.
 pub struct Console;
 
 const NODES: &[NodeRule<DeviceInput>] = &[
@@ -72,11 +82,68 @@ const NODES: &[NodeRule<DeviceInput>] = &[
 
 impl Kind for Console {
     fn name(&self) -> &'static str {
-        "console"
+        KIND
     }
 
     fn json_member(&self) -> Option<&'static str> {
-        None
+        Some("channels")
+    }
+
+    fn recorded(&self, spec: &VmSpec) -> Vec<Recorded> {
+        spec.channels.iter().map(channel::recorded).collect()
+    }
+
+    fn number_of_json(&self, entry: &Json) -> Option<u32> {
+        u32::try_from(entry.get("devid")?.as_u64()?).ok()
+    }
+
+    fn cfg_of_json(&self, entry: &Json) -> Option<String> {
+        channel::cfg_of_json(entry)
+    }
+
+    fn keep_only(&self, spec: &mut VmSpec, numbers: &[u32]) {
+        spec.channels
+            .retain(|channel| numbers.contains(&channel.number));
+    }
+
+    fn table(&self) -> Vec<(String, Access, &'static str)> {
+        channel::TABLES.rows(KIND)
+    }
+
+    fn check_rights(&self, host: &Host, spec: &VmSpec) -> Result<(), EngineError> {
+        qemu::check_right(host, spec.channels.first().map(channel::what))
+    }
+
+    fn check(&self, host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
+        match spec.channels.first() {
+            Some(first) => device_model::binary(host, &channel::what(first)).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn attach(
+        &self,
+        host: &mut Host,
+        owner: Owner,
+        spec: &VmSpec,
+        wanted: &mut Wanted,
+        patience: &Patience<'_>,
+    ) -> Result<(), EngineError> {
+        channel::prepare(host, owner, &spec.channels, wanted, patience)
+    }
+
+    fn detach(&self, host: &mut Host, domid: DomId, _: Instant) -> Result<(), EngineError> {
+        channel::detach(host, domid)
+    }
+
+    /// Console 0 is none. The backend of a channel may be in another domain.
+    fn foreign(&self, host: &mut Host, domid: DomId, number: &str) -> Result<bool, EngineError> {
+        Ok(number != CONSOLE_0 && bus::device_of(host, domid, KIND, number)?.is_none())
+    }
+
+    /// xl's QEMU is not confined.
+    fn is_not_for_adopt(&self, _: &mut Host, _: DomId, number: &str) -> Result<bool, EngineError> {
+        Ok(number != CONSOLE_0)
     }
 
     fn is_waited_for(&self) -> bool {
@@ -88,8 +155,12 @@ impl Kind for Console {
     }
 
     /// xenconsoled keeps its open tty, so the node stays.
-    fn at_soft_reset(&self) -> AtSoftReset {
-        AtSoftReset::Kept(&[TTY])
+    fn kept_nodes(&self) -> &'static [&'static str] {
+        &[TTY]
+    }
+
+    fn is_kept(&self, number: &str) -> bool {
+        number == CONSOLE_0
     }
 
     fn folders(&self, domid: DomId) -> Vec<String> {

@@ -1,0 +1,193 @@
+//! Channels: consoles with a name, from number 1 on, which the VM's QEMU serves.
+//!
+//! The guest makes ring and event channel itself, and grants the ring to domain 0. Each channel is a terminal (pty), which QEMU opens
+//! before it confines itself. Its path is in the node `tty`. So the node `output` names that terminal. libxl's has `pty`, with which
+//! QEMU opens a second one, and could not in its folder. A channel cannot be hot-plugged, as with libxl.
+//!
+//! Facts: `libxl_console.c`, `hw/char/xen_console.c` of QEMU, `hvc_xen.c` of Linux.
+
+use serde_json::{Value as Json, json};
+use xen_port::DomId;
+use xenstore::Tree;
+
+use super::{KIND, LIMIT_BYTES};
+use crate::device::bus::{self, Device, Tables};
+use crate::device::hotplug::says_nothing;
+use crate::device::nodes::{Access, NodeRule, back, copy_of, own};
+use crate::device::qemu::Wanted;
+use crate::device::{Owner, Patience, Recorded};
+use crate::device_model;
+use crate::vm::channel::Channel;
+use crate::vm::paths::node;
+use crate::{EngineError, Host};
+
+/// The protocol of consoles. libxl's value.
+const PROTOCOL: &str = "vt100";
+
+/// The source of a channel's nodes.
+pub(super) struct Nodes {
+    device: Device,
+    channel: Channel,
+}
+
+type Rule = NodeRule<Nodes>;
+
+pub(super) const TABLES: Tables<Nodes> = Tables {
+    frontend: FRONTEND,
+    backend: BACKEND,
+    copy: COPY,
+};
+
+/// A node in the frontend's folder that the guest only reads.
+const fn read_only(
+    path: &'static str,
+    reader: &'static str,
+    value: fn(&Nodes) -> Option<String>,
+) -> Rule {
+    NodeRule::new(path, Access::GuestReads, reader, value)
+}
+
+const FRONTEND: &[Rule] = &[
+    own("backend", "guest: where its backend is", |n| {
+        Some(n.device.backend())
+    }),
+    own("backend-id", "guest", |_| Some("0".to_owned())),
+    own("state", "guest and QEMU", |_| Some("1".to_owned())),
+    own("protocol", "guest", |_| Some(PROTOCOL.to_owned())),
+    read_only("name", "guest: what the channel is for", |n| {
+        Some(n.channel.name.clone())
+    }),
+    read_only("limit", "QEMU: size of its buffer", |_| {
+        Some(LIMIT_BYTES.to_owned())
+    }),
+    read_only("type", "QEMU, which serves no other", |_| {
+        Some("ioemu".to_owned())
+    }),
+    read_only("output", "QEMU: its terminal", |n| {
+        Some(format!("chardev:{}", n.channel.id_in_qemu()))
+    }),
+    read_only(
+        "tty",
+        "xl console, xyl console, channel-list; QEMU writes it",
+        |_| Some(String::new()),
+    ),
+];
+
+const BACKEND: &[Rule] = &[
+    back("frontend", "QEMU", |n| Some(n.device.frontend())),
+    back("frontend-id", "QEMU", |n| Some(n.device.domid.to_string())),
+    back("online", "QEMU: whether the channel stays", |_| {
+        Some("1".to_owned())
+    }),
+    back("state", "QEMU, guest", |_| Some("1".to_owned())),
+    back("protocol", "people", |_| Some(PROTOCOL.to_owned())),
+    back("name", "people", |n| Some(n.channel.name.clone())),
+    back("connection", "people", |n| {
+        Some(n.channel.connection().to_owned())
+    }),
+];
+
+const COPY: &[Rule] = &[
+    copy_of("frontend", |n| Some(n.device.frontend())),
+    copy_of("backend", |n| Some(n.device.backend())),
+    copy_of("name", |n| Some(n.channel.name.clone())),
+    copy_of("connection", |n| Some(n.channel.connection().to_owned())),
+];
+
+/// The channel in words, beginning with its setting in xl.cfg.
+pub(super) fn what(channel: &Channel) -> String {
+    format!("channel `{}`", channel.name)
+}
+
+/// Writes the nodes of channels, for a QEMU that is started afterwards.
+pub(super) fn prepare(
+    host: &mut Host,
+    owner: Owner,
+    channels: &[Channel],
+    qemu: &mut Wanted,
+    patience: &Patience<'_>,
+) -> Result<(), EngineError> {
+    for channel in channels {
+        patience.check(host)?;
+        qemu.begin(host, owner)?;
+        let device = Device {
+            domid: owner.domid,
+            kind: KIND,
+            served_by: KIND,
+            number: channel.number,
+        };
+        let nodes = Nodes {
+            device,
+            channel: channel.clone(),
+        };
+        let what = what(channel);
+        bus::write(host, &device, &what, &TABLES, &nodes)?;
+        qemu.add_terminal(device, what, channel.id_in_qemu());
+    }
+    Ok(())
+}
+
+/// Ends the QEMU of a domain, and takes its channels away. The nodes go last: a later process looks for a QEMU where they are.
+pub(super) fn detach(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
+    let mut channels = bus::devices(host, domid, KIND)?;
+    channels.retain(|device| device.number != 0);
+    if channels.is_empty() {
+        return Ok(());
+    }
+    device_model::end(host, domid)?;
+    host.store.rm(&node(&device_model::folder(domid))?)?;
+    bus::remove(host, &channels)
+}
+
+/// A channel of a VM's record.
+pub(super) fn recorded(channel: &Channel) -> Recorded {
+    Recorded {
+        number: channel.number,
+        text: channel.cfg_text(),
+        json: json!({ "name": channel.name, "connection.pty": {} }),
+    }
+}
+
+/// The members of a channel that Xyl knows.
+const KNOWN: [&str; 4] = ["name", "devid", "connection", "connection.pty"];
+
+/// A channel of libxl's record (`libxl_device_channel`) as xl.cfg says it; `None` where Xyl cannot serve it.
+pub(super) fn cfg_of_json(entry: &Json) -> Option<String> {
+    let members = entry.as_object()?;
+    let is_unknown =
+        |(name, value): (&String, &Json)| !KNOWN.contains(&name.as_str()) && !says_nothing(value);
+    let is_pty = members.contains_key("connection.pty");
+    if members.iter().any(is_unknown) || !is_pty {
+        return None;
+    }
+    let name = members.get("name")?.as_str()?;
+    let channel = Channel {
+        number: 1,
+        name: name.to_owned(),
+    };
+    // A name that xl.cfg cannot have is none of xl's.
+    (!name.contains([',', '\''])).then(|| channel.cfg_text())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_of_libxls_record_is_that_of_the_configuration() {
+        let channel = Channel {
+            number: 1,
+            name: "org.example.agent".to_owned(),
+        };
+        let json = recorded(&channel).json;
+        assert_eq!(cfg_of_json(&json), Some(channel.cfg_text()));
+        for other in [
+            json!({ "name": "a", "connection.socket": { "path": "/run/a" } }),
+            json!({ "name": "a", "connection.pty": {}, "backend_domid": 3 }),
+            json!({ "name": "a,connection=socket", "connection.pty": {} }),
+            json!({ "connection.pty": {} }),
+        ] {
+            assert_eq!(cfg_of_json(&other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Devices of a VM that its QEMU serves. A VM has one QEMU for all of them, of whatever kind.
+//!
+//! Each kind writes the nodes of its devices, and puts what QEMU needs for them into [`Wanted`]. Then QEMU is started once, and has to
+//! take them all. Nodes that a dead process has left without a QEMU are removed by the kind's detach.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use os_port::{Child, FILES_MAX, OpenFile};
+
+use crate::device::bus::{self, AttachLimits, Attaching, Device};
+use crate::device::{Owner, Patience};
+use crate::device_model::{self, Request, path_of_file};
+use crate::error::DeviceError;
+use crate::{EngineError, Host};
+
+/// Longest time in which QEMU has to take its devices of one kind, once it runs.
+const TAKE_LIMIT: Duration = Duration::from_secs(30);
+/// The remedy where it does nothing.
+const REMEDY: &str = "destroy the VM, and create it again";
+
+/// The devices that a VM's QEMU is to serve, with all that it gets for them.
+#[derive(Default)]
+pub struct Wanted {
+    /// The devices, in words, whose nodes are written.
+    devices: Vec<(Device, String)>,
+    /// The files that it gets.
+    files: Vec<OpenFile>,
+    /// The names of its terminals.
+    terminals: Vec<String>,
+    /// Whether the QEMU of an earlier domain of this number is gone.
+    has_begun: bool,
+}
+
+impl Wanted {
+    /// Ends the QEMU of an earlier domain of this number, before the first nodes are written: it would take the devices, or be
+    /// taken for this domain's.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn begin(&mut self, host: &Host, owner: Owner) -> Result<(), EngineError> {
+        if !self.has_begun {
+            device_model::end(host, owner.domid)?;
+            self.has_begun = true;
+        }
+        Ok(())
+    }
+
+    /// The path by which QEMU will open the next file that it gets.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] where it gets no more.
+    pub fn next_file(&self) -> Result<String, EngineError> {
+        match self.files.len() < FILES_MAX {
+            true => Ok(path_of_file(self.files.len())),
+            false => {
+                let what = format!("QEMU serves {FILES_MAX} disks of a VM at most");
+                Err(DeviceError::Unsupported { what }.into())
+            }
+        }
+    }
+
+    /// A device with a file, whose nodes are written.
+    pub fn add_file(&mut self, device: Device, what: String, file: OpenFile) {
+        self.devices.push((device, what));
+        self.files.push(file);
+    }
+
+    /// A device with a terminal of this name in QEMU, whose nodes are written.
+    pub fn add_terminal(&mut self, device: Device, what: String, name: String) {
+        self.devices.push((device, what));
+        self.terminals.push(name);
+    }
+
+    /// Starts QEMU, if a device needs it, and waits until it has taken them all.
+    ///
+    /// # Errors
+    /// [`DeviceError::NoQemu`], [`DeviceError::Qemu`], those of [`Patience::check`], the system and xenstore.
+    pub fn serve(
+        &self,
+        host: &mut Host,
+        owner: Owner,
+        patience: &Patience<'_>,
+    ) -> Result<(), EngineError> {
+        let Some((_, first)) = self.devices.first() else {
+            return Ok(());
+        };
+        let request = Request {
+            domid: owner.domid,
+            device: first,
+            files: &self.files.iter().collect::<Vec<_>>(),
+            terminals: &self.terminals,
+        };
+        let child = device_model::start(host, &request)?;
+        device_model::await_running(host, &request, &child, &|host| patience.check(host))?;
+        let of_one_kind = self
+            .devices
+            .chunk_by(|(one, _), (next, _)| one.served_by == next.served_by);
+        for devices in of_one_kind {
+            await_taken(host, devices, &child, patience)?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits until QEMU has taken these devices of one kind.
+fn await_taken(
+    host: &mut Host,
+    devices: &[(Device, String)],
+    child: &Rc<dyn Child>,
+    patience: &Patience<'_>,
+) -> Result<(), EngineError> {
+    let is_ready = |_: &Host| Ok(true);
+    let attaching = devices.iter().map(|(device, what)| Attaching {
+        device: *device,
+        what,
+        is_ready: &is_ready,
+    });
+    let has_ended = || !matches!(child.end(), Ok(None));
+    let patience = Patience {
+        deadline: patience.deadline,
+        is_cancelled: Box::new(|| (patience.is_cancelled)() || has_ended()),
+        step: patience.step,
+    };
+    let limits = AttachLimits {
+        limit: TAKE_LIMIT,
+        remedy: REMEDY,
+        patience: &patience,
+    };
+    let taken = bus::await_attached(host, &attaching.collect::<Vec<_>>(), limits);
+    taken.map_err(|error| match (error, devices.first()) {
+        (
+            EngineError::Device(
+                DeviceError::Silent { device, .. } | DeviceError::Backend { device, .. },
+            ),
+            _,
+        ) => device_model::failure(&device, "does not serve it", child).into(),
+        (EngineError::Cancelled, Some((_, first))) if has_ended() => {
+            device_model::failure(first, "has ended", child).into()
+        }
+        (other, _) => other,
+    })
+}
+
+/// Refuses a device that needs QEMU, in a process that has given up the right to start one.
+///
+/// # Errors
+/// [`DeviceError::NoRightToQemu`].
+pub fn check_right(host: &Host, device: Option<String>) -> Result<(), EngineError> {
+    match device {
+        Some(device) if !host.process.may_start_qemu() => {
+            Err(DeviceError::NoRightToQemu { device }.into())
+        }
+        _ => Ok(()),
+    }
+}
