@@ -59,6 +59,10 @@ qdisk_cfg() {
 qemus() {
 	pgrep -f -- "-xen-domid ${1:-[0-9]+} " | xargs
 }
+# serves_vhd: whether this QEMU has the driver. Debian 13's for Xen has none.
+serves_vhd() {
+	grep -q conectix /usr/libexec/xen-qemu-system-i386
+}
 no_qemu() {
 	[ -z "$(qemus "$@")" ]
 }
@@ -106,6 +110,11 @@ truncate -s 16M $disks/raw.img
 for spec in old.vhd,vhd,xvda,rw raw.img,raw,xvda,rw,backendtype=qdisk; do
 	name=${spec%%.*}
 	qdisk_cfg "$name" pvh "$disks/$spec" >"$name.cfg"
+	if [ $name = old ] && ! serves_vhd; then
+		refused "Unknown driver 'vpc'" xyl create -q old.cfg
+		leaves_nothing before
+		qdisk_cfg old pvh "$disks/$type.qcow2,qcow2,xvda,rw" >old.cfg
+	fi
 	ok xyl create -q "$name.cfg"
 	within 300 console_says "$name" 'XYL-READ written-by-guest'
 done
