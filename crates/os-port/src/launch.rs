@@ -6,7 +6,7 @@
 //! | what | is |
 //! |---|---|
 //! | program | an absolute path; nothing is searched for in `PATH`, and no shell reads the arguments |
-//! | environment | `PATH` as [`SYSTEM_FOLDERS`]; `TZ` and `LANG` of this process; `XYL_HOST` for a simulated host |
+//! | environment | `PATH` as [`SYSTEM_FOLDERS`]; `TZ` and `LANG` of this process; `XYL_HOST` for a simulated host; the variables of a hot-plug script |
 //! | working folder | `/` |
 //! | files | standard input, output and error, and [`Given::files`]; all others are closed |
 //! | umask | 077 |
@@ -41,6 +41,8 @@ pub struct Launch {
     program: PathBuf,
     args: Vec<OsString>,
     host: Option<OsString>,
+    /// The variables of a hot-plug script; `None` for another program.
+    variables: Option<Vec<(OsString, OsString)>>,
 }
 
 impl Launch {
@@ -57,6 +59,7 @@ impl Launch {
             program: program.to_owned(),
             args: Vec::new(),
             host: None,
+            variables: None,
         })
     }
 
@@ -97,6 +100,23 @@ impl Launch {
         self
     }
 
+    /// Makes it a hot-plug script with these variables in its environment. [`Spawn::run`] keeps what such a program writes to its
+    /// standard output, too, and the kernel kills it when the process that has started it dies.
+    pub fn as_script(mut self, variables: Vec<(OsString, OsString)>) -> Launch {
+        self.variables = Some(variables);
+        self
+    }
+
+    /// The variables of a hot-plug script; `None` for another program.
+    pub fn script_variables(&self) -> Option<&[(OsString, OsString)]> {
+        self.variables.as_deref()
+    }
+
+    /// Whether it is a hot-plug script.
+    pub fn is_script(&self) -> bool {
+        self.variables.is_some()
+    }
+
     /// The program's path, absolute.
     pub fn program(&self) -> &Path {
         &self.program
@@ -116,6 +136,7 @@ impl Launch {
         let mut all = vec![(OsString::from("PATH"), SYSTEM_FOLDERS.join(":").into())];
         all.extend(inherited);
         all.extend(self.host.clone().map(|value| (HOST.into(), value)));
+        all.extend(self.variables.iter().flatten().cloned());
         all
     }
 
@@ -141,7 +162,7 @@ fn is_of_root(path: &Path) -> bool {
 pub struct Ended {
     /// Exit code; `None` if a signal ended the program.
     pub code: Option<i32>,
-    /// The first [`ERRORS_MAX_BYTES`] bytes of its standard error.
+    /// The first [`ERRORS_MAX_BYTES`] bytes of its standard error, and of a script's standard output.
     pub errors: Vec<u8>,
 }
 
@@ -181,8 +202,8 @@ pub struct Bounds {
 
 /// The port that starts programs. `xen-sys` has the real one; a simulated host can answer by itself.
 pub trait Spawn: std::fmt::Debug {
-    /// Runs a program until it ends, without input, and discards its output. Kills a program that runs longer than
-    /// `limit`.
+    /// Runs a program until it ends, without input, and discards its output, but for a script's. Kills a program that runs longer
+    /// than `limit`, with all processes of its group.
     ///
     /// # Errors
     /// [`io::ErrorKind::TimedOut`] if it was killed; the system's error if it could not be started.

@@ -50,7 +50,7 @@ pub use open::{Accepts, DeviceNumber, FileFacts, FileId, FileKind, OpenFile, Ope
 pub use process::{Child, ChildEnd, HeldProcess, ProcessSignal, ends_within, send_by_pidfd};
 pub use system::{SystemClock, SystemFiles, SystemProcess, lock_for_child, lock_of_stdin};
 pub use wait::{Arrival, EventSource, Readiness};
-pub use way::UntrustedWay;
+pub use way::{UntrustedProgram, UntrustedWay};
 
 use std::fmt;
 use std::io;
@@ -215,6 +215,10 @@ pub trait Process {
     }
     /// Whether this process has the right to start QEMU as another user, as far as it has not given it up.
     fn may_start_qemu(&self) -> bool {
+        true
+    }
+    /// Whether this process can have hot-plug scripts run with all rights, as far as it has not given that up.
+    fn may_run_scripts(&self) -> bool {
         true
     }
 }

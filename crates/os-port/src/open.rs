@@ -106,6 +106,9 @@ pub enum Accepts {
     Regular,
     /// A regular file or a block device.
     Disk,
+    /// A program that root runs: an executable file that root or the user of this process owns, and that no other user can change or
+    /// exchange. Such a file is refused with [`UntrustedProgram`](crate::UntrustedProgram).
+    Program,
 }
 
 impl Accepts {
@@ -184,6 +187,15 @@ impl Opening<'_> {
         Opening {
             is_guarded: true,
             ..Opening::disk(is_writable)
+        }
+    }
+
+    /// A program that root runs.
+    pub fn program() -> Opening<'static> {
+        Opening {
+            accepts: Accepts::Program,
+            is_guarded: true,
+            ..Opening::disk(false)
         }
     }
 
@@ -280,7 +292,7 @@ impl OpenFile {
 pub(crate) fn open(path: &Path, opening: &Opening<'_>) -> io::Result<OpenFile> {
     let (place, way) = match opening.beneath {
         // The first open mounts what is mounted on demand. Its answer alone does not tell who chose the file.
-        None if opening.is_guarded => {
+        None if opening.is_guarded || opening.accepts == Accepts::Program => {
             drop(find(path)?);
             way::find(path)?
         }
@@ -289,7 +301,10 @@ pub(crate) fn open(path: &Path, opening: &Opening<'_>) -> io::Result<OpenFile> {
     };
     let mut facts = facts_of(place.as_fd())?;
     opening.accepts.check(facts.kind)?;
-    way.check(facts.kind == FileKind::Regular, facts.uid)?;
+    match opening.accepts {
+        Accepts::Program => way.check_program(path, &facts)?,
+        _ => way.check(facts.kind == FileKind::Regular, facts.uid)?,
+    }
     let access = match opening.is_writable {
         true => OFlags::RDWR,
         false => OFlags::RDONLY,

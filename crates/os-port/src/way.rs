@@ -13,6 +13,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
+use rustix::process::geteuid;
+
+use crate::open::FileFacts;
 
 /// Largest number of symbolic links on a way, as Linux has it.
 const LINKS_MAX: u32 = 40;
@@ -20,6 +23,8 @@ const LINKS_MAX: u32 = 40;
 const ROOT: u32 = 0;
 /// Mode bits: the group or all others can write.
 const OTHERS_WRITE: u32 = 0o022;
+/// Mode bits of a file that can be executed.
+const EXECUTABLE: u32 = 0o111;
 /// Mode bit: only its owner removes an entry of the folder.
 const STICKY: u32 = 0o1000;
 
@@ -53,6 +58,49 @@ impl fmt::Display for UntrustedWay {
 }
 
 impl std::error::Error for UntrustedWay {}
+
+/// The error for a program that is not run, because of its rights or of those of a folder or link on the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UntrustedProgram {
+    /// A user other than root owns the file, folder or link.
+    OwnedBy {
+        /// The file, folder or link.
+        place: PathBuf,
+        /// User id of its owner.
+        uid: u32,
+    },
+    /// Other users than its owner can write to the file, or exchange what is in the folder.
+    WritableByOthers {
+        /// The file or folder.
+        place: PathBuf,
+    },
+    /// The file is not executable.
+    NotExecutable {
+        /// The file.
+        place: PathBuf,
+    },
+}
+
+impl fmt::Display for UntrustedProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OwnedBy { place, uid } => {
+                let place = place.display();
+                write!(f, "user {uid} owns {place}, not root: `chown root {place}`")
+            }
+            Self::WritableByOthers { place } => {
+                let place = place.display();
+                write!(f, "other users can change {place}: `chmod go-w {place}`")
+            }
+            Self::NotExecutable { place } => {
+                let place = place.display();
+                write!(f, "{place} is not executable: `chmod +x {place}`")
+            }
+        }
+    }
+}
+
+impl std::error::Error for UntrustedProgram {}
 
 /// The users other than root that can change where a path leads.
 #[derive(Debug, Default)]
@@ -98,6 +146,36 @@ impl Way {
             Some(place) if !is_regular || self.has_link_after_shared => refuse(place, None),
             _ => Ok(()),
         }
+    }
+}
+
+impl Way {
+    /// Refuses a program that a user other than root and the one of this process can change or exchange.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::PermissionDenied`], which contains [`UntrustedProgram`].
+    pub(crate) fn check_program(&self, path: &Path, facts: &FileFacts) -> io::Result<()> {
+        let own = geteuid().as_raw();
+        let is_foreign = |uid: u32| uid != ROOT && uid != own;
+        let place = path.to_owned();
+        let mut owners = self.owners.iter();
+        let why = if let Some((uid, place)) = owners.find(|(uid, _)| is_foreign(*uid)) {
+            let (place, uid) = (place.clone(), *uid);
+            UntrustedProgram::OwnedBy { place, uid }
+        } else if let Some(place) = &self.shared {
+            let place = place.clone();
+            UntrustedProgram::WritableByOthers { place }
+        } else if is_foreign(facts.uid) {
+            let uid = facts.uid;
+            UntrustedProgram::OwnedBy { place, uid }
+        } else if facts.mode & OTHERS_WRITE != 0 {
+            UntrustedProgram::WritableByOthers { place }
+        } else if facts.mode & EXECUTABLE == 0 {
+            UntrustedProgram::NotExecutable { place }
+        } else {
+            return Ok(());
+        };
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
     }
 }
 
@@ -216,6 +294,58 @@ mod tests {
         let plain = all.join("plain");
         fs::write(&plain, "1").unwrap();
         assert_eq!(refused(&plain), None);
+    }
+
+    #[test]
+    fn a_program_is_one_that_nobody_else_can_change_or_exchange() {
+        let (root, home, _, is_root) = bench();
+        let untrusted = |path: &Path| {
+            let error = open(path, &Opening::program()).err()?;
+            let why = error.into_inner().unwrap();
+            Some(*why.downcast::<UntrustedProgram>().unwrap())
+        };
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        };
+        let program = root.path().join("program");
+        fs::write(&program, "#!/bin/sh").unwrap();
+        mode(&program, 0o644);
+        let place = program.clone();
+        let refused = UntrustedProgram::NotExecutable { place };
+        assert_eq!(untrusted(&program), Some(refused));
+        mode(&program, 0o755);
+        assert_eq!(untrusted(&program), None);
+        mode(&program, 0o775);
+        let place = program.clone();
+        let refused = UntrustedProgram::WritableByOthers { place };
+        assert_eq!(untrusted(&program), Some(refused));
+        mode(&program, 0o755);
+        // One that others can exchange, though they cannot write to it.
+        let folder = root.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        let inner = folder.join("program");
+        fs::copy(&program, &inner).unwrap();
+        mode(&folder, 0o777);
+        let is_refused = untrusted(&inner).is_some();
+        // A user's own folder is one that this process owns.
+        assert_eq!(is_refused, is_root);
+        let folder_itself = open(&folder, &Opening::program()).unwrap_err();
+        assert_eq!(folder_itself.kind(), io::ErrorKind::InvalidInput);
+        if is_root {
+            let users = home.join("program");
+            fs::copy(&program, &users).unwrap();
+            let refused = UntrustedProgram::OwnedBy {
+                place: home,
+                uid: USER,
+            };
+            assert_eq!(untrusted(&users), Some(refused));
+            chown(&program, Some(USER), None).unwrap();
+            let refused = UntrustedProgram::OwnedBy {
+                place: program.clone(),
+                uid: USER,
+            };
+            assert_eq!(untrusted(&program), Some(refused));
+        }
     }
 
     #[test]

@@ -212,17 +212,26 @@ impl Child {
 
     /// Closes all descriptors but those that stay.
     fn close_files(&self) -> bool {
-        let [one, other] = self.files.map(RawFd::unsigned_abs);
-        let (low, high) = (one.min(other), one.max(other));
-        let ranges = [(0, low), (low + 1, high), (high + 1, u32::MAX)];
-        let all = ranges.iter().all(|(first, end)| {
-            // The end is not closed, but the last of all numbers is no descriptor's.
-            let last = end.saturating_sub(1);
-            // SAFETY: the call takes numbers; see `give_up`.
-            *first > last || unsafe { libc::syscall(libc::SYS_close_range, *first, last, 0) } == 0
-        });
-        all || close_each_but(low, high)
+        close_but(self.files)
     }
+}
+
+/// Closes all descriptors of a process that will not return but one.
+pub(crate) fn close_all_but(file: RawFd) -> bool {
+    close_but([file; 2])
+}
+
+fn close_but(files: [RawFd; 2]) -> bool {
+    let [one, other] = files.map(RawFd::unsigned_abs);
+    let (low, high) = (one.min(other), one.max(other));
+    let ranges = [(0, low), (low + 1, high), (high + 1, u32::MAX)];
+    let all = ranges.iter().all(|(first, end)| {
+        // The end is not closed, but the last of all numbers is no descriptor's.
+        let last = end.saturating_sub(1);
+        // SAFETY: the call takes numbers; see `give_up`.
+        *first > last || unsafe { libc::syscall(libc::SYS_close_range, *first, last, 0) } == 0
+    });
+    all || close_each_but(low, high)
 }
 
 /// Closes all descriptors but two, one by one: `close_range` came with Linux 5.9.

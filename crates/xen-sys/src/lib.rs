@@ -5,7 +5,7 @@
 //! dropped.
 //!
 //! The crate also starts programs ([`Standby`], [`SystemSpawn`]), because a child must be prepared before it becomes
-//! its program. It runs code that reads hostile bytes in children without rights ([`compute`]). [`SystemLoopDevices`]
+//! its program. [`ScriptRunner`] runs hot-plug scripts for a process that has given up its rights. It runs code that reads hostile bytes in children without rights ([`compute`]). [`SystemLoopDevices`]
 //! attaches files to loop devices.
 //!
 //! This is the only crate with `unsafe`. Three rules keep it small:
@@ -33,6 +33,7 @@ mod privcmd;
 mod process;
 pub mod program;
 mod rights;
+mod runner;
 mod scheduling;
 mod settings;
 mod spawn;
@@ -48,6 +49,7 @@ pub use loops::SystemLoopDevices;
 pub use memory::ForeignMemory;
 pub use privcmd::Stats;
 pub use rights::{Network, Programs, give_up_rights};
+pub use runner::ScriptRunner;
 pub use scheduling::{give_way_to_daemons, take_precedence_to_end};
 pub use spawn::SystemSpawn;
 pub use standby::{Standby, Streams, expect_children};

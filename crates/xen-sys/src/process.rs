@@ -58,6 +58,15 @@ impl Process {
         }
     }
 
+    /// Kills the child with SIGKILL, and all processes of its group, which it leads. It has not been waited for, so its PID is no other
+    /// group's.
+    pub(crate) fn kill_group(&self) -> io::Result<()> {
+        // SAFETY: the call takes numbers.
+        unsafe { libc::kill(-self.pid, libc::SIGKILL) };
+        // A child that has not made its group yet is killed alone.
+        self.kill()
+    }
+
     /// Waits for the child's end. Returns its exit code, or `None` if a signal ended it.
     pub(crate) fn wait(&self) -> io::Result<Option<i32>> {
         self.wait_with(libc::WEXITED)

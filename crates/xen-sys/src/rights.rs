@@ -15,6 +15,8 @@
 //! traffic of other guests. The mend is a helper process that keeps the right and only joins a VM's interfaces to their bridges.
 //! All other monitors cannot make that socket.
 //!
+//! Hot-plug scripts need all of that. They are run by a child that was made before ([`ScriptRunner`](crate::ScriptRunner)).
+//!
 //! Landlock is not used. A core goes to any path that the operator names, and the next domain's kernel may be
 //! anywhere, so no list of folders would be correct.
 

@@ -30,14 +30,19 @@ impl Spawn for SystemSpawn {
         File::open(launch.program())?;
         let null = open_null()?;
         let (errors, end) = io::pipe()?;
-        let standby = Standby::start(
-            launch,
-            Streams {
-                input: null.as_fd(),
-                output: null.as_fd(),
-                errors: end.as_fd(),
+        let streams = Streams {
+            input: null.as_fd(),
+            output: match launch.is_script() {
+                true => end.as_fd(),
+                false => null.as_fd(),
             },
-        )?;
+            errors: end.as_fd(),
+        };
+        let extras = Extras {
+            dies_with_starter: launch.is_script(),
+            ..Extras::default()
+        };
+        let standby = Standby::start_with(launch, streams, &extras)?;
         drop(end);
         run_until(deadline, launch, errors, &standby.let_go())
     }
@@ -60,6 +65,7 @@ impl Spawn for SystemSpawn {
         let extras = Extras {
             files: &files.ok_or(io::ErrorKind::InvalidInput)?,
             bounds: given.bounds,
+            dies_with_starter: false,
         };
         let process = Standby::start_with(launch, streams, &extras)?.let_go();
         drop(end);
@@ -144,7 +150,7 @@ fn run_until(
             // All output is read, unless a child of the program still runs.
             break;
         } else if left.is_zero() {
-            process.kill()?;
+            process.kill_group()?;
             process.wait()?;
             let what = format!("`{}` ran into its time limit and was killed", launch.line());
             return Err(io::Error::new(io::ErrorKind::TimedOut, what));
@@ -218,6 +224,37 @@ mod tests {
         let late = SystemSpawn.run(&shell("exec sleep 1000"), Duration::from_millis(20));
         assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert!(start.elapsed() < LIMIT);
+    }
+
+    #[test]
+    fn what_one_has_started_is_killed_with_it() {
+        let file = std::env::temp_dir().join(format!("xen-sys-group-{}", std::process::id()));
+        let script = format!("sleep 1000 & echo $! >{}; wait", file.display());
+        let late = SystemSpawn.run(&shell(&script), Duration::from_secs(2));
+        assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let pid = SystemFiles.read(&file, 99).unwrap();
+        SystemFiles.remove(&file).unwrap();
+        let pid: i32 = String::from_utf8(pid).unwrap().trim().parse().unwrap();
+        let deadline = Instant::now() + LIMIT;
+        // SAFETY: the call takes numbers, and signal 0 changes nothing. A zombie that nobody waits for is there still.
+        while unsafe { libc::kill(pid, 0) } == 0 && !is_zombie(pid) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(Instant::now() < deadline);
+    }
+
+    fn is_zombie(pid: i32) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.contains(") Z")
+    }
+
+    #[test]
+    fn a_script_has_its_variables_and_all_that_it_says_is_kept() {
+        let variables = vec![("XENBUS_PATH".into(), "backend/vif/1/0".into())];
+        let script = shell("echo $XENBUS_PATH; echo wrong >&2; exit 2").as_script(variables);
+        let ended = SystemSpawn.run(&script, LIMIT).unwrap();
+        assert_eq!(ended.code, Some(2));
+        assert_eq!(ended.errors, b"backend/vif/1/0\nwrong\n");
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub(crate) struct Extras<'a> {
     pub files: &'a [BorrowedFd<'a>],
     /// The bounds of the program.
     pub bounds: Option<Bounds>,
+    /// Whether the kernel kills it when the thread that starts it ends.
+    pub dies_with_starter: bool,
 }
 
 /// A child that stands by. It starts its program when this is dropped, or when this process ends.
@@ -251,6 +253,7 @@ impl Orders {
                 more,
                 filters: addresses,
                 limits: extras.bounds.map(limits_of),
+                starter: extras.dies_with_starter.then(std::process::id),
                 wait: wait.as_raw_fd(),
                 go: go.as_raw_fd(),
                 path: words.path.as_ptr(),

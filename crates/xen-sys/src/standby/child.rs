@@ -48,6 +48,8 @@ pub(super) struct Plan {
     pub filters: [*const libc::sock_fprog; FILTERS],
     /// Further resource limits of the program, which it cannot raise: resource and limit.
     pub limits: Option<[(u32, u64); 3]>,
+    /// PID of the process with which it dies.
+    pub starter: Option<u32>,
     /// The end of the pipe that the child reads.
     pub wait: RawFd,
     /// The parent's end of the pipe, which the child has to close.
@@ -85,7 +87,7 @@ pub(super) extern "C" fn stand_by(plan: *mut c_void) -> c_int {
     // While it is open in the child too, the wait would never end.
     call(libc::SYS_close, [plan.go as usize, 0, 0, 0]);
     leave_session();
-    if !take_files(plan) {
+    if !die_with_starter(plan) || !take_files(plan) {
         return NO_PROGRAM;
     }
     wait_to_be_let_go();
@@ -118,6 +120,19 @@ fn leave_session() {
         set_action(*signal as usize, &action);
         set_action(*signal as usize, &DEFAULT_ACTION);
     }
+}
+
+/// Has the kernel kill the child when its starter ends, if that is planned. Returns false for a starter that has ended already.
+fn die_with_starter(plan: &Plan) -> bool {
+    let Some(starter) = plan.starter else {
+        return true;
+    };
+    let signal = libc::SIGKILL as usize;
+    call(
+        libc::SYS_prctl,
+        [libc::PR_SET_PDEATHSIG as usize, signal, 0, 0],
+    );
+    call(libc::SYS_getppid, [0; 4]) == starter as isize
 }
 
 /// Arranges the files: standard input, output and error as planned, then the pipe and the further files, and no others. Returns whether

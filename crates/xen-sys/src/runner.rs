@@ -1,0 +1,412 @@
+//! Runs hot-plug scripts for a process that gives up its rights.
+//!
+//! A script needs what such a process must not have: new programs, the network, connections to other daemons. So the process first
+//! makes a child that keeps all rights and does one thing: it runs the scripts that it is asked for. The child has no file open but
+//! its end of a socket, and reads nothing of a guest. Each request names a script, which the child checks itself. It ends with its
+//! parent, and so does a script under way.
+//!
+//! A request and a reply are one packet each: numbers and texts, each text with its length before it.
+
+use std::ffi::{CStr, OsString};
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use os_port::{Child, Ended, Given, Launch, Spawn};
+
+use crate::confine::close_all_but;
+use crate::process::wait_for;
+use crate::spawn::SystemSpawn;
+
+/// Name of the child, as `top` shows it.
+const NAME: &CStr = c"xyl-scripts";
+/// Largest packet in bytes. The texts of a script have 255 bytes each.
+const PACKET_MAX_BYTES: usize = 32 << 10;
+/// The most texts of a request.
+const TEXTS_MAX: usize = 64;
+/// Time beyond a script's own limit in which its reply has to come.
+const REPLY_LIMIT: Duration = Duration::from_secs(5);
+/// The exit code of a script that a signal has ended, in a reply.
+const BY_SIGNAL: u64 = u64::MAX;
+/// A reply: the script has ended.
+const ENDED: u64 = 0;
+/// A reply: it was not run, or took too long.
+const TOO_LONG: u64 = 1;
+const NOT_RUN: u64 = 2;
+
+/// Starts programs as [`SystemSpawn`] does, but has scripts run by a child with all rights.
+pub struct ScriptRunner {
+    socket: OwnedFd,
+}
+
+impl fmt::Debug for ScriptRunner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ScriptRunner({})", self.socket.as_raw_fd())
+    }
+}
+
+impl ScriptRunner {
+    /// Makes the child. It runs what `check` lets through. The process must have one thread.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn start(check: fn(&Launch) -> io::Result<()>) -> io::Result<ScriptRunner> {
+        let (ours, childs) = pair()?;
+        let parent = std::process::id();
+        // SAFETY: the process has one thread, so no lock is held in the child. The child runs `serve_all`, and never returns: no value of
+        // this process is dropped there.
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => serve_all(&childs, parent, check),
+            _ => Ok(ScriptRunner { socket: ours }),
+        }
+    }
+
+    /// Asks for a script, and waits for its end.
+    fn ask(&self, launch: &Launch, limit: Duration) -> io::Result<Ended> {
+        let request = Request::of(launch, limit)?;
+        send(&self.socket, &request)?;
+        let deadline = Instant::now() + limit + REPLY_LIMIT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let [has_reply, _] = wait_for([self.socket.as_fd(); 2], false, left)?;
+            if has_reply {
+                break;
+            }
+            if left.is_zero() {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+        }
+        let packet = receive(&self.socket)?.ok_or(io::ErrorKind::BrokenPipe)?;
+        read_reply(&packet).unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into()))
+    }
+}
+
+impl Spawn for ScriptRunner {
+    /// [`io::ErrorKind::BrokenPipe`]: the child is gone.
+    fn run(&self, launch: &Launch, limit: Duration) -> io::Result<Ended> {
+        match launch.is_script() {
+            true => self.ask(launch, limit),
+            false => SystemSpawn.run(launch, limit),
+        }
+    }
+
+    fn start(&self, launch: &Launch, given: &Given<'_>) -> io::Result<Rc<dyn Child>> {
+        SystemSpawn.start(launch, given)
+    }
+}
+
+/// The child: carries out requests until its parent has closed the socket.
+fn serve_all(socket: &OwnedFd, parent: u32, check: fn(&Launch) -> io::Result<()>) -> ! {
+    // SAFETY: the calls take numbers and a constant. The parent may have ended before the first one: then this process has another
+    // parent.
+    let is_bound = unsafe {
+        libc::prctl(libc::PR_SET_NAME, NAME.as_ptr());
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0
+            && libc::getppid().unsigned_abs() == parent
+    };
+    // Among the files is the lock of the VM's monitor: it must not outlive the monitor here.
+    if is_bound && close_all_but(socket.as_raw_fd()) {
+        let _ = crate::program::give_back();
+        while let Ok(Some(packet)) = receive(socket) {
+            let reply = serve(&packet, check);
+            if send(socket, &reply).is_err() {
+                break;
+            }
+        }
+    }
+    // SAFETY: the call takes a number and does not return.
+    unsafe { libc::_exit(0) }
+}
+
+fn serve(packet: &[u8], check: fn(&Launch) -> io::Result<()>) -> Vec<u8> {
+    let Some((launch, limit)) = Request::read(packet) else {
+        return reply_of(&Err(io::ErrorKind::InvalidInput.into()));
+    };
+    let ended = check(&launch).and_then(|()| SystemSpawn.run(&launch, limit));
+    reply_of(&ended)
+}
+
+/// A request: time limit, program, arguments, variables.
+struct Request;
+
+impl Request {
+    fn of(launch: &Launch, limit: Duration) -> io::Result<Vec<u8>> {
+        let variables = launch.script_variables().unwrap_or_default();
+        let mut packet = Vec::new();
+        put_number(&mut packet, limit.as_millis() as u64);
+        put_number(&mut packet, launch.arguments().len() as u64);
+        put_number(&mut packet, variables.len() as u64);
+        put_text(&mut packet, launch.program().as_os_str().as_bytes());
+        for argument in launch.arguments() {
+            put_text(&mut packet, argument.as_bytes());
+        }
+        for (name, value) in variables {
+            put_text(&mut packet, name.as_bytes());
+            put_text(&mut packet, value.as_bytes());
+        }
+        match packet.len() <= PACKET_MAX_BYTES {
+            true => Ok(packet),
+            false => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    /// What is asked for; `None` for a packet that is none of this module.
+    fn read(packet: &[u8]) -> Option<(Launch, Duration)> {
+        let mut rest = packet;
+        let limit = Duration::from_millis(take_number(&mut rest)?);
+        let mut count = || {
+            let count = usize::try_from(take_number(&mut rest)?).ok()?;
+            (count <= TEXTS_MAX).then_some(count)
+        };
+        let (nr_arguments, nr_variables) = (count()?, count()?);
+        let program = PathBuf::from(take_text(&mut rest)?);
+        let mut arguments = Vec::new();
+        for _ in 0..nr_arguments {
+            arguments.push(take_text(&mut rest)?);
+        }
+        let mut variables = Vec::new();
+        for _ in 0..nr_variables {
+            variables.push((take_text(&mut rest)?, take_text(&mut rest)?));
+        }
+        let launch = Launch::new(&program).ok()?.args(arguments);
+        Some((launch.as_script(variables), limit))
+    }
+}
+
+fn reply_of(ended: &io::Result<Ended>) -> Vec<u8> {
+    let (kind, code, said) = match ended {
+        Ok(ended) => {
+            let code = ended.code.and_then(|code| u64::try_from(code).ok());
+            (ENDED, code.unwrap_or(BY_SIGNAL), ended.errors.clone())
+        }
+        Err(error) => {
+            let kind = match error.kind() {
+                io::ErrorKind::TimedOut => TOO_LONG,
+                _ => NOT_RUN,
+            };
+            (kind, 0, error.to_string().into_bytes())
+        }
+    };
+    let mut packet = Vec::new();
+    put_number(&mut packet, kind);
+    put_number(&mut packet, code);
+    let most = said.len().min(PACKET_MAX_BYTES / 2);
+    put_text(&mut packet, said.get(..most).unwrap_or_default());
+    packet
+}
+
+fn read_reply(packet: &[u8]) -> Option<io::Result<Ended>> {
+    let mut rest = packet;
+    let (kind, code) = (take_number(&mut rest)?, take_number(&mut rest)?);
+    let said = take_text(&mut rest)?.into_vec();
+    let error = |kind| {
+        let text = String::from_utf8_lossy(&said).into_owned();
+        Some(Err(io::Error::new(kind, text)))
+    };
+    match kind {
+        ENDED => Some(Ok(Ended {
+            code: i32::try_from(code).ok(),
+            errors: said,
+        })),
+        TOO_LONG => error(io::ErrorKind::TimedOut),
+        _ => error(io::ErrorKind::Other),
+    }
+}
+
+fn put_number(packet: &mut Vec<u8>, number: u64) {
+    packet.extend_from_slice(&number.to_le_bytes());
+}
+
+fn put_text(packet: &mut Vec<u8>, text: &[u8]) {
+    put_number(packet, text.len() as u64);
+    packet.extend_from_slice(text);
+}
+
+fn take_number(packet: &mut &[u8]) -> Option<u64> {
+    let (number, rest) = packet.split_first_chunk()?;
+    *packet = rest;
+    Some(u64::from_le_bytes(*number))
+}
+
+fn take_text(packet: &mut &[u8]) -> Option<OsString> {
+    let length = usize::try_from(take_number(packet)?).ok()?;
+    let (text, rest) = packet.split_at_checked(length)?;
+    *packet = rest;
+    Some(OsString::from_vec(text.to_vec()))
+}
+
+/// Two ends of a socket that keeps packets apart.
+fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends: [RawFd; 2] = [-1; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: the call writes two descriptors, which `ends` has room for.
+    match unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: the call has made both for us, and nobody else has them.
+        _ => Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) }),
+    }
+}
+
+fn send(socket: &OwnedFd, packet: &[u8]) -> io::Result<()> {
+    let (fd, start) = (socket.as_raw_fd(), packet.as_ptr().cast());
+    // SAFETY: the call reads the packet, which outlives it.
+    match unsafe { libc::send(fd, start, packet.len(), libc::MSG_NOSIGNAL) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// The next packet; `None` if the other end is closed.
+fn receive(socket: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
+    let mut packet = vec![0; PACKET_MAX_BYTES];
+    let (fd, start) = (socket.as_raw_fd(), packet.as_mut_ptr().cast());
+    loop {
+        // SAFETY: the call writes into the packet, which is ours and outlives it.
+        let received = unsafe { libc::recv(fd, start, packet.len(), 0) };
+        match usize::try_from(received) {
+            Ok(0) => return Ok(None),
+            Ok(size) => {
+                packet.truncate(size);
+                return Ok(Some(packet));
+            }
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::process::Process;
+    use crate::rights::{Network, Programs, give_up_rights};
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn shell(text: &str) -> Launch {
+        let shell = Launch::new(Path::new("/bin/sh")).unwrap();
+        let variables = vec![("XENBUS_TYPE".into(), "vif".into())];
+        shell.args(["-c", text]).as_script(variables)
+    }
+
+    #[test]
+    fn requests_and_replies_are_read_as_they_were_written() {
+        let launch = shell("exit 0");
+        let packet = Request::of(&launch, LIMIT).unwrap();
+        let (read, limit) = Request::read(&packet).unwrap();
+        assert_eq!((&read, limit), (&launch, LIMIT));
+        for cut in 0..packet.len() {
+            assert!(Request::read(&packet[..cut]).is_none(), "{cut}");
+        }
+        for code in [Some(3), None] {
+            let errors = b"why".to_vec();
+            let reply = reply_of(&Ok(Ended { code, errors }));
+            let read = read_reply(&reply).unwrap().unwrap();
+            assert_eq!((read.code, read.errors), (code, b"why".to_vec()));
+        }
+        for kind in [io::ErrorKind::TimedOut, io::ErrorKind::Other] {
+            let reply = reply_of(&Err(kind.into()));
+            assert_eq!(read_reply(&reply).unwrap().unwrap_err().kind(), kind);
+        }
+    }
+
+    /// Runs a check in a child that may have one thread. Returns its exit code.
+    fn in_child(check: impl FnOnce() -> i32) -> i32 {
+        // SAFETY: the child uses no lock that another thread may hold but the allocator's, and ends without a return.
+        match unsafe { libc::fork() } {
+            // SAFETY: the call takes a number.
+            0 => unsafe { libc::_exit(check()) },
+            pid => Process::of_child(pid).unwrap().wait().unwrap().unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_process_without_rights_has_scripts_run_with_all_of_them() {
+        let code = in_child(|| {
+            let Ok(runner) = ScriptRunner::start(|_| Ok(())) else {
+                return 100;
+            };
+            if give_up_rights(Network::None, Programs::None).is_err() {
+                return 101;
+            }
+            // What a script may do, and this process may not: a new program, with the right to get more rights.
+            let script = "grep -q '^NoNewPrivs:\t0$' /proc/self/status && echo $XENBUS_TYPE";
+            let ended = runner.run(&shell(script), LIMIT);
+            let is_right =
+                ended.is_ok_and(|ended| ended.code == Some(0) && ended.errors == b"vif\n");
+            let late = runner.run(&shell("sleep 1000"), Duration::from_millis(50));
+            let is_late = late.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
+            let own = SystemSpawn.run(&shell("exit 0"), LIMIT);
+            let is_refused = !own.is_ok_and(|ended| ended.code == Some(0));
+            // It has one file of its own; the others are those of the shell.
+            let files = runner.run(&shell("ls /proc/$PPID/fd | wc -l"), LIMIT);
+            let is_alone = files.is_ok_and(|ended| ended.errors.trim_ascii() <= b"6".as_slice());
+            i32::from(!is_right)
+                | i32::from(!is_late) << 1
+                | i32::from(!is_refused) << 2
+                | i32::from(!is_alone) << 3
+        });
+        assert_eq!(code, 0);
+    }
+
+    #[test]
+    fn what_the_check_refuses_is_not_run() {
+        let code = in_child(|| {
+            let refuse = |_: &Launch| Err(io::ErrorKind::PermissionDenied.into());
+            let runner = ScriptRunner::start(refuse);
+            let ended = runner.and_then(|runner| runner.run(&shell("exit 0"), LIMIT));
+            i32::from(ended.is_ok())
+        });
+        assert_eq!(code, 0);
+    }
+
+    /// A script under way ends with the process that has asked for it.
+    #[test]
+    fn the_child_and_its_script_end_with_their_parent() {
+        let file = std::env::temp_dir().join(format!("xen-sys-runner-{}", std::process::id()));
+        let text = format!("echo $$ >{}; exec sleep 1000", file.display());
+        let launch = shell(&text);
+        // SAFETY: as in `in_child`.
+        let pid = match unsafe { libc::fork() } {
+            0 => {
+                let runner = ScriptRunner::start(|_| Ok(()));
+                let _ = runner.and_then(|runner| runner.run(&launch, LIMIT));
+                // SAFETY: the call takes a number.
+                unsafe { libc::_exit(0) }
+            }
+            pid => pid,
+        };
+        let asker = Process::of_child(pid).unwrap();
+        let deadline = Instant::now() + LIMIT;
+        let script = loop {
+            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            if let Ok(script) = text.trim().parse::<i32>() {
+                break script;
+            }
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        asker.kill().unwrap();
+        asker.wait().unwrap();
+        let runs = || {
+            let stat = std::fs::read_to_string(format!("/proc/{script}/stat"));
+            stat.is_ok_and(|stat| !stat.contains(") Z"))
+        };
+        while runs() {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::fs::remove_file(&file).unwrap();
+    }
+}
