@@ -955,7 +955,8 @@ fn an_interface_that_cannot_be_had_is_refused_and_leaves_nothing() {
         (same.as_str(), ErrorCode::DeviceUnsupported),
         ("devid=0", ErrorCode::DeviceExists),
         ("devid=10000", ErrorCode::DeviceUnsupported),
-        ("script=vif-route", ErrorCode::DeviceUnsupported),
+        ("script=vif-none", ErrorCode::Network),
+        ("vlan=10p", ErrorCode::DeviceUnsupported),
         ("brige=xenbr0", ErrorCode::Configuration),
     ] {
         let refused = bench.must(&world, |host| Ok(code(ask(host, domid, &nic(words)))));
@@ -1045,7 +1046,7 @@ fn a_request_for_an_interface_stays_for_a_monitor_with_the_right() {
     let bench = Bench::with_devices();
     let (world, vm) = world_without_interface(&bench);
     bench.must(&world, |host| {
-        assert!(!requests::change_links(host, vm.uuid)?);
+        assert!(!requests::needs(host, vm.uuid)?.links);
         let id = RequestId::new(1, host.process.new_uuid());
         let now_ms = host.clock.calendar();
         let now_ms = now_ms.duration_since(std::time::UNIX_EPOCH).unwrap();
@@ -1055,16 +1056,16 @@ fn a_request_for_an_interface_stays_for_a_monitor_with_the_right() {
         };
         let envelope = Envelope::new(id, vm.uuid, now_ms, asker, nic("devid=1"));
         requests::submit(host, &envelope)?;
-        assert!(requests::change_links(host, vm.uuid)?);
+        assert!(requests::needs(host, vm.uuid)?.links);
         let ended = watch_without_links(host, vm).unwrap_err();
         assert_eq!(ended.code(), ErrorCode::Network);
-        assert!(requests::change_links(host, vm.uuid)?);
+        assert!(requests::needs(host, vm.uuid)?.links);
         Ok(())
     });
     assert_eq!(nic_places(&world.snapshot(), vm.domid), NOWHERE);
     let watch = |host: &mut Host| monitor::watch(host, vm, &mut |_| ());
     let look = |host: &mut Host| {
-        while requests::change_links(host, vm.uuid)? {
+        while requests::needs(host, vm.uuid)?.links {
             host.wait_for(&[], Duration::from_millis(10))?;
         }
         Ok(())

@@ -105,7 +105,7 @@ codes! {
     DiskUntrusted = "disk-untrusted",
     /// The disk has another user.
     DiskBusy = "disk-busy",
-    /// The bridge or the name of a network interface cannot be used.
+    /// The bridge, the name or the script of a network interface cannot be used, or its script has failed.
     Network = "network",
     /// The backend of a device has failed, or does nothing.
     Backend = "backend",

@@ -940,15 +940,17 @@ mod tests {
             script: Some("vif-route".to_owned()),
             ..VifDefaults::default()
         };
-        let error = plan_with("", route.clone()).unwrap_err();
-        assert_eq!(error.code(), crate::ErrorCode::DeviceUnsupported);
-        plan_with("script=vif-bridge", route).unwrap();
+        let spec = plan_with("", route.clone()).unwrap().spec;
+        let script = spec.nics[0].script().unwrap();
+        assert_eq!(script.path, "/etc/xen/scripts/vif-route");
+        let spec = plan_with("script=vif-bridge", route).unwrap().spec;
+        assert_eq!(spec.nics[0].script(), None);
         let bridge = VifDefaults {
             bridge: Some("lan".to_owned()),
             ..VifDefaults::default()
         };
         let spec = plan_with("", bridge).unwrap().spec;
-        assert_eq!(spec.nics[0].bridge.as_str(), "lan");
+        assert_eq!(spec.nics[0].bridge(), "lan");
     }
 
     #[test]

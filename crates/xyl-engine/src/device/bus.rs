@@ -399,8 +399,8 @@ fn look(
     Ok(reads.into_iter().map(seen).collect())
 }
 
-/// The start of a text of the kernel's.
-fn printable(text: &[u8]) -> String {
+/// The start of a text that is not the toolstack's, as one line.
+pub(super) fn printable(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text.get(..CAUSE_MAX_BYTES).unwrap_or(text)).into_owned();
     text.chars().filter(|c| !c.is_control()).collect()
 }

@@ -12,11 +12,10 @@ use xenstore::{Batch, Client};
 use xl_cfg::{DomainConfig, Source, Value};
 
 use crate::device::bus::Device;
-use crate::device::{KINDS, Kind, Owner, Patience, bus};
+use crate::device::{KINDS, Kind, Owner, Patience, bus, script};
 use crate::error::DeviceError;
 use crate::vm::nic::VifDefaults;
 use crate::vm::paths::node;
-use crate::vm::spec::VmSpec;
 use crate::{EngineError, Host};
 
 /// A kind whose devices can be attached to a running domain one by one, and detached from it.
@@ -29,6 +28,11 @@ pub trait Hotplug {
 
     /// Whether an attach changes the host's network interfaces. Not every process has the right to that.
     fn changes_links(&self) -> bool {
+        false
+    }
+
+    /// Whether an attach of this device runs a script. Not every process has the right to that.
+    fn runs_script(&self, _text: &str) -> bool {
         false
     }
 
@@ -45,18 +49,11 @@ pub trait Hotplug {
         Ok(self.read(text)?.text())
     }
 
-    /// The description with what the VM decides about a new device, such as its number. `spec` is the VM's record; a domain of
-    /// xl has none.
+    /// The description with what the VM decides about a new device, such as its number.
     ///
     /// # Errors
     /// Those of [`Hotplug::read`] and xenstore.
-    fn complete(
-        &self,
-        _host: &mut Host,
-        _owner: Owner,
-        _spec: Option<&VmSpec>,
-        text: &str,
-    ) -> Result<String, EngineError> {
+    fn complete(&self, _host: &mut Host, _owner: Owner, text: &str) -> Result<String, EngineError> {
         Ok(text.to_owned())
     }
 
@@ -145,18 +142,24 @@ pub fn for_request(name: &str, text: &str, defaults: &VifDefaults) -> Result<Str
     hotplug.with_defaults(text, defaults)
 }
 
-/// Refuses an attach of a kind for which this process has given up a right.
+/// Refuses an attach for which this process has given up a right.
 ///
 /// # Errors
-/// [`DeviceError::NoRight`].
-pub(crate) fn check_rights(host: &Host, name: &str) -> Result<(), EngineError> {
-    match changes_links(name) && !host.process.may_change_links() {
-        true => Err(DeviceError::NoRight {
-            device: format!("a new {name}"),
-        }
-        .into()),
+/// [`DeviceError::NoRight`], [`DeviceError::NoRightToScript`].
+pub(crate) fn check_rights(host: &Host, name: &str, text: &str) -> Result<(), EngineError> {
+    let device = format!("a new {name}");
+    if changes_links(name) && !host.process.may_change_links() {
+        return Err(DeviceError::NoRight { device }.into());
+    }
+    match runs_script(name, text) {
+        true => script::check_right(host, &device),
         false => Ok(()),
     }
+}
+
+/// Whether an attach of this device runs a script.
+pub(crate) fn runs_script(name: &str, text: &str) -> bool {
+    kind(name).is_ok_and(|(_, hotplug)| hotplug.runs_script(text))
 }
 
 /// Whether an attach of a kind changes the host's network interfaces.

@@ -17,6 +17,7 @@ pub mod hotplug;
 pub mod nodes;
 pub mod passed_through;
 mod qemu;
+pub mod script;
 mod vbd;
 mod vif;
 
@@ -280,6 +281,14 @@ pub trait Kind {
         Ok(false)
     }
 
+    /// Whether a hot-plug script takes a device of a domain down.
+    ///
+    /// # Errors
+    /// Those of xenstore.
+    fn runs_scripts(&self, _host: &mut Host, _domid: DomId) -> Result<bool, EngineError> {
+        Ok(false)
+    }
+
     /// Whether Xyl could take a device down but not serve the same to the VM's next domain, so that it cannot take the VM over.
     ///
     /// # Errors
@@ -380,6 +389,19 @@ pub(crate) fn labelled_loops(host: &Host) -> Result<Vec<(LoopDevice, Uuid)>, Eng
         Some((one, uuid))
     });
     Ok(own.collect())
+}
+
+/// Whether a hot-plug script takes a device of a domain down. Not every process can have one run.
+///
+/// # Errors
+/// Those of xenstore.
+pub fn runs_scripts(host: &mut Host, domid: DomId) -> Result<bool, EngineError> {
+    for kind in KINDS {
+        if kind.runs_scripts(host, domid)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Devices of a domain that Xyl cannot take down, as `KIND NUMBER`, by the toolstack's own record.

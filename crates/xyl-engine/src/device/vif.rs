@@ -1,10 +1,13 @@
-//! Network interfaces, served by domain 0's kernel (netback), as ports of a bridge.
+//! Network interfaces, served by domain 0's kernel (netback), as ports of a bridge or as a script sets them up.
 //!
 //! netback makes the interface `vifD.N` once it has taken the device (state 2). Then this module does the work of Xen's script
 //! vif-bridge by netlink, without a program: name, address, largest packet, bridge, up. The index of the interface is read from the
 //! device's folder in sysfs, since another interface may have the name. Last comes `hotplug-status`: before it netback does not connect the guest.
 //! The script is named in the backend's nodes for xl's sake, which runs it when it removes a device. netback takes the interface
 //! away when the device goes, whatever its name is by then.
+//!
+//! An interface with another script is set up and taken down by that script ([`script`]), whichever toolstack has made it. A script
+//! that fails at the removal is reported, and the removal goes on, as with xl.
 //!
 //! Facts: `xen-netback/xenbus.c` of Linux, `libxl_nic.c`, `tools/hotplug/Linux/vif-bridge`.
 
@@ -22,9 +25,10 @@ use crate::device::disk_users::is_gone;
 use crate::device::hotplug::{self, Hotplug, Single, Sought, says_nothing};
 use crate::device::nodes::{Access as NodeAccess, NodeRule, back, own};
 use crate::device::qemu::Wanted;
+use crate::device::script::{self, Action, Script};
 use crate::device::{Kind, Owner, Patience, Recorded};
 use crate::error::DeviceError;
-use crate::vm::nic::{self, BRIDGE_SCRIPT_END, Nic, Taken, VifDefaults, default_bridge};
+use crate::vm::nic::{self, Nic, SetUp, Taken, VifDefaults, is_bridge_script};
 use crate::vm::paths::node;
 use crate::vm::spec::VmSpec;
 use crate::{EngineError, Host};
@@ -41,15 +45,15 @@ const GONE_PAUSE: Duration = Duration::from_millis(10);
 const ATTRIBUTE_MAX_BYTES: u64 = 256;
 /// The remedy where netback does nothing.
 const REMEDY: &str = "`modprobe xen-netback` loads its driver";
-/// The script that xl runs when it removes an interface.
-const SCRIPT: &str = "/etc/xen/scripts/vif-bridge";
 /// Address of the host's end: a bridge takes the lowest one of its ports, which this is not.
 const BACKEND_ADDRESS: [u8; 6] = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff];
 /// The backend's node about the host's end, and its value once that is set up.
 const STATUS: &str = "hotplug-status";
 const CONNECTED: &str = "connected";
 /// libxl's default of the largest packet, in bytes. It stands for the bridge's.
-const LIBXL_MTU_BYTES: u64 = 1500;
+const LIBXL_MTU_BYTES: u32 = 1500;
+/// The type of an interface without a card that QEMU emulates (`libxl_nic_type`).
+const PARAVIRTUAL: &str = "vif";
 
 /// The kind of network interfaces.
 pub struct Vif;
@@ -123,22 +127,14 @@ impl Kind for Vif {
     }
 
     fn check_rights(&self, host: &Host, spec: &VmSpec) -> Result<(), EngineError> {
-        match spec.nics.first() {
-            Some(nic) if !host.process.may_change_links() => {
-                let device = nic.what();
-                Err(DeviceError::NoRight { device }.into())
-            }
-            _ => Ok(()),
-        }
+        let mut nics = spec.nics.iter();
+        nics.try_for_each(|nic| check_right(host, nic))
     }
 
-    /// Looks for each bridge and for interfaces with the same names, before anything of the domain is made.
+    /// Looks for each bridge and script, and for interfaces with the same names, before anything of the domain is made.
     fn check(&self, host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
-        for nic in &spec.nics {
-            bridge_of(host, nic)?;
-            refuse_taken_name(host, nic)?;
-        }
-        Ok(())
+        let mut nics = spec.nics.iter();
+        nics.try_for_each(|nic| check(host, nic))
     }
 
     fn attach(
@@ -158,15 +154,27 @@ impl Kind for Vif {
 
     fn detach(&self, host: &mut Host, domid: DomId, deadline: Instant) -> Result<(), EngineError> {
         let devices = bus::devices(host, domid, KIND)?;
-        bus::detach(host, &devices, deadline)?;
+        let scripts = scripts_of(host, &devices)?;
+        bus::close_all(host, &devices, deadline)?;
+        let deadline = deadline + take_down(host, &scripts)?;
+        bus::remove(host, &devices)?;
         await_gone(host, &devices, deadline)
     }
 
     fn foreign(&self, host: &mut Host, domid: DomId, number: &str) -> Result<bool, EngineError> {
         match bus::device_of(host, domid, KIND, number)? {
-            Some(device) => has_own_script(host, &device),
+            Some(device) => is_not_ours(host, &device),
             None => Ok(true),
         }
+    }
+
+    fn runs_scripts(&self, host: &mut Host, domid: DomId) -> Result<bool, EngineError> {
+        for device in bus::devices(host, domid, KIND)? {
+            if script_of(host, &device)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -183,6 +191,12 @@ impl Hotplug for Vif {
         true
     }
 
+    fn runs_script(&self, text: &str) -> bool {
+        let vif = described(text);
+        let script = vif.ok().and_then(|vif| vif.script);
+        script.is_some_and(|script| !is_bridge_script(&script))
+    }
+
     fn is_forced_in_time(&self) -> bool {
         true
     }
@@ -192,15 +206,9 @@ impl Hotplug for Vif {
     }
 
     /// Number and address are those that a create would give the VM's next interface.
-    fn complete(
-        &self,
-        host: &mut Host,
-        owner: Owner,
-        spec: Option<&VmSpec>,
-        text: &str,
-    ) -> Result<String, EngineError> {
+    fn complete(&self, host: &mut Host, owner: Owner, text: &str) -> Result<String, EngineError> {
         let vif = described(text)?;
-        let others = taken(host, owner.domid, spec, vif.devid)?;
+        let others = taken(host, owner.domid, vif.devid)?;
         let nic = others
             .clone()
             .decide(&vif, owner.uuid, &VifDefaults::default())?;
@@ -231,14 +239,12 @@ impl Hotplug for Vif {
             domid,
             asked,
         };
-        sought.find(host, is_it, has_own_script)
+        sought.find(host, is_it, is_not_ours)
     }
 
     /// Whether its end on the host is set up.
     fn is_served(&self, host: &mut Host, device: &Device) -> Result<bool, EngineError> {
-        let status = node(&format!("{}/{STATUS}", device.backend()))?;
-        let status = host.store.read_opt(&status)?;
-        Ok(status.as_deref() == Some(CONNECTED.as_bytes()) && own_link(host, device)?.is_some())
+        Ok(is_connected(host, device)? && own_link(host, device)?.is_some())
     }
 
     fn take_away(
@@ -247,7 +253,9 @@ impl Hotplug for Vif {
         device: &Device,
         deadline: Instant,
     ) -> Result<(), EngineError> {
+        let scripts = scripts_of(host, std::slice::from_ref(device))?;
         bus::await_one_closed(host, device, deadline)?;
+        let deadline = deadline + take_down(host, &scripts)?;
         bus::remove_one(host, device)?;
         await_gone(host, std::slice::from_ref(device), deadline)
     }
@@ -264,21 +272,9 @@ fn described(text: &str) -> Result<types::Vif, EngineError> {
 
 /// Numbers, addresses and names of a domain's interfaces but the one of this number. An interface that is in the VM's record alone
 /// has been detached by xl, and does not come back.
-fn taken(
-    host: &mut Host,
-    domid: DomId,
-    spec: Option<&VmSpec>,
-    but: Option<u32>,
-) -> Result<Taken, EngineError> {
+fn taken(host: &mut Host, domid: DomId, but: Option<u32>) -> Result<Taken, EngineError> {
     let mut taken = Taken::default();
-    let recorded = spec.map_or(&[][..], |spec| spec.nics.as_slice());
-    let numbers = bus::numbers(host, domid, KIND)?;
-    let is_there = |devid: u32| numbers.contains(&devid.to_string());
-    let recorded = recorded.iter().filter(|nic| Some(nic.devid) != but);
-    recorded
-        .filter(|nic| is_there(nic.devid))
-        .for_each(|nic| taken.add(nic));
-    for number in numbers {
+    for number in bus::numbers(host, domid, KIND)? {
         let devid = number.parse().ok();
         if devid.is_some() && devid == but {
             continue;
@@ -328,8 +324,7 @@ impl Single for OneNic {
     }
 
     fn check(&self, host: &mut Host, _: Owner) -> Result<(), EngineError> {
-        bridge_of(host, &self.0)?;
-        refuse_taken_name(host, &self.0)
+        check(host, &self.0)
     }
 
     fn attach(
@@ -393,20 +388,21 @@ const BACKEND: &[Rule] = &[
     back(
         "script",
         "netback; xl, when it removes the interface",
-        |_| Some(SCRIPT.to_owned()),
+        script_path,
     ),
     back("handle", "netback: number of the interface", handle),
     back("mac", "netback; scripts of xl", mac),
     back("rate", "netback: limit on what the guest sends", rate),
-    back("bridge", "scripts of xl", bridge),
-    back("vifname", "scripts of xl; `xyl fsck`", vifname),
-    back("ip", "scripts of xl", |n| n.nic.ip.clone()),
-    back("gatewaydev", "scripts of xl", gateway_dev),
-    back("mtu", "scripts of xl", mtu),
-    back("type", "scripts of xl", |_| Some("vif".to_owned())),
+    back("bridge", "scripts", bridge),
+    back("vifname", "scripts; `xyl fsck`", vifname),
+    back("ip", "scripts", |n| n.nic.ip.clone()),
+    back("gatewaydev", "scripts", gateway_dev),
+    back("mtu", "scripts", mtu),
+    back("vlan", "scripts", vlan),
+    back("type", "scripts", |_| Some(PARAVIRTUAL.to_owned())),
     back(
         STATUS,
-        "netback: `connected` once the interface is a port of the bridge",
+        "netback: `connected` once the interface is set up",
         |_| Some(String::new()),
     ),
 ];
@@ -414,7 +410,7 @@ const BACKEND: &[Rule] = &[
 const COPY: &[Rule] = &[
     copy("frontend", |n| Some(n.device.frontend())),
     copy("backend", |n| Some(n.device.backend())),
-    copy("script", |_| Some(SCRIPT.to_owned())),
+    copy("script", script_path),
     copy("handle", handle),
     copy("mac", mac),
     copy("bridge", bridge),
@@ -423,7 +419,8 @@ const COPY: &[Rule] = &[
     copy("gatewaydev", gateway_dev),
     copy("rate", rate),
     copy("mtu", mtu),
-    copy("type", |_| Some("vif".to_owned())),
+    copy("vlan", vlan),
+    copy("type", |_| Some(PARAVIRTUAL.to_owned())),
 ];
 
 const fn copy(path: &'static str, value: fn(&Nodes) -> Option<String>) -> Rule {
@@ -440,7 +437,15 @@ fn mac(nodes: &Nodes) -> Option<String> {
 }
 
 fn bridge(nodes: &Nodes) -> Option<String> {
-    Some(nodes.nic.bridge.to_string())
+    Some(nodes.nic.bridge().to_owned())
+}
+
+fn script_path(nodes: &Nodes) -> Option<String> {
+    Some(nodes.nic.script_path().to_owned())
+}
+
+fn vlan(nodes: &Nodes) -> Option<String> {
+    nodes.nic.vlan().map(str::to_owned)
 }
 
 fn vifname(nodes: &Nodes) -> Option<String> {
@@ -463,14 +468,35 @@ fn rate(nodes: &Nodes) -> Option<String> {
 
 // ---- attach -------------------------------------------------------------------------------------
 
+/// Refuses an interface for which this process has given up a right.
+fn check_right(host: &Host, nic: &Nic) -> Result<(), EngineError> {
+    if !host.process.may_change_links() {
+        let device = nic.what();
+        return Err(DeviceError::NoRight { device }.into());
+    }
+    match nic.set_up {
+        SetUp::Bridge(_) => Ok(()),
+        SetUp::Script(_) => script::check_right(host, &nic.what()),
+    }
+}
+
+/// Refuses what the host cannot give an interface, and changes nothing.
+fn check(host: &Host, nic: &Nic) -> Result<(), EngineError> {
+    match &nic.set_up {
+        SetUp::Bridge(bridge) => bridge_of(host, nic, bridge).map(drop)?,
+        SetUp::Script(script) => script::check(host, &nic.what(), &script.path)?,
+    }
+    refuse_taken_name(host, nic)
+}
+
 /// The bridge of an interface.
-fn bridge_of(host: &Host, nic: &Nic) -> Result<Link, EngineError> {
+fn bridge_of(host: &Host, nic: &Nic, bridge: &LinkName) -> Result<Link, EngineError> {
     let refused = |why| DeviceError::Bridge {
         device: nic.what(),
-        bridge: nic.bridge.to_string(),
+        bridge: bridge.to_string(),
         why,
     };
-    match find(host, nic, &nic.bridge)? {
+    match find(host, nic, bridge)? {
         Some(link) if link.is_bridge() => Ok(link),
         Some(_) => Err(refused("is no bridge of Linux").into()),
         None => Err(refused("is not there").into()),
@@ -509,12 +535,13 @@ fn refusal(nic: &Nic, link: &str, action: &'static str, source: io::Error) -> En
 /// An interface whose nodes are written.
 struct Written {
     nodes: Nodes,
-    bridge: Link,
+    /// Its bridge; `None` for an interface with a script.
+    bridge: Option<Link>,
     what: String,
 }
 
 /// Attaches interfaces of one domain together: their nodes are written one after the other, then netback is waited for. A guest is
-/// connected once its end on the host is a port of the bridge.
+/// connected once its end on the host is set up.
 fn attach(
     host: &mut Host,
     owner: Owner,
@@ -527,12 +554,25 @@ fn attach(
         written.push(write(host, owner, nic)?);
     }
     await_links(host, &written, patience)?;
-    written.iter().try_for_each(|one| connect(host, one))
+    for one in &written {
+        patience.check(host)?;
+        connect(host, one)?;
+    }
+    Ok(())
 }
 
 /// Writes the nodes of an interface.
 fn write(host: &mut Host, owner: Owner, nic: &Nic) -> Result<Written, EngineError> {
-    let bridge = bridge_of(host, nic)?;
+    let bridge = match &nic.set_up {
+        SetUp::Bridge(bridge) => Some(bridge_of(host, nic, bridge)?),
+        SetUp::Script(script) => {
+            script::check(host, &nic.what(), &script.path)?;
+            None
+        }
+    };
+    let default_bytes = bridge
+        .as_ref()
+        .map_or(LIBXL_MTU_BYTES, |bridge| bridge.mtu_bytes);
     let device = Device {
         domid: owner.domid,
         kind: KIND,
@@ -542,7 +582,7 @@ fn write(host: &mut Host, owner: Owner, nic: &Nic) -> Result<Written, EngineErro
     let nodes = Nodes {
         device,
         nic: nic.clone(),
-        mtu_bytes: nic.mtu_bytes.unwrap_or(bridge.mtu_bytes),
+        mtu_bytes: nic.mtu_bytes.unwrap_or(default_bytes),
     };
     let what = nic.what();
     bus::write(host, &device, &what, &TABLES, &nodes)?;
@@ -578,15 +618,39 @@ fn ready(device: Device) -> impl Fn(&Host) -> Result<bool, EngineError> {
     move |host| Ok(own_link(host, &device)?.is_some())
 }
 
-/// Makes the host's end a port of the bridge, and lets netback connect the guest.
+/// Sets the host's end up, and lets netback connect the guest.
 fn connect(host: &mut Host, written: &Written) -> Result<(), EngineError> {
     let device = written.nodes.device;
+    let Some(bridge) = &written.bridge else {
+        return bring_up(host, written);
+    };
     let link = own_link(host, &device)?.ok_or_else(|| DeviceError::Backend {
         device: written.what.clone(),
         cause: "its network interface has gone".to_owned(),
     })?;
-    set_up(host, &written.nodes, &link, &written.bridge)?;
+    set_up(host, &written.nodes, &link, bridge)?;
     bus::write_more(host, &device, STATUS, CONNECTED)
+}
+
+/// Has the script set the host's end up. A script that does not let netback connect the guest is reported: it may do so later.
+fn bring_up(host: &mut Host, written: &Written) -> Result<(), EngineError> {
+    let device = &written.nodes.device;
+    let (what, path) = (written.what.as_str(), written.nodes.nic.script_path());
+    let script = Script { device, what, path };
+    script::run(host, script, Action::Online)?;
+    if !is_connected(host, device)? {
+        (host.notice)(&format!(
+            "warning: {what}: its script {path} has not written `{CONNECTED}` to the backend's node {STATUS}; until then the guest gets no network"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the host's end is set up, by the backend's node.
+fn is_connected(host: &mut Host, device: &Device) -> Result<bool, EngineError> {
+    let status = node(&format!("{}/{STATUS}", device.backend()))?;
+    let status = host.store.read_opt(&status)?;
+    Ok(status.as_deref() == Some(CONNECTED.as_bytes()))
 }
 
 /// The host's end of an interface.
@@ -669,10 +733,63 @@ fn left_at(
     }
 }
 
-/// Whether xl has set the interface up with another script than vif-bridge. What that has made only that script can take down.
-fn has_own_script(host: &mut Host, device: &Device) -> Result<bool, EngineError> {
+/// Whether Xyl cannot take an interface down: netback has none without a script, and QEMU has a part of an emulated one.
+fn is_not_ours(host: &mut Host, device: &Device) -> Result<bool, EngineError> {
+    match bus::script(host, device)? {
+        None => Ok(true),
+        Some(script) if is_bridge_script(&script) => Ok(false),
+        Some(_) => Ok(!is_paravirtual(host, device)?),
+    }
+}
+
+fn is_paravirtual(host: &mut Host, device: &Device) -> Result<bool, EngineError> {
+    let number = device.number.to_string();
+    let kind = copied(host, device.domid, &number, "type")?;
+    Ok(kind.is_none_or(|kind| kind == PARAVIRTUAL))
+}
+
+/// The script that takes the host's end of an interface down, by the toolstack's own copy; `None` where netback does by itself.
+fn script_of(host: &mut Host, device: &Device) -> Result<Option<String>, EngineError> {
     let script = bus::script(host, device)?;
-    Ok(!script.is_some_and(|script| script.ends_with(BRIDGE_SCRIPT_END)))
+    let Some(script) = script.filter(|script| !is_bridge_script(script)) else {
+        return Ok(None);
+    };
+    // The script reads the rest from the backend's nodes.
+    let is_run = is_paravirtual(host, device)? && host.store.exists(&node(&device.backend())?)?;
+    Ok(is_run.then_some(script))
+}
+
+/// The scripts that take these interfaces down.
+///
+/// # Errors
+/// [`DeviceError::NoRightToScript`] where this process can have none run: nothing was changed then.
+fn scripts_of(host: &mut Host, devices: &[Device]) -> Result<Vec<(Device, String)>, EngineError> {
+    let mut scripts = Vec::new();
+    for device in devices {
+        if let Some(script) = script_of(host, device)? {
+            script::check_right(host, &nic::what(device.number))?;
+            scripts.push((*device, script));
+        }
+    }
+    Ok(scripts)
+}
+
+/// Has the scripts of closed interfaces take the host's ends down. A failure of a script is reported and is no error. Returns the
+/// time that it took.
+fn take_down(host: &mut Host, scripts: &[(Device, String)]) -> Result<Duration, EngineError> {
+    let begun = host.clock.now();
+    for (device, path) in scripts {
+        let what = nic::what(device.number);
+        let (what, path) = (what.as_str(), path.as_str());
+        let script = Script { device, what, path };
+        match script::run(host, script, Action::Offline) {
+            Err(EngineError::Device(
+                error @ (DeviceError::Script { .. } | DeviceError::UntrustedScript { .. }),
+            )) => (host.notice)(&format!("warning: {error}")),
+            other => other?,
+        }
+    }
+    Ok(host.clock.now().saturating_duration_since(begun))
 }
 
 // ---- libxl's record -----------------------------------------------------------------------------
@@ -683,9 +800,9 @@ fn to_json(nic: &Nic) -> Json {
     let always = [
         ("devid", json!(nic.devid)),
         ("mac", json!(nic.mac.to_string())),
-        ("bridge", json!(nic.bridge.as_str())),
-        ("script", json!(SCRIPT)),
-        ("nictype", json!("vif")),
+        ("bridge", json!(nic.bridge())),
+        ("script", json!(nic.script_path())),
+        ("nictype", json!(PARAVIRTUAL)),
         ("trusted", json!(trusted)),
     ];
     let name = |name: &Option<LinkName>| name.as_ref().map(|name| json!(name.as_str()));
@@ -696,6 +813,7 @@ fn to_json(nic: &Nic) -> Json {
         ("ifname", name(&nic.name)),
         ("ip", nic.ip.as_ref().map(|ip| json!(ip))),
         ("gatewaydev", name(&nic.gateway_dev)),
+        ("vlan", nic.vlan().map(|vlan| json!(vlan))),
         ("rate_bytes_per_interval", bytes),
         ("rate_interval_usecs", interval_us),
     ];
@@ -708,7 +826,7 @@ fn to_json(nic: &Nic) -> Json {
 }
 
 /// The members of an interface that Xyl knows, and those that say nothing about what it serves. A PV or PVH guest sees no model.
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 14] = [
     "devid",
     "mac",
     "bridge",
@@ -719,6 +837,7 @@ const KNOWN: [&str; 13] = [
     "ifname",
     "ip",
     "gatewaydev",
+    "vlan",
     "rate_bytes_per_interval",
     "rate_interval_usecs",
     "model",
@@ -732,12 +851,11 @@ fn cfg_of_json(entry: &Json) -> Option<String> {
     let text = |name: &str| says(name).and_then(Json::as_str);
     let number = |name: &str| says(name).and_then(Json::as_u64);
     let link = |name: &str| text(name).map(LinkName::parse).transpose().ok();
-    let is_vif = text("nictype").is_none_or(|word| word == "vif");
-    let is_bridged = text("script").is_none_or(|script| script.ends_with(BRIDGE_SCRIPT_END));
-    if members.keys().any(is_unknown) || !is_vif || !is_bridged {
+    let is_vif = text("nictype").is_none_or(|word| word == PARAVIRTUAL);
+    if members.keys().any(is_unknown) || !is_vif {
         return None;
     }
-    let mtu_bytes = number("mtu").filter(|bytes| *bytes != LIBXL_MTU_BYTES);
+    let mtu_bytes = number("mtu").filter(|bytes| *bytes != u64::from(LIBXL_MTU_BYTES));
     let rate = number("rate_bytes_per_interval").map(|bytes_per_interval| {
         let interval_us = number("rate_interval_usecs").and_then(|us| u32::try_from(us).ok());
         Some(Rate {
@@ -747,12 +865,11 @@ fn cfg_of_json(entry: &Json) -> Option<String> {
     });
     let trusted = members.get("trusted").and_then(Json::as_str);
     let trusted = trusted.map(|word| word == "True");
-    // libxl writes no bridge where the configuration names none.
-    let bridge = link("bridge")?;
+    let bridge = text("bridge");
     let nic = Nic {
         devid: u32::try_from(number("devid").unwrap_or(0)).ok()?,
         mac: Mac::parse(text("mac")?)?,
-        bridge: bridge.clone().or_else(default_bridge)?,
+        set_up: nic::set_up_of_record(bridge, text("script"), text("vlan"))?,
         name: link("ifname")?,
         ip: text("ip").map(str::to_owned),
         gateway_dev: link("gatewaydev")?,
@@ -763,7 +880,7 @@ fn cfg_of_json(entry: &Json) -> Option<String> {
         mtu_bytes: mtu_bytes.map(u32::try_from).transpose().ok()?,
         trusted: trusted.filter(|is_trusted| !is_trusted),
     };
-    Some(nic.cfg_text_at(bridge.as_ref()))
+    Some(nic.cfg_text_at(bridge))
 }
 
 #[cfg(test)]

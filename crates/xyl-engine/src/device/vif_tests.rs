@@ -22,7 +22,7 @@ fn bench() -> (Host, MemLinks) {
     host.devices.links = std::rc::Rc::new(links.of(&Life::new(0)));
     for (name, value) in [
         ("backend", "/local/domain/0/backend/vif/7/0"),
-        ("script", SCRIPT),
+        ("script", "/etc/xen/scripts/vif-bridge"),
     ] {
         let path = node(&format!("{COPY_FOLDER}/{name}")).unwrap();
         host.store.write(&path, value.as_bytes()).unwrap();
@@ -30,11 +30,27 @@ fn bench() -> (Host, MemLinks) {
     (host, links)
 }
 
+fn bridge(name: &str) -> SetUp {
+    SetUp::Bridge(LinkName::parse(name).unwrap())
+}
+
+/// The interface of [`nic`] with a script.
+fn scripted() -> Nic {
+    Nic {
+        set_up: SetUp::Script(nic::Script {
+            path: "/etc/xen/scripts/vif-openvswitch".to_owned(),
+            bridge: "ovsbr0.100:200".to_owned(),
+            vlan: Some("10p/20".to_owned()),
+        }),
+        ..nic()
+    }
+}
+
 fn nic() -> Nic {
     Nic {
         devid: 3,
         mac: Mac([0, 0x16, 0x3e, 1, 2, 3]),
-        bridge: LinkName::parse("xenbr0").unwrap(),
+        set_up: bridge("xenbr0"),
         name: Some(LinkName::parse("web").unwrap()),
         ip: Some("10.0.0.1 10.0.0.2".to_owned()),
         gateway_dev: Some(LinkName::parse("eth0").unwrap()),
@@ -50,14 +66,14 @@ fn nic() -> Nic {
 /// libxl refuses a record with a member of another type.
 #[test]
 fn each_member_has_the_type_of_libxls_idl() {
-    let entry = to_json(&nic());
+    let entry = to_json(&scripted());
     let members = entry.as_object().unwrap();
-    assert_eq!(members.len(), 12);
+    assert_eq!(members.len(), 13);
     for (name, value) in members {
         let is_right = match name.as_str() {
             "devid" | "mtu" | "rate_bytes_per_interval" | "rate_interval_usecs" => value.is_u64(),
             "trusted" => matches!(value.as_str(), Some("True" | "False")),
-            "mac" | "bridge" | "script" | "nictype" | "ifname" | "ip" | "gatewaydev" => {
+            "mac" | "bridge" | "script" | "nictype" | "ifname" | "ip" | "gatewaydev" | "vlan" => {
                 value.is_string()
             }
             _ => false,
@@ -68,7 +84,9 @@ fn each_member_has_the_type_of_libxls_idl() {
 
 #[test]
 fn what_was_written_for_xl_is_read_back_as_it_was() {
-    assert_eq!(cfg_of_json(&to_json(&nic())), Some(nic().cfg_text()));
+    for nic in [nic(), scripted()] {
+        assert_eq!(cfg_of_json(&to_json(&nic)), Some(nic.cfg_text()));
+    }
     let of_xl = json!({
         "devid": 0, "mac": "00:16:3e:11:22:33", "bridge": "xenbr0", "mtu": 1500, "model": "rtl8139",
         "script": "/usr/local/etc/xen/scripts/vif-bridge", "nictype": "vif", "trusted": "True",
@@ -76,6 +94,12 @@ fn what_was_written_for_xl_is_read_back_as_it_was() {
     });
     let text = cfg_of_json(&of_xl);
     let wanted = "devid=0,mac=00:16:3e:11:22:33,bridge=xenbr0";
+    assert_eq!(text.as_deref(), Some(wanted));
+    let of_xl = json!({
+        "devid": 0, "mac": "00:16:3e:11:22:33", "script": "vif-route", "ip": "10.0.0.1",
+    });
+    let text = cfg_of_json(&of_xl);
+    let wanted = "devid=0,mac=00:16:3e:11:22:33,script=/etc/xen/scripts/vif-route,ip=10.0.0.1";
     assert_eq!(text.as_deref(), Some(wanted));
     let short = json!({ "devid": 0, "mac": "00:16:3e:11:22:33", "nictype": "vif" });
     let wanted = "devid=0,mac=00:16:3e:11:22:33";
@@ -85,7 +109,7 @@ fn what_was_written_for_xl_is_read_back_as_it_was() {
 #[test]
 fn what_xyl_does_not_serve_is_not_taken_from_a_record() {
     for (member, value) in [
-        ("script", json!("/etc/xen/scripts/vif-route")),
+        ("script", json!("../vif-route")),
         ("nictype", json!("vif_ioemu")),
         ("backend_domid", json!(3)),
         ("vlan", json!("10p")),
@@ -109,32 +133,43 @@ fn an_interface_of_the_record_counts_if_the_toolstacks_copy_has_it() {
 }
 
 #[test]
-fn an_interface_with_another_script_is_not_xyls() {
+fn an_interface_that_qemu_has_a_part_of_is_not_xyls() {
     let (mut host, _) = bench();
-    assert!(!Vif.foreign(&mut host, DOMID, "0").unwrap());
-    let script = node(&format!("{COPY_FOLDER}/script")).unwrap();
-    let other = b"/etc/xen/scripts/vif-route";
-    host.store.write(&script, other).unwrap();
-    assert!(Vif.foreign(&mut host, DOMID, "0").unwrap());
+    let mut put = |name: &str, value: &str| {
+        let path = node(&format!("{COPY_FOLDER}/{name}")).unwrap();
+        host.store.write(&path, value.as_bytes()).unwrap();
+        Vif.foreign(&mut host, DOMID, "0").unwrap()
+    };
+    assert!(!put("type", "vif_ioemu"));
+    assert!(put("script", "/etc/xen/scripts/vif-route"));
+    assert!(!put("type", "vif"));
     assert!(Vif.foreign(&mut host, DOMID, "1").unwrap());
+}
+
+#[test]
+fn a_script_that_takes_an_interface_down_is_one_that_xyl_does_not_replace() {
+    let (mut host, _) = bench();
+    let backend = node("/local/domain/0/backend/vif/7/0/state").unwrap();
+    host.store.write(&backend, b"4").unwrap();
+    assert!(!Vif.runs_scripts(&mut host, DOMID).unwrap());
+    let script = node(&format!("{COPY_FOLDER}/script")).unwrap();
+    host.store.write(&script, b"/opt/vif-own").unwrap();
+    assert!(Vif.runs_scripts(&mut host, DOMID).unwrap());
 }
 
 #[test]
 fn a_bridge_and_a_free_name_are_looked_for() {
     let (host, links) = bench();
-    let look = |host: &Host, nic: &Nic| {
-        bridge_of(host, nic)?;
-        refuse_taken_name(host, nic)
-    };
+    let look = check;
     look(&host, &nic()).unwrap();
     let taken = links.add(&LinkName::parse("web").unwrap(), None);
     let error = look(&host, &nic()).unwrap_err();
     assert_eq!(error.code(), ErrorCode::Network);
     links.remove(taken);
-    for bridge in ["none", "eth0"] {
+    for name in ["none", "eth0"] {
         links.add(&LinkName::parse("eth0").unwrap(), Some("dummy"));
         let nic = Nic {
-            bridge: LinkName::parse(bridge).unwrap(),
+            set_up: bridge(name),
             ..nic()
         };
         let error = look(&host, &nic).unwrap_err();

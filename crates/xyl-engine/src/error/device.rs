@@ -169,6 +169,41 @@ pub enum DeviceError {
         /// Error of the operating system.
         source: io::Error,
     },
+    /// The hot-plug script has failed.
+    #[error(
+        "{device} of domain {domid}: its script `{script} {action}` {why}. Xen's scripts say more in /var/log/xen/xen-hotplug.log; \
+         with `script=vif-bridge`, or without `script=`, Xyl itself makes the interface a port of its bridge"
+    )]
+    Script {
+        /// The device of the VM.
+        device: String,
+        /// Number of the domain.
+        domid: DomId,
+        /// Path of the script.
+        script: String,
+        /// The word that the script got.
+        action: &'static str,
+        /// Its end, and what it has said.
+        why: String,
+    },
+    /// The hot-plug script is not there, or a user other than root can change it.
+    #[error("{device}: its script {script} is not run as root: {source}")]
+    UntrustedScript {
+        /// The device of the VM.
+        device: String,
+        /// Path of the script.
+        script: String,
+        /// The reason and the remedy.
+        source: io::Error,
+    },
+    /// The process has given up the right to run hot-plug scripts.
+    #[error(
+        "{device}: this monitor gave up the right to run scripts, since its VM had no interface with one when it began. It ends; the VM's next monitor has the right: `xyl recover` starts it"
+    )]
+    NoRightToScript {
+        /// The device of the VM.
+        device: String,
+    },
     /// The process has given up the right to change network interfaces.
     #[error(
         "{device}: this monitor gave up its right to the host's network, since its VM had no network interface when it began. It ends; the VM's next monitor has the right: `xyl recover` starts it"
@@ -256,6 +291,9 @@ impl DeviceError {
             DeviceError::Bridge { .. }
             | DeviceError::LinkTaken { .. }
             | DeviceError::Link { .. }
+            | DeviceError::Script { .. }
+            | DeviceError::UntrustedScript { .. }
+            | DeviceError::NoRightToScript { .. }
             | DeviceError::NoRight { .. } => ErrorCode::Network,
             DeviceError::Exists { .. } => ErrorCode::DeviceExists,
             DeviceError::Absent { .. } => ErrorCode::NoSuchDevice,
@@ -280,6 +318,9 @@ impl DeviceError {
             | DeviceError::Bridge { device, .. }
             | DeviceError::LinkTaken { device, .. }
             | DeviceError::Link { device, .. }
+            | DeviceError::Script { device, .. }
+            | DeviceError::UntrustedScript { device, .. }
+            | DeviceError::NoRightToScript { device }
             | DeviceError::NoRight { device }
             | DeviceError::WrongFormat { device, .. }
             | DeviceError::NoQemu { device, .. }

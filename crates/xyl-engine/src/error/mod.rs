@@ -537,11 +537,24 @@ impl EngineError {
         matches!(self.cause(), EngineError::Store(error) if error.is_connection_lost())
     }
 
+    /// Whether this process has given up the right to run the hot-plug script that was to be run.
+    pub(crate) fn needs_scripts(&self) -> bool {
+        let cause = self.cause();
+        matches!(
+            cause,
+            EngineError::Device(DeviceError::NoRightToScript { .. })
+        )
+    }
+
     /// Whether this process can do nothing more on the VM, and its next monitor can.
     pub(crate) fn needs_next_monitor(&self) -> bool {
         let lacks_right = matches!(
             self.cause(),
-            EngineError::Device(DeviceError::NoRight { .. } | DeviceError::NoRightToQemu { .. })
+            EngineError::Device(
+                DeviceError::NoRight { .. }
+                    | DeviceError::NoRightToQemu { .. }
+                    | DeviceError::NoRightToScript { .. }
+            )
         );
         lacks_right || self.is_connection_lost()
     }
@@ -575,6 +588,7 @@ impl EngineError {
                 | DeviceError::Held { .. }
                 | DeviceError::NoRight { .. }
                 | DeviceError::NoRightToQemu { .. }
+                | DeviceError::NoRightToScript { .. }
                 | DeviceError::NoQemu { .. }
                 | DeviceError::Qemu { .. },
             ) => true,

@@ -142,6 +142,14 @@ pub fn has_monitor(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Result<bool, E
     }
 }
 
+/// Whether a VM is supervised and its monitor has died.
+///
+/// # Errors
+/// Those of the disk.
+pub fn is_lost(files: &dyn Files, dirs: &Dirs, uuid: Uuid) -> Result<bool, EngineError> {
+    Ok(is_supervised(files, dirs, uuid) && !has_monitor(files, dirs, uuid)?)
+}
+
 /// The supervised VMs whose monitor has died.
 pub fn without_monitor(files: &dyn Files, dirs: &Dirs) -> Result<Vec<Uuid>, EngineError> {
     let all = supervised(files, dirs)?.into_iter();

@@ -14,26 +14,52 @@ const DEFAULT_BRIDGE: &str = "xenbr0";
 /// The name of Xen's script for bridges, whose work Xyl does itself.
 const BRIDGE_SCRIPT: &str = "vif-bridge";
 /// End of that script's path, wherever Xen is installed.
-pub(crate) const BRIDGE_SCRIPT_END: &str = "/xen/scripts/vif-bridge";
+const BRIDGE_SCRIPT_END: &str = "/xen/scripts/vif-bridge";
+/// That script's path, as libxl writes it.
+const BRIDGE_SCRIPT_PATH: &str = "/etc/xen/scripts/vif-bridge";
+/// The folder of scripts that are named without one.
+const SCRIPTS: &str = "/etc/xen/scripts";
+/// Longest text that a script gets, in bytes.
+const WORD_MAX_BYTES: usize = 255;
 /// Highest number of an interface: the name `vifD.N` and netback's device in sysfs have a maximum length.
 const DEVID_MAX: u32 = 9999;
 /// The first bytes of the addresses of Xen's guests.
 const XEN_PREFIX: [u8; 3] = [0x00, 0x16, 0x3e];
 
-/// A network interface that domain 0's kernel (netback) serves, and that is a port of a bridge.
+/// The way in which the host's end of an interface is set up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SetUp {
+    /// Xyl makes it a port of this bridge, as Xen's script vif-bridge does.
+    Bridge(LinkName),
+    /// A script sets it up.
+    Script(Script),
+}
+
+/// A hot-plug script, and what it alone reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Script {
+    /// Its absolute path.
+    pub path: String,
+    /// The bridge. For vif-openvswitch it may have VLANs, as in `br0.100:200:300`.
+    pub bridge: String,
+    /// The VLANs, in the script's format.
+    pub vlan: Option<String>,
+}
+
+/// A network interface that domain 0's kernel (netback) serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nic {
     /// Number of the interface.
     pub devid: u32,
     /// Ethernet address of the guest's end.
     pub mac: Mac,
-    /// Name of its bridge.
-    pub bridge: LinkName,
+    /// The way in which the host's end is set up.
+    pub set_up: SetUp,
     /// Name of the host's end; `None` for `vifD.N`.
     pub name: Option<LinkName>,
-    /// The guest's addresses, for scripts of xl.
+    /// The guest's addresses, for scripts.
     pub ip: Option<String>,
-    /// The device through which scripts of xl send.
+    /// The device through which scripts send.
     pub gateway_dev: Option<LinkName>,
     /// Limit on the guest's transmit rate.
     pub rate: Option<Rate>,
@@ -116,7 +142,7 @@ pub(crate) fn with_defaults(
     let mut parts: Vec<String> = Vec::new();
     parts.extend(vif.devid.map(|devid| format!("devid={devid}")));
     parts.extend(vif.mac.map(|mac| format!("mac={mac}")));
-    parts.extend(nic.parts(Some(&nic.bridge)));
+    parts.extend(nic.parts(Some(nic.bridge())));
     Ok(parts.join(","))
 }
 
@@ -132,14 +158,6 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
-    /// Adds an interface.
-    pub fn add(&mut self, nic: &Nic) {
-        self.devids.insert(nic.devid);
-        self.macs.push(nic.mac);
-        self.names
-            .extend(nic.name.as_ref().map(LinkName::to_string));
-    }
-
     /// Refuses an interface whose address or name another one of the VM has: the VM's next domain could not have both.
     ///
     /// # Errors
@@ -195,19 +213,89 @@ fn of_config(
     if let Some(why) = why_not_by_default(vif, defaults) {
         return Err(why);
     }
-    let bridge = vif.bridge.as_ref().or(defaults.bridge.as_ref());
-    let gateway_dev = vif.gateway_dev.as_ref().or(defaults.gateway_dev.as_ref());
     Ok(Nic {
         devid,
         mac,
-        bridge: link_name(bridge.map_or(DEFAULT_BRIDGE, String::as_str))?,
+        set_up: set_up(vif, defaults)?,
         name: vif.name.as_deref().map(link_name).transpose()?,
         ip: vif.ip.clone(),
-        gateway_dev: gateway_dev.map(|name| link_name(name)).transpose()?,
+        gateway_dev: gateway_dev(vif, defaults).map(link_name).transpose()?,
         rate: vif.rate,
         mtu_bytes: vif.mtu_bytes,
         trusted: vif.trusted,
     })
+}
+
+fn gateway_dev<'a>(vif: &'a types::Vif, defaults: &'a VifDefaults) -> Option<&'a str> {
+    let chosen = vif.gateway_dev.as_deref();
+    chosen.or(defaults.gateway_dev.as_deref())
+}
+
+fn set_up(vif: &types::Vif, defaults: &VifDefaults) -> Result<SetUp, String> {
+    let bridge = vif.bridge.as_ref().or(defaults.bridge.as_ref());
+    let bridge = bridge.map_or(DEFAULT_BRIDGE, String::as_str);
+    let script = vif.script.as_ref().or(defaults.script.as_ref());
+    let script = script.filter(|script| !is_bridge_script(script));
+    let Some(script) = script else {
+        return match &vif.vlan {
+            Some(vlan) => Err(no_vlan(vlan)),
+            None => Ok(SetUp::Bridge(link_name(bridge)?)),
+        };
+    };
+    let words = [
+        ("script", Some(script.as_str())),
+        ("vlan", vif.vlan.as_deref()),
+        ("vifname", vif.name.as_deref()),
+        ("gatewaydev", gateway_dev(vif, defaults)),
+    ];
+    words.into_iter().try_for_each(refuse_word)?;
+    refuse_bridge(Some(bridge))?;
+    Ok(SetUp::Script(Script {
+        path: script_path(script)?,
+        bridge: bridge.to_owned(),
+        vlan: vif.vlan.clone(),
+    }))
+}
+
+/// Refuses a text that a script could take for more than one word.
+fn refuse_word((key, word): (&str, Option<&str>)) -> Result<(), String> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_./:@+-".contains(c);
+    let is_word =
+        |word: &str| (1..=WORD_MAX_BYTES).contains(&word.len()) && word.chars().all(is_allowed);
+    match word.filter(|word| !is_word(word)) {
+        Some(word) => Err(format!(
+            "{key}={} is not passed to a script: write letters, digits and `_./:@+-`, {WORD_MAX_BYTES} at most",
+            word.escape_debug()
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a text that is no bridge, for whatever script.
+fn refuse_bridge(bridge: Option<&str>) -> Result<(), String> {
+    refuse_word(("bridge", bridge))?;
+    match bridge.filter(|bridge| bridge.contains('/')) {
+        Some(bridge) => Err(format!("bridge={bridge}: no bridge has a `/` in its name")),
+        None => Ok(()),
+    }
+}
+
+/// The absolute path of a script. As in libxl, a name without a folder is below Xen's.
+fn script_path(script: &str) -> Result<String, String> {
+    if script.split('/').any(|part| part == "..") {
+        return Err(format!("script={script}: write its path without `..`"));
+    }
+    Ok(match script.starts_with('/') {
+        true => script.to_owned(),
+        false => format!("{SCRIPTS}/{script}"),
+    })
+}
+
+fn no_vlan(vlan: &str) -> String {
+    format!(
+        "vlan={vlan} is for a script that knows it, and the interface has none (`script=`): Xyl makes it a port of its bridge, \
+         and sets no VLAN there. Make a bridge for each VLAN, and name it with `bridge=`"
+    )
 }
 
 fn link_name(text: &str) -> Result<LinkName, String> {
@@ -217,25 +305,54 @@ fn link_name(text: &str) -> Result<LinkName, String> {
 impl Nic {
     /// The interface as xl.cfg says it.
     pub fn cfg_text(&self) -> String {
-        self.cfg_text_at(Some(&self.bridge))
+        self.cfg_text_at(Some(self.bridge()))
+    }
+
+    /// The bridge, as the configuration names it.
+    pub fn bridge(&self) -> &str {
+        match &self.set_up {
+            SetUp::Bridge(bridge) => bridge.as_str(),
+            SetUp::Script(script) => &script.bridge,
+        }
+    }
+
+    /// The script that sets the host's end up; `None` where Xyl does.
+    pub fn script(&self) -> Option<&Script> {
+        match &self.set_up {
+            SetUp::Bridge(_) => None,
+            SetUp::Script(script) => Some(script),
+        }
+    }
+
+    /// Path of the script that another toolstack runs when it removes the interface.
+    pub fn script_path(&self) -> &str {
+        self.script()
+            .map_or(BRIDGE_SCRIPT_PATH, |script| &script.path)
+    }
+
+    /// The VLANs, for the script.
+    pub fn vlan(&self) -> Option<&str> {
+        self.script()?.vlan.as_deref()
     }
 
     /// The same for another bridge. `None`: the host's default.
-    pub fn cfg_text_at(&self, bridge: Option<&LinkName>) -> String {
+    pub fn cfg_text_at(&self, bridge: Option<&str>) -> String {
         let first = [format!("devid={}", self.devid), format!("mac={}", self.mac)];
         let parts: Vec<String> = first.into_iter().chain(self.parts(bridge)).collect();
         parts.join(",")
     }
 
     /// The parts of the description but number and address.
-    fn parts(&self, bridge: Option<&LinkName>) -> Vec<String> {
+    fn parts(&self, bridge: Option<&str>) -> Vec<String> {
         let name = |name: &Option<LinkName>| name.as_ref().map(LinkName::to_string);
         let trust = self.trusted.map(|trusted| match trusted {
             true => "trusted".to_owned(),
             false => "untrusted".to_owned(),
         });
         let with_value = [
-            ("bridge", bridge.map(LinkName::to_string)),
+            ("bridge", bridge.map(str::to_owned)),
+            ("script", self.script().map(|script| script.path.clone())),
+            ("vlan", self.vlan().map(str::to_owned)),
             ("vifname", name(&self.name)),
             ("ip", self.ip.clone()),
             ("gatewaydev", name(&self.gateway_dev)),
@@ -263,9 +380,20 @@ pub(crate) fn what(devid: u32) -> String {
     format!("vif {devid}")
 }
 
-/// The bridge of an interface whose configuration names none, unless xl.conf does.
-pub(crate) fn default_bridge() -> Option<LinkName> {
-    LinkName::parse(DEFAULT_BRIDGE).ok()
+/// The description of an interface of libxl's record, whose bridge or script may not be there: libxl writes none where the
+/// configuration names none.
+pub(crate) fn set_up_of_record(
+    bridge: Option<&str>,
+    script: Option<&str>,
+    vlan: Option<&str>,
+) -> Option<SetUp> {
+    let vif = types::Vif {
+        bridge: bridge.map(str::to_owned),
+        script: script.map(str::to_owned),
+        vlan: vlan.map(str::to_owned),
+        ..types::Vif::default()
+    };
+    set_up(&vif, &VifDefaults::default()).ok()
 }
 
 fn first_free(taken: &BTreeSet<u32>) -> u32 {
@@ -296,20 +424,8 @@ fn fnv<'a>(bytes: impl Iterator<Item = &'a u8>) -> u64 {
 
 /// Reason why Xyl cannot serve an interface.
 fn why_not_one(vif: &types::Vif) -> Option<String> {
-    if let Some(script) = vif
-        .script
-        .as_ref()
-        .filter(|script| !is_bridge_script(script))
-    {
-        return Some(unsupported_script(script));
-    }
     if let Some(backend) = vif.backend.as_ref().filter(|backend| !is_dom0(backend)) {
         return Some(unsupported_backend(backend));
-    }
-    if let Some(vlan) = &vif.vlan {
-        return Some(format!(
-            "vlan={vlan} is not supported by Xyl yet: make a bridge for each VLAN, and name it with `bridge=`"
-        ));
     }
     if vif.vif_type == Some(VifType::Ioemu) {
         return Some("type=ioemu is not for PV and PVH guests: take it out".to_owned());
@@ -325,9 +441,16 @@ fn why_not_one(vif: &types::Vif) -> Option<String> {
             "ip={ip} has characters that are in no address: write addresses with blanks between them"
         ));
     }
-    let names = [&vif.bridge, &vif.gateway_dev, &vif.name];
-    let mut names = names.into_iter().flatten();
-    names.find_map(|name| link_name(name).err())
+    let mut names = [&vif.gateway_dev, &vif.name].into_iter().flatten();
+    if let Some(why) = names.find_map(|name| link_name(name).err()) {
+        return Some(why);
+    }
+    // Without `script=` the host's defaults decide what may stand there.
+    let set_up = match &vif.script {
+        Some(_) => set_up(vif, &VifDefaults::default()).map(drop),
+        None => refuse_bridge(vif.bridge.as_deref()),
+    };
+    set_up.err()
 }
 
 /// Reason why Xyl cannot serve interfaces of one VM together.
@@ -349,21 +472,10 @@ fn why_not_together(vifs: &[types::Vif]) -> Option<String> {
 
 /// Reason why Xyl cannot serve an interface with the host's defaults.
 fn why_not_by_default(vif: &types::Vif, defaults: &VifDefaults) -> Option<String> {
-    let script = defaults.script.as_ref().filter(|_| vif.script.is_none());
-    if let Some(script) = script.filter(|script| !is_bridge_script(script)) {
-        let why = unsupported_script(script);
-        return Some(format!("vif.default.script of xl.conf: {why}"));
-    }
     let backend = defaults.backend.as_ref().filter(|_| vif.backend.is_none());
     let backend = backend.filter(|backend| !is_dom0(backend))?;
     let why = unsupported_backend(backend);
     Some(format!("vif.default.backend of xl.conf: {why}"))
-}
-
-fn unsupported_script(script: &str) -> String {
-    format!(
-        "script={script} is not supported by Xyl yet: it makes interfaces ports of a bridge, as `script=vif-bridge` does"
-    )
 }
 
 fn unsupported_backend(backend: &str) -> String {
@@ -372,7 +484,8 @@ fn unsupported_backend(backend: &str) -> String {
     )
 }
 
-fn is_bridge_script(script: &str) -> bool {
+/// Whether a script is the one whose work Xyl does itself.
+pub(crate) fn is_bridge_script(script: &str) -> bool {
     script == BRIDGE_SCRIPT || script.ends_with(BRIDGE_SCRIPT_END)
 }
 
@@ -411,7 +524,7 @@ mod tests {
         let all = nics(ONE, &["", "devid=0", "bridge=br1", "script=vif-bridge"]);
         let devids: Vec<u32> = all.iter().map(|nic| nic.devid).collect();
         assert_eq!(devids, [1, 0, 2, 3]);
-        let bridges: Vec<&str> = all.iter().map(|nic| nic.bridge.as_str()).collect();
+        let bridges: Vec<&str> = all.iter().map(Nic::bridge).collect();
         assert_eq!(bridges, ["xenbr0", "xenbr0", "br1", "xenbr0"]);
         for nic in &all {
             assert_eq!(nic.mac.0[..3], XEN_PREFIX);
@@ -444,12 +557,56 @@ mod tests {
     }
 
     #[test]
+    fn a_script_has_an_absolute_path_and_gets_what_it_reads() {
+        let specs = [
+            "script=vif-openvswitch,bridge=ovsbr0.100:200:300,vlan=10p/20",
+            "script=/opt/vif-bridge,ip=10.0.0.1,gatewaydev=eth1",
+            "script=/usr/lib/xen/scripts/vif-bridge",
+        ];
+        let all = nics(ONE, &specs);
+        let script = all[0].script().unwrap();
+        assert_eq!(script.path, "/etc/xen/scripts/vif-openvswitch");
+        assert_eq!(script.bridge, "ovsbr0.100:200:300");
+        assert_eq!(all[0].vlan(), Some("10p/20"));
+        assert_eq!(all[1].script_path(), "/opt/vif-bridge");
+        assert_eq!(all[1].bridge(), DEFAULT_BRIDGE);
+        assert_eq!(all[2].script(), None);
+        let texts: Vec<String> = all.iter().map(Nic::cfg_text).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        assert_eq!(nics(ONE, &texts), all);
+    }
+
+    #[test]
+    fn the_hosts_default_script_is_for_interfaces_that_name_none() {
+        let defaults = VifDefaults {
+            script: Some("vif-route".to_owned()),
+            ..VifDefaults::default()
+        };
+        let vifs = vifs(&["", "script=vif-bridge"]);
+        let all = all_of_config(&vifs, ONE, &defaults).unwrap();
+        assert_eq!(all[0].script_path(), "/etc/xen/scripts/vif-route");
+        assert_eq!(all[1].script(), None);
+        let text = with_defaults(&vifs[0], &defaults).unwrap();
+        assert!(text.contains("script=/etc/xen/scripts/vif-route"), "{text}");
+    }
+
+    /// No stock script reads `vlan`, and Xyl does not set any.
+    #[test]
+    fn vlans_need_a_script() {
+        let vifs = vifs(&["vlan=10p"]);
+        let refused = all_of_config(&vifs, ONE, &VifDefaults::default()).unwrap_err();
+        assert_eq!(refused.code(), crate::ErrorCode::DeviceUnsupported);
+    }
+
+    #[test]
     fn what_xyl_does_not_do_is_refused_by_its_name() {
         for (spec, word) in [
-            ("script=vif-route", "script=vif-route"),
-            ("script=/opt/vif-bridge", "script=/opt/vif-bridge"),
+            ("script=../vif-route", "script=../vif-route"),
+            ("script=vif-route;reboot", "script=vif-route;reboot"),
+            ("script=vif-route,vlan=$(reboot)", "vlan="),
+            ("script=vif-route,vifname=a$b", "vifname="),
+            ("script=vif-openvswitch,bridge=a/b", "a/b"),
             ("backend=net", "backend=net"),
-            ("vlan=10p", "vlan=10p"),
             ("type=ioemu", "ioemu"),
             ("devid=10000", "devid=10000"),
             ("ip=$(reboot)", "ip="),

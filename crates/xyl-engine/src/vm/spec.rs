@@ -100,6 +100,11 @@ impl VmSpec {
         self.uuid.hyphenated().to_string()
     }
 
+    /// Whether one of its network interfaces is set up by a script.
+    pub fn runs_scripts(&self) -> bool {
+        self.nics.iter().any(|nic| nic.script().is_some())
+    }
+
     /// Whether one of its devices needs QEMU.
     pub fn needs_qemu(&self) -> bool {
         let has_disk = self.disks.iter().any(|disk| disk.server == Server::Qemu);

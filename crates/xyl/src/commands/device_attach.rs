@@ -1,7 +1,9 @@
 //! The attach of one device to a running domain: `xyl block-attach`, `xyl network-attach`.
 
+use uuid::Uuid;
 use xyl_engine::supervise::requests::{self, Asking, Request};
 
+use super::recover;
 use crate::context::Context;
 use crate::error::Outcome;
 use crate::interrupts::Interrupts;
@@ -43,6 +45,8 @@ impl Attach {
         };
         let outcome = requests::ask(&mut host, &info, &request, &mut asking);
         context.count(&host);
+        // A monitor without the right to what is asked for ends.
+        recover::replace_ended_monitor(context, Uuid::from_bytes(info.handle));
         outcome?;
         Ok(())
     }

@@ -8,15 +8,18 @@ use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Instant;
 
 use os_port::{Launch, Process, SystemFiles, SystemProcess, lock_for_child, lock_of_stdin};
 use rustix::fs::OFlags;
 use uuid::Uuid;
 use xen_port::DomId;
-use xen_sys::{Network, Programs, Standby, Streams};
+use xen_sys::{Network, Programs, ScriptRunner, Standby, Streams};
 use xyl_engine::config::plan;
-use xyl_engine::supervise::{monitor, requests};
+use xyl_engine::device;
+use xyl_engine::supervise::monitor;
+use xyl_engine::supervise::requests::{self, Needs};
 use xyl_engine::vm::Vm;
 use xyl_engine::vm::journal;
 use xyl_engine::vm::monitor_lock;
@@ -59,51 +62,89 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     };
     let lock = lock_of_stdin(&context.dirs.watch(vm.uuid));
     // All files and sockets that the monitor needs are open now.
-    let (mut network, mut programs) = rights_of(&host, vm.uuid);
-    if programs == Programs::Qemu
+    let mut rights = rights_of(&mut host, vm);
+    if rights.programs == Programs::Qemu
         && let Err(error) = device_model::make_cage(&host)
     {
         context.say(format!("warning: {error}"));
     }
-    if let Err(error) = xen_sys::give_up_rights(network, programs) {
-        (network, programs) = (Network::Links, Programs::Qemu);
+    if rights.runs_scripts {
+        match ScriptRunner::start(device::script::check_launch) {
+            Ok(runner) => host.spawn = Rc::new(runner),
+            Err(error) => {
+                rights.runs_scripts = false;
+                context.say(format!("warning: no process that runs scripts: {error}"));
+            }
+        }
+    }
+    if let Err(error) = xen_sys::give_up_rights(rights.network, rights.programs) {
+        rights = Rights::ALL;
         context.say(format!(
             "warning: this monitor keeps its rights: {error}; the kernel needs CONFIG_SECCOMP_FILTER"
         ));
     }
-    host.process = Box::new(MonitorProcess { network, programs });
+    host.process = Box::new(MonitorProcess(rights));
     Ok(monitor::watch_with(&mut host, vm, lock, &mut |line| {
         context.say(line)
     })?)
 }
 
-/// The rights to the host's network and to QEMU that the monitor of a VM needs: for the devices of the record, and for an interface
-/// that is to be attached. It keeps them where it cannot read the record or the requests: what fails now can succeed later.
-fn rights_of(host: &Host, uuid: Uuid) -> (Network, Programs) {
-    let changes_links = requests::change_links(host, uuid).unwrap_or(true);
-    let (has_links, needs_qemu) = match plan::of_record(host, uuid) {
-        Ok(planned) => (!planned.spec.nics.is_empty(), planned.spec.needs_qemu()),
-        Err(_) if store::is_absent(host, uuid) => (false, false),
-        Err(_) => (true, true),
+/// The rights that a monitor keeps.
+#[derive(Clone, Copy)]
+struct Rights {
+    /// That to the host's network.
+    network: Network,
+    /// That to start programs.
+    programs: Programs,
+    /// Whether a child of it, which keeps all rights, runs hot-plug scripts for it.
+    runs_scripts: bool,
+}
+
+impl Rights {
+    /// All that a monitor can have.
+    const ALL: Rights = Rights {
+        network: Network::Links,
+        programs: Programs::Qemu,
+        runs_scripts: true,
     };
-    let network = match changes_links || has_links {
-        true => Network::Links,
-        false => Network::None,
+}
+
+/// The rights that the monitor of a VM needs: for the devices of the record and of the domain, and for an interface that is to be
+/// attached. It keeps them where it cannot read the record or the requests: what fails now can succeed later.
+fn rights_of(host: &mut Host, vm: Vm) -> Rights {
+    let asked = requests::needs(host, vm.uuid).unwrap_or(Needs {
+        links: true,
+        scripts: true,
+    });
+    // xl may have given the domain an interface that the record does not have.
+    let is_taken_down = device::runs_scripts(host, vm.domid).unwrap_or(true);
+    let (has_links, needs_qemu, has_scripts) = match plan::of_record(host, vm.uuid) {
+        Ok(planned) => {
+            let spec = &planned.spec;
+            (
+                !spec.nics.is_empty(),
+                spec.needs_qemu(),
+                spec.runs_scripts(),
+            )
+        }
+        Err(_) if store::is_absent(host, vm.uuid) => (false, false, false),
+        Err(_) => (true, true, true),
     };
-    let programs = match needs_qemu {
-        true => Programs::Qemu,
-        false => Programs::None,
-    };
-    (network, programs)
+    Rights {
+        network: match asked.links || has_links {
+            true => Network::Links,
+            false => Network::None,
+        },
+        programs: match needs_qemu {
+            true => Programs::Qemu,
+            false => Programs::None,
+        },
+        runs_scripts: asked.scripts || has_scripts || is_taken_down,
+    }
 }
 
 /// The monitor's process. It gives free memory back to the kernel while it waits.
-struct MonitorProcess {
-    /// Its right to the host's network.
-    network: Network,
-    /// Its right to start programs.
-    programs: Programs,
-}
+struct MonitorProcess(Rights);
 
 impl Process for MonitorProcess {
     fn id(&self) -> u32 {
@@ -128,11 +169,15 @@ impl Process for MonitorProcess {
     }
 
     fn may_change_links(&self) -> bool {
-        self.network == Network::Links
+        self.0.network == Network::Links
     }
 
     fn may_start_qemu(&self) -> bool {
-        self.programs == Programs::Qemu
+        self.0.programs == Programs::Qemu
+    }
+
+    fn may_run_scripts(&self) -> bool {
+        self.0.runs_scripts
     }
 }
 
@@ -262,6 +307,17 @@ pub fn replace_lost_monitors(
 fn name_of(context: &Context, uuid: Uuid) -> String {
     journal::name(&SystemFiles, &context.dirs, uuid)
         .unwrap_or_else(|| uuid.hyphenated().to_string())
+}
+
+/// Starts a monitor for a supervised VM whose monitor has ended, and for no other VM.
+pub fn replace_if_lost(
+    context: &Context,
+    uuid: Uuid,
+) -> Result<Option<ReplacementMonitor>, Failure> {
+    match monitor_lock::is_lost(&SystemFiles, &context.dirs, uuid)? {
+        true => replace_one(context, uuid),
+        false => Ok(None),
+    }
 }
 
 /// Starts a monitor for a VM that has none. `None` if another process is starting one now.

@@ -4,7 +4,6 @@ use xyl_engine::device::hotplug;
 
 use super::device_attach::Attach;
 use super::network_list::NIC;
-use super::recover;
 use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::Outcome;
@@ -14,13 +13,14 @@ use crate::xlconf;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The interface is described as in the setting `vif` of xl.cfg (xl-network-configuration(5)), in one or several \
-arguments. Without `devid` it gets the first free number, and without `mac` the address that a create would give it: the same one \
+arguments. With `script` that hot-plug script of root's sets it up, as with xl. Without `devid` it gets the first free number, and without `mac` the address that a create would give it: the same one \
 each time. The domain keeps it over a reboot. Ctrl-C takes the attach back.
 
 Examples:
   xyl network-attach web
   xyl network-attach web bridge=dmz mac=00:16:3e:00:00:01
   xyl network-attach web bridge=dmz,rate=10Mb/s,vifname=web.dmz
+  xyl network-attach web script=vif-route,ip=10.0.0.5,gatewaydev=eth0
   xyl -N network-attach web bridge=dmz   only check it"
 )]
 pub struct Args {
@@ -40,10 +40,5 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         device: hotplug::for_request(NIC, &args.nic.join(","), &defaults)?,
         is_dry_run: false,
     };
-    let outcome = attach.run(context, &args.domain);
-    if !context.dry_run() {
-        // The monitor of a VM without interfaces has no right to the host's network. Asked for one, it ends.
-        recover::replace_ended_monitors(context);
-    }
-    outcome
+    attach.run(context, &args.domain)
 }

@@ -2,13 +2,16 @@
 
 use os_port::{SystemFiles, SystemProcess};
 use serde_json::{Value, json};
+use uuid::Uuid;
 use xen_port::DomId;
 use xyl_engine::Host;
 use xyl_engine::config::policy_recheck::recheck;
 use xyl_engine::recover::{self, Recovered};
 
 use crate::commands::explain::otherwise;
-use crate::commands::monitor::{MonitorNotReplaced, ReplacementMonitor, replace_lost_monitors};
+use crate::commands::monitor::{
+    MonitorNotReplaced, ReplacementMonitor, replace_if_lost, replace_lost_monitors,
+};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 use crate::shown::Shown;
@@ -143,25 +146,29 @@ pub fn before_a_change(context: &Context) {
     }
 }
 
+/// Replaces the monitor of a VM, if a command has let it end. A line is printed with `-v`.
+pub fn replace_ended_monitor(context: &Context, uuid: Uuid) {
+    match replace_if_lost(context, uuid) {
+        Ok(Some(monitor)) => tell_of(context, 1, &monitor),
+        Ok(None) => {}
+        Err(failure) => context.warn(&failure),
+    }
+}
+
+/// Prints a line about a new monitor if `-v` was given at least `level` times.
+fn tell_of(context: &Context, level: u8, monitor: &ReplacementMonitor) {
+    context.note(level, || {
+        format!("{}: {}", Shown::name(&monitor.name), monitor.line())
+    });
+}
+
 /// Replaces dead monitors, and prints a line for each.
 pub fn replace_dead_monitors(context: &Context) {
-    replace_monitors(context, 0);
-}
-
-/// The same after a command that lets a monitor end. A line is printed with `-v`.
-pub fn replace_ended_monitors(context: &Context) {
-    replace_monitors(context, 1);
-}
-
-/// Replaces dead monitors, and prints a line for each if `-v` was given at least `level` times.
-fn replace_monitors(context: &Context, level: u8) {
     match replace_lost_monitors(context) {
         Ok(started) => {
             for one in started {
                 match one {
-                    Ok(monitor) => context.note(level, || {
-                        format!("{}: {}", Shown::name(&monitor.name), monitor.line())
-                    }),
+                    Ok(monitor) => tell_of(context, 0, &monitor),
                     Err(none) => {
                         context.warning(format!("{}: {}", Shown::name(&none.name), none.line()));
                     }

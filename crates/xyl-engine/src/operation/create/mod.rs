@@ -380,6 +380,15 @@ impl Steps for Context<'_> {
             facts.insert("store_port".to_owned(), self.store_port.0.into());
             facts.insert("console_port".to_owned(), self.console_port.0.into());
         }
+        let nics = self
+            .prepared
+            .iter()
+            .flat_map(|prepared| &prepared.spec.nics);
+        let scripts = nics.filter_map(|nic| Some(nic.script()?.path.as_str()));
+        let scripts: Vec<&str> = scripts.collect();
+        if !scripts.is_empty() {
+            facts.insert("scripts".to_owned(), scripts.join(" ").into());
+        }
         facts
     }
 }

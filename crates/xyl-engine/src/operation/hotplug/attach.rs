@@ -8,12 +8,11 @@ use xen_port::{DomId, DomainInfo};
 use xyl_saga::{At, Facts, Happened, OnDeath, Operation, Plan, Progress};
 
 use super::{Target, living, records, uuid_of};
-use crate::config::plan as config;
 use crate::device::bus;
 use crate::device::hotplug::Single;
 use crate::error::DeviceError;
 use crate::operation::{Begun, Kind, OfVm, Steps, patience, step};
-use crate::vm::{names, store};
+use crate::vm::names;
 use crate::{Cancel, EngineError, Host, VmGuard};
 
 /// Time limit of the change of both records, in seconds: another process may hold libxl's lock.
@@ -87,14 +86,7 @@ fn complete(
     (kind, text): (&str, &str),
 ) -> Result<String, EngineError> {
     let target = Target::new(vm, domid, kind)?;
-    let recorded = match store::is_absent(host, vm.uuid) {
-        true => None,
-        false => Some(config::of_record(host, vm.uuid)?.spec),
-    };
-    let owner = target.owner();
-    target
-        .hotplug
-        .complete(host, owner, recorded.as_ref(), text)
+    target.hotplug.complete(host, target.owner(), text)
 }
 
 /// Attaches a device to the domain of the lock's VM.

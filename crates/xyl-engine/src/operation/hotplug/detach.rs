@@ -145,6 +145,10 @@ fn carry_out(
     args.insert("number".to_owned(), device.number.into());
     let identity = bus::identity(host, &device)?;
     args.insert("identity".to_owned(), identity.clone().into());
+    // For those who read the journal: the script that takes it down is that of its nodes.
+    if let Some(script) = bus::script(host, &device)? {
+        args.insert("script".to_owned(), script.into());
+    }
     let name = names::on_disk(host, info);
     let begun = Begun {
         kind: Kind::Detach,

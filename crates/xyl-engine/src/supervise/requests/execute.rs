@@ -33,7 +33,7 @@ pub(super) fn take_lock(
 /// Refuses a request for which this process has given up a right.
 pub(super) fn check_rights(host: &Host, request: &Request) -> Result<(), EngineError> {
     match request {
-        Request::AttachDevice { kind, .. } => device::check_rights(host, kind),
+        Request::AttachDevice { kind, device } => device::check_rights(host, kind, device),
         _ => Ok(()),
     }
 }
@@ -41,6 +41,11 @@ pub(super) fn check_rights(host: &Host, request: &Request) -> Result<(), EngineE
 /// Whether a request is carried out by a process that may change the host's network interfaces.
 pub(super) fn changes_links(request: &Request) -> bool {
     matches!(request, Request::AttachDevice { kind, .. } if device::changes_links(kind))
+}
+
+/// Whether a request is carried out by a process that runs hot-plug scripts.
+pub(super) fn runs_script(request: &Request) -> bool {
+    matches!(request, Request::AttachDevice { kind, device } if device::runs_script(kind, device))
 }
 
 /// Carries out a request of another process under its VM's lock, and writes the progress of a dump.

@@ -46,20 +46,30 @@ pub struct Asking<'a> {
     pub progress: &'a mut dyn FnMut(u64, u64),
 }
 
-/// Whether a request in a VM's queue changes the host's network interfaces. The VM's monitor needs the right to that then, though
-/// the VM has no interface yet. A request that cannot be read needs none: it is refused.
+/// The rights that the requests in a VM's queue need in the process that carries them out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// One changes the host's network interfaces.
+    pub links: bool,
+    /// One runs a hot-plug script.
+    pub scripts: bool,
+}
+
+/// The rights that the requests in a VM's queue need. The VM's monitor keeps these rights then, though the VM has no such device yet. A request
+/// that cannot be read needs none: it is refused.
 ///
 /// # Errors
 /// Those of the disk.
-pub fn change_links(host: &Host, vm: Uuid) -> Result<bool, EngineError> {
+pub fn needs(host: &Host, vm: Uuid) -> Result<Needs, EngineError> {
     let queue = RequestQueue::of(host, vm);
+    let mut needs = Needs::default();
     for queued in queue.list()? {
-        let envelope = queue.read(queued)?.and_then(Result::ok);
-        if envelope.is_some_and(|envelope| execute::changes_links(&envelope.request)) {
-            return Ok(true);
+        if let Some(Ok(envelope)) = queue.read(queued)? {
+            needs.links |= execute::changes_links(&envelope.request);
+            needs.scripts |= execute::runs_script(&envelope.request);
         }
     }
-    Ok(false)
+    Ok(needs)
 }
 
 /// Removes the replies of all VMs that are too old, too many, or to dead processes.

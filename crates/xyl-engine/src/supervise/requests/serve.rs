@@ -141,7 +141,7 @@ fn serve_one(
     };
     log_event(host, vm, queued, started, log);
     let outcome = match carry_out(host, vm, owner, &envelope) {
-        Err(error) if error.is_connection_lost() => return Err(error),
+        Err(error) if error.is_connection_lost() || error.needs_scripts() => return Err(error),
         outcome => outcome,
     };
     conclude(host, vm, queued, envelope, outcome, log).map(|()| End::Over)
