@@ -73,7 +73,7 @@ ip link set xenbr0 up
 traces >before
 
 echo 'what Xyl does not do is refused by its name'
-for spec in script=vif-route backend=net vlan=10p type=ioemu bridge=xyl-none vifname=xyl-other; do
+for spec in script=xyl-none backend=net vlan=10p type=ioemu bridge=xyl-none vifname=xyl-other; do
 	testguest_cfg lost pvh "vif = [ '$spec' ]" >lost.cfg
 	refused "${spec#*=}" xyl create -q lost.cfg
 done
