@@ -76,7 +76,7 @@ pub enum UntrustedProgram {
     },
     /// The file is not executable.
     NotExecutable {
-        /// The file.
+        /// Path of the file.
         place: PathBuf,
     },
 }

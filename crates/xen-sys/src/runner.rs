@@ -155,7 +155,7 @@ impl Request {
         }
     }
 
-    /// What is asked for; `None` for a packet that is none of this module.
+    /// The request of a packet; `None` for a packet that is none of this module.
     fn read(packet: &[u8]) -> Option<(Launch, Duration)> {
         let mut rest = packet;
         let limit = Duration::from_millis(take_number(&mut rest)?);

@@ -57,7 +57,7 @@ impl Action {
 /// The script of a device.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Script<'a> {
-    /// The device.
+    /// The device that it is for.
     pub device: &'a Device,
     /// The device, in words.
     pub what: &'a str,
