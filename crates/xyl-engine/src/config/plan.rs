@@ -727,7 +727,7 @@ mod tests {
             "{text}"
         );
         for line in [
-            "vif = [ \"bridge=br0,script=vif-route\" ]",
+            "vif = [ \"bridge=br0,backend=net\" ]",
             "channel = [ \"name=a,connection=socket,path=/run/a\" ]",
             "p9 = [ \"tag=a,path=/srv,security_model=none\" ]",
             "vfb = [ \"vnc=1\" ]",

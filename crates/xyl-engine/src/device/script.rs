@@ -14,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use os_port::{Ended, Files, Launch, Opening, SystemFiles};
+use os_port::{Ended, Files, Launch, Opening};
 use xenstore::Tree;
 
 use crate::device::bus::{Device, printable};
@@ -97,7 +97,7 @@ pub(super) fn check_right(host: &Host, what: &str) -> Result<(), EngineError> {
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidInput`]; that of a file that is no program of root's.
-pub fn check_launch(launch: &Launch) -> io::Result<()> {
+pub fn check_launch(files: &dyn Files, launch: &Launch) -> io::Result<()> {
     let actions = [Action::Online, Action::Offline];
     let is_asked = actions.iter().any(|action| {
         let words = [action.word(), OF_VIF].map(OsString::from);
@@ -106,9 +106,7 @@ pub fn check_launch(launch: &Launch) -> io::Result<()> {
     let mut variables = launch.script_variables().unwrap_or_default().iter();
     let is_known = variables.all(|(name, _)| VARIABLES.iter().any(|known| name == known));
     match is_asked && is_known {
-        true => SystemFiles
-            .open(launch.program(), &Opening::program())
-            .map(drop),
+        true => files.open(launch.program(), &Opening::program()).map(drop),
         false => Err(io::ErrorKind::InvalidInput.into()),
     }
 }
@@ -226,6 +224,8 @@ fn node_text(host: &mut Host, device: &Device, name: &str) -> Result<Option<Stri
 
 #[cfg(test)]
 mod tests {
+    use os_port::SystemFiles;
+
     use super::*;
 
     #[test]
@@ -234,13 +234,13 @@ mod tests {
             let shell = Launch::new(Path::new("/bin/sh")).unwrap();
             shell.args(words).as_script(vec![(name.into(), "x".into())])
         };
-        check_launch(&launch(&["online", "type_if=vif"], "vif")).unwrap();
+        check_launch(&SystemFiles, &launch(&["online", "type_if=vif"], "vif")).unwrap();
         for (words, name) in [
             (&["-c", "reboot"][..], "vif"),
             (&["online", "type_if=vif", "x"], "vif"),
             (&["online", "type_if=vif"], "LD_PRELOAD"),
         ] {
-            let refused = check_launch(&launch(words, name)).unwrap_err();
+            let refused = check_launch(&SystemFiles, &launch(words, name)).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{words:?}");
         }
     }

@@ -69,7 +69,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         context.say(format!("warning: {error}"));
     }
     if rights.runs_scripts {
-        match ScriptRunner::start(device::script::check_launch) {
+        match ScriptRunner::start(|launch| device::script::check_launch(&SystemFiles, launch)) {
             Ok(runner) => host.spawn = Rc::new(runner),
             Err(error) => {
                 rights.runs_scripts = false;
