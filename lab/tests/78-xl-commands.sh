@@ -1,6 +1,5 @@
 # The commands of xl about CPU pools, lists of devices and the rest of the host: both tools print the same and end the same way, and
 # each understands what the other changed. With `--smp 2` pools get a CPU; on one CPU they stay empty.
-# It has passed on 4.17; on 4.20 it has not run yet.
 # limit_s: 600
 # xen: any
 . /xyl-lab/lab/lib.sh
