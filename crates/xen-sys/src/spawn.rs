@@ -39,7 +39,7 @@ impl Spawn for SystemSpawn {
             errors: end.as_fd(),
         };
         let extras = Extras {
-            dies_with_starter: launch.is_script(),
+            is_script: launch.is_script(),
             ..Extras::default()
         };
         let standby = Standby::start_with(launch, streams, &extras)?;
@@ -65,7 +65,7 @@ impl Spawn for SystemSpawn {
         let extras = Extras {
             files: &files.ok_or(io::ErrorKind::InvalidInput)?,
             bounds: given.bounds,
-            dies_with_starter: false,
+            is_script: false,
         };
         let process = Standby::start_with(launch, streams, &extras)?.let_go();
         drop(end);

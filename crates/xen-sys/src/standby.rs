@@ -45,8 +45,8 @@ pub(crate) struct Extras<'a> {
     pub files: &'a [BorrowedFd<'a>],
     /// The bounds of the program.
     pub bounds: Option<Bounds>,
-    /// Whether the kernel kills it when the thread that starts it ends.
-    pub dies_with_starter: bool,
+    /// Whether it is a script of the administrator. The kernel kills it when the thread that starts it ends, and its files are readable.
+    pub is_script: bool,
 }
 
 /// A child that stands by. It starts its program when this is dropped, or when this process ends.
@@ -253,7 +253,11 @@ impl Orders {
                 more,
                 filters: addresses,
                 limits: extras.bounds.map(limits_of),
-                starter: extras.dies_with_starter.then(std::process::id),
+                starter: extras.is_script.then(std::process::id),
+                umask: match extras.is_script {
+                    true => child::UMASK_OF_SCRIPT,
+                    false => child::UMASK,
+                },
                 wait: wait.as_raw_fd(),
                 go: go.as_raw_fd(),
                 path: words.path.as_ptr(),

@@ -16,8 +16,10 @@ use crate::syscall::syscall;
 const GO: RawFd = 3;
 /// The exit code of a child whose program could not be started, as a shell's.
 pub(crate) const NO_PROGRAM: i32 = 127;
-/// The umask of the program: files are for their owner only.
-const UMASK: usize = 0o077;
+/// The umask of a program: files are for their owner only.
+pub(super) const UMASK: usize = 0o077;
+/// The umask of a script of the administrator, as that of a shell of root's: other programs read its files.
+pub(super) const UMASK_OF_SCRIPT: usize = 0o022;
 /// Signals of the terminal, which are for the process group that the child leaves.
 const TERMINAL_SIGNALS: [c_int; 4] = [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGTSTP];
 /// The last signal's number.
@@ -50,6 +52,8 @@ pub(super) struct Plan {
     pub limits: Option<[(u32, u64); 3]>,
     /// PID of the process with which it dies.
     pub starter: Option<u32>,
+    /// Umask of the program.
+    pub umask: usize,
     /// The end of the pipe that the child reads.
     pub wait: RawFd,
     /// The parent's end of the pipe, which the child has to close.
@@ -91,7 +95,7 @@ pub(super) extern "C" fn stand_by(plan: *mut c_void) -> c_int {
         return NO_PROGRAM;
     }
     wait_to_be_let_go();
-    set_surroundings();
+    set_surroundings(plan.umask);
     set_limits(plan);
     set_default_actions();
     if !set_filters(plan) {
@@ -269,8 +273,8 @@ fn set_limit(resource: u32, limit: u64, most: u64) {
 
 /// Umask, folder, limits and scheduling, whatever they were here. Only root can raise a limit or its priority: with a
 /// simulated host of another user they stay as they are.
-fn set_surroundings() {
-    call(libc::SYS_umask, [UMASK, 0, 0, 0]);
+fn set_surroundings(umask: usize) {
+    call(libc::SYS_umask, [umask, 0, 0, 0]);
     let root = c"/".as_ptr().expose_provenance();
     call(libc::SYS_chdir, [root, 0, 0, 0]);
     for (resource, limit, most) in &LIMITS {

@@ -1,21 +1,26 @@
 //! Memory that domain 0 gives up for a new domain (`autoballoon` of xl.conf).
 //!
-//! `xyl create` calls it after Xen had too little free memory for a domain. Domain 0's target is lowered, as by `xyl mem-set 0`, and
-//! domain 0's balloon driver frees the memory. If that does not suffice, or the create is cancelled, the target is set back. If it does,
-//! domain 0 keeps the lower target, as with xl. A process that dies meanwhile leaves the lower target.
+//! `xyl create` calls it after Xen had too little free memory for a domain. Domain 0's target is lowered, and its balloon driver frees the
+//! memory. Xen's limit of domain 0 stays, as with libxl. If the memory does not suffice, or the create fails or is cancelled, domain 0 gets
+//! its target back. If the create succeeds, domain 0 keeps the lower target, as with xl. A process that dies meanwhile leaves the lower
+//! target. Both changes are relative to the target of that moment, so creates beside each other keep each other's.
 //!
-//! Facts: `freemem` and `auto_autoballoon` (`tools/xl`).
+//! Facts: `freemem` and `auto_autoballoon` (`tools/xl`), `libxl_domain_need_memory`.
 
 use std::time::Duration;
 
-use xen_port::{DomId, DomainInfo, Hypervisor};
+use xen_port::Hypervisor;
 
 use crate::control::memory;
 use crate::error::RequestError;
 use crate::{Cancel, EngineError, Host};
 
 /// Wait without any freed memory after which domain 0 counts as unable to free more.
-const IDLE_LIMIT: Duration = Duration::from_secs(10);
+const IDLE_LIMIT: Duration = Duration::from_secs(5);
+/// Number of times that the target is lowered.
+const ATTEMPTS: u32 = 2;
+/// Memory that Xen needs for a domain beside the domain's own, in MiB. libxl adds 1 MiB for PV and 2 MiB for PVH.
+const BESIDE_MIB: u64 = 2;
 /// Pause between two looks at the free memory.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Start of the word of Xen's command line that sets domain 0's memory.
@@ -33,32 +38,77 @@ pub fn is_automatic(hv: &dyn Hypervisor) -> Result<bool, EngineError> {
     Ok(!words.any(|word| word.starts_with(DOM0_MEMORY)))
 }
 
-/// Has domain 0 give memory up, until `wanted_mib` MiB are free.
+/// Memory that domain 0 has given up for a domain, in KiB.
+#[derive(Debug)]
+#[must_use = "a create that fails gives it back"]
+pub struct GivenUp {
+    by_kib: i64,
+}
+
+impl GivenUp {
+    /// Gives domain 0 its target back. If that fails, it has less memory until `xyl mem-set 0`, which the notice says.
+    pub fn give_back(self, host: &mut Host) {
+        if let Err(error) = memory::shift_target_of_dom0(host, self.by_kib.saturating_neg()) {
+            (host.notice)(&format!(
+                "warning: domain 0 keeps a memory target that is {} MiB lower: {error}; `xyl mem-set 0` sets it",
+                self.by_kib.unsigned_abs() / KIB_PER_MIB
+            ));
+        }
+    }
+}
+
+/// Has domain 0 give memory up, until `wanted_mib` MiB are free, and what Xen needs beside them.
 ///
 /// # Errors
 /// [`EngineError::NotEnoughMemory`] if domain 0 cannot free so much; [`EngineError::Cancelled`]; those of Xen and xenstore. Domain 0 has its
 /// earlier target then.
-pub fn free(host: &mut Host, wanted_mib: u64, cancel: &Cancel) -> Result<(), EngineError> {
+pub fn free(host: &mut Host, wanted_mib: u64, cancel: &Cancel) -> Result<GivenUp, EngineError> {
+    let wanted_mib = wanted_mib.saturating_add(BESIDE_MIB);
+    let mut given_up = GivenUp { by_kib: 0 };
+    let mut outcome = Ok(false);
+    for _ in 0..ATTEMPTS {
+        outcome = lower(host, wanted_mib, &mut given_up)
+            .and_then(|()| await_free(host, wanted_mib, cancel));
+        if !matches!(outcome, Ok(false)) {
+            break;
+        }
+    }
+    let error = match outcome {
+        Ok(true) => return Ok(given_up),
+        Ok(false) => not_enough(wanted_mib, free_mib(&*host.hv)?),
+        Err(error) => error,
+    };
+    given_up.give_back(host);
+    Err(error)
+}
+
+/// Lowers domain 0's target by the memory that is missing.
+fn lower(host: &mut Host, wanted_mib: u64, given_up: &mut GivenUp) -> Result<(), EngineError> {
     let free_mib = free_mib(&*host.hv)?;
-    let missing_mib = wanted_mib.saturating_sub(free_mib);
-    let not_enough = EngineError::NotEnoughMemory {
+    let missing_kib = wanted_mib
+        .saturating_sub(free_mib)
+        .saturating_mul(KIB_PER_MIB);
+    let by_kib = i64::try_from(missing_kib).unwrap_or(i64::MAX);
+    if by_kib == 0 {
+        return Ok(());
+    }
+    match memory::shift_target_of_dom0(host, by_kib.saturating_neg()) {
+        Ok(changed_kib) => {
+            given_up.by_kib = given_up.by_kib.saturating_add(changed_kib);
+            Ok(())
+        }
+        Err(EngineError::Control(RequestError::BelowMinimum { .. })) => {
+            Err(not_enough(wanted_mib, free_mib))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn not_enough(wanted_mib: u64, free_mib: u64) -> EngineError {
+    EngineError::NotEnoughMemory {
         wanted_mib,
         free_mib,
-    };
-    let Some(dom0) = host.hv.domain_info(DomId::ZERO)? else {
-        return Err(not_enough);
-    };
-    let before_kib = memory::target_kib(&mut host.store, &dom0)?;
-    let lower_kib = before_kib.saturating_sub(missing_mib.saturating_mul(KIB_PER_MIB));
-    match memory::set_target(host, &dom0, lower_kib) {
-        Err(EngineError::Control(RequestError::BelowMinimum { .. })) => return Err(not_enough),
-        other => other?,
     }
-    let outcome = await_free(host, wanted_mib, cancel);
-    if outcome.is_err() {
-        set_back(host, &dom0, before_kib);
-    }
-    outcome
 }
 
 fn free_mib(hv: &dyn Hypervisor) -> Result<u64, EngineError> {
@@ -69,14 +119,14 @@ fn free_mib(hv: &dyn Hypervisor) -> Result<u64, EngineError> {
     Ok(unclaimed / PAGES_PER_MIB)
 }
 
-/// Waits while domain 0 frees memory.
-fn await_free(host: &mut Host, wanted_mib: u64, cancel: &Cancel) -> Result<(), EngineError> {
-    let mut most_mib = free_mib(&*host.hv)?;
+/// Waits while domain 0 frees memory. Returns whether it was enough.
+fn await_free(host: &mut Host, wanted_mib: u64, cancel: &Cancel) -> Result<bool, EngineError> {
+    let mut most_mib = 0;
     let mut deadline = host.clock.now() + IDLE_LIMIT;
     loop {
         let now_mib = free_mib(&*host.hv)?;
         if now_mib >= wanted_mib {
-            return Ok(());
+            return Ok(true);
         }
         if cancel.is_requested() {
             return Err(EngineError::Cancelled);
@@ -87,22 +137,9 @@ fn await_free(host: &mut Host, wanted_mib: u64, cancel: &Cancel) -> Result<(), E
             deadline = now + IDLE_LIMIT;
         }
         if now >= deadline {
-            return Err(EngineError::NotEnoughMemory {
-                wanted_mib,
-                free_mib: now_mib,
-            });
+            return Ok(false);
         }
         host.wait_for(&[], LOOK_EVERY)?;
-    }
-}
-
-/// Gives domain 0 its earlier target. If that fails, it has less memory until `xyl mem-set 0`, which the notice says.
-fn set_back(host: &mut Host, dom0: &DomainInfo, before_kib: u64) {
-    if let Err(error) = memory::set_target(host, dom0, before_kib) {
-        (host.notice)(&format!(
-            "warning: domain 0 keeps its lower memory target: {error}; `xyl mem-set 0 {}` sets it back",
-            before_kib / KIB_PER_MIB
-        ));
     }
 }
 
@@ -111,6 +148,7 @@ mod tests {
     use std::thread;
     use std::time::Instant;
 
+    use xen_port::DomId;
     use xen_sim::model::Model;
     use xenstore::Tree;
     use xenstore::mem::MemStore;
@@ -165,13 +203,28 @@ mod tests {
         Some(kib / KIB_PER_MIB)
     }
 
+    fn limit_of_dom0(bench: &Bench) -> u64 {
+        bench
+            .hv
+            .domain_info(DomId::ZERO)
+            .unwrap()
+            .unwrap()
+            .max_pages
+    }
+
     #[test]
     fn domain_0_frees_what_is_missing_and_no_more() {
         let mut bench = bench();
         let driver = balloon_driver(&bench, 0);
-        free(&mut bench.host, 300, &Cancel::new()).unwrap();
-        assert_eq!(target_mib(&mut bench), Some(1024 - (300 - 64)));
+        let limit = limit_of_dom0(&bench);
+        let given_up = free(&mut bench.host, 300, &Cancel::new()).unwrap();
+        assert_eq!(target_mib(&mut bench), Some(1024 - (300 + BESIDE_MIB - 64)));
         assert!(free_mib(&bench.hv).unwrap() >= 300);
+        // The create fails all the same, and another create has taken 8 MiB meanwhile.
+        memory::shift_target_of_dom0(&mut bench.host, -8 * 1024).unwrap();
+        given_up.give_back(&mut bench.host);
+        assert_eq!(target_mib(&mut bench), Some(1024 - 8));
+        assert_eq!(limit_of_dom0(&bench), limit);
         driver.join().unwrap();
     }
 

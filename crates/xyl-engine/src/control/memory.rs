@@ -24,6 +24,33 @@ const DOM0_MIN_KIB: u64 = 128 * 1024;
 /// Size of a page in KiB.
 const PAGE_KIB: u64 = 4;
 
+/// Changes domain 0's memory target by so many KiB, and leaves Xen's limit as it is, as libxl does for a new domain's memory. A decrease
+/// counts from the memory that domain 0 has, if that is less than its target. Returns the change of the target in KiB.
+///
+/// # Errors
+/// As [`set_target`].
+pub fn shift_target_of_dom0(host: &mut Host, by_kib: i64) -> Result<i64, EngineError> {
+    let Some(dom0) = host.hv.domain_info(DomId::ZERO)? else {
+        return Err(EngineError::NoSuchDomain(DomId::ZERO.to_string()));
+    };
+    let _lock = userdata::lock(host, DomId::ZERO, &uuid_text(&dom0.handle))?;
+    let dom0 = still_there(host, &dom0)?;
+    host.store.try_transaction(|transaction| {
+        fill_limits_of_dom0(transaction, &dom0)?;
+        let before_kib = target_kib(transaction, &dom0)?;
+        let from_kib = match by_kib < 0 {
+            true => before_kib.min(dom0.tot_pages.saturating_mul(PAGE_KIB)),
+            false => before_kib,
+        };
+        let wanted_kib = from_kib.saturating_add_signed(by_kib);
+        let Target { target_kib, .. } = check_target(transaction, &dom0, wanted_kib)?;
+        let path = home(DomId::ZERO, TARGET)?;
+        transaction.write(&path, target_kib.to_string().as_bytes())?;
+        let signed = |kib: u64| i64::try_from(kib).unwrap_or(i64::MAX);
+        Ok::<_, EngineError>(signed(target_kib).saturating_sub(signed(before_kib)))
+    })
+}
+
 /// Sets a domain's memory target, video memory included. Xen enforces it at once; the balloon driver frees memory
 /// when it can.
 ///
@@ -198,7 +225,7 @@ const TARGET: &str = "memory/target";
 const STATIC_MAX: &str = "memory/static-max";
 
 /// The domain's target in KiB. For domain 0 without the node, its present memory.
-pub(crate) fn target_kib(store: &mut impl Tree, info: &DomainInfo) -> Result<u64, EngineError> {
+fn target_kib(store: &mut impl Tree, info: &DomainInfo) -> Result<u64, EngineError> {
     limit(store, info, TARGET, info.tot_pages)
 }
 

@@ -359,7 +359,8 @@ pub(crate) fn attach(
 pub(crate) fn detach(host: &mut Host, domid: DomId, deadline: Instant) -> Result<(), EngineError> {
     let deadline = deadline.min(host.clock.now() + DETACH_LIMIT);
     let names = host.children(&folder_of(domid)?)?;
-    let there = KINDS.iter().rev();
+    // Interfaces are the last: the time of their scripts is none that a disk needs to close.
+    let there = KINDS.iter();
     let there = there.filter(|kind| names.iter().any(|name| name == kind.name()));
     let (waited_for, others): (Vec<&dyn Kind>, Vec<&dyn Kind>) =
         there.partition(|kind| kind.is_waited_for());

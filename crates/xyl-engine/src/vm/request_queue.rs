@@ -324,10 +324,6 @@ impl<'h> RequestQueue<'h> {
     /// As [`RequestQueue::look_for_reply`].
     pub fn fetch(&self, id: RequestId) -> Result<Option<Reply>, EngineError> {
         let (reply, path) = (self.look_for_reply(id), self.reply_path(id));
-        // A monitor removes the request after it has written the reply, unless it died in between.
-        if matches!(reply, Ok(Some(_))) {
-            self.forget_started(id)?;
-        }
         match &reply {
             Err(error) if is_damage(error) => set_aside(self.files, self.dirs, &path)?,
             Ok(None) | Err(_) => {}
@@ -336,6 +332,11 @@ impl<'h> RequestQueue<'h> {
                 renamed.map_err(|source| EngineError::io("rename", &path, source))?;
             }
             Ok(Some(_)) => _ = remove(self.files, &path)?,
+        }
+        // A monitor removes the request after it has written the reply, unless it died in between. It takes a reply back whose request
+        // is gone, so the reply is taken first.
+        if matches!(reply, Ok(Some(_))) {
+            self.forget_started(id)?;
         }
         reply
     }

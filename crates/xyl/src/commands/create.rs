@@ -255,8 +255,13 @@ fn create_with_room(
             Shown::name(&planned.spec.name)
         ));
     }
-    autoballoon::free(host, wanted_mib, cancel).map_err(|error| in_words(planned, error))?;
-    create_now(args, context, planned, host, cancel)
+    let given_up = autoballoon::free(host, wanted_mib, cancel);
+    let given_up = given_up.map_err(|error| in_words(planned, error))?;
+    let outcome = create_now(args, context, planned, host, cancel);
+    if outcome.is_err() {
+        given_up.give_back(host);
+    }
+    outcome
 }
 
 /// The memory that a create wanted and that was free, in MiB, if that is why it failed.
