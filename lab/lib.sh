@@ -131,8 +131,10 @@ shim_needs() {
 }
 
 # testguest_cfg NAME TYPE LINE...: prints an xl.cfg of the test guest.
+# It has 32 MiB unless a line says otherwise: xl of 4.17 creates no PVH domain without `memory`.
 testguest_cfg() {
 	printf '%s\n' "name = \"$1\"" "type = \"$2\"" "kernel = \"$guests/testguest\"" "${@:3}"
+	[[ ${*:3} == *memory* ]] || echo 'memory = 32'
 }
 # tell NAME WORDS: has the test guest do something.
 tell() {

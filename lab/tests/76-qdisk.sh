@@ -154,7 +154,7 @@ done
 
 echo 'the nodes are those of xl'
 make_image qcow2 $disks/nodes.qcow2
-testguest_cfg nodes pvh 'memory = 32' "disk = [ '$disks/nodes.qcow2,qcow2,xvda,rw' ]" >nodes.cfg
+testguest_cfg nodes pvh "disk = [ '$disks/nodes.qcow2,qcow2,xvda,rw' ]" >nodes.cfg
 nodes_of() {
 	local domid=$1
 	xenstore-ls -f | grep -E "^/local/domain/0/backend/qdisk/$domid/|^/local/domain/$domid/device/vbd/" | sed "s#/$domid/#/D/#g; s#\"$domid\"#\"D\"#" | sort
