@@ -2,12 +2,13 @@
 
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SendError};
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
@@ -30,9 +31,15 @@ impl Files for SystemFiles {
     }
 
     fn read_trusted(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
-        let file = File::open(path)?;
-        let metadata = file.metadata()?;
+        // A FIFO could block this process, and the open of a device may act: the file is opened after the look at it.
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let found = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let metadata = found.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         check_trusted(&metadata)?;
+        let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
         read_open(file, &metadata, max_bytes)
     }
 

@@ -17,6 +17,8 @@ use crate::{Cancel, EngineError, Host};
 
 /// Wait without any freed memory after which domain 0 counts as unable to free more.
 const IDLE_LIMIT: Duration = Duration::from_secs(5);
+/// Longest wait for one lowering of the target.
+const LIMIT: Duration = Duration::from_secs(60);
 /// Number of times that the target is lowered.
 const ATTEMPTS: u32 = 2;
 /// Memory that Xen needs for a domain beside the domain's own, in MiB. libxl adds 1 MiB for PV and 2 MiB for PVH.
@@ -122,6 +124,7 @@ fn free_mib(hv: &dyn Hypervisor) -> Result<u64, EngineError> {
 /// Waits while domain 0 frees memory. Returns whether it was enough.
 fn await_free(host: &mut Host, wanted_mib: u64, cancel: &Cancel) -> Result<bool, EngineError> {
     let mut most_mib = 0;
+    let last = host.clock.now() + LIMIT;
     let mut deadline = host.clock.now() + IDLE_LIMIT;
     loop {
         let now_mib = free_mib(&*host.hv)?;
@@ -136,7 +139,7 @@ fn await_free(host: &mut Host, wanted_mib: u64, cancel: &Cancel) -> Result<bool,
             most_mib = now_mib;
             deadline = now + IDLE_LIMIT;
         }
-        if now >= deadline {
+        if now >= deadline.min(last) {
             return Ok(false);
         }
         host.wait_for(&[], LOOK_EVERY)?;

@@ -392,6 +392,14 @@ pub(crate) fn labelled_loops(host: &Host) -> Result<Vec<(LoopDevice, Uuid)>, Eng
     Ok(own.collect())
 }
 
+/// Empties the nodes with the terminals of a domain's channels, whose QEMU is gone.
+///
+/// # Errors
+/// Those of xenstore.
+pub(crate) fn forget_terminals(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
+    console::forget_terminals(host, domid)
+}
+
 /// Whether a hot-plug script takes a device of a domain down. Not every process can have one run.
 ///
 /// # Errors

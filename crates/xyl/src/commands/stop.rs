@@ -297,7 +297,7 @@ impl Run<'_> {
     /// Destroys the VMs that still run, and domains that have shut down and are kept: all at once, under one limit.
     fn destroy_rest(&mut self, host: &mut Host) -> Outcome {
         let limit = Instant::now() + GONE_LIMIT;
-        let mut is_asked = false;
+        let (mut is_asked, mut is_warned) = (false, false);
         loop {
             let is_late = Instant::now() >= limit;
             // Xen may answer at the next look.
@@ -313,7 +313,11 @@ impl Run<'_> {
                 }
                 Ok(_) => {}
                 Err(error) if is_late => return Err(error.into()),
-                Err(error) => self.context.warn(&Failure::from(error)),
+                Err(error) if !is_warned => {
+                    self.context.warn(&Failure::from(error));
+                    is_warned = true;
+                }
+                Err(_) => {}
             }
             std::thread::sleep(LOOK_EVERY);
         }

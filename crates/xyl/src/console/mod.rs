@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path as FilePath, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::termios::{self, OptionalActions};
 use xen_port::{DomId, DomainInfo, GuestKind, Hypervisor, ShutdownReason};
 use xenstore::{Client, Path, Tree};
@@ -28,8 +28,10 @@ use log::Log;
 /// Time limit for xenconsoled to create the tty of an existing domain, as in xl.
 const TTY_LIMIT: Duration = Duration::from_secs(5);
 
-/// Maximum length in bytes of a tty's name in xenstore.
-const TTY_NAME_MAX: usize = 256;
+/// Start of the path of a pseudo-terminal.
+const TERMINALS: &str = "/dev/pts/";
+/// Maximum number of digits of a pseudo-terminal's number.
+const TTY_DIGITS_MAX: usize = 10;
 
 /// Token of this module's xenstore watches.
 const TOKEN: &str = "xyl-console";
@@ -365,13 +367,24 @@ fn tty_path(store: &mut Client, node: &Path) -> Result<Option<String>, ConsoleEr
 }
 
 /// Opens the tty in raw mode. The error is the reason why the path is refused.
+///
+/// A process that a guest may have taken over writes the path of a channel, and the number of a terminal that is gone may be that of
+/// another user's by now. So only a terminal of root or of this process's user is opened, and its device is looked at first.
 fn open_tty(path: &str) -> Result<OwnedFd, String> {
-    if path.len() > TTY_NAME_MAX || !path.starts_with("/dev/") || path.contains("/../") {
-        return Err("not the name of a tty".to_owned());
+    let number = path.strip_prefix(TERMINALS).unwrap_or_default();
+    let is_number = (1..=TTY_DIGITS_MAX).contains(&number.len())
+        && number.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number {
+        return Err("not the name of a terminal".to_owned());
+    }
+    let gone = |errno| format!("gone or cannot be opened ({errno})");
+    let facts = rustix::fs::stat(path).map_err(gone)?;
+    let is_device = FileType::from_raw_mode(facts.st_mode) == FileType::CharacterDevice;
+    if !is_device || ![0, rustix::process::geteuid().as_raw()].contains(&facts.st_uid) {
+        return Err("a terminal of another user".to_owned());
     }
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let tty = rustix::fs::open(path, flags, Mode::empty())
-        .map_err(|errno| format!("gone or cannot be opened ({errno})"))?;
+    let tty = rustix::fs::open(path, flags, Mode::empty()).map_err(gone)?;
     let mut modes = termios::tcgetattr(&tty).map_err(|_| "no tty".to_owned())?;
     modes.make_raw();
     // Like xenconsole, uses a tty even if its modes cannot be set.

@@ -139,6 +139,27 @@ pub(super) fn detach(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
     bus::remove(host, &channels)
 }
 
+/// Empties the nodes with the terminals of a QEMU that is gone.
+pub(in crate::device) fn forget_terminals(
+    host: &mut Host,
+    domid: DomId,
+) -> Result<(), EngineError> {
+    for device in bus::devices(host, domid, KIND)? {
+        if device.number == 0 {
+            continue;
+        }
+        let path = node(&format!("{}/tty", device.frontend()))?;
+        host.store.try_transaction(|transaction| {
+            // Another toolstack may have destroyed the domain meanwhile.
+            if transaction.exists(&path)? {
+                transaction.write(&path, b"")?;
+            }
+            Ok::<_, EngineError>(())
+        })?;
+    }
+    Ok(())
+}
+
 /// A channel of a VM's record.
 pub(super) fn recorded(channel: &Channel) -> Recorded {
     Recorded {

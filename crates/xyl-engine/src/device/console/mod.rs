@@ -21,6 +21,8 @@ use crate::device::{DeviceInput, Kind, Owner, Patience, Recorded, bus};
 use crate::vm::spec::VmSpec;
 use crate::{EngineError, Host, device_model};
 
+pub(super) use channel::forget_terminals;
+
 /// libxl's name of the kind.
 const KIND: &str = "console";
 /// The number of console 0, as text.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use os_port::EventSource;
 use xenstore::Tree;
 
+use crate::device;
 use crate::device_model;
 use crate::vm::Vm;
 use crate::{EngineError, Host};
@@ -35,15 +36,20 @@ pub(super) fn watch(host: &mut Host, vm: Vm) -> Result<bool, EngineError> {
     Ok(true)
 }
 
-/// Removes the PID of a QEMU that has ended: xl would send the process that has it next a signal.
+/// Removes what a QEMU that has ended leaves in xenstore. xl would send the process that has its PID next a signal, and a console would
+/// open the terminal that has the number of its terminal next.
 fn forget(host: &mut Host, vm: Vm) -> Result<(), EngineError> {
     let path = device_model::pid_node(vm.domid)?;
     let pid = host.store.read_text_opt(&path)?;
     let pid = pid.and_then(|text| text.trim().parse().ok());
     let is_there = pid.is_some_and(|pid| host.kernel.program(pid).is_some());
-    match device_model::find(host, vm.domid).is_empty() && !is_there {
-        true => Ok(host.store.rm(&path)?),
-        false => Ok(()),
+    if !device_model::find(host, vm.domid).is_empty() {
+        return Ok(());
+    }
+    device::forget_terminals(host, vm.domid)?;
+    match is_there {
+        true => Ok(()),
+        false => Ok(host.store.rm(&path)?),
     }
 }
 
