@@ -156,11 +156,10 @@ fn is_whole(world: &World) -> Result<(), String> {
     }
     let nodes = nodes_of(&now, "backend/console/");
     let served = |domid: &String| {
-        let states = (1..=2).map(|number| {
+        (1..=2).all(|number| {
             let path = format!("/local/domain/0/backend/console/{domid}/{number}/state");
             now.nodes.get(&path).is_some_and(|state| state == b"2")
-        });
-        states.into_iter().all(|is_served| is_served)
+        })
     };
     match wanted.is_empty() != nodes.is_empty() || !wanted.iter().all(served) {
         true => Err(format!("{nodes:?}")),
