@@ -915,6 +915,11 @@ fn guests_have_disks_and_networks_that_come_and_go() {
     let second = host.xyl(&["create", "-q", config, "name='b'", &disk_setting]);
     assert_eq!(second.status.code(), Some(1));
     host.must(&["reboot", "-w", "guest"]);
+    // The first domain may be there for a moment.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while host.xyl(&["domid", "guest"]).stdout.trim_ascii() != b"2" {
+        assert!(Instant::now() < deadline, "no second domain");
+    }
     connected("block-list", "guest", &[4]);
     connected("network-list", "guest", &[4]);
     host.must(&["network-attach", "guest", "bridge=xenbr0"]);

@@ -50,6 +50,9 @@ pub struct GivenUp {
 impl GivenUp {
     /// Gives domain 0 its target back. If that fails, it has less memory until `xyl mem-set 0`, which the notice says.
     pub fn give_back(self, host: &mut Host) {
+        if self.by_kib == 0 {
+            return;
+        }
         if let Err(error) = memory::shift_target_of_dom0(host, self.by_kib.saturating_neg()) {
             (host.notice)(&format!(
                 "warning: domain 0 keeps a memory target that is {} MiB lower: {error}; `xyl mem-set 0` sets it",
