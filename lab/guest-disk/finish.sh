@@ -27,6 +27,10 @@ chroot "$tree" systemctl --quiet enable lab-check.service
 chroot "$tree" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer \
 	e2scrub_reap.service fstrim.timer systemd-random-seed.service systemd-update-utmp.service
 
+# --- What takes seconds on hardware takes minutes under emulation: the console must not be given up after 90 s.
+mkdir -p "$tree/etc/systemd/system.conf.d"
+printf '[Manager]\nDefaultDeviceTimeoutSec=15min\nDefaultTimeoutStartSec=15min\n' >"$tree/etc/systemd/system.conf.d/lab.conf"
+
 # --- The disk. It is sparse; a third is free.
 rm -rf "$tree"/var/cache/apt/* "$tree"/var/lib/apt/lists/*
 size_kib=$(($(du -sk "$tree" | cut -f1) * 4 / 3 + 32768))
