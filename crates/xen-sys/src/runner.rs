@@ -3,15 +3,17 @@
 //! A script needs what such a process must not have: new programs, the network, connections to other daemons. So the process first
 //! makes a child that keeps all rights and does one thing: it runs the scripts that it is asked for. The child has no file open but
 //! its end of a socket, and reads nothing of a guest. Each request names a script, which the child checks itself. It ends with its
-//! parent, and so does a script under way.
+//! parent, and so does the process of a script under way. What that has started goes on: the kernel ends the script's own process alone.
 //!
-//! A request and a reply are one packet each: numbers and texts, each text with its length before it.
+//! A request and a reply are one packet each: numbers and texts, each text with its length before it. A reply has no number, so
+//! none may come late: after a failure the socket is shut down.
 
 use std::ffi::{CStr, OsString};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -32,6 +34,8 @@ const TEXTS_MAX: usize = 64;
 const REPLY_LIMIT: Duration = Duration::from_secs(5);
 /// The exit code of a script that a signal has ended, in a reply.
 const BY_SIGNAL: u64 = u64::MAX;
+/// The exit code of the child after a panic.
+const PANICKED: libc::c_int = 101;
 /// A reply: the script has ended.
 const ENDED: u64 = 0;
 /// A reply: it was not run, or took too long.
@@ -66,11 +70,29 @@ impl ScriptRunner {
         }
     }
 
-    /// Asks for a script, and waits for its end.
-    fn ask(&self, launch: &Launch, limit: Duration) -> io::Result<Ended> {
-        let request = Request::of(launch, limit)?;
-        send(&self.socket, &request)?;
-        let deadline = Instant::now() + limit + REPLY_LIMIT;
+    /// Whether the child is there for a request.
+    pub fn is_there(&self) -> bool {
+        // Between requests there is nothing to read but the end.
+        let ended = wait_for([self.socket.as_fd(); 2], false, Duration::ZERO);
+        matches!(ended, Ok([false, _]))
+    }
+
+    /// Asks for a script, and waits for its end, but not longer than `limit`.
+    fn ask(&self, request: &[u8], limit: Duration) -> io::Result<Ended> {
+        match self.reply_to(request, limit) {
+            Ok(ended) => ended,
+            Err(error) => {
+                // The reply may come late: it must not be that to the next request.
+                shut_down(&self.socket);
+                Err(io::Error::new(io::ErrorKind::BrokenPipe, error))
+            }
+        }
+    }
+
+    /// The reply to a request.
+    fn reply_to(&self, request: &[u8], limit: Duration) -> io::Result<io::Result<Ended>> {
+        send(&self.socket, request)?;
+        let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let [has_reply, _] = wait_for([self.socket.as_fd(); 2], false, left)?;
@@ -78,19 +100,19 @@ impl ScriptRunner {
                 break;
             }
             if left.is_zero() {
-                return Err(io::ErrorKind::BrokenPipe.into());
+                return Err(io::ErrorKind::TimedOut.into());
             }
         }
-        let packet = receive(&self.socket)?.ok_or(io::ErrorKind::BrokenPipe)?;
-        read_reply(&packet).unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into()))
+        let packet = receive(&self.socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        read_reply(&packet).ok_or(io::ErrorKind::InvalidData.into())
     }
 }
 
 impl Spawn for ScriptRunner {
-    /// [`io::ErrorKind::BrokenPipe`]: the child is gone.
+    /// [`io::ErrorKind::BrokenPipe`]: the child is gone, or has not replied in time. It replies to nothing more then.
     fn run(&self, launch: &Launch, limit: Duration) -> io::Result<Ended> {
         match launch.is_script() {
-            true => self.ask(launch, limit),
+            true => self.ask(&Request::of(launch, limit)?, limit + REPLY_LIMIT),
             false => SystemSpawn.run(launch, limit),
         }
     }
@@ -100,8 +122,19 @@ impl Spawn for ScriptRunner {
     }
 }
 
-/// The child: carries out requests until its parent has closed the socket.
+/// The child. It goes on with nothing of its parent, also after a panic.
 fn serve_all(socket: &OwnedFd, parent: u32, check: fn(&Launch) -> io::Result<()>) -> ! {
+    let serve = AssertUnwindSafe(|| serve_parent(socket, parent, check));
+    let code = match std::panic::catch_unwind(serve) {
+        Ok(()) => 0,
+        Err(_) => PANICKED,
+    };
+    // SAFETY: the call takes a number and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Carries out requests until the parent has closed the socket.
+fn serve_parent(socket: &OwnedFd, parent: u32, check: fn(&Launch) -> io::Result<()>) {
     // SAFETY: the calls take numbers and a constant. The parent may have ended before the first one: then this process has another
     // parent.
     let is_bound = unsafe {
@@ -119,8 +152,6 @@ fn serve_all(socket: &OwnedFd, parent: u32, check: fn(&Launch) -> io::Result<()>
             }
         }
     }
-    // SAFETY: the call takes a number and does not return.
-    unsafe { libc::_exit(0) }
 }
 
 fn serve(packet: &[u8], check: fn(&Launch) -> io::Result<()>) -> Vec<u8> {
@@ -261,6 +292,12 @@ fn send(socket: &OwnedFd, packet: &[u8]) -> io::Result<()> {
     }
 }
 
+/// Ends the socket for both ends. The child may be gone already.
+fn shut_down(socket: &OwnedFd) {
+    // SAFETY: the call takes numbers.
+    unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) };
+}
+
 /// The next packet; `None` if the other end is closed.
 fn receive(socket: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
     let mut packet = vec![0; PACKET_MAX_BYTES];
@@ -369,6 +406,49 @@ mod tests {
             i32::from(ended.is_ok())
         });
         assert_eq!(code, 0);
+    }
+
+    /// The exit code of this process's only child.
+    fn code_of_child() -> i32 {
+        let mut status = 0;
+        // SAFETY: the call writes a number, which is ours and outlives it.
+        match unsafe { libc::waitpid(-1, &raw mut status, 0) } {
+            -1 => -1,
+            _ => libc::WEXITSTATUS(status),
+        }
+    }
+
+    #[test]
+    fn a_child_that_panics_ends_and_no_request_is_replied_to() {
+        let code = in_child(|| {
+            let Ok(runner) = ScriptRunner::start(|_| panic!("as the test wants it")) else {
+                return 100;
+            };
+            let was_there = runner.is_there();
+            let is_broken = || {
+                let ended = runner.run(&shell("exit 0"), LIMIT);
+                ended.is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+            };
+            let is_right = was_there && is_broken() && is_broken() && !runner.is_there();
+            i32::from(!is_right) | i32::from(code_of_child() != PANICKED) << 1
+        });
+        assert_eq!(code, 0);
+    }
+
+    #[test]
+    fn a_late_reply_is_none_to_the_next_request() {
+        let (ours, childs) = pair().unwrap();
+        let runner = ScriptRunner { socket: ours };
+        let request = Request::of(&shell("exit 0"), LIMIT).unwrap();
+        assert!(runner.is_there());
+        let soon = Duration::from_millis(10);
+        let late = runner.ask(&request, soon).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::BrokenPipe);
+        let (code, errors) = (Some(0), Vec::new());
+        let _ = send(&childs, &reply_of(&Ok(Ended { code, errors })));
+        let next = runner.ask(&request, LIMIT).unwrap_err();
+        assert_eq!(next.kind(), io::ErrorKind::BrokenPipe);
+        assert!(!runner.is_there());
     }
 
     /// A script under way ends with the process that has asked for it.

@@ -112,16 +112,9 @@ impl Child for Started {
     }
 
     fn said(&self) -> Vec<u8> {
-        let mut errors = self.errors.borrow_mut();
-        let (mut said, mut is_open) = (Vec::new(), true);
-        while is_open && said.len() < ERRORS_MAX_BYTES {
-            let files = [self.process.as_fd(), errors.as_fd()];
-            let there = wait_for(files, true, Duration::ZERO);
-            if !matches!(there, Ok([_, true])) {
-                break;
-            }
-            is_open = read_some(&mut errors, &mut said).unwrap_or(false);
-        }
+        let mut said = Vec::new();
+        // What cannot be read is not there.
+        let _ = read_there(&mut self.errors.borrow_mut(), &mut said);
         said
     }
 }
@@ -132,7 +125,7 @@ fn open_null() -> io::Result<File> {
 }
 
 /// Waits for the end of a process. Reads its standard error meanwhile, so that it does not block, and keeps the start
-/// of it.
+/// of it. A child of the program that still runs is not waited for, however much it writes.
 fn run_until(
     deadline: Instant,
     launch: &Launch,
@@ -144,17 +137,21 @@ fn run_until(
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let [has_ended, has_said] = wait_for([process.as_fd(), errors.as_fd()], is_open, left)?;
-        if has_said {
-            is_open = read_some(&mut errors, &mut said)?;
-        } else if has_ended {
-            // All output is read, unless a child of the program still runs.
+        if has_ended {
             break;
-        } else if left.is_zero() {
+        }
+        if left.is_zero() {
             process.kill_group()?;
             process.wait()?;
             let what = format!("`{}` ran into its time limit and was killed", launch.line());
             return Err(io::Error::new(io::ErrorKind::TimedOut, what));
         }
+        if has_said {
+            is_open = read_some(&mut errors, &mut said)?;
+        }
+    }
+    if is_open {
+        read_there(&mut errors, &mut said)?;
     }
     let code = process.wait()?;
     if code == Some(NO_PROGRAM) && said.is_empty() {
@@ -162,6 +159,19 @@ fn run_until(
         return Err(io::Error::other(what));
     }
     Ok(Ended { code, errors: said })
+}
+
+/// Reads the output that is there, until there is no room for more.
+fn read_there(errors: &mut PipeReader, said: &mut Vec<u8>) -> io::Result<()> {
+    let mut is_open = true;
+    while is_open && said.len() < ERRORS_MAX_BYTES {
+        let [is_there, _] = wait_for([errors.as_fd(); 2], false, Duration::ZERO)?;
+        if !is_there {
+            break;
+        }
+        is_open = read_some(errors, said)?;
+    }
+    Ok(())
 }
 
 /// Reads a part of the output, and keeps as much as there is room for. Returns whether there may be more.
@@ -224,6 +234,25 @@ mod tests {
         let late = SystemSpawn.run(&shell("exec sleep 1000"), Duration::from_millis(20));
         assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert!(start.elapsed() < LIMIT);
+    }
+
+    #[test]
+    fn one_that_writes_all_the_time_is_killed_too() {
+        let start = Instant::now();
+        let script = shell("while :; do echo much; done >&2");
+        let late = SystemSpawn.run(&script, Duration::from_millis(50));
+        assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(start.elapsed() < LIMIT);
+    }
+
+    /// It writes until nobody reads any more.
+    #[test]
+    fn one_whose_child_writes_all_the_time_is_not_waited_for() {
+        let start = Instant::now();
+        let script = shell("while echo much; do :; done >&2 & sleep 0.1; exit 0");
+        let ended = SystemSpawn.run(&script, LIMIT).unwrap();
+        assert_eq!(ended.code, Some(0));
+        assert!(start.elapsed() < LIMIT / 2);
     }
 
     #[test]
