@@ -490,6 +490,57 @@ fn a_monitor_without_the_right_leaves_the_interface_to_the_next_process() {
     }
 }
 
+/// The guest keeps it until then, so the asker can do it.
+#[test]
+fn a_monitor_without_the_right_begins_no_detach() {
+    let bench = Bench::new();
+    let scripted = scripted(&bench, Manner::Good);
+    let world = &scripted.world;
+    let domid = create(&bench, world).unwrap();
+    let uuid = Uuid::parse_str(UUID).unwrap();
+    let ended = bench.must(world, |host| {
+        monitor_lock::create_file(&*host.files, &host.dirs, uuid)?;
+        let info = host.hv.domain_info(domid)?.unwrap();
+        requests::post(host, &info, &detach("0"))?;
+        give_up_scripts(host);
+        Ok(monitor::watch(host, Vm { domid, uuid }, &mut |_| ()).unwrap_err())
+    });
+    assert_eq!(ended.code(), ErrorCode::Network);
+    assert_eq!(words(&scripted).len(), 1);
+    let now = world.snapshot();
+    let online = format!("/local/domain/0/backend/vif/{domid}/0/online");
+    assert_eq!(value(&now, &online).as_deref(), Some("1"));
+    bench.must(world, |host| ask(host, domid, &detach("0")));
+    let [rules, devices] = rules_and_devices(&world.snapshot());
+    assert!(rules.is_empty() && devices.is_empty());
+}
+
+/// It would be asked for it at each change of the backend.
+#[test]
+fn a_monitor_without_the_right_ends_when_a_guest_has_let_an_interface_go() {
+    let bench = Bench::new();
+    let scripted = scripted(&bench, Manner::Good);
+    let world = &scripted.world;
+    let domid = create(&bench, world).unwrap();
+    let uuid = Uuid::parse_str(UUID).unwrap();
+    let ended = bench.must(world, |host| {
+        monitor_lock::create_file(&*host.files, &host.dirs, uuid)?;
+        let backend = format!("/local/domain/0/backend/vif/{domid}/0");
+        for (path, value) in [
+            (format!("/libxl/{domid}/device/vif/0/xyl-detach"), "1"),
+            (format!("{backend}/online"), "0"),
+            (format!("{backend}/state"), "6"),
+        ] {
+            let path = xenstore::Path::new(&path).unwrap();
+            host.store.write(&path, value.as_bytes())?;
+        }
+        give_up_scripts(host);
+        Ok(monitor::watch(host, Vm { domid, uuid }, &mut |_| ()).unwrap_err())
+    });
+    assert_eq!(ended.code(), ErrorCode::Network);
+    assert_eq!(words(&scripted).len(), 1);
+}
+
 #[test]
 fn a_request_for_an_interface_with_a_script_says_what_it_needs() {
     let bench = Bench::new();

@@ -537,10 +537,25 @@ impl Context {
         request: &Request,
         would: impl Fn(DomId) -> String,
     ) -> Outcome {
+        self.change_and(asked, request, would, |_| ())
+    }
+
+    /// The same, and calls `after` with the domain that was asked, also if that has failed. Not in a dry run.
+    pub fn change_and(
+        &self,
+        asked: &str,
+        request: &Request,
+        would: impl Fn(DomId) -> String,
+        after: impl Fn(&DomainInfo),
+    ) -> Outcome {
         let mut host = self.open_host()?;
         let mut ask = || {
             let info = self.find_on(&mut host, asked)?.info;
-            self.change_on(&mut host, &info, request, &would)
+            let outcome = self.change_on(&mut host, &info, request, &would);
+            if !self.options.dry_run {
+                after(&info);
+            }
+            outcome
         };
         let is_number = matches!(DomainRef::parse(asked), DomainRef::Number(_));
         let mut outcome = ask();

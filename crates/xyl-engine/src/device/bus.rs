@@ -778,6 +778,15 @@ pub fn is_going(host: &mut Host, device: &Device) -> Result<bool, EngineError> {
     Ok(host.store.read_opt(&online)?.as_deref() == Some(b"0"))
 }
 
+/// Whether a device was not asked to close: another toolstack may have attached it after one that was.
+///
+/// # Errors
+/// Those of xenstore.
+pub fn is_to_stay(store: &mut impl Tree, device: &Device) -> Result<bool, EngineError> {
+    let online = node(&format!("{}/online", device.backend()))?;
+    Ok(store.read_opt(&online)?.is_some_and(|value| value != b"0"))
+}
+
 /// Removes the nodes of one device, and the folders that are empty then, as libxl does. A device that another toolstack has
 /// attached under this number meanwhile stays.
 ///
@@ -785,12 +794,7 @@ pub fn is_going(host: &mut Host, device: &Device) -> Result<bool, EngineError> {
 /// Those of xenstore.
 pub fn remove_one(host: &mut Host, device: &Device) -> Result<(), EngineError> {
     let (kind, domid) = (device.served_by, device.domid);
-    let online = node(&format!("{}/online", device.backend()))?;
-    if host
-        .store
-        .read_opt(&online)?
-        .is_some_and(|value| value != b"0")
-    {
+    if is_to_stay(&mut host.store, device)? {
         return Ok(());
     }
     // Outside of the transaction: the guest may write its nodes all the time, and cannot make the folder anew.
@@ -805,10 +809,7 @@ pub fn remove_one(host: &mut Host, device: &Device) -> Result<(), EngineError> {
         ),
     ];
     host.store.try_transaction(|transaction| {
-        if transaction
-            .read_opt(&online)?
-            .is_some_and(|value| value != b"0")
-        {
+        if is_to_stay(transaction, device)? {
             return Ok(());
         }
         for (folder, last) in &folders {

@@ -75,6 +75,18 @@ pub trait Hotplug {
     /// Those of xenstore and the host.
     fn is_served(&self, host: &mut Host, device: &Device) -> Result<bool, EngineError>;
 
+    /// Refuses a device that this process cannot take away, because it has given up a right.
+    ///
+    /// # Errors
+    /// [`DeviceError::NoRightToScript`]; those of xenstore.
+    fn check_right_to_take_away(
+        &self,
+        _host: &mut Host,
+        _device: &Device,
+    ) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Takes a device away with all that the host has of it. Its backend was asked to close. Waits until the backend has
     /// closed and given up what it has open, but not longer than the deadline; a slow backend is no error.
     ///

@@ -247,6 +247,14 @@ impl Hotplug for Vif {
         Ok(is_connected(host, device)? && own_link(host, device)?.is_some())
     }
 
+    fn check_right_to_take_away(
+        &self,
+        host: &mut Host,
+        device: &Device,
+    ) -> Result<(), EngineError> {
+        scripts_of(host, std::slice::from_ref(device)).map(drop)
+    }
+
     fn take_away(
         &self,
         host: &mut Host,
@@ -255,7 +263,11 @@ impl Hotplug for Vif {
     ) -> Result<(), EngineError> {
         let scripts = scripts_of(host, std::slice::from_ref(device))?;
         bus::await_one_closed(host, device, deadline)?;
-        let deadline = deadline + take_down(host, &scripts)?;
+        let mut deadline = deadline;
+        // Another toolstack may have attached one of its number meanwhile, which keeps what the script has set up for it.
+        if !bus::is_to_stay(&mut host.store, device)? {
+            deadline += take_down(host, &scripts)?;
+        }
         bus::remove_one(host, device)?;
         await_gone(host, std::slice::from_ref(device), deadline)
     }

@@ -158,6 +158,32 @@ fn a_script_that_takes_an_interface_down_is_one_that_xyl_does_not_replace() {
 }
 
 #[test]
+fn an_interface_that_xl_has_attached_anew_keeps_what_its_script_has_set_up() {
+    let (mut host, _) = bench();
+    let told = std::rc::Rc::new(std::cell::Cell::new(0));
+    let counted = told.clone();
+    // The script is not there, which is told.
+    host.notice = std::rc::Rc::new(move |_| counted.set(counted.get() + 1));
+    let deadline = host.clock.now() + Duration::from_secs(60);
+    for (online, nr_told) in [("1", 0), ("0", 1)] {
+        for (path, value) in [
+            (format!("{COPY_FOLDER}/script"), "/opt/vif-own"),
+            ("/local/domain/0/backend/vif/7/0/state".to_owned(), "6"),
+            ("/local/domain/0/backend/vif/7/0/online".to_owned(), online),
+        ] {
+            host.store
+                .write(&node(&path).unwrap(), value.as_bytes())
+                .unwrap();
+        }
+        let device = bus::device_of(&mut host, DOMID, KIND, "0").unwrap();
+        Vif.take_away(&mut host, &device.unwrap(), deadline)
+            .unwrap();
+        assert_eq!(told.get(), nr_told, "{online}");
+    }
+    assert_eq!(bus::numbers(&mut host, DOMID, KIND).unwrap().len(), 0);
+}
+
+#[test]
 fn a_bridge_and_a_free_name_are_looked_for() {
     let (host, links) = bench();
     let look = check;

@@ -68,9 +68,14 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     {
         context.say(format!("warning: {error}"));
     }
+    let mut runner = None;
     if rights.runs_scripts {
         match ScriptRunner::start(|launch| device::script::check_launch(&SystemFiles, launch)) {
-            Ok(runner) => host.spawn = Rc::new(runner),
+            Ok(started) => {
+                let started = Rc::new(started);
+                host.spawn = started.clone();
+                runner = Some(started);
+            }
             Err(error) => {
                 rights.runs_scripts = false;
                 context.say(format!("warning: no process that runs scripts: {error}"));
@@ -83,7 +88,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
             "warning: this monitor keeps its rights: {error}; the kernel needs CONFIG_SECCOMP_FILTER"
         ));
     }
-    host.process = Box::new(MonitorProcess(rights));
+    host.process = Box::new(MonitorProcess { rights, runner });
     Ok(monitor::watch_with(&mut host, vm, lock, &mut |line| {
         context.say(line)
     })?)
@@ -144,7 +149,11 @@ fn rights_of(host: &mut Host, vm: Vm) -> Rights {
 }
 
 /// The monitor's process. It gives free memory back to the kernel while it waits.
-struct MonitorProcess(Rights);
+struct MonitorProcess {
+    rights: Rights,
+    /// The child that runs scripts, which may have ended.
+    runner: Option<Rc<ScriptRunner>>,
+}
 
 impl Process for MonitorProcess {
     fn id(&self) -> u32 {
@@ -169,15 +178,16 @@ impl Process for MonitorProcess {
     }
 
     fn may_change_links(&self) -> bool {
-        self.0.network == Network::Links
+        self.rights.network == Network::Links
     }
 
     fn may_start_qemu(&self) -> bool {
-        self.0.programs == Programs::Qemu
+        self.rights.programs == Programs::Qemu
     }
 
     fn may_run_scripts(&self) -> bool {
-        self.0.runs_scripts
+        let mut runner = self.runner.iter();
+        self.rights.runs_scripts && runner.all(|runner| runner.is_there())
     }
 }
 

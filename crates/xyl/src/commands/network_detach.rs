@@ -1,8 +1,10 @@
 //! `xyl network-detach`: takes a network interface from a running domain.
 
+use uuid::Uuid;
 use xyl_engine::supervise::requests::Request;
 
 use super::network_list::NIC;
+use super::recover;
 use crate::complete::{domain_names, nic_names};
 use crate::context::Context;
 use crate::error::Outcome;
@@ -32,10 +34,14 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         device: args.nic.clone(),
         force: false,
     };
-    context.change(&args.domain, &request, |domid| {
+    let would = |domid| {
         format!(
             "detach network interface `{}` from domain {domid}",
             args.nic
         )
+    };
+    // A monitor without the right to run the interface's script ends.
+    context.change_and(&args.domain, &request, would, |info| {
+        recover::replace_ended_monitor(context, Uuid::from_bytes(info.handle));
     })
 }

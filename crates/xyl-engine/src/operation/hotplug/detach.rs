@@ -117,6 +117,26 @@ pub(crate) fn check(
     target.hotplug.find(host, info.domid, asked).map(drop)
 }
 
+/// Refuses a detach for which this process has given up a right. What the detach itself refuses is left to it.
+///
+/// # Errors
+/// [`DeviceError::NoRightToScript`]; those of xenstore.
+pub(crate) fn check_rights(
+    host: &mut Host,
+    domid: DomId,
+    kind: &str,
+    asked: &str,
+) -> Result<(), EngineError> {
+    let Ok((_, hotplug)) = hotplug::kind(kind) else {
+        return Ok(());
+    };
+    match hotplug.find(host, domid, asked) {
+        Ok(device) => hotplug.check_right_to_take_away(host, &device),
+        Err(error) if error.is_connection_lost() => Err(error),
+        Err(_) => Ok(()),
+    }
+}
+
 /// Detaches a device from the domain of the lock's VM.
 pub(crate) fn detach_locked(
     host: &mut Host,
@@ -139,6 +159,8 @@ fn carry_out(
     (target, device): (Target, Device),
     is_forced: bool,
 ) -> Result<(), EngineError> {
+    // Before the guest loses it.
+    target.hotplug.check_right_to_take_away(host, &device)?;
     let mut args = Facts::new();
     args.insert("old".to_owned(), info.domid.0.into());
     args.insert("kind".to_owned(), device.kind.into());
@@ -201,7 +223,7 @@ fn watch(host: &mut Host, device: &Device) -> Result<(), EngineError> {
 /// for ever. A detach that fails is logged: it says nothing about the VM, and the next event or monitor tries it again.
 ///
 /// # Errors
-/// A lost connection to xenstored.
+/// A lost connection to xenstored, and a right that this process has given up: its next monitor does it.
 pub(crate) fn finish_going(
     host: &mut Host,
     vm: Vm,
@@ -227,7 +249,7 @@ pub(crate) fn finish_going(
                 what(&device)
             )),
             Ok(false) => {}
-            Err(error) if error.is_connection_lost() => return Err(error),
+            Err(error) if error.needs_next_monitor() => return Err(error),
             Err(error) => log(&format!("{} is not detached: {error}", what(&device))),
         }
     }

@@ -31,9 +31,16 @@ pub(super) fn take_lock(
 }
 
 /// Refuses a request for which this process has given up a right.
-pub(super) fn check_rights(host: &Host, request: &Request) -> Result<(), EngineError> {
+pub(super) fn check_rights(
+    host: &mut Host,
+    domid: DomId,
+    request: &Request,
+) -> Result<(), EngineError> {
     match request {
         Request::AttachDevice { kind, device } => device::check_rights(host, kind, device),
+        Request::DetachDevice { kind, device, .. } => {
+            hotplug::detach::check_rights(host, domid, kind, device)
+        }
         _ => Ok(()),
     }
 }

@@ -115,7 +115,7 @@ fn serve_one(
     let Some(envelope) = look_at(host, vm, queued, log)? else {
         return Ok(End::Over);
     };
-    execute::check_rights(host, &envelope.request)?;
+    execute::check_rights(host, vm.domid, &envelope.request)?;
     let owner = match execute::take_lock(host, vm.uuid, &envelope.request) {
         Err(EngineError::Deadline { .. }) => return Ok(End::Left),
         Err(error) if error.needs_next_monitor() => return Err(error),
