@@ -1,6 +1,9 @@
 # Network interfaces with a hot-plug script, on real Xen: vif-route gives a guest its route, and it answers a ping; a script of the
 # administrator gets the environment that xl gives it, at a create, a reboot and the end; one that fails fails the create and leaves
-# nothing; one that others can change is not run; xl detaches an interface of ours.
+# nothing; one that others can change is not run; xl detaches an interface of ours. A command that is killed takes its script's own
+# process with it, and not what the script has started. Not shown: an interface that xl attaches with a script to a VM whose monitor
+# runs none, which needs the next monitor (by the next command or xyl-recover.timer); one of an HVM guest with type=ioemu, which a
+# destroy refuses without --force, and for which Xyl runs no script.
 # limit_s: 600
 # xen: any
 . /xyl-lab/lab/lib.sh
@@ -143,7 +146,7 @@ equals 1 "$(runs offline)"
 leaves_nothing before
 
 echo 'killed while the script runs'
-# It tells that it is there, and stays.
+# It tells that it is there, and stays, in its own process.
 cat >$scripts/xyl-bad <<BAD
 #!/bin/bash
 echo "\$1" >>"$scratch/slow.said"
