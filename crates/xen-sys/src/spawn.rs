@@ -245,7 +245,7 @@ mod tests {
         assert!(start.elapsed() < LIMIT);
     }
 
-    /// It writes until nobody reads any more.
+    /// It writes until its pipe is closed.
     #[test]
     fn one_whose_child_writes_all_the_time_is_not_waited_for() {
         let start = Instant::now();
