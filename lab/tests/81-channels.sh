@@ -133,7 +133,8 @@ for n in 1 2 3; do
 done
 
 echo 'the nodes and the record are those of xl'
-testguest_cfg nodes pvh "$channels" >nodes.cfg
+# A PV guest: with a PVH guest libxl of 4.17 says that its first console is invalid, and its QEMU serves no channel.
+testguest_cfg nodes pv "$channels" >nodes.cfg
 nodes_of() {
 	local domid=$1
 	xenstore-ls -f | grep -E "^/local/domain/0/backend/console/$domid/[12]/|^/local/domain/$domid/device/console/|^/libxl/$domid/device/console/[12]/" |
