@@ -6,7 +6,7 @@ use crate::process::{self, check_interrupt};
 use std::process::Command;
 
 /// Runs that `cargo xtask test` makes.
-pub const SEEDS_OF_A_TEST: u64 = 40_000;
+pub const SEEDS_OF_A_TEST: u64 = 12_000;
 /// For so many of these runs one in which processes run beside each other.
 const SEEDS_FOR_AN_INTERLEAVING: u64 = 8;
 /// Number of runs between two checks for an interrupt.
