@@ -133,8 +133,7 @@ for n in 1 2 3; do
 done
 
 echo 'the nodes and the record are those of xl'
-# A PV guest: with a PVH guest libxl of 4.17 says that its first console is invalid, and its QEMU serves no channel.
-testguest_cfg nodes pv "$channels" >nodes.cfg
+testguest_cfg nodes pvh "$channels" >nodes.cfg
 nodes_of() {
 	local domid=$1
 	xenstore-ls -f | grep -E "^/local/domain/0/backend/console/$domid/[12]/|^/local/domain/$domid/device/console/|^/libxl/$domid/device/console/[12]/" |
@@ -147,6 +146,13 @@ ok xyl create -q -p nodes.cfg
 nodes_of "$(domid_of nodes)" >of-xyl
 record_of nodes >record-xyl
 ok xyl destroy nodes
+# libxl of 4.17 gives the first channel the number of the console ("Primary console has invalid configuration"), so QEMU serves none.
+case $(xl info xen_version) in
+4.17.*)
+	leaves_nothing before
+	exit 0
+	;;
+esac
 ok xl create -q -p nodes.cfg
 within 60 both_served "$(domid_of nodes)"
 nodes_of "$(domid_of nodes)" >of-xl
