@@ -180,6 +180,14 @@ compared() {
 	rm "$scratch"/*.core
 }
 
+# qemus [DOMID]: the PIDs of the QEMUs that serve this domain, or any.
+qemus() {
+	pgrep -f -- "-xen-domid ${1:-[0-9]+} " | xargs
+}
+no_qemu() {
+	[ -z "$(qemus "$@")" ]
+}
+
 # guest_types: the types of guests of a test in which each takes minutes. A soak has both; else the seed decides, so another commit
 # has the other one.
 guest_types() {

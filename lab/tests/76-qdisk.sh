@@ -56,15 +56,9 @@ qdisk_cfg() {
 	linux_cfg "$1" "$2" | sed "s#^ramdisk.*#ramdisk = \"$disks/initrd\"#; s#quiet#quiet ${*:4}#"
 	echo "disk = [ '$3' ]"
 }
-qemus() {
-	pgrep -f -- "-xen-domid ${1:-[0-9]+} " | xargs
-}
 # serves_vhd: whether this QEMU has the driver. Debian 13's for Xen has none.
 serves_vhd() {
 	grep -q conectix /usr/libexec/xen-qemu-system-i386
-}
-no_qemu() {
-	[ -z "$(qemus "$@")" ]
 }
 
 traces >before

@@ -52,12 +52,6 @@ PYTHON
 terminals() {
 	xyl channel-list "$1" | awk '$6 == "pty" { print $7 }'
 }
-qemus() {
-	pgrep -f -- "-xen-domid ${1:-[0-9]+} " | xargs
-}
-no_qemu() {
-	[ -z "$(qemus "$@")" ]
-}
 # both_served DOMID: whether QEMU has taken both channels.
 both_served() {
 	[ "$(xenstore-ls -f "/local/domain/0/backend/console/$1" | grep -c '/[12]/state = "[24]"')" = 2 ]

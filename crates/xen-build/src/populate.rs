@@ -79,11 +79,7 @@ impl Populate<'_> {
 
     fn out_of_memory(&self, step: Step) -> BuildError {
         // The host's free memory is read only here, to explain a failure.
-        let free_mib = self
-            .hv
-            .phys_info()
-            .ok()
-            .map(|host| host.free_pages.saturating_sub(host.outstanding_pages));
+        let free_mib = self.hv.phys_info().ok().map(|host| host.unclaimed_pages());
         BuildError::OutOfMemory {
             domid: self.domid,
             wanted_mib: mib_for(self.wanted_pages),

@@ -97,6 +97,13 @@ pub struct PhysInfo {
     pub hw_caps: [u32; 8],
 }
 
+impl PhysInfo {
+    /// Free memory that no domain has claimed, in pages.
+    pub fn unclaimed_pages(&self) -> u64 {
+        self.free_pages.saturating_sub(self.outstanding_pages)
+    }
+}
+
 /// A scheduler (`XEN_SCHEDULER_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

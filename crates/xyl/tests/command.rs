@@ -738,7 +738,7 @@ fn completion_completes_commands_options_and_nothing_else() {
             "{offered}"
         );
     }
-    // Options stand among other words only for whoever has begun one.
+    // Completion offers options only after a word that begins with `-`.
     let folder = tempfile::tempdir().unwrap();
     let begun = format!("{}/", folder.path().display());
     let file = write(folder.path(), "good.cfg", GOOD);

@@ -828,7 +828,7 @@ fn a_journal_that_was_set_aside_fails_recover_once() {
         let rows = json_of(std::str::from_utf8(&first.stdout).unwrap());
         assert_eq!(rows[0]["uuid"], uuid);
         assert_eq!(rows[0]["reported_before"], false);
-        // It is there still, and shown to whoever looks.
+        // The finding stays, and each later `xyl recover --json` lists it.
         let rows = json_of(&host.must(&["recover", "--json"]));
         assert_eq!(rows[0]["reported_before"], true);
         let silent = host.xyl(&["recover"]);

@@ -80,7 +80,10 @@ pub fn free(host: &mut Host, wanted_mib: u64, cancel: &Cancel) -> Result<GivenUp
     }
     let error = match outcome {
         Ok(true) => return Ok(given_up),
-        Ok(false) => not_enough(wanted_mib, free_mib(&*host.hv)?),
+        Ok(false) => match free_mib(&*host.hv) {
+            Ok(free_mib) => not_enough(wanted_mib, free_mib),
+            Err(error) => error,
+        },
         Err(error) => error,
     };
     given_up.give_back(host);
@@ -117,11 +120,7 @@ fn not_enough(wanted_mib: u64, free_mib: u64) -> EngineError {
 }
 
 fn free_mib(hv: &dyn Hypervisor) -> Result<u64, EngineError> {
-    let physical = hv.phys_info()?;
-    let unclaimed = physical
-        .free_pages
-        .saturating_sub(physical.outstanding_pages);
-    Ok(unclaimed / PAGES_PER_MIB)
+    Ok(hv.phys_info()?.unclaimed_pages() / PAGES_PER_MIB)
 }
 
 /// Waits while domain 0 frees memory. Returns whether it was enough.

@@ -23,7 +23,7 @@ use xl_cfg::types::{self, Mac, Rate};
 use crate::device::bus::{self, AttachLimits, Attaching, Device, Tables};
 use crate::device::disk_users::is_gone;
 use crate::device::hotplug::{self, Hotplug, Single, Sought, says_nothing};
-use crate::device::nodes::{Access as NodeAccess, NodeRule, back, own};
+use crate::device::nodes::{Access as NodeAccess, NodeRule, back, copy_of, own};
 use crate::device::qemu::Wanted;
 use crate::device::script::{self, Action, Script};
 use crate::device::{Kind, Owner, Patience, Recorded};
@@ -420,25 +420,20 @@ const BACKEND: &[Rule] = &[
 ];
 
 const COPY: &[Rule] = &[
-    copy("frontend", |n| Some(n.device.frontend())),
-    copy("backend", |n| Some(n.device.backend())),
-    copy("script", script_path),
-    copy("handle", handle),
-    copy("mac", mac),
-    copy("bridge", bridge),
-    copy("vifname", vifname),
-    copy("ip", |n| n.nic.ip.clone()),
-    copy("gatewaydev", gateway_dev),
-    copy("rate", rate),
-    copy("mtu", mtu),
-    copy("vlan", vlan),
-    copy("type", |_| Some(PARAVIRTUAL.to_owned())),
+    copy_of("frontend", |n| Some(n.device.frontend())),
+    copy_of("backend", |n| Some(n.device.backend())),
+    copy_of("script", script_path),
+    copy_of("handle", handle),
+    copy_of("mac", mac),
+    copy_of("bridge", bridge),
+    copy_of("vifname", vifname),
+    copy_of("ip", |n| n.nic.ip.clone()),
+    copy_of("gatewaydev", gateway_dev),
+    copy_of("rate", rate),
+    copy_of("mtu", mtu),
+    copy_of("vlan", vlan),
+    copy_of("type", |_| Some(PARAVIRTUAL.to_owned())),
 ];
-
-const fn copy(path: &'static str, value: fn(&Nodes) -> Option<String>) -> Rule {
-    let reader = "xyl; libxl, for all that it does to the interface";
-    NodeRule::new(path, NodeAccess::Dom0, reader, value)
-}
 
 fn handle(nodes: &Nodes) -> Option<String> {
     Some(nodes.nic.devid.to_string())

@@ -4,8 +4,8 @@
 //! Each further restart waits longer, up to a limit. xl waits two seconds before each restart, without end.
 //!
 //! The file `/run/xyl/vm/UUID/restart-delay` has one line, which outlives a monitor; the VM's journal has the time at
-//! which the domain was made. So a new monitor waits only for the rest of the delay. The release before wrote
-//! the same line to the file `brake`. A monitor reads that file if there is no `restart-delay`.
+//! which the domain was made. So a new monitor waits only for the rest of the delay. An earlier
+//! release of Xyl wrote this line to another file, named `brake`. A monitor reads that file if there is no `restart-delay`.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

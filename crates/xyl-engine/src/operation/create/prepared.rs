@@ -263,10 +263,7 @@ fn check_memory(spec: &VmSpec, physical: &PhysInfo) -> Result<(), EngineError> {
         _ => paging_size_bytes(spec, physical) / KIB,
     };
     let wanted_mib = (spec.target_kib.saturating_add(paging_kib)).div_ceil(KIB);
-    let free_pages = physical
-        .free_pages
-        .saturating_sub(physical.outstanding_pages);
-    let free_mib = free_pages / PAGES_PER_MIB;
+    let free_mib = physical.unclaimed_pages() / PAGES_PER_MIB;
     if wanted_mib > free_mib {
         return Err(EngineError::NotEnoughMemory {
             wanted_mib,
