@@ -1,6 +1,7 @@
-# The audit of a host whose boot log is gone: what only that tells is unknown. Last of all, for the log is gone for good.
+# The audit of a host whose boot log is gone: what only that tells is unknown.
 # limit_s: 30
 # xen: any
+# ends_boot: the log is gone for good
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 

@@ -514,14 +514,14 @@ fn hardware(command: &mut Command, options: &Options) {
 fn software(command: &mut Command, options: &Options, root: &Root) {
     // eager-fpu: emulated XSAVE ignores CR0.TS, so Xen's lazy switch would mix up FPU registers.
     // bootscrub=0: memory of a new QEMU is zero already.
-    // conring_size=128k: the tests of many guests fill 16 KiB, and the audit's tests read the boot's lines.
+    // conring_size=1m: the tests of many guests fill 128 KiB, and the audit's tests read the boot's lines.
     // hpet=legacy-replacement: the HPET interrupts all the time, 100 times a second. With nested SVM, QEMU changes the
     // flags of pending interrupts without its lock (helper_vmrun, do_vmexit), so now and then it forgets one of the
     // local APIC's until the next interrupt of any kind. Xen asks that timer for one interrupt at a time: without a
     // next one it slept for ever, its timer's interrupt pending.
     command.arg("-kernel").arg(root.xen()).arg("-append").arg(format!(
         "dom0_mem=1G,max:1G com1=115200,8n1 console=com1 noreboot spec-ctrl=eager-fpu bootscrub=0 \
-         conring_size=128k hpet=legacy-replacement loglvl=all guest_loglvl=warning {}",
+         conring_size=1m hpet=legacy-replacement loglvl=all guest_loglvl=warning {}",
         options.xen_options
     ));
     let mut modules = root.vmlinux().into_os_string();

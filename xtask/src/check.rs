@@ -304,8 +304,8 @@ impl Checks {
         let mut found = self.found();
         if !passed {
             found.failed.push(Failure {
-                name: name.to_owned(),
                 output: counted.failures,
+                ..Failure::named(name)
             });
         }
         found.tally += counted.tally;

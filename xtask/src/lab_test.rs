@@ -78,6 +78,8 @@ pub struct Test {
     wants: Wants,
     /// Text of its line `# may_skip: ...`. Without the line, a skip is a failure.
     may_skip: Option<String>,
+    /// Whether it has a line `# ends_boot: ...`: it takes away what other tests need, so no test follows it in its boot.
+    ends_boot: bool,
     /// Its first run, if that failed and is repeated.
     first: Option<Failure>,
 }
@@ -129,6 +131,7 @@ impl Test {
             limit,
             wants,
             may_skip: line("may_skip").map(str::to_owned),
+            ends_boot: line("ends_boot").is_some(),
             first: None,
         })
     }
@@ -142,7 +145,8 @@ impl Test {
     }
 }
 
-/// The tests whose names contain one of these words, or all if there are none; longest limit first.
+/// The tests whose names contain one of these words, or all if there are none; longest limit first, and those that end their
+/// boot last.
 pub fn select(words: &[String]) -> Result<Vec<Test>> {
     let folder = places::lab().join("tests");
     let mut tests = Vec::new();
@@ -166,11 +170,10 @@ pub fn select(words: &[String]) -> Result<Vec<Test>> {
             words.join("' or '")
         )));
     }
-    // What has the same limit goes by its name: 99-audit-ring, which takes Xen's log away, comes last.
     tests.sort_by(|one, other| {
-        other
-            .limit
-            .cmp(&one.limit)
+        one.ends_boot
+            .cmp(&other.ends_boot)
+            .then_with(|| other.limit.cmp(&one.limit))
             .then_with(|| one.name.cmp(&other.name))
     });
     Ok(tests)
@@ -367,8 +370,8 @@ impl Queue {
         state.tally.kills += end.kills;
         let name = format!("{} on Xen {}", test.name, xen.name());
         let failure = Failure {
-            name: name.clone(),
             output: end.output,
+            ..Failure::named(name.clone())
         };
         match end.verdict {
             Verdict::Passed => {
@@ -386,11 +389,13 @@ impl Queue {
             Verdict::Failed if test.first.is_none() && self.repeats => {
                 println!("{name}: the test runs once more, behind the others");
                 test.first = Some(failure);
-                state.waiting.push((xen, test));
+                let waiting = state.waiting.iter();
+                let nr_before = waiting.take_while(|(_, other)| !other.ends_boot).count();
+                state.waiting.insert(nr_before, (xen, test));
             }
             Verdict::Failed => {
                 state.tally.failed += 1;
-                state.failed.push(failure);
+                state.failed.push(failure.after(test.first));
             }
         }
     }
@@ -425,8 +430,7 @@ impl Queue {
             );
             state.tally.failed += 1;
             let name = format!("{} on Xen {}", test.name, xen.name());
-            let output = test.first.map(|first| first.output).unwrap_or_default();
-            state.failed.push(Failure { name, output });
+            state.failed.push(Failure::named(name).after(test.first));
         }
         (state.tally, std::mem::take(&mut state.failed))
     }
@@ -532,6 +536,8 @@ struct Session<'a> {
     output: Vec<String>,
     /// Number of standstills in the machine's logs: before the current test, and now.
     standstills: (usize, usize),
+    /// A test has ended this boot.
+    is_over: bool,
 }
 
 impl<'a> Session<'a> {
@@ -544,6 +550,7 @@ impl<'a> Session<'a> {
             verdict: None,
             output: Vec::new(),
             standstills: (0, 0),
+            is_over: false,
         }
     }
 
@@ -552,7 +559,7 @@ impl<'a> Session<'a> {
         if line == "next" {
             self.end();
             self.standstills.0 = self.standstills.1;
-            self.current = self.queue.next(self.xen);
+            self.current = self.next();
             let name = self.current.as_ref().map_or("", |test| &test.name);
             return Some(format!("{name}\n"));
         }
@@ -566,6 +573,15 @@ impl<'a> Session<'a> {
                 .map(|verdict| (verdict, line.to_owned()));
         }
         None
+    }
+
+    fn next(&mut self) -> Option<Test> {
+        if self.is_over {
+            return None;
+        }
+        let next = self.queue.next(self.xen);
+        self.is_over = next.as_ref().is_some_and(|test| test.ends_boot);
+        next
     }
 
     /// The current test's verdict, if the line has it.
@@ -792,9 +808,25 @@ mod tests {
         assert_eq!(queue.close().0.failed, 0);
         // What fails twice has failed.
         let queue = Queue::new(vec![(Xen::V4_17, test("a"))], 0, None).repeating();
-        let said = "next\nFAIL a (1.0 s)\nnext\nFAIL a (1.0 s)\n    again\nnext\n";
+        let said = "next\nFAIL a (1.0 s)\n    once\nnext\nFAIL a (1.0 s)\n    again\nnext\n";
         assert_eq!(after(&queue, said).failed, 1);
-        assert_eq!(queue.close().1[0].output, ["again"]);
+        let failed = queue.close().1;
+        assert_eq!(failed[0].output, ["again"]);
+        assert_eq!(failed[0].first_output, ["once"]);
+    }
+
+    #[test]
+    fn no_test_follows_one_that_ends_its_boot_and_a_repeated_one_goes_before_it() {
+        let last = Test::parse("last", "# ends_boot: it takes the log away\n").unwrap();
+        let tests = [test("a"), last].map(|test| (Xen::V4_17, test)).into();
+        let queue = Queue::new(tests, 0, None).repeating();
+        let mut session = Session::new(&queue, Xen::V4_17);
+        let mut answer = |said: &str| session.take(said.as_bytes(), 0);
+        assert_eq!(answer("next\n").as_deref(), Some("a\n"));
+        assert_eq!(answer("FAIL a (1.0 s)\nnext\n").as_deref(), Some("a\n"));
+        assert_eq!(answer("pass a (1.0 s)\nnext\n").as_deref(), Some("last\n"));
+        assert_eq!(answer("FAIL last (1.0 s)\nnext\n").as_deref(), Some("\n"));
+        assert_eq!(queue.state().waiting.len(), 1);
     }
 
     #[test]

@@ -15,7 +15,9 @@ use xyl_engine::Host;
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
     if words.iter().skip(1).eq(["links"]) {
-        return exit_of(links(), LINK_CHECKS.len());
+        let devices = real_devices();
+        let ports = Ports::real(&devices, "/".into());
+        return exit_of(LINK_CHECKS.len(), |tell| run_all(&ports, LINK_CHECKS, tell));
     }
     let [_, kernel, folder] = words.as_slice() else {
         eprintln!("usage: conformance KERNEL FOLDER | conformance links");
@@ -33,20 +35,21 @@ fn main() -> ExitCode {
         kernel: Path::new(kernel),
         folder: Path::new(folder),
     };
-    let failures = conformance::run(subject, &mut |line| println!("{line}"));
-    exit_of(failures, conformance::count())
+    exit_of(conformance::count(), |tell| conformance::run(subject, tell))
 }
 
-/// Looks at network interfaces; how many checks failed.
-fn links() -> usize {
-    let devices = real_devices();
-    let ports = Ports::real(&devices, "/".into());
-    run_all(&ports, LINK_CHECKS, &mut |line| println!("{line}"))
-}
-
-fn exit_of(failures: usize, checks: usize) -> ExitCode {
-    println!("{checks} checks, {failures} failed");
-    match failures {
+/// Runs the checks and prints a line for each, and those that failed once more at the end.
+fn exit_of(nr_checks: usize, checks: impl FnOnce(&mut dyn FnMut(&str)) -> usize) -> ExitCode {
+    let mut failed = Vec::new();
+    let nr_failed = checks(&mut |line| {
+        println!("{line}");
+        failed.extend(line.starts_with("FAIL").then(|| line.to_owned()));
+    });
+    println!("{nr_checks} checks, {nr_failed} failed");
+    for line in failed {
+        println!("{line}");
+    }
+    match nr_failed {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
