@@ -13,6 +13,8 @@ names=$(seq -f 'many%g' "$nr_guests")
 images=/var/tmp/xyl-many
 mkdir -p $images
 tidy_up() {
+	# Shown if the test has failed.
+	tail -n 4 /var/log/xen/xyl-many*.log "$scratch/recover.log" 2>/dev/null | cut -c1-400
 	ip link del xenbr0 2>/dev/null
 	rm -rf "$scratch" $images
 }

@@ -67,14 +67,9 @@ const SLOWEST: usize = 10;
 struct Workspace {
     name: &'static str,
     manifest: Option<PathBuf>,
-    /// Words of the cargo command that runs its tests.
-    test: &'static str,
+    /// Cargo's profile of its lints, tests and documentation. With one profile, macros and build scripts are built once.
+    profile: &'static str,
 }
-
-/// The tests share the optimised build of the simulated world: unoptimised, the sweeps alone take a quarter of an hour.
-const TEST: &str = "test --workspace --no-fail-fast --profile sim";
-/// The guest's workspace has few tests, and no such profile.
-const TEST_GUEST: &str = "test --workspace --no-fail-fast";
 
 impl Workspace {
     /// cargo WORDS, in this workspace.
@@ -95,12 +90,14 @@ fn workspaces() -> [Workspace; 2] {
         Workspace {
             name: "workspace",
             manifest: None,
-            test: TEST,
+            // The optimised build of the simulated world: unoptimised, the sweeps alone take a quarter of an hour.
+            profile: "sim",
         },
         Workspace {
             name: "guest",
             manifest: Some(guest_manifest()),
-            test: TEST_GUEST,
+            // It has few tests, and no profile of its own.
+            profile: "dev",
         },
     ]
 }
@@ -177,21 +174,20 @@ impl Checks {
     /// Lints, tests, documentation, simulation.
     fn sources(&self) -> Result<()> {
         for workspace in workspaces() {
-            let name = workspace.name;
+            let Workspace { name, profile, .. } = workspace;
             self.one(&format!("{name}: lints"), || {
-                process::run(
-                    &mut workspace.cargo("clippy --quiet --workspace --all-targets -- -D warnings"),
-                )
+                let words = format!(
+                    "clippy --quiet --profile {profile} --workspace --all-targets -- -D warnings"
+                );
+                process::run(&mut workspace.cargo(&words))
             })?;
             self.counted(&format!("{name}: tests"), || {
-                cargo_test(&mut workspace.cargo(workspace.test))
+                let words = format!("test --workspace --no-fail-fast --profile {profile}");
+                cargo_test(&mut workspace.cargo(&words))
             })?;
             self.one(&format!("{name}: documentation"), || {
-                process::run(
-                    workspace
-                        .cargo("doc --quiet --workspace --no-deps")
-                        .env("RUSTDOCFLAGS", "-D warnings"),
-                )
+                let words = format!("doc --quiet --profile {profile} --workspace --no-deps");
+                process::run(workspace.cargo(&words).env("RUSTDOCFLAGS", "-D warnings"))
             })?;
         }
         self.counted("runs in the simulated world", || {
