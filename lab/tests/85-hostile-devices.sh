@@ -79,7 +79,10 @@ ends_in 30 xyl block-attach bad "$images/bad.img,raw,xvdb,rw"
 ends_in 30 xyl block-detach --force bad xvdb
 xenstore-rm "/local/domain/$bad/data/full"
 ok xyl reboot -w --timeout 90 bad
-within 30 has_devices bad
+within 30 readies bad 2
+ok xyl block-attach bad "$images/bad.img,raw,xvda,rw"
+ok xyl network-attach bad bridge=xenbr0
+within 10 has_devices bad
 
 echo 'its states change all the time'
 # flip FOLDER...: writes states as no driver would, until it is killed.
