@@ -14,7 +14,8 @@ images=/var/tmp/xyl-many
 mkdir -p $images
 tidy_up() {
 	# Shown if the test has failed.
-	tail -n 4 /var/log/xen/xyl-many*.log "$scratch/recover.log" 2>/dev/null | cut -c1-400
+	tail -n 4 /var/log/xen/xyl-many*.log 2>/dev/null | cut -c1-400
+	cat "$scratch/recover.log"
 	ip link del xenbr0 2>/dev/null
 	rm -rf "$scratch" $images
 }
