@@ -1,9 +1,11 @@
 #!/bin/bash
 # Copies 4 GiB in a PVH guest from one disk to another, three times with each toolstack in turn, and prints the rates.
-#   disk-copy.sh [SIZE_MIB]
-# Both images are sparse files of domain 0. The copy writes zeros, and the target is emptied before each run.
+#   disk-copy.sh [ROUNDS]
+# Both images are files of domain 0 with 512 MiB, as much as its disk takes, and are copied 8 times (ROUNDS). The source is sparse. The
+# target is new in each run.
 . /xyl-lab/lab/lib.sh
-size_mib=${1:-4096}
+nr_rounds=${1:-8}
+size_mib=$((512 * nr_rounds))
 modprobe -a xen-blkback loop || fail 'no drivers'
 cd "$scratch" || fail 'no scratch folder'
 disks=/var/tmp/xyl-copy
@@ -18,9 +20,12 @@ cat >"$tree/init" <<'INIT'
 . /setup
 wait_for /dev/xvda /dev/xvdb
 echo "XYL-READY"
-read -r size_mib </dev/hvc0
+read -r nr_rounds </dev/hvc0
 begin=$(cut -d' ' -f1 /proc/uptime)
-dd if=/dev/xvda of=/dev/xvdb bs=1M count=$size_mib iflag=direct oflag=direct 2>/dev/null && echo "XYL-COPIED $begin $(cut -d' ' -f1 /proc/uptime)"
+for round in $(seq $nr_rounds); do
+	dd if=/dev/xvda of=/dev/xvdb bs=1M iflag=direct oflag=direct 2>/dev/null || echo "XYL-FAILED"
+done
+echo "XYL-COPIED $begin $(cut -d' ' -f1 /proc/uptime)"
 serve_console
 INIT
 pack_tree "$tree" $disks/initrd
@@ -29,7 +34,7 @@ pack_tree "$tree" $disks/initrd
 copy() {
 	local tool=$1 rate
 	truncate -s 0 $disks/from.img $disks/to.img
-	truncate -s "${size_mib}M" $disks/from.img $disks/to.img
+	truncate -s 512M $disks/from.img $disks/to.img
 	{
 		linux_cfg copy pvh | sed "s#^ramdisk.*#ramdisk = \"$disks/initrd\"#"
 		echo "disk = [ '$disks/from.img,raw,xvda,r', '$disks/to.img,raw,xvdb,rw' ]"
@@ -38,7 +43,7 @@ copy() {
 	pkill -HUP -x xenconsoled
 	ok "$tool" create -q copy.cfg
 	within 60 console_says copy XYL-READY
-	printf '%s\r\n' "$size_mib" >"$(xenstore-read "/local/domain/$(domid_of copy)/console/tty")"
+	printf '%s\r\n' "$nr_rounds" >"$(xenstore-read "/local/domain/$(domid_of copy)/console/tty")"
 	within 300 console_says copy 'XYL-COPIED [0-9]'
 	rate=$(sed -n 's/.*XYL-COPIED \([0-9.]*\) \([0-9.]*\).*/\1 \2/p' $consoles/guest-copy.log |
 		awk -v mib="$size_mib" '{ printf "%.1f", mib / ($2 - $1) }')
