@@ -15,7 +15,6 @@ mkdir -p $images
 tidy_up() {
 	# Shown if the test has failed.
 	tail -n 4 /var/log/xen/xyl-many*.log 2>/dev/null | cut -c1-400
-	cat "$scratch/recover.log"
 	ip link del xenbr0 2>/dev/null
 	rm -rf "$scratch" $images
 }
@@ -67,9 +66,16 @@ kill_some() {
 	done
 	return 0
 }
-# mended: what dead processes have left is finished, and each guest has a process that watches over it.
+# mended: what dead processes have left is finished, and each guest has a process that watches over it. What a slow backend holds up
+# is reported, and the next try finishes it.
 mended() {
-	xyl recover >"$scratch/recover.log" 2>&1
+	xyl recover >"$scratch/recover.log" 2>&1 && return
+	cat "$scratch/recover.log"
+	return 1
+}
+# no_restart: no guest is between two domains. A destroy then would keep its configuration, as for a restart that is given up.
+no_restart() {
+	[ "$(xyl list --states | grep -c '^many.* running$')" -ge "$nr_guests" ]
 }
 
 ip link add xenbr0 type bridge || fail 'no bridge'
@@ -82,7 +88,7 @@ for name in $names; do
 done
 kill_some 6
 wait
-ok mended
+within 60 mended
 for name in $names; do
 	domid_of "$name" >/dev/null || ok xyl create -q "$scratch/$name.cfg"
 done
@@ -98,7 +104,7 @@ for name in $names; do
 done
 kill_some 6
 wait
-ok mended
+within 60 mended
 for name in $names; do
 	# Whoever was killed before it asked, asks again.
 	readies "$name" 2 || ok xyl reboot -w --timeout 120 "$name"
@@ -107,6 +113,7 @@ for name in $names; do
 	within 60 runs_whole "$name" 2
 done
 within 20 eval '[ "$(ports)" -eq "$nr_guests" ] && [ "$(loops)" -eq "$nr_guests" ]'
+within 60 no_restart
 
 echo 'all are destroyed at once'
 for name in $names; do
@@ -114,7 +121,7 @@ for name in $names; do
 done
 kill_some 6
 wait
-ok mended
+within 60 mended
 for name in $names; do
 	domain_gone "$name" || ok xyl destroy "$name"
 done
