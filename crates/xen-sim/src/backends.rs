@@ -1,4 +1,4 @@
-//! Domain 0's kernel as the backends of devices.
+//! The backends of devices: domain 0's kernel, QEMU, and driver domains (`elsewhere`).
 //!
 //! It acts between the calls of the simulated processes, as a kernel does beside them: it takes devices whose nodes it finds, makes
 //! what they need, shows them in sysfs, and closes them when their frontend goes. [`Manner`] makes it a bad one. A [`Driver`] is
@@ -8,6 +8,7 @@
 //! Facts: `xenbus_probe.c`, `xen-blkback/xenbus.c` and `xen-netback/xenbus.c` of Linux.
 
 mod blkback;
+mod elsewhere;
 mod netback;
 mod qemu;
 
@@ -22,6 +23,8 @@ use os_port::mem::{Life, MemDisks, MemFiles, MemLinks, MemPrograms};
 use xenstore::{Client, Path, Tree};
 
 use blkback::Blkback;
+pub use elsewhere::DriverManner;
+use elsewhere::{DriverDomains, End};
 use netback::Netback;
 use qemu::Qemus;
 
@@ -135,6 +138,7 @@ struct Inner {
     sysfs: Arc<dyn Sysfs>,
     kinds: Vec<OfKind>,
     qemus: Qemus,
+    driver_domains: DriverDomains,
 }
 
 /// The behaviour of backends and guests.
@@ -186,6 +190,7 @@ impl Backends {
                 sysfs,
                 kinds: kinds.collect(),
                 qemus: Qemus::new(programs),
+                driver_domains: DriverDomains::default(),
             })),
             is_used: Arc::default(),
             is_awake: Arc::default(),
@@ -198,11 +203,32 @@ impl Backends {
         inner.manners.backend = manner;
     }
 
+    /// Sets how a domain serves devices of others from now on.
+    pub fn set_driver_domain(&self, domid: u16, manner: DriverManner) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.driver_domains.set(domid, manner);
+        drop(inner);
+        self.wake();
+    }
+
+    /// A domain serves no devices any more.
+    pub fn remove_driver_domain(&self, domid: u16) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.driver_domains.remove(domid);
+    }
+
+    /// Sets what happens when a driver domain dies ([`DriverManner::Dies`]).
+    pub fn set_end_of_driver_domain(&self, end: Box<dyn FnMut() + Send>) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.driver_domains.set_end(End(end));
+    }
+
     /// Sets whether guests keep their devices when they are asked to let them go. It looks at all devices again.
     pub fn set_guest_keeps(&self, keeps: bool) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.manners.guest_keeps = keeps;
-        self.is_awake.store(true, Ordering::Relaxed);
+        drop(inner);
+        self.wake();
     }
 
     /// Sees a message to xenstored. What changes the tree wakes them.
@@ -254,6 +280,7 @@ impl Inner {
         let acts = self.kinds.iter_mut();
         let acts = acts.map(|kind| kind.act(store, manners, sysfs));
         let has_acted = acts.fold(false, |one, other| one | other);
+        let has_acted = self.driver_domains.act(store, manners.guest_keeps) | has_acted;
         self.qemus.act(store, manners.backend) | has_acted
     }
 }

@@ -154,6 +154,7 @@ commands! {
     Create = "create": commands::create::Args,
     DebugKeys = "debug-keys": commands::debug_keys::KeysArgs,
     Destroy = "destroy": commands::destroy::Args,
+    Devd = "devd": commands::devd::Args,
     Dmesg = "dmesg": commands::dmesg::Args,
     Domid = "domid": commands::domid::Args,
     Domname = "domname": commands::domname::Args,

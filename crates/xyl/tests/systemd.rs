@@ -11,7 +11,8 @@
 use std::path::Path;
 use std::process::Command;
 
-const UNITS: [&str; 4] = [
+const UNITS: [&str; 5] = [
+    "xyl-devd.service",
     "xyl-guests.service",
     "xyl-recover.service",
     "xyl-recover.path",
@@ -37,6 +38,10 @@ fn the_units_run_the_program_that_readme_installs() {
     ] {
         assert!(guests.lines().any(|other| other == line), "{guests}");
     }
+    let devd = root.join("dist/systemd/xyl-devd.service");
+    let devd = std::fs::read_to_string(devd).unwrap();
+    let starts = format!("ExecStart={PROGRAM} devd -F");
+    assert!(devd.lines().any(|line| line == starts), "{devd}");
     let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
     let (folder, _) = PROGRAM.rsplit_once('/').unwrap();
     let installs =
@@ -44,6 +49,7 @@ fn the_units_run_the_program_that_readme_installs() {
     assert!(readme.lines().any(installs));
     assert!(readme.contains("install -m644 dist/systemd/xyl-recover.*"));
     assert!(readme.contains("install -m644 dist/systemd/xyl-guests.service"));
+    assert!(readme.contains("install -m644 dist/systemd/xyl-devd.service"));
 }
 
 #[test]

@@ -727,7 +727,7 @@ mod tests {
             "{text}"
         );
         for line in [
-            "vif = [ \"bridge=br0,backend=net\" ]",
+            "vif = [ \"bridge=br0,type=ioemu\" ]",
             "channel = [ \"name=a,connection=socket,path=/run/a\" ]",
             "p9 = [ \"tag=a,path=/srv,security_model=none\" ]",
             "vfb = [ \"vnc=1\" ]",

@@ -75,6 +75,18 @@ impl Seen {
             loops: loops(host)?,
         })
     }
+
+    /// Looks at this domain's kernel alone, for a domain other than domain 0: it serves no guest by a program.
+    ///
+    /// # Errors
+    /// Those of sysfs.
+    pub fn of_kernel(host: &Host) -> Result<Seen, EngineError> {
+        Ok(Seen {
+            uses: uses(host)?,
+            images: Vec::new(),
+            loops: loops(host)?,
+        })
+    }
 }
 
 /// Another user of a disk that a guest is to use in this way; `None` where it may have it. Devices of the domain itself are

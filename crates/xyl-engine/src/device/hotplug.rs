@@ -26,8 +26,8 @@ pub trait Hotplug {
     /// A device in words by its number, such as "disk 51728".
     fn words(&self, number: u32) -> String;
 
-    /// Whether an attach changes the host's network interfaces. Not every process has the right to that.
-    fn changes_links(&self) -> bool {
+    /// Whether an attach of this device changes the host's network interfaces. Not every process has the right to that.
+    fn changes_links(&self, _text: &str) -> bool {
         false
     }
 
@@ -160,7 +160,7 @@ pub fn for_request(name: &str, text: &str, defaults: &VifDefaults) -> Result<Str
 /// [`DeviceError::NoRight`], [`DeviceError::NoRightToScript`].
 pub(crate) fn check_rights(host: &Host, name: &str, text: &str) -> Result<(), EngineError> {
     let device = format!("a new {name}");
-    if changes_links(name) && !host.process.may_change_links() {
+    if changes_links(name, text) && !host.process.may_change_links() {
         return Err(DeviceError::NoRight { device }.into());
     }
     match runs_script(name, text) {
@@ -174,9 +174,9 @@ pub(crate) fn runs_script(name: &str, text: &str) -> bool {
     kind(name).is_ok_and(|(_, hotplug)| hotplug.runs_script(text))
 }
 
-/// Whether an attach of a kind changes the host's network interfaces.
-pub(crate) fn changes_links(name: &str) -> bool {
-    kind(name).is_ok_and(|(_, hotplug)| hotplug.changes_links())
+/// Whether an attach of this device changes the host's network interfaces.
+pub(crate) fn changes_links(name: &str, text: &str) -> bool {
+    kind(name).is_ok_and(|(_, hotplug)| hotplug.changes_links(text))
 }
 
 /// A look-up of a device by a user's text, with the words of its errors.
@@ -253,6 +253,22 @@ pub fn is_same_entry(one: &Json, other: &Json) -> bool {
         said
     };
     said(one) == said(other)
+}
+
+/// The driver domain of an entry of libxl's record, by its name, or else by its number.
+pub(super) fn backend_of_json(entry: &Json) -> Option<String> {
+    let name = entry
+        .get("backend_domname")
+        .filter(|name| !says_nothing(name));
+    let domid = entry
+        .get("backend_domid")
+        .filter(|domid| !says_nothing(domid));
+    let backend = match (name, domid) {
+        (Some(name), _) => name.as_str()?.to_owned(),
+        (None, Some(domid)) => domid.as_u64()?.to_string(),
+        (None, None) => return None,
+    };
+    (!matches!(backend.as_str(), "0" | "Domain-0")).then_some(backend)
 }
 
 /// Whether a member of libxl's record is at its default.
@@ -375,7 +391,7 @@ fn listed(
     let Some(backend) = store.read_text_opt(&node(&format!("{copy}/backend"))?)? else {
         return Ok(None);
     };
-    let Some(backend_domid) = domain_of_backend(&backend) else {
+    let Some(backend_domid) = bus::domain_of_backend(&backend) else {
         return Ok(None);
     };
     let frontend = format!("/local/domain/{domid}/device/{kind}/{number}");
@@ -419,14 +435,6 @@ fn port_node(kind: &str) -> &'static str {
         "console" => "port",
         _ => "event-channel",
     }
-}
-
-/// The domain of a backend's folder, `/local/domain/B/backend/...`.
-fn domain_of_backend(folder: &str) -> Option<u16> {
-    let rest = folder.strip_prefix("/local/domain/")?;
-    let (domid, rest) = rest.split_once('/')?;
-    rest.starts_with("backend/").then_some(())?;
-    domid.parse().ok()
 }
 
 #[cfg(test)]

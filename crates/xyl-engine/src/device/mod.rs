@@ -13,6 +13,7 @@
 pub mod bus;
 pub mod console;
 mod disk_users;
+pub mod driver_side;
 pub mod hotplug;
 pub mod nodes;
 pub mod passed_through;
@@ -31,6 +32,7 @@ use xen_port::DomId;
 use xenstore::Path;
 
 use crate::device::console::Ring;
+use crate::device::driver_side::DriverSide;
 use crate::device::hotplug::Hotplug;
 use crate::device::nodes::{Access, NodeRule};
 use crate::device::qemu::Wanted;
@@ -233,6 +235,15 @@ pub trait Kind {
         Ok(())
     }
 
+    /// Finds the driver domains of a VM's devices, and puts their names in place of their numbers: the VM's next domain looks for
+    /// the names.
+    ///
+    /// # Errors
+    /// [`DeviceError::NoBackendDomain`], [`DeviceError::BackendDomainGone`].
+    fn name_backends(&self, _host: &mut Host, _spec: &mut VmSpec) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Attaches all devices of a VM to its domain, which does not run yet, and waits for their backends. For those that QEMU serves
     /// the nodes are written, and `qemu` learns what it needs for them. A failure leaves some of them, which [`Kind::detach`] finds.
     ///
@@ -251,6 +262,11 @@ pub trait Kind {
 
     /// The part of the kind for single devices of a running domain. `None`: they cannot be attached or detached.
     fn hotplug(&self) -> Option<&'static dyn Hotplug> {
+        None
+    }
+
+    /// The part of the kind in a driver domain. `None`: such a domain cannot serve its devices.
+    fn driver_side(&self) -> Option<&'static dyn DriverSide> {
         None
     }
 

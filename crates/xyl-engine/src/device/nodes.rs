@@ -11,10 +11,29 @@ use crate::vm::paths::node;
 pub enum Access {
     /// Domain 0 alone: `n0`.
     Dom0,
-    /// Domain 0 writes, the guest reads: `n0,rD`.
+    /// Domain 0 writes, the guest reads: `n0,rD`. Of a device in driver domain B: `nB,rD`.
     GuestReads,
-    /// The guest owns the node and may write it: `nD`.
+    /// The guest owns the node and may write it: `nD`. Of a device in driver domain B: `nD,rB`.
     GuestOwns,
+}
+
+impl Access {
+    /// The permissions for a guest and the domain that serves it. A driver domain reads what the guest owns, and owns what domain 0 would.
+    pub fn perms(self, guest: DomId, backend: DomId) -> Perms {
+        let owned = |owner: DomId, reader: DomId| {
+            let perms = Perms::owned_by(owner.0);
+            match reader {
+                // It has all rights.
+                DomId::ZERO => perms,
+                reader => perms.with(reader.0, StoreAccess::Read),
+            }
+        };
+        match self {
+            Access::Dom0 => Perms::owned_by(0),
+            Access::GuestReads => owned(backend, guest),
+            Access::GuestOwns => owned(guest, backend),
+        }
+    }
 }
 
 /// The rule for one node. `I` is the input of its value.
@@ -76,7 +95,7 @@ pub enum Change {
     /// Writes a value. Creates a missing node with the permissions of its parent.
     Write(String, String),
     /// Sets the permissions of a node.
-    Perms(String, DomId, Access),
+    Perms(String, Perms),
 }
 
 impl Change {
@@ -87,18 +106,8 @@ impl Change {
     pub(crate) fn add_to(&self, batch: &mut Batch) -> Result<(), EngineError> {
         match self {
             Change::Write(path, value) => batch.write(&node(path)?, value.as_bytes()),
-            Change::Perms(path, domid, access) => {
-                batch.set_perms(&node(path)?, &perms(*domid, *access))
-            }
+            Change::Perms(path, perms) => batch.set_perms(&node(path)?, perms),
         };
         Ok(())
-    }
-}
-
-fn perms(domid: DomId, access: Access) -> Perms {
-    match access {
-        Access::Dom0 => Perms::owned_by(0),
-        Access::GuestReads => Perms::owned_by(0).with(domid.0, StoreAccess::Read),
-        Access::GuestOwns => Perms::owned_by(domid.0),
     }
 }

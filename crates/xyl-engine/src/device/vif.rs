@@ -6,10 +6,14 @@
 //! The script is named in the backend's nodes for xl's sake, which runs it when it removes a device. netback takes the interface
 //! away when the device goes, whatever its name is by then.
 //!
+//! An interface of a driver domain has its other end there: that domain's toolstack does all of this, and domain 0 changes no link.
+//!
 //! An interface with another script is set up and taken down by that script ([`script`]), whichever toolstack has made it. A script
 //! that fails at the removal is reported, and the removal goes on, as with xl.
 //!
 //! Facts: `xen-netback/xenbus.c` of Linux, `libxl_nic.c`, `tools/hotplug/Linux/vif-bridge`.
+
+mod driver;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -20,9 +24,10 @@ use xen_port::DomId;
 use xenstore::Tree;
 use xl_cfg::types::{self, Mac, Rate};
 
-use crate::device::bus::{self, AttachLimits, Attaching, Device, Tables};
+use crate::device::bus::{self, AttachLimits, Attaching, BackendDomain, Device, Tables, elsewhere};
 use crate::device::disk_users::is_gone;
-use crate::device::hotplug::{self, Hotplug, Single, Sought, says_nothing};
+use crate::device::driver_side::DriverSide;
+use crate::device::hotplug::{self, Hotplug, Single, Sought, backend_of_json, says_nothing};
 use crate::device::nodes::{Access as NodeAccess, NodeRule, back, copy_of, own};
 use crate::device::qemu::Wanted;
 use crate::device::script::{self, Action, Script};
@@ -31,6 +36,7 @@ use crate::error::DeviceError;
 use crate::vm::nic::{self, Nic, SetUp, Taken, VifDefaults, is_bridge_script};
 use crate::vm::paths::node;
 use crate::vm::spec::VmSpec;
+use crate::vm::words::backend_of;
 use crate::{EngineError, Host};
 
 /// libxl's name of the kind.
@@ -131,6 +137,11 @@ impl Kind for Vif {
         nics.try_for_each(|nic| check_right(host, nic))
     }
 
+    fn name_backends(&self, host: &mut Host, spec: &mut VmSpec) -> Result<(), EngineError> {
+        let mut nics = spec.nics.iter_mut();
+        nics.try_for_each(|nic| name_backend(host, nic))
+    }
+
     /// Looks for each bridge and script, and for interfaces with the same names, before anything of the domain is made.
     fn check(&self, host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
         let mut nics = spec.nics.iter();
@@ -152,13 +163,20 @@ impl Kind for Vif {
         Some(&Vif)
     }
 
+    fn driver_side(&self) -> Option<&'static dyn DriverSide> {
+        Some(&Vif)
+    }
+
     fn detach(&self, host: &mut Host, domid: DomId, deadline: Instant) -> Result<(), EngineError> {
         let devices = bus::devices(host, domid, KIND)?;
+        let (devices, there): (Vec<Device>, Vec<Device>) =
+            devices.into_iter().partition(Device::is_here);
         let scripts = scripts_of(host, &devices)?;
         bus::close_all(host, &devices, deadline)?;
-        let deadline = deadline + take_down(host, &scripts)?;
+        let after_scripts = deadline + take_down(host, &scripts)?;
         bus::remove(host, &devices)?;
-        await_gone(host, &devices, deadline)
+        await_gone(host, &devices, after_scripts)?;
+        elsewhere::detach(host, &there, deadline)
     }
 
     fn foreign(&self, host: &mut Host, domid: DomId, number: &str) -> Result<bool, EngineError> {
@@ -187,13 +205,13 @@ impl Hotplug for Vif {
         nic::what(number)
     }
 
-    fn changes_links(&self) -> bool {
-        true
+    fn changes_links(&self, text: &str) -> bool {
+        described(text).is_ok_and(|vif| is_served_here(&vif))
     }
 
     fn runs_script(&self, text: &str) -> bool {
-        let vif = described(text);
-        let script = vif.ok().and_then(|vif| vif.script);
+        let vif = described(text).ok().filter(is_served_here);
+        let script = vif.and_then(|vif| vif.script);
         script.is_some_and(|script| !is_bridge_script(&script))
     }
 
@@ -209,9 +227,10 @@ impl Hotplug for Vif {
     fn complete(&self, host: &mut Host, owner: Owner, text: &str) -> Result<String, EngineError> {
         let vif = described(text)?;
         let others = taken(host, owner.domid, vif.devid)?;
-        let nic = others
+        let mut nic = others
             .clone()
             .decide(&vif, owner.uuid, &VifDefaults::default())?;
+        name_backend(host, &mut nic)?;
         others.refuse_same(&nic)?;
         Ok(nic.cfg_text())
     }
@@ -244,7 +263,7 @@ impl Hotplug for Vif {
 
     /// Whether its end on the host is set up.
     fn is_served(&self, host: &mut Host, device: &Device) -> Result<bool, EngineError> {
-        Ok(is_connected(host, device)? && own_link(host, device)?.is_some())
+        Ok(!device.is_here() || is_connected(host, device)? && own_link(host, device)?.is_some())
     }
 
     fn check_right_to_take_away(
@@ -261,6 +280,9 @@ impl Hotplug for Vif {
         device: &Device,
         deadline: Instant,
     ) -> Result<(), EngineError> {
+        if !device.is_here() {
+            return elsewhere::take_away(host, device, deadline);
+        }
         let scripts = scripts_of(host, std::slice::from_ref(device))?;
         bus::await_one_closed(host, device, deadline)?;
         let mut deadline = deadline;
@@ -280,6 +302,17 @@ fn described(text: &str) -> Result<types::Vif, EngineError> {
         Some(what) => Err(DeviceError::Unsupported { what }.into()),
         None => Ok(vifs.into_iter().next().unwrap_or_default()),
     }
+}
+
+/// Whether domain 0 serves an interface.
+fn is_served_here(vif: &types::Vif) -> bool {
+    backend_of(vif.backend.as_deref()).is_ok_and(|backend| backend.is_none())
+}
+
+/// Finds the driver domain of an interface, and keeps its name: the VM's next domain looks for that.
+fn name_backend(host: &mut Host, nic: &mut Nic) -> Result<(), EngineError> {
+    let what = nic.what();
+    elsewhere::name(host, &what, &mut nic.backend)
 }
 
 /// Numbers, addresses and names of a domain's interfaces but the one of this number. An interface that is in the VM's record alone
@@ -335,8 +368,11 @@ impl Single for OneNic {
         to_json(&self.0)
     }
 
-    fn check(&self, host: &mut Host, _: Owner) -> Result<(), EngineError> {
-        check(host, &self.0)
+    fn check(&self, host: &mut Host, owner: Owner) -> Result<(), EngineError> {
+        match &self.0.backend {
+            Some(backend) => elsewhere::find_for(host, owner, &self.0.what(), backend).map(drop),
+            None => check(host, &self.0),
+        }
     }
 
     fn attach(
@@ -371,7 +407,9 @@ const FRONTEND: &[Rule] = &[
     own("backend", "guest: where its backend is", |n| {
         Some(n.device.backend())
     }),
-    own("backend-id", "guest", |_| Some("0".to_owned())),
+    own("backend-id", "guest", |n| {
+        Some(n.device.backend_domain.domid.to_string())
+    }),
     own("state", "guest and netback", |_| Some("1".to_owned())),
     own("handle", "guest: number of the interface", handle),
     own("mac", "guest", mac),
@@ -477,6 +515,9 @@ fn rate(nodes: &Nodes) -> Option<String> {
 
 /// Refuses an interface for which this process has given up a right.
 fn check_right(host: &Host, nic: &Nic) -> Result<(), EngineError> {
+    if nic.backend.is_some() {
+        return Ok(());
+    }
     if !host.process.may_change_links() {
         let device = nic.what();
         return Err(DeviceError::NoRight { device }.into());
@@ -489,6 +530,9 @@ fn check_right(host: &Host, nic: &Nic) -> Result<(), EngineError> {
 
 /// Refuses what the host cannot give an interface, and changes nothing.
 fn check(host: &Host, nic: &Nic) -> Result<(), EngineError> {
+    if nic.backend.is_some() {
+        return Ok(());
+    }
     match &nic.set_up {
         SetUp::Bridge(bridge) => bridge_of(host, nic, bridge).map(drop)?,
         SetUp::Script(script) => script::check(host, &nic.what(), &script.path)?,
@@ -555,20 +599,51 @@ fn attach(
     nics: &[Nic],
     patience: &Patience<'_>,
 ) -> Result<(), EngineError> {
-    let mut written = Vec::new();
+    let (mut written, mut there) = (Vec::new(), Vec::new());
     for nic in nics {
         patience.check(host)?;
-        written.push(write(host, owner, nic)?);
+        match &nic.backend {
+            Some(backend) => there.push(write_elsewhere(host, owner, (nic, backend))?),
+            None => written.push(write(host, owner, nic)?),
+        }
     }
     await_links(host, &written, patience)?;
     for one in &written {
         patience.check(host)?;
         connect(host, one)?;
     }
-    Ok(())
+    elsewhere::await_taken(host, &there, patience)
 }
 
-/// Writes the nodes of an interface.
+/// Writes the nodes of an interface of a driver domain. Its bridge and its script are there.
+fn write_elsewhere(
+    host: &mut Host,
+    owner: Owner,
+    (nic, backend): (&Nic, &str),
+) -> Result<(Device, String), EngineError> {
+    let what = nic.what();
+    let (backend_domain, _) = elsewhere::find_for(host, owner, &what, backend)?;
+    let device = device_of(owner, nic, backend_domain);
+    let nodes = Nodes {
+        device,
+        nic: nic.clone(),
+        mtu_bytes: nic.mtu_bytes.unwrap_or(LIBXL_MTU_BYTES),
+    };
+    bus::write(host, &device, &what, &TABLES, &nodes)?;
+    Ok((device, what))
+}
+
+fn device_of(owner: Owner, nic: &Nic, backend_domain: BackendDomain) -> Device {
+    Device {
+        domid: owner.domid,
+        kind: KIND,
+        served_by: KIND,
+        number: nic.devid,
+        backend_domain,
+    }
+}
+
+/// Writes the nodes of an interface of domain 0.
 fn write(host: &mut Host, owner: Owner, nic: &Nic) -> Result<Written, EngineError> {
     let bridge = match &nic.set_up {
         SetUp::Bridge(bridge) => Some(bridge_of(host, nic, bridge)?),
@@ -580,12 +655,7 @@ fn write(host: &mut Host, owner: Owner, nic: &Nic) -> Result<Written, EngineErro
     let default_bytes = bridge
         .as_ref()
         .map_or(LIBXL_MTU_BYTES, |bridge| bridge.mtu_bytes);
-    let device = Device {
-        domid: owner.domid,
-        kind: KIND,
-        served_by: KIND,
-        number: nic.devid,
-    };
+    let device = device_of(owner, nic, BackendDomain::DOM0);
     let nodes = Nodes {
         device,
         nic: nic.clone(),
@@ -740,11 +810,11 @@ fn left_at(
     }
 }
 
-/// Whether Xyl cannot take an interface down: netback has none without a script, and QEMU has a part of an emulated one.
+/// Whether Xyl cannot take an interface down: domain 0's netback has none without a script, and QEMU has a part of an emulated one.
 fn is_not_ours(host: &mut Host, device: &Device) -> Result<bool, EngineError> {
     match bus::script(host, device)? {
         None => Ok(true),
-        Some(script) if is_bridge_script(&script) => Ok(false),
+        Some(script) if is_bridge_script(&script) || !device.is_here() => Ok(false),
         Some(_) => Ok(!is_paravirtual(host, device)?),
     }
 }
@@ -757,6 +827,9 @@ fn is_paravirtual(host: &mut Host, device: &Device) -> Result<bool, EngineError>
 
 /// The script that takes the host's end of an interface down, by the toolstack's own copy; `None` where netback does by itself.
 fn script_of(host: &mut Host, device: &Device) -> Result<Option<String>, EngineError> {
+    if !device.is_here() {
+        return Ok(None);
+    }
     let script = bus::script(host, device)?;
     let Some(script) = script.filter(|script| !is_bridge_script(script)) else {
         return Ok(None);
@@ -823,6 +896,10 @@ fn to_json(nic: &Nic) -> Json {
         ("vlan", nic.vlan().map(|vlan| json!(vlan))),
         ("rate_bytes_per_interval", bytes),
         ("rate_interval_usecs", interval_us),
+        (
+            "backend_domname",
+            nic.backend.as_ref().map(|name| json!(name)),
+        ),
     ];
     let sometimes = sometimes.into_iter();
     let sometimes = sometimes.filter_map(|(name, value)| Some((name, value?)));
@@ -833,7 +910,9 @@ fn to_json(nic: &Nic) -> Json {
 }
 
 /// The members of an interface that Xyl knows, and those that say nothing about what it serves. A PV or PVH guest sees no model.
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 16] = [
+    "backend_domid",
+    "backend_domname",
     "devid",
     "mac",
     "bridge",
@@ -873,6 +952,7 @@ fn cfg_of_json(entry: &Json) -> Option<String> {
     let trusted = members.get("trusted").and_then(Json::as_str);
     let trusted = trusted.map(|word| word == "True");
     let bridge = text("bridge");
+    let backend = backend_of_json(entry);
     let nic = Nic {
         devid: u32::try_from(number("devid").unwrap_or(0)).ok()?,
         mac: Mac::parse(text("mac")?)?,
@@ -885,7 +965,8 @@ fn cfg_of_json(entry: &Json) -> Option<String> {
             None => None,
         },
         mtu_bytes: mtu_bytes.map(u32::try_from).transpose().ok()?,
-        trusted: trusted.filter(|is_trusted| !is_trusted),
+        trusted: trusted.filter(|is_trusted| *is_trusted != backend.is_none()),
+        backend,
     };
     Some(nic.cfg_text_at(bridge))
 }

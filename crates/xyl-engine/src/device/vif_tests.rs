@@ -60,6 +60,7 @@ fn nic() -> Nic {
         }),
         mtu_bytes: Some(9000),
         trusted: Some(false),
+        backend: None,
     }
 }
 
@@ -84,7 +85,12 @@ fn each_member_has_the_type_of_libxls_idl() {
 
 #[test]
 fn what_was_written_for_xl_is_read_back_as_it_was() {
-    for nic in [nic(), scripted()] {
+    let elsewhere = Nic {
+        backend: Some("net".to_owned()),
+        trusted: Some(true),
+        ..nic()
+    };
+    for nic in [nic(), scripted(), elsewhere] {
         assert_eq!(cfg_of_json(&to_json(&nic)), Some(nic.cfg_text()));
     }
     let of_xl = json!({
@@ -101,6 +107,11 @@ fn what_was_written_for_xl_is_read_back_as_it_was() {
     let text = cfg_of_json(&of_xl);
     let wanted = "devid=0,mac=00:16:3e:11:22:33,script=/etc/xen/scripts/vif-route,ip=10.0.0.1";
     assert_eq!(text.as_deref(), Some(wanted));
+    let of_xl = json!({
+        "devid": 0, "mac": "00:16:3e:11:22:33", "nictype": "vif", "backend_domid": 3, "trusted": "True",
+    });
+    let wanted = "devid=0,mac=00:16:3e:11:22:33,backend=3,trusted";
+    assert_eq!(cfg_of_json(&of_xl).as_deref(), Some(wanted));
     let short = json!({ "devid": 0, "mac": "00:16:3e:11:22:33", "nictype": "vif" });
     let wanted = "devid=0,mac=00:16:3e:11:22:33";
     assert_eq!(cfg_of_json(&short).as_deref(), Some(wanted));
@@ -111,7 +122,7 @@ fn what_xyl_does_not_serve_is_not_taken_from_a_record() {
     for (member, value) in [
         ("script", json!("../vif-route")),
         ("nictype", json!("vif_ioemu")),
-        ("backend_domid", json!(3)),
+        ("backend_domname", json!(3)),
         ("vlan", json!("10p")),
         ("mac", json!("x")),
         ("bridge", json!("a/b")),

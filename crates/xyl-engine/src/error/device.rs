@@ -134,6 +134,40 @@ pub enum DeviceError {
         /// Time limit in seconds.
         limit_s: u64,
     },
+    /// No domain runs that is to serve the device.
+    #[error(
+        "{device}: there is no domain `{backend}`, which is to serve it (`backend=`): start it first; `xyl list` shows the domains"
+    )]
+    NoBackendDomain {
+        /// The device of the VM.
+        device: String,
+        /// The domain, as the configuration names it.
+        backend: String,
+    },
+    /// The domain that serves the device does not run any more.
+    #[error(
+        "{device}: domain {backend}, which is to serve it (`backend=`), has ended: start its VM again, then attach the device"
+    )]
+    BackendDomainGone {
+        /// The device of the VM.
+        device: String,
+        /// Number of the domain that serves it.
+        backend: DomId,
+    },
+    /// The domain that serves the device does not do its work.
+    #[error(
+        "{device} of domain {domid}: its backend in domain {backend} {why}: look there whether `xyl devd` or `xl devd` runs, and at the kernel's log"
+    )]
+    Elsewhere {
+        /// The device of the VM.
+        device: String,
+        /// Number of the domain.
+        domid: DomId,
+        /// Number of the domain that serves it.
+        backend: DomId,
+        /// Its fault, in words.
+        why: String,
+    },
     /// The bridge cannot be used.
     #[error(
         "{device}: {bridge} {why}: `ip link add {bridge} type bridge` makes it, or write another one as `bridge=`; \
@@ -284,6 +318,9 @@ impl DeviceError {
             DeviceError::Busy { .. } => ErrorCode::DiskBusy,
             DeviceError::Backend { .. }
             | DeviceError::Silent { .. }
+            | DeviceError::NoBackendDomain { .. }
+            | DeviceError::BackendDomainGone { .. }
+            | DeviceError::Elsewhere { .. }
             | DeviceError::NoQemu { .. }
             | DeviceError::Qemu { .. }
             | DeviceError::NoRightToQemu { .. }
@@ -314,6 +351,9 @@ impl DeviceError {
             | DeviceError::Busy { device, .. }
             | DeviceError::Backend { device, .. }
             | DeviceError::Silent { device, .. }
+            | DeviceError::NoBackendDomain { device, .. }
+            | DeviceError::BackendDomainGone { device, .. }
+            | DeviceError::Elsewhere { device, .. }
             | DeviceError::Held { device, .. }
             | DeviceError::Bridge { device, .. }
             | DeviceError::LinkTaken { device, .. }

@@ -182,7 +182,8 @@ impl Plan {
     }
 
     fn perms(&mut self, path: String, access: Access) {
-        self.changes.push(Change::Perms(path, self.domid, access));
+        let perms = access.perms(self.domid, DomId::ZERO);
+        self.changes.push(Change::Perms(path, perms));
     }
 
     fn rules<I>(&mut self, folder: &str, rules: &[NodeRule<I>], input: &I) {

@@ -5,6 +5,7 @@
 //! `xyl list` shows of each VM, and `adopt` takes over a domain of xl.
 
 pub mod adopt;
+pub mod devd;
 pub mod monitor;
 pub mod requests;
 pub mod restart_backoff;

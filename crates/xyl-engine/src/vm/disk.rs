@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use xl_cfg::types::{self, DiskBackend, DiskFormat, Vdev};
 
 use crate::vm::paths::whole_path;
+use crate::vm::words::{backend_of, refuse_word, script_path};
 
-/// A disk that domain 0's kernel (blkback) or QEMU (qdisk) serves.
+/// A disk that domain 0's kernel (blkback), QEMU (qdisk) or a driver domain serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// Path of the image or of the block device.
+    /// Path of the image or of the block device. A driver domain has it, or its script knows what it means.
     pub target: PathBuf,
     /// The disk as the guest sees it.
     pub vdev: Vdev,
@@ -25,8 +26,12 @@ pub struct Disk {
     pub discard: Option<bool>,
     /// The configuration says that O_DIRECT needs no workaround. blkback needs none in any case, and QEMU uses it then.
     pub direct_io_safe: bool,
-    /// Whether the guest is to trust its backend; `None` for yes.
+    /// Whether the guest is to trust its backend; `None` for yes if that is in domain 0.
     pub trusted: Option<bool>,
+    /// The domain that serves it, by its name; `None` for domain 0.
+    pub backend: Option<String>,
+    /// The script of a driver domain that makes the block device; `None` for Xen's script `block`.
+    pub script: Option<String>,
 }
 
 /// Format of a disk's image.
@@ -101,10 +106,13 @@ impl Disk {
     /// # Errors
     /// A text that names what the disk needs and what to do instead.
     pub fn of_config(disk: &types::Disk) -> Result<Disk, String> {
-        match why_not(disk) {
-            Some(why) => Err(format!("disk `{}`: {why}", disk.vdev)),
+        let named = |why| format!("disk `{}`: {why}", disk.vdev);
+        let backend = backend_of(disk.backend.as_deref()).map_err(named)?;
+        let script = disk.script.as_deref().map(script_path).transpose();
+        match why_not(disk, backend.is_some()) {
+            Some(why) => Err(named(why)),
             None => Ok(Disk {
-                target: whole_path(disk.target.as_deref().unwrap_or("")),
+                target: target_of(disk, backend.is_some()),
                 vdev: disk.vdev.clone(),
                 format: format_of(disk).unwrap_or(ImageFormat::Raw),
                 server: server_of(disk),
@@ -117,6 +125,8 @@ impl Disk {
                 discard: disk.discard,
                 direct_io_safe: disk.direct_io_safe,
                 trusted: disk.trusted,
+                script: script.map_err(named)?,
+                backend,
             }),
         }
     }
@@ -142,6 +152,9 @@ impl Disk {
         flag(self.discard == Some(false), "no-discard");
         flag(self.trusted == Some(true), "trusted");
         flag(self.trusted == Some(false), "untrusted");
+        for (key, word) in [("backend", &self.backend), ("script", &self.script)] {
+            parts.extend(word.iter().map(|word| format!("{key}={word}")));
+        }
         parts.push(format!("target={}", self.target.display()));
         parts.join(",")
     }
@@ -165,9 +178,9 @@ impl Disk {
         self.discard.unwrap_or(self.is_writable())
     }
 
-    /// Whether the guest is to trust its backend.
+    /// Whether the guest is to trust its backend. A driver domain's is not trusted unless the configuration says so.
     pub fn is_trusted(&self) -> bool {
-        self.trusted.unwrap_or(true)
+        self.trusted.unwrap_or(self.backend.is_none())
     }
 }
 
@@ -201,9 +214,28 @@ fn server_of(disk: &types::Disk) -> Server {
     }
 }
 
+/// The target of a disk. The folder of this process means nothing to another domain.
+fn target_of(disk: &types::Disk, is_elsewhere: bool) -> PathBuf {
+    let target = disk.target.as_deref().unwrap_or("");
+    match is_elsewhere {
+        true => PathBuf::from(target),
+        false => whole_path(target),
+    }
+}
+
+/// Reason why Xyl cannot have a driver domain serve a disk.
+fn why_not_elsewhere(disk: &types::Disk) -> Option<String> {
+    if server_of(disk) == Server::Qemu {
+        return Some(
+            "a QEMU in a driver domain is not supported by Xyl: write format=raw, and take backendtype out"
+                .to_owned(),
+        );
+    }
+    refuse_word(("script", disk.script.as_deref())).err()
+}
+
 /// Reason why Xyl cannot serve a disk; `None` where it can.
-fn why_not(disk: &types::Disk) -> Option<String> {
-    let is_dom0 = |backend: &String| matches!(backend.as_str(), "0" | "Domain-0");
+fn why_not(disk: &types::Disk, is_elsewhere: bool) -> Option<String> {
     if disk.target.is_none() {
         return Some(
             "an empty CD drive is of no use without the devices of an HVM guest: name a disc, or take the drive out"
@@ -232,12 +264,10 @@ fn why_not(disk: &types::Disk) -> Option<String> {
         let why = "QEMU opens each image for writing, so it cannot serve a read-only disk: write `rw` as its access, or convert the image with `qemu-img convert -O raw`";
         return Some(why.to_owned());
     }
-    if let Some(backend) = disk.backend.as_ref().filter(|backend| !is_dom0(backend)) {
-        return Some(format!(
-            "backend={backend} is not supported by Xyl yet: only domain 0 can serve disks"
-        ));
+    if is_elsewhere && let Some(why) = why_not_elsewhere(disk) {
+        return Some(why);
     }
-    if let Some(script) = &disk.script {
+    if let Some(script) = disk.script.as_ref().filter(|_| !is_elsewhere) {
         return Some(format!(
             "script={script} is not supported by Xyl yet: name the block device that the script would make"
         ));
@@ -284,10 +314,24 @@ mod tests {
             "/x,qcow2,xvda",
             "/x,vhd,xvda,rw,direct-io-safe",
             "/x,raw,xvda,backendtype=qdisk",
+            "vdev=xvda,backend=store,script=block-iscsi,target=iqn=a",
+            "x,raw,xvda,backend=7,trusted",
         ] {
             let first = disk(spec).unwrap();
             assert_eq!(disk(&first.cfg_text()).unwrap(), first, "{spec}");
         }
+    }
+
+    /// What the driver domain calls it is not known here.
+    #[test]
+    fn the_target_of_a_driver_domain_stays_as_it_was_written() {
+        let elsewhere = disk("x,raw,xvda,backend=store").unwrap();
+        assert_eq!(elsewhere.target, PathBuf::from("x"));
+        assert_eq!(elsewhere.backend.as_deref(), Some("store"));
+        assert!(!elsewhere.is_trusted());
+        let here = disk("/x,raw,xvda,backend=Domain-0").unwrap();
+        assert_eq!(here.backend, None);
+        assert!(here.is_trusted());
     }
 
     #[test]
@@ -318,7 +362,9 @@ mod tests {
             ("/x,qcow2,xvda,backendtype=phy", "qcow2"),
             ("/x,qcow2,xvda,ro", "read-only"),
             ("/x,raw,xvda,ro,backendtype=qdisk", "read-only"),
-            ("/x,raw,xvda,backend=store", "backend=store"),
+            ("/x,raw,xvda,backend=a/b", "backend=a/b"),
+            ("/x,qcow2,xvda,backend=store", "QEMU"),
+            ("vdev=xvda,backend=store,script=a$b,target=x", "script=a$b"),
             ("vdev=xvda,script=block-nbd,target=x", "script=block-nbd"),
             ("/x,raw,xvda,specification=virtio", "virtio"),
             ("vdev=hdc,cdrom", "empty"),

@@ -20,6 +20,7 @@ pub mod state;
 pub mod store;
 pub mod userdata;
 pub mod without_domain;
+pub(crate) mod words;
 
 use uuid::Uuid;
 use xen_port::DomId;

@@ -8,6 +8,7 @@ use xl_cfg::types::{self, Mac, Rate, VifType};
 
 use crate::EngineError;
 use crate::error::DeviceError;
+use crate::vm::words::{backend_of, refuse_word, script_path};
 
 /// The bridge of interfaces that name none, where xl.conf names none either.
 const DEFAULT_BRIDGE: &str = "xenbr0";
@@ -17,10 +18,6 @@ const BRIDGE_SCRIPT: &str = "vif-bridge";
 const BRIDGE_SCRIPT_END: &str = "/xen/scripts/vif-bridge";
 /// That script's path, as libxl writes it.
 const BRIDGE_SCRIPT_PATH: &str = "/etc/xen/scripts/vif-bridge";
-/// The folder of scripts that are named without one.
-const SCRIPTS: &str = "/etc/xen/scripts";
-/// Longest text that a script gets, in bytes.
-const WORD_MAX_BYTES: usize = 255;
 /// Highest number of an interface: the name `vifD.N` and netback's device in sysfs have a maximum length.
 const DEVID_MAX: u32 = 9999;
 /// The first bytes of the addresses of Xen's guests.
@@ -46,7 +43,7 @@ pub struct Script {
     pub vlan: Option<String>,
 }
 
-/// A network interface that domain 0's kernel (netback) serves.
+/// A network interface that a kernel (netback) serves: domain 0's or that of a driver domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nic {
     /// Number of the interface.
@@ -65,8 +62,10 @@ pub struct Nic {
     pub rate: Option<Rate>,
     /// Largest packet in bytes; `None` for the bridge's.
     pub mtu_bytes: Option<u32>,
-    /// Whether the guest is to trust its backend; `None` for yes.
+    /// Whether the guest is to trust its backend; `None` for yes if that is in domain 0.
     pub trusted: Option<bool>,
+    /// The domain that serves it, by its name; `None` for domain 0.
+    pub backend: Option<String>,
 }
 
 /// The host's defaults of network interfaces from `/etc/xen/xl.conf`.
@@ -210,9 +209,7 @@ fn of_config(
     mac: Mac,
     defaults: &VifDefaults,
 ) -> Result<Nic, String> {
-    if let Some(why) = why_not_by_default(vif, defaults) {
-        return Err(why);
-    }
+    let backend = vif.backend.as_ref().or(defaults.backend.as_ref());
     Ok(Nic {
         devid,
         mac,
@@ -223,6 +220,7 @@ fn of_config(
         rate: vif.rate,
         mtu_bytes: vif.mtu_bytes,
         trusted: vif.trusted,
+        backend: backend_of(backend.map(String::as_str))?,
     })
 }
 
@@ -257,20 +255,6 @@ fn set_up(vif: &types::Vif, defaults: &VifDefaults) -> Result<SetUp, String> {
     }))
 }
 
-/// Refuses a text that a script could take for more than one word.
-fn refuse_word((key, word): (&str, Option<&str>)) -> Result<(), String> {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_./:@+-".contains(c);
-    let is_word =
-        |word: &str| (1..=WORD_MAX_BYTES).contains(&word.len()) && word.chars().all(is_allowed);
-    match word.filter(|word| !is_word(word)) {
-        Some(word) => Err(format!(
-            "{key}={} is not passed to a script: write letters, digits and `_./:@+-`, {WORD_MAX_BYTES} at most",
-            word.escape_debug()
-        )),
-        None => Ok(()),
-    }
-}
-
 /// Refuses a text that is no bridge, for whatever script.
 fn refuse_bridge(bridge: Option<&str>) -> Result<(), String> {
     refuse_word(("bridge", bridge))?;
@@ -278,17 +262,6 @@ fn refuse_bridge(bridge: Option<&str>) -> Result<(), String> {
         Some(bridge) => Err(format!("bridge={bridge}: no bridge has a `/` in its name")),
         None => Ok(()),
     }
-}
-
-/// The absolute path of a script. As in libxl, a name without a folder is below Xen's.
-fn script_path(script: &str) -> Result<String, String> {
-    if script.split('/').any(|part| part == "..") {
-        return Err(format!("script={script}: write its path without `..`"));
-    }
-    Ok(match script.starts_with('/') {
-        true => script.to_owned(),
-        false => format!("{SCRIPTS}/{script}"),
-    })
 }
 
 fn no_vlan(vlan: &str) -> String {
@@ -350,6 +323,7 @@ impl Nic {
             false => "untrusted".to_owned(),
         });
         let with_value = [
+            ("backend", self.backend.clone()),
             ("bridge", bridge.map(str::to_owned)),
             ("script", self.script().map(|script| script.path.clone())),
             ("vlan", self.vlan().map(str::to_owned)),
@@ -364,9 +338,9 @@ impl Nic {
         parts.chain(trust).collect()
     }
 
-    /// Whether the guest is to trust its backend.
+    /// Whether the guest is to trust its backend. A driver domain's is not trusted unless the configuration says so.
     pub fn is_trusted(&self) -> bool {
-        self.trusted.unwrap_or(true)
+        self.trusted.unwrap_or(self.backend.is_none())
     }
 
     /// The interface in words.
@@ -424,8 +398,8 @@ fn fnv<'a>(bytes: impl Iterator<Item = &'a u8>) -> u64 {
 
 /// Reason why Xyl cannot serve an interface.
 fn why_not_one(vif: &types::Vif) -> Option<String> {
-    if let Some(backend) = vif.backend.as_ref().filter(|backend| !is_dom0(backend)) {
-        return Some(unsupported_backend(backend));
+    if let Err(why) = backend_of(vif.backend.as_deref()) {
+        return Some(why);
     }
     if vif.vif_type == Some(VifType::Ioemu) {
         return Some("type=ioemu is not for PV and PVH guests: take it out".to_owned());
@@ -470,27 +444,9 @@ fn why_not_together(vifs: &[types::Vif]) -> Option<String> {
     all.find(|text| !seen.insert(text.clone()))
 }
 
-/// Reason why Xyl cannot serve an interface with the host's defaults.
-fn why_not_by_default(vif: &types::Vif, defaults: &VifDefaults) -> Option<String> {
-    let backend = defaults.backend.as_ref().filter(|_| vif.backend.is_none());
-    let backend = backend.filter(|backend| !is_dom0(backend))?;
-    let why = unsupported_backend(backend);
-    Some(format!("vif.default.backend of xl.conf: {why}"))
-}
-
-fn unsupported_backend(backend: &str) -> String {
-    format!(
-        "backend={backend} is not supported by Xyl yet: only domain 0 can serve network interfaces"
-    )
-}
-
 /// Whether a script is the one whose work Xyl does itself.
 pub(crate) fn is_bridge_script(script: &str) -> bool {
     script == BRIDGE_SCRIPT || script.ends_with(BRIDGE_SCRIPT_END)
-}
-
-fn is_dom0(backend: &str) -> bool {
-    matches!(backend, "0" | "Domain-0")
 }
 
 /// Whether a text has only characters of addresses, and blanks.
@@ -549,6 +505,7 @@ mod tests {
             "",
             "mac=00:16:3e:00:00:01,bridge=br1,vifname=web.0,ip=10.0.0.1 10.0.0.2,gatewaydev=eth0,rate=10Mb/s,mtu=9000,untrusted",
             "trusted,model=e1000,type=vif,backend=0",
+            "backend=net,script=vif-route,trusted",
         ];
         let first = nics(ONE, &specs);
         let texts: Vec<String> = first.iter().map(Nic::cfg_text).collect();
@@ -574,6 +531,20 @@ mod tests {
         let texts: Vec<String> = all.iter().map(Nic::cfg_text).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         assert_eq!(nics(ONE, &texts), all);
+    }
+
+    #[test]
+    fn a_backend_in_another_domain_is_not_trusted_unless_it_is_said() {
+        let defaults = VifDefaults {
+            backend: Some("net".to_owned()),
+            ..VifDefaults::default()
+        };
+        let vifs = vifs(&["", "backend=0", "backend=other,trusted"]);
+        let all = all_of_config(&vifs, ONE, &defaults).unwrap();
+        let backends: Vec<_> = all.iter().map(|nic| nic.backend.as_deref()).collect();
+        assert_eq!(backends, [Some("net"), None, Some("other")]);
+        let trusted: Vec<bool> = all.iter().map(Nic::is_trusted).collect();
+        assert_eq!(trusted, [false, true, true]);
     }
 
     #[test]
@@ -606,7 +577,7 @@ mod tests {
             ("script=vif-route,vlan=$(reboot)", "vlan="),
             ("script=vif-route,vifname=a$b", "vifname="),
             ("script=vif-openvswitch,bridge=a/b", "a/b"),
-            ("backend=net", "backend=net"),
+            ("backend=a/b", "backend=a/b"),
             ("type=ioemu", "ioemu"),
             ("devid=10000", "devid=10000"),
             ("ip=$(reboot)", "ip="),

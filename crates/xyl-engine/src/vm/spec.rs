@@ -102,7 +102,13 @@ impl VmSpec {
 
     /// Whether one of its network interfaces is set up by a script.
     pub fn runs_scripts(&self) -> bool {
-        self.nics.iter().any(|nic| nic.script().is_some())
+        let mut here = self.nics.iter().filter(|nic| nic.backend.is_none());
+        here.any(|nic| nic.script().is_some())
+    }
+
+    /// Whether one of its network interfaces has its end in domain 0.
+    pub fn has_links(&self) -> bool {
+        self.nics.iter().any(|nic| nic.backend.is_none())
     }
 
     /// Whether one of its devices needs QEMU.

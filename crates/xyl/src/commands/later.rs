@@ -4,10 +4,6 @@
 pub const COMMANDS: &[(&str, &str)] = &[
     ("cd-eject", CDROM),
     ("cd-insert", CDROM),
-    (
-        "devd",
-        "it serves devices in a driver domain; use `xl devd` there",
-    ),
     ("migrate", MOVING),
     ("migrate-receive", MOVING),
     (

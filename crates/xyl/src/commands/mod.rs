@@ -14,6 +14,7 @@ pub mod cpupool_create;
 pub mod create;
 pub mod debug_keys;
 pub mod destroy;
+pub mod devd;
 pub mod device_attach;
 pub mod device_list;
 pub mod device_lists;
@@ -83,6 +84,7 @@ pub const HERE: &[&str] = &[
     "create",
     "debug-keys",
     "destroy",
+    "devd",
     "dmesg",
     "domid",
     "domname",
@@ -190,6 +192,7 @@ fn run_one(command: &Command, context: &Context) -> Outcome {
         Command::Create(args) => create::run(args, context),
         Command::DebugKeys(args) => debug_keys::run_keys(args, context),
         Command::Destroy(args) => destroy::run(args, context),
+        Command::Devd(args) => devd::run(args, context),
         Command::Dmesg(args) => dmesg::run(args, context),
         Command::Domid(args) => domid::run(args, context),
         Command::Domname(args) => domname::run(args, context),

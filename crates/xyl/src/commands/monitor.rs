@@ -126,11 +126,7 @@ fn rights_of(host: &mut Host, vm: Vm) -> Rights {
     let (has_links, needs_qemu, has_scripts) = match plan::of_record(host, vm.uuid) {
         Ok(planned) => {
             let spec = &planned.spec;
-            (
-                !spec.nics.is_empty(),
-                spec.needs_qemu(),
-                spec.runs_scripts(),
-            )
+            (spec.has_links(), spec.needs_qemu(), spec.runs_scripts())
         }
         Err(_) if store::is_absent(host, vm.uuid) => (false, false, false),
         Err(_) => (true, true, true),
@@ -366,7 +362,8 @@ fn is_disk_full(error: &std::io::Error) -> bool {
     )
 }
 
-fn open_log(path: &Path) -> std::io::Result<File> {
+/// Opens the log of a process in the background, and makes it.
+pub fn open_log(path: &Path) -> std::io::Result<File> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
@@ -378,7 +375,7 @@ fn open_log(path: &Path) -> std::io::Result<File> {
 }
 
 /// Path of a monitor's log. It is beside xl's own logs, whose names begin with `xl-`.
-fn log_path(context: &Context, name: &str) -> PathBuf {
+pub fn log_path(context: &Context, name: &str) -> PathBuf {
     context
         .dirs
         .log

@@ -193,7 +193,7 @@ mod tests {
             "b_info": {"bootloader": "pygrub", "irqs": [5], "vnuma_nodes": [],
                 "cpuid": null, "apic": "False", "something_new": 5, "device_model_stubdomain": "False"},
             "disks": [{"pdev_path": "/x"}],
-            "nics": [{"mac": "00:16:3e:00:00:01", "backend_domname": "net"}],
+            "nics": [{"mac": "00:16:3e:00:00:01", "nictype": "vif_ioemu"}],
             "vtpms": [],
         });
         let (_, unsupported) = to_cfg(&json);

@@ -11,7 +11,7 @@ use xen_port::DomId;
 use xenstore::Tree;
 
 use super::{KIND, LIMIT_BYTES};
-use crate::device::bus::{self, Device, Tables};
+use crate::device::bus::{self, BackendDomain, Device, Tables};
 use crate::device::hotplug::says_nothing;
 use crate::device::nodes::{Access, NodeRule, back, copy_of, own};
 use crate::device::qemu::Wanted;
@@ -115,6 +115,7 @@ pub(super) fn prepare(
             kind: KIND,
             served_by: KIND,
             number: channel.number,
+            backend_domain: BackendDomain::DOM0,
         };
         let nodes = Nodes {
             device,

@@ -10,10 +10,10 @@ use os_port::{
 use uuid::Uuid;
 use xen_port::DomId;
 
-use super::nodes::{Nodes, TABLES};
+use super::nodes::{BlockDevice, Nodes, TABLES};
 use super::qdisk;
 use super::{ATTRIBUTE_MAX_BYTES, CLOSE_LIMIT, CLOSE_PAUSE, KIND};
-use crate::device::bus::{self, AttachLimits, Attaching, Device};
+use crate::device::bus::{self, AttachLimits, Attaching, BackendDomain, Device, elsewhere};
 use crate::device::disk_users::{self, Seen};
 use crate::device::qemu::Wanted;
 use crate::device::{Owner, Patience};
@@ -168,6 +168,52 @@ pub(super) fn attach(
     qemu: &mut Wanted,
     patience: &Patience<'_>,
 ) -> Result<(), EngineError> {
+    let (here, there): (Vec<&Disk>, Vec<&Disk>) =
+        disks.iter().partition(|disk| disk.backend.is_none());
+    let written = write_elsewhere(host, owner, &there, patience)?;
+    attach_here(host, owner, &here, qemu, patience)?;
+    elsewhere::await_taken(host, &written, patience)
+}
+
+/// Writes the nodes of disks that driver domains serve. Domain 0 opens no file for them.
+fn write_elsewhere(
+    host: &mut Host,
+    owner: Owner,
+    disks: &[&Disk],
+    patience: &Patience<'_>,
+) -> Result<Vec<(Device, String)>, EngineError> {
+    let mut written = Vec::new();
+    for disk in disks {
+        patience.check(host)?;
+        let what = what(disk);
+        let backend = disk.backend.as_deref().unwrap_or_default();
+        let (backend_domain, _) = elsewhere::find_for(host, owner, &what, backend)?;
+        let device = Device {
+            domid: owner.domid,
+            kind: KIND,
+            served_by: KIND,
+            number: disk.vdev.number,
+            backend_domain,
+        };
+        let nodes = Nodes {
+            device,
+            disk: (*disk).clone(),
+            served: None,
+        };
+        bus::write(host, &device, &what, &TABLES, &nodes)?;
+        written.push((device, what));
+    }
+    Ok(written)
+}
+
+/// Attaches disks that domain 0 serves.
+fn attach_here(
+    host: &mut Host,
+    owner: Owner,
+    disks: &[&Disk],
+    qemu: &mut Wanted,
+    patience: &Patience<'_>,
+) -> Result<(), EngineError> {
     if disks.is_empty() {
         return Ok(());
     }
@@ -239,12 +285,15 @@ fn write(
         kind: KIND,
         served_by: KIND,
         number: disk.vdev.number,
+        backend_domain: BackendDomain::DOM0,
     };
     let nodes = Nodes {
         device,
         disk: disk.clone(),
-        served: served.number,
-        path: served.path.clone(),
+        served: Some(BlockDevice {
+            number: served.number,
+            path: served.path.clone(),
+        }),
     };
     let what = what(disk);
     bus::write(host, &device, &what, &TABLES, &nodes)?;
@@ -309,15 +358,20 @@ pub(super) fn is_open(host: &Host, device: &Device) -> Result<bool, EngineError>
 }
 
 /// The block device for blkback, held open until blkback has it.
-struct Served {
-    number: DeviceNumber,
-    path: String,
+pub(super) struct Served {
+    pub number: DeviceNumber,
+    pub path: String,
     _held_loop: Option<AttachedLoop>,
     _file: OpenFile,
 }
 
 impl Served {
-    fn new(host: &Host, uuid: Uuid, disk: &Disk, file: OpenFile) -> Result<Served, EngineError> {
+    pub fn new(
+        host: &Host,
+        uuid: Uuid,
+        disk: &Disk,
+        file: OpenFile,
+    ) -> Result<Served, EngineError> {
         if let FileKind::Block(number) = file.facts().kind {
             return Ok(Served {
                 number,

@@ -6,14 +6,11 @@ use std::time::Instant;
 use os_port::{DeviceNumber, FileId, Opening};
 use xenstore::{Batch, Tree};
 
-use super::{ATTRIBUTE_MAX_BYTES, CLOSE_PAUSE, KIND};
+use super::{ATTRIBUTE_MAX_BYTES, CLOSE_PAUSE, KIND, SCRIPT_END};
 use crate::device::bus::{self, Device};
 use crate::device::disk_users;
 use crate::vm::paths::node;
 use crate::{EngineError, Host};
-
-/// End of that script's path, wherever Xen is installed.
-const SCRIPT_END: &str = "/xen/scripts/block";
 
 /// The parts of disks on the host that outlive their nodes for a moment. blkback reports a disk as closed before it closes
 /// the block device.
@@ -201,8 +198,12 @@ fn shows_image(host: &mut Host, device: &Device, backing: FileId) -> Result<bool
     Ok(opened.is_ok_and(|file| file.facts().id == backing))
 }
 
-/// Whether xl has set the disk up with another script than its own one. What that has made only that script can take down.
+/// Whether xl has set the disk up with another script than its own one. What that has made only that script can take down. A driver domain
+/// runs its scripts itself.
 pub(super) fn has_own_script(host: &mut Host, device: &Device) -> Result<bool, EngineError> {
+    if !device.is_here() {
+        return Ok(false);
+    }
     let script = bus::script(host, device)?;
     Ok(script.is_some_and(|script| !script.is_empty() && !script.ends_with(SCRIPT_END)))
 }

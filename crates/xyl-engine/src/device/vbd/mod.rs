@@ -1,4 +1,4 @@
-//! Disks, served by domain 0's kernel (blkback) or by the VM's QEMU (`qdisk`).
+//! Disks, served by domain 0's kernel (blkback), by the VM's QEMU (`qdisk`), or by a driver domain.
 //!
 //! A block device is served as it is, an image by a loop device that the kernel detaches when blkback closes it. The image is
 //! opened once: all checks are about the open file, and it stays open until blkback has the device. No program is started.
@@ -6,10 +6,13 @@
 //! two VMs that start at once apart. libxl's hot-plug script is named in the backend's nodes for xl's sake, which runs it when it
 //! removes a device. `node` is not written: that script would detach the loop device it names, which may be another's by then.
 //!
+//! A driver domain opens the image itself: its script is named in the nodes, and domain 0 looks at no file.
+//!
 //! Facts: `xen-blkback/xenbus.c` of Linux, `libxl_disk.c`, `tools/hotplug/Linux/block`.
 
 mod attach;
 mod detach;
+mod driver;
 mod image;
 mod nodes;
 mod qdisk;
@@ -23,8 +26,9 @@ use xen_port::DomId;
 use xenstore::Tree;
 use xl_cfg::types::Vdev;
 
-use crate::device::bus::{self, Device, QEMU_DISKS};
+use crate::device::bus::{self, Device, QEMU_DISKS, elsewhere};
 use crate::device::disk_users::Seen;
+use crate::device::driver_side::DriverSide;
 use crate::device::hotplug::{self, Hotplug, Single, Sought};
 use crate::device::nodes::Access as NodeAccess;
 use crate::device::qemu::{self, Wanted};
@@ -52,6 +56,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 const CLOSE_PAUSE: Duration = Duration::from_millis(20);
 /// Largest file of sysfs that is read, in bytes.
 const ATTRIBUTE_MAX_BYTES: u64 = 256;
+/// End of that script's path, wherever Xen is installed.
+const SCRIPT_END: &str = "/xen/scripts/block";
 /// The script that xl runs when it removes a disk.
 const SCRIPT: &str = "/etc/xen/scripts/block";
 
@@ -144,11 +150,12 @@ impl Kind for Vbd {
 
     /// Opens each disk and looks for other users, before anything of the domain is made.
     fn check(&self, host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
-        if spec.disks.is_empty() {
+        let here: Vec<&Disk> = spec.disks.iter().filter(|disk| is_here(disk)).collect();
+        if here.is_empty() {
             return Ok(());
         }
         let seen = Seen::of(host)?;
-        for disk in &spec.disks {
+        for disk in here {
             let file = open(&*host.files, disk)?;
             refuse_empty_device(host, disk, &file)?;
             if disk.server == Server::Qemu {
@@ -163,8 +170,13 @@ impl Kind for Vbd {
     }
 
     fn preview(&self, files: &dyn Files, spec: &VmSpec) -> Result<(), EngineError> {
-        let mut disks = spec.disks.iter();
+        let mut disks = spec.disks.iter().filter(|disk| is_here(disk));
         disks.try_for_each(|disk| open(files, disk).map(drop))
+    }
+
+    fn name_backends(&self, host: &mut Host, spec: &mut VmSpec) -> Result<(), EngineError> {
+        let mut disks = spec.disks.iter_mut();
+        disks.try_for_each(|disk| name_backend(host, disk))
     }
 
     fn attach(
@@ -183,15 +195,21 @@ impl Kind for Vbd {
         Some(&Vbd)
     }
 
+    fn driver_side(&self) -> Option<&'static dyn DriverSide> {
+        Some(&Vbd)
+    }
+
     fn detach(&self, host: &mut Host, domid: DomId, deadline: Instant) -> Result<(), EngineError> {
         let devices = bus::devices(host, domid, KIND)?;
-        let (of_qemu, devices): (Vec<Device>, Vec<Device>) =
-            devices.into_iter().partition(is_of_qemu);
+        let (here, there): (Vec<Device>, Vec<Device>) =
+            devices.into_iter().partition(Device::is_here);
+        let (of_qemu, devices): (Vec<Device>, Vec<Device>) = here.into_iter().partition(is_of_qemu);
         let left = Left::of(host, &devices)?;
         let open = bus::detach(host, &devices, deadline)?;
         tell_of_open(host, &open);
         left.await_gone(host, deadline)?;
-        qdisk::detach(host, domid, &of_qemu, deadline)
+        qdisk::detach(host, domid, &of_qemu, deadline)?;
+        elsewhere::detach(host, &there, deadline)
     }
 
     fn foreign(&self, host: &mut Host, domid: DomId, number: &str) -> Result<bool, EngineError> {
@@ -222,13 +240,15 @@ impl Hotplug for Vbd {
         format!("disk {number}")
     }
 
+    /// The record names a driver domain, and does not number it.
+    fn complete(&self, host: &mut Host, _: Owner, text: &str) -> Result<String, EngineError> {
+        let mut disk = described(text)?;
+        name_backend(host, &mut disk)?;
+        Ok(disk.cfg_text())
+    }
+
     fn read(&self, text: &str) -> Result<Box<dyn Single>, EngineError> {
-        let config = hotplug::parse(SETTING, text)?;
-        let unsupported = |what| EngineError::from(DeviceError::Unsupported { what });
-        let disk = config.disks.first();
-        let disk = disk.ok_or_else(|| unsupported("no disk is described".to_owned()))?;
-        let disk = Disk::of_config(disk).map_err(unsupported)?;
-        Ok(Box::new(OneDisk(disk)))
+        Ok(Box::new(OneDisk(described(text)?)))
     }
 
     /// Takes the name of a disk or its number, as xl does, and the path of its image.
@@ -250,7 +270,7 @@ impl Hotplug for Vbd {
             asked,
         };
         let device = sought.find(host, is_it, has_own_script)?;
-        if is_of_qemu(&device) {
+        if device.is_here() && is_of_qemu(&device) {
             let number = device.number;
             let what = format!(
                 "disk {number} of domain {domid} is served by QEMU, and Xyl cannot take it away from a running domain yet"
@@ -261,7 +281,7 @@ impl Hotplug for Vbd {
     }
 
     fn is_served(&self, host: &mut Host, device: &Device) -> Result<bool, EngineError> {
-        is_open(host, device)
+        Ok(!device.is_here() || is_open(host, device)?)
     }
 
     fn take_away(
@@ -270,6 +290,9 @@ impl Hotplug for Vbd {
         device: &Device,
         deadline: Instant,
     ) -> Result<(), EngineError> {
+        if !device.is_here() {
+            return elsewhere::take_away(host, device, deadline);
+        }
         let left = Left::of(host, std::slice::from_ref(device))?;
         let state = bus::await_one_closed(host, device, deadline)?;
         if !matches!(state, bus::State::Closed | bus::State::Unknown) {
@@ -278,6 +301,26 @@ impl Hotplug for Vbd {
         bus::remove_one(host, device)?;
         left.await_gone(host, deadline)
     }
+}
+
+/// The disk of a description as in xl.cfg, if Xyl can serve it.
+fn described(text: &str) -> Result<Disk, EngineError> {
+    let config = hotplug::parse(SETTING, text)?;
+    let unsupported = |what| EngineError::from(DeviceError::Unsupported { what });
+    let disk = config.disks.first();
+    let disk = disk.ok_or_else(|| unsupported("no disk is described".to_owned()))?;
+    Disk::of_config(disk).map_err(unsupported)
+}
+
+/// Whether domain 0 serves a disk.
+fn is_here(disk: &Disk) -> bool {
+    disk.backend.is_none()
+}
+
+/// Finds the driver domain of a disk, and keeps its name: the VM's next domain looks for that.
+fn name_backend(host: &mut Host, disk: &mut Disk) -> Result<(), EngineError> {
+    let what = what(disk);
+    elsewhere::name(host, &what, &mut disk.backend)
 }
 
 /// A disk that is attached to a running domain.
@@ -308,6 +351,10 @@ impl Single for OneDisk {
                 self.0.format.word()
             );
             return Err(DeviceError::Unsupported { what }.into());
+        }
+        if let Some(backend) = &self.0.backend {
+            let what = what(&self.0);
+            return elsewhere::find_for(host, owner, &what, backend).map(drop);
         }
         let file = open(&*host.files, &self.0)?;
         refuse_empty_device(host, &self.0, &file)?;

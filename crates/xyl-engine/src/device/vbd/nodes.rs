@@ -5,16 +5,25 @@ use os_port::DeviceNumber;
 use super::SCRIPT;
 use crate::device::bus::{Device, Tables};
 use crate::device::nodes::{NodeRule, back, copy_of, own};
-use crate::vm::disk::Disk;
+use crate::vm::disk::{Access, Disk};
 
 /// The source of a disk's nodes.
 pub(super) struct Nodes {
     pub device: Device,
     pub disk: Disk,
-    /// The block device that blkback opens.
-    pub served: DeviceNumber,
-    /// Path of that block device.
+    /// The block device that blkback of domain 0 opens. A driver domain's own script writes it there.
+    pub served: Option<BlockDevice>,
+}
+
+/// A block device of domain 0.
+pub(super) struct BlockDevice {
+    pub number: DeviceNumber,
     pub path: String,
+}
+
+/// A node that domain 0 needs not, since it does the script's work itself.
+fn elsewhere(nodes: &Nodes, value: String) -> Option<String> {
+    nodes.served.is_none().then_some(value)
 }
 
 type Rule = NodeRule<Nodes>;
@@ -29,7 +38,9 @@ const FRONTEND: &[Rule] = &[
     own("backend", "guest: where its backend is", |n| {
         Some(n.device.backend())
     }),
-    own("backend-id", "guest", |_| Some("0".to_owned())),
+    own("backend-id", "guest", |n| {
+        Some(n.device.backend_domain.domid.to_string())
+    }),
     own("state", "guest and blkback", |_| Some("1".to_owned())),
     own("virtual-device", "guest: number of the disk", |n| {
         Some(n.device.number.to_string())
@@ -62,16 +73,30 @@ const BACKEND: &[Rule] = &[
     back(
         "physical-device",
         "blkback: the block device to open",
-        |n| Some(format!("{:x}:{:x}", n.served.major, n.served.minor)),
+        |n| {
+            let number = n.served.as_ref()?.number;
+            Some(format!("{:x}:{:x}", number.major, number.minor))
+        },
     ),
-    back("physical-device-path", "people", |n| Some(n.path.clone())),
+    back("physical-device-path", "people", |n| {
+        Some(n.served.as_ref()?.path.clone())
+    }),
     back("type", "scripts of xl", |_| Some("phy".to_owned())),
     back("params", "scripts of xl", params),
-    back("script", "xl, when it removes the disk", |_| {
-        Some(SCRIPT.to_owned())
+    back(
+        "script",
+        "xl, when it removes the disk; a driver domain",
+        |n| Some(script(n)),
+    ),
+    back("hotplug-status", "people: no script has to run", |n| {
+        n.served.as_ref().map(|_| "connected".to_owned())
     }),
-    back("hotplug-status", "people: no script has to run", |_| {
-        Some("connected".to_owned())
+    back("removable", "guest of a driver domain", |n| {
+        elsewhere(n, flag(n.disk.is_cdrom))
+    }),
+    back("bootable", "a driver domain", |n| elsewhere(n, flag(true))),
+    back("direct-io-safe", "a driver domain", |n| {
+        elsewhere(n, flag(true)).filter(|_| n.disk.direct_io_safe)
     }),
 ];
 
@@ -79,6 +104,7 @@ const COPY: &[Rule] = &[
     copy_of("frontend", |n| Some(n.device.frontend())),
     copy_of("backend", |n| Some(n.device.backend())),
     copy_of("params", params),
+    copy_of("script", |n| elsewhere(n, script(n))),
     copy_of("type", |_| Some("phy".to_owned())),
     copy_of("dev", |n| Some(n.disk.vdev.name.clone())),
     copy_of("removable", |n| Some(flag(n.disk.is_cdrom))),
@@ -95,9 +121,19 @@ pub(super) fn device_type(disk: &Disk) -> Option<String> {
     Some(word.to_owned())
 }
 
+/// A driver domain learns that others may use the disk too (`w!`): its script looks for other users.
 pub(super) fn mode(disk: &Disk) -> Option<String> {
-    let word = if disk.is_writable() { "w" } else { "r" };
+    let word = match disk.access {
+        Access::Read => "r",
+        Access::WriteShared if disk.backend.is_some() => "w!",
+        Access::Write | Access::WriteShared => "w",
+    };
     Some(word.to_owned())
+}
+
+fn script(nodes: &Nodes) -> String {
+    let script = nodes.disk.script.as_deref();
+    script.unwrap_or(SCRIPT).to_owned()
 }
 
 fn params(nodes: &Nodes) -> Option<String> {

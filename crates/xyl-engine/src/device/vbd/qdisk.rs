@@ -15,7 +15,7 @@ use super::attach::{busy, not_opened, what};
 use super::image;
 use super::nodes::{device_type, flag, mode};
 use super::{KIND, tell_of_open};
-use crate::device::bus::{self, Device, QEMU_DISKS, Tables};
+use crate::device::bus::{self, BackendDomain, Device, QEMU_DISKS, Tables};
 use crate::device::nodes::{NodeRule, back, copy_of, own};
 use crate::device::qemu::Wanted;
 use crate::device::{Owner, Patience};
@@ -154,6 +154,7 @@ fn device_of(domid: DomId, disk: &Disk) -> Device {
         kind: KIND,
         served_by: QEMU_DISKS,
         number: disk.vdev.number,
+        backend_domain: BackendDomain::DOM0,
     }
 }
 

@@ -95,6 +95,8 @@ fn disk() -> Disk {
         discard: None,
         direct_io_safe: true,
         trusted: None,
+        backend: None,
+        script: None,
     }
 }
 

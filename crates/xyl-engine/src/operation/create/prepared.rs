@@ -54,6 +54,7 @@ impl Prepared {
         notice: &mut dyn FnMut(Notice<'_>),
     ) -> Result<Prepared, EngineError> {
         let pool = find_pool(host, &spec)?;
+        let config_text = name_backends(host, &mut spec, config_text)?;
         let kernel = match opened {
             Some(kernel) => kernel,
             None => Images::load_kernel(host, &spec, notice)?,
@@ -103,6 +104,24 @@ impl Prepared {
         };
         build_request(&self.spec, domid, channels, start, modules)
     }
+}
+
+/// Puts the names of driver domains in place of their numbers. The text of the record after that.
+fn name_backends(
+    host: &mut Host,
+    spec: &mut VmSpec,
+    mut text: String,
+) -> Result<String, EngineError> {
+    for kind in device::KINDS {
+        let before = kind.recorded(spec);
+        kind.name_backends(host, spec)?;
+        let after = kind.recorded(spec);
+        if let Some(setting) = kind.setting().filter(|_| before != after) {
+            let entries = after.into_iter().map(|device| device.text).collect();
+            text = plan::change_list("record", &text, setting, |list| *list = entries)?;
+        }
+    }
+    Ok(text)
 }
 
 /// The command line of what the domain starts: the shim's, where the kernel runs in one.

@@ -185,7 +185,7 @@ impl Steps for Context {
         _: &mut At<'_>,
     ) -> Result<Happened, EngineError> {
         let target = &self.target;
-        let device = target.device(self.device.number());
+        let device = target.device_there(host, self.device.number())?;
         let is_attached = is_ours(host, self)?
             && bus::is_in_use(host, &device)?
             && target.hotplug.is_served(host, &device)?;
@@ -221,7 +221,7 @@ fn detach(host: &mut Host, context: &Context, at: &At<'_>) -> Result<(), EngineE
         return Ok(());
     }
     let target = &context.target;
-    let device = target.device(context.device.number());
+    let device = target.device_there(host, context.device.number())?;
     bus::force_to_close(host, &device)?;
     let deadline = at.deadline().min(host.clock.now() + CLOSE_LIMIT);
     target.hotplug.take_away(host, &device, deadline)

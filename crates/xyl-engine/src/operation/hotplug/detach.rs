@@ -13,7 +13,7 @@ use xen_port::{DomId, DomainInfo};
 use xyl_saga::{At, Facts, Happened, OnDeath, Operation, Plan, Progress};
 
 use super::{Target, living, records, uuid_of};
-use crate::device::bus::{self, Device, State};
+use crate::device::bus::{self, BackendDomain, Device, State};
 use crate::device::hotplug::{self, Hotplug};
 use crate::error::DeviceError;
 use crate::operation::{Begun, Kind, OfVm, Steps, step};
@@ -167,6 +167,12 @@ fn carry_out(
     args.insert("number".to_owned(), device.number.into());
     let identity = bus::identity(host, &device)?;
     args.insert("identity".to_owned(), identity.clone().into());
+    if !device.is_here() {
+        let (domid, uuid) = (device.backend_domain.domid, device.backend_domain.uuid);
+        args.insert("backend".to_owned(), domid.0.into());
+        let uuid = uuid.map(|uuid| uuid.hyphenated().to_string());
+        args.extend(uuid.map(|uuid| ("backend_uuid".to_owned(), uuid.into())));
+    }
     // For those who read the journal: the script that takes it down is that of its nodes.
     if let Some(script) = bus::script(host, &device)? {
         args.insert("script".to_owned(), script.into());
@@ -190,12 +196,26 @@ fn carry_out(
 pub(crate) fn from_journal(uuid: Uuid, domid: DomId, operation: &Operation) -> Option<Context> {
     let target = Target::new(OfVm::taken_over(uuid), domid, operation.text("kind")?).ok()?;
     let number = u32::try_from(operation.number("number")?).ok()?;
-    let device = target.device(number);
+    let device = target.device(number, backend_in_journal(operation));
     Some(Context {
         target,
         device,
         identity: operation.text("identity")?.to_owned(),
     })
+}
+
+/// The domain with the backend of the device that a detach takes away.
+fn backend_in_journal(operation: &Operation) -> BackendDomain {
+    let domid = operation.number("backend");
+    let uuid = operation.text("backend_uuid");
+    BackendDomain {
+        domid: DomId(
+            domid
+                .and_then(|domid| u16::try_from(domid).ok())
+                .unwrap_or(0),
+        ),
+        uuid: uuid.and_then(|uuid| Uuid::try_parse(uuid).ok()),
+    }
 }
 
 /// Watches the devices of a VM that its guest was asked to let go by Xyl. The first events come at once.

@@ -19,7 +19,7 @@ pub(crate) mod records;
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
 
-use crate::device::bus::Device;
+use crate::device::bus::{BackendDomain, Device};
 use crate::device::hotplug::{self, Hotplug};
 use crate::device::{Kind as DeviceKind, Owner, bus};
 use crate::operation::OfVm;
@@ -51,13 +51,22 @@ impl Target {
         }
     }
 
-    fn device(&self, number: u32) -> Device {
+    /// The device of a number with a backend in this domain.
+    fn device(&self, number: u32, backend_domain: BackendDomain) -> Device {
         Device {
             domid: self.domid,
             kind: self.kind.name(),
             served_by: self.kind.name(),
             number,
+            backend_domain,
         }
+    }
+
+    /// The device of a number, by the toolstack's own copy. One that is not there yet would be domain 0's.
+    fn device_there(&self, host: &mut Host, number: u32) -> Result<Device, EngineError> {
+        let text = number.to_string();
+        let device = bus::device_of(host, self.domid, self.kind.name(), &text)?;
+        Ok(device.unwrap_or_else(|| self.device(number, BackendDomain::DOM0)))
     }
 
     /// Whether the domain has a device of this number, by the toolstack's own copy.

@@ -47,7 +47,7 @@ pub(super) fn check_rights(
 
 /// Whether a request is carried out by a process that may change the host's network interfaces.
 pub(super) fn changes_links(request: &Request) -> bool {
-    matches!(request, Request::AttachDevice { kind, .. } if device::changes_links(kind))
+    matches!(request, Request::AttachDevice { kind, device } if device::changes_links(kind, device))
 }
 
 /// Whether a request is carried out by a process that runs hot-plug scripts.

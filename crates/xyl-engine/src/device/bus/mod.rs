@@ -1,16 +1,21 @@
-//! The handshake between the toolstack and a backend in domain 0 (xenbus).
+//! The handshake between the toolstack and a backend (xenbus).
 //!
 //! A device has three folders in xenstore: the frontend's, which the guest owns; the backend's; and the toolstack's own copy
 //! below `/libxl/D/device`, which alone decides which devices there are. One transaction writes all three. Then the backend's
 //! driver takes the device: state 1 (initialising) becomes 2 (waits for the guest). A driver that fails writes a text below
 //! `/local/domain/0/error`, and state 5. Detaching asks for state 6 (closed), with a deadline, and removes the three folders.
 //!
+//! The backend is in domain 0, or in a driver domain, which is not trusted ([`elsewhere`]).
+//!
 //! The kinds of devices call it. Facts: `xenbus_probe.c`, `xenbus_client.c` of Linux, `libxl_device.c`.
+
+pub mod elsewhere;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use os_port::list_if_there;
+use uuid::Uuid;
 use xen_port::DomId;
 use xenstore::{Batch, Perms, Tree};
 
@@ -19,9 +24,12 @@ use crate::device::nodes::{Access, Change, NodeRule};
 use crate::error::DeviceError;
 use crate::vm::paths::node;
 use crate::{EngineError, Host};
+pub use elsewhere::BackendDomain;
 
 /// The kind of disks.
 const DISKS: &str = "vbd";
+/// The kind of network interfaces.
+const INTERFACES: &str = "vif";
 /// The kind of the backends in QEMU that serve disks.
 pub const QEMU_DISKS: &str = "qdisk";
 /// Token of the watches of this module.
@@ -85,7 +93,7 @@ impl State {
     }
 }
 
-/// A device of a domain whose backend is in domain 0.
+/// A device of a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Device {
     /// The domain whose guest uses it.
@@ -96,6 +104,8 @@ pub struct Device {
     pub served_by: &'static str,
     /// Its number among the devices of this kind.
     pub number: u32,
+    /// The domain with its backend.
+    pub backend_domain: BackendDomain,
 }
 
 impl Device {
@@ -110,10 +120,14 @@ impl Device {
     /// The backend's folder.
     pub fn backend(&self) -> String {
         format!(
-            "{}/{}",
-            backend_folder(self.served_by, self.domid),
-            self.number
+            "/local/domain/{}/backend/{}/{}/{}",
+            self.backend_domain.domid, self.served_by, self.domid, self.number
         )
+    }
+
+    /// Whether domain 0 serves it.
+    pub fn is_here(&self) -> bool {
+        self.backend_domain.is_dom0()
     }
 
     /// The folder of the toolstack's own copy.
@@ -130,14 +144,14 @@ impl Device {
         )
     }
 
-    /// The folder of the backend's driver in sysfs, which is there while the driver has the device.
+    /// The folder of the driver in domain 0's sysfs, which is there while the driver has the device.
     pub fn driver_folder(&self, host: &Host) -> PathBuf {
         let name = format!("{}-{}-{}", self.kind, self.domid, self.number);
         host.dirs.backend_drivers().join(name)
     }
 }
 
-/// The backend's folder with all devices of a kind of a domain.
+/// The folder in domain 0 with all backends of a kind for a domain.
 fn backend_folder(kind: &str, domid: DomId) -> String {
     format!("/local/domain/0/backend/{kind}/{domid}")
 }
@@ -183,6 +197,7 @@ impl<I> Tables<I> {
 /// The changes that make a device, in order.
 fn changes<I>(device: &Device, tables: &Tables<I>, input: &I) -> Vec<Change> {
     let mut changes = Vec::new();
+    let perms = |access: Access| access.perms(device.domid, device.backend_domain.domid);
     let folders = [
         (device.frontend(), Access::GuestOwns, tables.frontend),
         (device.backend(), Access::GuestReads, tables.backend),
@@ -192,7 +207,7 @@ fn changes<I>(device: &Device, tables: &Tables<I>, input: &I) -> Vec<Change> {
         changes.push(Change::Write(folder.clone(), String::new()));
         // The folder that the copy is in has these permissions already.
         if access != Access::Dom0 {
-            changes.push(Change::Perms(folder.clone(), device.domid, access));
+            changes.push(Change::Perms(folder.clone(), perms(access)));
         }
         for rule in rules {
             let Some(value) = (rule.value)(input) else {
@@ -201,7 +216,7 @@ fn changes<I>(device: &Device, tables: &Tables<I>, input: &I) -> Vec<Change> {
             let path = format!("{folder}/{}", rule.path);
             changes.push(Change::Write(path.clone(), value));
             if rule.access != access {
-                changes.push(Change::Perms(path, device.domid, rule.access));
+                changes.push(Change::Perms(path, perms(rule.access)));
             }
         }
     }
@@ -212,7 +227,7 @@ fn changes<I>(device: &Device, tables: &Tables<I>, input: &I) -> Vec<Change> {
 /// device still would not look at the new one, so it has to let go of it before.
 ///
 /// # Errors
-/// [`DeviceError::Exists`], [`DeviceError::Held`], a domain that was removed, and those of xenstore.
+/// [`DeviceError::Exists`], [`DeviceError::Held`], [`DeviceError::BackendDomainGone`], a domain that was removed, and those of xenstore.
 pub fn write<I>(
     host: &mut Host,
     device: &Device,
@@ -220,16 +235,26 @@ pub fn write<I>(
     tables: &Tables<I>,
     input: &I,
 ) -> Result<(), EngineError> {
-    await_released(host, device, what)?;
+    if device.is_here() {
+        await_released(host, device, what)?;
+    }
     let (copy, domid) = (node(&device.copy())?, device.domid);
     let record = node(&format!("/libxl/{domid}"))?;
     let mut batch = Batch::new();
-    for folder in [device.frontend(), device.backend(), device.error()] {
+    let error = device.is_here().then(|| device.error());
+    for folder in [device.frontend(), device.backend()]
+        .into_iter()
+        .chain(error)
+    {
         batch.rm(&node(&folder)?);
     }
     for change in changes(device, tables, input) {
         change.add_to(&mut batch)?;
     }
+    if let Some((path, uuid)) = elsewhere::note(device) {
+        batch.write(&node(&path)?, uuid.as_bytes());
+    }
+    let backend = device.backend_domain;
     host.store.try_transaction(|transaction| {
         // Another toolstack may have destroyed the domain meanwhile. What is written afterwards would stay for ever.
         if !transaction.exists(&record)? {
@@ -238,6 +263,9 @@ pub fn write<I>(
         if transaction.exists(&copy)? {
             let device = what.to_owned();
             return Err(DeviceError::Exists { domid, device }.into());
+        }
+        if !device.is_here() && !elsewhere::is_in_store(transaction, backend)? {
+            return Err(elsewhere::ended(what, backend));
         }
         transaction.run(&batch)?;
         Ok(())
@@ -459,7 +487,7 @@ pub fn script(host: &mut Host, device: &Device) -> Result<Option<String>, Engine
     Ok(host.store.read_text_opt(&path)?)
 }
 
-/// The devices of a kind of a domain whose backend is the driver in domain 0.
+/// The devices of a kind of a domain that Xyl knows how to take down: their backends are in domain 0, or in a driver domain.
 ///
 /// # Errors
 /// Those of xenstore.
@@ -488,19 +516,44 @@ pub fn device_of(
     let Ok(number) = number.parse() else {
         return Ok(None);
     };
-    let device = |served_by| Device {
+    let device = |served_by, backend_domain| Device {
         domid,
         kind,
         served_by,
         number,
+        backend_domain,
     };
-    let backend = node(&format!("{}/backend", device(kind).copy()))?;
-    let backend = host.store.read_opt(&backend)?.unwrap_or_default();
-    let mut known = backends_of(kind).map(device);
-    Ok(known.find(|device| backend == device.backend().as_bytes()))
+    let copy = device(kind, BackendDomain::DOM0).copy();
+    let backend = node(&format!("{copy}/backend"))?;
+    let backend = host.store.read_text_opt(&backend)?.unwrap_or_default();
+    let Some(backend_domid) = domain_of_backend(&backend) else {
+        return Ok(None);
+    };
+    let mut backend_domain = BackendDomain {
+        domid: DomId(backend_domid),
+        uuid: None,
+    };
+    if !backend_domain.is_dom0() {
+        if !matches!(kind, DISKS | INTERFACES) {
+            return Ok(None);
+        }
+        let note = node(&format!("{copy}/{BACKEND_DOMAIN}"))?;
+        let uuid = host.store.read_text_opt(&note)?;
+        backend_domain.uuid = uuid.and_then(|uuid| Uuid::try_parse(&uuid).ok());
+    }
+    let mut known = backends_of(kind).map(|served_by| device(served_by, backend_domain));
+    Ok(known.find(|device| backend == device.backend()))
 }
 
-/// The kinds of backends in domain 0 that serve the devices of a kind.
+/// The domain of a backend's folder, `/local/domain/B/backend/...`.
+pub(super) fn domain_of_backend(folder: &str) -> Option<u16> {
+    let rest = folder.strip_prefix("/local/domain/")?;
+    let (domid, rest) = rest.split_once('/')?;
+    rest.starts_with("backend/").then_some(())?;
+    domid.parse().ok()
+}
+
+/// The kinds of backends that serve the devices of a kind.
 fn backends_of(kind: &'static str) -> impl Iterator<Item = &'static str> {
     let qemu = (kind == DISKS).then_some(QEMU_DISKS);
     [kind].into_iter().chain(qemu)
@@ -657,6 +710,9 @@ pub fn remove(host: &mut Host, devices: &[Device]) -> Result<(), EngineError> {
 /// # Errors
 /// Those of xenstore.
 pub fn ask_to_close(host: &mut Host, device: &Device) -> Result<State, EngineError> {
+    if !device.is_here() {
+        return elsewhere::ask_to_close(host, device);
+    }
     let copy = node(&device.copy())?;
     let note = node(&format!("{}/{ASKED}", device.copy()))?;
     host.store.try_transaction(|transaction| {
@@ -677,6 +733,9 @@ pub fn ask_to_close(host: &mut Host, device: &Device) -> Result<State, EngineErr
 /// Those of xenstore.
 pub fn force_to_close(host: &mut Host, device: &Device) -> Result<(), EngineError> {
     keep_guest_out(host, device)?;
+    if !device.is_here() {
+        return elsewhere::force_to_close(host, device);
+    }
     host.store.try_transaction(|transaction| {
         let state = state_of(transaction, device)?;
         let mut batch = Batch::new();
@@ -708,9 +767,13 @@ pub fn await_one_closed(
     deadline: Instant,
 ) -> Result<State, EngineError> {
     let one = std::slice::from_ref(device);
-    let state = format!("{}/state", device.backend());
-    while_watched(host, &[state], |host| await_closed(host, one, deadline))?;
-    state_of(&mut host.store, device)
+    if device.is_here() {
+        let state = format!("{}/state", device.backend());
+        while_watched(host, &[state], |host| await_closed(host, one, deadline))?;
+    } else {
+        elsewhere::await_closed(host, one, deadline)?;
+    }
+    state(host, device)
 }
 
 /// State of a device's backend.
@@ -718,6 +781,17 @@ pub fn await_one_closed(
 /// # Errors
 /// Those of xenstore.
 pub fn state(host: &mut Host, device: &Device) -> Result<State, EngineError> {
+    if !device.is_here() {
+        return elsewhere::state(host, device);
+    }
+    state_of(&mut host.store, device)
+}
+
+/// State of a device that the kernel of this very domain serves, whatever domain that is.
+///
+/// # Errors
+/// Those of xenstore.
+pub fn state_here(host: &mut Host, device: &Device) -> Result<State, EngineError> {
     state_of(&mut host.store, device)
 }
 
@@ -728,6 +802,8 @@ fn state_of(store: &mut impl Tree, device: &Device) -> Result<State, EngineError
 
 /// Node of the toolstack's copy that says that Xyl has asked for the device. It goes with the copy.
 const ASKED: &str = "xyl-detach";
+/// Node of the toolstack's copy with the UUID of the driver domain that serves the device.
+const BACKEND_DOMAIN: &str = "xyl-backend-domain";
 
 /// Identity of a device among those that have had its number, from the nodes that stay while it is there. Empty for no device.
 ///
@@ -737,11 +813,13 @@ pub fn identity(host: &mut Host, device: &Device) -> Result<String, EngineError>
     let (copy, backend) = (device.copy(), device.backend());
     let mut batch = Batch::new();
     let mut reads = Vec::new();
-    for name in ["backend", "params", "mode", "mac"] {
+    for name in ["backend", "params", "mode", "mac", BACKEND_DOMAIN] {
         reads.push((name, batch.read_opt(&node(&format!("{copy}/{name}"))?)));
     }
-    let name = "physical-device";
-    reads.push((name, batch.read_opt(&node(&format!("{backend}/{name}"))?)));
+    if device.is_here() {
+        let name = "physical-device";
+        reads.push((name, batch.read_opt(&node(&format!("{backend}/{name}"))?)));
+    }
     let replies = host.store.run(&batch)?;
     let known = reads.into_iter().filter_map(|(name, index)| {
         let value = String::from_utf8_lossy(replies.value(index)?).into_owned();
@@ -769,11 +847,15 @@ pub fn is_in_use(host: &mut Host, device: &Device) -> Result<bool, EngineError> 
     Ok(is_taken && !is_going(host, device)?)
 }
 
-/// Whether a device was asked to close and has not been removed: the node `online` of its backend is 0.
+/// Whether a device was asked to close and has not been removed: the node `online` of its backend is 0. That of a driver domain says
+/// nothing, so the toolstack's own note counts there.
 ///
 /// # Errors
 /// Those of xenstore.
 pub fn is_going(host: &mut Host, device: &Device) -> Result<bool, EngineError> {
+    if !device.is_here() {
+        return is_asked(host, device);
+    }
     let online = node(&format!("{}/online", device.backend()))?;
     Ok(host.store.read_opt(&online)?.as_deref() == Some(b"0"))
 }
