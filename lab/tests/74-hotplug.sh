@@ -3,48 +3,20 @@
 # limit_s: 1200
 # xen: any
 . /xyl-lab/lab/lib.sh
+. /xyl-lab/lab/plug.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 modprobe -a xen-blkback loop || fail 'no drivers'
 cd "$scratch" || fail 'no scratch folder'
 disks=/var/tmp/xyl-hotplug
 mkdir -p $disks
 
-# An initramfs with the frontend's driver. Its init serves /dev/xvdc: whenever that comes, it tells and replaces the first sector.
-# A disk with `reboot` in its ninth sector restarts the guest once.
-tree=$scratch/tree
-guest_tree "$tree" xen-blkfront
-cat >"$tree/init" <<'INIT'
-#!/bin/busybox sh
-. /setup
-mark() { dd if="$1" bs=512 skip="$2" count=1 2>/dev/null | tr -d '\000' | head -n 1; }
-echo "XYL-GUEST-UP"
-number=0
-while :; do
-	until [ -b /dev/xvdc ]; do sleep 0.1; done
-	number=$((number + 1))
-	found=$(mark /dev/xvdc 0)
-	echo "guest-$number" | dd of=/dev/xvdc bs=512 conv=sync,notrunc 2>/dev/null
-	sync
-	echo "XYL-PLUGGED $number found=$found now=$(mark /dev/xvdc 0) sectors=$(cat /sys/block/xvdc/size)"
-	if [ "$(mark /dev/xvdc 8)" = reboot ]; then
-		echo done | dd of=/dev/xvdc bs=512 seek=8 conv=sync,notrunc 2>/dev/null
-		sync
-		reboot -f
-	fi
-	while [ -b /dev/xvdc ]; do sleep 0.1; done
-	echo "XYL-UNPLUGGED $number"
-done
-INIT
-pack_tree "$tree" "$disks/initrd"
+plug_tree "$disks/initrd"
 
 # fresh NAME: a new image of 16 MiB with a mark in its first sector.
 fresh() {
 	truncate -s 0 "$disks/$1.img"
 	truncate -s 16M "$disks/$1.img"
 	echo "mark-$1" | dd of="$disks/$1.img" bs=512 conv=sync,notrunc status=none
-}
-plug_cfg() {
-	linux_cfg "$1" "$2" | sed "s#^ramdisk.*#ramdisk = \"$disks/initrd\"#"
 }
 loops_of() {
 	losetup -n -O NAME -j "$1"
@@ -55,13 +27,6 @@ mark_of() {
 # vdevs TOOL NAME: the disks of a domain, as a toolstack lists them.
 vdevs() {
 	"$1" block-list "$2" | awk 'NR > 1 { print $1 }' | sort | xargs
-}
-# plugged NAME NUMBER FOUND: whether the guest has told of its disk so many times, with this mark.
-plugged() {
-	console_says "$1" "XYL-PLUGGED $2 found=$3 now=guest-$2 sectors=32768"
-}
-unplugged() {
-	console_says "$1" "XYL-UNPLUGGED $2"
 }
 # queue_of NAME: makes the domain's queue of requests, whose folder stays.
 queue_of() {

@@ -281,7 +281,7 @@ impl Inner {
         let acts = acts.map(|kind| kind.act(store, manners, sysfs));
         let has_acted = acts.fold(false, |one, other| one | other);
         let has_acted = self.driver_domains.act(store, manners.guest_keeps) | has_acted;
-        self.qemus.act(store, manners.backend) | has_acted
+        self.qemus.act(store, manners) | has_acted
     }
 }
 

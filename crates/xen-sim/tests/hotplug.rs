@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use bench::{BRIDGE, Bench};
+use bench::{BRIDGE, Bench, qemu};
 use os_port::{Clock as _, Link};
 use serde_json::Value as Json;
 use uuid::Uuid;
@@ -53,6 +53,7 @@ fn detach(force: bool) -> Request {
 fn world(bench: &Bench) -> (World, DomId) {
     let world = World::new(256);
     world.disk.put(Path::new(IMAGE), &[5; 8192]);
+    qemu::install(&world);
     let domid = bench.must(&world, |host| bench.create(host, "guest", UUID));
     world.disk.sync_all();
     (world, domid)
@@ -97,6 +98,18 @@ const NIC: Subject = Subject {
     places: nic_places,
 };
 
+const QDISK: Subject = Subject {
+    attach: || Request::AttachDevice {
+        kind: "vbd".to_owned(),
+        device: format!("vdev=xvdc,access=rw,format=qcow2,target={}", qemu::IMAGE),
+    },
+    detach,
+    places: qdisk_places,
+};
+
+/// All kinds of devices that tests attach and detach.
+const ALL: [Subject; 3] = [DISK, NIC, QDISK];
+
 impl Subject {
     /// Whether nothing of the device is left: nodes, files, loop devices and interfaces are those from before.
     fn is_as_before(self, now: &Snapshot, before: &Snapshot, domid: DomId) -> Result<(), String> {
@@ -116,7 +129,8 @@ impl Subject {
 
 /// Whether a file may stay that an operation has made.
 fn may_stay(path: &Path) -> bool {
-    path.starts_with("/run") || path == Path::new("/sys")
+    // The folder to which QEMU is confined is the same for all.
+    path.starts_with("/run") || path.starts_with("/dev") || path == Path::new("/sys")
 }
 
 fn ask(host: &mut Host, domid: DomId, request: &Request) -> Result<Done, EngineError> {
@@ -171,6 +185,31 @@ fn nic_places(now: &Snapshot, domid: DomId) -> [bool; 5] {
     ]
 }
 
+/// The places in which the disk of QEMU is: the VM's record, libxl's record, xenstore, a QEMU of the domain, the nodes of that QEMU.
+fn qdisk_places(now: &Snapshot, domid: DomId) -> [bool; 5] {
+    let (record, json) = records(now, domid);
+    let disks = json["disks"].as_array().unwrap();
+    let copy = format!("/libxl/{domid}/device/vbd/{NUMBER}/dev");
+    let state = format!("/local/domain/0/backend/qdisk/{domid}/{NUMBER}/state");
+    let state = now.nodes.get(&state).map(Vec::as_slice);
+    let of_qemu = format!("/local/domain/0/device-model/{domid}/state");
+    [
+        record.contains(qemu::IMAGE),
+        disks.iter().any(|disk| disk["pdev_path"] == qemu::IMAGE),
+        now.nodes.contains_key(&copy),
+        matches!(state, Some(b"2" | b"4")),
+        now.nodes.contains_key(&of_qemu),
+    ]
+}
+
+/// Whether the QEMUs of a world are those of its disks.
+fn check_qemus(world: &World, domid: DomId) {
+    let params = format!("/local/domain/0/backend/qdisk/{domid}/{NUMBER}/params");
+    let is_there = world.snapshot().nodes.contains_key(&params);
+    let wanted = vec![domid.to_string(); usize::from(is_there)];
+    assert_eq!(qemu::qemus(world), wanted);
+}
+
 const NOWHERE: [bool; 5] = [false; 5];
 const EVERYWHERE: [bool; 5] = [true; 5];
 
@@ -219,6 +258,33 @@ fn a_restart_keeps_the_disk_and_a_destroy_leaves_nothing_of_it() {
     );
 }
 
+#[test]
+fn a_disk_of_qemu_has_a_qemu_of_its_own_until_its_detach_and_outlives_a_restart() {
+    let bench = Bench::with_devices();
+    let (world, domid) = world(&bench);
+    let before = world.snapshot();
+    let attach = (QDISK.attach)();
+    for force in [false, true] {
+        bench.must(&world, |host| ask(host, domid, &attach));
+        assert_eq!(qdisk_places(&world.snapshot(), domid), EVERYWHERE);
+        check_qemus(&world, domid);
+        bench.must(&world, |host| ask(host, domid, &detach(force)));
+        QDISK
+            .is_as_before(&world.snapshot(), &before, domid)
+            .unwrap();
+        check_qemus(&world, domid);
+    }
+    bench.must(&world, |host| ask(host, domid, &attach));
+    world.shut_down(domid, ShutdownReason::Reboot);
+    let uuid = Uuid::parse_str(UUID).unwrap();
+    let next = bench.must(&world, |host| restart::restart(host, uuid, domid, false));
+    let next = next.unwrap();
+    assert_eq!(qdisk_places(&world.snapshot(), next), EVERYWHERE);
+    check_qemus(&world, next);
+    bench.must(&world, |host| destroy::destroy(host, next, false));
+    assert!(qemu::qemus(&world).is_empty());
+}
+
 /// Kills an act at every call. Afterwards the device is everywhere or nowhere, and a second recovery has nothing to do.
 fn sweep(
     bench: &Bench,
@@ -256,6 +322,7 @@ fn sweep(
                     .unwrap();
             }
             assert!(recovered.iter().all(|one| !one.has_failed), "{recovered:?}");
+            check_qemus(&world, domid);
             let again = bench.must(&world, |host| recover::all(host, false));
             assert!(again.is_empty(), "{again:?}");
         }
@@ -269,7 +336,7 @@ fn sweep(
 #[test]
 fn an_attach_can_be_killed_at_any_call() {
     let bench = Bench::with_devices();
-    for subject in [DISK, NIC] {
+    for subject in ALL {
         let deaths = sweep(&bench, subject, &|_, _| (), &(subject.attach)());
         assert!(deaths > 50, "{deaths}");
     }
@@ -278,7 +345,7 @@ fn an_attach_can_be_killed_at_any_call() {
 #[test]
 fn a_detach_can_be_killed_at_any_call() {
     let bench = Bench::with_devices();
-    for (subject, force) in [(DISK, false), (DISK, true), (NIC, false), (NIC, true)] {
+    for (subject, force) in ALL.into_iter().flat_map(|one| [(one, false), (one, true)]) {
         let attach = |world: &World, domid| {
             bench.must(world, |host| ask(host, domid, &(subject.attach)()));
         };
@@ -299,7 +366,7 @@ fn stride() -> usize {
 #[test]
 fn any_call_can_be_refused() {
     let bench = Bench::with_devices();
-    for subject in [DISK, NIC] {
+    for subject in ALL {
         let requests = [
             (subject.attach)(),
             (subject.detach)(false),
@@ -337,6 +404,7 @@ fn refuse_any_call(bench: &Bench, subject: Subject, request: &Request) {
             let now = world.snapshot();
             let found = (subject.places)(&now, domid);
             let what = format!("{given} at call {call} of {request:?}: {recovered:?}");
+            check_qemus(&world, domid);
             assert!(found == EVERYWHERE || found == NOWHERE, "{found:?}: {what}");
             if outcome.is_ok() {
                 assert_eq!(found, [is_attach; 5], "{what}");
@@ -364,6 +432,8 @@ fn a_backend_that_refuses_or_hangs_leaves_nothing() {
         (DISK, Manner::Hangs),
         (NIC, Manner::Refuses),
         (NIC, Manner::Hangs),
+        (QDISK, Manner::Refuses),
+        (QDISK, Manner::Hangs),
     ] {
         let (world, domid) = world(&bench);
         let before = world.snapshot();
@@ -372,7 +442,9 @@ fn a_backend_that_refuses_or_hangs_leaves_nothing() {
         let attach = (subject.attach)();
         let refused = bench.must(&world, |host| Ok(code(ask(host, domid, &attach))));
         assert_eq!(refused, ErrorCode::Backend, "{manner:?}");
-        assert!(world.clock.now() - begun <= Duration::from_secs(25));
+        // QEMU has 45 s to start.
+        assert!(world.clock.now() - begun <= Duration::from_secs(60));
+        check_qemus(&world, domid);
         let now = world.snapshot();
         subject.is_as_before(&now, &before, domid).unwrap();
     }
@@ -380,10 +452,16 @@ fn a_backend_that_refuses_or_hangs_leaves_nothing() {
 
 #[test]
 fn a_guest_that_keeps_a_disk_is_named_with_the_state() {
+    for subject in [DISK, QDISK] {
+        keep_a_disk(subject);
+    }
+}
+
+fn keep_a_disk(subject: Subject) {
     let bench = Bench::with_devices();
     let (world, domid) = world(&bench);
     let before = world.snapshot();
-    bench.must(&world, |host| ask(host, domid, &disk(IMAGE)));
+    bench.must(&world, |host| ask(host, domid, &(subject.attach)()));
     world.backends.set_guest_keeps(true);
     let begun = world.clock.now();
     let held = bench.must(&world, |host| {
@@ -395,9 +473,13 @@ fn a_guest_that_keeps_a_disk_is_named_with_the_state() {
     assert!(waited >= Duration::from_secs(10), "{waited:?}");
     assert!(waited < Duration::from_secs(12), "{waited:?}");
     // The guest has the disk still, and a restart would give it to the next domain.
-    assert_eq!(places(&world.snapshot(), domid), EVERYWHERE);
+    let now = (subject.places)(&world.snapshot(), domid);
+    assert_eq!(now[..3], [true; 3]);
     bench.must(&world, |host| ask(host, domid, &detach(true)));
-    is_as_before(&world.snapshot(), &before, domid).unwrap();
+    subject
+        .is_as_before(&world.snapshot(), &before, domid)
+        .unwrap();
+    check_qemus(&world, domid);
 }
 
 #[test]
@@ -451,11 +533,7 @@ fn what_cannot_be_attached_is_refused() {
     for (kind, device, wanted) in [
         ("pci", "x", ErrorCode::NotThereYet),
         ("vbd", "vdev=vda,target=/x", ErrorCode::Configuration),
-        (
-            "vbd",
-            "/srv/extra.img,qcow2,xvdc",
-            ErrorCode::DeviceUnsupported,
-        ),
+        ("vbd", "/srv/extra.img,qcow2,xvdc", ErrorCode::DiskImage),
         ("vbd", "/srv/none.img,raw,xvdc", ErrorCode::DiskImage),
     ] {
         let request = Request::AttachDevice {
@@ -602,6 +680,12 @@ fn an_attach_a_detach_and_a_destroy_meet_and_one_is_killed() {
 /// A guest that lets a disk go after the detach has timed out: the monitor, or the next one, finishes the detach.
 #[test]
 fn the_monitor_finishes_a_detach_when_the_guest_lets_go() {
+    for subject in [DISK, QDISK] {
+        finish_a_detach(subject);
+    }
+}
+
+fn finish_a_detach(subject: Subject) {
     let bench = Bench::with_devices();
     for (seed, is_replaced) in [(1, false), (2, true)] {
         let (world, domid) = world(&bench);
@@ -609,7 +693,7 @@ fn the_monitor_finishes_a_detach_when_the_guest_lets_go() {
         let uuid = Uuid::parse_str(UUID).unwrap();
         bench.must(&world, |host| {
             monitor_lock::create_file(&*host.files, &host.dirs, uuid)?;
-            ask(host, domid, &disk(IMAGE))
+            ask(host, domid, &(subject.attach)())
         });
         world.backends.set_guest_keeps(true);
         let lines = Mutex::new(Vec::new());
@@ -638,7 +722,8 @@ fn the_monitor_finishes_a_detach_when_the_guest_lets_go() {
         };
         beside(&bench, &world, seed, &[&watch, &detach], true, None);
         if is_replaced {
-            assert_eq!(places(&world.snapshot(), domid), EVERYWHERE);
+            let now = (subject.places)(&world.snapshot(), domid);
+            assert_eq!(now[..3], [true; 3]);
             beside(&bench, &world, seed, &[&watch, &let_go], true, None);
         }
         let lines = lines.into_inner().unwrap();
@@ -648,7 +733,9 @@ fn the_monitor_finishes_a_detach_when_the_guest_lets_go() {
                 .any(|line| line.contains("has let vbd 51744 of domain")),
             "{lines:?}"
         );
-        assert_eq!(places(&world.snapshot(), domid), NOWHERE, "{lines:?}");
+        let now = (subject.places)(&world.snapshot(), domid);
+        assert_eq!(now, NOWHERE, "{lines:?}");
+        check_qemus(&world, domid);
         assert!(world.snapshot().loops.len() == before.loops.len());
     }
 }
@@ -770,10 +857,10 @@ fn an_attach_whose_process_died_keeps_a_disk_that_the_backend_has() {
     assert!(nr_taken > 1, "{nr_taken}");
 }
 
-/// A process that has given up its right to the host's network.
-struct WithoutLinks(Box<dyn os_port::Process>);
+/// A process that has given up its rights to the host's network, and to start QEMU.
+struct WithoutRights(Box<dyn os_port::Process>);
 
-impl os_port::Process for WithoutLinks {
+impl os_port::Process for WithoutRights {
     fn id(&self) -> u32 {
         self.0.id()
     }
@@ -791,6 +878,10 @@ impl os_port::Process for WithoutLinks {
     }
 
     fn may_change_links(&self) -> bool {
+        false
+    }
+
+    fn may_start_qemu(&self) -> bool {
         false
     }
 }
@@ -837,7 +928,7 @@ fn a_restart_follows_the_interfaces_of_xl() {
     world.shut_down(domid, ShutdownReason::Reboot);
     let refused = bench.must(&world, |host| {
         let process = std::mem::replace(&mut host.process, Box::new(os_port::SystemProcess));
-        host.process = Box::new(WithoutLinks(process));
+        host.process = Box::new(WithoutRights(process));
         Ok(restart::restart(host, uuid, domid, false).unwrap_err())
     });
     assert_eq!(refused.code(), ErrorCode::Network);
@@ -965,10 +1056,10 @@ fn an_interface_that_cannot_be_had_is_refused_and_leaves_nothing() {
     }
 }
 
-/// Runs a monitor that has given up its right to the host's network.
-fn watch_without_links(host: &mut Host, vm: Vm) -> Result<(), EngineError> {
+/// Runs a monitor that has given up its rights.
+fn watch_without_rights(host: &mut Host, vm: Vm) -> Result<(), EngineError> {
     let process = std::mem::replace(&mut host.process, Box::new(os_port::SystemProcess));
-    host.process = Box::new(WithoutLinks(process));
+    host.process = Box::new(WithoutRights(process));
     monitor::watch(host, vm, &mut |_| ())
 }
 
@@ -984,9 +1075,10 @@ fn await_monitor(host: &mut Host, uuid: Uuid) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// A VM without interfaces, whose monitor has no right to the host's network.
+/// A VM without interfaces and QEMU, whose monitor has given up its rights.
 fn world_without_interface(bench: &Bench) -> (World, Vm) {
     let world = World::new(256);
+    qemu::install(&world);
     let plain = bench.config("guest", UUID).replace("vif = [ '' ]\n", "");
     let domid = bench.must(&world, |host| bench.create_from(host, &plain));
     let uuid = Uuid::parse_str(UUID).unwrap();
@@ -997,17 +1089,30 @@ fn world_without_interface(bench: &Bench) -> (World, Vm) {
     (world, Vm { domid, uuid })
 }
 
-/// The monitor ends, and the command attaches the interface. One of them may be killed.
 #[test]
 fn the_first_interface_of_a_vm_is_attached_though_its_monitor_has_no_right() {
+    let subject = Subject {
+        attach: || nic("devid=1"),
+        ..NIC
+    };
+    attach_without_right(subject, ErrorCode::Network);
+}
+
+#[test]
+fn the_first_disk_of_qemu_is_attached_though_the_vms_monitor_has_no_right() {
+    attach_without_right(QDISK, ErrorCode::Backend);
+}
+
+/// The monitor ends, and the command attaches the device. One of them may be killed.
+fn attach_without_right(subject: Subject, end: ErrorCode) {
     let bench = Bench::with_devices();
     for seed in 0..60 {
         let (world, vm) = world_without_interface(&bench);
         let before = world.snapshot();
-        let watch = |host: &mut Host| watch_without_links(host, vm);
+        let watch = |host: &mut Host| watch_without_rights(host, vm);
         let attach = |host: &mut Host| {
             await_monitor(host, vm.uuid)?;
-            ask(host, vm.domid, &nic("devid=1")).map(drop)
+            ask(host, vm.domid, &(subject.attach)()).map(drop)
         };
         let doom = (seed % 3 != 0).then_some((
             (seed % 2) as usize,
@@ -1016,11 +1121,11 @@ fn the_first_interface_of_a_vm_is_attached_though_its_monitor_has_no_right() {
         ));
         let results = beside(&bench, &world, seed, &[&watch, &attach], true, doom);
         let recovered = bench.must(&world, |host| recover::all(host, false));
-        let found = nic_places(&world.snapshot(), vm.domid);
+        let found = (subject.places)(&world.snapshot(), vm.domid);
         let what = format!("seed {seed}: {found:?}, {results:?}, {recovered:?}");
         match &results[..] {
             [Some(Err(ended)), Some(Ok(()))] => {
-                assert_eq!(ended.code(), ErrorCode::Network, "{what}");
+                assert_eq!(ended.code(), end, "{what}");
                 assert_eq!(found, EVERYWHERE, "{what}");
             }
             [None, Some(Ok(()))] => assert_eq!(found, EVERYWHERE, "{what}"),
@@ -1057,7 +1162,7 @@ fn a_request_for_an_interface_stays_for_a_monitor_with_the_right() {
         let envelope = Envelope::new(id, vm.uuid, now_ms, asker, nic("devid=1"));
         requests::submit(host, &envelope)?;
         assert!(requests::needs(host, vm.uuid)?.links);
-        let ended = watch_without_links(host, vm).unwrap_err();
+        let ended = watch_without_rights(host, vm).unwrap_err();
         assert_eq!(ended.code(), ErrorCode::Network);
         assert!(requests::needs(host, vm.uuid)?.links);
         Ok(())

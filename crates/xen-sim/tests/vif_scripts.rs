@@ -551,7 +551,11 @@ fn a_request_for_an_interface_with_a_script_says_what_it_needs() {
     bench.must(world, |host| {
         monitor_lock::create_file(&*host.files, &host.dirs, uuid)?;
         let info = host.hv.domain_info(domid)?.unwrap();
-        let needs = |links, scripts| Needs { links, scripts };
+        let needs = |links, scripts| Needs {
+            links,
+            scripts,
+            ..Needs::default()
+        };
         assert_eq!(requests::needs(host, uuid)?, needs(false, false));
         requests::post(host, &info, &attach("bridge=xenbr0"))?;
         assert_eq!(requests::needs(host, uuid)?, needs(true, false));

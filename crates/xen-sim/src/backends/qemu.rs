@@ -1,13 +1,13 @@
 //! QEMU as the backend of disks and channels: a program that a process of the world starts for a domain.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::Path as FilePath;
 
 use os_port::mem::MemPrograms;
 use os_port::{ChildEnd, Launch};
-use xenstore::Client;
+use xenstore::{Client, Path, Tree};
 
-use super::{FOLDER, Manner, children, value, write};
+use super::{FOLDER, Manner, Manners, children, value, write};
 
 /// Path of QEMU on the simulated host.
 pub(super) const BINARY: &str = "/usr/libexec/xen-qemu-system-i386";
@@ -29,7 +29,7 @@ pub(super) struct Qemus {
 
 impl Qemus {
     pub(super) fn new(programs: &MemPrograms) -> Qemus {
-        programs.obey(Path::new(BINARY));
+        programs.obey(FilePath::new(BINARY));
         Qemus {
             programs: programs.clone(),
             begun: BTreeSet::new(),
@@ -37,13 +37,13 @@ impl Qemus {
     }
 
     /// Does what there is to do. Whether there was anything.
-    pub(super) fn act(&mut self, store: &mut Client, manner: Manner) -> bool {
+    pub(super) fn act(&mut self, store: &mut Client, manners: Manners) -> bool {
         let mut has_acted = false;
         for (pid, launch) in self.programs.running() {
             let Some(domid) = domain_of(&launch) else {
                 continue;
             };
-            match manner {
+            match manners.backend {
                 Manner::Hangs => continue,
                 Manner::Refuses => {
                     self.programs.end(pid, ChildEnd::Exit(1));
@@ -60,7 +60,14 @@ impl Qemus {
                 let folder = format!("{FOLDER}/{kind}/{domid}");
                 for number in children(store, &folder) {
                     let backend = format!("{folder}/{number}");
-                    has_acted |= serve(store, kind, &backend, &launch, manner);
+                    let frontend = value(store, &format!("{backend}/frontend"));
+                    let mut device = Device {
+                        store,
+                        kind,
+                        backend,
+                        frontend: frontend.unwrap_or_default(),
+                    };
+                    has_acted |= device.is_of(&launch) && device.serve(manners);
                 }
             }
         }
@@ -70,7 +77,7 @@ impl Qemus {
 
 /// The domain of a QEMU.
 fn domain_of(launch: &Launch) -> Option<String> {
-    if launch.program() != Path::new(BINARY) {
+    if launch.program() != FilePath::new(BINARY) {
         return None;
     }
     let words: Vec<String> = launch
@@ -88,32 +95,69 @@ fn has_argument(launch: &Launch, end: &str) -> bool {
     words.any(|word| word.to_string_lossy().ends_with(end))
 }
 
-/// Looks at one device.
-fn serve(store: &mut Client, kind: &str, backend: &str, launch: &Launch, manner: Manner) -> bool {
-    let text = |store: &mut Client, path: &str| value(store, path).unwrap_or_default();
-    let state_path = format!("{backend}/state");
-    let state = text(store, &state_path);
-    let frontend = text(store, &format!("{backend}/frontend"));
-    let front_state = value(store, &format!("{frontend}/state"));
-    match (state.as_str(), front_state.as_deref()) {
-        ("1", Some(_)) if kind == DISKS => {
-            let params = text(store, &format!("{backend}/params"));
+/// A device of a domain, as its QEMU sees it.
+struct Device<'a> {
+    store: &'a mut Client,
+    kind: &'a str,
+    backend: String,
+    frontend: String,
+}
+
+impl Device<'_> {
+    fn text(&mut self, path: &str) -> String {
+        value(self.store, path).unwrap_or_default()
+    }
+
+    /// Whether this QEMU has what it needs for the device. Only then it is the one that serves it.
+    fn is_of(&mut self, launch: &Launch) -> bool {
+        if self.kind == DISKS {
+            let params = self.text(&format!("{}/params", self.backend));
             let file = params.rsplit_once("/dev/fdset/").map(|(_, number)| number);
-            let has_it = |number: &str| has_argument(launch, &format!(",set={number}"));
-            file.is_some_and(has_it) && write(store, &state_path, "2")
+            return file.is_some_and(|number| has_argument(launch, &format!(",set={number}")));
         }
-        ("1", Some(_)) => {
-            let output = text(store, &format!("{frontend}/output"));
-            let terminal = output.strip_prefix("chardev:");
-            let is_there = terminal.is_some_and(|id| has_argument(launch, &format!("pty,id={id}")));
-            is_there
-                && write(store, &format!("{frontend}/tty"), TERMINAL)
-                && write(store, &state_path, "2")
+        let output = self.text(&format!("{}/output", self.frontend));
+        let terminal = output.strip_prefix("chardev:");
+        terminal.is_some_and(|id| has_argument(launch, &format!("pty,id={id}")))
+    }
+
+    fn set_state(&mut self, state: &str) -> bool {
+        write(self.store, &format!("{}/state", self.backend), state)
+    }
+
+    /// Looks at the device once. Whether there was anything to do.
+    fn serve(&mut self, manners: Manners) -> bool {
+        let state = self.text(&format!("{}/state", self.backend));
+        let is_going = self.text(&format!("{}/online", self.backend)) == "0";
+        let front_state = value(self.store, &format!("{}/state", self.frontend));
+        let closes = manners.backend != Manner::NeverCloses;
+        match (state.as_str(), front_state.as_deref()) {
+            ("1", Some(_)) => self.take(),
+            ("2", Some("3")) => self.set_state("4"),
+            ("2" | "3" | "4" | "5", None | Some("5" | "6")) if closes => self.set_state("6"),
+            // The guest lets it go.
+            ("5", Some(_)) if is_going && !manners.guest_keeps => {
+                write(self.store, &format!("{}/state", self.frontend), "6")
+            }
+            ("6", _) if is_going && closes => self.remove(),
+            _ => false,
         }
-        ("2", Some("3")) => write(store, &state_path, "4"),
-        ("2" | "3" | "4" | "5", None | Some("5" | "6")) if manner != Manner::NeverCloses => {
-            write(store, &state_path, "6")
+    }
+
+    fn take(&mut self) -> bool {
+        if self.kind == CHANNELS {
+            write(self.store, &format!("{}/tty", self.frontend), TERMINAL);
         }
-        _ => false,
+        self.set_state("2")
+    }
+
+    /// QEMU removes the nodes of a device that it has closed for good.
+    fn remove(&mut self) -> bool {
+        for folder in [&self.frontend, &self.backend] {
+            if let Ok(path) = Path::new(folder) {
+                // The toolstack may have removed it.
+                let _ = self.store.rm(&path);
+            }
+        }
+        true
     }
 }

@@ -24,13 +24,18 @@ pub fn qcow2(backing_at: u8) -> Vec<u8> {
 /// A host with QEMU and an image.
 pub fn world() -> World {
     let world = World::new(256);
+    install(&world);
+    world
+}
+
+/// Gives a host QEMU and an image.
+pub fn install(world: &World) {
     world.disk.put(Path::new(QEMU), b"\x7fELF");
     world.disk.put(Path::new(IMAGE), &qcow2(0));
     world.programs.add(Path::new(QEMU), |_| os_port::Ended {
         code: Some(1),
         errors: Vec::new(),
     });
-    world
 }
 
 /// The domains of all QEMUs that run.

@@ -12,7 +12,7 @@ use xenstore::{Batch, Client};
 use xl_cfg::{DomainConfig, Source, Value};
 
 use crate::device::bus::Device;
-use crate::device::{KINDS, Kind, Owner, Patience, bus, script};
+use crate::device::{KINDS, Kind, Owner, Patience, bus, qemu, script};
 use crate::error::DeviceError;
 use crate::vm::nic::VifDefaults;
 use crate::vm::paths::node;
@@ -33,6 +33,11 @@ pub trait Hotplug {
 
     /// Whether an attach of this device runs a script. Not every process has the right to that.
     fn runs_script(&self, _text: &str) -> bool {
+        false
+    }
+
+    /// Whether an attach of this device starts a QEMU. Not every process has the right to that.
+    fn starts_qemu(&self, _text: &str) -> bool {
         false
     }
 
@@ -105,6 +110,9 @@ pub trait Single {
     /// Its number among the devices of the kind.
     fn number(&self) -> u32;
 
+    /// The kind of its backend ([`Device::served_by`]).
+    fn served_by(&self) -> &'static str;
+
     /// The device in words, such as "disk `xvdb`".
     fn what(&self) -> String;
 
@@ -157,9 +165,10 @@ pub fn for_request(name: &str, text: &str, defaults: &VifDefaults) -> Result<Str
 /// Refuses an attach for which this process has given up a right.
 ///
 /// # Errors
-/// [`DeviceError::NoRight`], [`DeviceError::NoRightToScript`].
+/// [`DeviceError::NoRight`], [`DeviceError::NoRightToQemu`], [`DeviceError::NoRightToScript`].
 pub(crate) fn check_rights(host: &Host, name: &str, text: &str) -> Result<(), EngineError> {
     let device = format!("a new {name}");
+    qemu::check_right(host, starts_qemu(name, text).then(|| device.clone()))?;
     if changes_links(name, text) && !host.process.may_change_links() {
         return Err(DeviceError::NoRight { device }.into());
     }
@@ -172,6 +181,11 @@ pub(crate) fn check_rights(host: &Host, name: &str, text: &str) -> Result<(), En
 /// Whether an attach of this device runs a script.
 pub(crate) fn runs_script(name: &str, text: &str) -> bool {
     kind(name).is_ok_and(|(_, hotplug)| hotplug.runs_script(text))
+}
+
+/// Whether an attach of this device starts a QEMU.
+pub(crate) fn starts_qemu(name: &str, text: &str) -> bool {
+    kind(name).is_ok_and(|(_, hotplug)| hotplug.starts_qemu(text))
 }
 
 /// Whether an attach of this device changes the host's network interfaces.

@@ -36,9 +36,10 @@ use crate::device::driver_side::DriverSide;
 use crate::device::hotplug::Hotplug;
 use crate::device::nodes::{Access, NodeRule};
 use crate::device::qemu::Wanted;
+use crate::device_model::{self, QemuId};
 use crate::error::DeviceError;
 use crate::vm::spec::VmSpec;
-use crate::{EngineError, Host, device_model};
+use crate::{EngineError, Host};
 
 /// Time limit for backends to close the devices of a domain, as in libxl (`LIBXL_DESTROY_TIMEOUT`).
 const DETACH_LIMIT: Duration = Duration::from_secs(10);
@@ -318,6 +319,14 @@ pub trait Kind {
         Ok(false)
     }
 
+    /// The devices of a domain that are to stay, and whose QEMU has ended, in words.
+    ///
+    /// # Errors
+    /// Those of xenstore.
+    fn without_qemu(&self, _host: &mut Host, _domid: DomId) -> Result<Vec<String>, EngineError> {
+        Ok(Vec::new())
+    }
+
     /// Waits, with a limit, until the backend has done what it would do to nodes that are about to be removed.
     ///
     /// # Errors
@@ -363,9 +372,10 @@ pub(crate) fn attach(
     spec: &VmSpec,
     patience: &Patience<'_>,
 ) -> Result<(), EngineError> {
-    let (mut kinds, mut wanted) = (KINDS.iter(), Wanted::default());
+    let mut wanted = Wanted::of(QemuId::first(owner.domid));
+    let mut kinds = KINDS.iter();
     kinds.try_for_each(|kind| kind.attach(host, owner, spec, &mut wanted, patience))?;
-    wanted.serve(host, owner, patience)
+    wanted.serve(host, patience)
 }
 
 /// Takes all devices of a domain away. A backend that does not answer uses up no more than its kind's share of the time.
@@ -406,6 +416,18 @@ pub(crate) fn labelled_loops(host: &Host) -> Result<Vec<(LoopDevice, Uuid)>, Eng
         Some((one, uuid))
     });
     Ok(own.collect())
+}
+
+/// The devices of a domain that are to stay, and whose QEMU has ended, in words.
+///
+/// # Errors
+/// Those of xenstore.
+pub(crate) fn without_qemu(host: &mut Host, domid: DomId) -> Result<Vec<String>, EngineError> {
+    let mut found = Vec::new();
+    for kind in KINDS {
+        found.extend(kind.without_qemu(host, domid)?);
+    }
+    Ok(found)
 }
 
 /// Empties the nodes with the terminals of a domain's channels, whose QEMU is gone.

@@ -1,4 +1,5 @@
-//! Devices of a VM that its QEMU serves. A VM has one QEMU for all of them, of whatever kind.
+//! Devices of a VM that QEMU serves. A VM starts with one QEMU for all of them, of whatever kind. A disk that is attached later has another
+//! one.
 //!
 //! Each kind writes the nodes of its devices, and puts what QEMU needs for them into [`Wanted`]. Then QEMU is started once, and has to
 //! take them all. Nodes that a dead process has left without a QEMU are removed by the kind's detach.
@@ -8,9 +9,9 @@ use std::time::Duration;
 
 use os_port::{Child, FILES_MAX, OpenFile};
 
+use crate::device::Patience;
 use crate::device::bus::{self, AttachLimits, Attaching, Device};
-use crate::device::{Owner, Patience};
-use crate::device_model::{self, Request, path_of_file};
+use crate::device_model::{self, QemuId, Request, path_of_file};
 use crate::error::DeviceError;
 use crate::{EngineError, Host};
 
@@ -19,9 +20,10 @@ const TAKE_LIMIT: Duration = Duration::from_secs(30);
 /// The remedy where it does nothing.
 const REMEDY: &str = "destroy the VM, and create it again";
 
-/// The devices that a VM's QEMU is to serve, with all that it gets for them.
-#[derive(Default)]
+/// The devices that a QEMU of a domain is to serve, with all that it gets for them.
 pub struct Wanted {
+    /// That QEMU.
+    qemu: QemuId,
     /// The devices, in words, whose nodes are written.
     devices: Vec<(Device, String)>,
     /// The files that it gets.
@@ -33,17 +35,37 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Ends the QEMU of an earlier domain of this number, before the first nodes are written: it would take the devices, or be
-    /// taken for this domain's.
+    /// Nothing yet, for this QEMU.
+    pub fn of(qemu: QemuId) -> Wanted {
+        Wanted {
+            qemu,
+            devices: Vec::new(),
+            files: Vec::new(),
+            terminals: Vec::new(),
+            has_begun: false,
+        }
+    }
+
+    /// Ends a QEMU that is there still, before the first nodes are written: it would take the devices, or be taken for this one. Before
+    /// the first QEMU of a domain, those of an earlier domain of its number.
     ///
     /// # Errors
     /// The system's.
-    pub fn begin(&mut self, host: &Host, owner: Owner) -> Result<(), EngineError> {
-        if !self.has_begun {
-            device_model::end(host, owner.domid)?;
-            self.has_begun = true;
+    pub fn begin(&mut self, host: &Host) -> Result<(), EngineError> {
+        if self.has_begun {
+            return Ok(());
         }
+        match self.qemu.number {
+            0 => device_model::end(host, self.qemu.domid)?,
+            _ => device_model::end_one(host, self.qemu)?,
+        }
+        self.has_begun = true;
         Ok(())
+    }
+
+    /// The QEMU that is to serve them.
+    pub fn qemu(&self) -> QemuId {
+        self.qemu
     }
 
     /// The path by which QEMU will open the next file that it gets.
@@ -52,7 +74,7 @@ impl Wanted {
     /// [`DeviceError::Unsupported`] where it gets no more.
     pub fn next_file(&self) -> Result<String, EngineError> {
         match self.files.len() < FILES_MAX {
-            true => Ok(path_of_file(self.files.len())),
+            true => Ok(path_of_file(self.qemu, self.files.len())),
             false => {
                 let what = format!("QEMU serves {FILES_MAX} disks of a VM at most");
                 Err(DeviceError::Unsupported { what }.into())
@@ -76,17 +98,12 @@ impl Wanted {
     ///
     /// # Errors
     /// [`DeviceError::NoQemu`], [`DeviceError::Qemu`], those of [`Patience::check`], the system and xenstore.
-    pub fn serve(
-        &self,
-        host: &mut Host,
-        owner: Owner,
-        patience: &Patience<'_>,
-    ) -> Result<(), EngineError> {
+    pub fn serve(&self, host: &mut Host, patience: &Patience<'_>) -> Result<(), EngineError> {
         let Some((_, first)) = self.devices.first() else {
             return Ok(());
         };
         let request = Request {
-            domid: owner.domid,
+            qemu: self.qemu,
             device: first,
             files: &self.files.iter().collect::<Vec<_>>(),
             terminals: &self.terminals,
@@ -98,6 +115,10 @@ impl Wanted {
             .chunk_by(|(one, _), (next, _)| one.served_by == next.served_by);
         for devices in of_one_kind {
             await_taken(host, devices, &child, patience)?;
+        }
+        // A monitor watches over the QEMUs of its domain.
+        if host.sources.has_doorbell() {
+            device_model::watch_ends(host, self.qemu.domid);
         }
         Ok(())
     }

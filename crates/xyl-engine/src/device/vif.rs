@@ -356,6 +356,10 @@ impl Single for OneNic {
         self.0.devid
     }
 
+    fn served_by(&self) -> &'static str {
+        KIND
+    }
+
     fn what(&self) -> String {
         self.0.what()
     }

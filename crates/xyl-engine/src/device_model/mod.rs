@@ -1,7 +1,8 @@
 //! QEMU of a VM: the backend of disks that domain 0's kernel cannot serve, and of channels.
 //!
-//! Each domain with such devices has one QEMU. It gets the images as open files and becomes a user of its own, in a folder with three
-//! devices and nothing else (`Dirs::qemu_cage`). The kernel refuses it hypercalls and new processes, and bounds its memory. QEMU's
+//! Each domain that starts with such devices has one QEMU for them. Each disk that is attached later has another one ([`QemuId`]): QEMU has no
+//! way to get a further file but its monitor (QMP), whose replies would be one more input that is not to be trusted. Each QEMU gets its images
+//! as open files and becomes a user of its own, in a folder with three devices and nothing else (`Dirs::qemu_cage`). The kernel refuses it hypercalls and new processes, and bounds its memory. QEMU's
 //! own filter (`-sandbox`) is not used: Debian builds QEMU without it. It needs no record: each process that takes the domain down finds it by
 //! its user, and before it has become that user by its arguments, which it could change. Its errors are kept until it serves its devices. Later
 //! ones are dropped: a guest can cause any number of them.
@@ -9,23 +10,26 @@
 //! Facts: `hw/xen/xen-bus.c`, `hw/block/xen-block.c`, `os-posix.c` and `softmmu/vl.c` of QEMU.
 
 mod arguments;
+mod processes;
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use os_port::{Bounds, Cage, Child, FILES_MAX, Given, Launch, OpenFile, Opening, ProcessSignal};
+use os_port::{Bounds, Cage, Child, FILES_MAX, Given, Launch, OpenFile, Opening};
 use xen_port::DomId;
 use xenstore::Tree;
 
 use crate::error::DeviceError;
-use crate::host::dom0::Program;
-use crate::host::holders::qemus;
+use crate::host::dom0::QEMU_NUMBER_MAX;
 use crate::vm::paths::node;
 use crate::{EngineError, Host};
-use arguments::{Confinement, arguments, user};
+use arguments::{Confinement, arguments};
+use processes::may_be_there;
 
+pub use crate::host::dom0::QemuId;
 pub use arguments::path_of_file;
+pub use processes::{END_TOKEN, end, end_one, find, find_one, watch_ends};
 
 /// Paths of QEMU below `/usr`: Debian's, then that of Xen's own installation.
 const BINARIES: [&str; 2] = [
@@ -42,13 +46,6 @@ const PROBE_LIMIT: Duration = Duration::from_secs(20);
 const THREADS_OF_DISK: u64 = 72;
 /// Threads beside these.
 const OTHER_THREADS: u64 = 64;
-/// Signals that end QEMU, one after the other, until no process of its user is left.
-const ENDING: [ProcessSignal; 4] = [
-    ProcessSignal::Terminate,
-    ProcessSignal::Kill,
-    ProcessSignal::Kill,
-    ProcessSignal::Kill,
-];
 /// Longest wait between two looks whether the operation is cancelled.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Largest file with QEMU's features, in bytes.
@@ -59,8 +56,8 @@ const TOKEN: &str = "xyl-qemu";
 /// The QEMU that is to be started for a domain.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// The domain that it serves.
-    pub domid: DomId,
+    /// Its domain and number.
+    pub qemu: QemuId,
     /// The first device that needs it, for errors.
     pub device: &'a str,
     /// The images, open as the guest may use them. QEMU opens file `n` by [`path_of_file`].
@@ -112,11 +109,14 @@ fn bounds(nr_files: usize) -> Bounds {
 /// That of the system.
 pub fn make_cage(host: &Host) -> Result<(), EngineError> {
     let cage = host.dirs.qemu_cage();
-    let files: Vec<String> = (0..FILES_MAX).map(path_of_file).collect();
+    // The files do not depend on the domain.
+    let of_first = (0..FILES_MAX).map(|index| path_of_file(QemuId::first(DomId::ZERO), index));
+    let of_later = QemuId::all(DomId::ZERO).skip(1);
+    let of_later = of_later.map(|qemu| path_of_file(qemu, 0));
     let made = host.files.make_cage(&Cage {
         folder: &cage,
         devices: &DEVICES,
-        files: &files,
+        files: &of_first.chain(of_later).collect::<Vec<_>>(),
     });
     made.map_err(|source| EngineError::io("make the folder for QEMU", &cage, source))
 }
@@ -130,10 +130,11 @@ pub fn start(host: &mut Host, request: &Request<'_>) -> Result<Rc<dyn Child>, En
     make_cage(host)?;
     let confinement = confinement(host, &binary)?;
     // An earlier domain of this number may have left the word that its QEMU runs.
-    host.store.rm(&node(&folder(request.domid))?)?;
+    let QemuId { domid, number } = request.qemu;
+    host.store.rm(&node(&folder(domid))?)?;
     let (cage, nr_files) = (host.dirs.qemu_cage(), request.files.len());
     let given = (nr_files, request.terminals);
-    let args = arguments(request.domid, &cage, given, confinement);
+    let args = arguments(request.qemu, &cage, given, confinement);
     let failed = |source| EngineError::io("start", &binary, source);
     let launch = Launch::new(&binary).map_err(failed)?.args(args);
     let given = Given {
@@ -143,12 +144,15 @@ pub fn start(host: &mut Host, request: &Request<'_>) -> Result<Rc<dyn Child>, En
         bounds: Some(bounds(nr_files)),
     };
     let child = host.spawn.start(&launch, &given).map_err(failed)?;
-    let pid = pid_node(request.domid)?;
-    host.store.write(&pid, child.id().to_string().as_bytes())?;
+    // libxl knows one QEMU of a domain.
+    if number == 0 {
+        let pid = pid_node(domid)?;
+        host.store.write(&pid, child.id().to_string().as_bytes())?;
+    }
     Ok(child)
 }
 
-/// libxl's node with the PID of a domain's QEMU.
+/// libxl's node with the PID of a domain's first QEMU.
 pub fn pid_node(domid: DomId) -> Result<xenstore::Path, EngineError> {
     node(&format!("/local/domain/{domid}/image/device-model-pid"))
 }
@@ -202,7 +206,7 @@ pub fn await_running(
     child: &Rc<dyn Child>,
     check: &dyn Fn(&Host) -> Result<(), EngineError>,
 ) -> Result<(), EngineError> {
-    let state = node(&format!("{}/state", folder(request.domid)))?;
+    let state = node(&format!("{}/state", folder(request.qemu.domid)))?;
     match host.store.watch(&state, TOKEN) {
         Err(error) if error.is_there_already() => {}
         other => other?,
@@ -272,55 +276,46 @@ pub fn failure(device: &str, what: &str, child: &Rc<dyn Child>) -> DeviceError {
     }
 }
 
-/// The processes that are QEMU of a domain: those that say it and are root's or of a user for QEMU, and all of its user. Usually one or none.
-pub fn find(host: &Host, domid: DomId) -> Vec<Program> {
-    let programs = host.kernel.programs();
-    let its = qemus(&programs).filter(|(program, served)| {
-        *served == domid && host.kernel.is_of_qemus_user(program, domid)
-    });
-    let mut found: Vec<Program> = its.map(|(program, _)| program.clone()).collect();
-    for program in host.kernel.processes_of(user(domid)) {
-        if found.iter().all(|other| other.pid != program.pid) {
-            found.push(program);
-        }
-    }
-    found
-}
-
-/// Ends the QEMU of a domain, by force if it does not end by itself.
-///
-/// # Errors
-/// The system's.
-pub fn end(host: &Host, domid: DomId) -> Result<(), EngineError> {
-    for signal in ENDING {
-        let found = find(host, domid);
-        let Some(first) = found.first() else {
-            return Ok(());
-        };
-        let sent = host.kernel.send_to_all(&found, signal);
-        sent.map_err(|source| not_ended(first, source))?;
-    }
-    match find(host, domid).first() {
-        Some(first) => Err(not_ended(first, std::io::ErrorKind::TimedOut.into())),
-        None => Ok(()),
-    }
-}
-
-fn not_ended(program: &Program, source: std::io::Error) -> EngineError {
-    let path = PathBuf::from(format!("process {}", program.pid));
-    EngineError::io("end QEMU,", &path, source)
-}
-
-/// Ends a QEMU that serves nothing any more. xl's `block-detach` leaves one. Costs one call of the kernel where none is there.
+/// Ends QEMUs that serve nothing any more. xl's `block-detach` leaves one. Costs a few calls of the kernel where none is there.
 ///
 /// # Errors
 /// Those of the system and of xenstore.
 pub fn end_left(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
-    if host.kernel.processes_of(user(domid)).is_empty() {
+    if !may_be_there(host, domid) {
         return Ok(());
     }
     end(host, domid)?;
     Ok(host.store.rm(&node(&folder(domid))?)?)
+}
+
+/// Removes what QEMUs of a domain that have ended leave in xenstore: libxl's node with the PID of the first one, by which xl would send the
+/// next process of this PID a signal, and the folder of all.
+///
+/// # Errors
+/// Those of xenstore.
+pub fn forget_ended(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
+    let path = pid_node(domid)?;
+    let pid = host.store.read_text_opt(&path)?;
+    let pid = pid.and_then(|text| text.trim().parse().ok());
+    if pid.is_none_or(|pid| host.kernel.program(pid).is_none()) {
+        host.store.rm(&path)?;
+    }
+    match find(host, domid).is_empty() {
+        true => Ok(host.store.rm(&node(&folder(domid))?)?),
+        false => Ok(()),
+    }
+}
+
+/// A number of a QEMU for a disk that is attached to a running domain: the first that is not among these.
+///
+/// # Errors
+/// [`DeviceError::Unsupported`] if all are.
+pub fn free_number(device: &str, taken: &[u16]) -> Result<u16, EngineError> {
+    let mut all = 1..=QEMU_NUMBER_MAX;
+    all.find(|number| !taken.contains(number)).ok_or_else(|| {
+        let what = format!("{device}: QEMU serves {QEMU_NUMBER_MAX} disks at most that were attached to a running domain: detach one, or restart the VM");
+        DeviceError::Unsupported { what }.into()
+    })
 }
 
 #[cfg(test)]

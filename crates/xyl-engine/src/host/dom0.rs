@@ -18,7 +18,11 @@ use xen_port::DomId;
 use xen_sys::SystemSpawn;
 
 /// The user of domain 0's own QEMU would be this; that of domain D is D more. systemd's table of user ids leaves this range free.
-pub(crate) const QEMU_USERS_FROM: u32 = 1_900_000_000;
+const QEMU_USERS_FROM: u32 = 1_900_000_000;
+/// The distance from the user of a domain's QEMU to that of its next one. No domid is as large.
+const QEMU_USERS_STEP: u32 = 1 << 16;
+/// The largest number of a domain's QEMU.
+pub(crate) const QEMU_NUMBER_MAX: u16 = 16;
 /// Time limit for a system command, and for a process to end after a signal.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Starts of the names of QEMU's file: its own, and Debian's for Xen.
@@ -33,6 +37,32 @@ const NET: &str = "/sys/class/net";
 const BLOCK: &str = "/sys/block";
 /// Devices through which a process maps memory of other domains.
 const MAPPING_DEVICES: [&str; 3] = ["/dev/xen/privcmd", "/proc/xen/privcmd", "/dev/xen/gntdev"];
+
+/// One QEMU of a domain. Number 0 serves what the domain has from its start. Each other one serves one disk that was attached later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QemuId {
+    /// The domain that it serves.
+    pub domid: DomId,
+    /// Its number, at most [`QEMU_NUMBER_MAX`].
+    pub number: u16,
+}
+
+impl QemuId {
+    /// The QEMU with which a domain starts.
+    pub fn first(domid: DomId) -> QemuId {
+        QemuId { domid, number: 0 }
+    }
+
+    /// All that a domain can have.
+    pub(crate) fn all(domid: DomId) -> impl Iterator<Item = QemuId> {
+        (0..=QEMU_NUMBER_MAX).map(move |number| QemuId { domid, number })
+    }
+
+    /// The user that it becomes. No other process has this user.
+    pub(crate) fn user(self) -> u32 {
+        QEMU_USERS_FROM + u32::from(self.number) * QEMU_USERS_STEP + u32::from(self.domid.0)
+    }
+}
 
 /// The procfs, sysfs and devfs of domain 0.
 #[derive(Clone)]
@@ -145,6 +175,11 @@ impl Kernel {
         })
     }
 
+    /// Whether a user may have a process. One call of the kernel.
+    pub(crate) fn may_have_process_of(&self, uid: u32) -> bool {
+        self.files.may_have_process_of(uid)
+    }
+
     /// The processes of a user that run. A process can change its arguments and remove them; its user is the kernel's word.
     pub fn processes_of(&self, uid: u32) -> Vec<Program> {
         if !self.files.may_have_process_of(uid) {
@@ -168,7 +203,7 @@ impl Kernel {
 
     /// Whether a process belongs to root, by its `status`. The owner of its folder is no proof: it is root for every
     /// process that is not dumpable (proc(5)).
-    fn is_roots(&self, pid: u32) -> bool {
+    pub(crate) fn is_roots(&self, pid: u32) -> bool {
         self.user(pid) == Some(0)
     }
 
@@ -240,7 +275,7 @@ impl Kernel {
                 name => (name == own).then_some(uid),
             }
         });
-        let of_xyl = QEMU_USERS_FROM.checked_add(domid.0.into());
+        let of_xyl = QemuId::all(domid).map(QemuId::user);
         users.filter(|uid| *uid != 0).chain(of_xyl).collect()
     }
 

@@ -151,7 +151,7 @@ fn watch_at(
         requests::legacy::listen(host, vm.domid)?;
         watch_name(host, *vm)?;
         detach::watch_going(host, vm.domid)?;
-        qemu::watch(host, *vm)?;
+        qemu::watch(host, *vm);
         let next = begun.and_then(|()| next_action(host, *vm, &mut resets, log));
         // From here on the end of QEMU is no news, and each wait would find it.
         host.sources.remove(qemu::TOKEN);

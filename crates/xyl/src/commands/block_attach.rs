@@ -16,12 +16,13 @@ pub const DISK: &str = "vbd";
 #[command(
     after_help = "The disk is described as in the setting `disk` of xl.cfg (xl-disk-configuration(5)), in one or several arguments: \
 target, format, virtual device, access. The domain keeps it over a reboot. A disk that another domain, a mount or a volume uses is \
-refused. Ctrl-C takes the attach back.
+refused. An image in another format than raw gets a QEMU of its own. Ctrl-C takes the attach back.
 
 Examples:
   xyl block-attach web /srv/data.img,raw,xvdb,rw
   xyl block-attach web phy:/dev/vg/data xvdb w
   xyl block-attach web vdev=xvdc,access=ro,target=/srv/old.img
+  xyl block-attach web /srv/data.qcow2,qcow2,xvdd,rw
   xyl block-attach -d web /srv/data.img,raw,xvdb,rw   only check it"
 )]
 pub struct Args {

@@ -119,6 +119,7 @@ impl Rights {
 fn rights_of(host: &mut Host, vm: Vm) -> Rights {
     let asked = requests::needs(host, vm.uuid).unwrap_or(Needs {
         links: true,
+        qemu: true,
         scripts: true,
     });
     // xl may have given the domain an interface that the record does not have.
@@ -136,7 +137,7 @@ fn rights_of(host: &mut Host, vm: Vm) -> Rights {
             true => Network::Links,
             false => Network::None,
         },
-        programs: match needs_qemu {
+        programs: match asked.qemu || needs_qemu {
             true => Programs::Qemu,
             false => Programs::None,
         },

@@ -559,6 +559,11 @@ fn backends_of(kind: &'static str) -> impl Iterator<Item = &'static str> {
     [kind].into_iter().chain(qemu)
 }
 
+/// The kind of backends of this name that serves devices of a kind.
+pub fn backend_named(kind: &'static str, name: &str) -> Option<&'static str> {
+    backends_of(kind).find(|known| *known == name)
+}
+
 /// Detaches all devices of a kind of a domain by force: their guest does not run, or is not asked. Waits until the driver has
 /// closed each, but not longer than `deadline`, and removes their nodes in any case. Returns the devices that the driver had
 /// not closed by then.
@@ -776,6 +781,29 @@ pub fn await_one_closed(
     state(host, device)
 }
 
+/// Waits until a backend that removes its nodes has removed them, but not longer than the deadline.
+///
+/// # Errors
+/// Those of xenstore.
+pub fn await_backend_gone(
+    host: &mut Host,
+    device: &Device,
+    deadline: Instant,
+) -> Result<(), EngineError> {
+    let folder = device.backend();
+    let path = node(&folder)?;
+    while_watched(host, &[folder], |host| {
+        while host.store.exists(&path)? {
+            let left = deadline.saturating_duration_since(host.clock.now());
+            if left.is_zero() {
+                break;
+            }
+            host.wait_for(&[TOKEN], left)?;
+        }
+        Ok(())
+    })
+}
+
 /// State of a device's backend.
 ///
 /// # Errors
@@ -848,7 +876,7 @@ pub fn is_in_use(host: &mut Host, device: &Device) -> Result<bool, EngineError> 
 }
 
 /// Whether a device was asked to close and has not been removed: the node `online` of its backend is 0. That of a driver domain says
-/// nothing, so the toolstack's own note counts there.
+/// nothing, so the toolstack's own note counts there. QEMU removes that node once it has closed a device; then the note says it too.
 ///
 /// # Errors
 /// Those of xenstore.
@@ -857,7 +885,10 @@ pub fn is_going(host: &mut Host, device: &Device) -> Result<bool, EngineError> {
         return is_asked(host, device);
     }
     let online = node(&format!("{}/online", device.backend()))?;
-    Ok(host.store.read_opt(&online)?.as_deref() == Some(b"0"))
+    match host.store.read_opt(&online)? {
+        Some(online) => Ok(online == b"0"),
+        None => is_asked(host, device),
+    }
 }
 
 /// Whether a device was not asked to close: another toolstack may have attached it after one that was.

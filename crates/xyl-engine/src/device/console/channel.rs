@@ -16,7 +16,7 @@ use crate::device::hotplug::says_nothing;
 use crate::device::nodes::{Access, NodeRule, back, copy_of, own};
 use crate::device::qemu::Wanted;
 use crate::device::{Owner, Patience, Recorded};
-use crate::device_model;
+use crate::device_model::{self, QemuId};
 use crate::vm::channel::Channel;
 use crate::vm::paths::node;
 use crate::{EngineError, Host};
@@ -109,7 +109,7 @@ pub(super) fn prepare(
 ) -> Result<(), EngineError> {
     for channel in channels {
         patience.check(host)?;
-        qemu.begin(host, owner)?;
+        qemu.begin(host)?;
         let device = Device {
             domid: owner.domid,
             kind: KIND,
@@ -138,6 +138,21 @@ pub(super) fn detach(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
     device_model::end(host, domid)?;
     host.store.rm(&node(&device_model::folder(domid))?)?;
     bus::remove(host, &channels)
+}
+
+/// The channels of a domain that are to stay, and whose QEMU has ended, in words.
+pub(super) fn without_qemu(host: &mut Host, domid: DomId) -> Result<Vec<String>, EngineError> {
+    let mut found = Vec::new();
+    for device in bus::devices(host, domid, KIND)? {
+        if device.number != 0 && bus::is_to_stay(&mut host.store, &device)? {
+            found.push(format!("channel {}", device.number));
+        }
+    }
+    let is_there = !device_model::find_one(host, QemuId::first(domid)).is_empty();
+    if is_there {
+        found.clear();
+    }
+    Ok(found)
 }
 
 /// Empties the nodes with the terminals of a QEMU that is gone.

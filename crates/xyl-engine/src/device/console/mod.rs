@@ -138,6 +138,10 @@ impl Kind for Console {
         channel::detach(host, domid)
     }
 
+    fn without_qemu(&self, host: &mut Host, domid: DomId) -> Result<Vec<String>, EngineError> {
+        channel::without_qemu(host, domid)
+    }
+
     /// Console 0 is none. The backend of a channel may be in another domain.
     fn foreign(&self, host: &mut Host, domid: DomId, number: &str) -> Result<bool, EngineError> {
         Ok(number != CONSOLE_0 && bus::device_of(host, domid, KIND, number)?.is_none())

@@ -212,6 +212,11 @@ impl Kind for Vbd {
         elsewhere::detach(host, &there, deadline)
     }
 
+    fn without_qemu(&self, host: &mut Host, domid: DomId) -> Result<Vec<String>, EngineError> {
+        let found = qdisk::without_qemu(host, domid)?.into_iter();
+        Ok(found.map(|device| self.words(device.number)).collect())
+    }
+
     fn foreign(&self, host: &mut Host, domid: DomId, number: &str) -> Result<bool, EngineError> {
         match bus::device_of(host, domid, KIND, number)? {
             Some(device) => has_own_script(host, &device),
@@ -269,19 +274,31 @@ impl Hotplug for Vbd {
             domid,
             asked,
         };
-        let device = sought.find(host, is_it, has_own_script)?;
-        if device.is_here() && is_of_qemu(&device) {
-            let number = device.number;
-            let what = format!(
-                "disk {number} of domain {domid} is served by QEMU, and Xyl cannot take it away from a running domain yet"
-            );
-            return Err(DeviceError::Unsupported { what }.into());
-        }
-        Ok(device)
+        sought.find(host, is_it, has_own_script)
+    }
+
+    fn starts_qemu(&self, text: &str) -> bool {
+        self.read(text)
+            .is_ok_and(|disk| disk.served_by() == QEMU_DISKS)
+    }
+
+    fn check_right_to_take_away(
+        &self,
+        host: &mut Host,
+        device: &Device,
+    ) -> Result<(), EngineError> {
+        let words = is_of_qemu(device).then(|| self.words(device.number));
+        qemu::check_right(host, words)
     }
 
     fn is_served(&self, host: &mut Host, device: &Device) -> Result<bool, EngineError> {
-        Ok(!device.is_here() || is_open(host, device)?)
+        if !device.is_here() {
+            return Ok(true);
+        }
+        match is_of_qemu(device) {
+            true => qdisk::is_served(host, device),
+            false => is_open(host, device),
+        }
     }
 
     fn take_away(
@@ -292,6 +309,9 @@ impl Hotplug for Vbd {
     ) -> Result<(), EngineError> {
         if !device.is_here() {
             return elsewhere::take_away(host, device, deadline);
+        }
+        if is_of_qemu(device) {
+            return qdisk::take_away(host, device, deadline);
         }
         let left = Left::of(host, std::slice::from_ref(device))?;
         let state = bus::await_one_closed(host, device, deadline)?;
@@ -343,21 +363,23 @@ impl Single for OneDisk {
         to_json(&self.0)
     }
 
-    fn check(&self, host: &mut Host, owner: Owner) -> Result<(), EngineError> {
-        if self.0.server == Server::Qemu {
-            let what = format!(
-                "{}: a {} image that QEMU serves cannot be attached to a running domain by Xyl yet: put it into the configuration, and start the VM anew",
-                what(&self.0),
-                self.0.format.word()
-            );
-            return Err(DeviceError::Unsupported { what }.into());
+    fn served_by(&self) -> &'static str {
+        match self.0.server {
+            Server::Kernel => KIND,
+            Server::Qemu => QEMU_DISKS,
         }
+    }
+
+    fn check(&self, host: &mut Host, owner: Owner) -> Result<(), EngineError> {
         if let Some(backend) = &self.0.backend {
             let what = what(&self.0);
             return elsewhere::find_for(host, owner, &what, backend).map(drop);
         }
         let file = open(&*host.files, &self.0)?;
         refuse_empty_device(host, &self.0, &file)?;
+        if self.0.server == Server::Qemu {
+            qdisk::check(host, &self.0, &file)?;
+        }
         let seen = Seen::of(host)?;
         refuse_other_users(host, &seen, &self.0, &file, Some(owner.domid))?;
         claim(&*host.files, &self.0, file).map(drop)
@@ -369,8 +391,9 @@ impl Single for OneDisk {
         owner: Owner,
         patience: &Patience<'_>,
     ) -> Result<(), EngineError> {
-        // `check` has refused a disk for QEMU.
-        attach(host, owner, &[&self.0], &mut Wanted::default(), patience)
+        let mut wanted = qdisk::wanted_for_one(host, owner.domid, &self.0)?;
+        attach(host, owner, &[&self.0], &mut wanted, patience)?;
+        wanted.serve(host, patience)
     }
 }
 

@@ -5,21 +5,22 @@
 //!
 //! Facts: `hw/block/xen-block.c` of QEMU, `libxl_disk.c`.
 
+use std::path::Path;
 use std::time::Instant;
 
-use os_port::{FileKind, OpenFile};
+use os_port::{FileKind, OpenFile, Opening};
 use xen_port::DomId;
 use xenstore::Tree;
 
 use super::attach::{busy, not_opened, what};
 use super::image;
 use super::nodes::{device_type, flag, mode};
-use super::{KIND, tell_of_open};
+use super::{KIND, is_of_qemu, tell_of_open};
 use crate::device::bus::{self, BackendDomain, Device, QEMU_DISKS, Tables};
 use crate::device::nodes::{NodeRule, back, copy_of, own};
 use crate::device::qemu::Wanted;
 use crate::device::{Owner, Patience};
-use crate::device_model;
+use crate::device_model::{self, QemuId};
 use crate::error::DeviceError;
 use crate::vm::disk::Disk;
 use crate::vm::paths::node;
@@ -29,9 +30,19 @@ use crate::{EngineError, Host};
 pub(super) struct QemuNodes {
     device: Device,
     disk: Disk,
+    /// The QEMU that serves it.
+    qemu: QemuId,
     /// The path by which QEMU opens the image.
     path: String,
 }
+
+/// Node of the toolstack's copy with the number of the QEMU that serves the disk. The domain's first one serves a disk without this node.
+const QEMU_NUMBER: &str = "xyl-qemu";
+
+/// The kinds of backends beside disks that a domain's first QEMU serves.
+const KINDS_OF_QEMU: [&str; 3] = [CONSOLE, "vfb", "vkbd"];
+/// The kind of consoles, and of channels.
+const CONSOLE: &str = "console";
 
 type Rule = NodeRule<QemuNodes>;
 
@@ -91,6 +102,10 @@ const COPY: &[Rule] = &[
     copy_of("removable", |n| Some(flag(n.disk.is_cdrom))),
     copy_of("mode", |n| mode(&n.disk)),
     copy_of("device-type", |n| device_type(&n.disk)),
+    copy_of(QEMU_NUMBER, |n| {
+        let number = n.qemu.number;
+        (number != 0).then(|| number.to_string())
+    }),
 ];
 
 /// Refuses an image that QEMU could not serve.
@@ -116,7 +131,7 @@ pub(super) fn prepare(
     patience: &Patience<'_>,
 ) -> Result<(), EngineError> {
     if !disks.is_empty() {
-        qemu.begin(host, owner)?;
+        qemu.begin(host)?;
     }
     disks.iter().try_for_each(|(disk, file)| lock(disk, file))?;
     for (disk, file) in disks {
@@ -126,6 +141,7 @@ pub(super) fn prepare(
         let nodes = QemuNodes {
             device,
             disk: disk.clone(),
+            qemu: qemu.qemu(),
             path: qemu.next_file()?,
         };
         let what = what(disk);
@@ -158,7 +174,130 @@ fn device_of(domid: DomId, disk: &Disk) -> Device {
     }
 }
 
-/// Takes disks of a domain away, and ends its QEMU. The nodes go last: a later process looks for a QEMU where they are.
+/// What a QEMU of its own needs, for a disk that is attached to a running domain.
+pub(super) fn wanted_for_one(
+    host: &mut Host,
+    domid: DomId,
+    disk: &Disk,
+) -> Result<Wanted, EngineError> {
+    let mut taken = Vec::new();
+    for device in of_qemu(host, domid)? {
+        taken.push(qemu_of(host, &device)?.number);
+    }
+    let number = device_model::free_number(&what(disk), &taken)?;
+    Ok(Wanted::of(QemuId { domid, number }))
+}
+
+/// The disks of a domain that QEMU serves.
+fn of_qemu(host: &mut Host, domid: DomId) -> Result<Vec<Device>, EngineError> {
+    let mut devices = bus::devices(host, domid, KIND)?;
+    devices.retain(is_of_qemu);
+    Ok(devices)
+}
+
+/// The QEMU that serves a disk, by the toolstack's own copy.
+fn qemu_of(host: &mut Host, device: &Device) -> Result<QemuId, EngineError> {
+    let path = node(&format!("{}/{QEMU_NUMBER}", device.copy()))?;
+    let number = host.store.read_text_opt(&path)?;
+    let number = number.and_then(|text| text.parse().ok());
+    Ok(QemuId {
+        domid: device.domid,
+        number: number.unwrap_or(0),
+    })
+}
+
+/// Whether the QEMU of a disk is there.
+pub(super) fn is_served(host: &mut Host, device: &Device) -> Result<bool, EngineError> {
+    let qemu = qemu_of(host, device)?;
+    Ok(!device_model::find_one(host, qemu).is_empty())
+}
+
+/// The disks of a domain that are to stay, and whose QEMU has ended.
+pub(super) fn without_qemu(host: &mut Host, domid: DomId) -> Result<Vec<Device>, EngineError> {
+    let mut found = Vec::new();
+    for device in of_qemu(host, domid)? {
+        if bus::is_to_stay(&mut host.store, &device)? && !is_served(host, &device)? {
+            found.push(device);
+        }
+    }
+    Ok(found)
+}
+
+/// Takes one disk of a running domain away, and ends its QEMU if that serves nothing else. The nodes go last.
+pub(super) fn take_away(
+    host: &mut Host,
+    device: &Device,
+    deadline: Instant,
+) -> Result<(), EngineError> {
+    let state = bus::await_one_closed(host, device, deadline)?;
+    if !matches!(state, bus::State::Closed | bus::State::Unknown) {
+        tell_of_open(host, std::slice::from_ref(device));
+    }
+    let qemu = qemu_of(host, device)?;
+    match serves_more(host, qemu, device)? {
+        true => await_forgotten(host, qemu, device, deadline)?,
+        false => {
+            device_model::end_one(host, qemu)?;
+            device_model::forget_ended(host, qemu.domid)?;
+        }
+    }
+    bus::remove_one(host, device)
+}
+
+/// Whether a QEMU serves more of its domain than this disk.
+fn serves_more(host: &mut Host, qemu: QemuId, device: &Device) -> Result<bool, EngineError> {
+    if qemu.number != 0 {
+        return Ok(false);
+    }
+    for other in of_qemu(host, qemu.domid)? {
+        if other.number != device.number && qemu_of(host, &other)? == qemu {
+            return Ok(true);
+        }
+    }
+    serves_other_kinds(host, qemu.domid)
+}
+
+/// Whether the first QEMU of a domain serves devices of other kinds. The first console is xenconsoled's.
+fn serves_other_kinds(host: &mut Host, domid: DomId) -> Result<bool, EngineError> {
+    for kind in KINDS_OF_QEMU {
+        let folder = format!("/local/domain/0/backend/{kind}/{domid}");
+        let numbers = host.children(&node(&folder)?)?;
+        let mut numbers = numbers.iter();
+        if numbers.any(|number| kind != CONSOLE || number != "0") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Waits until a QEMU that runs on has removed the nodes of a disk: it would remove those of the next disk of this number. Tells of
+/// an image that it keeps open nevertheless: QEMU 9.1 and later keep each file that they were started with.
+fn await_forgotten(
+    host: &mut Host,
+    qemu: QemuId,
+    device: &Device,
+    deadline: Instant,
+) -> Result<(), EngineError> {
+    if device_model::find_one(host, qemu).is_empty() {
+        return Ok(());
+    }
+    bus::await_backend_gone(host, device, deadline)?;
+    let params = node(&format!("{}/params", device.copy()))?;
+    let params = host.store.read_text_opt(&params)?.unwrap_or_default();
+    let path = Path::new(params.split_once(':').map_or("", |(_, path)| path));
+    let opened = host.files.open(path, &Opening::disk(false));
+    // An image that is gone keeps nobody out.
+    if opened.is_ok_and(|file| matches!(file.lock(), Ok(false))) {
+        (host.notice)(&format!(
+            "warning: QEMU of domain {} serves other devices, and keeps {} open until the domain ends: no other VM can have it until then",
+            device.domid,
+            path.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Takes disks of a domain away, and ends its QEMUs. The nodes go last: a later process looks for a QEMU where they are.
 pub(super) fn detach(
     host: &mut Host,
     domid: DomId,

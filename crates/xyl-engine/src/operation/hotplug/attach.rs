@@ -17,8 +17,8 @@ use crate::{Cancel, EngineError, Host, VmGuard};
 
 /// Time limit of the change of both records, in seconds: another process may hold libxl's lock.
 const RECORD_LIMIT_S: u64 = 20;
-/// Time limit of the attach itself, in seconds. The wait for the backend has its own one.
-const ATTACH_LIMIT_S: u64 = 30;
+/// Time limit of the attach itself, in seconds. The waits for QEMU and for the backend have their own ones.
+const ATTACH_LIMIT_S: u64 = 60;
 
 /// Time limit of the last step, in seconds.
 const KEEP_LIMIT_S: u64 = 10;
@@ -184,8 +184,8 @@ impl Steps for Context {
         _: &Action,
         _: &mut At<'_>,
     ) -> Result<Happened, EngineError> {
-        let target = &self.target;
-        let device = target.device_there(host, self.device.number())?;
+        let (target, wanted) = (&self.target, &self.device);
+        let device = target.device_there(host, wanted.number(), wanted.served_by())?;
         let is_attached = is_ours(host, self)?
             && bus::is_in_use(host, &device)?
             && target.hotplug.is_served(host, &device)?;
@@ -220,8 +220,8 @@ fn detach(host: &mut Host, context: &Context, at: &At<'_>) -> Result<(), EngineE
     if !is_ours(host, context)? {
         return Ok(());
     }
-    let target = &context.target;
-    let device = target.device_there(host, context.device.number())?;
+    let (target, wanted) = (&context.target, &context.device);
+    let device = target.device_there(host, wanted.number(), wanted.served_by())?;
     bus::force_to_close(host, &device)?;
     let deadline = at.deadline().min(host.clock.now() + CLOSE_LIMIT);
     target.hotplug.take_away(host, &device, deadline)

@@ -120,7 +120,7 @@ pub(crate) fn check(
 /// Refuses a detach for which this process has given up a right. What the detach itself refuses is left to it.
 ///
 /// # Errors
-/// [`DeviceError::NoRightToScript`]; those of xenstore.
+/// [`DeviceError::NoRightToQemu`], [`DeviceError::NoRightToScript`]; those of xenstore.
 pub(crate) fn check_rights(
     host: &mut Host,
     domid: DomId,
@@ -165,6 +165,7 @@ fn carry_out(
     args.insert("old".to_owned(), info.domid.0.into());
     args.insert("kind".to_owned(), device.kind.into());
     args.insert("number".to_owned(), device.number.into());
+    args.insert("server".to_owned(), device.served_by.into());
     let identity = bus::identity(host, &device)?;
     args.insert("identity".to_owned(), identity.clone().into());
     if !device.is_here() {
@@ -196,7 +197,11 @@ fn carry_out(
 pub(crate) fn from_journal(uuid: Uuid, domid: DomId, operation: &Operation) -> Option<Context> {
     let target = Target::new(OfVm::taken_over(uuid), domid, operation.text("kind")?).ok()?;
     let number = u32::try_from(operation.number("number")?).ok()?;
-    let device = target.device(number, backend_in_journal(operation));
+    // A journal of a version that detached no disks of QEMU does not say it.
+    let kind = target.kind.name();
+    let server = operation.text("server").unwrap_or(kind);
+    let served_by = bus::backend_named(kind, server)?;
+    let device = target.device(number, served_by, backend_in_journal(operation));
     Some(Context {
         target,
         device,

@@ -51,22 +51,32 @@ impl Target {
         }
     }
 
-    /// The device of a number with a backend in this domain.
-    fn device(&self, number: u32, backend_domain: BackendDomain) -> Device {
+    /// The device of a number with a backend of this kind in this domain.
+    fn device(
+        &self,
+        number: u32,
+        served_by: &'static str,
+        backend_domain: BackendDomain,
+    ) -> Device {
         Device {
             domid: self.domid,
             kind: self.kind.name(),
-            served_by: self.kind.name(),
+            served_by,
             number,
             backend_domain,
         }
     }
 
-    /// The device of a number, by the toolstack's own copy. One that is not there yet would be domain 0's.
-    fn device_there(&self, host: &mut Host, number: u32) -> Result<Device, EngineError> {
+    /// The device of a number, by the toolstack's own copy. One that is not there yet would be domain 0's, with a backend of this kind.
+    fn device_there(
+        &self,
+        host: &mut Host,
+        number: u32,
+        served_by: &'static str,
+    ) -> Result<Device, EngineError> {
         let text = number.to_string();
         let device = bus::device_of(host, self.domid, self.kind.name(), &text)?;
-        Ok(device.unwrap_or_else(|| self.device(number, BackendDomain::DOM0)))
+        Ok(device.unwrap_or_else(|| self.device(number, served_by, BackendDomain::DOM0)))
     }
 
     /// Whether the domain has a device of this number, by the toolstack's own copy.

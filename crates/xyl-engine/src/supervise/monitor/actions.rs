@@ -7,6 +7,7 @@ use xen_port::DomId;
 
 use super::waits::{PAUSE, domain_of, wait_for_turn, wait_out_of_domain};
 use crate::config::plan::{self, Planned};
+use crate::device_model;
 use crate::operation::{destroy, dump_core, restart};
 use crate::supervise::restart_backoff::{self, Backoff};
 use crate::vm::Vm;
@@ -181,6 +182,15 @@ fn name_of(host: &Host, uuid: Uuid) -> String {
     recorded.ok().or_else(noted).unwrap_or_default()
 }
 
+/// Ends the QEMUs of a domain that is gone: xl ends the first one alone.
+fn end_qemus(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
+    // A monitor without a QEMU has given this right up. Another domain may have the number by now.
+    if !host.process.may_start_qemu() || host.hv.domain_info(domid)?.is_some() {
+        return Ok(());
+    }
+    device_model::end_left(host, domid)
+}
+
 /// After the domain is gone: makes the VM's next domain if a restart is due, and returns it. If the VM has ended,
 /// removes its record and returns [`After::Gone`]. The record may exist still, because xl may have destroyed the
 /// domain.
@@ -209,6 +219,7 @@ pub(super) fn after_the_domain(
             // Its destroy may be open: what it could not remove is found by its journal alone.
             owner.refuse_unfinished()?;
             log(&format!("domain {} is gone", vm.domid));
+            end_qemus(host, vm.domid)?;
             lock::forget(host, vm.uuid)?;
             return Ok(After::Gone);
         }

@@ -50,6 +50,11 @@ pub(super) fn changes_links(request: &Request) -> bool {
     matches!(request, Request::AttachDevice { kind, device } if device::changes_links(kind, device))
 }
 
+/// Whether a request is carried out by a process that may start QEMU.
+pub(super) fn starts_qemu(request: &Request) -> bool {
+    matches!(request, Request::AttachDevice { kind, device } if device::starts_qemu(kind, device))
+}
+
 /// Whether a request is carried out by a process that runs hot-plug scripts.
 pub(super) fn runs_script(request: &Request) -> bool {
     matches!(request, Request::AttachDevice { kind, device } if device::runs_script(kind, device))

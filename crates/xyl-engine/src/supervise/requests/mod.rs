@@ -51,6 +51,8 @@ pub struct Asking<'a> {
 pub struct Needs {
     /// One changes the host's network interfaces.
     pub links: bool,
+    /// One starts a QEMU.
+    pub qemu: bool,
     /// One runs a hot-plug script.
     pub scripts: bool,
 }
@@ -66,6 +68,7 @@ pub fn needs(host: &Host, vm: Uuid) -> Result<Needs, EngineError> {
     for queued in queue.list()? {
         if let Some(Ok(envelope)) = queue.read(queued)? {
             needs.links |= execute::changes_links(&envelope.request);
+            needs.qemu |= execute::starts_qemu(&envelope.request);
             needs.scripts |= execute::runs_script(&envelope.request);
         }
     }
