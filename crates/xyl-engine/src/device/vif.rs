@@ -172,11 +172,12 @@ impl Kind for Vif {
         let (devices, there): (Vec<Device>, Vec<Device>) =
             devices.into_iter().partition(Device::is_here);
         let scripts = scripts_of(host, &devices)?;
+        elsewhere::ask_all(host, &there)?;
         bus::close_all(host, &devices, deadline)?;
         let after_scripts = deadline + take_down(host, &scripts)?;
         bus::remove(host, &devices)?;
         await_gone(host, &devices, after_scripts)?;
-        elsewhere::detach(host, &there, deadline)
+        elsewhere::finish(host, &there, after_scripts)
     }
 
     fn foreign(&self, host: &mut Host, domid: DomId, number: &str) -> Result<bool, EngineError> {
@@ -263,7 +264,10 @@ impl Hotplug for Vif {
 
     /// Whether its end on the host is set up.
     fn is_served(&self, host: &mut Host, device: &Device) -> Result<bool, EngineError> {
-        Ok(!device.is_here() || is_connected(host, device)? && own_link(host, device)?.is_some())
+        if !device.is_here() {
+            return Ok(!elsewhere::has_failed(host, device)?);
+        }
+        Ok(is_connected(host, device)? && own_link(host, device)?.is_some())
     }
 
     fn check_right_to_take_away(

@@ -29,7 +29,7 @@ use processes::may_be_there;
 
 pub use crate::host::dom0::QemuId;
 pub use arguments::path_of_file;
-pub use processes::{END_TOKEN, end, end_one, find, find_one, watch_ends};
+pub use processes::{END_TOKEN, end, end_one, find, find_one, has_others, watch_ends};
 
 /// Paths of QEMU below `/usr`: Debian's, then that of Xen's own installation.
 const BINARIES: [&str; 2] = [
@@ -129,9 +129,13 @@ pub fn start(host: &mut Host, request: &Request<'_>) -> Result<Rc<dyn Child>, En
     let binary = binary(host, request.device)?;
     make_cage(host)?;
     let confinement = confinement(host, &binary)?;
-    // An earlier domain of this number may have left the word that its QEMU runs.
+    // An earlier domain of this number may have left the word that its QEMU runs. A later QEMU is not alone: the folder may have another one's nodes.
     let QemuId { domid, number } = request.qemu;
-    host.store.rm(&node(&folder(domid))?)?;
+    let earlier = match number {
+        0 => folder(domid),
+        _ => format!("{}/state", folder(domid)),
+    };
+    host.store.rm(&node(&earlier)?)?;
     let (cage, nr_files) = (host.dirs.qemu_cage(), request.files.len());
     let given = (nr_files, request.terminals);
     let args = arguments(request.qemu, &cage, given, confinement);

@@ -39,6 +39,23 @@ pub fn find_one(host: &Host, qemu: QemuId) -> Vec<Program> {
     found
 }
 
+/// Whether a QEMU of a domain is none of Xyl's: another toolstack has started it.
+pub fn has_others(host: &Host, domid: DomId) -> bool {
+    let is_ours = |program: &Program| {
+        QemuId::all(domid).any(|qemu| {
+            becomes(program, qemu)
+                || host
+                    .kernel
+                    .processes_of(qemu.user())
+                    .iter()
+                    .any(|own| own.pid == program.pid)
+        })
+    };
+    of_domain(host, domid)
+        .iter()
+        .any(|program| !is_ours(program))
+}
+
 /// The processes that say that they are QEMU of a domain, of those users who can be it.
 fn of_domain(host: &Host, domid: DomId) -> Vec<Program> {
     let programs = host.kernel.programs();

@@ -590,7 +590,10 @@ impl EngineError {
                 | DeviceError::NoRightToQemu { .. }
                 | DeviceError::NoRightToScript { .. }
                 | DeviceError::NoQemu { .. }
-                | DeviceError::Qemu { .. },
+                | DeviceError::Qemu { .. }
+                | DeviceError::NoBackendDomain { .. }
+                | DeviceError::BackendDomainGone { .. }
+                | DeviceError::Elsewhere { .. },
             ) => true,
             EngineError::Store(_)
             | EngineError::Build(BuildError::OutOfMemory { .. })

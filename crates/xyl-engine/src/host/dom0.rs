@@ -53,6 +53,13 @@ impl QemuId {
         QemuId { domid, number: 0 }
     }
 
+    /// A QEMU of a disk that was attached later. `None`: there is none of this number.
+    pub(crate) fn later(domid: DomId, number: u16) -> Option<QemuId> {
+        (1..=QEMU_NUMBER_MAX)
+            .contains(&number)
+            .then_some(QemuId { domid, number })
+    }
+
     /// All that a domain can have.
     pub(crate) fn all(domid: DomId) -> impl Iterator<Item = QemuId> {
         (0..=QEMU_NUMBER_MAX).map(move |number| QemuId { domid, number })

@@ -182,10 +182,10 @@ fn set_up(
         }
         Err(error) if error.is_connection_lost() => Err(error),
         Err(error) => {
+            log(&format!("{}: {error}", shown(device)));
             let reason: String = error.to_string().chars().take(REASON_MAX_CHARS).collect();
             write(host, device, "hotplug-error", &reason)?;
-            write(host, device, "hotplug-status", "error")?;
-            Err(error)
+            write(host, device, "hotplug-status", "error")
         }
     }
 }
@@ -202,8 +202,24 @@ fn take_down(
         }
         log(&format!("{}: {error}", shown(device)));
     }
-    host.store.rm(&node(&device.backend())?)?;
-    log(&format!("{} is taken down", shown(device)));
+    let folder = device.backend();
+    let (state, online) = (
+        node(&format!("{folder}/state"))?,
+        node(&format!("{folder}/online"))?,
+    );
+    let folder = node(&folder)?;
+    // A script takes time. Meanwhile domain 0 may have removed the device, and attached another one of its number.
+    let is_removed = host.store.try_transaction(|transaction| {
+        let is_down = transaction.read_opt(&state)?.as_deref() == Some(b"6")
+            && transaction.read_opt(&online)?.as_deref() == Some(b"0");
+        if is_down {
+            transaction.rm(&folder)?;
+        }
+        Ok::<bool, EngineError>(is_down)
+    })?;
+    if is_removed {
+        log(&format!("{} is taken down", shown(device)));
+    }
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Of what such a domain writes, two nodes are read: `state` and `hotplug-status`. All paths are computed. No wait is for events
 //! of its nodes, since it could cause any number of them: each wait looks again after a pause, and has a deadline. No transaction
-//! reads nodes that the domain can write, since it could make each one fail. Its toolstack (`xyl devd`, `xl devd`) does there what
+//! that must succeed reads nodes that the domain can write, since it could make each one fail. Its toolstack (`xyl devd`, `xl devd`) does there what
 //! Xyl does in domain 0: it runs the script, and removes the backend's nodes once the device is closed.
 //!
 //! A device is bound to the life of its driver domain: the toolstack's copy has that domain's UUID. A domain that has ended, or whose
@@ -24,10 +24,13 @@ use crate::error::DeviceError;
 use crate::vm::domains::{self, DomainRef};
 use crate::vm::names;
 use crate::vm::paths::{home, node};
+use crate::vm::words::backend_of;
 use crate::{EngineError, Host};
 
 /// Longest time in which a driver domain has to take a device, as in libxl (`LIBXL_INIT_TIMEOUT`).
 const ATTACH_LIMIT: Duration = Duration::from_secs(10);
+/// Shortest time in which a driver domain has to take a device down.
+const FINISH_MIN: Duration = Duration::from_secs(2);
 /// The driver domain's node about its script.
 const STATUS: &str = "hotplug-status";
 
@@ -145,9 +148,22 @@ pub fn name(
 ) -> Result<(), EngineError> {
     if let Some(asked) = backend.as_deref() {
         let (found, name) = find(host, device, asked)?;
+        if !found.is_dom0() && !is_name(&name) {
+            let what = format!(
+                "{device}: its backend domain {} has the name {name:?}, which no configuration can have as `backend`: rename it",
+                found.domid
+            );
+            return Err(DeviceError::Unsupported { what }.into());
+        }
         *backend = (!found.is_dom0()).then_some(name);
     }
     Ok(())
+}
+
+/// Whether a configuration that has this text as `backend` means the domain of this name. Other toolstacks give any names.
+fn is_name(text: &str) -> bool {
+    matches!(DomainRef::parse(text), DomainRef::Name(_))
+        && backend_of(Some(text)).is_ok_and(|backend| backend.as_deref() == Some(text))
 }
 
 fn refuse_ended(host: &Host, device: &str, backend: BackendDomain) -> Result<(), EngineError> {
@@ -307,6 +323,15 @@ fn failure(device: &Device, what: &str, why: String) -> EngineError {
     .into()
 }
 
+/// The error of a device that was not closed in the time: its guest, its driver domain, or both have not done their part.
+pub fn not_closed(device: &Device, what: &str, state: State, limit_s: u64) -> EngineError {
+    let why = format!(
+        "has not closed it within {limit_s} s and is {}; `--force` takes it away all the same",
+        state.words()
+    );
+    failure(device, what, why)
+}
+
 fn at_deadline(host: &Host, waits: &[(&Device, &str, bool)]) -> Result<(), EngineError> {
     let limit_s = ATTACH_LIMIT.as_secs();
     for (device, what, is_taken) in waits {
@@ -322,13 +347,21 @@ fn at_deadline(host: &Host, waits: &[(&Device, &str, bool)]) -> Result<(), Engin
     Ok(())
 }
 
+/// Whether the driver domain says that its script has failed.
+///
+/// # Errors
+/// Those of xenstore.
+pub fn has_failed(host: &mut Host, device: &Device) -> Result<bool, EngineError> {
+    Ok(look(host, device)?.status == Status::Failed)
+}
+
 // ---- detach -------------------------------------------------------------------------------------
 
 /// Notes that Xyl wants the device back, and asks the driver domain to close it. Its state before that.
 pub(super) fn ask_to_close(host: &mut Host, device: &Device) -> Result<State, EngineError> {
     note_asked(host, device)?;
     let state = state(host, device)?;
-    add_request(host, device, state)?;
+    request_close(host, device)?;
     Ok(state)
 }
 
@@ -343,18 +376,41 @@ fn note_asked(host: &mut Host, device: &Device) -> Result<(), EngineError> {
     })
 }
 
-/// Writes the request to close, where there is somebody to read it. The folder of the backend is not made anew.
-fn add_request(host: &mut Host, device: &Device, state: State) -> Result<(), EngineError> {
-    let folder = device.backend();
-    if life(host, device.backend_domain)? != Life::Runs || !host.store.exists(&node(&folder)?)? {
+/// Writes the request to close, where there is somebody to read it. The driver domain owns these nodes, so it can let each write fail: then
+/// the request is reported as not made, and the deadline decides. The folder of the backend is not made anew.
+fn request_close(host: &mut Host, device: &Device) -> Result<(), EngineError> {
+    if life(host, device.backend_domain)? != Life::Runs {
         return Ok(());
     }
-    host.store
-        .write(&node(&format!("{folder}/online"))?, b"0")?;
-    match state {
-        State::Closed => Ok(()),
-        _ => Ok(host.store.write(&node(&format!("{folder}/state"))?, b"5")?),
+    let folder = node(&device.backend())?;
+    let written = host.store.try_transaction(|transaction| {
+        if !transaction.exists(&folder)? {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        let state = super::state_of(transaction, device)?;
+        super::add_close(transaction, &mut batch, device, state)?;
+        transaction.run(&batch)?;
+        Ok::<(), EngineError>(())
+    });
+    match written {
+        Err(error) if !error.is_connection_lost() => {
+            (host.notice)(&format!(
+                "warning: {}: its backend domain {} cannot be asked to close it: {error}",
+                shown(device),
+                device.backend_domain.domid
+            ));
+            Ok(())
+        }
+        written => written,
     }
+}
+
+fn shown(device: &Device) -> String {
+    format!(
+        "{} {} of domain {}",
+        device.kind, device.number, device.domid
+    )
 }
 
 /// Asks for the device, and takes the frontend away: the guest is not asked.
@@ -411,15 +467,22 @@ fn await_none(
     }
 }
 
-/// Takes devices of one kind and domain away by force: their guest does not run, or is not asked. Their nodes go in any case. A driver domain that
-/// is too slow, or has ended, is reported.
+/// Asks for devices of one kind and domain by force: their guest does not run, or is not asked. [`finish`] follows.
 ///
 /// # Errors
 /// Those of Xen and xenstore.
-pub fn detach(host: &mut Host, devices: &[Device], deadline: Instant) -> Result<(), EngineError> {
-    for device in devices {
-        force_to_close(host, device)?;
-    }
+pub fn ask_all(host: &mut Host, devices: &[Device]) -> Result<(), EngineError> {
+    let mut devices = devices.iter();
+    devices.try_for_each(|device| force_to_close(host, device))
+}
+
+/// Waits for the driver domains that were asked by [`ask_all`], and removes the nodes of the devices in any case. A driver domain that is too
+/// slow, or has ended, is reported. Each has some time, also where domain 0's own devices have used up all of it.
+///
+/// # Errors
+/// Those of Xen and xenstore.
+pub fn finish(host: &mut Host, devices: &[Device], deadline: Instant) -> Result<(), EngineError> {
+    let deadline = deadline.max(host.clock.now() + FINISH_MIN);
     take_down(host, devices, deadline)?;
     devices.iter().try_for_each(|device| remove(host, device))
 }
@@ -456,8 +519,9 @@ fn take_down(host: &mut Host, devices: &[Device], deadline: Instant) -> Result<(
 
 fn tell(host: &Host, device: &Device, what: &str) {
     (host.notice)(&format!(
-        "warning: {} {} of domain {}: its backend domain {} {what}; the device is taken away all the same",
-        device.kind, device.number, device.domid, device.backend_domain.domid
+        "warning: {}: its backend domain {} {what}; the device is taken away all the same",
+        shown(device),
+        device.backend_domain.domid
     ));
 }
 

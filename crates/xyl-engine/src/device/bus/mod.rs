@@ -737,10 +737,11 @@ pub fn ask_to_close(host: &mut Host, device: &Device) -> Result<State, EngineErr
 /// # Errors
 /// Those of xenstore.
 pub fn force_to_close(host: &mut Host, device: &Device) -> Result<(), EngineError> {
-    keep_guest_out(host, device)?;
+    // A driver domain reads the frontend's state: it must not lose that right before it is asked.
     if !device.is_here() {
         return elsewhere::force_to_close(host, device);
     }
+    keep_guest_out(host, device)?;
     host.store.try_transaction(|transaction| {
         let state = state_of(transaction, device)?;
         let mut batch = Batch::new();

@@ -4,7 +4,9 @@ use os_port::DeviceNumber;
 use uuid::Uuid;
 use xl_cfg::types::Vdev;
 
-use super::attach::{Served, is_open, open, refuse_empty_device, refuse_other_users};
+use super::attach::{
+    Served, await_earlier_loops, is_open, open, refuse_empty_device, refuse_other_users,
+};
 use super::{SCRIPT_END, Vbd};
 use crate::device::bus::{self, Device, State};
 use crate::device::disk_users::Seen;
@@ -42,6 +44,9 @@ fn serve(host: &mut Host, device: &Device) -> Result<Served, EngineError> {
     refuse_empty_device(host, &disk, &file)?;
     let seen = Seen::of_kernel(host)?;
     refuse_other_users(host, &seen, &disk, &file, Some(device.domid))?;
+    // A guest that has lost the image may have writes under way.
+    let deadline = host.clock.now() + KERNEL_LIMIT;
+    await_earlier_loops(host, (Uuid::nil(), &disk), &file, deadline)?;
     let served = Served::new(host, Uuid::nil(), &disk, file)?;
     let DeviceNumber { major, minor } = served.number;
     write(host, device, "physical-device-path", &served.path)?;

@@ -204,12 +204,13 @@ impl Kind for Vbd {
         let (here, there): (Vec<Device>, Vec<Device>) =
             devices.into_iter().partition(Device::is_here);
         let (of_qemu, devices): (Vec<Device>, Vec<Device>) = here.into_iter().partition(is_of_qemu);
+        elsewhere::ask_all(host, &there)?;
         let left = Left::of(host, &devices)?;
         let open = bus::detach(host, &devices, deadline)?;
         tell_of_open(host, &open);
         left.await_gone(host, deadline)?;
         qdisk::detach(host, domid, &of_qemu, deadline)?;
-        elsewhere::detach(host, &there, deadline)
+        elsewhere::finish(host, &there, deadline)
     }
 
     fn without_qemu(&self, host: &mut Host, domid: DomId) -> Result<Vec<String>, EngineError> {
@@ -232,7 +233,7 @@ impl Kind for Vbd {
         number: &str,
     ) -> Result<bool, EngineError> {
         let device = bus::device_of(host, domid, KIND, number)?;
-        Ok(device.as_ref().is_some_and(is_of_qemu))
+        Ok(device.is_some_and(|device| device.served_by == QEMU_DISKS))
     }
 }
 
@@ -274,7 +275,11 @@ impl Hotplug for Vbd {
             domid,
             asked,
         };
-        sought.find(host, is_it, has_own_script)
+        let device = sought.find(host, is_it, has_own_script)?;
+        if is_of_qemu(&device) {
+            qdisk::refuse_xls(host, &device)?;
+        }
+        Ok(device)
     }
 
     fn starts_qemu(&self, text: &str) -> bool {
@@ -293,7 +298,7 @@ impl Hotplug for Vbd {
 
     fn is_served(&self, host: &mut Host, device: &Device) -> Result<bool, EngineError> {
         if !device.is_here() {
-            return Ok(true);
+            return Ok(!elsewhere::has_failed(host, device)?);
         }
         match is_of_qemu(device) {
             true => qdisk::is_served(host, device),
@@ -397,9 +402,9 @@ impl Single for OneDisk {
     }
 }
 
-/// Whether QEMU serves a disk.
+/// Whether a QEMU of domain 0 serves a disk.
 fn is_of_qemu(device: &Device) -> bool {
-    device.served_by == QEMU_DISKS
+    device.is_here() && device.served_by == QEMU_DISKS
 }
 
 /// Warns of disks of a domain whose nodes were removed before their backend had closed them. It is one line for all of them:

@@ -65,7 +65,7 @@ const BACKEND: &[Rule] = &[
     back("dev", "blkback, for the names of its threads", |n| {
         Some(n.disk.vdev.name.clone())
     }),
-    back("mode", "blkback; scripts of xl", |n| mode(&n.disk)),
+    back("mode", "blkback; scripts of xl", mode_for_backend),
     back("device-type", "guest", |n| device_type(&n.disk)),
     back("discard-enable", "blkback", |n| {
         Some(flag(n.disk.may_discard()))
@@ -112,6 +112,16 @@ const COPY: &[Rule] = &[
     copy_of("device-type", |n| device_type(&n.disk)),
 ];
 
+/// A driver domain learns that others may use the disk too (`w!`): its script looks for other users. libxl reads the copy, and would take
+/// that word for a read-only disk.
+fn mode_for_backend(nodes: &Nodes) -> Option<String> {
+    let is_shared = nodes.disk.access == Access::WriteShared && nodes.disk.backend.is_some();
+    match is_shared {
+        true => Some("w!".to_owned()),
+        false => mode(&nodes.disk),
+    }
+}
+
 pub(super) fn flag(value: bool) -> String {
     u8::from(value).to_string()
 }
@@ -121,11 +131,9 @@ pub(super) fn device_type(disk: &Disk) -> Option<String> {
     Some(word.to_owned())
 }
 
-/// A driver domain learns that others may use the disk too (`w!`): its script looks for other users.
 pub(super) fn mode(disk: &Disk) -> Option<String> {
     let word = match disk.access {
         Access::Read => "r",
-        Access::WriteShared if disk.backend.is_some() => "w!",
         Access::Write | Access::WriteShared => "w",
     };
     Some(word.to_owned())

@@ -198,12 +198,27 @@ fn of_qemu(host: &mut Host, domid: DomId) -> Result<Vec<Device>, EngineError> {
 /// The QEMU that serves a disk, by the toolstack's own copy.
 fn qemu_of(host: &mut Host, device: &Device) -> Result<QemuId, EngineError> {
     let path = node(&format!("{}/{QEMU_NUMBER}", device.copy()))?;
-    let number = host.store.read_text_opt(&path)?;
-    let number = number.and_then(|text| text.parse().ok());
-    Ok(QemuId {
-        domid: device.domid,
-        number: number.unwrap_or(0),
+    let Some(text) = host.store.read_text_opt(&path)? else {
+        return Ok(QemuId::first(device.domid));
+    };
+    let number = text.parse().ok();
+    let qemu = number.and_then(|number| QemuId::later(device.domid, number));
+    qemu.ok_or_else(|| {
+        let what = format!("{}: its node {path} is no number of a QEMU", device.copy());
+        DeviceError::Unsupported { what }.into()
     })
+}
+
+/// Refuses a disk that xl's QEMU serves: that ends with its domain alone, and xl asks it to let the disk go.
+pub(super) fn refuse_xls(host: &mut Host, device: &Device) -> Result<(), EngineError> {
+    if is_served(host, device)? || !device_model::has_others(host, device.domid) {
+        return Ok(());
+    }
+    let what = format!(
+        "disk {} of domain {} is served by a QEMU of xl: use `xl block-detach`",
+        device.number, device.domid
+    );
+    Err(DeviceError::Unsupported { what }.into())
 }
 
 /// Whether the QEMU of a disk is there.

@@ -5,7 +5,7 @@ use xenstore::Tree;
 use xl_cfg::types::{self, Mac};
 
 use super::{CONNECTED, Nodes, OwnLink, STATUS, Vif, bridge_of, nic, own_link, set_up};
-use crate::device::bus::Device;
+use crate::device::bus::{self, Device, State};
 use crate::device::driver_side::{DriverSide, KERNEL_LIMIT, KERNEL_PAUSE, backend_nodes, write};
 use crate::device::script::{self, Action, Script};
 use crate::error::DeviceError;
@@ -53,10 +53,15 @@ fn await_link(host: &mut Host, device: &Device) -> Result<OwnLink, EngineError> 
         if let Some(link) = own_link(host, device)? {
             return Ok(link);
         }
-        if host.clock.now() >= deadline {
+        let state = bus::state_here(host, device)?;
+        let is_over = host.clock.now() >= deadline;
+        if is_over || matches!(state, State::Closing | State::Closed | State::Unknown) {
             return Err(DeviceError::Backend {
                 device: nic::what(device.number),
-                cause: "the kernel has made no network interface".to_owned(),
+                cause: format!(
+                    "it is {}, and the kernel has made no network interface",
+                    state.words()
+                ),
             }
             .into());
         }

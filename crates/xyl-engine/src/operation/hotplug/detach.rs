@@ -13,7 +13,7 @@ use xen_port::{DomId, DomainInfo};
 use xyl_saga::{At, Facts, Happened, OnDeath, Operation, Plan, Progress};
 
 use super::{Target, living, records, uuid_of};
-use crate::device::bus::{self, BackendDomain, Device, State};
+use crate::device::bus::{self, BackendDomain, Device, State, elsewhere};
 use crate::device::hotplug::{self, Hotplug};
 use crate::error::DeviceError;
 use crate::operation::{Begun, Kind, OfVm, Steps, step};
@@ -296,7 +296,9 @@ fn finish_one(host: &mut Host, vm: Vm, device: Device) -> Result<bool, EngineErr
         return Ok(false);
     };
     let target = Target::new(OfVm::begun(vm.uuid), vm.domid, device.kind)?;
-    carry_out(host, owner, &info, (target, device), false)?;
+    // A driver domain could say again and again that a device is closed. Its word counts once: the device goes then.
+    let is_forced = !device.is_here();
+    carry_out(host, owner, &info, (target, device), is_forced)?;
     Ok(true)
 }
 
@@ -356,6 +358,10 @@ fn ask_guest(host: &mut Host, context: &Context, at: &At<'_>) -> Result<(), Engi
     let is_monitor = host.sources.has_doorbell();
     if is_monitor {
         watch(host, device)?;
+    }
+    if !device.is_here() {
+        let words = context.target.hotplug.words(device.number);
+        return Err(elsewhere::not_closed(device, &words, state, ASK_LIMIT_S));
     }
     Err(DeviceError::NotLetGo {
         device: context.target.hotplug.words(device.number),

@@ -344,6 +344,7 @@ fn has_waited(error: &DeviceError) -> bool {
             | DeviceError::Held { .. }
             | DeviceError::Busy { .. }
             | DeviceError::TooSlow { .. }
+            | DeviceError::Elsewhere { .. }
     )
 }
 
