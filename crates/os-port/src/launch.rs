@@ -17,7 +17,7 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -200,6 +200,37 @@ pub struct Bounds {
     pub addresses_bytes: u64,
 }
 
+/// Path of the guest's disk for a program of [`Spawn::extract`].
+pub const DISK_INSIDE: &str = "/disk";
+/// Folder into which such a program writes. It has no file but [`ANSWER_INSIDE`], and only this run of the program uses it.
+pub const OUTPUT_INSIDE: &str = "/output";
+/// An empty file in that folder, to which the program writes what it has found.
+pub const ANSWER_INSIDE: &str = "/output/answer";
+/// The most files that such a program may leave in its folder.
+pub const EXTRACTED_FILES_MAX: usize = 8;
+
+/// A program for [`Spawn::extract`].
+#[derive(Clone, Copy)]
+pub struct Extraction<'a> {
+    /// The program.
+    pub launch: &'a Launch,
+    /// The guest's disk: a block device or an image.
+    pub disk: &'a OpenFile,
+    /// The longest time that it has.
+    pub limit: Duration,
+    /// Whether it is to be killed before that. It is asked again and again.
+    pub is_cancelled: &'a dyn Fn() -> bool,
+}
+
+/// The end of a program of [`Spawn::extract`], and what it has left.
+#[derive(Debug)]
+pub struct Extracted {
+    /// Its end, and what it has said.
+    pub ended: Ended,
+    /// The regular files of its folder, by their names; none if it has failed, or left more than [`EXTRACTED_FILES_MAX`]. No other process can write to them or find them.
+    pub files: Vec<(String, File)>,
+}
+
 /// The port that starts programs. `xen-sys` has the real one; a simulated host can answer by itself.
 pub trait Spawn: std::fmt::Debug {
     /// Runs a program until it ends, without input, and discards its output, but for a script's. Kills a program that runs longer
@@ -214,6 +245,19 @@ pub trait Spawn: std::fmt::Debug {
     /// # Errors
     /// The system's error if it could not be started; [`io::ErrorKind::InvalidInput`] for too many files.
     fn start(&self, launch: &Launch, given: &Given<'_>) -> io::Result<Rc<dyn Child>>;
+
+    /// Runs a program that reads a guest's disk, such as a boot loader, until it ends. It is a user of its own without any right. Its
+    /// root has the system's programs, the disk ([`DISK_INSIDE`]), which it can only read, and a folder in memory ([`OUTPUT_INSIDE`]).
+    /// It has no network, and no other process is there for it. The program, and all that it has started, is killed at its time limit,
+    /// when it is cancelled, and when this process ends.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] and [`io::ErrorKind::Interrupted`] if it was killed for its time limit, or since it was cancelled;
+    /// [`io::ErrorKind::InvalidInput`] for a disk that is no file of the system; the system's error if it could not be started.
+    fn extract(&self, extraction: &Extraction<'_>) -> io::Result<Extracted> {
+        let _ = extraction;
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// Runs a program that must succeed.

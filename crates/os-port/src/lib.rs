@@ -38,7 +38,8 @@ pub use cage::Cage;
 pub use doorbell::{CALLERS_MAX, Call, Doorbell, Doorbells, Heard, SystemDoorbells};
 pub use kernel::{KernelFiles, SystemKernelFiles};
 pub use launch::{
-    Bounds, ERRORS_MAX_BYTES, Ended, FILES_MAX, FIRST_FILE, Given, Launch, SYSTEM_FOLDERS, Spawn,
+    ANSWER_INSIDE, Bounds, DISK_INSIDE, ERRORS_MAX_BYTES, EXTRACTED_FILES_MAX, Ended, Extracted,
+    Extraction, FILES_MAX, FIRST_FILE, Given, Launch, OUTPUT_INSIDE, SYSTEM_FOLDERS, Spawn,
     run_to_success,
 };
 pub use links::{Link, LinkChange, LinkIndex, LinkName, Links};
@@ -217,7 +218,7 @@ pub trait Process {
     fn may_start_qemu(&self) -> bool {
         true
     }
-    /// Whether this process can have hot-plug scripts run with all rights, as far as it has not given that up.
+    /// Whether this process can have hot-plug scripts and boot loaders run, as far as it has not given that up.
     fn may_run_scripts(&self) -> bool {
         true
     }

@@ -220,6 +220,20 @@ pub struct OpenFile {
 }
 
 impl OpenFile {
+    /// A file that another process has opened for reading, and has handed over. `path` is for messages.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn handed_over(path: &Path, descriptor: OwnedFd) -> io::Result<OpenFile> {
+        Ok(OpenFile {
+            path: path.to_owned(),
+            facts: facts_of(descriptor.as_fd())?,
+            is_writable: false,
+            descriptor: Some(descriptor),
+            bytes: Vec::new(),
+        })
+    }
+
     /// The path under which it was opened, for messages.
     pub fn path(&self) -> &Path {
         &self.path

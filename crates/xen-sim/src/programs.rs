@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use os_port::mem::{Life, MemPrograms, ProcessKernelFiles};
 use os_port::{
-    Child, ChildEnd, Ended, EventSource, Given, HeldProcess, KernelFiles, Launch, ProcessSignal,
-    Readiness, Spawn,
+    Child, ChildEnd, Ended, EventSource, Extracted, Extraction, Given, HeldProcess, KernelFiles,
+    Launch, ProcessSignal, Readiness, Spawn,
 };
 
 use crate::fate::Fate;
@@ -58,6 +58,12 @@ impl Spawn for MortalSpawn {
             .os_call("start_program", START_ERRORS, start, dead)?;
         let fate = self.fate.clone();
         Ok(Rc::new(MortalHeld { inner, fate }))
+    }
+
+    /// The program ends with this process, and leaves nothing.
+    fn extract(&self, extraction: &Extraction<'_>) -> io::Result<Extracted> {
+        let run = || self.programs.extract(extraction.launch, extraction.disk);
+        self.fate.os_call("run_program", RUN_ERRORS, run, dead)
     }
 }
 

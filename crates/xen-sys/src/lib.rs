@@ -5,7 +5,7 @@
 //! dropped.
 //!
 //! The crate also starts programs ([`Standby`], [`SystemSpawn`]), because a child must be prepared before it becomes
-//! its program. [`ScriptRunner`] runs hot-plug scripts for a process that has given up its rights. It runs code that reads hostile bytes in children without rights ([`compute`]). [`SystemLoopDevices`]
+//! its program. A boot loader, which reads a guest's disk, is started without rights (`extract`). [`ScriptRunner`] runs hot-plug scripts and boot loaders for a process that has given up its rights. The crate runs code that reads hostile bytes in children without rights ([`compute`]). [`SystemLoopDevices`]
 //! attaches files to loop devices.
 //!
 //! This is the only crate with `unsafe`. Three rules keep it small:
@@ -21,6 +21,7 @@ mod confine;
 mod device;
 mod domain;
 mod events;
+mod extract;
 mod grants;
 mod host;
 mod loops;

@@ -15,7 +15,7 @@
 //! traffic of other guests. The mend is a helper process that keeps the right and only joins a VM's interfaces to their bridges.
 //! All other monitors cannot make that socket.
 //!
-//! Hot-plug scripts need all of that. They are run by a child that was made before ([`ScriptRunner`](crate::ScriptRunner)).
+//! Hot-plug scripts need all of that, and a boot loader is confined by a process with rights. They are run by a child that was made before ([`ScriptRunner`](crate::ScriptRunner)).
 //!
 //! Landlock is not used. A core goes to any path that the operator names, and the next domain's kernel may be
 //! anywhere, so no list of folders would be correct.
@@ -198,8 +198,22 @@ fn drop_capabilities(but: u32) -> io::Result<()> {
 /// Builds one filter for the refused calls, and one for `clone3`. The filter cannot read the arguments of `clone3`,
 /// because they are in memory. So `clone3` fails as on a kernel without it, and C libraries use `clone`.
 fn filters(network: Network, programs: Programs) -> Result<[BpfProgram; 2], BackendError> {
+    filters_but(|call| programs.needs(call), other_sockets(network)?)
+}
+
+/// The filters of a program that reads what a guest has written. It starts programs, and makes no socket.
+pub(crate) fn filters_of_extraction() -> Result<[BpfProgram; 2], BackendError> {
+    filters_but(|call| call == libc::SYS_execve, Vec::new())
+}
+
+/// Builds these filters, without the calls that are needed. `refused_sockets` match the sockets that are refused: without a rule it
+/// is all of them.
+fn filters_but(
+    is_needed: impl Fn(i64) -> bool,
+    refused_sockets: Vec<SeccompRule>,
+) -> Result<[BpfProgram; 2], BackendError> {
     let all = FORBIDDEN.iter().chain(&FORBIDDEN_OF_ARCH);
-    let refused = all.filter(|call| !programs.needs(**call));
+    let refused = all.filter(|call| !is_needed(**call));
     let of_x32 = refused.clone().map(|call| call | X32);
     let of_x32_alone = OF_X32_ALONE.iter().map(|call| call | X32);
     let all = refused.copied().chain(of_x32).chain(of_x32_alone);
@@ -207,7 +221,7 @@ fn filters(network: Network, programs: Programs) -> Result<[BpfProgram; 2], Back
     for call in [libc::SYS_clone, libc::SYS_clone | X32] {
         rules.insert(call, new_namespaces()?);
     }
-    rules.insert(libc::SYS_socket, other_sockets(network)?);
+    rules.insert(libc::SYS_socket, refused_sockets);
     for call in [libc::SYS_ioctl, libc::SYS_ioctl | X32, IOCTL_OF_X32] {
         rules.insert(call, network_requests()?);
     }

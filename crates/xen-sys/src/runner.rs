@@ -1,26 +1,38 @@
-//! Runs hot-plug scripts for a process that gives up its rights.
+//! Runs hot-plug scripts and boot loaders for a process that gives up its rights.
 //!
-//! A script needs what such a process must not have: new programs, the network, connections to other daemons. So the process first
-//! makes a child that keeps all rights and does one thing: it runs the scripts that it is asked for. The child has no file open but
-//! its end of a socket, and reads nothing of a guest. Each request names a script, which the child checks itself. It ends with its
-//! parent, and so does the process of a script under way. What that has started goes on: the kernel ends the script's own process alone.
+//! A script needs what such a process must not have: new programs, the network, connections to other daemons. A boot loader is to have
+//! less than that process, and only a process with rights can take so much away. So the process first
+//! makes a child that keeps all rights and does one thing: it runs the programs that it is asked for. The child has no file open but
+//! its end of a socket, and reads nothing of a guest. Each request names a program, which the child checks itself. It ends with its
+//! parent, and so does the process of a program under way. What a script has started goes on: the kernel ends the script's own process
+//! alone. A boot loader ends with all that it has started.
 //!
-//! A request and a reply are one packet each: numbers and texts, each text with its length before it. A reply has no number, so
-//! none may come late: after a failure the socket is shut down.
+//! A request and a reply are one packet each: numbers and texts, each text with its length before it. The disk of a boot loader, and the
+//! files that it has left, go with them. A reply has no number, so none may come late: after a failure the socket is shut down.
 
 use std::ffi::{CStr, OsString};
 use std::fmt;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use os_port::{Child, Ended, Given, Launch, Spawn};
+use os_port::{
+    Child, DISK_INSIDE, EXTRACTED_FILES_MAX, Ended, Extracted, Extraction, Given, Launch, OpenFile,
+    Spawn,
+};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 
 use crate::confine::close_all_but;
+use crate::extract::extract;
 use crate::process::wait_for;
 use crate::spawn::SystemSpawn;
 
@@ -32,17 +44,23 @@ const PACKET_MAX_BYTES: usize = 32 << 10;
 const TEXTS_MAX: usize = 64;
 /// Time beyond a script's own limit in which its reply has to come.
 const REPLY_LIMIT: Duration = Duration::from_secs(5);
-/// The exit code of a script that a signal has ended, in a reply.
+/// The exit code of a program that a signal has ended, in a reply.
 const BY_SIGNAL: u64 = u64::MAX;
 /// The exit code of the child after a panic.
 const PANICKED: libc::c_int = 101;
-/// A reply: the script has ended.
+/// A request: run a hot-plug script, or a program that reads a guest's disk ([`Spawn::extract`]).
+const SCRIPT: u64 = 0;
+const EXTRACTION: u64 = 1;
+/// A reply: the program has ended.
 const ENDED: u64 = 0;
 /// A reply: it was not run, or took too long.
 const TOO_LONG: u64 = 1;
 const NOT_RUN: u64 = 2;
 
-/// Starts programs as [`SystemSpawn`] does, but has scripts run by a child with all rights.
+/// A packet, and the files that go with it.
+type Packet = (Vec<u8>, Vec<OwnedFd>);
+
+/// Starts programs as [`SystemSpawn`] does, but has scripts and boot loaders run by a child with all rights.
 pub struct ScriptRunner {
     socket: OwnedFd,
 }
@@ -77,9 +95,14 @@ impl ScriptRunner {
         matches!(ended, Ok([false, _]))
     }
 
-    /// Asks for a script, and waits for its end, but not longer than `limit`.
-    fn ask(&self, request: &[u8], limit: Duration) -> io::Result<Ended> {
-        match self.reply_to(request, limit) {
+    /// Asks for a program, and waits for its end, but not longer than `limit`.
+    fn ask(
+        &self,
+        request: &[u8],
+        files: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> io::Result<Extracted> {
+        match self.reply_to(request, files, limit) {
             Ok(ended) => ended,
             Err(error) => {
                 // The reply may come late: it must not be that to the next request.
@@ -90,8 +113,13 @@ impl ScriptRunner {
     }
 
     /// The reply to a request.
-    fn reply_to(&self, request: &[u8], limit: Duration) -> io::Result<io::Result<Ended>> {
-        send(&self.socket, request)?;
+    fn reply_to(
+        &self,
+        request: &[u8],
+        files: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> io::Result<io::Result<Extracted>> {
+        send(&self.socket, request, files)?;
         let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -104,7 +132,7 @@ impl ScriptRunner {
             }
         }
         let packet = receive(&self.socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        read_reply(&packet).ok_or(io::ErrorKind::InvalidData.into())
+        read_reply(packet).ok_or(io::ErrorKind::InvalidData.into())
     }
 }
 
@@ -112,13 +140,26 @@ impl Spawn for ScriptRunner {
     /// [`io::ErrorKind::BrokenPipe`]: the child is gone, or has not replied in time. It replies to nothing more then.
     fn run(&self, launch: &Launch, limit: Duration) -> io::Result<Ended> {
         match launch.is_script() {
-            true => self.ask(&Request::of(launch, limit)?, limit + REPLY_LIMIT),
+            true => {
+                let request = Request::of(launch, SCRIPT, limit)?;
+                let replied = self.ask(&request, &[], limit + REPLY_LIMIT)?;
+                Ok(replied.ended)
+            }
             false => SystemSpawn.run(launch, limit),
         }
     }
 
     fn start(&self, launch: &Launch, given: &Given<'_>) -> io::Result<Rc<dyn Child>> {
         SystemSpawn.start(launch, given)
+    }
+
+    /// [`io::ErrorKind::BrokenPipe`] as for a script. A monitor cancels nothing.
+    fn extract(&self, extraction: &Extraction<'_>) -> io::Result<Extracted> {
+        let limit = extraction.limit;
+        let disk = extraction.disk.descriptor();
+        let disk = disk.ok_or(io::ErrorKind::InvalidInput)?;
+        let request = Request::of(extraction.launch, EXTRACTION, limit)?;
+        self.ask(&request, &[disk], limit + REPLY_LIMIT)
     }
 }
 
@@ -146,29 +187,48 @@ fn serve_parent(socket: &OwnedFd, parent: u32, check: fn(&Launch) -> io::Result<
     if is_bound && close_all_but(socket.as_raw_fd()) {
         let _ = crate::program::give_back();
         while let Ok(Some(packet)) = receive(socket) {
-            let reply = serve(&packet, check);
-            if send(socket, &reply).is_err() {
+            let result = serve(packet, check);
+            let files = files_of(&result).iter().map(|(_, file)| file.as_fd());
+            let files: Vec<BorrowedFd<'_>> = files.collect();
+            if send(socket, &reply_of(&result), &files).is_err() {
                 break;
             }
         }
     }
 }
 
-fn serve(packet: &[u8], check: fn(&Launch) -> io::Result<()>) -> Vec<u8> {
-    let Some((launch, limit)) = Request::read(packet) else {
-        return reply_of(&Err(io::ErrorKind::InvalidInput.into()));
-    };
-    let ended = check(&launch).and_then(|()| SystemSpawn.run(&launch, limit));
-    reply_of(&ended)
+fn serve((bytes, files): Packet, check: fn(&Launch) -> io::Result<()>) -> io::Result<Extracted> {
+    let Request { launch, limit } = Request::read(&bytes).ok_or(io::ErrorKind::InvalidInput)?;
+    check(&launch)?;
+    match (launch.is_script(), files.into_iter().next()) {
+        (true, None) => Ok(Extracted {
+            ended: SystemSpawn.run(&launch, limit)?,
+            files: Vec::new(),
+        }),
+        (false, Some(disk)) => {
+            let disk = OpenFile::handed_over(Path::new(DISK_INSIDE), disk)?;
+            extract(&Extraction {
+                launch: &launch,
+                disk: &disk,
+                limit,
+                is_cancelled: &|| false,
+            })
+        }
+        _ => Err(io::ErrorKind::InvalidInput.into()),
+    }
 }
 
-/// A request: time limit, program, arguments, variables.
-struct Request;
+/// A request: its kind, time limit, program, arguments, variables.
+struct Request {
+    launch: Launch,
+    limit: Duration,
+}
 
 impl Request {
-    fn of(launch: &Launch, limit: Duration) -> io::Result<Vec<u8>> {
+    fn of(launch: &Launch, kind: u64, limit: Duration) -> io::Result<Vec<u8>> {
         let variables = launch.script_variables().unwrap_or_default();
         let mut packet = Vec::new();
+        put_number(&mut packet, kind);
         put_number(&mut packet, limit.as_millis() as u64);
         put_number(&mut packet, launch.arguments().len() as u64);
         put_number(&mut packet, variables.len() as u64);
@@ -180,21 +240,23 @@ impl Request {
             put_text(&mut packet, name.as_bytes());
             put_text(&mut packet, value.as_bytes());
         }
-        match packet.len() <= PACKET_MAX_BYTES {
+        match packet.len() <= PACKET_MAX_BYTES && launch.arguments().len() <= TEXTS_MAX {
             true => Ok(packet),
             false => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
 
     /// The request of a packet; `None` for a packet that is none of this module.
-    fn read(packet: &[u8]) -> Option<(Launch, Duration)> {
+    fn read(packet: &[u8]) -> Option<Request> {
         let mut rest = packet;
-        let limit = Duration::from_millis(take_number(&mut rest)?);
-        let mut count = || {
-            let count = usize::try_from(take_number(&mut rest)?).ok()?;
-            (count <= TEXTS_MAX).then_some(count)
+        let is_script = match take_number(&mut rest)? {
+            SCRIPT => true,
+            EXTRACTION => false,
+            _ => return None,
         };
-        let (nr_arguments, nr_variables) = (count()?, count()?);
+        let limit = Duration::from_millis(take_number(&mut rest)?);
+        let nr_arguments = take_count(&mut rest, TEXTS_MAX)?;
+        let nr_variables = take_count(&mut rest, TEXTS_MAX)?;
         let program = PathBuf::from(take_text(&mut rest)?);
         let mut arguments = Vec::new();
         for _ in 0..nr_arguments {
@@ -205,13 +267,18 @@ impl Request {
             variables.push((take_text(&mut rest)?, take_text(&mut rest)?));
         }
         let launch = Launch::new(&program).ok()?.args(arguments);
-        Some((launch.as_script(variables), limit))
+        let launch = match is_script {
+            true => launch.as_script(variables),
+            false => launch,
+        };
+        Some(Request { launch, limit })
     }
 }
 
-fn reply_of(ended: &io::Result<Ended>) -> Vec<u8> {
-    let (kind, code, said) = match ended {
-        Ok(ended) => {
+/// The packet of a reply. The files of the result go with it.
+fn reply_of(result: &io::Result<Extracted>) -> Vec<u8> {
+    let (kind, code, said) = match result {
+        Ok(Extracted { ended, .. }) => {
             let code = ended.code.and_then(|code| u64::try_from(code).ok());
             (ENDED, code.unwrap_or(BY_SIGNAL), ended.errors.clone())
         }
@@ -228,25 +295,55 @@ fn reply_of(ended: &io::Result<Ended>) -> Vec<u8> {
     put_number(&mut packet, code);
     let most = said.len().min(PACKET_MAX_BYTES / 2);
     put_text(&mut packet, said.get(..most).unwrap_or_default());
+    let files = files_of(result);
+    put_number(&mut packet, files.len() as u64);
+    for (name, _) in files {
+        put_text(&mut packet, name.as_bytes());
+    }
     packet
 }
 
-fn read_reply(packet: &[u8]) -> Option<io::Result<Ended>> {
-    let mut rest = packet;
+fn files_of(result: &io::Result<Extracted>) -> &[(String, File)] {
+    match result {
+        Ok(extracted) => &extracted.files,
+        Err(_) => &[],
+    }
+}
+
+fn read_reply((bytes, files): Packet) -> Option<io::Result<Extracted>> {
+    let mut rest = bytes.as_slice();
     let (kind, code) = (take_number(&mut rest)?, take_number(&mut rest)?);
     let said = take_text(&mut rest)?.into_vec();
+    let nr_files = take_count(&mut rest, EXTRACTED_FILES_MAX)?;
+    if nr_files != files.len() {
+        return None;
+    }
+    let mut named = Vec::new();
+    for file in files {
+        let name = take_text(&mut rest)?.into_string().ok()?;
+        named.push((name, File::from(file)));
+    }
     let error = |kind| {
         let text = String::from_utf8_lossy(&said).into_owned();
         Some(Err(io::Error::new(kind, text)))
     };
     match kind {
-        ENDED => Some(Ok(Ended {
-            code: i32::try_from(code).ok(),
-            errors: said,
+        ENDED => Some(Ok(Extracted {
+            ended: Ended {
+                code: i32::try_from(code).ok(),
+                errors: said,
+            },
+            files: named,
         })),
         TOO_LONG => error(io::ErrorKind::TimedOut),
         _ => error(io::ErrorKind::Other),
     }
+}
+
+/// The number of the texts that follow.
+fn take_count(packet: &mut &[u8], most: usize) -> Option<usize> {
+    let count = usize::try_from(take_number(packet)?).ok()?;
+    (count <= most).then_some(count)
 }
 
 fn put_number(packet: &mut Vec<u8>, number: u64) {
@@ -283,13 +380,15 @@ fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     }
 }
 
-fn send(socket: &OwnedFd, packet: &[u8]) -> io::Result<()> {
-    let (fd, start) = (socket.as_raw_fd(), packet.as_ptr().cast());
-    // SAFETY: the call reads the packet, which outlives it.
-    match unsafe { libc::send(fd, start, packet.len(), libc::MSG_NOSIGNAL) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
+fn send(socket: &OwnedFd, packet: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(EXTRACTED_FILES_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !files.is_empty() && !control.push(SendAncillaryMessage::ScmRights(files)) {
+        return Err(io::ErrorKind::InvalidInput.into());
     }
+    let packet = [IoSlice::new(packet)];
+    sendmsg(socket, &packet, &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
 }
 
 /// Ends the socket for both ends. The child may be gone already.
@@ -298,34 +397,32 @@ fn shut_down(socket: &OwnedFd) {
     unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) };
 }
 
-/// The next packet; `None` if the other end is closed.
-fn receive(socket: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
+/// The next packet with its files; `None` if the other end is closed.
+fn receive(socket: &OwnedFd) -> io::Result<Option<Packet>> {
     let mut packet = vec![0; PACKET_MAX_BYTES];
-    let (fd, start) = (socket.as_raw_fd(), packet.as_mut_ptr().cast());
-    loop {
-        // SAFETY: the call writes into the packet, which is ours and outlives it.
-        let received = unsafe { libc::recv(fd, start, packet.len(), 0) };
-        match usize::try_from(received) {
-            Ok(0) => return Ok(None),
-            Ok(size) => {
-                packet.truncate(size);
-                return Ok(Some(packet));
-            }
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(EXTRACTED_FILES_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        let slice = &mut [IoSliceMut::new(&mut packet)];
+        match recvmsg(socket, slice, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => {}
+            received => break received?,
+        }
+    };
+    let mut files = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(sent) = message {
+            files.extend(sent);
         }
     }
+    packet.truncate(received.bytes);
+    Ok((received.bytes > 0).then_some((packet, files)))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
+    use crate::extract::image_of_test;
     use crate::process::Process;
     use crate::rights::{Network, Programs, give_up_rights};
 
@@ -340,21 +437,37 @@ mod tests {
     #[test]
     fn requests_and_replies_are_read_as_they_were_written() {
         let launch = shell("exit 0");
-        let packet = Request::of(&launch, LIMIT).unwrap();
-        let (read, limit) = Request::read(&packet).unwrap();
-        assert_eq!((&read, limit), (&launch, LIMIT));
+        let packet = Request::of(&launch, SCRIPT, LIMIT).unwrap();
+        let read = Request::read(&packet).unwrap();
+        assert_eq!((&read.launch, read.limit), (&launch, LIMIT));
         for cut in 0..packet.len() {
             assert!(Request::read(&packet[..cut]).is_none(), "{cut}");
         }
         for code in [Some(3), None] {
-            let errors = b"why".to_vec();
-            let reply = reply_of(&Ok(Ended { code, errors }));
-            let read = read_reply(&reply).unwrap().unwrap();
+            let read = read_reply((reply_of(&Ok(ended(code))), Vec::new()));
+            let read = read.unwrap().unwrap().ended;
             assert_eq!((read.code, read.errors), (code, b"why".to_vec()));
         }
+        // A name without its file.
+        let mut left = ended(Some(0));
+        let file = || File::open("/dev/null").unwrap();
+        left.files.push(("kernel".to_owned(), file()));
+        let reply = reply_of(&Ok(left));
+        assert!(read_reply((reply.clone(), Vec::new())).is_none());
+        let read = read_reply((reply, vec![file().into()])).unwrap().unwrap();
+        assert_eq!(read.files[0].0, "kernel");
         for kind in [io::ErrorKind::TimedOut, io::ErrorKind::Other] {
             let reply = reply_of(&Err(kind.into()));
-            assert_eq!(read_reply(&reply).unwrap().unwrap_err().kind(), kind);
+            let read = read_reply((reply, Vec::new())).unwrap();
+            assert_eq!(read.unwrap_err().kind(), kind);
+        }
+    }
+
+    fn ended(code: Option<i32>) -> Extracted {
+        let errors = b"why".to_vec();
+        Extracted {
+            ended: Ended { code, errors },
+            files: Vec::new(),
         }
     }
 
@@ -393,6 +506,43 @@ mod tests {
                 | i32::from(!is_late) << 1
                 | i32::from(!is_refused) << 2
                 | i32::from(!is_alone) << 3
+        });
+        assert_eq!(code, 0);
+    }
+
+    #[test]
+    fn a_process_without_rights_gets_the_files_of_a_boot_loader() {
+        let Some(image) = image_of_test(b"kernel of the guest") else {
+            return;
+        };
+        let code = in_child(|| {
+            let Ok(runner) = ScriptRunner::start(|_| Ok(())) else {
+                return 100;
+            };
+            if give_up_rights(Network::None, Programs::None).is_err() {
+                return 101;
+            }
+            let shell = |text: &str| {
+                let shell = Launch::new(Path::new("/bin/sh")).unwrap();
+                shell.args(["-c", text])
+            };
+            let extract = |text: &str| {
+                runner.extract(&Extraction {
+                    launch: &shell(text),
+                    disk: &image,
+                    limit: LIMIT,
+                    is_cancelled: &|| false,
+                })
+            };
+            let found = extract("head -c 19 /disk >/output/kernel").map(|extracted| {
+                let mut files = extracted.files.into_iter();
+                let kernel = files.find(|(name, _)| name == "kernel");
+                kernel.and_then(|(_, file)| io::read_to_string(file).ok())
+            });
+            let is_right = found.is_ok_and(|found| found.as_deref() == Some("kernel of the guest"));
+            let failed = extract("exit 3");
+            let is_failed = failed.is_ok_and(|failed| failed.ended.code == Some(3));
+            i32::from(!is_right) | i32::from(!is_failed) << 1
         });
         assert_eq!(code, 0);
     }
@@ -439,14 +589,13 @@ mod tests {
     fn a_late_reply_is_none_to_the_next_request() {
         let (ours, childs) = pair().unwrap();
         let runner = ScriptRunner { socket: ours };
-        let request = Request::of(&shell("exit 0"), LIMIT).unwrap();
+        let request = Request::of(&shell("exit 0"), SCRIPT, LIMIT).unwrap();
         assert!(runner.is_there());
         let soon = Duration::from_millis(10);
-        let late = runner.ask(&request, soon).unwrap_err();
+        let late = runner.ask(&request, &[], soon).unwrap_err();
         assert_eq!(late.kind(), io::ErrorKind::BrokenPipe);
-        let (code, errors) = (Some(0), Vec::new());
-        let _ = send(&childs, &reply_of(&Ok(Ended { code, errors })));
-        let next = runner.ask(&request, LIMIT).unwrap_err();
+        let _ = send(&childs, &reply_of(&Ok(ended(Some(0)))), &[]);
+        let next = runner.ask(&request, &[], LIMIT).unwrap_err();
         assert_eq!(next.kind(), io::ErrorKind::BrokenPipe);
         assert!(!runner.is_there());
     }

@@ -9,13 +9,16 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use os_port::{
-    Child, ChildEnd, ERRORS_MAX_BYTES, Ended, EventSource, Given, HeldProcess, Launch, OpenFile,
-    ProcessSignal, Readiness, Spawn,
+    Child, ChildEnd, ERRORS_MAX_BYTES, Ended, EventSource, Extracted, Extraction, Given,
+    HeldProcess, Launch, OpenFile, ProcessSignal, Readiness, Spawn,
 };
 
+use crate::extract::extract;
 use crate::process::{Process, wait_for};
 use crate::standby::{Extras, NO_PROGRAM, Standby, Streams};
 
+/// Longest time between two looks whether a program is cancelled.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The largest value of `oom_score_adj` (proc(5)).
 const ENDED_FIRST: &str = "1000";
 
@@ -44,7 +47,7 @@ impl Spawn for SystemSpawn {
         };
         let standby = Standby::start_with(launch, streams, &extras)?;
         drop(end);
-        run_until(deadline, launch, errors, &standby.let_go())
+        run_until((deadline, None), launch, errors, &standby.let_go())
     }
 
     fn start(&self, launch: &Launch, given: &Given<'_>) -> io::Result<Rc<dyn Child>> {
@@ -73,6 +76,10 @@ impl Spawn for SystemSpawn {
             process,
             errors: RefCell::new(errors),
         }))
+    }
+
+    fn extract(&self, extraction: &Extraction<'_>) -> io::Result<Extracted> {
+        extract(extraction)
     }
 }
 
@@ -119,15 +126,16 @@ impl Child for Started {
     }
 }
 
-fn open_null() -> io::Result<File> {
+pub(crate) fn open_null() -> io::Result<File> {
     let null = Path::new("/dev/null");
     OpenOptions::new().read(true).write(true).open(null)
 }
 
 /// Waits for the end of a process. Reads its standard error meanwhile, so that it does not block, and keeps the start
-/// of it. A child of the program that still runs is not waited for, however much it writes.
-fn run_until(
-    deadline: Instant,
+/// of it. A child of the program that still runs is not waited for, however much it writes. Kills the process at the deadline, and when it
+/// is cancelled.
+pub(crate) fn run_until(
+    (deadline, is_cancelled): (Instant, Option<&dyn Fn() -> bool>),
     launch: &Launch,
     mut errors: PipeReader,
     process: &Process,
@@ -136,13 +144,23 @@ fn run_until(
     let mut is_open = true;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let [has_ended, has_said] = wait_for([process.as_fd(), errors.as_fd()], is_open, left)?;
+        let wait = match is_cancelled {
+            Some(_) => left.min(LOOK_EVERY),
+            None => left,
+        };
+        let [has_ended, has_said] = wait_for([process.as_fd(), errors.as_fd()], is_open, wait)?;
         if has_ended {
             break;
         }
-        if left.is_zero() {
+        let is_cancelled = is_cancelled.is_some_and(|is_cancelled| is_cancelled());
+        if left.is_zero() || is_cancelled {
             process.kill_group()?;
             process.wait()?;
+        }
+        if is_cancelled {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        if left.is_zero() {
             let what = format!("`{}` ran into its time limit and was killed", launch.line());
             return Err(io::Error::new(io::ErrorKind::TimedOut, what));
         }

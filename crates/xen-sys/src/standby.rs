@@ -159,14 +159,14 @@ fn limits_of(bounds: Bounds) -> [(u32, u64); 3] {
 }
 
 /// The arguments of a program in the form that the kernel needs.
-struct Words {
-    path: CString,
-    args: Vec<CString>,
-    env: Vec<CString>,
+pub(crate) struct Words {
+    pub path: CString,
+    pub args: Vec<CString>,
+    pub env: Vec<CString>,
 }
 
 impl Words {
-    fn of(launch: &Launch) -> io::Result<Words> {
+    pub(crate) fn of(launch: &Launch) -> io::Result<Words> {
         let word = |word: &OsString| CString::new(word.as_bytes());
         let path = CString::new(launch.program().as_os_str().as_bytes())?;
         let mut args = vec![path.clone()];
@@ -324,7 +324,7 @@ impl Orders {
 }
 
 /// Addresses of the arguments with a null pointer after them, for `execve`.
-fn pointers(words: &[CString]) -> Vec<*const c_char> {
+pub(crate) fn pointers(words: &[CString]) -> Vec<*const c_char> {
     let addresses = words.iter().map(|word| word.as_ptr());
     addresses.chain([ptr::null()]).collect()
 }

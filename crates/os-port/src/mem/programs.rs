@@ -9,10 +9,12 @@ use super::Life;
 use crate::kernel::KernelFiles;
 use crate::process::{Child, ChildEnd, HeldProcess, ProcessSignal};
 use crate::wait::{EventSource, Readiness};
-use crate::{Ended, Launch};
+use crate::{Ended, Extracted, Launch, OpenFile};
 
 /// A function that plays a program which runs to its end.
 type Play = Box<dyn Fn(&Launch) -> Ended + Send>;
+/// A function that plays a program which reads a guest's disk.
+type PlayReader = Box<dyn Fn(&Launch, &OpenFile) -> io::Result<Extracted> + Send>;
 
 /// The programs of a simulated host, and the processes that they are. Clones share the same programs.
 #[derive(Clone, Default)]
@@ -23,6 +25,7 @@ pub struct MemPrograms {
 #[derive(Default)]
 struct State {
     plays: BTreeMap<PathBuf, Play>,
+    readers: BTreeMap<PathBuf, PlayReader>,
     /// The programs that end when SIGTERM asks them to.
     obedient: Vec<PathBuf>,
     processes: BTreeMap<u32, MemProgram>,
@@ -55,6 +58,16 @@ impl MemPrograms {
         state.plays.insert(program.to_owned(), Box::new(play));
     }
 
+    /// Adds a program that `play` plays when it reads a guest's disk.
+    pub fn add_reader(
+        &self,
+        program: &Path,
+        play: impl Fn(&Launch, &OpenFile) -> io::Result<Extracted> + Send + 'static,
+    ) {
+        let mut state = self.state();
+        state.readers.insert(program.to_owned(), Box::new(play));
+    }
+
     /// Lets a program end as soon as SIGTERM asks it to.
     pub fn obey(&self, program: &Path) {
         self.state().obedient.push(program.to_owned());
@@ -75,6 +88,16 @@ impl MemPrograms {
         let state = self.state();
         let play = state.plays.get(launch.program());
         Ok(play.ok_or(ErrorKind::NotFound)?(launch))
+    }
+
+    /// Runs a program that reads a guest's disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if there is no such program; that of the program.
+    pub fn extract(&self, launch: &Launch, disk: &OpenFile) -> io::Result<Extracted> {
+        let state = self.state();
+        let play = state.readers.get(launch.program());
+        play.ok_or(ErrorKind::NotFound)?(launch, disk)
     }
 
     /// Starts a program as this process.
