@@ -107,10 +107,10 @@ import json, sys
 # libxl may end the file with a NUL.
 record = json.JSONDecoder().raw_decode(open(sys.argv[1]).read().lstrip())[0]
 record["pcidevs"] = [{"bus": 1}]
-record["b_info"]["bootloader"] = "pygrub"
+record["b_info"]["irqs"] = [5]
 json.dump(record, open(sys.argv[1], "w"))
 END
-refused '`bootloader`.*`pci|`pci.*`bootloader`' xyl adopt disk
+refused '`irqs`.*`pci|`pci.*`irqs`' xyl adopt disk
 cp "$scratch/json" "$json"
 ok xl destroy disk
 leaves_nothing "$scratch/before"

@@ -87,11 +87,16 @@ matches 'boot loader' "$(xyl explain other)"
 ok xyl destroy other
 leaves_nothing before
 
+echo 'pygrub finds the same kernel in domain 0, without rights'
+debian_cfg pygrub 'type = "pv"' 'bootloader = "pygrub"' >pygrub.cfg
+ok xyl create -p -q pygrub.cfg
+matches 'kernel found by pygrub' "$(xyl explain pygrub)"
+ok xyl destroy pygrub
+leaves_nothing before
+
 echo 'what cannot boot is refused, with what to write instead'
 debian_cfg other 'type = "pvh"' 'firmware = "pvgrub64"' >other.cfg
 refused 'grub-i386-xen_pvh.bin' xyl create -q other.cfg
-debian_cfg other 'type = "pv"' 'bootloader = "pygrub"' >other.cfg
-refused 'firmware = "pvgrub64"' xyl create -q other.cfg
 # 32-bit PV GRUB is a bare 32-bit PV guest, whatever it boots: the policy converts or refuses it.
 debian_cfg other 'type = "pv"' 'firmware = "pvgrub32"' 'pvshim = 0' >other.cfg
 refused '32-bit' xyl create -q other.cfg

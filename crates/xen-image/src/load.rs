@@ -82,6 +82,26 @@ impl Loader {
     /// valid kernel, or exceeds a limit.
     pub fn load(&self, path: &Path) -> Result<Image, Error> {
         let (file, metadata) = open_regular(path)?;
+        self.load_opened(path, file, &metadata, true)
+    }
+
+    /// Loads a kernel from an open file that has no path on this host, such as one that a boot loader has found. `path` is for messages
+    /// alone. The cache is asked for the content, and not for the file's identity.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn load_file(&self, path: &Path, file: File) -> Result<Image, Error> {
+        let metadata = check_regular(path, &file)?;
+        self.load_opened(path, file, &metadata, false)
+    }
+
+    fn load_opened(
+        &self,
+        path: &Path,
+        file: File,
+        metadata: &Metadata,
+        has_identity: bool,
+    ) -> Result<Image, Error> {
         let magic = read_start(path, &file, metadata.len().min(MAGIC_BYTES))?;
         if image::is_elf(&magic) {
             check_size(path, metadata.len(), self.limits.decompressed_max_bytes)?;
@@ -94,7 +114,7 @@ impl Loader {
                 .map_err(|source| malformed(path, source));
         }
         check_size(path, metadata.len(), self.limits.compressed_max_bytes)?;
-        self.load_packed(path, &file, &metadata)
+        self.load_packed(path, &file, metadata, has_identity)
     }
 
     /// Loads a kernel, packed or not, that is in memory already. `path` is for messages alone; the cache is not asked.
@@ -111,13 +131,25 @@ impl Loader {
         Image::from_source(path.into(), origin, elf, &self.limits)
     }
 
-    fn load_packed(&self, path: &Path, file: &File, metadata: &Metadata) -> Result<Image, Error> {
+    fn load_packed(
+        &self,
+        path: &Path,
+        file: &File,
+        metadata: &Metadata,
+        has_identity: bool,
+    ) -> Result<Image, Error> {
         let opened = self
             .cache
             .as_ref()
             .map(|folder| Cache::open(&folder.path, folder.options));
         let not_cached = match opened {
-            Some(Ok(cache)) => return self.load_with_cache(path, file, metadata, &cache),
+            Some(Ok(cache)) => {
+                let identity = match has_identity {
+                    true => Some(identity_of(path, file, metadata)?),
+                    false => None,
+                };
+                return self.load_with_cache(path, file, (metadata, identity), &cache);
+            }
             Some(Err(error)) => Some(error.to_string()),
             None => None,
         };
@@ -142,23 +174,18 @@ impl Loader {
         &self,
         path: &Path,
         file: &File,
-        metadata: &Metadata,
+        (metadata, identity): (&Metadata, Option<Identity>),
         cache: &Cache,
     ) -> Result<Image, Error> {
-        let failed = |source| Error::Read {
-            path: path.to_owned(),
-            offset: 0,
-            source,
-        };
-        let identity = Identity::of(file, metadata).map_err(failed)?;
-        if let Some(source) = cache.by_identity(&identity)
+        if let Some(identity) = &identity
+            && let Some(source) = cache.by_identity(identity)
             && let Some(image) = self.cached_image(path, Origin::CachedByIdentity, source)
         {
             return Ok(image);
         }
         let packed = read_start(path, file, metadata.len())?;
         let content = ContentHash::of(&packed);
-        let identity = unchanged(identity, file);
+        let identity = identity.and_then(|identity| unchanged(identity, file));
         let known = || {
             let source = cache.by_content(&content)?;
             self.cached_image(path, Origin::CachedByContent, source)
@@ -195,6 +222,14 @@ impl Loader {
         }
         Image::from_source(path.to_owned(), origin, source, &self.limits).ok()
     }
+}
+
+fn identity_of(path: &Path, file: &File, metadata: &Metadata) -> Result<Identity, Error> {
+    Identity::of(file, metadata).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        offset: 0,
+        source,
+    })
 }
 
 /// The file's identity, if it did not change while the file was read.
@@ -317,14 +352,19 @@ fn malformed(path: &Path, source: Malformed) -> Error {
 
 /// Opens a regular file that is not empty. A pipe or a device is an error; the call does not wait for it.
 pub(crate) fn open_regular(path: &Path) -> Result<(File, Metadata), Error> {
-    let failed = |source: io::Error| open_error(path, source);
     let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(nonblock)
         .open(path)
-        .map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
+        .map_err(|source| open_error(path, source))?;
+    let metadata = check_regular(path, &file)?;
+    Ok((file, metadata))
+}
+
+/// Refuses an open file that is not regular, or empty.
+pub(crate) fn check_regular(path: &Path, file: &File) -> Result<Metadata, Error> {
+    let metadata = file.metadata().map_err(|source| open_error(path, source))?;
     if !metadata.is_file() {
         return Err(Error::NotAFile {
             path: path.to_owned(),
@@ -336,7 +376,7 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, Metadata), Error> {
             path: path.to_owned(),
         });
     }
-    Ok((file, metadata))
+    Ok(metadata)
 }
 
 fn open_error(path: &Path, source: io::Error) -> Error {

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::load::{check_size, open_regular};
+use crate::load::{check_regular, check_size, open_regular};
 
 /// An open file that is copied to the guest's memory unchanged. Linux unpacks its ramdisk itself.
 #[derive(Debug)]
@@ -21,12 +21,21 @@ impl Module {
     /// # Errors
     /// [`Error`]: the file is missing, not readable, not a regular file, empty or too large.
     pub fn open(path: &Path, max_bytes: u64) -> Result<Self, Error> {
-        let (file, metadata) = open_regular(path)?;
-        check_size(path, metadata.len(), max_bytes)?;
+        let (file, _) = open_regular(path)?;
+        Self::of_file(path, file, max_bytes)
+    }
+
+    /// Takes a file that is open already. `path` is for messages alone.
+    ///
+    /// # Errors
+    /// [`Error`]: the file is not a regular file, empty or too large.
+    pub fn of_file(path: &Path, file: File, max_bytes: u64) -> Result<Self, Error> {
+        let size_bytes = check_regular(path, &file)?.len();
+        check_size(path, size_bytes, max_bytes)?;
         Ok(Self {
             path: path.to_owned(),
             file,
-            size_bytes: metadata.len(),
+            size_bytes,
         })
     }
 

@@ -89,6 +89,8 @@ codes! {
     NoPv32 = "no-pv32",
     /// The guest cannot run in the PV shim.
     Shim = "shim",
+    /// The boot loader of domain 0 has found no kernel on the guest's disk.
+    BootLoader = "boot-loader",
     /// The policy of the host refuses the guest.
     NotAdmitted = "not-admitted",
     /// The policy of the host cannot be read.

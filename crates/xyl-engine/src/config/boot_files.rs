@@ -6,10 +6,11 @@ use xen_build::{BootModule, ModuleContent};
 use xen_image::{Image, Module, Origin};
 
 use crate::Notice;
+use crate::config::boot_loader;
 use crate::config::loader;
 use crate::config::shim::ShimImage;
 use crate::vm::spec::VmSpec;
-use crate::{EngineError, Host};
+use crate::{Cancel, EngineError, Host};
 
 /// Number of bytes in a KiB.
 const KIB: u64 = 1024;
@@ -20,40 +21,76 @@ pub(crate) struct Images {
     pub kernel: Image,
     /// Ramdisk of the guest.
     ramdisk: Option<Module>,
+    /// The command line of the guest's kernel.
+    pub cmdline: String,
     /// The shim, if the kernel runs in one.
     pub shim: Option<ShimImage>,
 }
 
-impl Images {
-    /// Opens the guest's kernel. It comes first, because the kernel's kind decides about the other files.
-    pub fn load_kernel(
+/// The opened kernel of a guest, and what a boot loader has found beside it.
+pub(crate) struct Opened {
+    pub kernel: Image,
+    found: Option<(Option<Module>, String)>,
+}
+
+impl Opened {
+    /// A kernel that the configuration names.
+    pub fn named(kernel: Image) -> Opened {
+        Opened {
+            kernel,
+            found: None,
+        }
+    }
+
+    /// Opens the guest's kernel, or has its boot loader find it. It comes first, because the kernel's kind decides about the other files.
+    pub fn open(
         host: &Host,
         spec: &VmSpec,
+        cancel: &Cancel,
         notice: &mut dyn FnMut(Notice<'_>),
-    ) -> Result<Image, EngineError> {
-        let kernel = loader(&host.dirs).load(&spec.kernel)?;
+    ) -> Result<Opened, EngineError> {
+        let opened = match &spec.boot_loader {
+            Some(boot_loader) => {
+                let found = boot_loader::run(host, spec, boot_loader, cancel)?;
+                Opened {
+                    kernel: found.kernel,
+                    found: Some((found.ramdisk, found.cmdline)),
+                }
+            }
+            None => Opened::named(loader(&host.dirs).load(&spec.kernel)?),
+        };
         if let Origin::Unpacked {
             not_cached: Some(why),
-        } = kernel.origin()
+        } = opened.kernel.origin()
         {
             notice(Notice::Warning(why));
         }
-        Ok(kernel)
+        Ok(opened)
     }
+}
 
-    /// Opens the ramdisk, and the shim if the VM has one.
+impl Images {
+    /// Opens the ramdisk, if no boot loader has found it.
     pub fn load_rest(
         spec: &VmSpec,
-        kernel: Image,
+        opened: Opened,
         shim: Option<ShimImage>,
     ) -> Result<Images, EngineError> {
-        let ramdisk = match &spec.ramdisk {
-            Some(path) => Some(Module::open(path, spec.max_kib.saturating_mul(KIB))?),
-            None => None,
+        let (ramdisk, cmdline) = match (opened.found, &spec.ramdisk) {
+            (Some(found), _) => found,
+            (None, ramdisk) => {
+                let max_bytes = spec.max_kib.saturating_mul(KIB);
+                let ramdisk = ramdisk.as_deref().map(|path| Module::open(path, max_bytes));
+                (
+                    ramdisk.transpose()?,
+                    spec.cmdline.clone().unwrap_or_default(),
+                )
+            }
         };
         Ok(Images {
-            kernel,
+            kernel: opened.kernel,
             ramdisk,
+            cmdline,
             shim,
         })
     }
@@ -63,11 +100,11 @@ impl Images {
         self.shim.as_ref().map_or(&self.kernel, |shim| &shim.image)
     }
 
-    /// The modules of that image. `cmdline` is the command line of the guest's kernel.
-    pub fn modules<'a>(&'a self, cmdline: &'a str) -> Vec<BootModule<'a>> {
+    /// The modules of that image.
+    pub fn modules(&self) -> Vec<BootModule<'_>> {
         let kernel = self.shim.as_ref().map(|_| BootModule {
             content: ModuleContent::Kernel(&self.kernel),
-            cmdline,
+            cmdline: &self.cmdline,
         });
         let ramdisk = self.ramdisk.as_ref().map(|ramdisk| BootModule {
             content: ModuleContent::File(ramdisk),

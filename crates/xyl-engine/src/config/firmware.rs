@@ -21,6 +21,13 @@ pub(crate) const FOLDERS: [&str; 4] = [
     "local/lib/xen/boot",
     "local/libexec/xen/boot",
 ];
+/// The same for the programs that only Xen's tools start (`LIBEXEC_BIN`).
+const FOLDERS_OF_PROGRAMS: [&str; 4] = [
+    "lib/xen/bin",
+    "libexec/xen/bin",
+    "local/lib/xen/bin",
+    "local/libexec/xen/bin",
+];
 /// GRUB for 32-bit PV guests as distributions install it, below /usr.
 const GRUB_32: [&str; 2] = [
     "lib/grub-xen/grub-i386-xen.bin",
@@ -35,10 +42,28 @@ const GRUB_64: [&str; 2] = [
 /// Possible paths of a file of Xen's firmware folder. With a release of Xen (major, minor), Debian's folder of that
 /// release comes first.
 pub(crate) fn places(usr: &Path, release: Option<(u16, u16)>, name: &str) -> Vec<PathBuf> {
-    let own = release.map(|(major, minor)| format!("lib/xen-{major}.{minor}/boot"));
+    places_in(usr, release, ("boot", FOLDERS), name)
+}
+
+/// The same for a program of Xen's tools.
+pub(crate) fn places_of_program(
+    usr: &Path,
+    release: Option<(u16, u16)>,
+    name: &str,
+) -> Vec<PathBuf> {
+    places_in(usr, release, ("bin", FOLDERS_OF_PROGRAMS), name)
+}
+
+fn places_in(
+    usr: &Path,
+    release: Option<(u16, u16)>,
+    (kind, folders): (&str, [&str; 4]),
+    name: &str,
+) -> Vec<PathBuf> {
+    let own = release.map(|(major, minor)| format!("lib/xen-{major}.{minor}/{kind}"));
     own.as_deref()
         .into_iter()
-        .chain(FOLDERS)
+        .chain(folders)
         .map(|folder| usr.join(folder).join(name))
         .collect()
 }

@@ -36,8 +36,8 @@ pub(crate) fn locate(config: &Config, error: EngineError) -> EngineError {
     }))
 }
 
-/// The settings that say what a guest boots. A configuration has one of them.
-const KERNEL: [&str; 2] = ["kernel", "firmware"];
+/// The settings that say what a guest boots. A configuration has one of them; a boot loader may be asked for a kernel.
+const KERNEL: [&str; 3] = ["bootloader", "kernel", "firmware"];
 
 /// The settings that may cause an error, the likeliest first.
 fn keys(domain: &DomainConfig, error: &EngineError) -> &'static [&'static str] {
@@ -47,6 +47,7 @@ fn keys(domain: &DomainConfig, error: &EngineError) -> &'static [&'static str] {
         }
         EngineError::Build(error) => build_keys(error),
         EngineError::NoFirmware { .. } => &["firmware"],
+        EngineError::BootLoader(_) => &["bootloader"],
         EngineError::NoSuchCpus { .. } => &["cpus", "cpus_soft"],
         EngineError::NoSuchPool(_) => &["pool"],
         EngineError::NoShares(_) => &["cpu_weight", "cap"],

@@ -1,6 +1,7 @@
 //! From a configuration to a decision: the parts of a VM, and whether it may start.
 //!
 //! `plan` turns a parsed xl.cfg into a [`crate::vm::spec::VmSpec`]. `boot_files` opens kernel and ramdisk.
+//! `boot_loader` has a program find them on the guest's disk.
 //! `firmware` finds the boot loaders
 //! that `firmware` names. `admission` asks the policy, and `policy_recheck` asks it again about running guests. `shim` prepares the PV shim.
 //! `locate` finds the line that an error is about. `runtime_changes` adds changes that commands made later.
@@ -9,6 +10,7 @@
 pub mod admission;
 pub mod autostart;
 pub(crate) mod boot_files;
+pub mod boot_loader;
 pub mod firmware;
 pub mod libxl_json;
 mod locate;

@@ -15,13 +15,14 @@ use xl_cfg::{Config, DomainConfig, DomainType, SetKey, Source, Value};
 
 use crate::EngineError;
 use crate::Host;
+use crate::config::boot_loader;
 use crate::config::locate::locate;
 use crate::host::topology;
 use crate::vm::channel::Channel;
 use crate::vm::disk::Disk;
 use crate::vm::nic::{self, VifDefaults};
 use crate::vm::paths::whole_path;
-use crate::vm::spec::{Action, OnShutdown, Shim, VmSpec};
+use crate::vm::spec::{Action, BootLoader, OnShutdown, Shim, VmSpec};
 use crate::vm::store;
 
 /// KiB of a MiB.
@@ -68,6 +69,9 @@ const OBEYED: &[&str] = &[
     "kernel",
     "firmware",
     "ramdisk",
+    "bootloader",
+    "bootloader_args",
+    "bootloader_restrict",
     "cmdline",
     "root",
     "extra",
@@ -188,14 +192,35 @@ pub fn plan(
         check_vmtrace(check_memory(check_vcpus(config)?)?)?.warn_of_keys(why_without_effect);
     let kernel = match &config.domain.boot.firmware {
         Some(name) => firmware(name),
-        None => Ok(whole_path(
-            config.domain.boot.kernel.as_deref().unwrap_or(""),
-        )),
+        None => {
+            let path = config.domain.boot.kernel.as_deref().unwrap_or("");
+            Ok(boot_path(&config.domain, path))
+        }
     };
     match kernel.and_then(|kernel| spec(&config.domain, kernel, defaults, topology)) {
         Ok(spec) => Ok(Planned { spec, config }),
         Err(error) => Err(locate(&config, error)),
     }
+}
+
+/// The path of a kernel or ramdisk. That on a guest's disk is the boot loader's business.
+fn boot_path(domain: &DomainConfig, path: &str) -> PathBuf {
+    match domain.boot.bootloader {
+        Some(_) => PathBuf::from(path),
+        None => whole_path(path),
+    }
+}
+
+/// The boot loader. A path is made absolute; a name is looked for at each start.
+fn boot_loader_of(domain: &DomainConfig) -> Option<BootLoader> {
+    let program = domain.boot.bootloader.as_deref()?;
+    Some(BootLoader {
+        program: match program.contains('/') {
+            true => whole_path(program).display().to_string(),
+            false => program.to_owned(),
+        },
+        arguments: domain.boot.bootloader_args.clone(),
+    })
 }
 
 /// Parses the configuration of a new VM. Unsupported settings are reported with all other errors. `names` is the
@@ -297,6 +322,11 @@ fn why_without_effect(key: &SetKey<'_>, domain: &DomainConfig) -> Option<String>
         return None;
     }
     let name = info.name;
+    if domain.boot.bootloader.is_some() && name.starts_with("bootloader_") {
+        let is_user = name == "bootloader_user";
+        return is_user
+            .then(|| format!("`{name}` has no effect: each boot loader is a user of its own"));
+    }
     lacking(name).map(|what| format!("`{name}` has no effect: the guest has no {what}"))
 }
 
@@ -329,17 +359,7 @@ fn why_not(key: &SetKey<'_>, domain: &DomainConfig) -> Option<String> {
     let value = key.value.to_value();
     let harmless = OBEYED.contains(&name) || lacking(name).is_some() || is_off(&value);
     (!harmless && !is_default(name, &value, domain))
-        .then(|| format!("`{name}` is not supported by Xyl yet{}", instead(name)))
-}
-
-/// Advice: another way to write the setting.
-fn instead(name: &str) -> &'static str {
-    match name {
-        "bootloader" => {
-            ": let the guest boot itself. Take the line out, and write `firmware = \"pvgrub64\"` for type=\"pv\", or `kernel = \"/usr/lib/grub-xen/grub-i386-xen_pvh.bin\"` for type=\"pvh\" (Debian's package grub-xen-host). Nothing in domain 0 reads the guest's disk then (docs/boot-from-disk.md)"
-        }
-        _ => "",
-    }
+        .then(|| format!("`{name}` is not supported by Xyl yet"))
 }
 
 fn unsupported_value(name: &str, domain: &DomainConfig) -> Option<String> {
@@ -358,11 +378,28 @@ fn unsupported_value(name: &str, domain: &DomainConfig) -> Option<String> {
     if name == "firmware" {
         return firmware_without_shim(domain);
     }
+    if name == "bootloader" {
+        return why_no_boot_loader(domain);
+    }
     let is_without_acpi = name == "acpi"
         && domain.domain_type == DomainType::Pvh
         && domain.platform.acpi == Some(false);
     is_without_acpi
         .then(|| "a PVH guest without ACPI tables is not supported by Xyl yet".to_owned())
+}
+
+/// The reason why `bootloader` is refused.
+fn why_no_boot_loader(domain: &DomainConfig) -> Option<String> {
+    let boot = &domain.boot;
+    boot.bootloader.as_ref()?;
+    if boot.firmware.is_some() {
+        return Some(
+            "`bootloader` and `firmware` both say what to boot: take one of them out".to_owned(),
+        );
+    }
+    let disks: Result<Vec<Disk>, String> = domain.disks.iter().map(Disk::of_config).collect();
+    // A disk that is refused is told at `disk`.
+    boot_loader::why_not(&disks.ok()?, &boot.bootloader_args)
 }
 
 /// The reason why `firmware` is refused: it names PV boot loaders, and a PVH guest without a shim starts none.
@@ -435,8 +472,9 @@ fn spec(
             .ramdisk
             .as_deref()
             .filter(|path| !path.is_empty())
-            .map(whole_path),
+            .map(|path| boot_path(domain, path)),
         cmdline: domain.boot.cmdline.clone(),
+        boot_loader: boot_loader_of(domain),
         shim: shim(domain),
         wants_bare: domain.raw.get("pvshim").is_some_and(is_off),
         on: on_shutdown(domain),
@@ -631,7 +669,12 @@ fn into_atom(value: Value) -> Option<String> {
 /// The settings that may have another value than in the configuration.
 fn decided(spec: &VmSpec) -> Vec<(&'static str, String)> {
     let mib = |kib: u64| kib.div_ceil(KIB_PER_MIB).to_string();
-    let path = |path: &PathBuf| path.to_str().map(str::to_owned);
+    let path = |path: &PathBuf| {
+        path.to_str()
+            .filter(|path| !path.is_empty())
+            .map(str::to_owned)
+    };
+    let boot_loader = spec.boot_loader.as_ref();
     let small = |value: Option<u16>| value.map(|value| value.to_string());
     let number = |value: Option<u32>| value.map(|value| value.to_string());
     let shim_path = spec.shim.as_ref().and_then(|shim| shim.path.as_ref());
@@ -644,6 +687,7 @@ fn decided(spec: &VmSpec) -> Vec<(&'static str, String)> {
         ("maxvcpus", Some(spec.max_vcpus.to_string())),
         ("kernel", path(&spec.kernel)),
         ("ramdisk", spec.ramdisk.as_ref().and_then(path)),
+        ("bootloader", boot_loader.map(|one| one.program.clone())),
         ("pvshim_path", shim_path.and_then(path)),
         ("cpu_weight", small(spec.cpu_weight)),
         ("cap", small(spec.cpu_cap)),
@@ -796,7 +840,7 @@ mod tests {
 
     #[test]
     fn a_wrong_value_does_not_hide_a_refusal() {
-        let text = b"name = \"g\"\nkernel = \"/k\"\nmemory = 64\ndisk = [ \"/x,bad,xvda\" ]\nbootloader = \"pygrub\"\n";
+        let text = b"name = \"g\"\nkernel = \"/k\"\nmemory = 64\ndisk = [ \"/x,bad,xvda\" ]\npci = [ \"01:00.0\" ]\n";
         let error = parse::<&str>(
             Source::from_bytes("guest.cfg", text).unwrap(),
             &[],
@@ -805,14 +849,13 @@ mod tests {
         .unwrap_err();
         let text = error.to_string();
         assert!(
-            text.contains("5:1: error: `bootloader` is not supported"),
+            text.contains("5:1: error: `pci` is not supported"),
             "{text}"
         );
         assert!(
             text.contains("cannot be `bad`") || text.contains("`bad`"),
             "{text}"
         );
-        assert!(text.contains("firmware = \"pvgrub64\""), "{text}");
     }
 
     #[test]
@@ -915,6 +958,39 @@ mod tests {
         plan_with("type = 'pvh'\npvshim = 1").unwrap();
         let error = plan_with("type = 'pvh'").unwrap_err();
         assert_eq!(error.code(), crate::ErrorCode::Configuration);
+    }
+
+    #[test]
+    fn a_boot_loader_reads_the_first_disk_and_its_record_keeps_it() {
+        let try_with = |text: &str| try_plan(&format!("name = 'g'\nmemory = 64\n{text}\n"));
+        let disk = "disk = [ '/dev/vg/x,raw,xvda,rw', '/y,qcow2,xvdb,rw' ]";
+        let first = try_with(&format!(
+            "bootloader = 'pygrub'\nbootloader_args = [ '--entry=1' ]\n{disk}"
+        ))
+        .unwrap();
+        let boot_loader = first.spec.boot_loader.clone().unwrap();
+        assert_eq!(boot_loader.program, "pygrub");
+        assert_eq!(boot_loader.arguments, ["--entry=1"]);
+        assert_eq!(first.spec.kernel, PathBuf::new());
+        assert_eq!(try_plan(&first.config_text()).unwrap().spec, first.spec);
+        // Kernel and ramdisk are on the guest's disk.
+        let text = format!("bootloader = '/l/b'\nkernel = 'k'\nramdisk = '/r'\n{disk}");
+        let first = try_with(&text).unwrap();
+        assert_eq!(first.spec.kernel, PathBuf::from("k"));
+        assert_eq!(first.spec.ramdisk, Some(PathBuf::from("/r")));
+        assert_eq!(try_plan(&first.config_text()).unwrap().spec, first.spec);
+        let many = format!("bootloader_args = [ {} ]\n{disk}", "'a',".repeat(33));
+        for text in [
+            "",
+            "disk = [ '/x.iso,,hdc,cdrom' ]",
+            "disk = [ '/x,qcow2,xvda' ]",
+            "disk = [ '/x,vhd,xvda' ]",
+            &format!("firmware = 'pvgrub64'\n{disk}"),
+            &many,
+        ] {
+            let error = try_with(&format!("bootloader = 'pygrub'\n{text}")).unwrap_err();
+            assert_eq!(error.code(), crate::ErrorCode::Configuration, "{text}");
+        }
     }
 
     #[test]

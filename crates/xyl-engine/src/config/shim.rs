@@ -187,15 +187,6 @@ fn is_of_a_release(folder: &str) -> bool {
 /// Checks that the shim can run the guest's kernel. Returns warnings for properties that cannot be checked.
 fn check(spec: &VmSpec, kernel: &Image, shim: &ShimImage) -> Result<Vec<String>, EngineError> {
     let mut warnings = Vec::new();
-    let cmdline = spec.cmdline.as_deref().unwrap_or("");
-    if cmdline.len() > GUEST_CMDLINE_BYTES {
-        let len = cmdline.len();
-        return Err(ShimError::CommandLineTooLong {
-            len,
-            max: GUEST_CMDLINE_BYTES,
-        }
-        .into());
-    }
     if let PvWidth::Bits32 { pae } = kernel.pv()?.width {
         warnings.extend(check_pv32(spec, kernel, pae, shim)?);
     }
@@ -206,6 +197,15 @@ fn check(spec: &VmSpec, kernel: &Image, shim: &ShimImage) -> Result<Vec<String>,
         ));
     }
     Ok(warnings)
+}
+
+/// Refuses a command line of the guest's kernel that the shim would cut off.
+pub(crate) fn check_cmdline(cmdline: &str) -> Result<(), EngineError> {
+    let (len, max) = (cmdline.len(), GUEST_CMDLINE_BYTES);
+    match len <= max {
+        true => Ok(()),
+        false => Err(ShimError::CommandLineTooLong { len, max }.into()),
+    }
 }
 
 /// Warns if the shim may lack memory for its guest. Then it reports that only on the console, and crashes.

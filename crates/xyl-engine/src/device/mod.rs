@@ -24,7 +24,7 @@ mod vif;
 
 use std::time::{Duration, Instant};
 
-use os_port::{Files, LoopDevice};
+use os_port::{Files, LoopDevice, OpenFile};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use uuid::Uuid;
@@ -352,6 +352,20 @@ pub(crate) fn check(host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
 pub(crate) fn check_rights(host: &Host, spec: &VmSpec) -> Result<(), EngineError> {
     let mut kinds = KINDS.iter();
     kinds.try_for_each(|kind| kind.check_rights(host, spec))
+}
+
+/// Opens a VM's first disk for a program of domain 0 that reads it before the guest has it.
+///
+/// # Errors
+/// [`DeviceError::Unsupported`] for a VM without disks; that of a disk that cannot be opened.
+pub(crate) fn open_first_disk(host: &Host, spec: &VmSpec) -> Result<OpenFile, EngineError> {
+    match spec.disks.first() {
+        Some(disk) => vbd::open_to_read(&*host.files, disk),
+        None => {
+            let what = "the VM has no disk, and `bootloader` needs one".to_owned();
+            Err(DeviceError::Unsupported { what }.into())
+        }
+    }
 }
 
 /// Refuses what a look at a VM's files can find wrong.

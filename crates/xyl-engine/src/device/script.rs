@@ -194,11 +194,16 @@ fn failure(script: Script<'_>, action: Action, why: String) -> EngineError {
     .into()
 }
 
-fn why_failed(ended: &Ended, told: Option<String>) -> String {
-    let end = match ended.code {
+/// The end of a program, in words.
+pub(crate) fn end_of(ended: &Ended) -> String {
+    match ended.code {
         Some(code) => format!("has ended with exit code {code}"),
         None => "was ended by a signal".to_owned(),
-    };
+    }
+}
+
+fn why_failed(ended: &Ended, told: Option<String>) -> String {
+    let end = end_of(ended);
     let told = told.map(|told| format!(": {told}")).unwrap_or_default();
     let said = words_of(&ended.errors);
     let said = said.map(|said| format!("; it says: {said}"));
@@ -206,7 +211,7 @@ fn why_failed(ended: &Ended, told: Option<String>) -> String {
 }
 
 /// The words of a program, in one line; `None` for none.
-fn words_of(said: &[u8]) -> Option<String> {
+pub(crate) fn words_of(said: &[u8]) -> Option<String> {
     let said = String::from_utf8_lossy(said).into_owned();
     let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
     let lines: Vec<&str> = lines.collect();

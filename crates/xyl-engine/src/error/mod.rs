@@ -5,6 +5,7 @@
 mod adopt;
 mod api;
 mod autostart;
+mod boot_loader;
 mod device;
 mod dump_core;
 mod parameter;
@@ -27,6 +28,7 @@ use xyl_saga::{Failure, JournalError, Operation, Stop, UnknownStep};
 
 pub use adopt::AdoptError;
 pub use autostart::AutostartError;
+pub use boot_loader::BootLoaderError;
 pub use device::DeviceError;
 pub use dump_core::DumpError;
 pub use parameter::ParameterError;
@@ -110,6 +112,9 @@ pub enum EngineError {
     /// A kernel or a ramdisk could not be used.
     #[error(transparent)]
     Image(#[from] xen_image::Error),
+    /// The boot loader that `bootloader` names has found no kernel.
+    #[error(transparent)]
+    BootLoader(#[from] BootLoaderError),
     /// The host does not have the boot loader that `firmware` names.
     #[error(
         "firmware=\"{firmware}\": this host has none of {}: install the package with GRUB for Xen guests (Debian: grub-xen-host; openSUSE: grub2-x86_64-xen), or give the file's path as `kernel`",
@@ -492,6 +497,7 @@ impl EngineError {
             EngineError::NoPv => ErrorCode::NoPv,
             EngineError::NoPv32 => ErrorCode::NoPv32,
             EngineError::Shim(_) => ErrorCode::Shim,
+            EngineError::BootLoader(_) => ErrorCode::BootLoader,
             EngineError::NotAdmitted { .. } => ErrorCode::NotAdmitted,
             EngineError::Policy(_) => ErrorCode::Policy,
             EngineError::Advisories(_) => ErrorCode::Advisories,
@@ -554,7 +560,7 @@ impl EngineError {
                 DeviceError::NoRight { .. }
                     | DeviceError::NoRightToQemu { .. }
                     | DeviceError::NoRightToScript { .. }
-            )
+            ) | EngineError::BootLoader(BootLoaderError::NoRight)
         );
         lacks_right || self.is_connection_lost()
     }
@@ -578,6 +584,7 @@ impl EngineError {
             EngineError::Build(BuildError::Hypervisor { source, .. }) => is_xen_of_the_host(source),
             EngineError::Hypervisor(error) => is_xen_of_the_host(error),
             EngineError::Policy(_) | EngineError::Advisories(_) => true,
+            EngineError::BootLoader(error) => error.is_of_the_host(),
             EngineError::Device(
                 DeviceError::Image { source, .. }
                 | DeviceError::Loop { source, .. }

@@ -5,7 +5,7 @@ use os_port::Files;
 use xyl_audit::admit::Decision;
 
 use crate::Notice;
-use crate::config::boot_files::Images;
+use crate::config::boot_files::{Images, Opened};
 use crate::config::loader;
 use crate::config::{admission, shim};
 use crate::device;
@@ -13,10 +13,14 @@ use crate::operation::create::{check_image, find_pool, warn_of_shim};
 use crate::vm::spec::VmSpec;
 use crate::{Dirs, EngineError, Host};
 
+/// The warning about a guest whose kernel is on its disk.
+const WITHOUT_KERNEL: &str = "the boot loader is not run, so the kernel on the guest's disk is not checked, and the policy is not asked about it";
+
 /// Result of a dry run.
 pub struct Preview {
-    /// The policy's decision. It is never a refusal, because [`preview`] returns a refusal as an error.
-    pub decision: Decision,
+    /// The policy's decision. It is never a refusal, because [`preview`] returns a refusal as an error. `None` for a guest whose boot
+    /// loader finds the kernel: a dry run does not read the guest's disk.
+    pub decision: Option<Decision>,
     /// The warnings that a create would print.
     pub warnings: Vec<String>,
 }
@@ -36,6 +40,13 @@ pub fn check_pool(host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
 /// Those of a create: a file is missing, cannot be read or is no kernel of this type; the policy refuses the guest; or
 /// the memory does not suffice.
 pub fn preview(files: &dyn Files, dirs: &Dirs, spec: &VmSpec) -> Result<Preview, EngineError> {
+    if spec.boot_loader.is_some() {
+        device::preview(files, spec)?;
+        return Ok(Preview {
+            decision: None,
+            warnings: vec![WITHOUT_KERNEL.to_owned()],
+        });
+    }
     let loader = loader(dirs);
     let kernel = loader.load(&spec.kernel)?;
     let (decision, spec) = admission::preview(files, dirs, spec, &kernel)?;
@@ -45,7 +56,7 @@ pub fn preview(files: &dyn Files, dirs: &Dirs, spec: &VmSpec) -> Result<Preview,
         warnings.push("a Xen without security modules (XSM) passes over `seclabel` and `init_seclabel`; with them Xyl refuses the guest".to_owned());
     }
     let shim = shim::named(&spec, &kernel, &loader)?;
-    let images = Images::load_rest(&spec, kernel, shim)?;
+    let images = Images::load_rest(&spec, Opened::named(kernel), shim)?;
     let mut notice = |notice: Notice<'_>| {
         if let Notice::Warning(text) = notice {
             warnings.push(text.to_owned());
@@ -56,5 +67,8 @@ pub fn preview(files: &dyn Files, dirs: &Dirs, spec: &VmSpec) -> Result<Preview,
         (Some(_), None) => warn_of_shim(&spec, &images, &mut notice)?,
         _ => check_image(&spec, &images, &decision, &mut notice)?,
     }
-    Ok(Preview { decision, warnings })
+    Ok(Preview {
+        decision: Some(decision),
+        warnings,
+    })
 }

@@ -40,12 +40,14 @@ pub struct VmSpec {
     pub cpu_cap: Option<u16>,
     /// CPU pool's name or number; `None` is pool 0.
     pub pool: Option<String>,
-    /// Path of the kernel.
+    /// Path of the kernel. With a boot loader it is a path on the guest's disk, and empty if the boot loader chooses.
     pub kernel: PathBuf,
-    /// Path of the ramdisk; `None` without one.
+    /// Path of the ramdisk; `None` without one. With a boot loader it is a path on the guest's disk.
     pub ramdisk: Option<PathBuf>,
-    /// Command line of the kernel.
+    /// Command line of the kernel. A boot loader adds it to what it finds.
     pub cmdline: Option<String>,
+    /// The program of domain 0 that finds the kernel on the first disk.
+    pub boot_loader: Option<BootLoader>,
     /// The shim, if the PV kernel runs in one. Then the domain is PVH.
     pub shim: Option<Shim>,
     /// Whether the configuration has `pvshim = 0`, which asks for a PV kernel without the shim.
@@ -100,10 +102,10 @@ impl VmSpec {
         self.uuid.hyphenated().to_string()
     }
 
-    /// Whether one of its network interfaces is set up by a script.
-    pub fn runs_scripts(&self) -> bool {
+    /// Whether programs are run for it with rights that its monitor has given up: the scripts of network interfaces, and a boot loader.
+    pub fn runs_programs(&self) -> bool {
         let mut here = self.nics.iter().filter(|nic| nic.backend.is_none());
-        here.any(|nic| nic.script().is_some())
+        self.boot_loader.is_some() || here.any(|nic| nic.script().is_some())
     }
 
     /// Whether one of its network interfaces has its end in domain 0.
@@ -121,6 +123,15 @@ impl VmSpec {
     pub fn kind_text(&self) -> &'static str {
         kind_text(self.kind)
     }
+}
+
+/// A boot loader of domain 0, as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootLoader {
+    /// Its name, or its absolute path.
+    pub program: String,
+    /// Its arguments beside those that each boot loader gets.
+    pub arguments: Vec<String>,
 }
 
 /// A PV shim, as configured. `None` in a field selects the default.

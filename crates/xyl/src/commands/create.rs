@@ -551,14 +551,16 @@ fn preview(args: &Args, context: &Context, planned: &Planned) -> Outcome {
     let Preview { decision, warnings } =
         preview::preview(&SystemFiles, &context.dirs, &planned.spec)
             .map_err(|error| planned.locate(error))?;
-    let line = decision.line();
     let kernel = planned.spec.kernel.display();
-    match decision.outcome {
-        Verdict::Allow => context.note(1, || format!("{kernel} would be {line}")),
-        Verdict::ConvertToShim if args.quiet => {}
-        // `preview::preview` has returned an error where the policy refuses the guest.
-        Verdict::ConvertToShim | Verdict::Refuse => {
-            context.say(format!("{kernel} would be {line}"));
+    if let Some(decision) = decision {
+        let line = decision.line();
+        match decision.outcome {
+            Verdict::Allow => context.note(1, || format!("{kernel} would be {line}")),
+            Verdict::ConvertToShim if args.quiet => {}
+            // `preview::preview` has returned an error where the policy refuses the guest.
+            Verdict::ConvertToShim | Verdict::Refuse => {
+                context.say(format!("{kernel} would be {line}"));
+            }
         }
     }
     if !args.quiet {

@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 use uuid::Uuid;
 use xen_port::DomId;
 use xen_sys::{Network, Programs, ScriptRunner, Standby, Streams};
-use xyl_engine::config::plan;
+use xyl_engine::config::{boot_loader, plan};
 use xyl_engine::device;
 use xyl_engine::supervise::monitor;
 use xyl_engine::supervise::requests::{self, Needs};
@@ -70,7 +70,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     }
     let mut runner = None;
     if rights.runs_scripts {
-        match ScriptRunner::start(|launch| device::script::check_launch(&SystemFiles, launch)) {
+        match ScriptRunner::start(check_launch) {
             Ok(started) => {
                 let started = Rc::new(started);
                 host.spawn = started.clone();
@@ -78,7 +78,9 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
             }
             Err(error) => {
                 rights.runs_scripts = false;
-                context.say(format!("warning: no process that runs scripts: {error}"));
+                context.say(format!(
+                    "warning: no process that runs scripts and boot loaders: {error}"
+                ));
             }
         }
     }
@@ -94,6 +96,14 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     })?)
 }
 
+/// Refuses a program that the child with all rights does not run.
+fn check_launch(launch: &Launch) -> std::io::Result<()> {
+    match launch.is_script() {
+        true => device::script::check_launch(&SystemFiles, launch),
+        false => boot_loader::check_launch(&SystemFiles, launch),
+    }
+}
+
 /// The rights that a monitor keeps.
 #[derive(Clone, Copy)]
 struct Rights {
@@ -101,7 +111,7 @@ struct Rights {
     network: Network,
     /// That to start programs.
     programs: Programs,
-    /// Whether a child of it, which keeps all rights, runs hot-plug scripts for it.
+    /// Whether a child of it, which keeps all rights, runs hot-plug scripts and boot loaders for it.
     runs_scripts: bool,
 }
 
@@ -114,8 +124,8 @@ impl Rights {
     };
 }
 
-/// The rights that the monitor of a VM needs: for the devices of the record and of the domain, and for an interface that is to be
-/// attached. It keeps them where it cannot read the record or the requests: what fails now can succeed later.
+/// The rights that the monitor of a VM needs: for the boot loader and the devices of the record, for the devices of the domain, and for an
+/// interface that is to be attached. It keeps them where it cannot read the record or the requests: what fails now can succeed later.
 fn rights_of(host: &mut Host, vm: Vm) -> Rights {
     let asked = requests::needs(host, vm.uuid).unwrap_or(Needs {
         links: true,
@@ -127,7 +137,7 @@ fn rights_of(host: &mut Host, vm: Vm) -> Rights {
     let (has_links, needs_qemu, has_scripts) = match plan::of_record(host, vm.uuid) {
         Ok(planned) => {
             let spec = &planned.spec;
-            (spec.has_links(), spec.needs_qemu(), spec.runs_scripts())
+            (spec.has_links(), spec.needs_qemu(), spec.runs_programs())
         }
         Err(_) if store::is_absent(host, vm.uuid) => (false, false, false),
         Err(_) => (true, true, true),
@@ -148,7 +158,7 @@ fn rights_of(host: &mut Host, vm: Vm) -> Rights {
 /// The monitor's process. It gives free memory back to the kernel while it waits.
 struct MonitorProcess {
     rights: Rights,
-    /// The child that runs scripts, which may have ended.
+    /// The child that runs scripts and boot loaders, which may have ended.
     runner: Option<Rc<ScriptRunner>>,
 }
 

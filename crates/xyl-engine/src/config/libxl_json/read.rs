@@ -166,6 +166,31 @@ mod tests {
     }
 
     #[test]
+    fn a_boot_loader_and_its_arguments_are_read_back() {
+        let before = planned(
+            "name = \"g\"\nbootloader = \"pygrub\"\nbootloader_args = [ \"--entry=1\", \"-x y\" ]\nmemory = 64\ndisk = [ \"/x,raw,xvda\" ]\n",
+        )
+        .spec;
+        let json = record(&Source {
+            spec: &before,
+            shadow_kib: 0,
+            pool: None,
+        });
+        assert_eq!(
+            json["b_info"]["bootloader_args"],
+            json!(["--entry=1", "-x y"])
+        );
+        assert_eq!(json["b_info"]["kernel"], Json::Null);
+        let (text, unsupported) = to_cfg(&json);
+        assert_eq!(unsupported, []);
+        assert_eq!(
+            planned(&text).spec.boot_loader,
+            before.boot_loader,
+            "{text}"
+        );
+    }
+
+    #[test]
     fn a_guest_in_the_shim_stays_there() {
         let settings =
             "pvshim = 1\npvshim_path = \"/s\"\npvshim_cmdline = \"a b\"\npvshim_extra = \"c\"\n";
@@ -190,7 +215,7 @@ mod tests {
     fn what_xyl_cannot_do_is_named() {
         let json = json!({
             "c_info": {"type": "hvm", "name": "w", "driver_domain": "True", "passthrough": "share_pt"},
-            "b_info": {"bootloader": "pygrub", "irqs": [5], "vnuma_nodes": [],
+            "b_info": {"irqs": [5], "vnuma_nodes": [],
                 "cpuid": null, "apic": "False", "something_new": 5, "device_model_stubdomain": "False"},
             "disks": [{"pdev_path": "/x"}],
             "nics": [{"mac": "00:16:3e:00:00:01", "nictype": "vif_ioemu"}],
@@ -202,7 +227,6 @@ mod tests {
         assert_eq!(
             names,
             [
-                "`bootloader`",
                 "`disk`",
                 "`driver_domain`",
                 "`irqs`",

@@ -69,6 +69,8 @@ pub(super) struct Setting {
 pub(super) enum JsonType {
     /// `string`, `libxl_uuid` and enumerations whose words are those of xl.cfg.
     Text,
+    /// An array of `string`.
+    Texts,
     /// An enumeration of which Xyl knows these words.
     Word(&'static [&'static str]),
     /// `integer` or `uint32`: a number.
@@ -156,8 +158,21 @@ pub(super) const FIELDS: &[Field] = &[
         Some(s.spec.target_kib.into())
     }),
     set(Build, "kernel", "kernel", JsonType::Text, |s| {
-        text(s.spec.kernel.to_str()?)
+        text(s.spec.kernel.to_str().filter(|path| !path.is_empty())?)
     }),
+    set(Build, "bootloader", "bootloader", JsonType::Text, |s| {
+        text(&s.spec.boot_loader.as_ref()?.program)
+    }),
+    set(
+        Build,
+        "bootloader_args",
+        "bootloader_args",
+        JsonType::Texts,
+        |s| {
+            let arguments = &s.spec.boot_loader.as_ref()?.arguments;
+            (!arguments.is_empty()).then(|| json!(arguments))
+        },
+    ),
     set(Build, "ramdisk", "ramdisk", JsonType::Text, |s| {
         text(s.spec.ramdisk.as_deref()?.to_str()?)
     }),
@@ -471,6 +486,11 @@ impl JsonType {
     pub(super) fn to_cfg(self, value: &Json) -> Option<Value> {
         match self {
             JsonType::Text => Some(atom(value.as_str()?)),
+            JsonType::Texts => {
+                let all = value.as_array()?.iter();
+                let all: Option<Vec<Value>> = all.map(|one| Some(atom(one.as_str()?))).collect();
+                all.map(Value::List)
+            }
             JsonType::Word(words) => {
                 let word = value.as_str()?;
                 words.contains(&word).then(|| atom(word))

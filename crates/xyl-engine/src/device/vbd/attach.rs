@@ -47,6 +47,15 @@ pub(super) fn open(files: &dyn Files, disk: &Disk) -> Result<OpenFile, EngineErr
     }
 }
 
+/// Opens a disk to read it, before a guest has it.
+pub(in crate::device) fn open_to_read(
+    files: &dyn Files,
+    disk: &Disk,
+) -> Result<OpenFile, EngineError> {
+    let opened = files.open(&disk.target, &Opening::guest_disk(false));
+    Ok(opened.map_err(|source| not_opened(disk, source))?)
+}
+
 pub(super) fn not_opened(disk: &Disk, source: std::io::Error) -> DeviceError {
     let (device, path) = (what(disk), disk.target.clone());
     match source.downcast::<UntrustedWay>() {

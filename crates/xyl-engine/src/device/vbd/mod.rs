@@ -38,6 +38,7 @@ use crate::vm::disk::{Disk, Server};
 use crate::vm::paths::node;
 use crate::vm::spec::VmSpec;
 use crate::{EngineError, Host};
+pub(super) use attach::open_to_read;
 use attach::{
     attach, await_earlier_loops, claim, is_open, open, refuse_empty_device, refuse_other_users,
     what,

@@ -28,7 +28,7 @@ use crate::{Cancel, EngineError, Host, VmGuard};
 pub(crate) use prepared::{
     Daemons, OpenedKernel, check_admission, check_image, find_pool, warn_of_shim,
 };
-use prepared::{Prepared, check_identity};
+use prepared::{Order, Prepared, check_identity};
 
 /// Time limit for the attachment of all devices, in seconds.
 const ATTACH_LIMIT_S: u64 = 60;
@@ -102,15 +102,15 @@ fn create_with(
         true => Operation::Restart,
         false => Operation::Create,
     };
-    let prepared = Prepared::new(
-        host,
+    let order = Order {
         operation,
         physical,
-        spec.clone(),
-        request.config_text.to_owned(),
-        None,
-        request.notice,
-    )?;
+        spec: spec.clone(),
+        config_text: request.config_text.to_owned(),
+        opened: None,
+        cancel,
+    };
+    let prepared = Prepared::new(host, order, request.notice)?;
     let mut args = Facts::new();
     args.insert("paused".to_owned(), request.paused.into());
     if keeps_record {
@@ -146,6 +146,10 @@ fn create_with(
 
 /// The step that makes the domain.
 pub(crate) const MAKE: &str = "make the domain";
+/// The step of a restart that reads the VM's record, and finds its kernel.
+const READ: &str = "read its configuration";
+/// Its time limit, in seconds. A boot loader has 120 of them.
+const READ_LIMIT_S: u64 = 180;
 /// The step after which a domain has all that it needs.
 pub(crate) const INTRODUCE: &str = "introduce it to xenstored";
 /// The step in which a domain may begin to run.
@@ -227,7 +231,7 @@ pub(crate) fn plan() -> Plan<Action> {
 pub(crate) fn plan_of_restart() -> Plan<Action> {
     let read = Action::ReadConfiguration;
     Plan::new()
-        .step(step("read its configuration", read, OnDeath::RollBack, 60))
+        .step(step(READ, read, OnDeath::RollBack, READ_LIMIT_S))
         .then(plan())
 }
 

@@ -14,7 +14,8 @@ use xyl_audit::Operation;
 use super::path;
 use crate::Notice;
 use crate::config::admission::{self, Admitted, Decision};
-use crate::config::boot_files::Images;
+use crate::config::boot_files::{Images, Opened};
+use crate::config::boot_loader;
 use crate::config::plan;
 use crate::config::shim;
 use crate::device::{self};
@@ -22,7 +23,7 @@ use crate::error::Lacking;
 use crate::host::pools::{Pool, Pools};
 use crate::vm::spec::VmSpec;
 use crate::vm::{names, without_domain};
-use crate::{EngineError, Host};
+use crate::{Cancel, EngineError, Host};
 /// Number of bytes in a KiB.
 pub(super) const KIB: u64 = 1024;
 /// Pages of a MiB.
@@ -43,24 +44,40 @@ pub(crate) struct Prepared {
     pub(super) config_text: String,
 }
 
+/// The input of a [`Prepared`].
+pub(super) struct Order<'a> {
+    pub operation: Operation,
+    pub physical: PhysInfo,
+    pub spec: VmSpec,
+    pub config_text: String,
+    /// The kernel, if it is open already.
+    pub opened: Option<Image>,
+    pub cancel: &'a Cancel,
+}
+
 impl Prepared {
     pub(super) fn new(
         host: &mut Host,
-        operation: Operation,
-        physical: PhysInfo,
-        mut spec: VmSpec,
-        config_text: String,
-        opened: Option<Image>,
+        order: Order<'_>,
         notice: &mut dyn FnMut(Notice<'_>),
     ) -> Result<Prepared, EngineError> {
+        let (operation, cancel) = (order.operation, order.cancel);
+        let (physical, mut spec) = (order.physical, order.spec);
         let pool = find_pool(host, &spec)?;
-        let config_text = name_backends(host, &mut spec, config_text)?;
-        let kernel = match opened {
-            Some(kernel) => kernel,
-            None => Images::load_kernel(host, &spec, notice)?,
+        let config_text = name_backends(host, &mut spec, order.config_text)?;
+        let reads_disk = spec.boot_loader.is_some();
+        if reads_disk {
+            // The cheap checks come first. No earlier user of the disk may have requests under way.
+            check_memory(&spec, &physical)?;
+            device::check(host, &spec)?;
+        }
+        let opened = match order.opened {
+            Some(kernel) => Opened::named(kernel),
+            None => Opened::open(host, &spec, cancel, notice)?,
         };
+        let kernel = &opened.kernel;
         let Admitted { record, shim } =
-            admission::ask(host, operation, &physical, &mut spec, &kernel, notice)?;
+            admission::ask(host, operation, &physical, &mut spec, kernel, notice)?;
         // How the guest is started is settled now.
         check_guest_type(&spec, &physical)?;
         check_hardware(&spec, &physical)?;
@@ -69,12 +86,14 @@ impl Prepared {
             admission::check_runs_pv32(&*host.hv)?;
         }
         check_memory(&spec, &physical)?;
-        let images = Images::load_rest(&spec, kernel, shim)?;
+        let images = Images::load_rest(&spec, opened, shim)?;
         let daemons = Daemons::find(host)?;
         check_image(&spec, &images, &record.decision, notice)?;
-        device::check(host, &spec)?;
+        if !reads_disk {
+            device::check(host, &spec)?;
+        }
         Ok(Prepared {
-            cmdline: started_cmdline(&spec),
+            cmdline: started_cmdline(&spec, &images),
             admission: record,
             spec,
             physical,
@@ -86,8 +105,7 @@ impl Prepared {
     }
 
     pub(super) fn modules(&self) -> Vec<BootModule<'_>> {
-        self.images
-            .modules(self.spec.cmdline.as_deref().unwrap_or(""))
+        self.images.modules()
     }
 
     pub(super) fn build_request<'r>(
@@ -125,10 +143,10 @@ fn name_backends(
 }
 
 /// The command line of what the domain starts: the shim's, where the kernel runs in one.
-fn started_cmdline(spec: &VmSpec) -> String {
+fn started_cmdline(spec: &VmSpec, images: &Images) -> String {
     match &spec.shim {
         Some(shim) => shim.command_line(),
-        None => spec.cmdline.clone().unwrap_or_default(),
+        None => images.cmdline.clone(),
     }
 }
 
@@ -188,8 +206,13 @@ pub(crate) fn check_admission(
 ) -> Result<Option<OpenedKernel>, EngineError> {
     let mut spec = plan::of_record(host, uuid)?.spec;
     let physical = host.hv.phys_info()?;
+    if spec.boot_loader.is_some() {
+        // The guest's disk is read once the old domain has let it go.
+        boot_loader::check_right(host, &spec)?;
+        return Ok(None);
+    }
     let silent = &mut |_: Notice<'_>| ();
-    let Ok(image) = Images::load_kernel(host, &spec, silent) else {
+    let Ok(Opened { kernel: image, .. }) = Opened::open(host, &spec, &Cancel::new(), silent) else {
         return Ok(None);
     };
     let path = spec.kernel.clone();
@@ -349,9 +372,9 @@ pub(crate) fn check_image(
     notice: &mut dyn FnMut(Notice<'_>),
 ) -> Result<(), EngineError> {
     warn_of_shim(spec, images, notice)?;
-    let modules = images.modules(spec.cmdline.as_deref().unwrap_or(""));
+    let modules = images.modules();
     let none = Daemons::default().channels((EvtchnPort(0), EvtchnPort(0)));
-    let cmdline = started_cmdline(spec);
+    let cmdline = started_cmdline(spec, images);
     let start = Start {
         kernel: images.first(),
         cmdline: &cmdline,
@@ -365,7 +388,7 @@ pub(crate) fn check_image(
     Ok(())
 }
 
-/// Warns of limits of a guest in the shim that Xyl cannot check.
+/// Checks the command line of a guest in the shim, and warns of limits that Xyl cannot check.
 pub(crate) fn warn_of_shim(
     spec: &VmSpec,
     images: &Images,
@@ -374,7 +397,8 @@ pub(crate) fn warn_of_shim(
     if spec.shim.is_none() {
         return Ok(());
     }
-    let modules = images.modules("");
+    shim::check_cmdline(&images.cmdline)?;
+    let modules = images.modules();
     let bytes = modules.iter().map(|module| module.content.size_bytes());
     let tight = shim::warn_of_memory(spec, &images.kernel, bytes.sum())?;
     let warnings = images.shim.iter().flat_map(|shim| &shim.warnings);

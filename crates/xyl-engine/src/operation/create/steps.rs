@@ -8,7 +8,7 @@ use xenstore::{Batch, Tree};
 use xyl_audit::Operation;
 use xyl_saga::At;
 
-use super::prepared::{KIB, Prepared, check_identity, paging_size_bytes, uses_hap};
+use super::prepared::{KIB, Order, Prepared, check_identity, paging_size_bytes, uses_hap};
 use super::{Context, path, restart_notice};
 use crate::config::admission::{self};
 use crate::config::libxl_json;
@@ -20,7 +20,7 @@ use crate::operation::patience;
 use crate::operation::xenstore_nodes::{self, DomainTree};
 use crate::vm::domid_history::DomidHistory;
 use crate::vm::{domains, store, userdata};
-use crate::{EngineError, Host};
+use crate::{Cancel, EngineError, Host};
 /// Number of free domids that a create tries, until one was not in use within the last minute.
 const DOMID_TRIES: u32 = 1000;
 /// The mode that makes the time-stamp counter's frequency constant (`XEN_CPUID_TSC_MODE_ALWAYS_EMULATE`).
@@ -39,15 +39,15 @@ pub(super) fn prepare_again(host: &mut Host, context: &mut Context<'_>) -> Resul
     let opened = context.kernel.take();
     let opened = opened.filter(|kernel| kernel.path == spec.kernel);
     let mut notice = restart_notice(host);
-    context.prepared = Some(Prepared::new(
-        host,
-        Operation::Restart,
+    let order = Order {
+        operation: Operation::Restart,
         physical,
         spec,
-        text,
-        opened.map(|kernel| kernel.image),
-        &mut notice,
-    )?);
+        config_text: text,
+        opened: opened.map(|kernel| kernel.image),
+        cancel: &Cancel::new(),
+    };
+    context.prepared = Some(Prepared::new(host, order, &mut notice)?);
     Ok(())
 }
 
