@@ -34,10 +34,6 @@ plug_cfg $type $type reboot_at=guest-2 >$type.cfg
 ok xyl create -q $type.cfg
 domid=$(domid_of $type)
 within 240 console_says $type XYL-GUEST-UP
-# The first such disk gives the VM another monitor, which has the right to start QEMU.
-ok xyl block-attach $type "$disks/raw.img,raw,xvdd,rw,backendtype=qdisk"
-ok xyl block-detach --force $type xvdd
-traces >without
 ok xyl block-attach $type $a
 within 60 plugged $type 1 ''
 pid=$(qemus "$domid")
@@ -56,30 +52,9 @@ within 10 unplugged $type 1
 equals 1 "$(nr_qemus "$domid")"
 gone "$pid" || fail "QEMU has not ended with its disk"
 is_free "$disks/a.qcow2" || fail 'the image is locked still'
-ok xyl block-detach --force $type xvdd
+ok xyl block-detach $type xvdd
 no_qemu "$domid" || fail "a QEMU is left: $(qemus)"
-leaves_nothing without
-
-echo 'what cannot be attached is refused, and nothing is left'
-refused 'is no qcow2 image' xyl block-attach $type "$disks/raw.img,qcow2,xvdc,rw"
-refused 'cannot open' xyl block-attach $type "$disks/none.qcow2,qcow2,xvdc,rw"
-leaves_nothing without
-
-echo 'killed while it is attached or detached'
-for n in $(seq 6); do
-	case $((n % 2)) in
-	1) xyl block-attach $type "$disks/b.qcow2,qcow2,xvdd,rw" >/dev/null 2>&1 & ;;
-	0) xyl block-detach --force $type xvdd >/dev/null 2>&1 & ;;
-	esac
-	victim=$!
-	read -rt "$((RANDOM % 2)).$((RANDOM % 9))" -u "$never"
-	kill_hard $victim
-	wait $victim 2>/dev/null
-	ok xyl recover
-done
-xyl block-detach --force $type xvdd >/dev/null 2>&1
-within 20 no_qemu "$domid"
-leaves_nothing without
+equals '' "$(xenstore-ls -f | grep -E "/qdisk/|/device-model/$domid|/vbd/")"
 
 echo 'a restart keeps the disk'
 ok xyl block-attach $type $a
@@ -101,6 +76,32 @@ echo 'xl destroys the VM, and the monitor ends the QEMU'
 ok xyl block-attach $type $a
 ok xl destroy $type
 within 30 no_qemu
+leaves_nothing before
+
+echo 'what cannot be attached is refused, and nothing is left after a kill'
+testguest_cfg killed pv >killed.cfg
+ok xyl create -q killed.cfg
+# The first such disk gives the VM another monitor, which has the right to start QEMU.
+ok xyl block-attach killed "$disks/b.qcow2,qcow2,xvdc,rw"
+ok xyl block-detach --force killed xvdc
+traces >without
+refused 'is no qcow2 image' xyl block-attach killed "$disks/raw.img,qcow2,xvdc,rw"
+refused 'cannot open' xyl block-attach killed "$disks/none.qcow2,qcow2,xvdc,rw"
+for n in $(seq 6); do
+	case $((n % 2)) in
+	1) xyl block-attach killed "$disks/b.qcow2,qcow2,xvdc,rw" >/dev/null 2>&1 & ;;
+	0) xyl block-detach --force killed xvdc >/dev/null 2>&1 & ;;
+	esac
+	victim=$!
+	read -rt "$((RANDOM % 2)).$((RANDOM % 9))" -u "$never"
+	kill_hard $victim
+	wait $victim 2>/dev/null
+	ok xyl recover
+done
+xyl block-detach --force killed xvdc >/dev/null 2>&1
+within 20 no_qemu
+leaves_nothing without
+ok xyl destroy killed
 leaves_nothing before
 
 # libxl of 4.17 makes channels, too: its QEMU has another driver for them.
