@@ -273,7 +273,7 @@ fn what_is_no_command_gets_a_suggestion() {
 
 #[test]
 fn commands_to_come_say_so() {
-    for command in ["save", "migrate", "cd-insert", "vncviewer"] {
+    for command in ["save", "migrate", "devd", "vncviewer"] {
         let output = run(&[command, "x"]);
         assert_eq!(code(&output), 4, "{command}");
         assert!(
@@ -310,6 +310,8 @@ fn what_the_host_or_xyl_lacks_is_named_and_changes_nothing() {
         "vsnd-detach",
         "vkb-attach",
         "config-update",
+        "cd-insert",
+        "cd-eject",
     ] {
         let output = run(&[command, "x", "y"]);
         assert_eq!(code(&output), 1, "{command}");

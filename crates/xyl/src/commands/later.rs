@@ -2,8 +2,6 @@
 
 /// The name of each command and its advice.
 pub const COMMANDS: &[(&str, &str)] = &[
-    ("cd-eject", CDROM),
-    ("cd-insert", CDROM),
     ("migrate", MOVING),
     ("migrate-receive", MOVING),
     (
@@ -27,12 +25,13 @@ pub const COMMANDS: &[(&str, &str)] = &[
 ];
 
 const QUOTA: &str = "it needs requests that xenstored has since Xen 4.22; use the command of the same name of `xl` there";
-const CDROM: &str = "CD drives that change their disc need an HVM guest, which Xyl does not make; use `xl` for such a guest";
 const MOVING: &str = "use `xl` for a domain that is to be saved or moved";
 
 /// Commands of xl that are refused with exit code 1: what they would change needs something that Xyl or the host lacks. Each with
 /// that, and a remedy.
 pub const REFUSED: &[(&str, &str)] = &[
+    ("cd-eject", CDROM),
+    ("cd-insert", CDROM),
     (
         "config-update",
         "since Xen 4.5 what it stores has no effect on a restart; change the configuration file and create the domain anew",
@@ -59,6 +58,7 @@ pub const REFUSED: &[(&str, &str)] = &[
     ("vtpm-detach", TPM),
 ];
 
+const CDROM: &str = "the disc of a drive can be changed in HVM guests alone: the protocol of PV and PVH guests' disks has no word for it; `block-detach` and `block-attach` exchange a drive with its disc; use `xl` for an HVM guest";
 const PCI: &str = "Xyl has no part that gives a domain the memory, ports and interrupts of a PCI device; use `xl`, with a domain that xl has made";
 const USB: &str = "Xyl has no part that gives USB controllers to a domain, which needs the driver usbback or QEMU; use `xl`, with a domain that xl has made";
 const DISPLAY: &str =
