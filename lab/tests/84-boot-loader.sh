@@ -93,8 +93,8 @@ cat >$loaders/looks <<'LOOKS'
 #!/bin/sh
 say() { echo "$*" >&2; }
 for place in /proc /sys /run /var /home /root /tmp /etc/passwd /dev/xen /dev/mem; do [ -e $place ] && say "sees $place"; done
-: 2>/dev/null >/disk && say 'writes disk'
-: 2>/dev/null >/usr/x && say 'writes usr'
+(echo x >/disk) 2>/dev/null && say 'writes disk'
+(echo x >/usr/x) 2>/dev/null && say 'writes usr'
 mount -t tmpfs x /output 2>/dev/null && say mounts
 unshare -U true 2>/dev/null && say unshares
 python3 -c 'import socket; socket.socket(socket.AF_UNIX)' 2>/dev/null && say connects
@@ -110,13 +110,13 @@ refused 'chmod go-w' xyl create -q looks.cfg
 chmod o-w $loaders/looks
 # What it names outside of its folder is neither read nor removed.
 echo secret >$disks/secret
-cat >$loaders/looks <<LOOKS
-#!/bin/sh
-ln -s $disks/secret /output/kernel
-printf 'kernel /output/kernel\\0' >/output/answer
-LOOKS
+# answers PATH: the program names this kernel.
+answers() {
+	printf '#!/bin/sh\nln -s %s /output/kernel\nprintf "kernel %s\\0" >/output/answer\n' $disks/secret "$1" >$loaders/looks
+}
+answers /output/kernel
 refused 'no file of the kernel' xyl create -q looks.cfg
-sed -i "s#/output/kernel..0#$disks/secret\\\\0#" $loaders/looks
+answers $disks/secret
 refused 'outside of the folder' xyl create -q looks.cfg
 equals secret "$(cat $disks/secret)"
 leaves_nothing before

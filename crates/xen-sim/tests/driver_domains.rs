@@ -343,7 +343,8 @@ fn the_devices_of_a_driver_domain_that_has_ended_are_taken_away_at_once() {
         });
         bench.must(&world, |host| destroy::destroy(host, guest, false));
     });
-    assert!(time < Duration::from_secs(2), "{time:?}");
+    // A wait for it would take 10 s.
+    assert!(time < Duration::from_secs(5), "{time:?}");
     let now = world.snapshot();
     assert!(now.domains.is_empty());
     let home = format!("/local/domain/{driver}");
@@ -357,6 +358,8 @@ fn another_domain_with_the_number_of_the_driver_domain_is_left_alone() {
     let (world, driver) = world(&bench, DriverManner::Good);
     let guest = create(&bench, &world).unwrap();
     end(&bench, &world, driver);
+    // The number of a domain that has just ended is left out.
+    world.clock.advance(Duration::from_secs(120));
     world.xen.set_next_domid(driver);
     let mut text = bench.config("other", "6a1d0c4e-0000-4000-8000-000000000003");
     text += "vcpus = 1\n";

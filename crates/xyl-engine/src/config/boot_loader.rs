@@ -149,8 +149,8 @@ pub(crate) fn run(
     cancel: &Cancel,
 ) -> Result<Found, EngineError> {
     check_right(host, spec)?;
-    let version = host.hv.version()?;
-    let release = Some((version.major, version.minor));
+    let release = host.hv.version().ok();
+    let release = release.map(|version| (version.major, version.minor));
     let program = find(&*host.files, &host.dirs.usr, release, &boot_loader.program)?;
     let disk = device::open_first_disk(host, spec)?;
     let run = Run {

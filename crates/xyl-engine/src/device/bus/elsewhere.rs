@@ -323,15 +323,6 @@ fn failure(device: &Device, what: &str, why: String) -> EngineError {
     .into()
 }
 
-/// The error of a device that was not closed in the time: its guest, its driver domain, or both have not done their part.
-pub fn not_closed(device: &Device, what: &str, state: State, limit_s: u64) -> EngineError {
-    let why = format!(
-        "has not closed it within {limit_s} s and is {}; `--force` takes it away all the same",
-        state.words()
-    );
-    failure(device, what, why)
-}
-
 fn at_deadline(host: &Host, waits: &[(&Device, &str, bool)]) -> Result<(), EngineError> {
     let limit_s = ATTACH_LIMIT.as_secs();
     for (device, what, is_taken) in waits {
@@ -536,7 +527,7 @@ fn remove(host: &mut Host, device: &Device) -> Result<(), EngineError> {
         let is_there = host.hv.domain_info(backend.domid)?.is_some();
         // A write that has crossed the domain's end may have made its home anew.
         let last = match is_there {
-            true => format!("/local/domain/{}/backend", backend.domid),
+            true => format!("/local/domain/{}", backend.domid),
             false => "/local/domain".to_owned(),
         };
         folders.push((device.backend(), last));

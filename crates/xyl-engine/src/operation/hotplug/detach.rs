@@ -13,7 +13,7 @@ use xen_port::{DomId, DomainInfo};
 use xyl_saga::{At, Facts, Happened, OnDeath, Operation, Plan, Progress};
 
 use super::{Target, living, records, uuid_of};
-use crate::device::bus::{self, BackendDomain, Device, State, elsewhere};
+use crate::device::bus::{self, BackendDomain, Device, State};
 use crate::device::hotplug::{self, Hotplug};
 use crate::error::DeviceError;
 use crate::operation::{Begun, Kind, OfVm, Steps, step};
@@ -358,10 +358,6 @@ fn ask_guest(host: &mut Host, context: &Context, at: &At<'_>) -> Result<(), Engi
     let is_monitor = host.sources.has_doorbell();
     if is_monitor {
         watch(host, device)?;
-    }
-    if !device.is_here() {
-        let words = context.target.hotplug.words(device.number);
-        return Err(elsewhere::not_closed(device, &words, state, ASK_LIMIT_S));
     }
     Err(DeviceError::NotLetGo {
         device: context.target.hotplug.words(device.number),
