@@ -76,6 +76,16 @@ impl Xen {
         Ok(xen)
     }
 
+    /// Opens the device in a domain whose kernel or Xen lets no hypercall through, such as a driver domain, and makes none. Requests
+    /// made later fail.
+    ///
+    /// # Errors
+    /// The device cannot be opened.
+    pub fn open_in_guest() -> Result<Self> {
+        let release = Release::V4_22;
+        Ok(Self::new(Privcmd::open()?, (0, 0), release))
+    }
+
     /// Like [`open`](Self::open), but expects the interface versions of `release`. It is for tests of the search for
     /// the right versions.
     ///

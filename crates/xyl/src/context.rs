@@ -392,12 +392,20 @@ impl Context {
     /// Opens a new [`Host`] for an operation of the engine. [`Context::count`] adds its request counts to the
     /// command's.
     pub fn open_host(&self) -> Result<Host, Failure> {
+        self.host_with(self.open_hypervisor()?)
+    }
+
+    /// The same in a driver domain, which makes no hypercalls.
+    pub fn open_driver_domain(&self) -> Result<Host, Failure> {
+        match self.simulated {
+            Some(_) => self.open_host(),
+            None => self.host_with(Box::new(xen_sys::Xen::open_in_guest()?)),
+        }
+    }
+
+    fn host_with(&self, hv: Box<dyn Hypervisor>) -> Result<Host, Failure> {
         let style = self.options.style;
-        let mut host = Host::new(
-            self.open_hypervisor()?,
-            self.open_store()?,
-            self.dirs.clone(),
-        );
+        let mut host = Host::new(hv, self.open_store()?, self.dirs.clone());
         host.notice = Rc::new(move |text| style.message(Kind::Notice, text));
         if let Some(simulated) = &self.simulated {
             host.devices = simulated.devices().map_err(from_machine)?;

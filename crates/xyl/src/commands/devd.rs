@@ -54,7 +54,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
 }
 
 fn serve(args: &Args, context: &Context) -> Outcome {
-    let mut host = context.open_host()?;
+    let mut host = context.open_driver_domain()?;
     let own = devd::own_domid(&mut host)?;
     if own == DomId::ZERO {
         return Err(Failure::refused(
