@@ -372,7 +372,7 @@ fn another_domain_with_the_number_of_the_driver_domain_is_left_alone() {
     let time = took(&world, || {
         bench.must(&world, |host| destroy::destroy(host, guest, false));
     });
-    assert!(time < Duration::from_secs(2), "{time:?}");
+    assert!(time < Duration::from_secs(5), "{time:?}");
     assert_eq!(store.read(&own).unwrap(), b"4");
     let now = world.snapshot();
     assert!(

@@ -31,7 +31,7 @@ use seccompiler::BpfProgram;
 use crate::loops::SystemLoopDevices;
 use crate::process::Process;
 use crate::rights::filters_of_extraction;
-use crate::spawn::{open_null, run_until};
+use crate::spawn::{end_first, open_null, run_until};
 use crate::standby::{NO_PROGRAM, Words, pointers};
 
 /// The paths of the host that the program can read. A symbolic link among them, such as `/bin`, is one for the program too.
@@ -66,11 +66,12 @@ const OUTPUT_OPTIONS: [(&CStr, &CStr); 3] = [
 const FILE_MAX_BYTES: u64 = 256 << 20;
 /// Resources and their limits for the program. Python maps some hundred MiB of addresses at most.
 const LIMITS: [(u32, u64); 8] = [
-    (libc::RLIMIT_AS, 512 << 20),
+    (libc::RLIMIT_AS, 256 << 20),
     (libc::RLIMIT_FSIZE, FILE_MAX_BYTES),
     (libc::RLIMIT_CPU, 120),
-    (libc::RLIMIT_CORE, 0),
-    (libc::RLIMIT_NPROC, 16),
+    // With 0 the kernel would start the host's program for cores (core(5)).
+    (libc::RLIMIT_CORE, 1),
+    (libc::RLIMIT_NPROC, 6),
     (libc::RLIMIT_NOFILE, 64),
     (libc::RLIMIT_MEMLOCK, 0),
     (libc::RLIMIT_MSGQUEUE, 0),
@@ -124,7 +125,10 @@ pub(crate) fn extract(extraction: &Extraction<'_>) -> io::Result<Extracted> {
     };
     let process = child.start()?;
     drop(end);
-    let ended = run_until(until, launch, errors, &process).inspect_err(|_| {
+    // Where memory is short, it ends before QEMUs and daemons. It has no /proc to change that.
+    let first = end_first(process.id());
+    let ended = first.and_then(|()| run_until(until, launch, errors, &process));
+    let ended = ended.inspect_err(|_| {
         // One that has been killed and waited for is no error here.
         let _ = process.kill();
     })?;

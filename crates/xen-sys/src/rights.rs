@@ -198,19 +198,84 @@ fn drop_capabilities(but: u32) -> io::Result<()> {
 /// Builds one filter for the refused calls, and one for `clone3`. The filter cannot read the arguments of `clone3`,
 /// because they are in memory. So `clone3` fails as on a kernel without it, and C libraries use `clone`.
 fn filters(network: Network, programs: Programs) -> Result<[BpfProgram; 2], BackendError> {
-    filters_but(|call| programs.needs(call), other_sockets(network)?)
+    let sockets = other_sockets(network)?;
+    filters_but(|call| programs.needs(call), sockets, BTreeMap::new())
 }
 
-/// The filters of a program that reads what a guest has written. It starts programs, and makes no socket.
+/// Calls that a program which reads what a guest has written does not need besides: those that take memory which none of its limits counts,
+/// sockets, the kernel's log, and new limits.
+const FORBIDDEN_OF_EXTRACTION: [i64; 11] = [
+    libc::SYS_memfd_create,
+    libc::SYS_memfd_secret,
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_msgget,
+    libc::SYS_semget,
+    libc::SYS_mq_open,
+    libc::SYS_socketpair,
+    libc::SYS_syslog,
+    libc::SYS_setrlimit,
+    libc::SYS_prlimit64,
+];
+/// Requests that such a program makes of its files: `TCGETS`, `TIOCGWINSZ`, `FIONREAD`, `FIONBIO`, `FIONCLEX`, `FIOCLEX` (asm-generic/ioctls.h),
+/// `BLKGETSIZE`, `BLKSSZGET`, `BLKGETSIZE64` (linux/fs.h). The disk may be a loop device, which others would detach.
+const REQUESTS_OF_EXTRACTION: [u64; 9] = [
+    0x5401,
+    0x5413,
+    0x541b,
+    0x5421,
+    0x5450,
+    0x5451,
+    0x1260,
+    0x1268,
+    0x8008_1272,
+];
+
+/// The filters of a program that reads what a guest has written. It starts programs, makes no socket, and cannot outlive its parent.
 pub(crate) fn filters_of_extraction() -> Result<[BpfProgram; 2], BackendError> {
-    filters_but(|call| call == libc::SYS_execve, Vec::new())
+    let others = || {
+        let all = REQUESTS_OF_EXTRACTION.iter();
+        let all = all.map(|request| {
+            SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, *request)
+        });
+        SeccompRule::new(all.collect::<Result<_, _>>()?)
+    };
+    let keeps_on = || {
+        let signal = u64::from(libc::PR_SET_PDEATHSIG.unsigned_abs());
+        let is_it = SeccompCmpOp::Eq;
+        let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, is_it, signal)?;
+        SeccompRule::new(vec![condition])
+    };
+    // The C library reads limits with the same call.
+    let sets_limit = || {
+        let is_given = SeccompCmpOp::Ne;
+        let condition = SeccompCondition::new(2, SeccompCmpArgLen::Qword, is_given, 0)?;
+        SeccompRule::new(vec![condition])
+    };
+    let mut more = BTreeMap::new();
+    for call in FORBIDDEN_OF_EXTRACTION {
+        for call in [call, call | X32] {
+            more.insert(call, Vec::new());
+        }
+    }
+    for call in [libc::SYS_ioctl, libc::SYS_ioctl | X32, IOCTL_OF_X32] {
+        more.insert(call, vec![others()?]);
+    }
+    for call in [libc::SYS_prctl, libc::SYS_prctl | X32] {
+        more.insert(call, vec![keeps_on()?]);
+    }
+    for call in [libc::SYS_prlimit64, libc::SYS_prlimit64 | X32] {
+        more.insert(call, vec![sets_limit()?]);
+    }
+    filters_but(|call| call == libc::SYS_execve, Vec::new(), more)
 }
 
 /// Builds these filters, without the calls that are needed. `refused_sockets` match the sockets that are refused: without a rule it
-/// is all of them.
+/// is all of them. The rules in `more` take the place of those for the same call.
 fn filters_but(
     is_needed: impl Fn(i64) -> bool,
     refused_sockets: Vec<SeccompRule>,
+    more: BTreeMap<i64, Vec<SeccompRule>>,
 ) -> Result<[BpfProgram; 2], BackendError> {
     let all = FORBIDDEN.iter().chain(&FORBIDDEN_OF_ARCH);
     let refused = all.filter(|call| !is_needed(**call));
@@ -226,6 +291,7 @@ fn filters_but(
         rules.insert(call, network_requests()?);
     }
     rules.insert(libc::SYS_socket | X32, Vec::new());
+    rules.extend(more);
     let absent = [libc::SYS_clone3, libc::SYS_clone3 | X32].map(|call| (call, Vec::new()));
     Ok([
         program(rules, libc::EPERM)?,

@@ -47,7 +47,12 @@ impl Spawn for SystemSpawn {
         };
         let standby = Standby::start_with(launch, streams, &extras)?;
         drop(end);
-        run_until((deadline, None), launch, errors, &standby.let_go())
+        let ended = run_until((deadline, None), launch, errors, &standby.let_go())?;
+        if ended.code == Some(NO_PROGRAM) && ended.errors.is_empty() {
+            let what = format!("`{}` could not be started", launch.line());
+            return Err(io::Error::other(what));
+        }
+        Ok(ended)
     }
 
     fn start(&self, launch: &Launch, given: &Given<'_>) -> io::Result<Rc<dyn Child>> {
@@ -114,8 +119,7 @@ impl Child for Started {
 
     /// The process itself could not set it: until it is its program it shares its memory with this process, and so the setting.
     fn be_ended_first(&self) -> io::Result<()> {
-        let path = format!("/proc/{}/oom_score_adj", self.process.id());
-        std::fs::write(path, ENDED_FIRST)
+        end_first(self.process.id())
     }
 
     fn said(&self) -> Vec<u8> {
@@ -124,6 +128,11 @@ impl Child for Started {
         let _ = read_there(&mut self.errors.borrow_mut(), &mut said);
         said
     }
+}
+
+/// Has the kernel end a process and those that it starts before others when memory is short.
+pub(crate) fn end_first(pid: u32) -> io::Result<()> {
+    std::fs::write(format!("/proc/{pid}/oom_score_adj"), ENDED_FIRST)
 }
 
 pub(crate) fn open_null() -> io::Result<File> {
@@ -172,10 +181,6 @@ pub(crate) fn run_until(
         read_there(&mut errors, &mut said)?;
     }
     let code = process.wait()?;
-    if code == Some(NO_PROGRAM) && said.is_empty() {
-        let what = format!("`{}` could not be started", launch.line());
-        return Err(io::Error::other(what));
-    }
     Ok(Ended { code, errors: said })
 }
 

@@ -320,7 +320,10 @@ impl Answer {
             .filter(|item| !item.is_empty())
         {
             let item = std::str::from_utf8(item).map_err(|_| "it is no text".to_owned())?;
-            let (word, value) = item.split_once(' ').unwrap_or((item, ""));
+            let (word, value) = item
+                .split_once(|character: char| character.is_ascii_whitespace())
+                .unwrap_or((item, ""));
+            let value = value.trim_start();
             match word {
                 "kernel" => answer.kernel = name_in_output(value)?,
                 "ramdisk" => answer.ramdisk = Some(name_in_output(value)?),
