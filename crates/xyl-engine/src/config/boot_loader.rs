@@ -149,14 +149,9 @@ pub(crate) fn run(
     cancel: &Cancel,
 ) -> Result<Found, EngineError> {
     check_right(host, spec)?;
-<<<<<<< ours
-    let release = host.hv.version().ok();
-    let release = release.map(|version| (version.major, version.minor));
-=======
     // Without it the folders of other installations are left.
     let version = host.hv.version().ok();
     let release = version.map(|version| (version.major, version.minor));
->>>>>>> theirs
     let program = find(&*host.files, &host.dirs.usr, release, &boot_loader.program)?;
     let disk = device::open_first_disk(host, spec)?;
     let run = Run {

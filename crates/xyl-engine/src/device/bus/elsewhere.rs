@@ -1,4 +1,4 @@
-//! Devices whose backend is in a driver domain, a domain that nobody trusts.
+//! Devices whose backend is in a driver domain. Xyl does not trust such a domain.
 //!
 //! Of what such a domain writes, two nodes are read: `state` and `hotplug-status`. All paths are computed. No wait is for events
 //! of its nodes, since it could cause any number of them: each wait looks again after a pause, and has a deadline. No transaction
@@ -37,14 +37,14 @@ const STATUS: &str = "hotplug-status";
 /// The domain with a device's backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackendDomain {
-    /// Its number.
+    /// Number of that domain.
     pub domid: DomId,
     /// Its UUID. `None` for domain 0, and for a device that another toolstack has attached.
     pub uuid: Option<Uuid>,
 }
 
 impl BackendDomain {
-    /// Domain 0.
+    /// Domain 0 as the backend.
     pub const DOM0: BackendDomain = BackendDomain {
         domid: DomId::ZERO,
         uuid: None,
@@ -189,7 +189,7 @@ pub(super) fn note(device: &Device) -> Option<(String, String)> {
     Some((path, uuid.hyphenated().to_string()))
 }
 
-/// Whether a driver domain has nodes as the domain with this UUID has them. Its toolstack in domain 0 writes them, and nobody else can.
+/// Whether a driver domain has nodes as the domain with this UUID has them. Its toolstack in domain 0 writes them, and no guest can.
 pub(super) fn is_in_store(
     store: &mut impl Tree,
     backend: BackendDomain,

@@ -37,7 +37,7 @@ impl DriverSide for Vbd {
     }
 }
 
-/// Opens the image of a disk, and tells blkback which block device shows it.
+/// Opens the image of a disk, and writes for blkback which block device shows it.
 fn serve(host: &mut Host, device: &Device) -> Result<Served, EngineError> {
     let disk = disk_of(host, device)?;
     let file = open(&*host.files, &disk)?;

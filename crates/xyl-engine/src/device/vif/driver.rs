@@ -104,7 +104,7 @@ fn join_to_bridge(host: &mut Host, device: &Device, link: &OwnLink) -> Result<()
     write(host, device, STATUS, CONNECTED)
 }
 
-/// Tells the guest the largest packet. Domain 0 does not know the bridge's, and lets the driver domain write this one node.
+/// Writes the largest packet for the guest. Domain 0 does not know the bridge's, and lets the driver domain write this one node.
 fn tell_guest(host: &mut Host, device: &Device, mtu_bytes: u32) -> Result<(), EngineError> {
     let path = node(&format!("{}/mtu", device.frontend()))?;
     match host.store.write(&path, mtu_bytes.to_string().as_bytes()) {
