@@ -212,7 +212,7 @@ pub const EXTRACTED_FILES_MAX: usize = 8;
 /// A program for [`Spawn::extract`].
 #[derive(Clone, Copy)]
 pub struct Extraction<'a> {
-    /// The program.
+    /// The program, with its arguments.
     pub launch: &'a Launch,
     /// The guest's disk: a block device or an image.
     pub disk: &'a OpenFile,

@@ -69,7 +69,7 @@ pub enum BootLoaderError {
         program: PathBuf,
         /// Path of the disk.
         disk: PathBuf,
-        /// What is wrong with the answer.
+        /// The fault of the answer, in words.
         what: String,
     },
 }
