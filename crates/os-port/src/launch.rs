@@ -189,7 +189,7 @@ pub struct Given<'a> {
 }
 
 /// The bounds of a program that a guest may take over. The kernel refuses it, for ever, hypercalls (each request to `/dev/xen/privcmd`
-/// fails with `ENOTTY`) and new processes. It can start threads.
+/// fails with `ENOTTY`), new processes, and sockets. It can start threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// The most processes and threads of its user (`RLIMIT_NPROC`).
@@ -198,6 +198,9 @@ pub struct Bounds {
     pub memory_bytes: u64,
     /// The largest address space, in bytes (`RLIMIT_AS`). The C library reserves much of it for threads, and uses little.
     pub addresses_bytes: u64,
+    /// Whether it shows a guest's display. It can then map the memory of guests: [`Child::keep_to_domain`] leaves it that of its own.
+    /// It can also make TCP sockets, but not connect one.
+    pub has_display: bool,
 }
 
 /// Path of the guest's disk for a program of [`Spawn::extract`].

@@ -71,6 +71,14 @@ pub trait Files {
     /// Opens a file that others name, so that its descriptor can be handed on. Refuses other kinds of files with
     /// [`io::ErrorKind::InvalidInput`], which contains [`WrongKind`]. Never opens a FIFO or a character device.
     fn open(&self, path: &Path, opening: &Opening<'_>) -> io::Result<OpenFile>;
+    /// A file with these contents that is in memory alone, has no path, and cannot be changed. `name` is for people.
+    ///
+    /// # Errors
+    /// The system's error.
+    fn keep_in_memory(&self, name: &str, bytes: &[u8]) -> io::Result<OpenFile> {
+        let _ = (name, bytes);
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Creates or replaces a file. A reader may see a part of it: to prevent that, write a second file and rename it.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
     /// Opens a file for appending; creates it if there is none.
@@ -216,6 +224,10 @@ pub trait Process {
     }
     /// Whether this process has the right to start QEMU as another user, as far as it has not given it up.
     fn may_start_qemu(&self) -> bool {
+        true
+    }
+    /// Whether this process has the right to start a QEMU that shows a display, as far as it has not given it up.
+    fn may_show_displays(&self) -> bool {
         true
     }
     /// Whether this process can have hot-plug scripts and boot loaders run, as far as it has not given that up.

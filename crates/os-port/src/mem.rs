@@ -236,25 +236,14 @@ impl Disk {
 
     /// Facts about what is at a path.
     fn facts(&self, path: &Path) -> io::Result<FileFacts> {
-        let of_kind = |kind, inode, size_bytes| FileFacts {
-            kind,
-            id: FileId {
-                device: DISK_DEVICE,
-                inode,
-            },
-            size_bytes,
-            uid: 0,
-            mode: FILE_MODE,
-            modified_s: 0,
-        };
         if let Some(number) = self.devices.get(path) {
-            return Ok(of_kind(FileKind::Block(*number), 0, 0));
+            return Ok(facts_of_kind(FileKind::Block(*number), 0, 0));
         }
         if self.folders.contains(path) {
-            return Ok(of_kind(FileKind::Other, 0, 0));
+            return Ok(facts_of_kind(FileKind::Other, 0, 0));
         }
         let file = self.files.get(path).ok_or(ErrorKind::NotFound)?;
-        Ok(of_kind(
+        Ok(facts_of_kind(
             FileKind::Regular,
             file.inode,
             file.bytes.len() as u64,
@@ -350,6 +339,20 @@ impl Held {
     }
 }
 
+fn facts_of_kind(kind: FileKind, inode: u64, size_bytes: u64) -> FileFacts {
+    FileFacts {
+        kind,
+        id: FileId {
+            device: DISK_DEVICE,
+            inode,
+        },
+        size_bytes,
+        uid: 0,
+        mode: FILE_MODE,
+        modified_s: 0,
+    }
+}
+
 impl Files for ProcessFiles {
     fn make_cage(&self, cage: &Cage<'_>) -> io::Result<()> {
         let devices = cage.devices.iter().copied();
@@ -391,6 +394,14 @@ impl Files for ProcessFiles {
         let bytes = disk.files.get(path).map(|file| file.bytes.clone());
         let bytes = bytes.unwrap_or_default();
         Ok(OpenFile::in_memory(path, facts, opening.is_writable, bytes))
+    }
+
+    fn keep_in_memory(&self, name: &str, bytes: &[u8]) -> io::Result<OpenFile> {
+        // Refuses the dead.
+        drop(self.disk()?);
+        let facts = facts_of_kind(FileKind::Regular, 0, bytes.len() as u64);
+        let path = Path::new(name);
+        Ok(OpenFile::in_memory(path, facts, false, bytes.to_vec()))
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {

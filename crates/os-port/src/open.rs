@@ -9,7 +9,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, SeekFrom};
+use rustix::fs::{
+    CWD, FileType, FlockOperation, MemfdFlags, Mode, OFlags, ResolveFlags, SealFlags, SeekFrom,
+};
 use rustix::io::Errno;
 
 use crate::way::{self, Way};
@@ -344,6 +346,26 @@ pub(crate) fn open(path: &Path, opening: &Opening<'_>) -> io::Result<OpenFile> {
     })
 }
 
+/// A file in memory alone, which is sealed: no process changes it (memfd_create(2)).
+pub(crate) fn keep_in_memory(name: &str, bytes: &[u8]) -> io::Result<OpenFile> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let descriptor = rustix::fs::memfd_create(name, flags)?;
+    let mut left = bytes;
+    while !left.is_empty() {
+        let written = rustix::io::write(&descriptor, left)?;
+        left = left.get(written..).unwrap_or_default();
+    }
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&descriptor, seals)?;
+    Ok(OpenFile {
+        path: PathBuf::from(name),
+        facts: facts_of(descriptor.as_fd())?,
+        is_writable: false,
+        descriptor: Some(descriptor),
+        bytes: Vec::new(),
+    })
+}
+
 fn find(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
@@ -395,6 +417,15 @@ mod tests {
     fn kind_of(refused: io::Result<OpenFile>) -> FileKind {
         let why = refused.unwrap_err().into_inner().unwrap();
         why.downcast::<WrongKind>().unwrap().found
+    }
+
+    #[test]
+    fn a_file_in_memory_is_read_by_its_descriptor_and_cannot_be_changed() {
+        let kept = keep_in_memory("a-secret", b"secret").unwrap();
+        let path = format!("/proc/self/fd/{}", kept.descriptor().unwrap().as_raw_fd());
+        assert_eq!(fs::read(&path).unwrap(), b"secret");
+        assert!(fs::write(&path, b"other").is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"secret");
     }
 
     #[test]

@@ -60,6 +60,25 @@ pub trait Child: HeldProcess {
         Ok(())
     }
 
+    /// Whether the child is of this user for good: its real, effective, saved and file system user.
+    ///
+    /// # Errors
+    /// The system's error.
+    fn is_of_user(&self, uid: u32) -> io::Result<bool> {
+        let _ = uid;
+        Ok(true)
+    }
+
+    /// Leaves the child the memory of this domain alone, of all guests whose memory it can map: each of its open files of
+    /// `/dev/xen/privcmd` is restricted for ever (`IOCTL_PRIVCMD_RESTRICT`).
+    ///
+    /// # Errors
+    /// The system's error. [`io::ErrorKind::NotFound`] if the child has no such file.
+    fn keep_to_domain(&self, domid: u16) -> io::Result<()> {
+        let _ = domid;
+        Ok(())
+    }
+
     /// The text that the child has written to its standard error since the last call, at most [`ERRORS_MAX_BYTES`](crate::ERRORS_MAX_BYTES)
     /// bytes. Empty unless [`Given::keeps_errors`](crate::Given::keeps_errors) was set.
     fn said(&self) -> Vec<u8> {

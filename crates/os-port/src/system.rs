@@ -47,6 +47,10 @@ impl Files for SystemFiles {
         crate::open::open(path, opening)
     }
 
+    fn keep_in_memory(&self, name: &str, bytes: &[u8]) -> io::Result<OpenFile> {
+        crate::open::keep_in_memory(name, bytes)
+    }
+
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut options = OpenOptions::new();
         options.create(true).truncate(true).write(true);

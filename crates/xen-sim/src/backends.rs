@@ -2,7 +2,7 @@
 //!
 //! It acts between the calls of the simulated processes, as a kernel does beside them: it takes devices whose nodes it finds, makes
 //! what they need, shows them in sysfs, and closes them when their frontend goes. [`Manner`] makes it a bad one. A [`Driver`] is
-//! the part of one kind: `blkback` for disks, `netback` for network interfaces. `qemu` is the backend in QEMU, for disks and channels. It also plays the part of the guest's driver that
+//! the part of one kind: `blkback` for disks, `netback` for network interfaces. `qemu` is the backend in QEMU, for disks, channels, framebuffers and keyboards. It also plays the part of the guest's driver that
 //! lets a device go when it is asked to ([`Backends::set_guest_keeps`]).
 //!
 //! Facts: `xenbus_probe.c`, `xen-blkback/xenbus.c` and `xen-netback/xenbus.c` of Linux.
@@ -31,10 +31,12 @@ use qemu::Qemus;
 /// The folder of the devices in xenstore.
 const FOLDER: &str = "/local/domain/0/backend";
 /// Parts of paths that only devices have.
-const DEVICES: [&[u8]; 4] = [
+const DEVICES: [&[u8]; 6] = [
     b"backend/vbd",
     b"backend/vif",
     b"backend/qdisk",
+    b"backend/vfb",
+    b"backend/vkbd",
     b"/device/console/",
 ];
 /// Requests of xenstored's protocol that change its tree: write, mkdir, rm.

@@ -111,6 +111,12 @@ impl Files for MortalFiles {
         })
     }
 
+    fn keep_in_memory(&self, name: &str, bytes: &[u8]) -> io::Result<OpenFile> {
+        self.call("keep_in_memory", (Access::Look, Path::new(name)), || {
+            self.inner.keep_in_memory(name, bytes)
+        })
+    }
+
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let midway = || drop(self.inner.write(path, half(bytes)));
         if let Some(refusal) = self.refusal(Access::Grow, path, true) {

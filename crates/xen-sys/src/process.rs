@@ -1,11 +1,19 @@
 //! A child of this process: its PID, its kill and its end.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::ptr;
 use std::time::Duration;
 
 use os_port::{Child, ChildEnd, EventSource, HeldProcess, ProcessSignal, Readiness, send_by_pidfd};
+
+/// The device by which a process maps the memory of guests.
+const PRIVCMD: &str = "/dev/xen/privcmd";
+/// The request that leaves an open file of privcmd one domain (`IOCTL_PRIVCMD_RESTRICT` of xen/privcmd.h).
+const RESTRICT: libc::Ioctl = 0x0002_5006;
 
 /// A child of this process with its pidfd. Its PID may already belong to another process.
 #[derive(Debug)]
@@ -67,6 +75,60 @@ impl Process {
         self.kill()
     }
 
+    /// See [`Child::is_of_user`].
+    pub(crate) fn is_of_user(&self, uid: u32) -> io::Result<bool> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
+        let users = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+        let mut users = users.unwrap_or_default().split_whitespace().peekable();
+        Ok(users.peek().is_some() && users.all(|user| user.parse() == Ok(uid)))
+    }
+
+    /// See [`Child::keep_to_domain`]. A file of privcmd that the child opens later would not be restricted.
+    pub(crate) fn keep_to_domain(&self, domid: u16) -> io::Result<()> {
+        let privcmd = fs::metadata(PRIVCMD)?.rdev();
+        let folder = PathBuf::from(format!("/proc/{}/fd", self.pid));
+        let mut is_found = false;
+        for number in self.files_of_device(&folder, privcmd)? {
+            restrict(&self.file(number)?, domid)?;
+            is_found = true;
+        }
+        match is_found {
+            true => Ok(()),
+            false => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// The numbers of its open files of a device, by procfs.
+    fn files_of_device(&self, folder: &Path, device: u64) -> io::Result<Vec<RawFd>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.parse().ok());
+            let number = number.ok_or(io::ErrorKind::InvalidData)?;
+            match fs::metadata(folder.join(&name)) {
+                Ok(facts) if facts.rdev() == device => found.push(number),
+                Ok(_) => {}
+                // The child has closed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// An open file of the child: the same one, so that a change of it is a change of the child's.
+    fn file(&self, number: RawFd) -> io::Result<OwnedFd> {
+        let pidfd = self.pidfd.as_raw_fd();
+        // SAFETY: the call takes numbers.
+        let file = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd, number, 0) };
+        let file = RawFd::try_from(file).unwrap_or(-1);
+        if file < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made this descriptor for us, and nobody else has it.
+        Ok(unsafe { OwnedFd::from_raw_fd(file) })
+    }
+
     /// Waits for the child's end. Returns its exit code, or `None` if a signal ended it.
     pub(crate) fn wait(&self) -> io::Result<Option<i32>> {
         self.wait_with(libc::WEXITED)
@@ -89,6 +151,15 @@ impl Process {
         // SAFETY: `waitid` has filled in what it says of a child that has ended.
         let status = unsafe { info.si_status() };
         Ok((info.si_code == libc::CLD_EXITED).then_some(status))
+    }
+}
+
+/// Leaves an open file of privcmd one domain.
+fn restrict(file: &OwnedFd, domid: u16) -> io::Result<()> {
+    // SAFETY: the request reads a `domid_t`, a number of 16 bits, which outlives the call.
+    match unsafe { libc::ioctl(file.as_raw_fd(), RESTRICT, &raw const domid) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -56,23 +56,37 @@ pub enum Programs {
     None,
     /// It starts QEMU, which then becomes another user and confines itself to a folder.
     Qemu,
+    /// The same, and that QEMU shows the guest's display: it listens at a TCP socket. The process restricts QEMU's files of privcmd,
+    /// which it takes from it (`Child::keep_to_domain`).
+    QemuWithDisplay,
 }
 
 /// The capabilities for that: to send QEMU's user a signal, to become that user, and chroot(2) (capabilities(7)).
 const QEMU: u32 = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 18;
 /// The system calls for that.
 const CALLS_OF_QEMU: [i64; 2] = [libc::SYS_execve, libc::SYS_chroot];
+/// The capability to take files of a process of another user (`CAP_SYS_PTRACE`). ptrace(2) and its like are refused. What is left is
+/// `/proc/PID/mem`, which a process that may write to any file does not need.
+const PTRACE: u32 = 1 << 19;
 
 impl Programs {
     fn capabilities(self) -> u32 {
         match self {
             Programs::None => 0,
             Programs::Qemu => QEMU,
+            Programs::QemuWithDisplay => QEMU | PTRACE,
         }
     }
 
     fn needs(self, call: i64) -> bool {
-        self == Programs::Qemu && CALLS_OF_QEMU.contains(&call)
+        let starts_qemu = self.may_start_qemu() && CALLS_OF_QEMU.contains(&call);
+        let takes_files = self == Programs::QemuWithDisplay && call == libc::SYS_pidfd_getfd;
+        starts_qemu || takes_files
+    }
+
+    /// Whether it starts QEMU, with a display or without.
+    pub fn may_start_qemu(self) -> bool {
+        self != Programs::None
     }
 }
 
@@ -198,7 +212,7 @@ fn drop_capabilities(but: u32) -> io::Result<()> {
 /// Builds one filter for the refused calls, and one for `clone3`. The filter cannot read the arguments of `clone3`,
 /// because they are in memory. So `clone3` fails as on a kernel without it, and C libraries use `clone`.
 fn filters(network: Network, programs: Programs) -> Result<[BpfProgram; 2], BackendError> {
-    let sockets = other_sockets(network)?;
+    let sockets = other_sockets(network, programs)?;
     filters_but(|call| programs.needs(call), sockets, BTreeMap::new())
 }
 
@@ -319,24 +333,53 @@ fn new_namespaces() -> Result<Vec<SeccompRule>, BackendError> {
     NAMESPACES.into_iter().map(rule).collect()
 }
 
-/// Rules that match a socket that a monitor does not make. It makes the Unix socket of the VM's doorbell (`os_port::Doorbells`),
-/// which it binds and listens at, and never connects. With [`Network::Links`] it makes sockets of rtnetlink (`os_port::SystemLinks`).
-fn other_sockets(network: Network) -> Result<Vec<SeccompRule>, BackendError> {
-    let doorbell = (
-        libc::AF_UNIX,
-        libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
-    );
-    let links = (libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC);
-    let rules = match network {
-        Network::None => vec![vec![is_not(0, doorbell.0)?], vec![is_not(1, doorbell.1)?]],
-        Network::Links => vec![
-            vec![is_not(0, doorbell.0)?, is_not(0, links.0)?],
-            vec![is_not(0, doorbell.0)?, is_not(1, links.1)?],
-            vec![is_not(0, doorbell.0)?, is_not(2, libc::NETLINK_ROUTE)?],
-            vec![is_not(0, links.0)?, is_not(1, doorbell.1)?],
-        ],
+/// The first arguments of socket(2): family, type, and perhaps protocol.
+type Socket = &'static [libc::c_int];
+
+/// The socket of a VM's doorbell (`os_port::Doorbells`). A monitor binds it and listens at it, and never connects it.
+const DOORBELL: Socket = &[
+    libc::AF_UNIX,
+    libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+];
+/// A socket of rtnetlink (`os_port::SystemLinks`).
+const LINKS: Socket = &[
+    libc::AF_NETLINK,
+    libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+    libc::NETLINK_ROUTE,
+];
+/// The sockets at which QEMU listens for viewers of a display.
+const DISPLAY_SOCKETS: &[Socket] = &[&[libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC]];
+
+/// Rules that match a socket that a monitor does not make, and that a QEMU does not make which it starts.
+fn other_sockets(network: Network, programs: Programs) -> Result<Vec<SeccompRule>, BackendError> {
+    let mut made = vec![DOORBELL];
+    if network == Network::Links {
+        made.push(LINKS);
+    }
+    if programs == Programs::QemuWithDisplay {
+        made.extend(DISPLAY_SOCKETS);
+    }
+    other_than(&made)
+}
+
+/// Rules that match all sockets but these. A socket is another one than each of these if for each one argument differs: one rule for
+/// each choice of these arguments.
+fn other_than(sockets: &[Socket]) -> Result<Vec<SeccompRule>, BackendError> {
+    let mut choices = vec![Vec::new()];
+    for socket in sockets {
+        let before = std::mem::take(&mut choices);
+        for (argument, value) in (0..).zip(*socket) {
+            for choice in &before {
+                choices.push([choice.clone(), vec![(argument, *value)]].concat());
+            }
+        }
+    }
+    let rule = |choice: Vec<(u8, libc::c_int)>| {
+        let differ = choice.into_iter();
+        let differ = differ.map(|(argument, value)| is_not(argument, value));
+        SeccompRule::new(differ.collect::<Result<_, _>>()?)
     };
-    rules.into_iter().map(SeccompRule::new).collect()
+    choices.into_iter().map(rule).collect()
 }
 
 /// Rules that match the request for a new interface and those to sockets, whatever file they are sent to.
@@ -352,15 +395,28 @@ fn network_requests() -> Result<Vec<SeccompRule>, BackendError> {
     ])
 }
 
-/// A filter that refuses each request to privcmd: their numbers have the type `P` (`linux/ioctl.h`, `xen/privcmd.h`). Those to the other
-/// devices of Xen have other types.
-fn hypercall_filter() -> Result<BpfProgram, BackendError> {
+/// The request to privcmd that maps pages of a guest (`IOCTL_PRIVCMD_MMAPBATCH_V2` of xen/privcmd.h).
+const MAP_PAGES: u64 = 0x0020_5004;
+
+/// A filter that refuses each request to privcmd, but for [`MAP_PAGES`] on request: their numbers have the type `P` (`linux/ioctl.h`,
+/// `xen/privcmd.h`). Those to the other devices of Xen have other types.
+fn hypercall_filter(may_map: bool) -> Result<BpfProgram, BackendError> {
     const TYPE: u64 = 0xff00;
     const PRIVCMD: u64 = (b'P' as u64) << 8;
     let of_privcmd = || {
         let is_of = SeccompCmpOp::MaskedEq(TYPE);
-        let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, is_of, PRIVCMD)?;
-        Ok::<_, BackendError>(vec![SeccompRule::new(vec![condition])?])
+        let mut conditions = vec![SeccompCondition::new(
+            1,
+            SeccompCmpArgLen::Dword,
+            is_of,
+            PRIVCMD,
+        )?];
+        if may_map {
+            let is_other = SeccompCmpOp::Ne;
+            let other = SeccompCondition::new(1, SeccompCmpArgLen::Dword, is_other, MAP_PAGES)?;
+            conditions.push(other);
+        }
+        Ok::<_, BackendError>(vec![SeccompRule::new(conditions)?])
     };
     let mut rules = BTreeMap::new();
     for call in [libc::SYS_ioctl, libc::SYS_ioctl | X32, IOCTL_OF_X32] {
@@ -378,8 +434,9 @@ const PROCESSES_OF_ARCH: [i64; 2] = [libc::SYS_fork, libc::SYS_vfork];
 #[cfg(not(target_arch = "x86_64"))]
 const PROCESSES_OF_ARCH: [i64; 0] = [];
 
-/// The filters of a program with bounds (`os_port::Bounds`): against hypercalls, and against new processes. A thread is no process: `clone` makes it, and `clone3` fails as on a kernel without it.
-pub(crate) fn filters_of_bounded() -> Result<[BpfProgram; FILTERS], BackendError> {
+/// The filters of a program with bounds (`os_port::Bounds`): against hypercalls, new processes and sockets. A thread is no process: `clone`
+/// makes it, and `clone3` fails as on a kernel without it.
+pub(crate) fn filters_of_bounded(has_display: bool) -> Result<[BpfProgram; FILTERS], BackendError> {
     let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
     let no_thread = || {
         let is_unset = SeccompCmpOp::MaskedEq(thread);
@@ -393,9 +450,21 @@ pub(crate) fn filters_of_bounded() -> Result<[BpfProgram; FILTERS], BackendError
     for call in [libc::SYS_clone, libc::SYS_clone | X32] {
         rules.insert(call, no_thread()?);
     }
+    let sockets = match has_display {
+        true => other_than(DISPLAY_SOCKETS)?,
+        false => Vec::new(),
+    };
+    rules.insert(libc::SYS_socket, sockets);
+    for call in [
+        libc::SYS_socket | X32,
+        libc::SYS_connect,
+        libc::SYS_connect | X32,
+    ] {
+        rules.insert(call, Vec::new());
+    }
     let absent = [libc::SYS_clone3, libc::SYS_clone3 | X32].map(|call| (call, Vec::new()));
     Ok([
-        hypercall_filter()?,
+        hypercall_filter(has_display)?,
         program(rules, libc::EPERM)?,
         program(absent.into_iter().collect(), libc::ENOSYS)?,
     ])
@@ -429,12 +498,17 @@ mod tests {
 
     /// Runs a check in a child with these rights alone. Returns its exit code.
     fn with_rights(network: Network, check: impl FnOnce() -> i32) -> i32 {
+        confined(|| give_up_rights(network, Programs::None).is_ok(), check)
+    }
+
+    /// Runs a check in a child that confines itself first. Returns its exit code.
+    fn confined(confine: impl FnOnce() -> bool, check: impl FnOnce() -> i32) -> i32 {
         // SAFETY: the child uses no lock that another thread may hold but the allocator's, and ends without a return.
         match unsafe { libc::fork() } {
             0 => {
-                let code = match give_up_rights(network, Programs::None) {
-                    Ok(()) => check(),
-                    Err(_) => 100,
+                let code = match confine() {
+                    true => check(),
+                    false => 100,
                 };
                 // SAFETY: the call takes a number.
                 unsafe { libc::_exit(code) }
@@ -554,6 +628,73 @@ mod tests {
             i32::from(!is_refused) | i32::from(!are_refused_requests()) << 1
         });
         assert_eq!(code, 0);
+    }
+
+    const TCP: (i32, i32) = (libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC);
+
+    /// Whether a TCP socket listens, and all others that a display could misuse are refused.
+    fn listens_alone() -> bool {
+        let refused = [
+            (libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC),
+            (libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC),
+            (libc::AF_INET6, TCP.1),
+            (libc::AF_UNIX, TCP.1),
+            (libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC),
+        ];
+        let mut refused = refused.into_iter();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0");
+        // SAFETY: the call is refused before it looks at its arguments.
+        let connected = unsafe { libc::syscall(libc::SYS_connect, -1, 0, 0) };
+        let may_not_connect = connected == -1 && errno() == libc::EPERM;
+        listener.is_ok()
+            && may_not_connect
+            && refused.all(|(family, kind)| is_refused_socket(family, kind, 0))
+    }
+
+    #[test]
+    fn a_monitor_with_a_display_listens_and_connects_to_nothing() {
+        for network in [Network::None, Network::Links] {
+            let confine = || give_up_rights(network, Programs::QemuWithDisplay).is_ok();
+            let code = confined(confine, || {
+                let is_rtnetlink = network == Network::Links;
+                let links = is_refused_socket(libc::AF_NETLINK, LINKS[1], LINKS[2]);
+                // SAFETY: the call takes numbers.
+                let taken = unsafe { libc::syscall(libc::SYS_pidfd_getfd, -1, 0, 0) };
+                i32::from(!listens_alone())
+                    | i32::from(links == is_rtnetlink) << 1
+                    | i32::from(taken != -1 || errno() != libc::EBADF) << 2
+            });
+            assert_eq!(code, 0, "{network:?}");
+        }
+    }
+
+    #[test]
+    fn a_bounded_program_makes_no_hypercalls_and_only_a_display_listens_and_maps() {
+        const HYPERCALL: libc::Ioctl = 0x0030_5000;
+        const RESTRICT: libc::Ioctl = 0x0002_5006;
+        for has_display in [false, true] {
+            let filters = filters_of_bounded(has_display).unwrap();
+            let confine = || {
+                // SAFETY: the call takes numbers.
+                unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+                let mut filters = filters.iter();
+                filters.all(|filter| seccompiler::apply_filter(filter).is_ok())
+            };
+            let code = confined(confine, || {
+                let map = errno_of_request(MAP_PAGES as libc::Ioctl);
+                let mut others = [HYPERCALL, RESTRICT].into_iter();
+                let is_refused = others.all(|request| errno_of_request(request) == libc::ENOTTY);
+                let maps = map == libc::EBADF;
+                let listens = match has_display {
+                    true => listens_alone(),
+                    false => !is_refused_socket(TCP.0, TCP.1, 0),
+                };
+                i32::from(maps != has_display)
+                    | i32::from(!is_refused) << 1
+                    | i32::from(listens != has_display) << 2
+            });
+            assert_eq!(code, 0, "{has_display}");
+        }
     }
 
     #[test]

@@ -122,6 +122,14 @@ impl Child for Started {
         end_first(self.process.id())
     }
 
+    fn is_of_user(&self, uid: u32) -> io::Result<bool> {
+        self.process.is_of_user(uid)
+    }
+
+    fn keep_to_domain(&self, domid: u16) -> io::Result<()> {
+        self.process.keep_to_domain(domid)
+    }
+
     fn said(&self) -> Vec<u8> {
         let mut said = Vec::new();
         // What cannot be read is not there.
@@ -360,6 +368,7 @@ mod tests {
                 nr_threads: 100,
                 memory_bytes: 1 << 30,
                 addresses_bytes: 2 << 30,
+                has_display: false,
             }),
             ..Given::default()
         };

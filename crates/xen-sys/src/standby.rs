@@ -142,10 +142,10 @@ impl Filter {
 
 /// The filters of a program with bounds, and none of one without.
 fn filters_of(bounds: Option<Bounds>) -> io::Result<Vec<Filter>> {
-    let Some(_) = bounds else {
+    let Some(bounds) = bounds else {
         return Ok(Vec::new());
     };
-    let programs = filters_of_bounded().map_err(io::Error::other)?;
+    let programs = filters_of_bounded(bounds.has_display).map_err(io::Error::other)?;
     programs.into_iter().map(Filter::of).collect()
 }
 

@@ -211,6 +211,8 @@ commands! {
     VcpuPin = "vcpu-pin": commands::vcpu_pin::Args,
     VcpuSet = "vcpu-set": commands::vcpu_set::Args,
     VdisplList = "vdispl-list": commands::device_lists::VdisplArgs,
+    VkbAttach = "vkb-attach": commands::vkb_attach::Args,
+    VkbDetach = "vkb-detach": commands::vkb_detach::Args,
     VkbList = "vkb-list": commands::device_lists::VkbArgs,
     VmList = "vm-list": commands::vm_list::Args,
     VsndList = "vsnd-list": commands::device_lists::VsndArgs,

@@ -16,6 +16,7 @@ use xyl_engine::supervise::status::{self, Status, VmOps};
 use xyl_engine::vm::domains::{self, DomainRef};
 
 use crate::commands::block_attach::DISK;
+use crate::commands::device_lists::KEYBOARD;
 use crate::commands::network_list::NIC;
 use crate::context::Context;
 use crate::error::Failure;
@@ -152,6 +153,14 @@ pub fn nic_names() -> ArgValueCandidates {
         let numbers = nics.iter().map(|nic| nic.number.to_string());
         let macs = nics.iter().filter_map(|nic| nic.copy("mac"));
         Ok(numbers.chain(macs.map(str::to_owned)).collect())
+    })
+}
+
+/// Completes numbers of the keyboards of the domain on the command line.
+pub fn keyboard_numbers() -> ArgValueCandidates {
+    candidates(|context| {
+        let keyboards = devices_of_typed(context, KEYBOARD)?;
+        Ok(keyboards.iter().map(|one| one.number.to_string()).collect())
     })
 }
 

@@ -1,4 +1,4 @@
-//! QEMU as the backend of disks and channels: a program that a process of the world starts for a domain.
+//! QEMU as the backend of disks, channels, framebuffers and keyboards: a program that a process of the world starts for a domain.
 
 use std::collections::BTreeSet;
 use std::path::Path as FilePath;
@@ -15,6 +15,8 @@ pub(super) const BINARY: &str = "/usr/libexec/xen-qemu-system-i386";
 const DISKS: &str = "qdisk";
 /// libxl's name of the backend of channels.
 const CHANNELS: &str = "console";
+/// The kinds of backends that need nothing of QEMU's arguments.
+const OTHERS: [&str; 2] = ["vfb", "vkbd"];
 
 /// The terminal of each channel.
 const TERMINAL: &str = "/dev/pts/7";
@@ -56,7 +58,7 @@ impl Qemus {
                 let state = format!("/local/domain/0/device-model/{domid}/state");
                 has_acted |= write(store, &state, "running");
             }
-            for kind in [DISKS, CHANNELS] {
+            for kind in [DISKS, CHANNELS].into_iter().chain(OTHERS) {
                 let folder = format!("{FOLDER}/{kind}/{domid}");
                 for number in children(store, &folder) {
                     let backend = format!("{folder}/{number}");
@@ -95,6 +97,12 @@ fn has_argument(launch: &Launch, end: &str) -> bool {
     words.any(|word| word.to_string_lossy().ends_with(end))
 }
 
+/// Whether a QEMU is the first one of its domain. A later one serves the disk alone that it was started for.
+fn is_first(launch: &Launch) -> bool {
+    let name = domain_of(launch).map(|domid| format!("domain-{domid}"));
+    name.is_some_and(|name| has_argument(launch, &name))
+}
+
 /// A device of a domain, as its QEMU sees it.
 struct Device<'a> {
     store: &'a mut Client,
@@ -114,6 +122,9 @@ impl Device<'_> {
             let params = self.text(&format!("{}/params", self.backend));
             let file = params.rsplit_once("/dev/fdset/").map(|(_, number)| number);
             return file.is_some_and(|number| has_argument(launch, &format!(",set={number}")));
+        }
+        if OTHERS.contains(&self.kind) {
+            return is_first(launch);
         }
         let output = self.text(&format!("{}/output", self.frontend));
         let terminal = output.strip_prefix("chardev:");

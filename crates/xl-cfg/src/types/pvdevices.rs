@@ -92,6 +92,8 @@ pub struct Keyboard {
     pub backend_type: KeyboardBackend,
     /// The domain that serves it.
     pub backend: Option<String>,
+    /// Its number (`devid`), which xl has no parameter for.
+    pub devid: Option<u32>,
     /// All further parameters by name.
     pub parameters: Vec<(String, String)>,
 }
@@ -274,14 +276,18 @@ const KEYBOARD_NAMES: [&str; 11] = [
 
 fn read_keyboard(reader: &mut Reader<'_>, text: Text<'_>) -> Option<Keyboard> {
     let mut backend_type: Option<KeyboardBackend> = None;
-    let mut backend = None;
+    let (mut backend, mut devid) = (None, None);
     let mut parameters = Vec::new();
     for param in split(text) {
         match param.name.text {
             "backend-type" => backend_type = Some(param.keyword_any_case(reader)?),
             "backend" => backend = param.string(reader),
+            "devid" => devid = param.u32(reader, "a device's number", 0..=65535),
+            "unique-id" => parameters.push(("unique-id".to_owned(), param.string(reader)?)),
             name if KEYBOARD_NAMES.contains(&name) => {
-                parameters.push((name.to_owned(), param.string(reader)?))
+                let most = u32::MAX;
+                let number = param.u32(reader, "a number", 0..=most)?;
+                parameters.push((name.to_owned(), number.to_string()))
             }
             _ => param.unknown(reader, "vkb", KEYBOARD_NAMES.into_iter()),
         }
@@ -298,6 +304,7 @@ fn read_keyboard(reader: &mut Reader<'_>, text: Text<'_>) -> Option<Keyboard> {
     Some(Keyboard {
         backend_type,
         backend,
+        devid,
         parameters,
     })
 }

@@ -20,6 +20,8 @@ use crate::config::locate::locate;
 use crate::host::topology;
 use crate::vm::channel::Channel;
 use crate::vm::disk::Disk;
+use crate::vm::framebuffer::Framebuffer;
+use crate::vm::keyboard::Keyboard;
 use crate::vm::nic::{self, VifDefaults};
 use crate::vm::paths::whole_path;
 use crate::vm::spec::{Action, BootLoader, OnShutdown, Shim, VmSpec};
@@ -84,6 +86,8 @@ const OBEYED: &[&str] = &[
     "disk",
     "vif",
     "channel",
+    "vfb",
+    "vkb",
 ];
 
 /// Settings that have no effect, in xl too, without the setting that they belong to.
@@ -359,7 +363,15 @@ fn why_not(key: &SetKey<'_>, domain: &DomainConfig) -> Option<String> {
     let value = key.value.to_value();
     let harmless = OBEYED.contains(&name) || lacking(name).is_some() || is_off(&value);
     (!harmless && !is_default(name, &value, domain))
-        .then(|| format!("`{name}` is not supported by Xyl yet"))
+        .then(|| format!("`{name}` is not supported by Xyl yet{}", instead(name)))
+}
+
+/// Advice: another way to write the setting.
+fn instead(name: &str) -> &'static str {
+    match name {
+        "vnc" => ": write `vfb = [ \"vnc=1\" ]`, with all of its settings in it",
+        _ => "",
+    }
 }
 
 fn unsupported_value(name: &str, domain: &DomainConfig) -> Option<String> {
@@ -374,6 +386,13 @@ fn unsupported_value(name: &str, domain: &DomainConfig) -> Option<String> {
     }
     if name == "channel" {
         return Channel::all_of_config(&domain.pv_devices.channels).err();
+    }
+    if name == "vfb" {
+        return Framebuffer::all_of_config(&domain.framebuffers).err();
+    }
+    if name == "vkb" {
+        let nr_framebuffers = domain.framebuffers.len();
+        return Keyboard::all_of_config(&domain.pv_devices.keyboards, nr_framebuffers).err();
     }
     if name == "firmware" {
         return firmware_without_shim(domain);
@@ -449,6 +468,7 @@ fn spec(
     };
     let percent = |value: Option<u32>| value.and_then(|value| u16::try_from(value).ok());
     let uuid = domain.uuid.unwrap_or_else(Uuid::new_v4);
+    let framebuffers = Framebuffer::all_of_config(&domain.framebuffers).unwrap_or_default();
     Ok(VmSpec {
         name: domain.name.clone(),
         uuid,
@@ -507,6 +527,9 @@ fn spec(
         disks: domain.disks.iter().flat_map(Disk::of_config).collect(),
         nics: nic::all_of_config(&domain.vifs, uuid, &defaults.vif)?,
         channels: Channel::all_of_config(&domain.pv_devices.channels).unwrap_or_default(),
+        keyboards: Keyboard::all_of_config(&domain.pv_devices.keyboards, framebuffers.len())
+            .unwrap_or_default(),
+        framebuffers,
     })
 }
 
@@ -621,6 +644,20 @@ fn config_text(domain: &DomainConfig, spec: &VmSpec) -> String {
         let channels = spec.channels.iter();
         let channels = channels.map(|channel| Value::Atom(channel.cfg_text()));
         settings.insert("channel".to_owned(), Value::List(channels.collect()));
+    }
+    if !spec.framebuffers.is_empty() {
+        let framebuffers = spec.framebuffers.iter();
+        let framebuffers = framebuffers.map(|one| Value::Atom(one.cfg_text()));
+        settings.insert("vfb".to_owned(), Value::List(framebuffers.collect()));
+    }
+    let mut keyboards = spec
+        .keyboards
+        .iter()
+        .filter(|one| !one.is_of_framebuffer)
+        .peekable();
+    if keyboards.peek().is_some() {
+        let keyboards = keyboards.map(|one| Value::Atom(one.cfg_text()));
+        settings.insert("vkb".to_owned(), Value::List(keyboards.collect()));
     }
     text_of(&settings)
 }
@@ -774,8 +811,8 @@ mod tests {
             "vif = [ \"bridge=br0,type=ioemu\" ]",
             "channel = [ \"name=a,connection=socket,path=/run/a\" ]",
             "p9 = [ \"tag=a,path=/srv,security_model=none\" ]",
-            "vfb = [ \"vnc=1\" ]",
-            "vkb = [ \"backend-type=qemu\" ]",
+            "vfb = [ \"sdl=1\" ]",
+            "vkb = [ \"backend-type=linux,backend=net\" ]",
             "type = \"hvm\"",
             "pci = [ \"01:00.0\" ]",
             "type = \"pvh\"\nacpi = 0",
@@ -936,6 +973,19 @@ mod tests {
             "channel = [ 'connection=pty, name=org.example.agent', 'name=b,connection=pty,path=/x' ]",
         );
         assert_eq!(first.spec.channels.len(), 2);
+        let again = try_plan(&first.config_text()).unwrap();
+        assert_eq!(again.spec, first.spec);
+    }
+
+    #[test]
+    fn the_record_keeps_the_framebuffer_and_the_keyboards() {
+        let first = planned(
+            "vfb = [ 'vnclisten=0.0.0.0:3,vncpasswd=secret' ]\nvkb = [ 'backend-type=linux,unique-id=a', 'backend-type=qemu' ]",
+        );
+        assert_eq!(
+            (first.spec.framebuffers.len(), first.spec.keyboards.len()),
+            (1, 3)
+        );
         let again = try_plan(&first.config_text()).unwrap();
         assert_eq!(again.spec, first.spec);
     }

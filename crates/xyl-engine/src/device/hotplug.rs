@@ -355,7 +355,7 @@ impl Listed {
 }
 
 /// The nodes of the copy that a list shows: of disks, of network interfaces, and of kinds that Xyl only lists.
-const SHOWN: [&str; 15] = [
+const SHOWN: [&str; 14] = [
     "dev",
     "params",
     "mode",
@@ -367,7 +367,6 @@ const SHOWN: [&str; 15] = [
     "connection",
     "uuid",
     "unique-id",
-    "backend-type",
     "be-alloc",
     "usb-ver",
     "num-ports",

@@ -20,7 +20,9 @@ pub mod passed_through;
 mod qemu;
 pub mod script;
 mod vbd;
+mod vfb;
 mod vif;
+mod vkb;
 
 use std::time::{Duration, Instant};
 
@@ -45,7 +47,13 @@ use crate::{EngineError, Host};
 const DETACH_LIMIT: Duration = Duration::from_secs(10);
 
 /// Every kind that Xyl can make and take down.
-pub const KINDS: &[&dyn Kind] = &[&console::Console, &vbd::Vbd, &vif::Vif];
+pub const KINDS: &[&dyn Kind] = &[
+    &console::Console,
+    &vbd::Vbd,
+    &vif::Vif,
+    &vfb::Vfb,
+    &vkb::Vkb,
+];
 
 /// What the console of a domain is made from.
 #[derive(Clone, Copy, Debug)]

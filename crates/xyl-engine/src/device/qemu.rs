@@ -7,12 +7,15 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use os_port::{Child, FILES_MAX, OpenFile};
+use os_port::{Child, FILES_MAX, Lock, OpenFile};
+use xen_port::DomId;
+use xenstore::Tree;
 
 use crate::device::Patience;
 use crate::device::bus::{self, AttachLimits, Attaching, Device};
-use crate::device_model::{self, QemuId, Request, path_of_file};
+use crate::device_model::{self, Display, QemuId, Request, path_of_file};
 use crate::error::DeviceError;
+use crate::vm::paths::node;
 use crate::{EngineError, Host};
 
 /// Longest time in which QEMU has to take its devices of one kind, once it runs.
@@ -30,6 +33,10 @@ pub struct Wanted {
     files: Vec<OpenFile>,
     /// The names of its terminals.
     terminals: Vec<String>,
+    /// The guest's display.
+    display: Option<Display>,
+    /// Locks of the host that are held until QEMU runs.
+    locks: Vec<Box<dyn Lock>>,
     /// Whether the QEMU of an earlier domain of this number is gone.
     has_begun: bool,
 }
@@ -42,6 +49,8 @@ impl Wanted {
             devices: Vec::new(),
             files: Vec::new(),
             terminals: Vec::new(),
+            display: None,
+            locks: Vec::new(),
             has_begun: false,
         }
     }
@@ -82,6 +91,22 @@ impl Wanted {
         }
     }
 
+    /// A device for which QEMU needs nothing, whose nodes are written.
+    pub fn add(&mut self, device: Device, what: String) {
+        self.devices.push((device, what));
+    }
+
+    /// A framebuffer with the display that QEMU shows, whose nodes are written.
+    pub fn add_display(&mut self, device: Device, what: String, display: Display) {
+        self.devices.push((device, what));
+        self.display = Some(display);
+    }
+
+    /// Holds a lock of the host until QEMU runs.
+    pub fn hold(&mut self, lock: Box<dyn Lock>) {
+        self.locks.push(lock);
+    }
+
     /// A device with a file, whose nodes are written.
     pub fn add_file(&mut self, device: Device, what: String, file: OpenFile) {
         self.devices.push((device, what));
@@ -94,7 +119,8 @@ impl Wanted {
         self.terminals.push(name);
     }
 
-    /// Starts QEMU, if a device needs it, and waits until it has taken them all.
+    /// Starts QEMU, if a device needs it, and waits until it has taken them all. A QEMU with a display can map the memory of guests. It
+    /// gets that of its own domain alone before the guest runs, so before a guest can have taken it over.
     ///
     /// # Errors
     /// [`DeviceError::NoQemu`], [`DeviceError::Qemu`], those of [`Patience::check`], the system and xenstore.
@@ -107,6 +133,7 @@ impl Wanted {
             device: first,
             files: &self.files.iter().collect::<Vec<_>>(),
             terminals: &self.terminals,
+            display: self.display.as_ref(),
         };
         let child = device_model::start(host, &request)?;
         device_model::await_running(host, &request, &child, &|host| patience.check(host))?;
@@ -116,6 +143,8 @@ impl Wanted {
         for devices in of_one_kind {
             await_taken(host, devices, &child, patience)?;
         }
+        let check = |host: &Host| patience.check(host);
+        device_model::keep_to_domain(host, &request, &child, &check)?;
         // A monitor watches over the QEMUs of its domain.
         if host.sources.has_doorbell() {
             device_model::watch_ends(host, self.qemu.domid);
@@ -161,6 +190,41 @@ fn await_taken(
         }
         (other, _) => other,
     })
+}
+
+/// Ends the QEMUs of a domain, and takes these devices away that the first one has served. The nodes go last: a later process looks for a
+/// QEMU where they are.
+///
+/// # Errors
+/// Those of the system and of xenstore.
+pub fn detach(host: &mut Host, domid: DomId, devices: &[Device]) -> Result<(), EngineError> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    device_model::end(host, domid)?;
+    host.store.rm(&node(&device_model::folder(domid))?)?;
+    bus::remove(host, devices)
+}
+
+/// Those of these devices of a domain that are to stay, if its first QEMU, which serves them, has ended.
+///
+/// # Errors
+/// Those of xenstore.
+pub fn without_first(
+    host: &mut Host,
+    domid: DomId,
+    devices: Vec<Device>,
+) -> Result<Vec<Device>, EngineError> {
+    let mut found = Vec::new();
+    for device in devices {
+        if bus::is_to_stay(&mut host.store, &device)? {
+            found.push(device);
+        }
+    }
+    if !found.is_empty() && !device_model::find_one(host, QemuId::first(domid)).is_empty() {
+        found.clear();
+    }
+    Ok(found)
 }
 
 /// Refuses a device that needs QEMU, in a process that has given up the right to start one.

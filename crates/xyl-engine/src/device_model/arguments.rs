@@ -4,10 +4,13 @@ use std::path::Path;
 
 use os_port::{FILES_MAX, FIRST_FILE};
 
+use super::{Display, Request};
 use crate::host::dom0::{Program, QemuId};
 
 /// Arguments with which a QEMU that knows `-run-with user=` ends without an error (QEMU 9.1 and later).
 pub(super) const PROBE: [&str; 3] = ["-run-with", "chroot=/,user=1:1", "-version"];
+/// Name of the VNC password among QEMU's secrets.
+const SECRET: &str = "vnc-password";
 /// Memory of the machine that QEMU believes to have, in MiB. It allocates none of it.
 const MEMORY_MIB: &str = "32";
 
@@ -66,11 +69,11 @@ pub(super) fn becomes(program: &Program, qemu: QemuId) -> bool {
 
 /// The arguments of a QEMU that serves devices of a domain.
 pub(super) fn arguments(
-    qemu: QemuId,
+    request: &Request<'_>,
     cage: &Path,
-    (nr_files, terminals): (usize, &[String]),
     confinement: Confinement,
 ) -> Vec<String> {
+    let qemu = request.qemu;
     let domid = qemu.domid;
     let number = domid.to_string();
     let name = match qemu.number {
@@ -88,28 +91,72 @@ pub(super) fn arguments(
     }
     words.extend(["-machine", "xenpv", "-m", MEMORY_MIB]);
     let mut all: Vec<String> = words.into_iter().map(str::to_owned).collect();
+    let nr_files = request.files.len();
     for index in 0..nr_files {
-        let file = FIRST_FILE as usize + index;
+        let file = descriptor(index);
         all.push("-add-fd".to_owned());
         all.push(format!("fd={file},set={}", number_of_file(qemu, index)));
     }
     // QEMU opens a terminal when it reads this, before it confines itself.
-    for name in terminals {
+    for name in request.terminals {
         all.push("-chardev".to_owned());
         all.push(format!("pty,id={name}"));
+    }
+    let display = request.display.into_iter();
+    all.extend(display.flat_map(|display| of_display(display, nr_files)));
+    all
+}
+
+/// The descriptor of a file that QEMU gets, counted from 0.
+fn descriptor(index: usize) -> usize {
+    FIRST_FILE as usize + index
+}
+
+/// The arguments for a display. QEMU reads the password and opens its socket when it reads them, before it confines itself.
+fn of_display(display: &Display, nr_files: usize) -> Vec<String> {
+    let mut all = Vec::new();
+    if let Some(listening) = &display.listening {
+        let mut server = format!("{}:{}", listening.address, listening.display);
+        if listening.password.is_some() {
+            let file = descriptor(nr_files);
+            all.push("-object".to_owned());
+            all.push(format!("secret,id={SECRET},file=/proc/self/fd/{file}"));
+            server.push_str(&format!(",password-secret={SECRET}"));
+        }
+        all.extend(["-vnc".to_owned(), server]);
+    }
+    if let Some(keymap) = &display.keymap {
+        all.extend(["-k".to_owned(), keymap.clone()]);
     }
     all
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::net::Ipv4Addr;
+
+    use os_port::OpenFile;
     use xen_port::DomId;
 
+    use super::super::Listening;
+    use super::*;
+
     fn line(confinement: Confinement) -> String {
-        let given = (2, &["libxl-channel1".to_owned()][..]);
-        let qemu = QemuId::first(DomId(7));
-        arguments(qemu, Path::new("/dev/xyl/qemu"), given, confinement).join(" ")
+        let file = in_memory();
+        let request = Request {
+            qemu: QemuId::first(DomId(7)),
+            device: "disk `xvda`",
+            files: &[&file, &file],
+            terminals: &["libxl-channel1".to_owned()],
+            display: None,
+        };
+        arguments(&request, Path::new("/dev/xyl/qemu"), confinement).join(" ")
+    }
+
+    fn in_memory() -> OpenFile {
+        let files = os_port::mem::MemFiles::default();
+        let files = files.of(&os_port::mem::Life::new(1));
+        os_port::Files::keep_in_memory(&files, "x", b"secret").unwrap()
     }
 
     #[test]
@@ -118,8 +165,16 @@ mod tests {
             domid: DomId(7),
             number: 2,
         };
+        let file = in_memory();
+        let request = Request {
+            qemu,
+            device: "disk `xvda`",
+            files: &[&file],
+            terminals: &[],
+            display: None,
+        };
         let cage = Path::new("/dev/xyl/qemu");
-        let line = arguments(qemu, cage, (1, &[]), Confinement::Options).join(" ");
+        let line = arguments(&request, cage, Confinement::Options).join(" ");
         for part in [
             "-name domain-7-2 ",
             "-runas 1900131079:1900131079 ",
@@ -128,6 +183,27 @@ mod tests {
             assert!(line.contains(part), "{line}");
         }
         assert_eq!(path_of_file(qemu, 0), "/dev/fdset/34");
+    }
+
+    #[test]
+    fn a_password_is_in_no_argument() {
+        let listening = |password| Listening {
+            address: Ipv4Addr::LOCALHOST,
+            display: 3,
+            password,
+        };
+        let words = |password, keymap| {
+            let display = Display {
+                listening: Some(listening(password)),
+                keymap,
+            };
+            of_display(&display, 2).join(" ")
+        };
+        assert_eq!(words(None, None), "-vnc 127.0.0.1:3");
+        assert_eq!(
+            words(Some(in_memory()), Some("de".to_owned())),
+            "-object secret,id=vnc-password,file=/proc/self/fd/6 -vnc 127.0.0.1:3,password-secret=vnc-password -k de"
+        );
     }
 
     #[test]

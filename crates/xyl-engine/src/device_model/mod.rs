@@ -1,4 +1,4 @@
-//! QEMU of a VM: the backend of disks that domain 0's kernel cannot serve, and of channels.
+//! QEMU of a VM: the backend of disks that domain 0's kernel cannot serve, of channels, and of framebuffers with their keyboards.
 //!
 //! Each domain that starts with such devices has one QEMU for them. Each disk that is attached later has another one ([`QemuId`]): QEMU has no
 //! way to get a further file but its monitor (QMP), whose replies would be one more input that is not to be trusted. Each QEMU gets its images
@@ -12,6 +12,7 @@
 mod arguments;
 mod processes;
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -42,6 +43,8 @@ const DEVICES: [&str; 3] = ["/dev/xen/evtchn", "/dev/xen/gntdev", "/dev/xen/xenb
 const START_LIMIT: Duration = Duration::from_secs(45);
 /// Longest time in which it has to say whether it knows an option.
 const PROBE_LIMIT: Duration = Duration::from_secs(20);
+/// Pause between two looks whether it has confined itself.
+const CONFINED_PAUSE: Duration = Duration::from_millis(20);
 /// QEMU has a thread for each disk, and up to 64 for its requests.
 const THREADS_OF_DISK: u64 = 72;
 /// Threads beside these.
@@ -64,6 +67,34 @@ pub struct Request<'a> {
     pub files: &'a [&'a OpenFile],
     /// The names of the terminals (ptys) that it opens.
     pub terminals: &'a [String],
+    /// The guest's display that it shows.
+    pub display: Option<&'a Display>,
+}
+
+/// A guest's display.
+#[derive(Debug)]
+pub struct Display {
+    /// The VNC server; `None` where the display is not shown.
+    pub listening: Option<Listening>,
+    /// Name of the keyboard's layout; `None` for QEMU's default.
+    pub keymap: Option<String>,
+}
+
+/// A VNC server.
+#[derive(Debug)]
+pub struct Listening {
+    /// The address at which it listens.
+    pub address: Ipv4Addr,
+    /// Number of the display.
+    pub display: u32,
+    /// A file with the password; `None` lets everybody in.
+    pub password: Option<OpenFile>,
+}
+
+impl Display {
+    fn password(&self) -> Option<&OpenFile> {
+        self.listening.as_ref()?.password.as_ref()
+    }
 }
 
 /// The folder of a domain's QEMU in xenstore. libxl's path.
@@ -92,7 +123,7 @@ pub fn binary(host: &Host, device: &str) -> Result<PathBuf, EngineError> {
 
 /// The bounds of a QEMU with this number of disks. Each thread has a stack of 8 MiB, and for each the C library may reserve 64 MiB of
 /// addresses. QEMU ends if it cannot start a thread, so there is room for all of them.
-fn bounds(nr_files: usize) -> Bounds {
+fn bounds(nr_files: usize, has_display: bool) -> Bounds {
     let nr_disks = u64::try_from(nr_files).unwrap_or(u64::MAX);
     let nr_threads = nr_disks.saturating_mul(THREADS_OF_DISK);
     let nr_threads = nr_threads.saturating_add(OTHER_THREADS);
@@ -100,6 +131,7 @@ fn bounds(nr_files: usize) -> Bounds {
         nr_threads,
         memory_bytes: (1 << 30) + nr_threads.saturating_mul(10 << 20),
         addresses_bytes: (2 << 30) + nr_threads.saturating_mul(80 << 20),
+        has_display,
     }
 }
 
@@ -137,15 +169,16 @@ pub fn start(host: &mut Host, request: &Request<'_>) -> Result<Rc<dyn Child>, En
     };
     host.store.rm(&node(&earlier)?)?;
     let (cage, nr_files) = (host.dirs.qemu_cage(), request.files.len());
-    let given = (nr_files, request.terminals);
-    let args = arguments(request.qemu, &cage, given, confinement);
+    let args = arguments(request, &cage, confinement);
     let failed = |source| EngineError::io("start", &binary, source);
     let launch = Launch::new(&binary).map_err(failed)?.args(args);
+    let password = request.display.and_then(Display::password);
+    let files: Vec<&OpenFile> = request.files.iter().copied().chain(password).collect();
     let given = Given {
         output: None,
         keeps_errors: true,
-        files: request.files,
-        bounds: Some(bounds(nr_files)),
+        files: &files,
+        bounds: Some(bounds(nr_files, request.display.is_some())),
     };
     let child = host.spawn.start(&launch, &given).map_err(failed)?;
     // libxl knows one QEMU of a domain.
@@ -240,6 +273,50 @@ pub fn await_running(
     Ok(unwatched?)
 }
 
+/// Leaves a QEMU with a display the memory of its own domain, of all guests whose memory it can map. Its guest does not run yet. It says
+/// that it runs before it has opened its socket and confined itself, so this waits for that: afterwards it can open no other file of
+/// privcmd.
+///
+/// # Errors
+/// [`DeviceError::Qemu`], those of `check` and the system.
+pub fn keep_to_domain(
+    host: &mut Host,
+    request: &Request<'_>,
+    child: &Rc<dyn Child>,
+    check: &dyn Fn(&Host) -> Result<(), EngineError>,
+) -> Result<(), EngineError> {
+    if request.display.is_none() {
+        return Ok(());
+    }
+    let deadline = host.clock.now() + START_LIMIT;
+    while !is_confined(request, child)? {
+        check(host)?;
+        if host.clock.now() >= deadline {
+            let what = format!("has not confined itself within {} s", START_LIMIT.as_secs());
+            return Err(failure(request.device, &what, child).into());
+        }
+        // No event tells of it.
+        host.wait_for(&[], CONFINED_PAUSE)?;
+    }
+    let kept = child.keep_to_domain(request.qemu.domid.0);
+    kept.map_err(|source| {
+        let device = request.device.to_owned();
+        let what = format!(
+            "could map the memory of all guests, and the kernel does not restrict it: {source}; that needs Linux 5.6 or later"
+        );
+        DeviceError::Qemu { device, what }.into()
+    })
+}
+
+/// Whether QEMU has become its user, which is the last part of its confinement.
+fn is_confined(request: &Request<'_>, child: &Rc<dyn Child>) -> Result<bool, EngineError> {
+    let failed = |source| EngineError::io("look at", &PathBuf::from("QEMU"), source);
+    if child.end().map_err(failed)?.is_some() {
+        return Err(failure(request.device, "has ended", child).into());
+    }
+    child.is_of_user(request.qemu.user()).map_err(failed)
+}
+
 /// Whether QEMU runs by now.
 fn look(
     host: &mut Host,
@@ -329,10 +406,10 @@ mod tests {
     #[test]
     fn all_threads_of_qemu_have_room() {
         for nr_disks in [1, FILES_MAX] {
-            let bounds = bounds(nr_disks);
+            let bounds = bounds(nr_disks, false);
             assert!(bounds.memory_bytes > bounds.nr_threads * (8 << 20));
             assert!(bounds.addresses_bytes > bounds.nr_threads * (72 << 20));
         }
-        assert_eq!(bounds(1).nr_threads, 136);
+        assert_eq!(bounds(1, true).nr_threads, 136);
     }
 }

@@ -93,6 +93,18 @@ pub enum DeviceError {
         /// Its fault, and the text that it has written.
         what: String,
     },
+    /// A program of the host listens at the port of the display, and at those of the next ones if they will do, too.
+    #[error(
+        "{device}: programs of domain 0 listen at the ports of the displays {first} to {last}: write another `vncdisplay=`, or `vncunused=1`; `ss -tlnp` shows the programs"
+    )]
+    NoDisplay {
+        /// The device of the VM.
+        device: String,
+        /// The first display that would do.
+        first: u32,
+        /// The last one.
+        last: u32,
+    },
     /// The process has given up the right to start QEMU.
     #[error(
         "{device}: this monitor gave up the right to start QEMU, since its VM had no device that needs it when it began. It ends; the VM's next monitor has the right: `xyl recover` starts it"
@@ -323,6 +335,7 @@ impl DeviceError {
             | DeviceError::Elsewhere { .. }
             | DeviceError::NoQemu { .. }
             | DeviceError::Qemu { .. }
+            | DeviceError::NoDisplay { .. }
             | DeviceError::NoRightToQemu { .. }
             | DeviceError::Held { .. } => ErrorCode::Backend,
             DeviceError::Bridge { .. }
@@ -365,6 +378,7 @@ impl DeviceError {
             | DeviceError::WrongFormat { device, .. }
             | DeviceError::NoQemu { device, .. }
             | DeviceError::Qemu { device, .. }
+            | DeviceError::NoDisplay { device, .. }
             | DeviceError::NoRightToQemu { device }
             | DeviceError::Exists { device, .. }
             | DeviceError::Absent { device, .. }

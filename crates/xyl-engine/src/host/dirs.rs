@@ -12,6 +12,9 @@ pub(crate) const DISK_LOCK: &str = "disk-";
 /// Name of the lock of the CPU pools.
 pub(crate) const POOLS_LOCK: &str = "cpu-pools";
 
+/// Name of the lock of displays.
+pub(crate) const DISPLAYS_LOCK: &str = "vnc-displays";
+
 /// The folders that Xyl uses on a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dirs {
@@ -102,6 +105,11 @@ impl Dirs {
     /// Lock of the CPU pools: its holder changes them.
     pub(crate) fn pools_lock(&self) -> PathBuf {
         self.busy().join(POOLS_LOCK)
+    }
+
+    /// Lock of displays: its holder chooses one for a VNC server, and has QEMU listen there.
+    pub(crate) fn displays_lock(&self) -> PathBuf {
+        self.busy().join(DISPLAYS_LOCK)
     }
 
     /// Folder of the devices that domain 0's kernel serves to guests.

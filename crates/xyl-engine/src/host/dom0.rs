@@ -5,6 +5,7 @@
 //!
 //! Facts: proc(5); `/sys/block/loopN/loop/backing_file`; `/sys/bus/xen-backend/devices/KIND-DOMID-ID`.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -147,6 +148,13 @@ impl Kernel {
     /// The names in a folder; none if it cannot be read.
     fn names(&self, folder: &Path) -> Vec<String> {
         self.files.list(folder).unwrap_or_default()
+    }
+
+    /// The TCP ports at which programs of this host listen, at any address.
+    pub fn listened_ports(&self) -> BTreeSet<u16> {
+        let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| self.text(Path::new(path)));
+        let lines = tables.iter().flat_map(|table| table.lines());
+        lines.filter_map(listened_port).collect()
     }
 
     /// Returns all processes with arguments. Kernel threads have none.
@@ -496,6 +504,18 @@ fn size_kib(line: &str) -> Option<u64> {
 }
 
 /// Adds a process of root to a test's procfs.
+/// The local port of a line of /proc/net/tcp or tcp6 (proc(5)), if its socket listens.
+fn listened_port(line: &str) -> Option<u16> {
+    const LISTENS: &str = "0A";
+    let mut words = line.split_whitespace();
+    let (_, local, _, state) = (words.next()?, words.next()?, words.next()?, words.next()?);
+    let (_, port) = local.rsplit_once(':')?;
+    match state == LISTENS {
+        true => u16::from_str_radix(port, 16).ok(),
+        false => None,
+    }
+}
+
 #[cfg(test)]
 pub(crate) fn pretend_process(
     root: &Path,

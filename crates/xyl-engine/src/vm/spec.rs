@@ -8,6 +8,8 @@ use xen_port::{CpuMap, GuestKind, ShutdownReason};
 
 use crate::vm::channel::Channel;
 use crate::vm::disk::{Disk, Server};
+use crate::vm::framebuffer::Framebuffer;
+use crate::vm::keyboard::{self, Keyboard};
 use crate::vm::nic::Nic;
 
 /// Command line of the shim if the configuration has none.
@@ -94,6 +96,10 @@ pub struct VmSpec {
     pub nics: Vec<Nic>,
     /// Its channels, in the order of the configuration.
     pub channels: Vec<Channel>,
+    /// Its framebuffers: one at most.
+    pub framebuffers: Vec<Framebuffer>,
+    /// Its keyboards. The first ones are those of its framebuffers.
+    pub keyboards: Vec<Keyboard>,
 }
 
 impl VmSpec {
@@ -116,7 +122,14 @@ impl VmSpec {
     /// Whether one of its devices needs QEMU.
     pub fn needs_qemu(&self) -> bool {
         let has_disk = self.disks.iter().any(|disk| disk.server == Server::Qemu);
-        has_disk || !self.channels.is_empty()
+        let is_of_qemu = |keyboard: &Keyboard| keyboard.server == keyboard::Server::Qemu;
+        let has_keyboard = self.keyboards.iter().any(is_of_qemu);
+        has_disk || has_keyboard || self.has_display() || !self.channels.is_empty()
+    }
+
+    /// Whether its QEMU shows a display.
+    pub fn has_display(&self) -> bool {
+        !self.framebuffers.is_empty()
     }
 
     /// `pv`, `pvh` or `hvm`, as xl and xenstore write it.

@@ -1,4 +1,4 @@
-//! Lists of channels, and of the kinds of devices that Xyl does not make: those that xl has made are listed.
+//! Lists of channels, of keyboards, and of the kinds of devices that Xyl does not make: those that xl has made are listed.
 
 use serde_json::{Value, json};
 use xyl_engine::device::hotplug::Listed;
@@ -8,6 +8,11 @@ use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::Outcome;
 use crate::shown::Shown;
+
+/// libxl's name of the kind of keyboards.
+pub const KEYBOARD: &str = "vkbd";
+/// The kind of backend of keyboards of the type `linux`. Others are QEMU's.
+const LINUX_KEYBOARD: &str = "/vinput/";
 
 macro_rules! list_arguments {
     ($($(#[$attribute:meta])* $name:ident;)*) => {
@@ -103,7 +108,7 @@ fn channel_row(device: &Listed) -> String {
 /// Runs `xyl vkb-list`. As with xl, an unknown domain ends it.
 pub fn run_vkb(args: &VkbArgs, context: &Context) -> Outcome {
     let columns = Columns {
-        kind: "vkb",
+        kind: KEYBOARD,
         header: Some(format!(
             "{:<3} {:<2} {:<6} {:<5} {:<6} {:>6} {:<10} {:<10} {:<30}",
             "Idx", "BE", "handle", "state", "evt-ch", "ref", "ID", "BE-type", "BE-path"
@@ -113,7 +118,7 @@ pub fn run_vkb(args: &VkbArgs, context: &Context) -> Outcome {
         as_json: |domid, device| {
             let mut value = base_json(domid, device);
             crate::json::set(&mut value, "id", device.copy("unique-id"));
-            crate::json::set(&mut value, "backend_type", device.copy("backend-type"));
+            crate::json::set(&mut value, "backend_type", Some(backend_type(device)));
             value
         },
     };
@@ -132,9 +137,17 @@ fn vkb_row(device: &Listed) -> String {
         cell(device.event_channel),
         cell(device.ring_ref),
         Shown::line(device.copy("unique-id").unwrap_or("(null)")).to_string(),
-        Shown::line(device.copy("backend-type").unwrap_or("unknown")).to_string(),
+        backend_type(device),
         Shown::line(&device.backend).to_string(),
     )
+}
+
+/// The type of a keyboard's backend, in the word of xl.cfg. Its path alone says it.
+fn backend_type(device: &Listed) -> &'static str {
+    match device.backend.contains(LINUX_KEYBOARD) {
+        true => "linux",
+        false => "qemu",
+    }
 }
 
 /// Runs `xyl vtpm-list`. As with xl, an unknown domain is named, and is no failure.

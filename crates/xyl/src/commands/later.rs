@@ -18,7 +18,7 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("suspend", MOVING),
     (
         "vncviewer",
-        "Xyl makes no displays; connect a VNC viewer to the address in the domain's configuration",
+        "start a viewer yourself: the display's address and port are in the nodes console/vnc-listen and console/vnc-port of the domain, in /local/domain/DOMID of xenstore",
     ),
     ("xenstore-quota-get", QUOTA),
     ("xenstore-quota-set", QUOTA),
@@ -50,8 +50,6 @@ pub const REFUSED: &[(&str, &str)] = &[
     ("usbdev-detach", USB),
     ("vdispl-attach", DISPLAY),
     ("vdispl-detach", DISPLAY),
-    ("vkb-attach", KEYBOARD),
-    ("vkb-detach", KEYBOARD),
     ("vsnd-attach", SOUND),
     ("vsnd-detach", SOUND),
     ("vtpm-attach", TPM),
@@ -63,7 +61,6 @@ const PCI: &str = "Xyl has no part that gives a domain the memory, ports and int
 const USB: &str = "Xyl has no part that gives USB controllers to a domain, which needs the driver usbback or QEMU; use `xl`, with a domain that xl has made";
 const DISPLAY: &str =
     "a virtual display needs a backend in another domain, which Xyl cannot manage; use `xl`";
-const KEYBOARD: &str = "a virtual keyboard needs QEMU or a backend in another domain, which Xyl cannot manage; use `xl`";
 const SOUND: &str =
     "a virtual sound device needs a backend in another domain, which Xyl cannot manage; use `xl`";
 const TPM: &str =

@@ -55,6 +55,8 @@ pub mod uptime;
 pub mod vcpu_list;
 pub mod vcpu_pin;
 pub mod vcpu_set;
+pub mod vkb_attach;
+pub mod vkb_detach;
 pub mod vm_list;
 
 use crate::cli::Command;
@@ -135,6 +137,8 @@ pub const HERE: &[&str] = &[
     "vcpu-pin",
     "vcpu-set",
     "vdispl-list",
+    "vkb-attach",
+    "vkb-detach",
     "vkb-list",
     "vm-list",
     "vsnd-list",
@@ -246,6 +250,8 @@ fn run_one(command: &Command, context: &Context) -> Outcome {
         Command::VcpuPin(args) => vcpu_pin::run(args, context),
         Command::VcpuSet(args) => vcpu_set::run(args, context),
         Command::VdisplList(args) => device_lists::run_vdispl(args, context),
+        Command::VkbAttach(args) => vkb_attach::run(args, context),
+        Command::VkbDetach(args) => vkb_detach::run(args, context),
         Command::VkbList(args) => device_lists::run_vkb(args, context),
         Command::VmList(args) => vm_list::run(args, context),
         Command::VsndList(args) => device_lists::run_vsnd(args, context),
@@ -262,6 +268,8 @@ fn changes_a_vm(command: &Command) -> bool {
             | Command::BlockDetach(_)
             | Command::NetworkAttach(_)
             | Command::NetworkDetach(_)
+            | Command::VkbAttach(_)
+            | Command::VkbDetach(_)
             | Command::ButtonPress(_)
             | Command::CpupoolMigrate(_)
             | Command::Create(_)

@@ -63,7 +63,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     let lock = lock_of_stdin(&context.dirs.watch(vm.uuid));
     // All files and sockets that the monitor needs are open now.
     let mut rights = rights_of(&mut host, vm);
-    if rights.programs == Programs::Qemu
+    if rights.programs.may_start_qemu()
         && let Err(error) = device_model::make_cage(&host)
     {
         context.say(format!("warning: {error}"));
@@ -119,7 +119,7 @@ impl Rights {
     /// All that a monitor can have.
     const ALL: Rights = Rights {
         network: Network::Links,
-        programs: Programs::Qemu,
+        programs: Programs::QemuWithDisplay,
         runs_scripts: true,
     };
 }
@@ -134,22 +134,24 @@ fn rights_of(host: &mut Host, vm: Vm) -> Rights {
     });
     // xl may have given the domain an interface that the record does not have.
     let is_taken_down = device::runs_scripts(host, vm.domid).unwrap_or(true);
-    let (has_links, needs_qemu, has_scripts) = match plan::of_record(host, vm.uuid) {
+    let (has_links, (has_display, needs_qemu), has_scripts) = match plan::of_record(host, vm.uuid) {
         Ok(planned) => {
             let spec = &planned.spec;
-            (spec.has_links(), spec.needs_qemu(), spec.runs_programs())
+            let (display, qemu) = (spec.has_display(), spec.needs_qemu());
+            (spec.has_links(), (display, qemu), spec.runs_programs())
         }
-        Err(_) if store::is_absent(host, vm.uuid) => (false, false, false),
-        Err(_) => (true, true, true),
+        Err(_) if store::is_absent(host, vm.uuid) => (false, (false, false), false),
+        Err(_) => (true, (true, true), true),
     };
     Rights {
         network: match asked.links || has_links {
             true => Network::Links,
             false => Network::None,
         },
-        programs: match asked.qemu || needs_qemu {
-            true => Programs::Qemu,
-            false => Programs::None,
+        programs: match (has_display, asked.qemu || needs_qemu) {
+            (true, _) => Programs::QemuWithDisplay,
+            (false, true) => Programs::Qemu,
+            (false, false) => Programs::None,
         },
         runs_scripts: asked.scripts || has_scripts || is_taken_down,
     }
@@ -189,7 +191,11 @@ impl Process for MonitorProcess {
     }
 
     fn may_start_qemu(&self) -> bool {
-        self.rights.programs == Programs::Qemu
+        self.rights.programs.may_start_qemu()
+    }
+
+    fn may_show_displays(&self) -> bool {
+        self.rights.programs == Programs::QemuWithDisplay
     }
 
     fn may_run_scripts(&self) -> bool {

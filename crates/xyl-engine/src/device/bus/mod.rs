@@ -32,6 +32,10 @@ const DISKS: &str = "vbd";
 const INTERFACES: &str = "vif";
 /// The kind of the backends in QEMU that serve disks.
 pub const QEMU_DISKS: &str = "qdisk";
+/// The kind of keyboards.
+const KEYBOARDS: &str = "vkbd";
+/// The kind of the backends of keyboards in a program that the administrator runs.
+pub const LINUX_KEYBOARDS: &str = "vinput";
 /// Token of the watches of this module.
 const TOKEN: &str = "xyl-device";
 /// Wait for a backend after which the wait is reported.
@@ -555,8 +559,12 @@ pub(super) fn domain_of_backend(folder: &str) -> Option<u16> {
 
 /// The kinds of backends that serve the devices of a kind.
 fn backends_of(kind: &'static str) -> impl Iterator<Item = &'static str> {
-    let qemu = (kind == DISKS).then_some(QEMU_DISKS);
-    [kind].into_iter().chain(qemu)
+    let other = match kind {
+        DISKS => Some(QEMU_DISKS),
+        KEYBOARDS => Some(LINUX_KEYBOARDS),
+        _ => None,
+    };
+    [kind].into_iter().chain(other)
 }
 
 /// The kind of backends of this name that serves devices of a kind.

@@ -14,9 +14,8 @@ use super::{KIND, LIMIT_BYTES};
 use crate::device::bus::{self, BackendDomain, Device, Tables};
 use crate::device::hotplug::says_nothing;
 use crate::device::nodes::{Access, NodeRule, back, copy_of, own};
-use crate::device::qemu::Wanted;
+use crate::device::qemu::{self, Wanted};
 use crate::device::{Owner, Patience, Recorded};
-use crate::device_model::{self, QemuId};
 use crate::vm::channel::Channel;
 use crate::vm::paths::node;
 use crate::{EngineError, Host};
@@ -128,31 +127,25 @@ pub(super) fn prepare(
     Ok(())
 }
 
-/// Ends the QEMU of a domain, and takes its channels away. The nodes go last: a later process looks for a QEMU where they are.
+/// Ends the QEMU of a domain, and takes its channels away.
 pub(super) fn detach(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
+    let channels = channels_of(host, domid)?;
+    qemu::detach(host, domid, &channels)
+}
+
+/// The channels of a domain: all consoles but the first one.
+fn channels_of(host: &mut Host, domid: DomId) -> Result<Vec<Device>, EngineError> {
     let mut channels = bus::devices(host, domid, KIND)?;
     channels.retain(|device| device.number != 0);
-    if channels.is_empty() {
-        return Ok(());
-    }
-    device_model::end(host, domid)?;
-    host.store.rm(&node(&device_model::folder(domid))?)?;
-    bus::remove(host, &channels)
+    Ok(channels)
 }
 
 /// The channels of a domain that are to stay, and whose QEMU has ended, in words.
 pub(super) fn without_qemu(host: &mut Host, domid: DomId) -> Result<Vec<String>, EngineError> {
-    let mut found = Vec::new();
-    for device in bus::devices(host, domid, KIND)? {
-        if device.number != 0 && bus::is_to_stay(&mut host.store, &device)? {
-            found.push(format!("channel {}", device.number));
-        }
-    }
-    let is_there = !device_model::find_one(host, QemuId::first(domid)).is_empty();
-    if is_there {
-        found.clear();
-    }
-    Ok(found)
+    let channels = channels_of(host, domid)?;
+    let found = qemu::without_first(host, domid, channels)?;
+    let words = |device: &Device| format!("channel {}", device.number);
+    Ok(found.iter().map(words).collect())
 }
 
 /// Empties the nodes with the terminals of a QEMU that is gone.
@@ -160,10 +153,7 @@ pub(in crate::device) fn forget_terminals(
     host: &mut Host,
     domid: DomId,
 ) -> Result<(), EngineError> {
-    for device in bus::devices(host, domid, KIND)? {
-        if device.number == 0 {
-            continue;
-        }
+    for device in channels_of(host, domid)? {
         let path = node(&format!("{}/tty", device.frontend()))?;
         host.store.try_transaction(|transaction| {
             // Another toolstack may have destroyed the domain meanwhile.

@@ -1,0 +1,222 @@
+# Framebuffers and keyboards: a Linux guest shows its framebuffer to a VNC viewer and reads what is typed there. The VM's next domain has it
+# again, by a QEMU that the monitor starts. QEMU can map the memory of its own guest alone, and its password is nowhere to be read. Nodes,
+# records and lists are those of xl but for what is listed here. Keyboards of another program come and go.
+# limit_s: 600
+# xen: any
+. /xyl-lab/lab/lib.sh
+command -v xyl >/dev/null || skip 'no xyl here'
+[ -x /usr/libexec/xen-qemu-system-i386 ] || skip 'no QEMU here'
+cd "$scratch" || fail 'no scratch folder'
+files=/var/tmp/xyl-vfb
+mkdir -p $files
+chmod 700 $files
+
+# The guest fills its framebuffer, and tells of a key that is typed.
+tree=$scratch/tree
+guest_tree "$tree"
+cat >"$tree/init" <<'INIT'
+#!/bin/busybox sh
+. /setup
+wait_for /dev/fb0
+(while :; do tr '\0' U </dev/zero | dd of=/dev/fb0 bs=4096 count=400 2>/dev/null; sleep 1; done) &
+(read -r line </dev/tty1; echo "KEYS-SEEN $line" >/dev/hvc0) &
+serve_console
+INIT
+pack_tree "$tree" "$files/initrd"
+
+cat >vnc.py <<'PYTHON'
+"""vnc.py PORT banner | security | picture | type: talks to a VNC server (RFC 6143)."""
+import socket, struct, sys, time
+port, wanted = int(sys.argv[1]), sys.argv[2]
+server = socket.create_connection(("127.0.0.1", port), timeout=20)
+def read(size):
+    data = b""
+    while len(data) < size:
+        more = server.recv(size - len(data))
+        if not more:
+            sys.exit(f"closed after {data!r}")
+        data += more
+    return data
+banner = read(12)
+if wanted == "banner":
+    print(banner.decode().strip())
+    sys.exit()
+server.sendall(banner)
+types = read(read(1)[0])
+if wanted == "security":
+    print(*types)
+    sys.exit()
+server.sendall(b"\1")
+assert read(4) == b"\0\0\0\0", "refused"
+server.sendall(b"\1")
+first = read(24)
+width, height = struct.unpack(">HH", first[:4])
+read(struct.unpack(">I", first[20:])[0])
+if wanted == "type":
+    for key in (ord("a"), ord("b"), 0xFF0D):
+        for down in (1, 0):
+            server.sendall(struct.pack(">BBHI", 4, down, 0, key))
+    time.sleep(1)
+    sys.exit()
+# Raw pixels of 32 bits.
+server.sendall(struct.pack(">BxxxBBBBHHHBBBxxx", 0, 32, 24, 0, 1, 255, 255, 255, 16, 8, 0))
+server.sendall(struct.pack(">BxHi", 2, 1, 0))
+server.sendall(struct.pack(">BBHHHH", 3, 0, 0, 0, width, height))
+assert read(1) == b"\0", "no update"
+(count,) = struct.unpack(">xH", read(3))
+pixels = b""
+for _ in range(count):
+    *_, w, h, encoding = struct.unpack(">HHHHi", read(12))
+    assert encoding == 0, encoding
+    pixels += read(w * h * 4)
+print(width, height, "filled" if pixels.count(b"U") > len(pixels) // 3 else pixels[:16])
+PYTHON
+port_of() {
+	xenstore-read "/local/domain/$(domid_of "$1")/console/vnc-port"
+}
+vnc() {
+	python3 "$scratch/vnc.py" "$(port_of "$1")" "$2"
+}
+shows() {
+	[ "$(vnc "$1" picture)" = "$2" ]
+}
+# kept_to DOMID PID: each open file of privcmd of a process is restricted to this domain: the kernel changes no restriction.
+kept_to() {
+	python3 - "$@" <<'PYTHON'
+import ctypes, errno, fcntl, os, struct, sys
+domid, pid = int(sys.argv[1]), int(sys.argv[2])
+call = ctypes.CDLL(None, use_errno=True).syscall
+pidfd = call(434, pid, 0)
+RESTRICT, seen = 0x25006, 0
+for name in os.listdir(f"/proc/{pid}/fd"):
+    if os.readlink(f"/proc/{pid}/fd/{name}") != "/dev/xen/privcmd":
+        continue
+    file = call(438, pidfd, int(name), 0)
+    fcntl.ioctl(file, RESTRICT, struct.pack("H", domid))
+    try:
+        fcntl.ioctl(file, RESTRICT, struct.pack("H", domid + 1))
+        sys.exit(f"file {name} is not restricted")
+    except OSError as error:
+        assert error.errno == errno.EINVAL, error
+    seen += 1
+assert seen, "no file of privcmd"
+PYTHON
+}
+# confined NAME: its QEMU is a user of its own without rights, and maps the memory of its own domain alone.
+confined() {
+	local domid pid
+	domid=$(domid_of "$1")
+	pid=$(qemus "$domid")
+	matches '^[0-9]+$' "$pid"
+	equals "$((1900000000 + domid))" "$(awk '$1 == "Uid:" { print $2 }' "/proc/$pid/status")"
+	equals /dev/xyl/qemu "$(readlink "/proc/$pid/root")"
+	equals 2 "$(awk '$1 == "Seccomp:" { print $2 }' "/proc/$pid/status")"
+	ok kept_to "$domid" "$pid"
+}
+# served NAME: the states of its framebuffer and its keyboard.
+served() {
+	local domid
+	domid=$(domid_of "$1")
+	echo "$(xenstore-read "/local/domain/0/backend/vfb/$domid/0/state") $(xenstore-read "/local/domain/0/backend/vkbd/$domid/0/state")"
+}
+connected() {
+	[ "$(served "$1")" = '4 4' ]
+}
+
+traces >before
+
+read -r type _ <<<"$(guest_types)"
+echo "a $type guest shows its framebuffer, and reads what is typed"
+linux_cfg fb "$type" | sed "s#^ramdisk.*#ramdisk = \"$files/initrd\"#" >fb.cfg
+echo "vfb = [ 'vnc=1,keymap=de' ]" >>fb.cfg
+ok xyl create -q fb.cfg
+confined fb
+equals 'RFB 003.008' "$(vnc fb banner)"
+
+echo 'the next domain has its framebuffer, by a QEMU that the monitor starts; the password is nowhere'
+# Debian 12 builds its QEMU without the cipher of VNC's passwords, so xl's guests have none either.
+password=vncpasswd=geheim security=2
+testguest_cfg again pvh "vfb = [ '$password' ]" >again.cfg
+if ! said=$(xyl create -q again.cfg 2>&1); then
+	matches 'does not support DES' "$said"
+	password=vnc=1 security=1
+	no_qemu 2 || fail "a QEMU is left: $(qemus)"
+else
+	ok xyl destroy again
+fi
+testguest_cfg again pvh "vfb = [ '$password' ]" "vkb = [ 'backend-type=linux,unique-id=pad' ]" >again.cfg
+ok xyl create -q again.cfg
+first=$(domid_of again)
+[ "$(port_of again)" != "$(port_of fb)" ] || fail 'two domains at one port'
+equals $security "$(vnc again security)"
+within 60 readies again 1
+tell again 'shutdown reboot'
+within 60 other_domid again "$first"
+within 60 readies again 2
+no_qemu "$first" || fail "the first domain's QEMU is there still"
+confined again
+equals '2 2' "$(served again)"
+equals $security "$(vnc again security)"
+equals '' "$(tr '\0' ' ' <"/proc/$(qemus "$(domid_of again)")/cmdline" | grep -o geheim)"
+equals '' "$(xenstore-ls -f | grep geheim)"
+
+echo 'keyboards of another program come and go'
+ok xyl vkb-attach again backend-type=linux,width=640
+equals "$(xl vkb-list again)" "$(xyl vkb-list again)"
+equals 3 "$(xyl --json vkb-list again | grep -c '"devid"')"
+refused 'cannot be attached to a running domain' xyl vkb-attach again backend-type=qemu
+ok xyl vkb-detach again 2
+refused 'served by the VM' xyl vkb-detach again 0
+equals 2 "$(xyl --json vkb-list again | grep -c '"devid"')"
+ok xyl destroy again
+
+echo 'what is not supported is refused'
+testguest_cfg other pvh "vfb = [ 'sdl=1' ]" >other.cfg
+refused 'no window' xyl create -q other.cfg
+python3 -c 'import socket, time; s = socket.create_server(("127.0.0.1", 5977)); time.sleep(60)' &
+listener=$!
+testguest_cfg other pvh "vfb = [ 'vncdisplay=77,vncunused=0' ]" >other.cfg
+within 10 refused 'ports of the displays 77 to 77' xyl create -q other.cfg
+kill $listener
+
+within 300 console_says fb XYL-GUEST-UP
+within 60 connected fb
+within 60 shows fb '800 600 filled'
+ok vnc fb type
+within 30 console_says fb "KEYS-SEEN ab"
+ok xyl destroy fb
+no_qemu || fail "a QEMU is left: $(qemus)"
+leaves_nothing before
+
+echo 'the nodes and the record are those of xl'
+testguest_cfg nodes pvh "vfb = [ 'vnc=1,vncdisplay=5' ]" "vkb = [ 'backend-type=linux,unique-id=pad,feature-multi-touch=1' ]" >nodes.cfg
+nodes_of() {
+	local domid=$1
+	xenstore-ls -f | grep -E "^/local/domain/0/backend/(vfb|vkbd|vinput)/$domid/|^/local/domain/$domid/device/(vfb|vkbd)/|^/libxl/$domid/device/(vfb|vkbd)/|^/local/domain/$domid/console/vnc" |
+		sed "s#/$domid/#/D/#g; s#\"$domid\"#\"D\"#" | sort
+}
+record_of() {
+	xl list -l "$1" | python3 -c 'import json, sys; c = json.load(sys.stdin)[0]["config"]; print(json.dumps([c["vfbs"], c["vkbs"]], sort_keys=True))'
+}
+taken() {
+	[ "$(served "$1")" = '2 2' ]
+}
+ok xyl create -q -p nodes.cfg
+nodes_of "$(domid_of nodes)" >of-xyl
+record_of nodes >record-xyl
+ok xyl destroy nodes
+ok xl create -q -p nodes.cfg
+within 60 taken nodes
+nodes_of "$(domid_of nodes)" >of-xl
+record_of nodes >record-xl
+equals "$(xl vkb-list nodes)" "$(xyl vkb-list nodes)"
+refused 'which QEMU serves' xyl adopt nodes
+# xl waits for the program that serves the second keyboard, which nobody runs, and fails then.
+xl destroy nodes 2>/dev/null
+within 30 domain_gone nodes
+equals "$(cat record-xl)" "$(cat record-xyl)"
+# libxl's copy repeats the backend's nodes, which nothing reads there.
+grep -v '^/libxl/' of-xl >of-xl.shared
+grep -v '^/libxl/' of-xyl >of-xyl.shared
+diff of-xl.shared of-xyl.shared || fail 'other nodes than those of xl'
+leaves_nothing before
