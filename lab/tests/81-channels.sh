@@ -107,7 +107,7 @@ ok xyl recover
 leaves_nothing before
 
 echo 'what is not supported is refused'
-for channel in 'name=a,connection=socket,path=/run/a.sock: connection=socket' 'name=a,connection=pty,backend=storage: backend=storage'; do
+for channel in 'name=a,connection=socket,path=a.sock: absolute path' 'name=a,connection=pty,backend=storage: backend=storage'; do
 	testguest_cfg other pvh "channel = [ '${channel%%: *}' ]" >other.cfg
 	refused "${channel#*: }" xyl create -q other.cfg
 done

@@ -1,6 +1,7 @@
 # Framebuffers and keyboards: a Linux guest shows its framebuffer to a VNC viewer and reads what is typed there. The VM's next domain has it
 # again, by a QEMU that the monitor starts. QEMU can map the memory of its own guest alone, and its password is nowhere to be read. Nodes,
-# records and lists are those of xl but for what is listed here. Keyboards of another program come and go.
+# records and lists are those of xl but for what is listed here. Keyboards of another program come and go. The guest answers at a channel by
+# socket, which the next domain has again.
 # limit_s: 600
 # xen: any
 . /xyl-lab/lab/lib.sh
@@ -11,7 +12,7 @@ files=/var/tmp/xyl-vfb
 mkdir -p $files
 chmod 700 $files
 
-# The guest fills its framebuffer, and tells of a key that is typed.
+# The guest fills its framebuffer, tells of a key that is typed, and answers at its channel.
 tree=$scratch/tree
 guest_tree "$tree"
 cat >"$tree/init" <<'INIT'
@@ -20,6 +21,8 @@ cat >"$tree/init" <<'INIT'
 wait_for /dev/fb0
 (while :; do tr '\0' U </dev/zero | dd of=/dev/fb0 bs=4096 count=400 2>/dev/null; sleep 1; done) &
 (read -r line </dev/tty1; echo "KEYS-SEEN $line" >/dev/hvc0) &
+until (: </dev/hvc1) 2>/dev/null; do sleep 0.1; done
+while read -r line; do echo "ANSWER $line"; done </dev/hvc1 >/dev/hvc1 &
 serve_console
 INIT
 pack_tree "$tree" "$files/initrd"
@@ -123,12 +126,28 @@ connected() {
 	[ "$(served "$1")" = '4 4' ]
 }
 
+# connects PATH [WORD]: whether a channel by socket takes a connection of root's, and the guest answers to a word.
+connects() {
+	python3 - "$@" <<'PYTHON'
+import socket, sys
+channel = socket.socket(socket.AF_UNIX)
+channel.connect(sys.argv[1])
+channel.settimeout(3)
+if sys.argv[2:]:
+    channel.sendall(sys.argv[2].encode() + b"\n")
+    seen = b""
+    while f"ANSWER {sys.argv[2]}".encode() not in seen:
+        seen += channel.recv(4096)
+PYTHON
+}
+
 traces >before
 
 read -r type _ <<<"$(guest_types)"
 echo "a $type guest shows its framebuffer, and reads what is typed"
 linux_cfg fb "$type" | sed "s#^ramdisk.*#ramdisk = \"$files/initrd\"#" >fb.cfg
 echo "vfb = [ 'vnc=1,keymap=de' ]" >>fb.cfg
+echo "channel = [ 'name=agent,connection=socket,path=/run/xyl-fb.sock' ]" >>fb.cfg
 ok xyl create -q fb.cfg
 confined fb
 equals 'RFB 003.008' "$(vnc fb banner)"
@@ -144,7 +163,8 @@ if ! said=$(xyl create -q again.cfg 2>&1); then
 else
 	ok xyl destroy again
 fi
-testguest_cfg again pvh "vfb = [ '$password' ]" "vkb = [ 'backend-type=linux,unique-id=pad' ]" >again.cfg
+testguest_cfg again pvh "vfb = [ '$password' ]" "vkb = [ 'backend-type=linux,unique-id=pad' ]" \
+	"channel = [ 'name=a,connection=socket,path=/run/xyl-again.sock' ]" >again.cfg
 ok xyl create -q again.cfg
 first=$(domid_of again)
 [ "$(port_of again)" != "$(port_of fb)" ] || fail 'two domains at one port'
@@ -156,9 +176,13 @@ within 60 readies again 2
 no_qemu "$first" || fail "the first domain's QEMU is there still"
 confined again
 equals '2 2' "$(served again)"
+ok connects /run/xyl-again.sock
+equals 600 "$(stat -Lc %a /run/xyl-again.sock)"
 equals $security "$(vnc again security)"
 equals '' "$(tr '\0' ' ' <"/proc/$(qemus "$(domid_of again)")/cmdline" | grep -o geheim)"
 equals '' "$(xenstore-ls -f | grep geheim)"
+
+refused "another domain's channel" xyl create -q again.cfg 'name="other"'
 
 echo 'keyboards of another program come and go'
 ok xyl vkb-attach again backend-type=linux,width=640
@@ -170,7 +194,11 @@ refused 'served by the VM' xyl vkb-detach again 0
 equals 2 "$(xyl --json vkb-list again | grep -c '"devid"')"
 ok xyl destroy again
 
-echo 'what is not supported is refused'
+echo 'what is not supported is refused, and no file is removed'
+echo mine >mine
+testguest_cfg other pvh "channel = [ 'name=a,connection=socket,path=$scratch/mine' ]" >other.cfg
+refused 'Xyl has not made' xyl create -q other.cfg
+equals mine "$(cat mine)"
 testguest_cfg other pvh "vfb = [ 'sdl=1' ]" >other.cfg
 refused 'no window' xyl create -q other.cfg
 python3 -c 'import socket, time; s = socket.create_server(("127.0.0.1", 5977)); time.sleep(60)' &
@@ -182,10 +210,12 @@ kill $listener
 within 300 console_says fb XYL-GUEST-UP
 within 60 connected fb
 within 60 shows fb '800 600 filled'
+within 30 connects /run/xyl-fb.sock hello
 ok vnc fb type
 within 30 console_says fb "KEYS-SEEN ab"
 ok xyl destroy fb
 no_qemu || fail "a QEMU is left: $(qemus)"
+[ ! -e /run/xyl-fb.sock ] && [ ! -L /run/xyl-fb.sock ] || fail 'a socket is left'
 leaves_nothing before
 
 echo 'the nodes and the record are those of xl'

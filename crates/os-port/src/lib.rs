@@ -79,6 +79,32 @@ pub trait Files {
         let _ = (name, bytes);
         Err(io::ErrorKind::Unsupported.into())
     }
+    /// Makes a Unix socket (`SOCK_STREAM`) at a path of the toolstack's own, in place of what is there, and listens. Only root can
+    /// connect (mode 0600).
+    ///
+    /// # Errors
+    /// The system's error.
+    fn listen(&self, path: &Path) -> io::Result<OpenFile> {
+        let _ = path;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Makes a symbolic link. Only root may be able to change the way to it: any other is refused with
+    /// [`io::ErrorKind::PermissionDenied`], which contains [`UntrustedWay`].
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AlreadyExists`] if anything is there; the system's error.
+    fn make_link(&self, path: &Path, target: &Path) -> io::Result<()> {
+        let _ = (path, target);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// The target of a symbolic link; `None` for a file of another kind.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] if nothing is there; the system's error.
+    fn target_of_link(&self, path: &Path) -> io::Result<Option<PathBuf>> {
+        let _ = path;
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Creates or replaces a file. A reader may see a part of it: to prevent that, write a second file and rename it.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
     /// Opens a file for appending; creates it if there is none.

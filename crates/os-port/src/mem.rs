@@ -339,6 +339,9 @@ impl Held {
     }
 }
 
+/// The contents of a file that stands for a symbolic link begin so. Its target follows.
+const LINK: &[u8] = b"symbolic link to ";
+
 fn facts_of_kind(kind: FileKind, inode: u64, size_bytes: u64) -> FileFacts {
     FileFacts {
         kind,
@@ -402,6 +405,32 @@ impl Files for ProcessFiles {
         let facts = facts_of_kind(FileKind::Regular, 0, bytes.len() as u64);
         let path = Path::new(name);
         Ok(OpenFile::in_memory(path, facts, false, bytes.to_vec()))
+    }
+
+    fn listen(&self, path: &Path) -> io::Result<OpenFile> {
+        let mut disk = self.disk()?;
+        disk.needs_folder_of(path)?;
+        disk.file(path).bytes.clear();
+        let facts = facts_of_kind(FileKind::Other, 0, 0);
+        Ok(OpenFile::in_memory(path, facts, true, Vec::new()))
+    }
+
+    fn make_link(&self, path: &Path, target: &Path) -> io::Result<()> {
+        let mut disk = self.disk()?;
+        disk.needs_folder_of(path)?;
+        if disk.files.contains_key(path) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        let target = target.as_os_str().as_encoded_bytes();
+        disk.file(path).bytes = [LINK, target].concat();
+        Ok(())
+    }
+
+    fn target_of_link(&self, path: &Path) -> io::Result<Option<PathBuf>> {
+        let disk = self.disk()?;
+        let bytes = &disk.files.get(path).ok_or(ErrorKind::NotFound)?.bytes;
+        let target = bytes.strip_prefix(LINK);
+        Ok(target.map(|target| String::from_utf8_lossy(target).into_owned().into()))
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {

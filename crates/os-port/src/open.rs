@@ -13,8 +13,14 @@ use rustix::fs::{
     CWD, FileType, FlockOperation, MemfdFlags, Mode, OFlags, ResolveFlags, SealFlags, SeekFrom,
 };
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::way::{self, Way};
+
+/// File mode of a socket.
+const SOCKET_MODE: Mode = Mode::from_raw_mode(0o600);
+/// Number of connections that may wait at a socket.
+const SOCKET_BACKLOG: i32 = 16;
 
 /// Number of a device: major and minor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -366,6 +372,24 @@ pub(crate) fn keep_in_memory(name: &str, bytes: &[u8]) -> io::Result<OpenFile> {
     })
 }
 
+/// A Unix socket at which the process that gets it listens.
+pub(crate) fn listen(path: &Path) -> io::Result<OpenFile> {
+    crate::remove_if_there(&crate::SystemFiles, path)?;
+    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+    let descriptor = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    // Before the bind: the file has this mode from its first moment.
+    rustix::fs::fchmod(&descriptor, SOCKET_MODE)?;
+    rustix::net::bind(&descriptor, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&descriptor, SOCKET_BACKLOG)?;
+    Ok(OpenFile {
+        path: path.to_owned(),
+        facts: facts_of(descriptor.as_fd())?,
+        is_writable: true,
+        descriptor: Some(descriptor),
+        bytes: Vec::new(),
+    })
+}
+
 fn find(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
@@ -426,6 +450,19 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"secret");
         assert!(fs::write(&path, b"other").is_err());
         assert_eq!(fs::read(&path).unwrap(), b"secret");
+    }
+
+    #[test]
+    fn a_socket_is_roots_and_takes_the_place_of_an_earlier_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        for _ in 0..2 {
+            let socket = listen(&path).unwrap();
+            assert_eq!(socket.facts().kind, FileKind::Other);
+            let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&path).unwrap());
+            assert_eq!(mode & 0o777, 0o600);
+            std::os::unix::net::UnixStream::connect(&path).unwrap();
+        }
     }
 
     #[test]

@@ -51,6 +51,22 @@ impl Files for SystemFiles {
         crate::open::keep_in_memory(name, bytes)
     }
 
+    fn listen(&self, path: &Path) -> io::Result<OpenFile> {
+        crate::open::listen(path)
+    }
+
+    fn make_link(&self, path: &Path, target: &Path) -> io::Result<()> {
+        crate::way::make_link(path, target)
+    }
+
+    fn target_of_link(&self, path: &Path) -> io::Result<Option<PathBuf>> {
+        match fs::read_link(path) {
+            Ok(target) => Ok(Some(target)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut options = OpenOptions::new();
         options.create(true).truncate(true).write(true);

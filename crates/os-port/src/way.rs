@@ -213,6 +213,19 @@ pub(crate) fn find(path: &Path) -> io::Result<(OwnedFd, Way)> {
     Ok((here, way))
 }
 
+/// Makes a symbolic link in a folder that root and the user of this process alone can change or exchange.
+pub(crate) fn make_link(path: &Path, target: &Path) -> io::Result<()> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let (here, mut way) = find(folder)?;
+    way.add_folder(&rustix::fs::fstat(&here)?, folder);
+    let own = geteuid().as_raw();
+    way.owners.retain(|(uid, _)| *uid != own);
+    way.check(false, ROOT)?;
+    Ok(rustix::fs::symlinkat(target, &here, name)?)
+}
+
 fn enter(folder: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(CWD, folder, flags, Mode::empty())?)
@@ -346,6 +359,25 @@ mod tests {
             };
             assert_eq!(untrusted(&program), Some(refused));
         }
+    }
+
+    #[test]
+    fn a_link_is_made_where_no_other_user_can_exchange_it() {
+        let (root, home, secret, is_root) = bench();
+        let link = root.path().join("link");
+        make_link(&link, &secret).unwrap();
+        assert_eq!(fs::read_link(&link).unwrap(), secret);
+        let again = make_link(&link, &home).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        let all = root.path().join("all");
+        fs::create_dir(&all).unwrap();
+        fs::set_permissions(&all, PermissionsExt::from_mode(0o777)).unwrap();
+        let refused = |path: &Path| make_link(path, &secret).unwrap_err().kind();
+        if is_root {
+            assert_eq!(refused(&home.join("x")), io::ErrorKind::PermissionDenied);
+            assert_eq!(refused(&all.join("x")), io::ErrorKind::PermissionDenied);
+        }
+        assert_eq!(refused(&root.path().join("no/x")), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -117,6 +117,24 @@ impl Files for MortalFiles {
         })
     }
 
+    fn listen(&self, path: &Path) -> io::Result<OpenFile> {
+        self.call("listen", (self.access_of_new(path), path), || {
+            self.inner.listen(path)
+        })
+    }
+
+    fn make_link(&self, path: &Path, target: &Path) -> io::Result<()> {
+        self.call("make_link", (Access::Grow, path), || {
+            self.inner.make_link(path, target)
+        })
+    }
+
+    fn target_of_link(&self, path: &Path) -> io::Result<Option<PathBuf>> {
+        self.call("target_of_link", (Access::Look, path), || {
+            self.inner.target_of_link(path)
+        })
+    }
+
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let midway = || drop(self.inner.write(path, half(bytes)));
         if let Some(refusal) = self.refusal(Access::Grow, path, true) {

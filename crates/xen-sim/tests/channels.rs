@@ -23,6 +23,11 @@ use xyl_engine::{EngineError, ErrorCode, Host};
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
 const CHANNELS: &str =
     "channel = [ 'name=org.example.agent,connection=pty', 'connection=pty,name=log' ]\n";
+/// The second one has a socket.
+const WITH_SOCKET: &str =
+    "channel = [ 'name=a,connection=pty', 'name=b,connection=socket,path=/srv/b.sock' ]\n";
+/// Path of its socket.
+const SOCKET: &str = "/srv/b.sock";
 
 fn create(bench: &Bench, host: &mut Host, devices: &str) -> Result<DomId, EngineError> {
     let text = bench.config("guest1", UUID);
@@ -144,6 +149,92 @@ fn a_soft_reset_gives_the_channels_a_new_qemu() {
     assert_eq!(qemus(&world), [domid.to_string()]);
     assert_ne!(world.programs.running()[0].0, first);
     is_whole(&world).unwrap();
+}
+
+fn file(world: &World, path: &str) -> Option<String> {
+    let now = world.snapshot();
+    let bytes = now.files.get(std::path::Path::new(path))?;
+    Some(String::from_utf8_lossy(bytes).into_owned())
+}
+
+/// The link at the path, and the socket, are those of the domain, if there is one. Nothing else is left.
+fn has_its_socket(world: &World) -> Result<(), String> {
+    is_whole(world)?;
+    let now = world.snapshot();
+    let domid = now.domains.keys().find(|domid| **domid != DomId::ZERO);
+    let own = domid.map(|domid| format!("/run/xyl/channel/{domid}-2"));
+    let sockets = now.files.keys().filter_map(|path| path.to_str());
+    let sockets: Vec<&str> = sockets
+        .filter(|path| path.starts_with("/run/xyl/channel/"))
+        .collect();
+    let link = own.as_ref().map(|own| format!("symbolic link to {own}"));
+    match sockets == own.as_deref().into_iter().collect::<Vec<_>>() && file(world, SOCKET) == link {
+        true => Ok(()),
+        false => Err(format!("{sockets:?}, {:?}", file(world, SOCKET))),
+    }
+}
+
+#[test]
+fn a_channel_by_socket_is_found_at_its_path_and_goes_with_its_domain() {
+    let (bench, world) = (Bench::new(), world());
+    let first = bench.must(&world, |host| create(&bench, host, WITH_SOCKET));
+    has_its_socket(&world).unwrap();
+    let backend = format!("/local/domain/0/backend/console/{first}/2");
+    assert_eq!(node(&world.snapshot(), &format!("{backend}/path")), SOCKET);
+    let line = line_of_qemu(&world);
+    assert!(
+        line.contains("socket,id=libxl-channel2,fd=4,server=on"),
+        "{line}"
+    );
+    world.shut_down(first, ShutdownReason::Reboot);
+    let uuid = Uuid::parse_str(UUID).unwrap();
+    bench.must(&world, |host| {
+        restart::restart(host, uuid, first, false).map(drop)
+    });
+    has_its_socket(&world).unwrap();
+    let next = DomId(first.0 + 1);
+    bench.must(&world, |host| destroy::destroy(host, next, false));
+    has_its_socket(&world).unwrap();
+}
+
+#[test]
+fn a_file_that_is_not_xyls_stays_where_it_is() {
+    let (bench, world) = (Bench::new(), world());
+    for contents in ["data", "symbolic link to /srv/other"] {
+        world
+            .disk
+            .put(std::path::Path::new(SOCKET), contents.as_bytes());
+        let refused = bench.must(&world, |host| {
+            Ok(create(&bench, host, WITH_SOCKET).unwrap_err().code())
+        });
+        assert_eq!(refused, ErrorCode::Backend, "{contents}");
+        assert_eq!(file(&world, SOCKET).as_deref(), Some(contents));
+    }
+    // One that a dead process has left is.
+    let left = "symbolic link to /run/xyl/channel/77-2";
+    world
+        .disk
+        .put(std::path::Path::new(SOCKET), left.as_bytes());
+    let domid = bench.must(&world, |host| create(&bench, host, WITH_SOCKET));
+    has_its_socket(&world).unwrap();
+    // Another VM cannot have the same path meanwhile, and an administrator's file outlives the domain.
+    world.disk.put(std::path::Path::new(SOCKET), b"data");
+    bench.must(&world, |host| destroy::destroy(host, domid, false));
+    assert_eq!(file(&world, SOCKET).as_deref(), Some("data"));
+}
+
+#[test]
+fn a_create_or_destroy_that_is_killed_leaves_no_socket_without_its_domain() {
+    kill_at_each_call(
+        |_, _| None,
+        |bench, host, _| create(bench, host, WITH_SOCKET).map(drop),
+        has_its_socket,
+    );
+    kill_at_each_call(
+        |bench, world| Some(bench.must(world, |host| create(bench, host, WITH_SOCKET))),
+        |_, host, domid| destroy::destroy(host, domid.unwrap(), false),
+        has_its_socket,
+    );
 }
 
 /// After a death and a recovery there is one QEMU for the domain with its channels, or neither.

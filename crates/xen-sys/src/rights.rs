@@ -54,7 +54,7 @@ pub enum Network {
 pub enum Programs {
     /// It starts none.
     None,
-    /// It starts QEMU, which then becomes another user and confines itself to a folder.
+    /// It starts QEMU, which then becomes another user and confines itself to a folder. It listens at a Unix socket for QEMU's channels.
     Qemu,
     /// The same, and that QEMU shows the guest's display: it listens at a TCP socket. The process restricts QEMU's files of privcmd,
     /// which it takes from it (`Child::keep_to_domain`).
@@ -347,6 +347,8 @@ const LINKS: Socket = &[
     libc::SOCK_RAW | libc::SOCK_CLOEXEC,
     libc::NETLINK_ROUTE,
 ];
+/// The socket of a channel, at which a monitor listens before it hands it to QEMU.
+const CHANNEL: Socket = &[libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC];
 /// The sockets at which QEMU listens for viewers of a display.
 const DISPLAY_SOCKETS: &[Socket] = &[&[libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC]];
 
@@ -355,6 +357,9 @@ fn other_sockets(network: Network, programs: Programs) -> Result<Vec<SeccompRule
     let mut made = vec![DOORBELL];
     if network == Network::Links {
         made.push(LINKS);
+    }
+    if programs.may_start_qemu() {
+        made.push(CHANNEL);
     }
     if programs == Programs::QemuWithDisplay {
         made.extend(DISPLAY_SOCKETS);
@@ -633,12 +638,12 @@ mod tests {
     const TCP: (i32, i32) = (libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC);
 
     /// Whether a TCP socket listens, and all others that a display could misuse are refused.
-    fn listens_alone() -> bool {
+    fn listens_alone(has_channels: bool) -> bool {
         let refused = [
             (libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC),
             (libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC),
             (libc::AF_INET6, TCP.1),
-            (libc::AF_UNIX, TCP.1),
+            (libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC),
             (libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC),
         ];
         let mut refused = refused.into_iter();
@@ -647,6 +652,7 @@ mod tests {
         let connected = unsafe { libc::syscall(libc::SYS_connect, -1, 0, 0) };
         let may_not_connect = connected == -1 && errno() == libc::EPERM;
         listener.is_ok()
+            && is_refused_socket(CHANNEL[0], CHANNEL[1], 0) != has_channels
             && may_not_connect
             && refused.all(|(family, kind)| is_refused_socket(family, kind, 0))
     }
@@ -660,7 +666,7 @@ mod tests {
                 let links = is_refused_socket(libc::AF_NETLINK, LINKS[1], LINKS[2]);
                 // SAFETY: the call takes numbers.
                 let taken = unsafe { libc::syscall(libc::SYS_pidfd_getfd, -1, 0, 0) };
-                i32::from(!listens_alone())
+                i32::from(!listens_alone(true))
                     | i32::from(links == is_rtnetlink) << 1
                     | i32::from(taken != -1 || errno() != libc::EBADF) << 2
             });
@@ -686,7 +692,7 @@ mod tests {
                 let is_refused = others.all(|request| errno_of_request(request) == libc::ENOTTY);
                 let maps = map == libc::EBADF;
                 let listens = match has_display {
-                    true => listens_alone(),
+                    true => listens_alone(false),
                     false => !is_refused_socket(TCP.0, TCP.1, 0),
                 };
                 i32::from(maps != has_display)

@@ -69,7 +69,7 @@ impl Qemus {
                         backend,
                         frontend: frontend.unwrap_or_default(),
                     };
-                    has_acted |= device.is_of(&launch) && device.serve(manners);
+                    has_acted |= device.is_of(&launch) && device.serve(&launch, manners);
                 }
             }
         }
@@ -95,6 +95,13 @@ fn domain_of(launch: &Launch) -> Option<String> {
 fn has_argument(launch: &Launch, end: &str) -> bool {
     let mut words = launch.arguments().iter();
     words.any(|word| word.to_string_lossy().ends_with(end))
+}
+
+/// Whether a QEMU has the socket of this name.
+fn has_socket(launch: &Launch, id: &str) -> bool {
+    let begin = format!("socket,id={id},fd=");
+    let mut words = launch.arguments().iter();
+    words.any(|word| word.to_string_lossy().starts_with(&begin))
 }
 
 /// Whether a QEMU is the first one of its domain. A later one serves the disk alone that it was started for.
@@ -126,9 +133,8 @@ impl Device<'_> {
         if OTHERS.contains(&self.kind) {
             return is_first(launch);
         }
-        let output = self.text(&format!("{}/output", self.frontend));
-        let terminal = output.strip_prefix("chardev:");
-        terminal.is_some_and(|id| has_argument(launch, &format!("pty,id={id}")))
+        let id = self.id_in_qemu();
+        self.has_terminal(launch) || id.is_some_and(|id| has_socket(launch, &id))
     }
 
     fn set_state(&mut self, state: &str) -> bool {
@@ -136,13 +142,13 @@ impl Device<'_> {
     }
 
     /// Looks at the device once. Whether there was anything to do.
-    fn serve(&mut self, manners: Manners) -> bool {
+    fn serve(&mut self, launch: &Launch, manners: Manners) -> bool {
         let state = self.text(&format!("{}/state", self.backend));
         let is_going = self.text(&format!("{}/online", self.backend)) == "0";
         let front_state = value(self.store, &format!("{}/state", self.frontend));
         let closes = manners.backend != Manner::NeverCloses;
         match (state.as_str(), front_state.as_deref()) {
-            ("1", Some(_)) => self.take(),
+            ("1", Some(_)) => self.take(launch),
             ("2", Some("3")) => self.set_state("4"),
             ("2" | "3" | "4" | "5", None | Some("5" | "6")) if closes => self.set_state("6"),
             // The guest lets it go.
@@ -154,8 +160,20 @@ impl Device<'_> {
         }
     }
 
-    fn take(&mut self) -> bool {
-        if self.kind == CHANNELS {
+    /// Whether it is a channel with a terminal in this QEMU.
+    fn has_terminal(&mut self, launch: &Launch) -> bool {
+        let id = self.id_in_qemu();
+        id.is_some_and(|id| has_argument(launch, &format!("pty,id={id}")))
+    }
+
+    /// The name of a channel's end in QEMU.
+    fn id_in_qemu(&mut self) -> Option<String> {
+        let output = self.text(&format!("{}/output", self.frontend));
+        output.strip_prefix("chardev:").map(str::to_owned)
+    }
+
+    fn take(&mut self, launch: &Launch) -> bool {
+        if self.kind == CHANNELS && self.has_terminal(launch) {
             write(self.store, &format!("{}/tty", self.frontend), TERMINAL);
         }
         self.set_state("2")

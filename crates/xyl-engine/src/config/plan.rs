@@ -809,7 +809,7 @@ mod tests {
         );
         for line in [
             "vif = [ \"bridge=br0,type=ioemu\" ]",
-            "channel = [ \"name=a,connection=socket,path=/run/a\" ]",
+            "channel = [ \"name=a,connection=socket,path=a\" ]",
             "p9 = [ \"tag=a,path=/srv,security_model=none\" ]",
             "vfb = [ \"sdl=1\" ]",
             "vkb = [ \"backend-type=linux,backend=net\" ]",
@@ -970,9 +970,9 @@ mod tests {
     #[test]
     fn the_record_keeps_the_channels() {
         let first = planned(
-            "channel = [ 'connection=pty, name=org.example.agent', 'name=b,connection=pty,path=/x' ]",
+            "channel = [ 'connection=pty, name=org.example.agent', 'name=b,connection=pty,path=/x', 'name=c,connection=socket,path=/run/c' ]",
         );
-        assert_eq!(first.spec.channels.len(), 2);
+        assert_eq!(first.spec.channels.len(), 3);
         let again = try_plan(&first.config_text()).unwrap();
         assert_eq!(again.spec, first.spec);
     }

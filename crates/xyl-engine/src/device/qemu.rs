@@ -33,6 +33,8 @@ pub struct Wanted {
     files: Vec<OpenFile>,
     /// The names of its terminals.
     terminals: Vec<String>,
+    /// The sockets at which it listens, with their names.
+    sockets: Vec<(String, OpenFile)>,
     /// The guest's display.
     display: Option<Display>,
     /// Locks of the host that are held until QEMU runs.
@@ -49,6 +51,7 @@ impl Wanted {
             devices: Vec::new(),
             files: Vec::new(),
             terminals: Vec::new(),
+            sockets: Vec::new(),
             display: None,
             locks: Vec::new(),
             has_begun: false,
@@ -119,6 +122,12 @@ impl Wanted {
         self.terminals.push(name);
     }
 
+    /// A device with a socket of this name at which QEMU listens, whose nodes are written.
+    pub fn add_socket(&mut self, device: Device, what: String, name: String, socket: OpenFile) {
+        self.devices.push((device, what));
+        self.sockets.push((name, socket));
+    }
+
     /// Starts QEMU, if a device needs it, and waits until it has taken them all. A QEMU with a display can map the memory of guests. It
     /// gets that of its own domain alone before the guest runs, so before a guest can have taken it over.
     ///
@@ -133,6 +142,7 @@ impl Wanted {
             device: first,
             files: &self.files.iter().collect::<Vec<_>>(),
             terminals: &self.terminals,
+            sockets: &self.sockets,
             display: self.display.as_ref(),
         };
         let child = device_model::start(host, &request)?;

@@ -102,7 +102,13 @@ pub(super) fn arguments(
         all.push("-chardev".to_owned());
         all.push(format!("pty,id={name}"));
     }
+    for ((name, _), index) in request.sockets.iter().zip(nr_files..) {
+        let file = descriptor(index);
+        all.push("-chardev".to_owned());
+        all.push(format!("socket,id={name},fd={file},server=on,wait=off"));
+    }
     let display = request.display.into_iter();
+    let nr_files = nr_files + request.sockets.len();
     all.extend(display.flat_map(|display| of_display(display, nr_files)));
     all
 }
@@ -148,6 +154,7 @@ mod tests {
             device: "disk `xvda`",
             files: &[&file, &file],
             terminals: &["libxl-channel1".to_owned()],
+            sockets: &[("libxl-channel2".to_owned(), in_memory())],
             display: None,
         };
         arguments(&request, Path::new("/dev/xyl/qemu"), confinement).join(" ")
@@ -171,6 +178,7 @@ mod tests {
             device: "disk `xvda`",
             files: &[&file],
             terminals: &[],
+            sockets: &[],
             display: None,
         };
         let cage = Path::new("/dev/xyl/qemu");
@@ -210,7 +218,7 @@ mod tests {
     fn qemu_gets_these_arguments() {
         let first = "-xen-domid 7 -xen-attach -name domain-7 -nodefaults -no-user-config -display none \
             -monitor none -serial none -parallel none";
-        let last = "-machine xenpv -m 32 -add-fd fd=4,set=1 -add-fd fd=5,set=2 -chardev pty,id=libxl-channel1";
+        let last = "-machine xenpv -m 32 -add-fd fd=4,set=1 -add-fd fd=5,set=2 -chardev pty,id=libxl-channel1 -chardev socket,id=libxl-channel2,fd=6,server=on,wait=off";
         let of_7_2 = "-chroot /dev/xyl/qemu -runas 1900000007:1900000007";
         let of_10_0 = "-run-with chroot=/dev/xyl/qemu,user=1900000007:1900000007";
         let wanted = |confined: &str| format!("{first} {confined} {last}");

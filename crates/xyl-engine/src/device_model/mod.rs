@@ -67,6 +67,8 @@ pub struct Request<'a> {
     pub files: &'a [&'a OpenFile],
     /// The names of the terminals (ptys) that it opens.
     pub terminals: &'a [String],
+    /// The sockets at which it listens, with their names.
+    pub sockets: &'a [(String, OpenFile)],
     /// The guest's display that it shows.
     pub display: Option<&'a Display>,
 }
@@ -173,7 +175,9 @@ pub fn start(host: &mut Host, request: &Request<'_>) -> Result<Rc<dyn Child>, En
     let failed = |source| EngineError::io("start", &binary, source);
     let launch = Launch::new(&binary).map_err(failed)?.args(args);
     let password = request.display.and_then(Display::password);
-    let files: Vec<&OpenFile> = request.files.iter().copied().chain(password).collect();
+    let sockets = request.sockets.iter().map(|(_, socket)| socket);
+    let files = request.files.iter().copied().chain(sockets);
+    let files: Vec<&OpenFile> = files.chain(password).collect();
     let given = Given {
         output: None,
         keeps_errors: true,

@@ -105,6 +105,27 @@ pub enum DeviceError {
         /// The last one.
         last: u32,
     },
+    /// A file is at the path of a socket.
+    #[error(
+        "{device}: there is a file at {path} that Xyl has not made, or another domain's channel: remove it, or write another `path=`",
+        path = path.display()
+    )]
+    SocketTaken {
+        /// The device of the VM.
+        device: String,
+        /// Path of the socket.
+        path: PathBuf,
+    },
+    /// A socket cannot be found at its path.
+    #[error("{device}: cannot make the link {path} to its socket: {source}", path = path.display())]
+    Socket {
+        /// The device of the VM.
+        device: String,
+        /// Path of the link.
+        path: PathBuf,
+        /// Error of the operating system.
+        source: io::Error,
+    },
     /// The process has given up the right to start QEMU.
     #[error(
         "{device}: this monitor gave up the right to start QEMU, since its VM had no device that needs it when it began. It ends; the VM's next monitor has the right: `xyl recover` starts it"
@@ -336,6 +357,8 @@ impl DeviceError {
             | DeviceError::NoQemu { .. }
             | DeviceError::Qemu { .. }
             | DeviceError::NoDisplay { .. }
+            | DeviceError::SocketTaken { .. }
+            | DeviceError::Socket { .. }
             | DeviceError::NoRightToQemu { .. }
             | DeviceError::Held { .. } => ErrorCode::Backend,
             DeviceError::Bridge { .. }
@@ -379,6 +402,8 @@ impl DeviceError {
             | DeviceError::NoQemu { device, .. }
             | DeviceError::Qemu { device, .. }
             | DeviceError::NoDisplay { device, .. }
+            | DeviceError::SocketTaken { device, .. }
+            | DeviceError::Socket { device, .. }
             | DeviceError::NoRightToQemu { device }
             | DeviceError::Exists { device, .. }
             | DeviceError::Absent { device, .. }

@@ -67,6 +67,11 @@ impl Dirs {
         self.dev.join("xyl/qemu")
     }
 
+    /// Folder of the sockets of channels.
+    pub(crate) fn channels(&self) -> PathBuf {
+        self.run.join("channel")
+    }
+
     /// Whether QEMU knows the option `-run-with`, noted for each binary.
     pub(crate) fn qemu_features(&self) -> PathBuf {
         self.run.join("qemu-features")

@@ -1,9 +1,13 @@
-//! A channel of a VM, decided: a byte stream between the guest and a terminal of domain 0.
+//! A channel of a VM, decided: a byte stream between the guest and a terminal or socket of domain 0.
+
+use std::path::PathBuf;
 
 use xl_cfg::types::{self, ChannelConnection};
 
 /// Longest name of a channel, in bytes.
 const NAME_MAX_BYTES: usize = 256;
+/// Longest path of a socket, in bytes: programs have room for so many (unix(7)).
+const PATH_MAX_BYTES: usize = 107;
 
 /// A channel that the VM's QEMU serves. For the guest it is a console with a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +16,17 @@ pub struct Channel {
     pub number: u32,
     /// Name by which the guest finds it.
     pub name: String,
+    /// Its end in domain 0.
+    pub end: End,
+}
+
+/// The end of a channel in domain 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// A terminal (pty).
+    Terminal,
+    /// A Unix socket, which is found at this path.
+    Socket(PathBuf),
 }
 
 impl Channel {
@@ -25,6 +40,7 @@ impl Channel {
             None => Ok(Channel {
                 number,
                 name: channel.name.clone(),
+                end: end_of(channel),
             }),
         };
         channels.iter().zip(1..).map(one).collect()
@@ -32,12 +48,27 @@ impl Channel {
 
     /// The channel as xl.cfg says it.
     pub fn cfg_text(&self) -> String {
-        format!("name={},connection={}", self.name, self.connection())
+        let first = format!("name={},connection={}", self.name, self.connection());
+        match &self.end {
+            End::Terminal => first,
+            End::Socket(path) => format!("{first},path={}", path.display()),
+        }
     }
 
     /// Its end in domain 0, in the word of xl.cfg.
     pub fn connection(&self) -> &'static str {
-        "pty"
+        match self.end {
+            End::Terminal => "pty",
+            End::Socket(_) => "socket",
+        }
+    }
+
+    /// The path of its socket, if it has one.
+    pub fn path(&self) -> Option<String> {
+        match &self.end {
+            End::Terminal => None,
+            End::Socket(path) => Some(path.display().to_string()),
+        }
     }
 
     /// The name of its end in QEMU. libxl's name.
@@ -60,10 +91,21 @@ fn why_not(channel: &types::Channel) -> Option<String> {
             "backend={backend} is not supported by Xyl yet: only domain 0 can serve channels"
         ));
     }
-    (channel.connection == ChannelConnection::Socket).then(|| {
-        "connection=socket is not supported by Xyl yet: write connection=pty, and read the path of its terminal with `xyl channel-list`"
-            .to_owned()
+    let path = channel.path.as_deref().unwrap_or_default();
+    let is_path = path.starts_with('/')
+        && path.len() <= PATH_MAX_BYTES
+        && !path.ends_with('/')
+        && !path.contains(char::is_control);
+    (channel.connection == ChannelConnection::Socket && !is_path).then(|| {
+        format!("a socket has an absolute path of up to {PATH_MAX_BYTES} bytes, as in `path=/run/guest.sock`")
     })
+}
+
+fn end_of(channel: &types::Channel) -> End {
+    match (channel.connection, &channel.path) {
+        (ChannelConnection::Socket, Some(path)) => End::Socket(path.into()),
+        _ => End::Terminal,
+    }
 }
 
 /// A name as a message shows it.
@@ -85,10 +127,11 @@ mod tests {
 
     #[test]
     fn channels_are_numbered_from_1_on_and_written_as_they_were_read() {
-        let specs = "'connection=pty, name=org.example.agent', 'name=b,connection=pty,backend=0'";
+        let specs = "'connection=pty, name=org.example.agent', 'name=b,connection=pty,backend=0', 'name=c,connection=socket,path=/run/c'";
         let read = channels(specs).unwrap();
         let numbers: Vec<u32> = read.iter().map(|channel| channel.number).collect();
-        assert_eq!(numbers, [1, 2]);
+        assert_eq!(numbers, [1, 2, 3]);
+        assert_eq!(read[2].end, End::Socket("/run/c".into()));
         let texts: Vec<String> = read
             .iter()
             .map(|channel| format!("'{}'", channel.cfg_text()))
@@ -100,7 +143,8 @@ mod tests {
     fn what_cannot_be_served_is_refused() {
         let long = format!("'name={},connection=pty'", "x".repeat(NAME_MAX_BYTES + 1));
         for refused in [
-            "'name=a,connection=socket,path=/run/a'",
+            "'name=a,connection=socket,path=run/a'",
+            "'name=a,connection=socket,path=/run/'",
             "'name=a,connection=pty,backend=storage'",
             "'name=,connection=pty'",
             &long,

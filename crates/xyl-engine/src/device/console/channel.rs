@@ -1,8 +1,9 @@
 //! Channels: consoles with a name, from number 1 on, which the VM's QEMU serves.
 //!
-//! The guest makes ring and event channel itself, and grants the ring to domain 0. Each channel is a terminal (pty), which QEMU opens
-//! before it confines itself. Its path is in the node `tty`. So the node `output` names that terminal. libxl's has `pty`, with which
-//! QEMU opens a second one, and could not in its folder. A channel cannot be hot-plugged, as with libxl.
+//! The guest makes ring and event channel itself, and grants the ring to domain 0. A channel's end in domain 0 is a terminal (pty), which
+//! QEMU opens before it confines itself, or a socket (`socket.rs`). The path of a terminal is in the node `tty`. So the node `output` names
+//! that terminal. libxl's has `pty`, with which QEMU opens a second one, and could not in its folder. A channel cannot be hot-plugged, as
+//! with libxl.
 //!
 //! Facts: `libxl_console.c`, `hw/char/xen_console.c` of QEMU, `hvc_xen.c` of Linux.
 
@@ -10,13 +11,13 @@ use serde_json::{Value as Json, json};
 use xen_port::DomId;
 use xenstore::Tree;
 
-use super::{KIND, LIMIT_BYTES};
+use super::{KIND, LIMIT_BYTES, socket};
 use crate::device::bus::{self, BackendDomain, Device, Tables};
 use crate::device::hotplug::says_nothing;
 use crate::device::nodes::{Access, NodeRule, back, copy_of, own};
 use crate::device::qemu::{self, Wanted};
 use crate::device::{Owner, Patience, Recorded};
-use crate::vm::channel::Channel;
+use crate::vm::channel::{Channel, End};
 use crate::vm::paths::node;
 use crate::{EngineError, Host};
 
@@ -84,6 +85,7 @@ const BACKEND: &[Rule] = &[
     back("connection", "people", |n| {
         Some(n.channel.connection().to_owned())
     }),
+    back("path", "people", |n| n.channel.path()),
 ];
 
 const COPY: &[Rule] = &[
@@ -91,6 +93,7 @@ const COPY: &[Rule] = &[
     copy_of("backend", |n| Some(n.device.backend())),
     copy_of("name", |n| Some(n.channel.name.clone())),
     copy_of("connection", |n| Some(n.channel.connection().to_owned())),
+    copy_of("path", |n| n.channel.path()),
 ];
 
 /// The channel in words, beginning with its setting in xl.cfg.
@@ -122,7 +125,24 @@ pub(super) fn prepare(
         };
         let what = what(channel);
         bus::write(host, &device, &what, &TABLES, &nodes)?;
-        qemu.add_terminal(device, what, channel.id_in_qemu());
+        let id = channel.id_in_qemu();
+        match &channel.end {
+            End::Terminal => qemu.add_terminal(device, what, id),
+            End::Socket(path) => {
+                let socket = socket::make(host, &device, &what, path)?;
+                qemu.add_socket(device, what, id, socket);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a channel whose socket could not be found at its path.
+pub(super) fn check(host: &mut Host, channels: &[Channel]) -> Result<(), EngineError> {
+    for channel in channels {
+        if let End::Socket(path) = &channel.end {
+            socket::check(host, &what(channel), path)?;
+        }
     }
     Ok(())
 }
@@ -130,6 +150,9 @@ pub(super) fn prepare(
 /// Ends the QEMU of a domain, and takes its channels away.
 pub(super) fn detach(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
     let channels = channels_of(host, domid)?;
+    for device in &channels {
+        socket::remove(host, device)?;
+    }
     qemu::detach(host, domid, &channels)
 }
 
@@ -171,29 +194,48 @@ pub(super) fn recorded(channel: &Channel) -> Recorded {
     Recorded {
         number: channel.number,
         text: channel.cfg_text(),
-        json: json!({ "name": channel.name, "connection.pty": {} }),
+        json: match channel.path() {
+            None => json!({ "name": channel.name, "connection.pty": {} }),
+            Some(path) => json!({ "name": channel.name, "connection.socket": { "path": path } }),
+        },
     }
 }
 
 /// The members of a channel that Xyl knows.
-const KNOWN: [&str; 4] = ["name", "devid", "connection", "connection.pty"];
+const KNOWN: [&str; 5] = [
+    "name",
+    "devid",
+    "connection",
+    "connection.pty",
+    "connection.socket",
+];
 
 /// A channel of libxl's record (`libxl_device_channel`) as xl.cfg says it; `None` where Xyl cannot serve it.
 pub(super) fn cfg_of_json(entry: &Json) -> Option<String> {
     let members = entry.as_object()?;
     let is_unknown =
         |(name, value): (&String, &Json)| !KNOWN.contains(&name.as_str()) && !says_nothing(value);
-    let is_pty = members.contains_key("connection.pty");
-    if members.iter().any(is_unknown) || !is_pty {
+    if members.iter().any(is_unknown) {
         return None;
     }
+    let end = match (
+        members.get("connection.pty"),
+        members.get("connection.socket"),
+    ) {
+        (Some(_), None) => End::Terminal,
+        (None, Some(socket)) => End::Socket(socket.get("path")?.as_str()?.into()),
+        _ => return None,
+    };
     let name = members.get("name")?.as_str()?;
     let channel = Channel {
         number: 1,
         name: name.to_owned(),
+        end,
     };
-    // A name that xl.cfg cannot have is none of xl's.
-    (!name.contains([',', '\''])).then(|| channel.cfg_text())
+    // A word that xl.cfg cannot have is none of xl's.
+    let is_word = |word: &str| !word.contains([',', '\'']);
+    let is_all = is_word(name) && channel.path().is_none_or(|path| is_word(&path));
+    is_all.then(|| channel.cfg_text())
 }
 
 #[cfg(test)]
@@ -202,14 +244,18 @@ mod tests {
 
     #[test]
     fn a_channel_of_libxls_record_is_that_of_the_configuration() {
-        let channel = Channel {
-            number: 1,
-            name: "org.example.agent".to_owned(),
-        };
-        let json = recorded(&channel).json;
-        assert_eq!(cfg_of_json(&json), Some(channel.cfg_text()));
+        for end in [End::Terminal, End::Socket("/run/a".into())] {
+            let channel = Channel {
+                number: 1,
+                name: "org.example.agent".to_owned(),
+                end,
+            };
+            let json = recorded(&channel).json;
+            assert_eq!(cfg_of_json(&json), Some(channel.cfg_text()));
+        }
         for other in [
-            json!({ "name": "a", "connection.socket": { "path": "/run/a" } }),
+            json!({ "name": "a", "connection.socket": {} }),
+            json!({ "name": "a", "connection.socket": { "path": "/run/a,b" } }),
             json!({ "name": "a", "connection.pty": {}, "backend_domid": 3 }),
             json!({ "name": "a,connection=socket", "connection.pty": {} }),
             json!({ "connection.pty": {} }),

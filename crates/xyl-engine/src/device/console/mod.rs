@@ -8,6 +8,7 @@
 //! Facts: `tools/console/daemon/io.c`, `libxl_console.c`.
 
 mod channel;
+mod socket;
 
 use std::time::{Duration, Instant};
 
@@ -117,10 +118,10 @@ impl Kind for Console {
     }
 
     fn check(&self, host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
-        match spec.channels.first() {
-            Some(first) => device_model::binary(host, &channel::what(first)).map(drop),
-            None => Ok(()),
+        if let Some(first) = spec.channels.first() {
+            device_model::binary(host, &channel::what(first))?;
         }
+        channel::check(host, &spec.channels)
     }
 
     fn attach(
