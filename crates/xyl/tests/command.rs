@@ -14,7 +14,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 
 /// The commands that `xyl help` names, `help` itself left out.
-const COMMANDS: [&str; 67] = [
+const COMMANDS: [&str; 68] = [
     "autostart",
     "button-press",
     "channel-list",
@@ -31,6 +31,7 @@ const COMMANDS: [&str; 67] = [
     "create",
     "debug-keys",
     "destroy",
+    "devd",
     "dmesg",
     "domid",
     "domname",
@@ -275,7 +276,7 @@ fn what_is_no_command_gets_a_suggestion() {
 
 #[test]
 fn commands_to_come_say_so() {
-    for command in ["save", "migrate", "devd", "vncviewer"] {
+    for command in ["save", "migrate", "restore", "vncviewer"] {
         let output = run(&[command, "x"]);
         assert_eq!(code(&output), 4, "{command}");
         assert!(
