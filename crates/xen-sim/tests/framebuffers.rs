@@ -11,7 +11,7 @@
 mod bench;
 
 use bench::Bench;
-use bench::qemu::{kill_at_each_call, nodes_of, qemus, world};
+use bench::qemu::{IMAGE, kill_at_each_call, nodes_of, qemus, world};
 use uuid::Uuid;
 use xen_port::{DomId, ShutdownReason};
 use xen_sim::{Manner, Snapshot, World};
@@ -176,6 +176,54 @@ fn a_soft_reset_gives_the_framebuffer_a_new_qemu() {
     let outcome = bench.must(&world, |host| soft_reset::run(host, Vm { domid, uuid }));
     assert_eq!(outcome, Outcome::Running);
     assert_ne!(world.programs.running()[0].0, first);
+    is_whole(&world).unwrap();
+}
+
+fn attach_disk(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
+    let request = Request::AttachDevice {
+        kind: "vbd".to_owned(),
+        device: format!("vdev=xvdc,access=rw,format=qcow2,target={IMAGE}"),
+    };
+    ask(host, domid, &request)
+}
+
+fn detach_disk(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
+    let request = Request::DetachDevice {
+        kind: "vbd".to_owned(),
+        device: "xvdc".to_owned(),
+        force: false,
+    };
+    ask(host, domid, &request)
+}
+
+#[test]
+fn a_disk_of_a_later_qemu_leaves_the_framebuffer_to_the_first_one() {
+    let (bench, world) = (Bench::new(), world());
+    let domid = bench.must(&world, |host| create(&bench, host, BOTH));
+    let first = world.programs.running()[0].0;
+    bench.must(&world, |host| attach_disk(host, domid));
+    let running = world.programs.running();
+    assert_eq!(running.len(), 2);
+    let lines = running.iter().map(|(pid, launch)| (*pid, launch.line()));
+    let shows: Vec<u32> = lines
+        .filter(|(_, line)| line.contains(" -vnc "))
+        .map(|(pid, _)| pid)
+        .collect();
+    assert_eq!(shows, [first]);
+    bench.must(&world, |host| detach_disk(host, domid));
+    assert_eq!(world.programs.running()[0].0, first);
+    is_whole(&world).unwrap();
+}
+
+#[test]
+fn the_first_qemu_stays_for_its_framebuffer_when_its_disk_goes() {
+    let (bench, world) = (Bench::new(), world());
+    let disk = format!("disk = [ '{IMAGE},qcow2,xvdc,rw' ]\n{BOTH}");
+    let domid = bench.must(&world, |host| create(&bench, host, &disk));
+    let first = world.programs.running()[0].0;
+    bench.must(&world, |host| detach_disk(host, domid));
+    assert!(nodes_of(&world.snapshot(), "/vbd/").is_empty());
+    assert_eq!(world.programs.running()[0].0, first);
     is_whole(&world).unwrap();
 }
 
