@@ -93,7 +93,6 @@ linux_cfg driver "$type" | sed "s#^ramdisk.*#ramdisk = \"$scratch/driver.initrd\
 ok xyl create -q driver.cfg
 driver_domid=$(domid_of driver)
 within 80 console_says driver 'serving the devices in domain'
-traces >with-driver
 
 echo 'the devices of a guest of xyl, and of one of xl'
 guest_cfg first 10.98.0.11 a >first.cfg
@@ -131,6 +130,5 @@ ok xyl destroy first
 echo "TIME xyl destroy with two devices of a driver domain: $((($(date +%s%N) - begun) / 1000000)) ms"
 within 20 console_says driver 'XYL-IMAGES written-by-first mark-b loops=0 ports=0'
 equals '' "$(xenstore-ls -f "/local/domain/$driver_domid/backend" 2>/dev/null | grep -E "/v../($first|$second)/")"
-leaves_nothing with-driver
 ok xyl destroy driver
 leaves_nothing before

@@ -269,8 +269,9 @@ pub fn is_same_entry(one: &Json, other: &Json) -> bool {
     said(one) == said(other)
 }
 
-/// The driver domain of an entry of libxl's record, by its name, or else by its number.
-pub(super) fn backend_of_json(entry: &Json) -> Option<String> {
+/// The driver domain of an entry of libxl's record, by its name, or else by its number; `Some(None)` for domain 0. `None` where the entry says
+/// neither: taken for domain 0, the device would get another backend.
+pub(super) fn backend_of_json(entry: &Json) -> Option<Option<String>> {
     let name = entry
         .get("backend_domname")
         .filter(|name| !says_nothing(name));
@@ -280,9 +281,10 @@ pub(super) fn backend_of_json(entry: &Json) -> Option<String> {
     let backend = match (name, domid) {
         (Some(name), _) => name.as_str()?.to_owned(),
         (None, Some(domid)) => domid.as_u64()?.to_string(),
-        (None, None) => return None,
+        (None, None) => return Some(None),
     };
-    (!matches!(backend.as_str(), "0" | "Domain-0")).then_some(backend)
+    let is_here = matches!(backend.as_str(), "0" | "Domain-0");
+    Some((!is_here).then_some(backend))
 }
 
 /// Whether a member of libxl's record is at its default.

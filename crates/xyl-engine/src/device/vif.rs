@@ -960,7 +960,7 @@ fn cfg_of_json(entry: &Json) -> Option<String> {
     let trusted = members.get("trusted").and_then(Json::as_str);
     let trusted = trusted.map(|word| word == "True");
     let bridge = text("bridge");
-    let backend = backend_of_json(entry);
+    let backend = backend_of_json(entry)?;
     let nic = Nic {
         devid: u32::try_from(number("devid").unwrap_or(0)).ok()?,
         mac: Mac::parse(text("mac")?)?,

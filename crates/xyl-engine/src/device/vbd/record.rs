@@ -65,7 +65,7 @@ pub(super) fn cfg_of_json(entry: &Json) -> Option<String> {
     if members.keys().any(is_unknown) || !is("specification", "xen") {
         return None;
     }
-    let backend = backend_of_json(entry);
+    let backend = backend_of_json(entry)?;
     let script = says("script").and_then(Json::as_str).map(str::to_owned);
     let format = ImageFormat::find(text("format").unwrap_or("raw"))?;
     let server = match text("backend") {
