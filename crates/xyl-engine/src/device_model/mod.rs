@@ -361,7 +361,8 @@ pub fn failure(device: &str, what: &str, child: &Rc<dyn Child>) -> DeviceError {
     }
 }
 
-/// Ends QEMUs that serve nothing any more. xl's `block-detach` leaves one. Costs a few calls of the kernel where none is there.
+/// Ends QEMUs that serve nothing any more. xl's `block-detach` and `xl destroy` leave one. It may have written to the folder of its disks after xl
+/// has removed that, so the folder goes last. Costs a few calls of the kernel where none is there.
 ///
 /// # Errors
 /// Those of the system and of xenstore.
@@ -370,7 +371,11 @@ pub fn end_left(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
         return Ok(());
     }
     end(host, domid)?;
-    Ok(host.store.rm(&node(&folder(domid))?)?)
+    let of_disks = format!("/local/domain/0/backend/qdisk/{domid}");
+    for left in [of_disks, folder(domid)] {
+        host.store.rm(&node(&left)?)?;
+    }
+    Ok(())
 }
 
 /// Removes what QEMUs of a domain that have ended leave in xenstore: libxl's node with the PID of the first one, by which xl would send the
