@@ -98,7 +98,7 @@ for place in /proc /sys /run /var /home /root /tmp /etc/passwd /dev/xen /dev/mem
 mount -t tmpfs x /output 2>/dev/null && say mounts
 unshare -U true 2>/dev/null && say unshares
 python3 -c 'import socket; socket.socket(socket.AF_UNIX)' 2>/dev/null && say connects
-[ "$(id -u)" -gt 1900100000 ] && [ "$(id -G)" -gt 1900100000 ] && say "LOOKED as $$ at $(head -c 2 /disk | wc -c) bytes"
+[ "$(id -u)" -gt 1902000000 ] && [ "$(id -G)" -gt 1902000000 ] && say "LOOKED as $$ at $(head -c 2 /disk | wc -c) bytes"
 exit 7
 LOOKS
 chmod 755 $loaders/looks

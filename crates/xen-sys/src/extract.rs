@@ -49,9 +49,9 @@ const READABLE: [&str; 8] = [
 const PLACE: &str = "/run";
 /// Label of the loop device of an image.
 const LABEL: &str = "xyl-boot-loader";
-/// The first user of such programs. QEMU's users are below: 1900000000 plus a domid. The PID of the process that starts the program is
+/// The first user of such programs. QEMU's users are below, up to 1901114111 (`QemuId::user` of the engine). The PID of the process that starts the program is
 /// added, so no two programs are one user at a time.
-const USERS_FROM: u32 = 1_900_100_000;
+const USERS_FROM: u32 = 1_902_000_000;
 /// Linux's largest PID.
 const PID_MAX: u32 = 1 << 22;
 /// Options of the root's file system. It has folders, links and devices alone.
@@ -673,7 +673,7 @@ mod tests {
             echo x >/disk && echo disk; echo x >/usr/x && echo usr; echo x >/x && echo root; mkdir /dev/x && echo dev; \
             for place in /proc /sys /run /var /home /root /tmp /etc/passwd; do [ -e $place ] && echo $place; done; \
             mount -t tmpfs x /output 2>/dev/null && echo mount; unshare -U true 2>/dev/null && echo unshare; mkfifo /output/fifo 2>/dev/null && echo fifo; \
-            [ $(id -u) -gt 1900100000 ] && [ $(id -G) -gt 1900100000 ] || echo user; \
+            [ $(id -u) -gt 1902000000 ] && [ $(id -G) -gt 1902000000 ] || echo user; \
             [ $$ = 1 ] || echo pid; ls / | tr '\\n' ' ' >/output/answer; exit 0";
         let Some(extracted) = run(script, LIMIT) else {
             return;
