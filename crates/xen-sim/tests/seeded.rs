@@ -75,7 +75,7 @@ impl Operation {
     fn usual_calls(self) -> u64 {
         match self {
             Operation::Create => 360,
-            Operation::Destroy => 122,
+            Operation::Destroy => 128,
             Operation::Pause | Operation::Unpause => 12,
             Operation::Rename => 26,
             Operation::Restart | Operation::RenameRestart => 490,

@@ -75,7 +75,7 @@ impl Process {
         self.kill()
     }
 
-    /// See [`Child::is_of_user`].
+    /// The work of [`Child::is_of_user`].
     pub(crate) fn is_of_user(&self, uid: u32) -> io::Result<bool> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
         let users = status.lines().find_map(|line| line.strip_prefix("Uid:"));

@@ -666,9 +666,10 @@ mod tests {
                 let links = is_refused_socket(libc::AF_NETLINK, LINKS[1], LINKS[2]);
                 // SAFETY: the call takes numbers.
                 let taken = unsafe { libc::syscall(libc::SYS_pidfd_getfd, -1, 0, 0) };
+                let of_taken = errno();
                 i32::from(!listens_alone(true))
                     | i32::from(links == is_rtnetlink) << 1
-                    | i32::from(taken != -1 || errno() != libc::EBADF) << 2
+                    | i32::from(taken != -1 || of_taken != libc::EBADF) << 2
             });
             assert_eq!(code, 0, "{network:?}");
         }

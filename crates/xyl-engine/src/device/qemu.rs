@@ -25,7 +25,7 @@ const REMEDY: &str = "destroy the VM, and create it again";
 
 /// The devices that a QEMU of a domain is to serve, with all that it gets for them.
 pub struct Wanted {
-    /// That QEMU.
+    /// The QEMU that serves them.
     qemu: QemuId,
     /// The devices, in words, whose nodes are written.
     devices: Vec<(Device, String)>,

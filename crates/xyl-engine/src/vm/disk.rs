@@ -322,7 +322,7 @@ mod tests {
         }
     }
 
-    /// What the driver domain calls it is not known here.
+    /// The driver domain's name for it is not known here.
     #[test]
     fn the_target_of_a_driver_domain_stays_as_it_was_written() {
         let elsewhere = disk("x,raw,xvda,backend=store").unwrap();

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use xen_port::{DomId, DomainInfo};
-use xyl_engine::Host;
 use xyl_engine::control::power::{self, End, PowerDelivery, PowerRequest, Until};
 use xyl_engine::supervise::requests::{self, Done, Request};
 use xyl_engine::vm::domains;
+use xyl_engine::{ErrorCode, Host};
 
 use crate::commands::list::reason_name;
 use crate::commands::recover::replace_dead_monitors;
@@ -88,6 +88,8 @@ fn run(args: &CommonArgs, request: PowerRequest, context: &Context) -> Outcome {
         match ask(args, request, context, &mut host, &info) {
             Ok(Some(how)) => asked.push((info, how)),
             Ok(None) => {}
+            // It has ended since the list was made.
+            Err(failure) if args.all && has_gone(&failure) => {}
             // With `-a`, a failure does not keep the other domains from the request.
             Err(failure) if args.all => {
                 context.warn(&failure);
@@ -114,6 +116,10 @@ fn run(args: &CommonArgs, request: PowerRequest, context: &Context) -> Outcome {
         )),
         None => Ok(()),
     }
+}
+
+fn has_gone(failure: &Failure) -> bool {
+    failure.code() == ErrorCode::NoSuchDomain
 }
 
 fn chosen(
@@ -184,6 +190,7 @@ fn wait_until_taken(
             });
             drop(waiting);
             match taken.map_err(Failure::from) {
+                Err(failure) if args.all && has_gone(&failure) => {}
                 // With `-a`, a failure does not end the wait for the others.
                 Err(failure) if args.all => {
                     context.warn(&failure);

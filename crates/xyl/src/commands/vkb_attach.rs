@@ -18,7 +18,7 @@ framebuffer is QEMU's, and comes with the setting `vfb`. The domain keeps the ke
 
 Examples:
   xyl vkb-attach web backend-type=linux
-  xyl vkb-attach web backend-type=linux,unique-id=tablet,feature-multi-touch=1,multi-touch-width=1024,multi-touch-height=768
+  xyl vkb-attach web backend-type=linux,unique-id=tablet
   xyl -N vkb-attach web backend-type=linux   only check it"
 )]
 pub struct Args {

@@ -367,7 +367,7 @@ fn note_asked(host: &mut Host, device: &Device) -> Result<(), EngineError> {
     })
 }
 
-/// Writes the request to close, where there is somebody to read it. The driver domain owns these nodes, so it can let each write fail: then
+/// Writes the request to close, if the driver domain runs. That domain owns these nodes, so it can let each write fail: then
 /// the request is reported as not made, and the deadline decides. The folder of the backend is not made anew.
 fn request_close(host: &mut Host, device: &Device) -> Result<(), EngineError> {
     if life(host, device.backend_domain)? != Life::Runs {

@@ -174,7 +174,7 @@ fn device_of(domid: DomId, disk: &Disk) -> Device {
     }
 }
 
-/// What a QEMU of its own needs, for a disk that is attached to a running domain.
+/// The needs of a QEMU of its own, for a disk that is attached to a running domain.
 pub(super) fn wanted_for_one(
     host: &mut Host,
     domid: DomId,
@@ -285,8 +285,8 @@ fn serves_other_kinds(host: &mut Host, domid: DomId) -> Result<bool, EngineError
     Ok(false)
 }
 
-/// Waits until a QEMU that runs on has removed the nodes of a disk: it would remove those of the next disk of this number. Tells of
-/// an image that it keeps open nevertheless: QEMU 9.1 and later keep each file that they were started with.
+/// Waits until a QEMU that runs on has removed the nodes of a disk: it would remove those of the next disk of this number. Reports an
+/// image that it keeps open nevertheless: QEMU 9.1 and later keep each file that they were started with.
 fn await_forgotten(
     host: &mut Host,
     qemu: QemuId,
