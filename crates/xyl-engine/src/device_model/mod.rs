@@ -12,7 +12,7 @@
 mod arguments;
 mod processes;
 
-use std::net::Ipv4Addr;
+use core::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};

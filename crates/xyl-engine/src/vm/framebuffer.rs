@@ -1,6 +1,6 @@
 //! A framebuffer of a VM, decided: a display of the guest that its QEMU shows to VNC viewers.
 
-use std::net::Ipv4Addr;
+use core::net::Ipv4Addr;
 
 use xl_cfg::types::{self, Secret};
 
