@@ -87,7 +87,7 @@ ok xyl block-detach --force killed xvdc
 traces >without
 refused 'is no qcow2 image' xyl block-attach killed "$disks/raw.img,qcow2,xvdc,rw"
 refused 'cannot open' xyl block-attach killed "$disks/none.qcow2,qcow2,xvdc,rw"
-for n in $(seq 6); do
+for n in $(seq 4); do
 	case $((n % 2)) in
 	1) xyl block-attach killed "$disks/b.qcow2,qcow2,xvdc,rw" >/dev/null 2>&1 & ;;
 	0) xyl block-detach --force killed xvdc >/dev/null 2>&1 & ;;
