@@ -203,8 +203,12 @@ testguest_cfg other pvh "vfb = [ 'sdl=1' ]" >other.cfg
 refused 'no window' xyl create -q other.cfg
 python3 -c 'import socket, time; s = socket.create_server(("127.0.0.1", 5977)); time.sleep(60)' &
 listener=$!
+listens() {
+	(: </dev/tcp/127.0.0.1/5977) 2>/dev/null
+}
+within 10 listens
 testguest_cfg other pvh "vfb = [ 'vncdisplay=77,vncunused=0' ]" >other.cfg
-within 10 refused 'ports of the displays 77 to 77' xyl create -q other.cfg
+refused 'ports of the displays 77 to 77' xyl create -q other.cfg
 kill $listener
 
 within 300 console_says fb XYL-GUEST-UP
