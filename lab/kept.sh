@@ -3,5 +3,5 @@ kept_nodes=(/vm /libxl /local/domain/0/device-model /local/domain/0/backend '/lo
 	/local/domain/0/memory '/local/domain/0/memory/*'
 	# Folders of drivers' errors; the error of a device goes with it.
 	/local/domain/0/error /local/domain/0/error/backend '/local/domain/0/error/backend/*')
-kept_files=('/var/lib/xen/dump/**' /var/lib/xyl/vm /var/lib/xyl/kept /run/xyl/busy /run/xyl/replies /run/xyl/vm /run/xyl/names /run/xyl/watch /run/xyl/doorbell /run/xyl/qemu-features
+kept_files=('/var/lib/xen/dump/**' /var/lib/xyl/vm /var/lib/xyl/kept /run/xyl/busy /run/xyl/replies /run/xyl/vm /run/xyl/names /run/xyl/watch /run/xyl/doorbell /run/xyl/channel /run/xyl/qemu-features
 	'/run/xyl/host-facts.*' '/run/xyl/policy-warnings.*')

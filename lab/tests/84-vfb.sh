@@ -3,7 +3,7 @@
 # records and lists are those of xl but for what is listed here. Keyboards of another program come and go. The guest answers at a channel by
 # socket, which the next domain has again.
 # limit_s: 600
-# xen: any
+# xen: 4.17
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 [ -x /usr/libexec/xen-qemu-system-i386 ] || skip 'no QEMU here'
