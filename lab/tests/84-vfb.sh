@@ -223,7 +223,7 @@ no_qemu || fail "a QEMU is left: $(qemus)"
 leaves_nothing before
 
 echo 'the nodes and the record are those of xl'
-testguest_cfg nodes pvh "vfb = [ 'vnc=1,vncdisplay=5' ]" "vkb = [ 'backend-type=linux,unique-id=pad,feature-multi-touch=1' ]" >nodes.cfg
+testguest_cfg nodes pvh "vfb = [ 'vnc=1,vncdisplay=5' ]" "vkb = [ 'backend-type=linux,unique-id=pad' ]" >nodes.cfg
 nodes_of() {
 	local domid=$1
 	xenstore-ls -f | grep -E "^/local/domain/0/backend/(vfb|vkbd|vinput)/$domid/|^/local/domain/$domid/device/(vfb|vkbd)/|^/libxl/$domid/device/(vfb|vkbd)/|^/local/domain/$domid/console/vnc" |

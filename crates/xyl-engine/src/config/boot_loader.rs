@@ -1,7 +1,7 @@
 //! Boot loaders of domain 0 (`bootloader`), such as pygrub: programs that find a guest's kernel on the guest's disk.
 //!
 //! The disk is the guest's, so what reads it may be taken over. It runs without rights, in a root of its own, and ends after
-//! [`LIMIT_S`] ([`os_port::Spawn::extract`]). It gets the disk to read, and leaves files in a folder that only this run has.
+//! two minutes ([`os_port::Spawn::extract`]). It gets the disk to read, and leaves files in a folder that only this run has.
 //! Its answer names some of these. Nothing else of the answer is a path here: a name that is none of them is refused.
 //!
 //! A monitor that has given up its rights has a child run it, as for hot-plug scripts ([`check_launch`]).

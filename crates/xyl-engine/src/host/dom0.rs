@@ -44,7 +44,7 @@ const MAPPING_DEVICES: [&str; 3] = ["/dev/xen/privcmd", "/proc/xen/privcmd", "/d
 pub struct QemuId {
     /// The domain that it serves.
     pub domid: DomId,
-    /// Its number, at most [`QEMU_NUMBER_MAX`].
+    /// Its number, at most `QEMU_NUMBER_MAX`.
     pub number: u16,
 }
 
