@@ -56,14 +56,14 @@ const LIST: Budget = Budget {
     bytes: 150,
     forks: 0,
 };
-/// With those of the wait for the domain to be gone: a look at it after each event that may tell of that. One request looks for disks,
-/// and two remove their backend's folders.
+/// With those of the wait for the domain to be gone: a look at it after each event that may tell of that. One request looks for devices,
+/// and two for each of four kinds of backends remove their folders.
 const DESTROY: Budget = Budget {
     what: "destroy",
     hypercalls: 12,
     mappings: 0,
-    requests: 16,
-    bytes: 1000,
+    requests: 22,
+    bytes: 1450,
     forks: 0,
 };
 
