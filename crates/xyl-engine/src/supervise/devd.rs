@@ -155,18 +155,11 @@ fn look_at(
         Err(error) if error.is_connection_lost() => Err(error),
         // Domain 0 may have removed its nodes meanwhile.
         Err(error) => {
-            log(&format!("{}: {error}", shown(&device)));
+            log(&format!("{}: {error}", device.words()));
             Ok(())
         }
         Ok(()) => Ok(()),
     }
-}
-
-fn shown(device: &Device) -> String {
-    format!(
-        "{} {} of domain {}",
-        device.kind, device.number, device.domid
-    )
 }
 
 fn set_up(
@@ -177,12 +170,12 @@ fn set_up(
 ) -> Result<(), EngineError> {
     match side.set_up(host, device) {
         Ok(()) => {
-            log(&format!("{} is served", shown(device)));
+            log(&format!("{} is served", device.words()));
             Ok(())
         }
         Err(error) if error.is_connection_lost() => Err(error),
         Err(error) => {
-            log(&format!("{}: {error}", shown(device)));
+            log(&format!("{}: {error}", device.words()));
             let reason: String = error.to_string().chars().take(REASON_MAX_CHARS).collect();
             write(host, device, "hotplug-error", &reason)?;
             write(host, device, "hotplug-status", "error")
@@ -200,7 +193,7 @@ fn take_down(
         if error.is_connection_lost() {
             return Err(error);
         }
-        log(&format!("{}: {error}", shown(device)));
+        log(&format!("{}: {error}", device.words()));
     }
     let folder = device.backend();
     let (state, online) = (
@@ -218,7 +211,7 @@ fn take_down(
         Ok::<bool, EngineError>(is_down)
     })?;
     if is_removed {
-        log(&format!("{} is taken down", shown(device)));
+        log(&format!("{} is taken down", device.words()));
     }
     Ok(())
 }

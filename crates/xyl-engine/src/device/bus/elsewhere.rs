@@ -388,20 +388,13 @@ fn request_close(host: &mut Host, device: &Device) -> Result<(), EngineError> {
         Err(error) if !error.is_connection_lost() => {
             (host.notice)(&format!(
                 "warning: {}: its backend domain {} cannot be asked to close it: {error}",
-                shown(device),
+                device.words(),
                 device.backend_domain.domid
             ));
             Ok(())
         }
         written => written,
     }
-}
-
-fn shown(device: &Device) -> String {
-    format!(
-        "{} {} of domain {}",
-        device.kind, device.number, device.domid
-    )
 }
 
 /// Asks for the device, and takes the frontend away: the guest is not asked.
@@ -511,7 +504,7 @@ fn take_down(host: &mut Host, devices: &[Device], deadline: Instant) -> Result<(
 fn tell(host: &Host, device: &Device, what: &str) {
     (host.notice)(&format!(
         "warning: {}: its backend domain {} {what}; the device is taken away all the same",
-        shown(device),
+        device.words(),
         device.backend_domain.domid
     ));
 }

@@ -113,6 +113,11 @@ pub struct Device {
 }
 
 impl Device {
+    /// The device in words, for messages.
+    pub fn words(&self) -> String {
+        format!("{} {} of domain {}", self.kind, self.number, self.domid)
+    }
+
     /// The frontend's folder.
     pub fn frontend(&self) -> String {
         format!(

@@ -255,8 +255,6 @@ pub(crate) fn finish_going(
     paths: &BTreeSet<String>,
     log: &mut dyn FnMut(&str),
 ) -> Result<(), EngineError> {
-    let what =
-        |device: &Device| format!("{} {} of domain {}", device.kind, device.number, vm.domid);
     let asked_for = hotplug::asked_for(host, vm.domid)?;
     for path in paths {
         if !asked_for.iter().any(|device| watched(device) == *path) {
@@ -271,11 +269,11 @@ pub(crate) fn finish_going(
         match finish_one(host, vm, device) {
             Ok(true) => log(&format!(
                 "the guest has let {} go: it is detached now",
-                what(&device)
+                device.words()
             )),
             Ok(false) => {}
             Err(error) if error.needs_next_monitor() => return Err(error),
-            Err(error) => log(&format!("{} is not detached: {error}", what(&device))),
+            Err(error) => log(&format!("{} is not detached: {error}", device.words())),
         }
     }
     Ok(())
