@@ -99,6 +99,11 @@ uuid_of() {
 	lab-query uuid "$1"
 }
 
+# metric NAME DOMAIN [LABELS]: a value of `xyl metrics` about a domain; LABELS are further ones, with a comma before each.
+metric() {
+	xyl metrics | sed -n "s/^$1{uuid=\"$(uuid_of "$2")\"${3-}} //p"
+}
+
 . /xyl-lab/lab/kept.sh
 # traces: what domains leave behind when they are not taken down whole, a line each: compare before and after.
 traces() {

@@ -75,6 +75,11 @@ for type in $(guest_types); do
 	backend=/local/domain/0/backend/vbd/$domid
 	equals '4 4' "$(xenstore-read "$backend/51712/state" "$backend/51728/state" | xargs)"
 	matches '"vdev": "xvda"' "$(xl list -l $type)"
+	# The guest waits by now. Its counters are those of the kernel: reads, and the sector or more that it has written.
+	statistics=/sys/bus/xen-backend/devices/vbd-$domid-51712/statistics
+	equals "$(cat $statistics/rd_req)" "$(metric xen_domain_disk_reads_completed_total $type ',device="xvda"')"
+	equals "$(($(cat $statistics/wr_sect) * 512))" "$(metric xen_domain_disk_written_bytes_total $type ',device="xvda"')"
+	[ "$(metric xen_domain_disk_written_bytes_total $type ',device="xvda"')" -ge 512 ] || fail 'no written bytes are counted'
 	xenstore-ls -f >"nodes-$type"
 	ok xyl destroy $type
 	matches '^written-by-guest' "$(mark_of "$disks/$type.img")"

@@ -101,6 +101,11 @@ for type in $(guest_types); do
 	ok busybox ping -c 3 -W 5 10.99.0.$n
 	equals '4 4' "$(xenstore-read "/local/domain/0/backend/vif/$domid/0/state" "/local/domain/$domid/device/vif/0/state" | xargs)"
 	matches '"mac": "00:16:3e:00:00:01"' "$(xl list -l $type)"
+	# What domain 0's end has sent, the guest has received.
+	sent=$(link_value "$link" statistics/tx_bytes)
+	received=$(metric xen_domain_network_receive_bytes_total $type ',device="0"')
+	[ "$sent" -gt 0 ] && [ "$sent" -le "$received" ] && [ "$received" -le "$(link_value "$link" statistics/tx_bytes)" ] ||
+		fail "the guest has received $received bytes, and $sent were sent before"
 	for list in 'xl network-list' 'xyl network-list'; do $list $type; done >lists 2>&1
 	cat lists
 	ok xyl destroy $type

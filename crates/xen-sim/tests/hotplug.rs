@@ -475,8 +475,9 @@ fn keep_a_disk(subject: Subject) {
     assert_eq!(held.code(), ErrorCode::DeviceHeld);
     assert!(held.to_string().contains("closing (state 5)"), "{held}");
     let waited = world.clock.now() - begun;
-    assert!(waited >= Duration::from_secs(10), "{waited:?}");
-    assert!(waited < Duration::from_secs(12), "{waited:?}");
+    // Five seconds to connect, which it never does, and ten to let it go.
+    assert!(waited >= Duration::from_secs(15), "{waited:?}");
+    assert!(waited < Duration::from_secs(17), "{waited:?}");
     // The guest has the disk still, and a restart would give it to the next domain.
     let now = (subject.places)(&world.snapshot(), domid);
     assert_eq!(now[..3], [true; 3]);
@@ -485,6 +486,31 @@ fn keep_a_disk(subject: Subject) {
         .is_as_before(&world.snapshot(), &before, domid)
         .unwrap();
     check_qemus(&world, domid);
+}
+
+/// A guest is not asked for a disk that it is about to connect: Linux's driver does not survive that. One that is paused, or has
+/// connected the disk, is asked at once.
+#[test]
+fn a_guest_has_time_to_connect_a_disk_before_it_is_asked_for_it() {
+    let bench = Bench::with_devices();
+    for (is_paused, has_connected) in [(false, false), (true, false), (false, true)] {
+        let (world, domid) = world(&bench);
+        bench.must(&world, |host| ask(host, domid, &disk(IMAGE)));
+        if has_connected {
+            let state = format!("/local/domain/{domid}/device/vbd/51744/state");
+            bench.must(&world, |host| write_nodes(host, &[(state, "3")]));
+        }
+        if is_paused {
+            bench.must(&world, |host| Ok(host.hv.pause_domain(domid)?));
+        }
+        let begun = world.clock.now();
+        bench.must(&world, |host| ask(host, domid, &detach(false)));
+        let waited = world.clock.now() - begun;
+        let is_between = !is_paused && !has_connected;
+        assert_eq!(waited >= Duration::from_secs(5), is_between, "{waited:?}");
+        assert!(waited < Duration::from_secs(7), "{waited:?}");
+        assert_eq!(places(&world.snapshot(), domid), [false; 5]);
+    }
 }
 
 #[test]
@@ -1029,8 +1055,9 @@ fn a_guest_that_keeps_an_interface_loses_it_after_its_time() {
     let begun = world.clock.now();
     bench.must(&world, |host| ask(host, domid, &unplug("1", false)));
     let waited = world.clock.now() - begun;
-    assert!(waited >= Duration::from_secs(10), "{waited:?}");
-    assert!(waited < Duration::from_secs(12), "{waited:?}");
+    // Five seconds to connect, which it never does, and ten to let it go.
+    assert!(waited >= Duration::from_secs(15), "{waited:?}");
+    assert!(waited < Duration::from_secs(17), "{waited:?}");
     NIC.is_as_before(&world.snapshot(), &before, domid).unwrap();
 }
 

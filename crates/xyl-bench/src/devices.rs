@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use xenstore::{Client, Path as StorePath, Tree};
+
 use crate::Outcome;
+use crate::lives::domid;
 use crate::measure::{Spread, timed};
 use crate::report::{Line, Report};
 use crate::scenarios::{Bench, NAME, Tool, create_and_destroy};
@@ -14,6 +17,10 @@ const IMAGE_BYTES: u64 = 16 << 20;
 const MEMORY_MIB: u64 = 256;
 /// Virtual device that comes and goes.
 const PLUGGED: &str = "xvdc";
+/// Its folder among the guest's devices in xenstore, and that of the interface.
+const DEVICES: [&str; 2] = ["vbd/51744", "vif/0"];
+/// Time limit for the guest to connect a device that was attached.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 /// Time limit for the guest to say that it runs.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// Line of the guest's console once it serves.
@@ -72,12 +79,12 @@ fn hot_plug(bench: &Bench, report: &mut Report, site: &Site<'_>, runs: usize) ->
         vec!["network-attach", NAME, &bridge],
         vec!["network-detach", NAME, "0"],
     ];
-    for pair in [block, network] {
+    for (pair, device) in [block, network].into_iter().zip(DEVICES) {
         let mut found = Vec::new();
         for tool in [Tool::Xl, Tool::Xyl] {
             let _ = std::fs::remove_file(console());
             timed(&tool.command(&["create", "-q", &config]))?;
-            let outcome = await_boot().and_then(|()| plugged(bench, tool, &pair, runs));
+            let outcome = await_boot().and_then(|()| plugged(bench, tool, (&pair, device), runs));
             timed(&tool.command(&["destroy", NAME]))?;
             found.push(outcome?);
         }
@@ -102,30 +109,49 @@ struct Measured {
     counts: (crate::trace::Counts, u64, u64),
 }
 
-/// Runs an attach and a detach in turn.
+/// Runs an attach and a detach in turn. The guest connects the device between them: xl's scripts leave it time for that, and a detach would
+/// wait for it.
 fn plugged(
     bench: &Bench,
     tool: Tool,
-    pair: &[Vec<&str>; 2],
+    (pair, device): (&[Vec<&str>; 2], &str),
     runs: usize,
 ) -> Outcome<Vec<Measured>> {
-    let commands = pair.each_ref().map(|words| tool.command(words));
+    let [attach, detach] = pair.each_ref().map(|words| tool.command(words));
     let mut times: [Vec<Duration>; 2] = Default::default();
     for run in 0..runs {
-        eprintln!("{}: run {} of {runs}", commands[0].join(" "), run + 1);
-        for (command, times) in commands.iter().zip(times.iter_mut()) {
-            times.push(timed(command)?);
-        }
+        eprintln!("{}: run {} of {runs}", attach.join(" "), run + 1);
+        times[0].push(timed(&attach)?);
+        await_connected(device)?;
+        times[1].push(timed(&detach)?);
     }
+    let attach_counts = bench.count(&attach)?;
+    await_connected(device)?;
+    let counts = [attach_counts, bench.count(&detach)?];
     let mut measured = Vec::new();
-    for ((words, command), times) in pair.iter().zip(&commands).zip(times) {
+    for ((words, counts), times) in pair.iter().zip(counts).zip(times) {
         measured.push(Measured {
             what: words.first().copied().unwrap_or_default().to_owned(),
             times: Spread::of(times)?,
-            counts: bench.count(command)?,
+            counts,
         });
     }
     Ok(measured)
+}
+
+/// Waits until the guest's end of a device is connected.
+fn await_connected(device: &str) -> Outcome<()> {
+    let domid = domid()?;
+    let state = StorePath::new(&format!("/local/domain/{domid}/device/{device}/state"))?;
+    let mut store = Client::connect()?;
+    let started = Instant::now();
+    while started.elapsed() < CONNECT_LIMIT {
+        if store.read_opt(&state)?.as_deref() == Some(b"4") {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Err(format!("the guest has not connected {device}").into())
 }
 
 fn console() -> PathBuf {

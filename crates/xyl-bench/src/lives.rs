@@ -170,7 +170,8 @@ fn reboot(config: &str, killed_after: Option<Duration>) -> Outcome<Duration> {
     Ok(took)
 }
 
-fn domid() -> Outcome<u16> {
+/// Number of the guest.
+pub fn domid() -> Outcome<u16> {
     let output = Command::new("xyl").args(["domid", NAME]).output()?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().parse()?)
 }

@@ -163,12 +163,15 @@ commands! {
     Fsck = "fsck": commands::fsck::Args,
     Getenforce = "getenforce": commands::flask::GetArgs,
     Info = "info": commands::info::Args,
+    #[command(hide = true)]
+    Inventory = "inventory": commands::inventory::Args,
     List = "list": commands::list::Args,
     Loadpolicy = "loadpolicy": commands::flask::LoadArgs,
     #[command(hide = true)]
     Man = "man": commands::man::Args,
     MemMax = "mem-max": commands::mem::MaxArgs,
     MemSet = "mem-set": commands::mem::SetArgs,
+    Metrics = "metrics": commands::metrics::Args,
     #[command(hide = true)]
     Monitor = "monitor": commands::monitor::Args,
     NetworkAttach = "network-attach": commands::network_attach::Args,

@@ -10,6 +10,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -31,14 +32,34 @@ impl Host {
     }
 
     fn xyl(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_xyl"));
         command.args(arguments).stdin(Stdio::null());
         for variable in ["XYL_JSON", "XYL_VERBOSE", "XYL_DRY_RUN", "XYL_TIMESTAMPS"] {
             command.env_remove(variable);
         }
         let host = format!("sim:{}", self.path().display());
-        let command = command.env("XYL_HOST", host);
-        command.env("XYL_XL_CONF", "/dev/null").output().unwrap()
+        command.env("XYL_HOST", host);
+        command.env("XYL_XL_CONF", "/dev/null");
+        command
+    }
+
+    /// Runs a command and kills it after `delay_ms`. Whether it was still running then.
+    fn killed_after(&self, arguments: &[&str], delay_ms: u64) -> bool {
+        let mut command = self.command(arguments);
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        let was_running = child.try_wait().unwrap().is_none();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        was_running
     }
 
     fn must(&self, arguments: &[&str]) -> String {
@@ -290,4 +311,37 @@ fn a_circle_is_refused_and_the_others_start() {
         "autostart"
     );
     host.must(&["stop", "--all"]);
+}
+
+/// `start --all` and `stop --all` are killed (SIGKILL) at later and later moments. The same command finishes what the killed one has begun, and
+/// each VM is there once.
+#[test]
+fn a_start_or_stop_that_is_killed_is_finished_by_the_next_one() {
+    const STEP_MS: u64 = 50;
+    let host = Host::new();
+    host.add("nas", &["--ready", "xenstore:control/feature-poweroff=1"]);
+    host.add("db", &["--after", "nas"]);
+    host.add("web", &["--after", "db"]);
+    host.add("free", &[]);
+    let all = ["db", "free", "nas", "web"];
+    let (mut start_ms, mut stop_ms) = (0, 0);
+    let (mut start_goes_on, mut stop_goes_on) = (true, true);
+    while start_goes_on || stop_goes_on {
+        start_goes_on = host.killed_after(&["start", "--all"], start_ms);
+        start_ms += STEP_MS;
+        host.must(&["start", "--all"]);
+        assert_eq!(host.names(), all, "killed before {start_ms} ms");
+        assert_eq!(host.rows(&["recover"]), (0, Vec::new()));
+
+        stop_goes_on = host.killed_after(&["stop", "--all"], stop_ms);
+        stop_ms += STEP_MS;
+        host.must(&["stop", "--all", "--destroy"]);
+        assert_eq!(
+            host.names(),
+            Vec::<String>::new(),
+            "killed before {stop_ms} ms"
+        );
+        assert_eq!(host.rows(&["recover"]), (0, Vec::new()));
+        assert_eq!(host.rows(&["ops"]), (0, Vec::new()));
+    }
 }

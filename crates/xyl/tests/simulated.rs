@@ -1140,3 +1140,130 @@ fn what_the_cpus_cannot_do_is_said() {
     assert_eq!(host.must(&["sched-rtds"]), "");
     assert_eq!(host.xyl(&["sched-rtds", "-b", "1"]).status.code(), Some(2));
 }
+
+/// The value of a series in Prometheus's text format.
+fn series<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(&format!("{name} ")));
+    line.and_then(|line| line.rsplit_once(' '))
+        .map(|(_, value)| value)
+}
+
+#[test]
+fn metrics_are_those_of_the_domains_and_a_file_is_replaced() {
+    let host = Simulated::new();
+    host.create();
+    // A name that only other toolstacks would give forges no series.
+    let hostile = "a\"} 7\nxyl_given_up_vms 9";
+    let list = json_of(&host.must(&["list", "--json"]));
+    let guest = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["domid"] != 0)
+        .unwrap()
+        .clone();
+    let uuid = guest["uuid"].as_str().unwrap();
+    host.rename_behind(
+        guest["domid"].as_u64().unwrap().try_into().unwrap(),
+        hostile,
+    );
+
+    let text = host.must(&["metrics"]);
+    let of = |name: &str| series(&text, &format!("{name}{{uuid=\"{uuid}\"}}")).map(str::to_owned);
+    let memory_bytes = guest["memory_kib"].as_u64().unwrap() * 1024;
+    assert_eq!(
+        of("xen_domain_memory_bytes"),
+        Some(memory_bytes.to_string())
+    );
+    assert_eq!(of("xen_domain_vcpus").as_deref(), Some("1"));
+    assert_eq!(of("xyl_monitor_up").as_deref(), Some("1"));
+    assert_eq!(series(&text, "xyl_given_up_vms"), Some("0"));
+    for source in ["xenstore", "records", "audit"] {
+        let name = format!("xyl_source_up{{source=\"{source}\"}}");
+        assert_eq!(series(&text, &name), Some("1"), "{source}");
+    }
+    let infos = text
+        .lines()
+        .filter(|line| line.starts_with("xen_domain_info{"));
+    assert_eq!(infos.count(), 2);
+    assert!(
+        text.lines()
+            .any(|line| line.starts_with("xyl_posture{guest_type=\"pvh\""))
+    );
+
+    // Every line is a comment or a series with a number, and every series is there once.
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.starts_with("# "))
+        .collect();
+    let mut names: Vec<&str> = lines
+        .iter()
+        .map(|line| line.rsplit_once(' ').unwrap().0)
+        .collect();
+    assert!(
+        lines
+            .iter()
+            .all(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().is_ok())
+    );
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), lines.len());
+
+    let folder = host.folder.path().join("collector");
+    std::fs::create_dir(&folder).unwrap();
+    let file = folder.join("xyl.prom");
+    std::fs::write(&file, "old").unwrap();
+    host.must(&["metrics", "--leftovers", "-o", file.to_str().unwrap()]);
+    let written = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(series(&written, "xyl_leftovers{kind=\"all\"}"), Some("0"));
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+    // A folder that is not there: nothing is left, and the command fails.
+    let failed = host.xyl(&[
+        "metrics",
+        "-o",
+        folder.join("no/xyl.prom").to_str().unwrap(),
+    ]);
+    assert_eq!(failed.status.code(), Some(1));
+
+    let json = json_of(&host.must(&["metrics", "--json"]));
+    let names: Vec<&str> = json
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["name"].as_str().unwrap())
+        .collect();
+    assert!(names.contains(&"xen_domain_info"), "{names:?}");
+    host.must(&["destroy", &guest["domid"].to_string()]);
+}
+
+#[test]
+fn the_inventory_has_the_guests_that_a_vm_name_can_name() {
+    let host = Simulated::new();
+    host.create();
+    let inventory = json_of(&host.must(&["inventory", "--list"]));
+    for group in ["xen_guests", "xen_running", "xen_pvh", "xen_xyl"] {
+        assert_eq!(
+            inventory[group]["hosts"],
+            serde_json::json!(["guest"]),
+            "{group}"
+        );
+    }
+    let variables = &inventory["_meta"]["hostvars"]["guest"];
+    assert_eq!(variables["xen_type"], "pvh");
+    assert_eq!(
+        &json_of(&host.must(&["inventory", "--host", "guest"])),
+        variables
+    );
+    assert_eq!(
+        json_of(&host.must(&["inventory", "--host", "no"])),
+        serde_json::json!({})
+    );
+
+    let domid = variables["xen_domid"].as_u64().unwrap().try_into().unwrap();
+    host.rename_behind(domid, "{{ lookup('pipe', 'id') }}");
+    let inventory = json_of(&host.must(&["inventory"]));
+    assert_eq!(inventory, serde_json::json!({"_meta": {"hostvars": {}}}));
+    host.must(&["destroy", &domid.to_string()]);
+}

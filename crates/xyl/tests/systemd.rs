@@ -11,9 +11,11 @@
 use std::path::Path;
 use std::process::Command;
 
-const UNITS: [&str; 5] = [
+const UNITS: [&str; 7] = [
     "xyl-devd.service",
     "xyl-guests.service",
+    "xyl-metrics.service",
+    "xyl-metrics.timer",
     "xyl-recover.service",
     "xyl-recover.path",
     "xyl-recover.timer",
@@ -42,6 +44,10 @@ fn the_units_run_the_program_that_readme_installs() {
     let devd = std::fs::read_to_string(devd).unwrap();
     let starts = format!("ExecStart={PROGRAM} devd -F");
     assert!(devd.lines().any(|line| line == starts), "{devd}");
+    let metrics = root.join("dist/systemd/xyl-metrics.service");
+    let metrics = std::fs::read_to_string(metrics).unwrap();
+    let starts = format!("ExecStart={PROGRAM} metrics --output ");
+    assert!(metrics.lines().any(|line| line.starts_with(&starts)), "{metrics}");
     let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
     let (folder, _) = PROGRAM.rsplit_once('/').unwrap();
     let installs =
@@ -50,6 +56,7 @@ fn the_units_run_the_program_that_readme_installs() {
     assert!(readme.contains("install -m644 dist/systemd/xyl-recover.*"));
     assert!(readme.contains("install -m644 dist/systemd/xyl-guests.service"));
     assert!(readme.contains("install -m644 dist/systemd/xyl-devd.service"));
+    assert!(readme.contains("install -m644 dist/systemd/xyl-metrics.*"));
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub use pvdevices::{
 pub use rate::Rate;
 pub use time::{Time, TimerMode, TscMode};
 pub use usb::{UsbController, UsbControllerType, UsbDevice};
-pub use vdev::Vdev;
+pub use vdev::{Vdev, xvd_name};
 pub use vif::{Mac, Vif, VifType};
 pub use vnuma::VirtualNode;
 

@@ -40,6 +40,30 @@ impl Vdev {
     }
 }
 
+/// The name `xvd...` of a disk with this number; `None` if the number is that of another kind of disks.
+#[must_use]
+pub fn xvd_name(number: u32) -> Option<String> {
+    let (disk, partition) = match (number >> 8, number & EXTENDED) {
+        (202, _) => ((number & 0xff) >> 4, number & 15),
+        (_, 0) => return None,
+        _ => ((number & !EXTENDED) >> 8, number & 0xff),
+    };
+    let partition = match partition {
+        0 => String::new(),
+        partition => partition.to_string(),
+    };
+    (disk <= MAX_XVD_DISK).then(|| format!("xvd{}{partition}", letters(disk)))
+}
+
+/// The letters of a disk: `a` for 0, `z` for 25, `aa` for 26.
+fn letters(disk: u32) -> String {
+    let last = char::from(b'a' + (disk % 26) as u8);
+    match disk / 26 {
+        0 => last.to_string(),
+        more => letters(more - 1) + &last.to_string(),
+    }
+}
+
 fn xvd(name: &str) -> Option<u32> {
     let (disk, partition) =
         disk_and_partition(name, "xvd", MAX_XVD_DISK, 255).or_else(|| numbered_disk(name))?;
@@ -113,7 +137,20 @@ fn disk_and_partition(
 
 #[cfg(test)]
 mod tests {
-    use super::Vdev;
+    use super::{Vdev, xvd_name};
+
+    #[test]
+    fn names_of_numbers_are_those_that_were_parsed() {
+        for name in [
+            "xvda", "xvda1", "xvdp15", "xvda16", "xvdq", "xvdaa", "xvdzz255",
+        ] {
+            let number = Vdev::parse(name).unwrap().number;
+            assert_eq!(xvd_name(number).as_deref(), Some(name));
+        }
+        for name in ["hda", "sdb2", "7"] {
+            assert_eq!(xvd_name(Vdev::parse(name).unwrap().number), None, "{name}");
+        }
+    }
 
     #[test]
     fn numbers_are_those_of_xen_vbd_interface() {

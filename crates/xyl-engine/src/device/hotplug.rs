@@ -357,7 +357,7 @@ impl Listed {
 }
 
 /// The nodes of the copy that a list shows: of disks, of network interfaces, and of kinds that Xyl only lists.
-const SHOWN: [&str; 14] = [
+const SHOWN: [&str; 15] = [
     "dev",
     "params",
     "mode",
@@ -365,6 +365,7 @@ const SHOWN: [&str; 14] = [
     "device-type",
     "mac",
     "bridge",
+    "ip",
     "name",
     "connection",
     "uuid",

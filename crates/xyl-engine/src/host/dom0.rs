@@ -140,13 +140,13 @@ impl Kernel {
     }
 
     /// The text of a file; empty if it cannot be read.
-    fn text(&self, path: &Path) -> String {
+    pub(super) fn text(&self, path: &Path) -> String {
         let bytes = self.files.read(path).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// The names in a folder; none if it cannot be read.
-    fn names(&self, folder: &Path) -> Vec<String> {
+    pub(super) fn names(&self, folder: &Path) -> Vec<String> {
         self.files.list(folder).unwrap_or_default()
     }
 
@@ -401,13 +401,20 @@ impl Kernel {
 
     /// The domain of an interface of netback, by its device on the bus xen-backend. Its name may be any.
     pub fn netback_domain(&self, name: &str) -> Option<DomId> {
-        let device = self
-            .files
-            .link(&Path::new(NET).join(name).join("device"))
-            .ok()?;
-        let id = device.file_name()?.to_str()?.strip_prefix("vif-")?;
-        let (domid, _) = id.split_once('-')?;
+        let device = self.netback_device(name)?;
+        let (domid, _) = device.strip_prefix("vif-")?.split_once('-')?;
         Some(DomId(domid.parse().ok()?))
+    }
+
+    /// The device of a network interface on its bus, such as `vif-3-0` for one of netback.
+    pub(super) fn netback_device(&self, name: &str) -> Option<String> {
+        let device = self.files.link(&self.interface(name).join("device"));
+        Some(device.ok()?.file_name()?.to_str()?.to_owned())
+    }
+
+    /// The folder of a network interface.
+    pub(super) fn interface(&self, name: &str) -> PathBuf {
+        Path::new(NET).join(name)
     }
 
     /// Path of the file behind a loop device such as `loop0`.

@@ -1,4 +1,4 @@
-//! The host around the VMs: folders, CPUs and pools, domain 0's kernel, xl's processes, and the unpacking of kernels.
+//! The host around the VMs: folders, CPUs and pools, domain 0's kernel, xl's processes, counters of devices, and the unpacking of kernels.
 //!
 //! This folder knows domains by number, and knows nothing of VMs.
 
@@ -10,6 +10,7 @@ pub mod info;
 pub mod pools;
 pub mod timezone;
 pub mod topology;
+pub mod traffic;
 pub mod unpack;
 pub mod xl_process;
 

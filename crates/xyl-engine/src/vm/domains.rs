@@ -176,6 +176,16 @@ pub fn stub_domains(
         .collect())
 }
 
+/// Memory target of each domain in KiB, video memory included. `None` if no toolstack recorded it.
+pub fn memory_targets_kib(
+    store: &mut impl Tree,
+    infos: &[DomainInfo],
+) -> Result<Vec<Option<u64>>, EngineError> {
+    let targets = names::read_each(store, infos, "memory/target")?;
+    let number = |target: Option<String>| target.and_then(|text| text.parse().ok());
+    Ok(targets.into_iter().map(number).collect())
+}
+
 /// Start time of each domain in seconds since 1970. `None` if no toolstack recorded it.
 pub fn start_times(
     store: &mut impl Tree,

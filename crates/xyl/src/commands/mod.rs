@@ -26,10 +26,12 @@ pub mod explain;
 pub mod flask;
 pub mod fsck;
 pub mod info;
+pub mod inventory;
 pub mod later;
 pub mod list;
 pub mod man;
 pub mod mem;
+pub mod metrics;
 pub mod monitor;
 pub mod network_attach;
 pub mod network_detach;
@@ -100,6 +102,7 @@ pub const HERE: &[&str] = &[
     "loadpolicy",
     "mem-max",
     "mem-set",
+    "metrics",
     "network-attach",
     "network-detach",
     "network-list",
@@ -147,9 +150,10 @@ pub const HERE: &[&str] = &[
 
 /// Commands that no list shows: those for packagers, shells and Xyl itself.
 ///
-/// `upgrade-monitors` is among them, because otherwise `up` would no longer be a unique prefix of xl's `uptime`.
+/// `upgrade-monitors` is among them, because otherwise `up` would no longer be a unique prefix of xl's `uptime`; so is `inventory` for `info`.
 pub const HIDDEN: &[&str] = &[
     "completion",
+    "inventory",
     "man",
     "monitor",
     "simulated-host",
@@ -205,11 +209,13 @@ fn run_one(command: &Command, context: &Context) -> Outcome {
         Command::Fsck(args) => fsck::run(args, context),
         Command::Getenforce(args) => flask::run_get(args, context),
         Command::Info(args) => info::run(args, context),
+        Command::Inventory(args) => inventory::run(args, context),
         Command::List(args) => list::run(args, context),
         Command::Loadpolicy(args) => flask::run_load(args, context),
         Command::Man(args) => man::run(args, context),
         Command::MemMax(args) => mem::run_max(args, context),
         Command::MemSet(args) => mem::run_set(args, context),
+        Command::Metrics(args) => metrics::run(args, context),
         Command::Monitor(args) => monitor::run(args, context),
         Command::NetworkAttach(args) => network_attach::run(args, context),
         Command::NetworkDetach(args) => network_detach::run(args, context),

@@ -403,6 +403,20 @@ pub(super) fn force_to_close(host: &mut Host, device: &Device) -> Result<(), Eng
     Ok(host.store.rm(&node(&device.frontend())?)?)
 }
 
+/// Waits until the state of a device is another one than those that `is_between` names, but not longer than the deadline.
+pub(super) fn await_handshake(
+    host: &mut Host,
+    device: &Device,
+    deadline: Instant,
+    is_between: impl Fn(State) -> bool,
+) -> Result<(), EngineError> {
+    let one = std::slice::from_ref(device);
+    let left = await_none(host, one, deadline, |host, device| {
+        Ok(is_between(state(host, device)?))
+    });
+    left.map(drop)
+}
+
 /// Waits until the driver domains have closed the devices. Those that they had not closed at the deadline.
 pub(super) fn await_closed(
     host: &mut Host,

@@ -776,6 +776,36 @@ fn keep_guest_out(host: &mut Host, device: &Device) -> Result<(), EngineError> {
     }
 }
 
+/// Waits while backend and guest are about to connect a device, but not longer than the deadline.
+///
+/// Linux's driver for disks stops at a BUG, and with it all later hot-plug of that guest, if the backend closes meanwhile (seen with 6.1).
+///
+/// # Errors
+/// Those of xenstore.
+pub fn await_handshake(
+    host: &mut Host,
+    device: &Device,
+    deadline: Instant,
+) -> Result<(), EngineError> {
+    let is_between = |state: State| matches!(state, State::InitWait | State::Initialised);
+    if !is_between(state(host, device)?) {
+        return Ok(());
+    }
+    if !device.is_here() {
+        return elsewhere::await_handshake(host, device, deadline, is_between);
+    }
+    let watched = format!("{}/state", device.backend());
+    while_watched(host, &[watched], |host| {
+        loop {
+            let left = deadline.saturating_duration_since(host.clock.now());
+            if left.is_zero() || !is_between(state(host, device)?) {
+                return Ok(());
+            }
+            host.wait_for(&[TOKEN], left)?;
+        }
+    })
+}
+
 /// Waits until a device that was asked to close has closed. Its last state.
 ///
 /// # Errors

@@ -24,6 +24,8 @@ use crate::{Cancel, EngineError, Host, VmGuard};
 
 /// Time for the guest to let a device go, in seconds, as in libxl (`LIBXL_DESTROY_TIMEOUT`).
 const ASK_LIMIT_S: u64 = 10;
+/// Time for a guest to connect a device that was attached a moment ago, in seconds. It is asked for the device after that.
+const HANDSHAKE_LIMIT_S: u64 = 5;
 /// Time limit of the removal, in seconds. A backend that is slow to close is no error.
 const REMOVE_LIMIT_S: u64 = 10;
 /// Time limit of the change of both records, in seconds: another process may hold libxl's lock.
@@ -78,13 +80,15 @@ pub(crate) fn plan(manner: Manner) -> Plan<Action> {
     let cut_off = removal("cut it off", Action::CutOff);
     let ask = |action, on_death, limit_s| step("ask its guest for it", action, on_death, limit_s);
     let first = match manner {
-        Manner::Asked => Plan::new().step(ask(Action::AskGuest, Look, ASK_LIMIT_S)),
+        Manner::Asked => {
+            Plan::new().step(ask(Action::AskGuest, Look, HANDSHAKE_LIMIT_S + ASK_LIMIT_S))
+        }
         Manner::AskedFirst => Plan::new()
             .step(find)
             .step(ask(
                 Action::AskGuestInTime,
                 RollForward,
-                ASK_LIMIT_S + REMOVE_LIMIT_S,
+                HANDSHAKE_LIMIT_S + ASK_LIMIT_S + REMOVE_LIMIT_S,
             ))
             .step(cut_off),
         Manner::Forced => Plan::new().step(find).step(cut_off),
@@ -348,8 +352,7 @@ impl Steps for Context {
 
 fn ask_guest(host: &mut Host, context: &Context, at: &At<'_>) -> Result<(), EngineError> {
     let device = &context.device;
-    bus::ask_to_close(host, device)?;
-    let state = bus::await_one_closed(host, device, at.deadline())?;
+    let state = ask_and_wait(host, device, at)?;
     if has_let_go(state) {
         return Ok(());
     }
@@ -377,9 +380,24 @@ fn ask_guest_in_time(host: &mut Host, context: &Context, at: &At<'_>) -> Result<
     if is_replaced(host, context)? {
         return Ok(());
     }
-    bus::ask_to_close(host, &context.device)?;
-    let limit = host.clock.now() + Duration::from_secs(ASK_LIMIT_S);
-    bus::await_one_closed(host, &context.device, limit.min(at.deadline())).map(drop)
+    ask_and_wait(host, &context.device, at).map(drop)
+}
+
+/// Asks the guest for a device, and waits until it has let it go, or its time is over. The last state.
+fn ask_and_wait(host: &mut Host, device: &Device, at: &At<'_>) -> Result<State, EngineError> {
+    let until = |host: &Host, limit_s| {
+        let limit = host.clock.now() + Duration::from_secs(limit_s);
+        limit.min(at.deadline())
+    };
+    // A guest that is paused connects nothing.
+    let info = host.hv.domain_info(device.domid)?;
+    if info.is_some_and(|info| !info.flags.paused) {
+        let limit = until(host, HANDSHAKE_LIMIT_S);
+        bus::await_handshake(host, device, limit)?;
+    }
+    bus::ask_to_close(host, device)?;
+    let limit = until(host, ASK_LIMIT_S);
+    bus::await_one_closed(host, device, limit)
 }
 
 fn cut_off(host: &mut Host, context: &Context) -> Result<(), EngineError> {
