@@ -1,6 +1,6 @@
 //! A folder to which a program is confined, with the few devices that it needs.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -14,8 +14,6 @@ const ABOVE_MODE: u32 = 0o700;
 const FOLDER_MODE: u32 = 0o755;
 /// Mode of the devices in a cage.
 const DEVICE_MODE: u32 = 0o666;
-/// Mode of the empty files in a cage.
-const FILE_MODE: u32 = 0o444;
 
 /// A folder for chroot(2), to be made. All its folders belong to root. A program in it reads and writes its devices, and changes
 /// nothing else. Only root gets into it from outside.
@@ -25,8 +23,6 @@ pub struct Cage<'a> {
     pub folder: &'a Path,
     /// Character devices, by their absolute paths outside and inside.
     pub devices: &'a [&'a str],
-    /// Empty files, by their absolute paths inside.
-    pub files: &'a [String],
 }
 
 impl Cage<'_> {
@@ -40,14 +36,6 @@ impl Cage<'_> {
             make_device(&inside, fs::metadata(device)?.rdev())?;
             // The umask has taken bits away, and the process of an earlier try may have died before this.
             set_mode(&inside, DEVICE_MODE)?;
-        }
-        for file in self.files {
-            let path = self.make_way(file)?;
-            match File::create_new(&path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => {}
-            }
-            set_mode(&path, FILE_MODE)?;
         }
         Ok(())
     }
@@ -100,19 +88,15 @@ mod tests {
     fn a_cage_is_made_and_made_whole() {
         let folder = tempfile::tempdir().unwrap();
         let cage = folder.path().join("above/cage");
-        let files = ["/dev/fdset/1".to_owned(), "/dev/fdset/2".to_owned()];
         let wanted = Cage {
             folder: &cage,
             devices: &[],
-            files: &files,
         };
         for _ in 0..2 {
             wanted.make().unwrap();
         }
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!(mode(&folder.path().join("above")), ABOVE_MODE);
-        assert_eq!(mode(&cage.join("dev/fdset")), FOLDER_MODE);
-        assert_eq!(fs::read(cage.join("dev/fdset/2")).unwrap(), b"");
-        assert_eq!(mode(&cage.join("dev/fdset/2")), FILE_MODE);
+        assert_eq!(mode(&cage), FOLDER_MODE);
     }
 }

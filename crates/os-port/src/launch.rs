@@ -162,12 +162,14 @@ fn is_of_root(path: &Path) -> bool {
 pub struct Ended {
     /// Exit code; `None` if a signal ended the program.
     pub code: Option<i32>,
-    /// The first [`ERRORS_MAX_BYTES`] bytes of its standard error, and of a script's standard output.
+    /// The last [`ERRORS_MAX_BYTES`] bytes of its standard error, and of a script's standard output.
     pub errors: Vec<u8>,
 }
 
-/// Number of bytes of standard error that are kept.
+/// Number of bytes of standard error that are kept of a program that is run to its end.
 pub const ERRORS_MAX_BYTES: usize = 4096;
+/// The same for [`Child::said`]. The replies to the commands for [`FILES_MAX`] disks have room.
+pub const SAID_MAX_BYTES: usize = 16 << 10;
 
 /// The descriptor of the first of [`Given::files`].
 pub const FIRST_FILE: u32 = 4;
@@ -182,6 +184,8 @@ pub struct Given<'a> {
     /// Whether the start of its errors is kept for [`Child::said`], in place of `output`. The program must ignore SIGPIPE: what it
     /// writes after the end of this process fails.
     pub keeps_errors: bool,
+    /// Whether it reads what [`Child::tell`] writes as its standard input. Its output is kept with its errors then.
+    pub takes_commands: bool,
     /// Open files, at most [`FILES_MAX`]. The program has them under the descriptors from [`FIRST_FILE`] on.
     pub files: &'a [&'a OpenFile],
     /// The bounds of a program that a guest may take over.

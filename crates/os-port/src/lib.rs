@@ -39,8 +39,8 @@ pub use doorbell::{CALLERS_MAX, Call, Doorbell, Doorbells, Heard, SystemDoorbell
 pub use kernel::{KernelFiles, SystemKernelFiles};
 pub use launch::{
     ANSWER_INSIDE, Bounds, DISK_INSIDE, ERRORS_MAX_BYTES, EXTRACTED_FILES_MAX, Ended, Extracted,
-    Extraction, FILES_MAX, FIRST_FILE, Given, Launch, OUTPUT_INSIDE, SYSTEM_FOLDERS, Spawn,
-    run_to_success,
+    Extraction, FILES_MAX, FIRST_FILE, Given, Launch, OUTPUT_INSIDE, SAID_MAX_BYTES,
+    SYSTEM_FOLDERS, Spawn, run_to_success,
 };
 pub use links::{Link, LinkChange, LinkIndex, LinkName, Links};
 pub use loops::{

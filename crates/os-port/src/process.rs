@@ -79,10 +79,20 @@ pub trait Child: HeldProcess {
         Ok(())
     }
 
-    /// The text that the child has written to its standard error since the last call, at most [`ERRORS_MAX_BYTES`](crate::ERRORS_MAX_BYTES)
+    /// The start of the text that the child has written to its standard error so far, at most [`SAID_MAX_BYTES`](crate::SAID_MAX_BYTES)
     /// bytes. Empty unless [`Given::keeps_errors`](crate::Given::keeps_errors) was set.
     fn said(&self) -> Vec<u8> {
         Vec::new()
+    }
+
+    /// Writes to the child's standard input, which ends with this value.
+    ///
+    /// # Errors
+    /// The system's error; [`io::ErrorKind::WouldBlock`] if the child reads too little; [`io::ErrorKind::Unsupported`] unless
+    /// [`Given::takes_commands`](crate::Given::takes_commands) was set.
+    fn tell(&self, text: &[u8]) -> io::Result<()> {
+        let _ = text;
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

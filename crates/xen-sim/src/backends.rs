@@ -27,6 +27,7 @@ pub use elsewhere::DriverManner;
 use elsewhere::{DriverDomains, End};
 use netback::Netback;
 use qemu::Qemus;
+pub use qemu::UNKNOWN_DRIVER;
 
 /// The folder of the devices in xenstore.
 const FOLDER: &str = "/local/domain/0/backend";

@@ -33,7 +33,7 @@ mod store;
 mod turns;
 mod world;
 
-pub use backends::{Backends, DriverManner, Manner};
+pub use backends::{Backends, DriverManner, Manner, UNKNOWN_DRIVER};
 pub use fate::{Ended, Fate, Fault, Moment, Sabotage};
 pub use lasting::LastingFault;
 pub use turns::{Seat, Turns};

@@ -23,6 +23,8 @@ const RUN_ERRORS: &[ErrorKind] = &[
     ErrorKind::NotFound,
     ErrorKind::TimedOut,
 ];
+/// Errors of a command to a program that has ended, or that reads nothing.
+const TELL_ERRORS: &[ErrorKind] = &[ErrorKind::BrokenPipe, ErrorKind::WouldBlock];
 /// Errors of a look at another process, and of a signal.
 const LOOK_ERRORS: &[ErrorKind] = &[ErrorKind::PermissionDenied];
 
@@ -94,6 +96,15 @@ impl<P: Child> Child for MortalHeld<P> {
 
     fn end(&self) -> io::Result<Option<ChildEnd>> {
         self.fate.call(|| self.inner.end(), dead)
+    }
+
+    fn said(&self) -> Vec<u8> {
+        self.fate.call(|| self.inner.said(), Vec::new)
+    }
+
+    fn tell(&self, text: &[u8]) -> io::Result<()> {
+        let tell = || self.inner.tell(text);
+        self.fate.os_call("tell_program", TELL_ERRORS, tell, dead)
     }
 }
 

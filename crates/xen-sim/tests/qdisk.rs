@@ -75,6 +75,76 @@ fn a_qemu_that_does_not_serve_fails_the_create_and_leaves_nothing() {
 }
 
 #[test]
+fn an_image_that_qemu_cannot_open_is_told_at_once_with_its_words() {
+    let (bench, world) = (Bench::new(), world());
+    let mut vhd = vec![0; 4096];
+    for footer in [0, 3584] {
+        vhd[footer..footer + 8].copy_from_slice(b"conectix");
+        vhd[footer + 63] = 3;
+    }
+    world.disk.put(Path::new("/srv/a.vhd"), &vhd);
+    let error = bench.must(&world, |host| {
+        Ok(create(&bench, host, UUID, "/srv/a.vhd,vhd,xvda,rw").unwrap_err())
+    });
+    assert_eq!(error.code(), ErrorCode::Backend);
+    let text = error.to_string();
+    assert!(
+        text.contains("disk `xvda`") && text.ends_with(xen_sim::UNKNOWN_DRIVER),
+        "{text}"
+    );
+    assert!(qemus(&world).is_empty());
+}
+
+#[test]
+fn qemu_opens_a_read_only_image_and_one_on_a_block_device_as_they_are() {
+    let (bench, world) = (Bench::new(), world());
+    let image = IMAGE.to_owned() + ",qcow2,xvda,r";
+    let first = bench.must(&world, |host| create(&bench, host, UUID, &image));
+    let device = "/dev/vg/6a1d0c4e-0000-4000-8000-000000000001,raw,xvda,w,backendtype=qdisk";
+    // Readers do not keep each other out; a writer is kept out.
+    let second = bench.must(&world, |host| {
+        let refused = create(&bench, host, OTHER_UUID, &format!("{IMAGE},qcow2,xvdb,w"));
+        assert_eq!(refused.unwrap_err().code(), ErrorCode::DiskBusy);
+        let disks = format!("{image}', '{}", device.replace("xvda", "xvdb"));
+        create(&bench, host, OTHER_UUID, &disks)
+    });
+    assert_ne!(first, second);
+    let told = world.programs.running().into_iter();
+    let told: Vec<String> = told
+        .map(|(pid, _)| String::from_utf8(world.programs.told(pid)).unwrap())
+        .collect();
+    let [first, second] = &told[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(first.matches("\"read-only\":true").count(), 2);
+    assert!(!first.contains("host_device") && second.contains("\"driver\":\"host_device\""));
+    assert_eq!(second.matches("\"read-only\":false").count(), 2);
+}
+
+#[test]
+fn more_files_than_a_program_gets_are_refused_before_anything_is_made() {
+    let (bench, world) = (Bench::new(), world());
+    let disks: Vec<String> = (0..33)
+        .map(|n| format!("'/srv/{n}.qcow2,qcow2,xvd{},r'", name_of(n)))
+        .collect();
+    let text = bench.config("guest", UUID) + &format!("disk = [ {} ]\n", disks.join(", "));
+    let refused = bench.must(&world, |host| {
+        Ok(bench.create_from(host, &text).unwrap_err())
+    });
+    assert_eq!(refused.code(), ErrorCode::DeviceUnsupported);
+    assert!(qemus(&world).is_empty());
+}
+
+/// The letters of a disk, as Xen counts them.
+fn name_of(number: u8) -> String {
+    let letter = |number: u8| char::from(b'a' + number);
+    match number {
+        0..26 => letter(number).to_string(),
+        _ => format!("a{}", letter(number - 26)),
+    }
+}
+
+#[test]
 fn a_dead_qemu_does_not_keep_a_domain_from_its_end() {
     let (bench, world) = (Bench::new(), world());
     let domid = bench.must(&world, |host| create_guest(&bench, host));

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
-use std::io::{self, PipeReader, Read};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use os_port::{
     Child, ChildEnd, ERRORS_MAX_BYTES, Ended, EventSource, Extracted, Extraction, Given,
-    HeldProcess, Launch, OpenFile, ProcessSignal, Readiness, Spawn,
+    HeldProcess, Launch, OpenFile, ProcessSignal, Readiness, SAID_MAX_BYTES, Spawn,
 };
 
 use crate::extract::extract;
@@ -19,6 +19,10 @@ use crate::standby::{Extras, NO_PROGRAM, Standby, Streams};
 
 /// Longest time between two looks whether a program is cancelled.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The most bytes of output that are read at once.
+const PIECE_BYTES: usize = 4096;
+/// The number of these that a pipe has room for (pipe(7)).
+const PIPE_PIECES: usize = 16;
 /// The largest value of `oom_score_adj` (proc(5)).
 const ENDED_FIRST: &str = "1000";
 
@@ -59,10 +63,15 @@ impl Spawn for SystemSpawn {
         File::open(launch.program())?;
         let null = open_null()?;
         let (errors, end) = io::pipe()?;
-        let output = given.output.and_then(OpenFile::descriptor);
+        let commands = given.takes_commands.then(Commands::new).transpose()?;
+        let output = match &commands {
+            Some(_) => Some(end.as_fd()),
+            None => given.output.and_then(OpenFile::descriptor),
+        };
         let output = output.unwrap_or(null.as_fd());
+        let input = commands.as_ref().map(|commands| commands.end.as_fd());
         let streams = Streams {
-            input: null.as_fd(),
+            input: input.unwrap_or(null.as_fd()),
             output,
             errors: match given.keeps_errors {
                 true => end.as_fd(),
@@ -80,6 +89,8 @@ impl Spawn for SystemSpawn {
         Ok(Rc::new(Started {
             process,
             errors: RefCell::new(errors),
+            said: RefCell::default(),
+            commands: commands.map(|commands| commands.writer),
         }))
     }
 
@@ -94,6 +105,26 @@ struct Started {
     process: Process,
     /// Its standard error, if that is kept.
     errors: RefCell<PipeReader>,
+    /// What was read of that so far.
+    said: RefCell<Vec<u8>>,
+    /// Its standard input, if it takes commands.
+    commands: Option<PipeWriter>,
+}
+
+/// The standard input of a program that takes commands.
+struct Commands {
+    writer: PipeWriter,
+    /// The program's end.
+    end: PipeReader,
+}
+
+impl Commands {
+    /// A program that reads nothing does not block the writer.
+    fn new() -> io::Result<Commands> {
+        let (end, writer) = io::pipe()?;
+        rustix::io::ioctl_fionbio(&writer, true)?;
+        Ok(Commands { writer, end })
+    }
 }
 
 impl EventSource for Started {
@@ -131,10 +162,16 @@ impl Child for Started {
     }
 
     fn said(&self) -> Vec<u8> {
-        let mut said = Vec::new();
+        let mut said = self.said.borrow_mut();
         // What cannot be read is not there.
         let _ = read_there(&mut self.errors.borrow_mut(), &mut said);
-        said
+        said.clone()
+    }
+
+    fn tell(&self, text: &[u8]) -> io::Result<()> {
+        let commands = self.commands.as_ref();
+        let mut commands = commands.ok_or(io::ErrorKind::Unsupported)?;
+        commands.write_all(text)
     }
 }
 
@@ -148,8 +185,8 @@ pub(crate) fn open_null() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(null)
 }
 
-/// Waits for the end of a process. Reads its standard error meanwhile, so that it does not block, and keeps the start
-/// of it. A child of the program that still runs is not waited for, however much it writes. Kills the process at the deadline, and when it
+/// Waits for the end of a process. Reads its standard error meanwhile, so that it does not block, and keeps the end
+/// of it: programs say the cause last. A child of the program that still runs is not waited for, however much it writes. Kills the process at the deadline, and when it
 /// is cancelled.
 pub(crate) fn run_until(
     (deadline, is_cancelled): (Instant, Option<&dyn Fn() -> bool>),
@@ -182,11 +219,13 @@ pub(crate) fn run_until(
             return Err(io::Error::new(io::ErrorKind::TimedOut, what));
         }
         if has_said {
-            is_open = read_some(&mut errors, &mut said)?;
+            is_open = read_last(&mut errors, &mut said)?;
         }
     }
-    if is_open {
-        read_there(&mut errors, &mut said)?;
+    // A child of the program may go on writing for ever.
+    let mut pieces = 0..PIPE_PIECES;
+    while is_open && pieces.next().is_some() && is_readable(&errors)? {
+        is_open = read_last(&mut errors, &mut said)?;
     }
     let code = process.wait()?;
     Ok(Ended { code, errors: said })
@@ -195,22 +234,30 @@ pub(crate) fn run_until(
 /// Reads the output that is there, until there is no room for more.
 fn read_there(errors: &mut PipeReader, said: &mut Vec<u8>) -> io::Result<()> {
     let mut is_open = true;
-    while is_open && said.len() < ERRORS_MAX_BYTES {
-        let [is_there, _] = wait_for([errors.as_fd(); 2], false, Duration::ZERO)?;
-        if !is_there {
-            break;
-        }
+    while is_open && said.len() < SAID_MAX_BYTES && is_readable(errors)? {
         is_open = read_some(errors, said)?;
+        said.truncate(SAID_MAX_BYTES);
     }
     Ok(())
 }
 
-/// Reads a part of the output, and keeps as much as there is room for. Returns whether there may be more.
+fn is_readable(errors: &PipeReader) -> io::Result<bool> {
+    let [is_there, _] = wait_for([errors.as_fd(); 2], false, Duration::ZERO)?;
+    Ok(is_there)
+}
+
+/// Reads a part of the output, and keeps the last bytes of all. Returns whether there may be more.
+fn read_last(errors: &mut PipeReader, said: &mut Vec<u8>) -> io::Result<bool> {
+    let is_open = read_some(errors, said)?;
+    said.drain(..said.len().saturating_sub(ERRORS_MAX_BYTES));
+    Ok(is_open)
+}
+
+/// Appends a part of the output. Returns whether there may be more.
 fn read_some(errors: &mut PipeReader, said: &mut Vec<u8>) -> io::Result<bool> {
-    let mut piece = [0; 4096];
+    let mut piece = [0; PIECE_BYTES];
     let count = errors.read(&mut piece)?;
-    let room = ERRORS_MAX_BYTES.saturating_sub(said.len()).min(count);
-    said.extend_from_slice(piece.get(..room).unwrap_or_default());
+    said.extend_from_slice(piece.get(..count).unwrap_or_default());
     Ok(count > 0)
 }
 
@@ -251,12 +298,13 @@ mod tests {
 
     #[test]
     fn one_that_says_much_ends_all_the_same() {
-        let script = "head -c 1000000 /dev/zero >&2";
+        let script = "head -c 1000000 /dev/zero >&2; echo why >&2";
         let ended = SystemSpawn.run(&shell(script), LIMIT).unwrap();
         assert_eq!(
             (ended.code, ended.errors.len()),
             (Some(0), ERRORS_MAX_BYTES)
         );
+        assert!(ended.errors.ends_with(b"why\n"));
     }
 
     #[test]
@@ -334,6 +382,32 @@ mod tests {
         );
         let no_program = Launch::new(Path::new("/etc/passwd")).unwrap();
         assert!(SystemSpawn.run(&no_program, LIMIT).is_err());
+    }
+
+    #[test]
+    fn a_child_reads_what_it_is_told_and_its_answer_is_kept() {
+        let given = Given {
+            keeps_errors: true,
+            takes_commands: true,
+            ..Given::default()
+        };
+        let script = shell("read -r line; echo got $line; echo why >&2; sleep 1000");
+        let child = SystemSpawn.start(&script, &given).unwrap();
+        child.tell(b"this line\n").unwrap();
+        let deadline = Instant::now() + LIMIT;
+        while child.said() != b"got this line\nwhy\n" {
+            assert!(Instant::now() < deadline, "{:?}", child.said());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // It reads nothing more of this.
+        let much = [b'x'; 1 << 17];
+        let refused = child.tell(&much).unwrap_err().kind();
+        assert_eq!(refused, io::ErrorKind::WouldBlock);
+        child.send(ProcessSignal::Kill).unwrap();
+        assert!(ends_within(&*child, &SystemClock, LIMIT).unwrap());
+        let deaf = SystemSpawn.start(&script, &Given::default()).unwrap();
+        let refused = deaf.tell(b"x").unwrap_err().kind();
+        assert_eq!(refused, io::ErrorKind::Unsupported);
     }
 
     #[test]

@@ -41,6 +41,10 @@ struct MemProgram {
     is_stopped: bool,
     /// Whether SIGTERM has been sent, which the program has not answered.
     is_asked: bool,
+    /// All that was written to its standard input.
+    told: Vec<u8>,
+    /// All that it has said.
+    said: Vec<u8>,
 }
 
 impl std::fmt::Debug for MemPrograms {
@@ -134,6 +138,20 @@ impl MemPrograms {
         process.map_or((false, false), |one| (one.is_stopped, one.is_asked))
     }
 
+    /// All that was written to the standard input of a process.
+    pub fn told(&self, pid: u32) -> Vec<u8> {
+        let state = self.state();
+        let process = state.processes.get(&pid);
+        process.map(|one| one.told.clone()).unwrap_or_default()
+    }
+
+    /// Lets a process say something.
+    pub fn say(&self, pid: u32, text: &str) {
+        if let Some(process) = self.state().processes.get_mut(&pid) {
+            process.said.extend_from_slice(text.as_bytes());
+        }
+    }
+
     /// Holds a process that runs.
     pub fn hold(&self, pid: u32) -> Option<MemChild> {
         let is_there = self.state().processes.contains_key(&pid);
@@ -160,6 +178,8 @@ impl MemProgram {
             end: None,
             is_stopped: false,
             is_asked: false,
+            told: Vec::new(),
+            said: Vec::new(),
         }
     }
 
@@ -214,6 +234,22 @@ impl Child for MemChild {
 
     fn end(&self) -> io::Result<Option<ChildEnd>> {
         Ok(self.programs.end_of(self.pid))
+    }
+
+    fn said(&self) -> Vec<u8> {
+        let state = self.programs.state();
+        let process = state.processes.get(&self.pid);
+        process.map(|one| one.said.clone()).unwrap_or_default()
+    }
+
+    fn tell(&self, text: &[u8]) -> io::Result<()> {
+        let mut state = self.programs.state();
+        let process = state.processes.get_mut(&self.pid);
+        match process.filter(|one| one.end.is_none()) {
+            Some(process) => process.told.extend_from_slice(text),
+            None => return Err(ErrorKind::BrokenPipe.into()),
+        }
+        Ok(())
     }
 }
 

@@ -18,6 +18,11 @@ const CHANNELS: &str = "console";
 /// The kinds of backends that need nothing of QEMU's arguments.
 const OTHERS: [&str; 2] = ["vfb", "vkbd"];
 
+/// The driver that this QEMU does not have, as Debian's later ones.
+const MISSING_DRIVER: &str = "vpc";
+/// QEMU's words for that.
+pub const UNKNOWN_DRIVER: &str = "Unknown driver 'vpc'";
+
 /// The terminal of each channel.
 const TERMINAL: &str = "/dev/pts/7";
 
@@ -27,6 +32,8 @@ pub(super) struct Qemus {
     programs: MemPrograms,
     /// Those that have begun, by their PIDs.
     begun: BTreeSet<u32>,
+    /// Those that have refused a disk.
+    refused: BTreeSet<u32>,
 }
 
 impl Qemus {
@@ -35,6 +42,7 @@ impl Qemus {
         Qemus {
             programs: programs.clone(),
             begun: BTreeSet::new(),
+            refused: BTreeSet::new(),
         }
     }
 
@@ -54,6 +62,7 @@ impl Qemus {
                 }
                 Manner::Good | Manner::NeverCloses => {}
             }
+            has_acted |= self.refuse_missing_driver(pid);
             if self.begun.insert(pid) {
                 let state = format!("/local/domain/0/device-model/{domid}/state");
                 has_acted |= write(store, &state, "running");
@@ -65,16 +74,45 @@ impl Qemus {
                     let frontend = value(store, &format!("{backend}/frontend"));
                     let mut device = Device {
                         store,
+                        programs: &self.programs,
+                        pid,
                         kind,
                         backend,
                         frontend: frontend.unwrap_or_default(),
                     };
-                    has_acted |= device.is_of(&launch) && device.serve(&launch, manners);
+                    has_acted |= !self.refused.contains(&pid)
+                        && device.is_of(&launch)
+                        && device.serve(&launch, manners);
                 }
             }
         }
         has_acted
     }
+
+    /// Refuses once the image that needs a driver which is not there, and serves no disk. Whether it has.
+    fn refuse_missing_driver(&mut self, pid: u32) -> bool {
+        let told = self.programs.told(pid);
+        let told = String::from_utf8_lossy(&told);
+        let wanted = format!("\"driver\":\"{MISSING_DRIVER}\"");
+        let Some(command) = told.lines().find(|line| line.contains(&wanted)) else {
+            return false;
+        };
+        if !self.refused.insert(pid) {
+            return false;
+        }
+        let id = id_of(command);
+        let error = format!(
+            "{{\"id\": \"{id}\", \"error\": {{\"class\": \"GenericError\", \"desc\": \"{UNKNOWN_DRIVER}\"}}}}\n"
+        );
+        self.programs.say(pid, &error);
+        true
+    }
+}
+
+/// The identity of a command.
+fn id_of(command: &str) -> &str {
+    let behind = command.rsplit_once("\"id\":\"").map(|(_, rest)| rest);
+    behind.and_then(|rest| rest.split('"').next()).unwrap_or("")
 }
 
 /// The domain of a QEMU.
@@ -113,6 +151,9 @@ fn is_first(launch: &Launch) -> bool {
 /// A device of a domain, as its QEMU sees it.
 struct Device<'a> {
     store: &'a mut Client,
+    programs: &'a MemPrograms,
+    /// The process of the QEMU.
+    pid: u32,
     kind: &'a str,
     backend: String,
     frontend: String,
@@ -126,15 +167,23 @@ impl Device<'_> {
     /// Whether this QEMU has what it needs for the device. Only then it is the one that serves it.
     fn is_of(&mut self, launch: &Launch) -> bool {
         if self.kind == DISKS {
-            let params = self.text(&format!("{}/params", self.backend));
-            let file = params.rsplit_once("/dev/fdset/").map(|(_, number)| number);
-            return file.is_some_and(|number| has_argument(launch, &format!(",set={number}")));
+            return self.command().is_some();
         }
         if OTHERS.contains(&self.kind) {
             return is_first(launch);
         }
         let id = self.id_in_qemu();
         self.has_terminal(launch) || id.is_some_and(|id| has_socket(launch, &id))
+    }
+
+    /// The command to make this disk.
+    fn command(&mut self) -> Option<String> {
+        let name = self.text(&format!("{}/dev", self.backend));
+        let told = self.programs.told(self.pid);
+        let told = String::from_utf8_lossy(&told).into_owned();
+        let wanted = format!("\"vdev\":\"{name}\"");
+        let command = told.lines().find(|line| line.contains(&wanted));
+        command.map(str::to_owned)
     }
 
     fn set_state(&mut self, state: &str) -> bool {
@@ -175,6 +224,13 @@ impl Device<'_> {
     fn take(&mut self, launch: &Launch) -> bool {
         if self.kind == CHANNELS && self.has_terminal(launch) {
             write(self.store, &format!("{}/tty", self.frontend), TERMINAL);
+        }
+        if self.kind == DISKS {
+            write(self.store, &format!("{}/online", self.backend), "1");
+            let command = self.command().unwrap_or_default();
+            let reply = format!("{{\"return\": {{}}, \"id\": \"{}\"}}\n", id_of(&command));
+            // The thread, the image, the device.
+            self.programs.say(self.pid, &reply.repeat(3));
         }
         self.set_state("2")
     }

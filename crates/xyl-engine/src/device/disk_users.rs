@@ -379,7 +379,7 @@ fn images(host: &mut Host) -> Result<Vec<Image>, EngineError> {
     Ok(images)
 }
 
-/// The image of one backend. A QEMU that Xyl has started opens a file that it was given; the path is in the toolstack's copy.
+/// The image of one backend. The toolstack's copy is there longer: QEMU removes its own nodes.
 fn image(
     host: &mut Host,
     domid: DomId,

@@ -26,7 +26,7 @@ mod vkb;
 
 use std::time::{Duration, Instant};
 
-use os_port::{Files, LoopDevice, OpenFile};
+use os_port::{FILES_MAX, Files, LoopDevice, OpenFile};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use uuid::Uuid;
@@ -228,6 +228,11 @@ pub trait Kind {
         Ok(())
     }
 
+    /// Number of open files that the VM's QEMU gets for its devices of this kind.
+    fn nr_files_of_qemu(&self, _spec: &VmSpec) -> usize {
+        0
+    }
+
     /// Refuses what the host cannot give a VM, before anything of its domain is made.
     ///
     /// # Errors
@@ -350,7 +355,20 @@ pub trait Kind {
 /// The first device's.
 pub(crate) fn check(host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
     check_rights(host, spec)?;
+    check_files_of_qemu(spec)?;
     KINDS.iter().try_for_each(|kind| kind.check(host, spec))
+}
+
+/// Refuses a VM whose QEMU would get more files than a program can.
+fn check_files_of_qemu(spec: &VmSpec) -> Result<(), EngineError> {
+    let nr_files: usize = KINDS.iter().map(|kind| kind.nr_files_of_qemu(spec)).sum();
+    if nr_files <= FILES_MAX {
+        return Ok(());
+    }
+    let what = format!(
+        "the VM's QEMU would get {nr_files} files for disks, channels with sockets and the VNC password, and {FILES_MAX} is the most: let domain 0's kernel serve some disks, with format=raw and without backendtype, or attach them with `xyl block-attach`"
+    );
+    Err(DeviceError::Unsupported { what }.into())
 }
 
 /// Refuses what this process cannot give a VM, because it has given up a right.
@@ -407,7 +425,7 @@ pub(crate) fn attach(
 pub(crate) fn detach(host: &mut Host, domid: DomId, deadline: Instant) -> Result<(), EngineError> {
     let deadline = deadline.min(host.clock.now() + DETACH_LIMIT);
     let names = host.children(&folder_of(domid)?)?;
-    // Interfaces are the last: the time of their scripts is none that a disk needs to close.
+    // Of the kinds that are waited for, interfaces come after disks: the time of their scripts is none that a disk needs to close.
     let there = KINDS.iter();
     let there = there.filter(|kind| names.iter().any(|name| name == kind.name()));
     let (waited_for, others): (Vec<&dyn Kind>, Vec<&dyn Kind>) =

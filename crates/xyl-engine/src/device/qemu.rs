@@ -7,13 +7,14 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use os_port::{Child, FILES_MAX, Lock, OpenFile};
+use os_port::{Child, Lock, OpenFile};
 use xen_port::DomId;
 use xenstore::Tree;
 
 use crate::device::Patience;
 use crate::device::bus::{self, AttachLimits, Attaching, Device};
-use crate::device_model::{self, Display, QemuId, Request, path_of_file};
+use crate::device_model::commands::{Drive, Refusal, has_served, refusal};
+use crate::device_model::{self, Display, QemuId, Request};
 use crate::error::DeviceError;
 use crate::vm::paths::node;
 use crate::{EngineError, Host};
@@ -29,7 +30,9 @@ pub struct Wanted {
     qemu: QemuId,
     /// The devices, in words, whose nodes are written.
     devices: Vec<(Device, String)>,
-    /// The files that it gets.
+    /// Its disks.
+    drives: Vec<Drive>,
+    /// Their images.
     files: Vec<OpenFile>,
     /// The names of its terminals.
     terminals: Vec<String>,
@@ -49,6 +52,7 @@ impl Wanted {
         Wanted {
             qemu,
             devices: Vec::new(),
+            drives: Vec::new(),
             files: Vec::new(),
             terminals: Vec::new(),
             sockets: Vec::new(),
@@ -80,20 +84,6 @@ impl Wanted {
         self.qemu
     }
 
-    /// The path by which QEMU will open the next file that it gets.
-    ///
-    /// # Errors
-    /// [`DeviceError::Unsupported`] where it gets no more.
-    pub fn next_file(&self) -> Result<String, EngineError> {
-        match self.files.len() < FILES_MAX {
-            true => Ok(path_of_file(self.qemu, self.files.len())),
-            false => {
-                let what = format!("QEMU serves {FILES_MAX} disks of a VM at most");
-                Err(DeviceError::Unsupported { what }.into())
-            }
-        }
-    }
-
     /// A device for which QEMU needs nothing, whose nodes are written.
     pub fn add(&mut self, device: Device, what: String) {
         self.devices.push((device, what));
@@ -110,9 +100,10 @@ impl Wanted {
         self.locks.push(lock);
     }
 
-    /// A device with a file, whose nodes are written.
-    pub fn add_file(&mut self, device: Device, what: String, file: OpenFile) {
-        self.devices.push((device, what));
+    /// A disk with its image, whose nodes are written.
+    pub fn add_disk(&mut self, device: Device, drive: Drive, file: OpenFile) {
+        self.devices.push((device, drive.what.clone()));
+        self.drives.push(drive);
         self.files.push(file);
     }
 
@@ -140,21 +131,24 @@ impl Wanted {
         let request = Request {
             qemu: self.qemu,
             device: first,
+            drives: &self.drives,
             files: &self.files.iter().collect::<Vec<_>>(),
             terminals: &self.terminals,
             sockets: &self.sockets,
             display: self.display.as_ref(),
         };
         let child = device_model::start(host, &request)?;
-        device_model::await_running(host, &request, &child, &|host| patience.check(host))?;
+        let check = |host: &Host| patience.check(host);
+        device_model::await_running(host, &request, &child, &check)?;
+        device_model::await_confined(host, &request, &child, &check)?;
+        device_model::serve(&request, &child)?;
         let of_one_kind = self
             .devices
             .chunk_by(|(one, _), (next, _)| one.served_by == next.served_by);
         for devices in of_one_kind {
-            await_taken(host, devices, &child, patience)?;
+            await_taken(host, (devices, &self.drives), &child, patience)?;
         }
-        let check = |host: &Host| patience.check(host);
-        device_model::keep_to_domain(host, &request, &child, &check)?;
+        device_model::keep_to_domain(&request, &child)?;
         // A monitor watches over the QEMUs of its domain.
         if host.sources.has_doorbell() {
             device_model::watch_ends(host, self.qemu.domid);
@@ -166,20 +160,27 @@ impl Wanted {
 /// Waits until QEMU has taken these devices of one kind.
 fn await_taken(
     host: &mut Host,
-    devices: &[(Device, String)],
+    (devices, drives): (&[(Device, String)], &[Drive]),
     child: &Rc<dyn Child>,
     patience: &Patience<'_>,
 ) -> Result<(), EngineError> {
-    let is_ready = |_: &Host| Ok(true);
-    let attaching = devices.iter().map(|(device, what)| Attaching {
+    // QEMU writes the state of a disk's backend before it has done all for it.
+    let ready = devices.iter().map(|(_, what)| {
+        let is_disk = drives.iter().any(|drive| drive.what == *what);
+        move |_: &Host| Ok(!is_disk || has_served(&child.said(), what))
+    });
+    let ready: Vec<_> = ready.collect();
+    let attaching = devices.iter().zip(&ready);
+    let attaching = attaching.map(|((device, what), is_ready)| Attaching {
         device: *device,
         what,
-        is_ready: &is_ready,
+        is_ready,
     });
     let has_ended = || !matches!(child.end(), Ok(None));
+    let refused = || refusal(&child.said());
     let patience = Patience {
         deadline: patience.deadline,
-        is_cancelled: Box::new(|| (patience.is_cancelled)() || has_ended()),
+        is_cancelled: Box::new(|| (patience.is_cancelled)() || has_ended() || refused().is_some()),
         step: patience.step,
     };
     let limits = AttachLimits {
@@ -188,7 +189,18 @@ fn await_taken(
         patience: &patience,
     };
     let taken = bus::await_attached(host, &attaching.collect::<Vec<_>>(), limits);
-    taken.map_err(|error| match (error, devices.first()) {
+    let Err(error) = taken else {
+        return Ok(());
+    };
+    if let Some(Refusal {
+        what: device,
+        cause,
+    }) = refused()
+    {
+        let what = format!("cannot serve it: {cause}");
+        return Err(DeviceError::Qemu { device, what }.into());
+    }
+    Err(match (error, devices.first()) {
         (
             EngineError::Device(
                 DeviceError::Silent { device, .. } | DeviceError::Backend { device, .. },

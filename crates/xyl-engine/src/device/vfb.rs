@@ -137,6 +137,12 @@ impl Kind for Vfb {
         Err(DeviceError::NoRightToQemu { device }.into())
     }
 
+    /// The password is one.
+    fn nr_files_of_qemu(&self, spec: &VmSpec) -> usize {
+        let servers = spec.framebuffers.iter().filter_map(|one| one.vnc.as_ref());
+        servers.filter(|vnc| vnc.password.is_some()).count()
+    }
+
     fn check(&self, host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
         let Some(framebuffer) = spec.framebuffers.first() else {
             return Ok(());

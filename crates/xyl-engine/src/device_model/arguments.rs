@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use os_port::{FILES_MAX, FIRST_FILE};
+use os_port::FIRST_FILE;
 
+use super::commands::{self, number_of_file};
 use super::{Display, Request};
 use crate::host::dom0::{Program, QemuId};
 
@@ -37,20 +38,6 @@ impl Confinement {
         let all = [Confinement::Options, Confinement::RunWith];
         all.into_iter().find(|one| one.word() == word)
     }
-}
-
-/// The number of a file that QEMU is given, counted from 0. No two QEMUs of a domain have the same: each looks at all of the domain's
-/// disks, and opens only those whose number it knows. So only a domain's first QEMU gets several files.
-fn number_of_file(qemu: QemuId, index: usize) -> usize {
-    match qemu.number {
-        0 => index + 1,
-        number => FILES_MAX + usize::from(number),
-    }
-}
-
-/// The path by which QEMU opens a file that it was given, counted from 0. QEMU itself knows it (`monitor/fds.c`).
-pub fn path_of_file(qemu: QemuId, index: usize) -> String {
-    format!("/dev/fdset/{}", number_of_file(qemu, index))
 }
 
 /// User and group of a QEMU, as an option names them.
@@ -95,7 +82,10 @@ pub(super) fn arguments(
     for index in 0..nr_files {
         let file = descriptor(index);
         all.push("-add-fd".to_owned());
-        all.push(format!("fd={file},set={}", number_of_file(qemu, index)));
+        all.push(format!("fd={file},set={}", number_of_file(index)));
+    }
+    if nr_files > 0 {
+        all.extend(commands::arguments());
     }
     // QEMU opens a terminal when it reads this, before it confines itself.
     for name in request.terminals {
@@ -152,6 +142,7 @@ mod tests {
         let request = Request {
             qemu: QemuId::first(DomId(7)),
             device: "disk `xvda`",
+            drives: &[],
             files: &[&file, &file],
             terminals: &["libxl-channel1".to_owned()],
             sockets: &[("libxl-channel2".to_owned(), in_memory())],
@@ -167,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_qemu_of_a_domain_has_its_own_name_user_and_file() {
+    fn a_later_qemu_of_a_domain_has_its_own_name_and_user() {
         let qemu = QemuId {
             domid: DomId(7),
             number: 2,
@@ -176,6 +167,7 @@ mod tests {
         let request = Request {
             qemu,
             device: "disk `xvda`",
+            drives: &[],
             files: &[&file],
             terminals: &[],
             sockets: &[],
@@ -186,11 +178,10 @@ mod tests {
         for part in [
             "-name domain-7-2 ",
             "-runas 1900131079:1900131079 ",
-            "-add-fd fd=4,set=34",
+            "-add-fd fd=4,set=1 ",
         ] {
             assert!(line.contains(part), "{line}");
         }
-        assert_eq!(path_of_file(qemu, 0), "/dev/fdset/34");
     }
 
     #[test]
@@ -218,7 +209,7 @@ mod tests {
     fn qemu_gets_these_arguments() {
         let first = "-xen-domid 7 -xen-attach -name domain-7 -nodefaults -no-user-config -display none \
             -monitor none -serial none -parallel none";
-        let last = "-machine xenpv -m 32 -add-fd fd=4,set=1 -add-fd fd=5,set=2 -chardev pty,id=libxl-channel1 -chardev socket,id=libxl-channel2,fd=6,server=on,wait=off";
+        let last = "-machine xenpv -m 32 -add-fd fd=4,set=1 -add-fd fd=5,set=2 -chardev stdio,id=xyl,signal=off -mon chardev=xyl,mode=control -chardev pty,id=libxl-channel1 -chardev socket,id=libxl-channel2,fd=6,server=on,wait=off";
         let of_7_2 = "-chroot /dev/xyl/qemu -runas 1900000007:1900000007";
         let of_10_0 = "-run-with chroot=/dev/xyl/qemu,user=1900000007:1900000007";
         let wanted = |confined: &str| format!("{first} {confined} {last}");

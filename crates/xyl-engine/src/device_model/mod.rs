@@ -1,8 +1,8 @@
 //! QEMU of a VM: the backend of disks that domain 0's kernel cannot serve, of channels, and of framebuffers with their keyboards.
 //!
-//! Each domain that starts with such devices has one QEMU for them. Each disk that is attached later has another one ([`QemuId`]): QEMU has no
-//! way to get a further file but its monitor (QMP), whose replies would be one more input that is not to be trusted. Each QEMU gets its images
-//! as open files and becomes a user of its own, in a folder with three devices and nothing else (`Dirs::qemu_cage`). The kernel refuses it hypercalls and new processes, and bounds its memory. QEMU's
+//! Each domain that starts with such devices has one QEMU for them. Each disk that is attached later has another one ([`QemuId`]): a QEMU
+//! that a guest has used gets no further file and no command. Each QEMU gets its images
+//! as open files, opens them when it is told to ([`commands`]), and becomes a user of its own, in a folder with three devices and nothing else (`Dirs::qemu_cage`). The kernel refuses it hypercalls and new processes, and bounds its memory. QEMU's
 //! own filter (`-sandbox`) is not used: Debian builds QEMU without it. It needs no record: each process that takes the domain down finds it by
 //! its user, and before it has become that user by its arguments, which it could change. Its errors are kept until it serves its devices. Later
 //! ones are dropped: a guest can cause any number of them.
@@ -10,6 +10,7 @@
 //! Facts: `hw/xen/xen-bus.c`, `hw/block/xen-block.c`, `os-posix.c` and `softmmu/vl.c` of QEMU.
 
 mod arguments;
+pub(crate) mod commands;
 mod processes;
 
 use core::net::Ipv4Addr;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use os_port::{Bounds, Cage, Child, FILES_MAX, Given, Launch, OpenFile, Opening};
+use os_port::{Bounds, Cage, Child, Given, Launch, OpenFile, Opening};
 use xen_port::DomId;
 use xenstore::Tree;
 
@@ -26,10 +27,10 @@ use crate::host::dom0::QEMU_NUMBER_MAX;
 use crate::vm::paths::node;
 use crate::{EngineError, Host};
 use arguments::{Confinement, arguments};
+use commands::Drive;
 use processes::may_be_there;
 
 pub use crate::host::dom0::QemuId;
-pub use arguments::path_of_file;
 pub use processes::{END_TOKEN, end, end_one, find, find_one, has_others, watch_ends};
 
 /// Paths of QEMU below `/usr`: Debian's, then that of Xen's own installation.
@@ -63,7 +64,9 @@ pub struct Request<'a> {
     pub qemu: QemuId,
     /// The first device that needs it, for errors.
     pub device: &'a str,
-    /// The images, open as the guest may use them. QEMU opens file `n` by [`path_of_file`].
+    /// The disks that it is to serve.
+    pub drives: &'a [Drive],
+    /// Their images, open as the guest may use them.
     pub files: &'a [&'a OpenFile],
     /// The names of the terminals (ptys) that it opens.
     pub terminals: &'a [String],
@@ -143,14 +146,9 @@ fn bounds(nr_files: usize, has_display: bool) -> Bounds {
 /// That of the system.
 pub fn make_cage(host: &Host) -> Result<(), EngineError> {
     let cage = host.dirs.qemu_cage();
-    // The files do not depend on the domain.
-    let of_first = (0..FILES_MAX).map(|index| path_of_file(QemuId::first(DomId::ZERO), index));
-    let of_later = QemuId::all(DomId::ZERO).skip(1);
-    let of_later = of_later.map(|qemu| path_of_file(qemu, 0));
     let made = host.files.make_cage(&Cage {
         folder: &cage,
         devices: &DEVICES,
-        files: &of_first.chain(of_later).collect::<Vec<_>>(),
     });
     made.map_err(|source| EngineError::io("make the folder for QEMU", &cage, source))
 }
@@ -181,6 +179,7 @@ pub fn start(host: &mut Host, request: &Request<'_>) -> Result<Rc<dyn Child>, En
     let given = Given {
         output: None,
         keeps_errors: true,
+        takes_commands: !request.drives.is_empty(),
         files: &files,
         bounds: Some(bounds(nr_files, request.display.is_some())),
     };
@@ -277,21 +276,16 @@ pub fn await_running(
     Ok(unwatched?)
 }
 
-/// Leaves a QEMU with a display the memory of its own domain, of all guests whose memory it can map. Its guest does not run yet. It says
-/// that it runs before it has opened its socket and confined itself, so this waits for that: afterwards it can open no other file of
-/// privcmd.
+/// Waits until QEMU has confined itself: it says that it runs before that. `check` refuses to wait on.
 ///
 /// # Errors
 /// [`DeviceError::Qemu`], those of `check` and the system.
-pub fn keep_to_domain(
+pub fn await_confined(
     host: &mut Host,
     request: &Request<'_>,
     child: &Rc<dyn Child>,
     check: &dyn Fn(&Host) -> Result<(), EngineError>,
 ) -> Result<(), EngineError> {
-    if request.display.is_none() {
-        return Ok(());
-    }
     let deadline = host.clock.now() + START_LIMIT;
     while !is_confined(request, child)? {
         check(host)?;
@@ -301,6 +295,33 @@ pub fn keep_to_domain(
         }
         // No event tells of it.
         host.wait_for(&[], CONFINED_PAUSE)?;
+    }
+    Ok(())
+}
+
+/// Has a QEMU that has confined itself serve its disks.
+///
+/// # Errors
+/// [`DeviceError::Qemu`].
+pub fn serve(request: &Request<'_>, child: &Rc<dyn Child>) -> Result<(), EngineError> {
+    if request.drives.is_empty() {
+        return Ok(());
+    }
+    let told = child.tell(commands::serve(request.drives).as_bytes());
+    told.map_err(|source| {
+        let what = format!("does not take commands ({source})");
+        failure(request.device, &what, child).into()
+    })
+}
+
+/// Leaves a QEMU with a display the memory of its own domain, of all guests whose memory it can map. It has confined itself, so it can open
+/// no other file of privcmd, and its guest does not run yet.
+///
+/// # Errors
+/// [`DeviceError::Qemu`].
+pub fn keep_to_domain(request: &Request<'_>, child: &Rc<dyn Child>) -> Result<(), EngineError> {
+    if request.display.is_none() {
+        return Ok(());
     }
     let kept = child.keep_to_domain(request.qemu.domid.0);
     kept.map_err(|source| {
@@ -347,10 +368,7 @@ fn look(
 /// The error of a QEMU that does not do its work, with what it has said.
 pub fn failure(device: &str, what: &str, child: &Rc<dyn Child>) -> DeviceError {
     let said = String::from_utf8_lossy(&child.said()).into_owned();
-    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
-    let said: Vec<String> = lines
-        .map(|line| line.chars().filter(|c| !c.is_control()).collect())
-        .collect();
+    let said: Vec<String> = said.lines().filter_map(commands::words).collect();
     let what = match said.is_empty() {
         true => format!("{what}, without a word"),
         false => format!("{what}: {}", said.join("; ")),
@@ -410,6 +428,8 @@ pub fn free_number(device: &str, taken: &[u16]) -> Result<u16, EngineError> {
 
 #[cfg(test)]
 mod tests {
+    use os_port::FILES_MAX;
+
     use super::*;
 
     #[test]

@@ -55,6 +55,15 @@ impl ImageFormat {
         }
     }
 
+    /// QEMU's driver for it.
+    pub fn driver_of_qemu(self) -> &'static str {
+        match self {
+            ImageFormat::Raw => "raw",
+            ImageFormat::Qcow2 => "qcow2",
+            ImageFormat::Vhd => "vpc",
+        }
+    }
+
     /// The word before the path in the node `params` of QEMU's backend.
     pub fn word_of_qemu(self) -> &'static str {
         match self {
@@ -260,10 +269,6 @@ fn why_not(disk: &types::Disk, is_elsewhere: bool) -> Option<String> {
             disk.format
         ));
     }
-    if server_of(disk) == Server::Qemu && !disk.writable {
-        let why = "QEMU opens each image for writing, so it cannot serve a read-only disk: write `rw` as its access, or convert the image with `qemu-img convert -O raw`";
-        return Some(why.to_owned());
-    }
     if is_elsewhere && let Some(why) = why_not_elsewhere(disk) {
         return Some(why);
     }
@@ -313,6 +318,7 @@ mod tests {
             "/x.iso,,hdc,cdrom",
             "/x,qcow2,xvda",
             "/x,vhd,xvda,rw,direct-io-safe",
+            "/x,qcow2,xvda,ro",
             "/x,raw,xvda,backendtype=qdisk",
             "vdev=xvda,backend=store,script=block-iscsi,target=iqn=a",
             "x,raw,xvda,backend=7,trusted",
@@ -360,8 +366,6 @@ mod tests {
             ("/x,qed,xvda", "qed"),
             ("/x,qcow,xvda", "qcow"),
             ("/x,qcow2,xvda,backendtype=phy", "qcow2"),
-            ("/x,qcow2,xvda,ro", "read-only"),
-            ("/x,raw,xvda,ro,backendtype=qdisk", "read-only"),
             ("/x,raw,xvda,backend=a/b", "backend=a/b"),
             ("/x,qcow2,xvda,backend=store", "QEMU"),
             ("vdev=xvda,backend=store,script=a$b,target=x", "script=a$b"),

@@ -6,7 +6,7 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("migrate-receive", MOVING),
     (
         "qemu-monitor-command",
-        "it needs a guest with QEMU, which Xyl does not make; use `xl` for such a guest",
+        "a QEMU of Xyl takes commands only while it starts; `block-attach` and `block-detach` change its disks; use `xl` for a domain that xl has made",
     ),
     (
         "remus",

@@ -19,6 +19,7 @@ use xenstore::{Path, Tree};
 use crate::device::nodes::{Access, NodeRule};
 use crate::device::qemu::{self, Wanted};
 use crate::device::{DeviceInput, Kind, Owner, Patience, Recorded, bus};
+use crate::vm::channel::End;
 use crate::vm::spec::VmSpec;
 use crate::{EngineError, Host, device_model};
 
@@ -115,6 +116,14 @@ impl Kind for Console {
 
     fn check_rights(&self, host: &Host, spec: &VmSpec) -> Result<(), EngineError> {
         qemu::check_right(host, spec.channels.first().map(channel::what))
+    }
+
+    /// The socket of a channel is one. QEMU opens terminals itself.
+    fn nr_files_of_qemu(&self, spec: &VmSpec) -> usize {
+        let channels = spec.channels.iter();
+        channels
+            .filter(|channel| matches!(channel.end, End::Socket(_)))
+            .count()
     }
 
     fn check(&self, host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {

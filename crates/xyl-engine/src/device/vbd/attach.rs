@@ -136,7 +136,7 @@ pub(super) fn await_earlier_loops(
 }
 
 /// Claims a block device that the guest writes to, so that nothing in domain 0 mounts it before blkback has it open. blkback
-/// itself claims nothing.
+/// itself claims nothing. QEMU has the claim with the open device, for as long as it runs.
 pub(super) fn claim(
     files: &dyn Files,
     disk: &Disk,
@@ -242,7 +242,7 @@ fn attach_here(
             Server::Qemu => {
                 let deadline = patience.within(host, CLOSE_LIMIT);
                 await_earlier_loops(host, (owner.uuid, disk), &file, deadline)?;
-                of_qemu.push((disk, file));
+                of_qemu.push((disk, claim(&*host.files, disk, file)?));
             }
         }
     }

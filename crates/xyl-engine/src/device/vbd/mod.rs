@@ -149,6 +149,11 @@ impl Kind for Vbd {
         qemu::check_right(host, for_qemu.map(what))
     }
 
+    fn nr_files_of_qemu(&self, spec: &VmSpec) -> usize {
+        let disks = spec.disks.iter();
+        disks.filter(|disk| disk.server == Server::Qemu).count()
+    }
+
     /// Opens each disk and looks for other users, before anything of the domain is made.
     fn check(&self, host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
         let here: Vec<&Disk> = spec.disks.iter().filter(|disk| is_here(disk)).collect();

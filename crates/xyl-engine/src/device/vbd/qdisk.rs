@@ -1,7 +1,8 @@
 //! Disks that QEMU serves (qdisk): images of other formats than raw.
 //!
-//! QEMU gets the open image, so the nodes of its backend name that file and not the path, which only the toolstack's copy has. The backend
-//! takes the disk once it has opened the image in the configured format.
+//! QEMU gets the open image and a command to serve it, in the configured format. It takes the disk once it has opened the image. It would
+//! make the disk from the nodes of the backend, too, and before it has confined itself: so they say that the disk is not online, until
+//! QEMU itself writes that it is.
 //!
 //! Facts: `hw/block/xen-block.c` of QEMU, `libxl_disk.c`.
 
@@ -20,6 +21,7 @@ use crate::device::bus::{self, BackendDomain, Device, QEMU_DISKS, Tables};
 use crate::device::nodes::{NodeRule, back, copy_of, own};
 use crate::device::qemu::Wanted;
 use crate::device::{Owner, Patience};
+use crate::device_model::commands::Drive;
 use crate::device_model::{self, QemuId};
 use crate::error::DeviceError;
 use crate::vm::disk::Disk;
@@ -32,8 +34,6 @@ pub(super) struct QemuNodes {
     disk: Disk,
     /// The QEMU that serves it.
     qemu: QemuId,
-    /// The path by which QEMU opens the image.
-    path: String,
 }
 
 /// Node of the toolstack's copy with the number of the QEMU that serves the disk. The domain's first one serves a disk without this node.
@@ -61,7 +61,7 @@ const FRONTEND: &[Rule] = &[
     own("virtual-device", "guest: number of the disk", |n| {
         Some(n.device.number.to_string())
     }),
-    own("device-type", "guest, QEMU", |n| device_type(&n.disk)),
+    own("device-type", "guest", |n| device_type(&n.disk)),
     own("trusted", "guest: whether it trusts its backend", |n| {
         Some(flag(n.disk.is_trusted()))
     }),
@@ -70,27 +70,24 @@ const FRONTEND: &[Rule] = &[
 const BACKEND: &[Rule] = &[
     back("frontend", "QEMU", |n| Some(n.device.frontend())),
     back("frontend-id", "QEMU", |n| Some(n.device.domid.to_string())),
-    back("online", "QEMU: whether the disk stays", |_| {
-        Some(flag(true))
-    }),
+    back(
+        "online",
+        "QEMU, which sets it: whether the disk stays",
+        |_| Some(flag(false)),
+    ),
     back("state", "QEMU, guest", |_| Some("1".to_owned())),
-    back("dev", "QEMU, for the names of its drives", |n| {
-        Some(n.disk.vdev.name.clone())
-    }),
-    back("mode", "QEMU", |n| mode(&n.disk)),
-    back("device-type", "QEMU, guest", |n| device_type(&n.disk)),
-    back("discard-enable", "QEMU", |n| {
+    back("dev", "people", |n| Some(n.disk.vdev.name.clone())),
+    back("mode", "people", |n| mode(&n.disk)),
+    back("device-type", "guest", |n| device_type(&n.disk)),
+    back("discard-enable", "people", |n| {
         Some(flag(n.disk.may_discard()))
     }),
-    back("direct-io-safe", "QEMU: no cache of domain 0", |n| {
+    back("direct-io-safe", "people", |n| {
         n.disk.direct_io_safe.then(|| flag(true))
     }),
     back("type", "people", |n| Some(n.disk.server.word().to_owned())),
-    back("removable", "QEMU, guest", |n| Some(flag(n.disk.is_cdrom))),
-    back("params", "QEMU: format, and the file to open", |n| {
-        let format = n.disk.format.word_of_qemu();
-        Some(format!("{format}:{}", n.path))
-    }),
+    back("removable", "guest", |n| Some(flag(n.disk.is_cdrom))),
+    back("params", "people", |n| Some(n.disk.params())),
 ];
 
 const COPY: &[Rule] = &[
@@ -112,13 +109,6 @@ const COPY: &[Rule] = &[
 pub(super) fn check(host: &Host, disk: &Disk, file: &OpenFile) -> Result<(), EngineError> {
     let device = what(disk);
     device_model::binary(host, &device)?;
-    if !matches!(file.facts().kind, FileKind::Regular) {
-        let what = format!(
-            "{device}: QEMU serves files alone, and {} is a block device: with format=raw and without backendtype, domain 0's kernel serves it",
-            disk.target.display()
-        );
-        return Err(DeviceError::Unsupported { what }.into());
-    }
     image::check(&device, disk, file)
 }
 
@@ -142,13 +132,27 @@ pub(super) fn prepare(
             device,
             disk: disk.clone(),
             qemu: qemu.qemu(),
-            path: qemu.next_file()?,
         };
         let what = what(disk);
         bus::write(host, &device, &what, &TABLES, &nodes)?;
-        qemu.add_file(device, what, file);
+        let drive = drive(disk, what, &file);
+        qemu.add_disk(device, drive, file);
     }
     Ok(())
+}
+
+/// The disk as QEMU is told of it.
+fn drive(disk: &Disk, what: String, image: &OpenFile) -> Drive {
+    Drive {
+        what,
+        vdev: disk.vdev.name.clone(),
+        format: disk.format.driver_of_qemu(),
+        is_on_device: matches!(image.facts().kind, FileKind::Block(_)),
+        is_writable: disk.is_writable(),
+        is_cdrom: disk.is_cdrom,
+        may_discard: disk.may_discard(),
+        is_direct: disk.direct_io_safe,
+    }
 }
 
 /// Locks an image for QEMU, which has the lock with the file for as long as it runs. The QEMU of an earlier domain may write its last
