@@ -195,6 +195,66 @@ fn a_restart_looks_for_the_driver_domain_by_its_name() {
     assert_eq!(has_traces(&world.snapshot(), guest), [""; 0]);
 }
 
+/// Puts a disk of a driver domain, which libxl's record numbers, among those of a guest, as xl does. The toolstack's copy has it.
+fn xl_attaches(world: &World, guest: DomId, driver: DomId) {
+    let mut store = world.store.client(0).unwrap();
+    let copy = format!("/libxl/{guest}/device/vbd/51728");
+    for (name, value) in [
+        ("dev", "xvdb".to_owned()),
+        ("params", "images/c".to_owned()),
+        (
+            "backend",
+            format!("/local/domain/{driver}/backend/vbd/{guest}/51728"),
+        ),
+        (
+            "frontend",
+            format!("/local/domain/{guest}/device/vbd/51728"),
+        ),
+    ] {
+        let path = xenstore::Path::new(&format!("{copy}/{name}")).unwrap();
+        store.write(&path, value.as_bytes()).unwrap();
+    }
+    let path = format!("/var/lib/xen/userdata-d.{guest}.{UUID}.libxl-json");
+    let bytes = world.disk.contents(Path::new(&path)).unwrap();
+    let mut record: serde_json::Value =
+        serde_json::from_slice(bytes.strip_suffix(b"\0").unwrap()).unwrap();
+    let disk = serde_json::json!({
+        "backend_domid": driver.0, "pdev_path": "images/c", "vdev": "xvdb", "backend": "phy",
+        "format": "raw", "readwrite": 1
+    });
+    record["disks"] = serde_json::json!([disk]);
+    world
+        .disk
+        .put(Path::new(&path), format!("{record}\0").as_bytes());
+}
+
+/// xl keeps the number of a driver domain, which another domain has one day.
+#[test]
+fn a_device_that_xl_has_attached_by_number_follows_by_name_or_is_left_out() {
+    for is_gone in [false, true] {
+        let bench = Bench::new();
+        let (world, driver) = world(&bench, DriverManner::Good);
+        let text = bench.config("guest", UUID);
+        let guest = bench.must(&world, |host| bench.create_from(host, &text));
+        xl_attaches(&world, guest, driver);
+        if is_gone {
+            end(&bench, &world, driver);
+        }
+        world.shut_down(guest, ShutdownReason::Reboot);
+        let uuid = Uuid::parse_str(UUID).unwrap();
+        let next = bench.must(&world, |host| restart::restart(host, uuid, guest, false));
+        let record = format!("/var/lib/xyl/vm/{UUID}/config.cfg");
+        let record = String::from_utf8(world.snapshot().files[Path::new(&record)].clone()).unwrap();
+        assert_eq!(record.contains("backend=store"), !is_gone, "{record}");
+        assert!(!record.contains(&format!("backend={driver}")), "{record}");
+        let backend = format!(
+            "/local/domain/{driver}/backend/vbd/{}/51728/state",
+            next.unwrap()
+        );
+        assert_eq!(world.snapshot().nodes.contains_key(&backend), !is_gone);
+    }
+}
+
 #[test]
 fn a_domain_that_is_not_there_serves_nothing() {
     let bench = Bench::new();

@@ -62,6 +62,14 @@ pub trait Hotplug {
         Ok(text.to_owned())
     }
 
+    /// The description with the name of a driver domain in place of its number, which is another domain's one day.
+    ///
+    /// # Errors
+    /// [`DeviceError::NoBackendDomain`], [`DeviceError::BackendDomainGone`]; those of [`Hotplug::read`] and xenstore.
+    fn with_named_backend(&self, _host: &mut Host, text: &str) -> Result<String, EngineError> {
+        Ok(text.to_owned())
+    }
+
     /// Reads the complete description of a device, and fills in all defaults that must not change later.
     ///
     /// # Errors

@@ -236,6 +236,12 @@ impl Hotplug for Vif {
         Ok(nic.cfg_text())
     }
 
+    fn with_named_backend(&self, host: &mut Host, text: &str) -> Result<String, EngineError> {
+        let mut nic = nic::of_text(&described(text)?)?;
+        name_backend(host, &mut nic)?;
+        Ok(nic.cfg_text())
+    }
+
     fn read(&self, text: &str) -> Result<Box<dyn Single>, EngineError> {
         Ok(Box::new(OneNic(nic::of_text(&described(text)?)?)))
     }

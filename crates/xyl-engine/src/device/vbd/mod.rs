@@ -252,8 +252,11 @@ impl Hotplug for Vbd {
         format!("disk {number}")
     }
 
-    /// The record names a driver domain, and does not number it.
     fn complete(&self, host: &mut Host, _: Owner, text: &str) -> Result<String, EngineError> {
+        self.with_named_backend(host, text)
+    }
+
+    fn with_named_backend(&self, host: &mut Host, text: &str) -> Result<String, EngineError> {
         let mut disk = described(text)?;
         name_backend(host, &mut disk)?;
         Ok(disk.cfg_text())

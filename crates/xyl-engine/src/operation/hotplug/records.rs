@@ -240,10 +240,11 @@ pub(crate) fn follow_xl(
     }
     for &kind in KINDS.iter().filter(|kind| kind.setting().is_some()) {
         let lists = Lists { vm, domid, kind };
-        let mut attached = Vec::new();
+        let own = kind.recorded(&plan::of_record(host, vm.uuid)?.spec);
+        let mut changed = Vec::new();
         for entry in libxls(host, lists)? {
             if kind.is_attached(host, domid, &entry)? {
-                attached.push(entry);
+                changed.extend(followed(host, lists, &own, entry)?);
             }
         }
         let there = bus::numbers(host, domid, kind.name())?;
@@ -253,38 +254,65 @@ pub(crate) fn follow_xl(
         };
         change_own(host, lists, |devices| {
             devices.retain(|one| stays(one.number));
-            let mut attached = attached.into_iter();
-            attached.try_for_each(|entry| follow_entry(lists, devices, entry))
+            for (number, device) in changed {
+                put(devices, number, device);
+            }
+            Ok(())
         })?;
     }
     Ok(())
 }
 
-/// Brings the list of the VM's record to an entry of libxl's record.
-fn follow_entry(lists: Lists, devices: &mut Vec<Recorded>, entry: Json) -> Result<(), EngineError> {
+/// The device of an entry of libxl's record with its number, if the VM's record does not have it. A device of a driver domain that is gone
+/// is left out, with a warning: its number would be another domain's one day.
+fn followed(
+    host: &mut Host,
+    lists: Lists,
+    own: &[Recorded],
+    entry: Json,
+) -> Result<Option<(u32, Option<Recorded>)>, EngineError> {
     let Some(number) = lists.kind.number_of_json(&entry) else {
-        return Ok(());
+        return Ok(None);
     };
-    let own = devices.iter_mut().find(|one| one.number == number);
-    if own
-        .as_ref()
-        .is_some_and(|own| is_same_entry(&own.json, &entry))
-    {
-        return Ok(());
+    let mut own = own.iter().filter(|one| one.number == number);
+    if own.any(|own| is_same_entry(&own.json, &entry)) {
+        return Ok(None);
     }
     let text = lists.kind.cfg_of_json(&entry);
     let text = text.ok_or_else(|| EngineError::ForeignDevices {
         domid: lists.domid,
         devices: format!("{} {number}", lists.kind.name()),
     })?;
-    let followed = Recorded {
-        number,
-        text,
-        json: entry,
+    let named = match lists.kind.hotplug() {
+        Some(hotplug) => hotplug.with_named_backend(host, &text),
+        None => Ok(text),
     };
-    match own {
-        Some(own) => *own = followed,
-        None => devices.push(followed),
+    let device = match named {
+        Ok(text) => Some(Recorded {
+            number,
+            text,
+            json: entry,
+        }),
+        Err(EngineError::Device(
+            error @ (DeviceError::NoBackendDomain { .. } | DeviceError::BackendDomainGone { .. }),
+        )) => {
+            (host.notice)(&format!(
+                "warning: {error}: xl has attached it to domain {}, and the next domain of the VM is without it",
+                lists.domid
+            ));
+            None
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(Some((number, device)))
+}
+
+/// Puts a device in the place of the one of this number.
+fn put(devices: &mut Vec<Recorded>, number: u32, device: Option<Recorded>) {
+    let own = devices.iter().position(|one| one.number == number);
+    match (own, device) {
+        (Some(own), Some(device)) => devices.splice(own..=own, [device]).for_each(drop),
+        (Some(own), None) => drop(devices.remove(own)),
+        (None, device) => devices.extend(device),
     }
-    Ok(())
 }
