@@ -195,8 +195,24 @@ fn apply(display: &mut Display, reader: &mut Reader<'_>, param: &Param<'_>) {
         "xauthority" => sdl.xauthority = param.string(reader),
         // xend's parameter for the type; xl has never read it.
         "type" => warn_of_type(reader, param),
+        "backend" => refuse_backend(reader, param),
         _ => param.unknown_ignored(reader, "vfb", VFB_NAMES.into_iter()),
     }
+}
+
+/// xl ignores it, and domain 0 would show a display that another domain was to show.
+fn refuse_backend(reader: &mut Reader<'_>, param: &Param<'_>) {
+    let backend = param.value.map(|value| value.text.trim());
+    if matches!(backend, Some("0" | "Domain-0")) {
+        return;
+    }
+    let message = "`vfb` has no `backend`: domain 0 alone shows framebuffers";
+    reader.error(
+        Code::Unsupported,
+        param.name.span(),
+        message,
+        "take it out, or write `backend=0`",
+    );
 }
 
 fn warn_of_type(reader: &mut Reader<'_>, param: &Param<'_>) {

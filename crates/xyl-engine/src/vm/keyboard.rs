@@ -12,8 +12,14 @@ const ID_MAX_BYTES: usize = 256;
 const NUMBER_MAX: u32 = 9999;
 /// The parameter with an identity of the keyboard.
 const ID: &str = "unique-id";
-/// The parameter that the others with this beginning belong to.
+/// The parameter that the sizes belong to.
 const MULTI_TOUCH: &str = "feature-multi-touch";
+/// The sizes of a surface that tells several touches apart.
+const TOUCH_SIZES: [&str; 3] = [
+    "multi-touch-width",
+    "multi-touch-height",
+    "multi-touch-num-contacts",
+];
 
 /// A keyboard with a pointer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +114,8 @@ impl Keyboard {
                 KeyboardBackend::Linux => Server::Linux,
             },
             is_of_framebuffer: false,
-            parameters: keyboard.parameters.clone(),
+            parameters: with_multi_touch(&keyboard.parameters)
+                .map_err(|why| format!("keyboard {number}: {why}"))?,
         })
     }
 
@@ -134,16 +141,9 @@ impl Keyboard {
 
     /// A parameter as its backend reads it; `None` where libxl writes none.
     pub fn parameter(&self, name: &str) -> Option<String> {
-        let given = |name: &str| {
-            let mut given = self.parameters.iter().rev();
-            given
-                .find(|(known, _)| known == name)
-                .map(|(_, value)| value.as_str())
-        };
-        let value = given(name);
-        let belongs = name.starts_with("multi-touch-");
-        if belongs {
-            let is_on = given(MULTI_TOUCH).is_some_and(|value| value != "0");
+        let value = given(&self.parameters, name);
+        if TOUCH_SIZES.contains(&name) {
+            let is_on = is_set(&self.parameters, MULTI_TOUCH);
             return is_on.then(|| value.unwrap_or("0").to_owned());
         }
         let is_said = |value: &&str| name == ID || *value != "0";
@@ -152,6 +152,33 @@ impl Keyboard {
             true => Some("1".to_owned()),
             false => Some(value.to_owned()),
         }
+    }
+}
+
+/// The last value of a parameter.
+fn given<'a>(parameters: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let mut given = parameters.iter().rev();
+    let (_, value) = given.find(|(known, _)| known == name)?;
+    Some(value)
+}
+
+/// Whether a parameter has a value other than 0.
+fn is_set(parameters: &[(String, String)], name: &str) -> bool {
+    given(parameters, name).is_some_and(|value| value != "0")
+}
+
+/// The parameters with multi-touch as xl has it: a size turns it on, and without any it is refused.
+fn with_multi_touch(parameters: &[(String, String)]) -> Result<Vec<(String, String)>, String> {
+    let has_size = TOUCH_SIZES.iter().any(|name| is_set(parameters, name));
+    let mut all = parameters.to_vec();
+    match (is_set(parameters, MULTI_TOUCH), has_size) {
+        (true, false) => Err(format!("{MULTI_TOUCH} needs {}", TOUCH_SIZES.join(", "))),
+        (false, true) => {
+            all.retain(|(name, _)| name != MULTI_TOUCH);
+            all.push((MULTI_TOUCH.to_owned(), "1".to_owned()));
+            Ok(all)
+        }
+        _ => Ok(all),
     }
 }
 
@@ -191,10 +218,29 @@ mod tests {
     }
 
     #[test]
+    fn a_size_turns_multi_touch_on() {
+        let specs = "'backend-type=linux,multi-touch-height=7,feature-multi-touch=0'";
+        let read = keyboards(specs, 0).unwrap();
+        let parameter = |name: &str| read[0].parameter(name);
+        assert_eq!(parameter(MULTI_TOUCH).as_deref(), Some("1"));
+        assert_eq!(parameter("multi-touch-height").as_deref(), Some("7"));
+        let off = keyboards(
+            "'backend-type=linux,feature-multi-touch=0,multi-touch-width=0'",
+            0,
+        );
+        assert_eq!(off.unwrap()[0].parameter(MULTI_TOUCH), None);
+    }
+
+    #[test]
     fn what_cannot_be_served_is_refused() {
         for (refused, nr_framebuffers) in [
             ("'backend-type=linux,backend=storage'", 0),
             ("'backend-type=linux,devid=10000'", 0),
+            ("'backend-type=linux,feature-multi-touch=1'", 0),
+            (
+                "'backend-type=linux,feature-multi-touch=1,multi-touch-width=0'",
+                0,
+            ),
             ("'backend-type=linux,devid=0'", 1),
             (
                 "'backend-type=linux,devid=3', 'backend-type=linux,devid=3'",
