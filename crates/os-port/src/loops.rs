@@ -15,7 +15,8 @@ pub const LABEL_MAX_BYTES: usize = 63;
 
 /// The port to loop devices. `xen-sys` has the real one, and [`crate::mem`] one in memory.
 pub trait LoopDevices: fmt::Debug {
-    /// Attaches a file to a free loop device. Tries the next device when another process takes the free one first.
+    /// Attaches a file to a free loop device that is not in [`LoopRequest::but`]. Tries the next device when another process takes the free
+    /// one first.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] for a label that is too long or contains a NUL, and for a file that cannot be
@@ -63,6 +64,8 @@ pub struct LoopRequest<'a> {
     pub is_autoclear: bool,
     /// A text that [`LoopDevice::label`] shows, such as the VM's UUID and the disk's name. At most [`LABEL_MAX_BYTES`].
     pub label: &'a str,
+    /// Devices that are not taken, though no file is attached to them.
+    pub but: &'a [u32],
 }
 
 impl<'a> LoopRequest<'a> {
@@ -76,6 +79,7 @@ impl<'a> LoopRequest<'a> {
             size_limit_bytes: None,
             is_autoclear: true,
             label,
+            but: &[],
         }
     }
 

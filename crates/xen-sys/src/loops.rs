@@ -19,6 +19,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 const LOOP_CLR_FD: libc::Ioctl = 0x4c01;
 const LOOP_GET_STATUS64: libc::Ioctl = 0x4c05;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
+const LOOP_CTL_ADD: libc::Ioctl = 0x4c80;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
@@ -77,7 +78,11 @@ impl LoopDevices for SystemLoopDevices {
             .open("/dev/loop-control")?;
         let mut last = io::Error::from(ErrorKind::ResourceBusy);
         for _ in 0..TRIES {
-            let number = free_device(&control)?;
+            let free = free_device(&control)?;
+            let number = match request.but.contains(&free) {
+                true => new_device(&control)?,
+                false => free,
+            };
             match attach_to(number, request, config) {
                 Err(error) if is_of_a_race(&error) => last = error,
                 other => return other,
@@ -275,6 +280,14 @@ fn number_of(name: &str) -> Option<u32> {
 fn free_device(control: &File) -> io::Result<u32> {
     // SAFETY: this ioctl takes no argument, and `control` is open for the call's time.
     let number = uninterrupted(|| unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) })?;
+    u32::try_from(number).map_err(|_| ErrorKind::InvalidData.into())
+}
+
+/// Makes a device of the lowest number that none has.
+fn new_device(control: &File) -> io::Result<u32> {
+    // SAFETY: this ioctl takes a number, of which a negative one means any, and `control` is open for the call's time.
+    let number =
+        uninterrupted(|| unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_ADD, -1_i64) })?;
     u32::try_from(number).map_err(|_| ErrorKind::InvalidData.into())
 }
 

@@ -26,6 +26,8 @@ pub struct MemDisks {
 #[derive(Debug, Default)]
 struct State {
     loops: BTreeMap<u32, MemLoop>,
+    /// Number of users of loop devices without a file.
+    bare: BTreeMap<u32, u32>,
     devices: BTreeMap<DeviceNumber, BlockDevice>,
     mounts: Vec<Mount>,
     swaps: Vec<PathBuf>,
@@ -95,14 +97,17 @@ impl MemDisks {
         devices.map(|one| self.shown(&one.device)).collect()
     }
 
-    /// Opens a loop device as a backend of the kernel does. The drop of the answer closes it. `None` if no file is
-    /// attached.
-    pub fn open_loop(&self, number: u32) -> Option<LoopUser> {
-        self.state().loops.get_mut(&number)?.users += 1;
-        Some(LoopUser {
+    /// Opens a loop device as a backend of the kernel does, with a file or without. The drop of the answer closes it.
+    pub fn open_loop(&self, number: u32) -> LoopUser {
+        let mut state = self.state();
+        match state.loops.get_mut(&number) {
+            Some(one) => one.users += 1,
+            None => *state.bare.entry(number).or_default() += 1,
+        }
+        LoopUser {
             disks: self.clone(),
             number,
-        })
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -122,6 +127,9 @@ impl MemDisks {
     fn close(&self, number: u32) {
         let mut state = self.state();
         let Some(one) = state.loops.get_mut(&number) else {
+            if let Some(users) = state.bare.get_mut(&number) {
+                *users = users.saturating_sub(1);
+            }
             return;
         };
         one.users = one.users.saturating_sub(1);
@@ -168,7 +176,9 @@ impl LoopDevices for ProcessDisks {
             return Err(ErrorKind::InvalidInput.into());
         }
         let mut state = self.state()?;
-        let number = (0..).find(|number| !state.loops.contains_key(number));
+        let is_free =
+            |number: &u32| !state.loops.contains_key(number) && !request.but.contains(number);
+        let number = (0..).find(is_free);
         let number = number.ok_or(ErrorKind::ResourceBusy)?;
         let left = facts.size_bytes.saturating_sub(request.offset_bytes);
         let size = request
@@ -192,10 +202,11 @@ impl LoopDevices for ProcessDisks {
             uses_direct_io: device.uses_direct_io,
             is_read_only: device.is_read_only,
         };
+        let users = state.bare.remove(&number).unwrap_or(0);
         let one = MemLoop {
             device,
             size_bytes: size - size % SECTOR_BYTES,
-            users: 1,
+            users: users + 1,
         };
         state.loops.insert(number, one);
         let user = LoopUser {

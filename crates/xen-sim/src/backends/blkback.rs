@@ -48,12 +48,10 @@ impl Driver for Blkback {
             return None;
         }
         match parse(&device) {
-            Some((LOOP_MAJOR, minor)) => match self.disks.open_loop(minor) {
-                Some(user) => {
-                    self.users.insert(id.clone(), user);
-                }
-                None => return Some(Err(CANNOT_OPEN)),
-            },
+            // As Linux, it opens a loop device without a file, too.
+            Some((LOOP_MAJOR, minor)) => {
+                self.users.insert(id.clone(), self.disks.open_loop(minor));
+            }
             Some(_) => {}
             None => return Some(Err(CANNOT_OPEN)),
         }

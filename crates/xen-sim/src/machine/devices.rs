@@ -125,6 +125,7 @@ struct LoopAsk {
     size_limit_bytes: Option<u64>,
     is_autoclear: bool,
     label: String,
+    but: Vec<u32>,
 }
 
 impl LoopAsk {
@@ -139,6 +140,7 @@ impl LoopAsk {
             size_limit_bytes: request.size_limit_bytes,
             is_autoclear: request.is_autoclear,
             label: request.label.to_owned(),
+            but: request.but.to_vec(),
         }
     }
 
@@ -151,6 +153,7 @@ impl LoopAsk {
             size_limit_bytes: self.size_limit_bytes,
             is_autoclear: self.is_autoclear,
             label: &self.label,
+            but: &self.but,
         }
     }
 }

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use xen_port::DomId;
 use xenstore::{Batch, Tree};
 
+use crate::device::bus::Device;
 use crate::vm::disk::Access;
 use crate::vm::paths::node;
 use crate::{EngineError, Host};
@@ -42,6 +43,8 @@ struct Aliases {
 
 /// A guest that uses a block device.
 struct Use {
+    /// Name of the backend in sysfs.
+    name: String,
     domid: DomId,
     device: DeviceNumber,
     writes: bool,
@@ -86,6 +89,35 @@ impl Seen {
             images: Vec::new(),
             loops: loops(host)?,
         })
+    }
+
+    /// Numbers of the loop devices that blkback serves without a file. A process that has died between the nodes of a disk and blkback's open
+    /// leaves one. A file that is attached there is that guest's to read.
+    pub fn bare_loops(&self) -> Vec<u32> {
+        let served = self.uses.iter().map(|one| one.device);
+        let served = served.filter(|device| device.major == LOOP_MAJOR);
+        let is_bare = |number: &u32| self.loops.iter().all(|one| one.number != *number);
+        served.map(|device| device.minor).filter(is_bare).collect()
+    }
+
+    /// Another guest that has got a block device of this disk since this look. blkback reads nodes in the order in which they were written.
+    /// Once it has opened this disk, it has read those of a process that has died before.
+    ///
+    /// # Errors
+    /// Those of sysfs and xenstore.
+    pub fn intruder(
+        &self,
+        host: &mut Host,
+        disk: &Device,
+        device: DeviceNumber,
+    ) -> Result<Option<String>, EngineError> {
+        let own = format!("vbd-{}-{}", disk.domid, disk.number);
+        let is_known = |name: &str| name == own || self.uses.iter().any(|one| one.name == name);
+        let later = uses_but(host, is_known)?;
+        match later.iter().find(|one| one.device == device) {
+            Some(one) => Ok(Some(name(host, one.domid)?)),
+            None => Ok(None),
+        }
     }
 }
 
@@ -257,6 +289,17 @@ pub(super) fn loops(host: &Host) -> Result<Vec<LoopDevice>, EngineError> {
     listed.map_err(|source| EngineError::io("list", FilePath::new("/sys/block"), source))
 }
 
+/// Whether a block device is none of the loop devices without a file.
+pub(super) fn shows_file(host: &Host, device: DeviceNumber) -> Result<bool, EngineError> {
+    if device.major != LOOP_MAJOR {
+        return Ok(true);
+    }
+    let found = host.devices.loops.find(device.minor);
+    let path = FilePath::new("/sys/block");
+    let found = found.map_err(|source| EngineError::io("read", path, source))?;
+    Ok(found.is_some())
+}
+
 /// Whether a loop device shows this file still.
 pub(super) fn is_attached(host: &Host, number: u32, backing: FileId) -> Result<bool, EngineError> {
     let found = host.devices.loops.find(number);
@@ -311,12 +354,17 @@ fn guest(seen: &Seen, aliases: &Aliases, writes: bool, own: Option<DomId>) -> Op
 
 /// All block devices that domain 0's kernel serves to guests.
 fn uses(host: &Host) -> Result<Vec<Use>, EngineError> {
+    uses_but(host, |_| false)
+}
+
+/// The same, but for backends that are known by their names in sysfs.
+fn uses_but(host: &Host, is_known: impl Fn(&str) -> bool) -> Result<Vec<Use>, EngineError> {
     let folder = host.dirs.backend_drivers();
     let names = list_if_there(&*host.files, &folder)
         .map_err(|source| EngineError::io("list", &folder, source))?;
     let mut uses = Vec::new();
-    for name in names {
-        uses.extend(use_of(host, &folder, &name)?);
+    for name in names.iter().filter(|name| !is_known(name)) {
+        uses.extend(use_of(host, &folder, name)?);
     }
     Ok(uses)
 }
@@ -332,6 +380,7 @@ fn use_of(host: &Host, folder: &FilePath, name: &str) -> Result<Option<Use>, Eng
     let mode = attribute("mode")?;
     let device = device.and_then(|device| parse_hex(device.trim()));
     Ok(device.map(|device| Use {
+        name: name.to_owned(),
         domid: DomId(domid),
         device,
         writes: mode.is_none_or(|mode| mode.contains('w')),

@@ -2,7 +2,7 @@
 //!
 //! Each domain that starts with such devices has one QEMU for them. Each disk that is attached later has another one ([`QemuId`]): a QEMU
 //! that a guest has used gets no further file and no command. Each QEMU gets its images
-//! as open files, opens them when it is told to ([`commands`]), and becomes a user of its own, in a folder with three devices and nothing else (`Dirs::qemu_cage`). The kernel refuses it hypercalls and new processes, and bounds its memory. QEMU's
+//! as open files, and opens them when it is told to (`commands`). It becomes a user of its own, in a folder with three devices and nothing else (`Dirs::qemu_cage`). The kernel refuses it hypercalls and new processes, and bounds its memory. QEMU's
 //! own filter (`-sandbox`) is not used: Debian builds QEMU without it. It needs no record: each process that takes the domain down finds it by
 //! its user, and before it has become that user by its arguments, which it could change. Its errors are kept until it serves its devices. Later
 //! ones are dropped: a guest can cause any number of them.

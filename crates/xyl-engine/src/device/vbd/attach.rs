@@ -162,10 +162,11 @@ pub(super) fn claim(
 }
 
 /// A disk whose nodes are written. The image and the loop device stay open until blkback has the disk open.
-struct Written {
+struct Written<'a> {
     device: Device,
+    disk: &'a Disk,
     what: String,
-    _served: Served,
+    served: Served,
 }
 
 /// Attaches disks of one domain together: their nodes are written one after the other, then blkback is waited for. QEMU gets its
@@ -238,7 +239,7 @@ fn attach_here(
         refuse_empty_device(host, disk, &file)?;
         refuse_other_users(host, &seen, disk, &file, Some(owner.domid))?;
         match disk.server {
-            Server::Kernel => written.push(write(host, owner, (disk, file), patience)?),
+            Server::Kernel => written.push(write(host, owner, (disk, file), &seen, patience)?),
             Server::Qemu => {
                 let deadline = patience.within(host, CLOSE_LIMIT);
                 await_earlier_loops(host, (owner.uuid, disk), &file, deadline)?;
@@ -247,13 +248,14 @@ fn attach_here(
         }
     }
     await_kernel(host, &written, patience)?;
+    refuse_intruders(host, &seen, &written)?;
     qdisk::prepare(host, owner, of_qemu, qemu, patience)
 }
 
 /// Waits until domain 0's kernel has taken these disks.
 fn await_kernel(
     host: &mut Host,
-    written: &[Written],
+    written: &[Written<'_>],
     patience: &Patience<'_>,
 ) -> Result<(), EngineError> {
     let is_ready: Vec<_> = written.iter().map(|one| ready(one.device)).collect();
@@ -274,21 +276,36 @@ fn await_kernel(
     bus::await_attached(host, &all, limits)
 }
 
+/// Refuses disks whose loop device another guest has got, too.
+fn refuse_intruders(
+    host: &mut Host,
+    seen: &Seen,
+    written: &[Written<'_>],
+) -> Result<(), EngineError> {
+    for one in written {
+        if let Some(user) = one.served.intruder(host, seen, &one.device)? {
+            return Err(busy(one.disk, user));
+        }
+    }
+    Ok(())
+}
+
 fn ready(device: Device) -> impl Fn(&Host) -> Result<bool, EngineError> {
     move |host| is_open(host, &device)
 }
 
 /// Writes the nodes of a disk, under its lock, and attaches its image to a loop device.
-fn write(
+fn write<'a>(
     host: &mut Host,
     owner: Owner,
-    (disk, file): (&Disk, OpenFile),
+    (disk, file): (&'a Disk, OpenFile),
+    seen: &Seen,
     patience: &Patience<'_>,
-) -> Result<Written, EngineError> {
+) -> Result<Written<'a>, EngineError> {
     let deadline = patience.within(host, CLOSE_LIMIT);
     await_earlier_loops(host, (owner.uuid, disk), &file, deadline)?;
     let file = claim(&*host.files, disk, file)?;
-    let served = Served::new(host, owner.uuid, disk, file)?;
+    let served = Served::new(host, owner.uuid, (disk, file), seen)?;
     let device = Device {
         domid: owner.domid,
         kind: KIND,
@@ -308,8 +325,9 @@ fn write(
     bus::write(host, &device, &what, &TABLES, &nodes)?;
     Ok(Written {
         device,
+        disk,
         what,
-        _served: served,
+        served,
     })
 }
 
@@ -355,11 +373,18 @@ fn lock(
     }
 }
 
-/// Whether blkback has opened the block device.
+/// Whether blkback has opened the block device, and that shows something. It opens the loop device of a process that has died, too, which
+/// has no file any more.
 pub(super) fn is_open(host: &Host, device: &Device) -> Result<bool, EngineError> {
     let path = device.driver_folder(host).join("physical_device");
     match host.files.read(&path, ATTRIBUTE_MAX_BYTES) {
-        Ok(_) => Ok(true),
+        Ok(bytes) => {
+            let text = String::from_utf8_lossy(&bytes);
+            match disk_users::parse_hex(text.trim()) {
+                Some(number) => disk_users::shows_file(host, number),
+                None => Ok(true),
+            }
+        }
         // A backend's state tells of a device that is going.
         Err(error) if disk_users::is_gone(&error) => Ok(false),
         Err(source) => Err(EngineError::io("read", &path, source)),
@@ -370,27 +395,43 @@ pub(super) fn is_open(host: &Host, device: &Device) -> Result<bool, EngineError>
 pub(super) struct Served {
     pub number: DeviceNumber,
     pub path: String,
-    _held_loop: Option<AttachedLoop>,
+    held_loop: Option<AttachedLoop>,
     _file: OpenFile,
 }
 
 impl Served {
+    /// Another guest that has got the loop device of this image. Block devices may be shared.
+    pub fn intruder(
+        &self,
+        host: &mut Host,
+        seen: &Seen,
+        device: &Device,
+    ) -> Result<Option<String>, EngineError> {
+        match &self.held_loop {
+            Some(_) => seen.intruder(host, device, self.number),
+            None => Ok(None),
+        }
+    }
+
     pub fn new(
         host: &Host,
         uuid: Uuid,
-        disk: &Disk,
-        file: OpenFile,
+        (disk, file): (&Disk, OpenFile),
+        seen: &Seen,
     ) -> Result<Served, EngineError> {
         if let FileKind::Block(number) = file.facts().kind {
             return Ok(Served {
                 number,
                 path: disk.target.display().to_string(),
-                _held_loop: None,
+                held_loop: None,
                 _file: file,
             });
         }
         let label = disk_users::label(uuid, disk.vdev.number);
-        let request = LoopRequest::whole(&file, !disk.is_writable(), &label);
+        let request = LoopRequest {
+            but: &seen.bare_loops(),
+            ..LoopRequest::whole(&file, !disk.is_writable(), &label)
+        };
         let attached = host.devices.loops.attach(&request);
         let attached = attached.map_err(|source| DeviceError::Loop {
             device: what(disk),
@@ -400,7 +441,7 @@ impl Served {
         Ok(Served {
             number: attached.facts().device,
             path: attached.path().display().to_string(),
-            _held_loop: Some(attached),
+            held_loop: Some(attached),
             _file: file,
         })
     }

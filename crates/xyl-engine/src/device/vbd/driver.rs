@@ -5,7 +5,7 @@ use uuid::Uuid;
 use xl_cfg::types::Vdev;
 
 use super::attach::{
-    Served, await_earlier_loops, is_open, open, refuse_empty_device, refuse_other_users,
+    Served, await_earlier_loops, busy, is_open, open, refuse_empty_device, refuse_other_users,
 };
 use super::{SCRIPT_END, Vbd};
 use crate::device::bus::{self, Device, State};
@@ -28,17 +28,22 @@ impl DriverSide for Vbd {
             return Err(DeviceError::Unsupported { what }.into());
         }
         // It is open until blkback has it.
-        let _served = match known {
+        let served = match known {
             Some(_) => None,
             None => Some(serve(host, device)?),
         };
         await_open(host, device)?;
+        if let Some((disk, served, seen)) = &served
+            && let Some(user) = served.intruder(host, seen, device)?
+        {
+            return Err(busy(disk, user));
+        }
         write(host, device, "hotplug-status", "connected")
     }
 }
 
 /// Opens the image of a disk, and writes for blkback which block device shows it.
-fn serve(host: &mut Host, device: &Device) -> Result<Served, EngineError> {
+fn serve(host: &mut Host, device: &Device) -> Result<(Disk, Served, Seen), EngineError> {
     let disk = disk_of(host, device)?;
     let file = open(&*host.files, &disk)?;
     refuse_empty_device(host, &disk, &file)?;
@@ -47,7 +52,7 @@ fn serve(host: &mut Host, device: &Device) -> Result<Served, EngineError> {
     // A guest that has lost the image may have writes under way.
     let deadline = host.clock.now() + KERNEL_LIMIT;
     await_earlier_loops(host, (Uuid::nil(), &disk), &file, deadline)?;
-    let served = Served::new(host, Uuid::nil(), &disk, file)?;
+    let served = Served::new(host, Uuid::nil(), (&disk, file), &seen)?;
     let DeviceNumber { major, minor } = served.number;
     write(host, device, "physical-device-path", &served.path)?;
     write(
@@ -56,7 +61,7 @@ fn serve(host: &mut Host, device: &Device) -> Result<Served, EngineError> {
         "physical-device",
         &format!("{major:x}:{minor:x}"),
     )?;
-    Ok(served)
+    Ok((disk, served, seen))
 }
 
 /// The disk that the nodes of its backend describe.

@@ -148,7 +148,7 @@ fn a_disk_of_the_record_counts_if_the_toolstacks_copy_has_it() {
 fn a_loop_device_of_xl_is_detached_before_the_nodes_go() {
     let mut bench = Bench::new();
     assert_eq!(bench.loops_of_xl(), [0]);
-    let user = bench.disks.open_loop(0).unwrap();
+    let user = bench.disks.open_loop(0);
     let deadline = bench.host.clock.now();
     Vbd.detach(&mut bench.host, DOMID, deadline).unwrap();
     // It was in use.
