@@ -42,16 +42,24 @@ c_constants! {
     PARAM_ACPI_IOPORTS_LOCATION: u32 = 19, "HVM_PARAM_ACPI_IOPORTS_LOCATION";
     /// Nested virtualisation.
     PARAM_NESTEDHVM: u32 = 24, "HVM_PARAM_NESTEDHVM";
+    /// Frame of the paging ring.
+    PARAM_PAGING_RING_PFN: u32 = 27, "HVM_PARAM_PAGING_RING_PFN";
     /// Frame of the monitor ring.
     PARAM_MONITOR_RING_PFN: u32 = 28, "HVM_PARAM_MONITOR_RING_PFN";
     /// Frame of the sharing ring.
     PARAM_SHARING_RING_PFN: u32 = 29, "HVM_PARAM_SHARING_RING_PFN";
     /// The shutdown reason of a triple fault.
     PARAM_TRIPLE_FAULT_REASON: u32 = 31, "HVM_PARAM_TRIPLE_FAULT_REASON";
-    /// Frames set aside for I/O request servers.
+    /// First frame set aside for I/O request servers.
+    PARAM_IOREQ_SERVER_PFN: u32 = 32, "HVM_PARAM_IOREQ_SERVER_PFN";
+    /// Number of frames set aside for I/O request servers.
     PARAM_NR_IOREQ_SERVER_PAGES: u32 = 33, "HVM_PARAM_NR_IOREQ_SERVER_PAGES";
+    /// Address of the generation ID.
+    PARAM_VM_GENERATION_ID_ADDR: u32 = 34, "HVM_PARAM_VM_GENERATION_ID_ADDR";
     /// Alternate p2m.
     PARAM_ALTP2M: u32 = 35, "HVM_PARAM_ALTP2M";
+    /// Width of the x87 instruction pointer.
+    PARAM_X87_FIP_WIDTH: u32 = 36, "HVM_PARAM_X87_FIP_WIDTH";
     /// Address and size of a TSS for virtual 8086 mode.
     PARAM_VM86_TSS_SIZED: u32 = 37, "HVM_PARAM_VM86_TSS_SIZED";
     /// Machine-check abilities.

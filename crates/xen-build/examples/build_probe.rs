@@ -196,6 +196,7 @@ fn create(xen: &Xen, options: &Options) -> Outcome<DomId> {
         cpupool: 0,
         msr_relaxed: false,
         vmtrace_size_bytes: 0,
+        hvm_pirq: false,
     })?;
     Ok(domid)
 }

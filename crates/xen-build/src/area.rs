@@ -69,6 +69,14 @@ impl Area {
         self.memory.write(offset, bytes).during(self.domid, step)
     }
 
+    /// Writes pages that start with `bytes` and are zero otherwise.
+    pub(crate) fn write_pages(&mut self, step: Step, span: PageSpan, bytes: &[u8]) -> Result<()> {
+        self.write(step, span.address(), bytes)?;
+        let len = bytes.len() as u64;
+        let rest = span.size_bytes().saturating_sub(len);
+        self.zero(step, span.address() + len, rest)
+    }
+
     /// Makes `len` bytes at `address` zero.
     pub(crate) fn zero(&mut self, step: Step, address: u64, len: u64) -> Result<()> {
         let len = self.len(step, len)?;

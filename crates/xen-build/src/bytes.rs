@@ -66,6 +66,18 @@ impl Writer {
     }
 }
 
+/// Sets the byte at `offset`, zero so far, so that the first `len` bytes add up to zero.
+pub(crate) fn with_checksum(mut bytes: Vec<u8>, len: usize, offset: usize) -> Vec<u8> {
+    let sum = bytes
+        .iter()
+        .take(len)
+        .fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+    if let Some(byte) = bytes.get_mut(offset) {
+        *byte = sum.wrapping_neg();
+    }
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -38,21 +38,23 @@ pub enum Step {
     WriteP2m,
     /// PV: the boot page tables.
     WritePageTables,
-    /// PV: start_info; PVH: hvm_start_info.
+    /// PV: start_info; PVH and HVM: hvm_start_info.
     WriteStartInfo,
     /// PV: the shared-info page.
     WriteSharedInfo,
+    /// HVM: `hvm_info_table`.
+    WriteHvmInfo,
     /// PVH: the ACPI tables.
     WriteAcpi,
     /// The ring pages of console and xenstore.
     ClearRings,
-    /// PVH: the page directory for guests without paging.
+    /// PVH and HVM: the page directory for guests without paging.
     WriteIdentPt,
     /// PV: the hypercall page.
     HypercallPage,
     /// PV: handing the page tables over to Xen.
     PinPageTables,
-    /// PVH: HVM parameters.
+    /// PVH and HVM: HVM parameters.
     SetHvmParams,
     /// Registers of vCPU 0.
     SetBootCpu,
@@ -79,6 +81,7 @@ impl fmt::Display for Step {
             Step::WritePageTables => "writing the page tables",
             Step::WriteStartInfo => "writing the start info",
             Step::WriteSharedInfo => "writing the shared info",
+            Step::WriteHvmInfo => "writing hvm_info_table",
             Step::WriteAcpi => "writing the ACPI tables",
             Step::ClearRings => "clearing the console's and xenstore's rings",
             Step::WriteIdentPt => "writing the identity page directory",
@@ -113,7 +116,7 @@ pub enum BuildError {
     RequiredFeature {
         /// The feature's name (`XENFEAT_*`).
         feature: &'static str,
-        /// `PV` or `PVH`.
+        /// `PV`, `PVH` or `HVM`.
         kind: &'static str,
     },
     /// The kernel's notes or size make a layout that cannot be.
@@ -121,6 +124,21 @@ pub enum BuildError {
     Layout {
         /// Name of the part that does not fit.
         what: String,
+    },
+    /// HVM: no module has the command line that hvmloader looks for.
+    #[error("no module is the firmware: give hvmloader SeaBIOS or OVMF as the module `firmware`")]
+    NoFirmware,
+    /// HVM: a hole below 4 GiB that cannot be.
+    #[error(
+        "the hole for the memory of devices has {given_mib} MiB, and can have {min_mib} to {max_mib} MiB"
+    )]
+    MmioHole {
+        /// Requested size in MiB.
+        given_mib: u64,
+        /// Smallest size in MiB.
+        min_mib: u64,
+        /// Largest size in MiB.
+        max_mib: u64,
     },
     /// A command line that does not fit where the boot contract keeps it.
     #[error(
@@ -133,7 +151,7 @@ pub enum BuildError {
         len: usize,
         /// Maximum length in bytes.
         max: usize,
-        /// `PV` or `PVH`.
+        /// `PV`, `PVH` or `HVM`.
         kind: &'static str,
     },
     /// A command line with a zero byte, at which the guest would stop reading.
@@ -151,7 +169,7 @@ pub enum BuildError {
         given: usize,
         /// Maximum number of modules.
         max: usize,
-        /// `PV` or `PVH`.
+        /// `PV`, `PVH` or `HVM`.
         kind: &'static str,
     },
     /// A number of vCPUs that a domain cannot have.
@@ -161,7 +179,7 @@ pub enum BuildError {
         given: u32,
         /// Maximum number of vCPUs.
         max: u32,
-        /// `PV` or `PVH`.
+        /// `PV`, `PVH` or `HVM`.
         kind: &'static str,
     },
     /// More memory than can be described or than any machine has.

@@ -1,11 +1,11 @@
-//! Builds the memory of a new domain: 64-bit PV and PVH.
+//! Builds the memory of a new domain: PV, PVH and HVM.
 //!
-//! A new domain has vCPUs, a memory limit and event channels, and no memory. [`build_pv`] and [`build_pvh`] allocate
-//! its memory and load the kernel, its modules and the structures of the boot contract. They set the registers of
+//! A new domain has vCPUs, a memory limit and event channels, and no memory. [`build_pv`], [`build_pvh`] and [`build_hvm`]
+//! allocate its memory and load the kernel, its modules and the structures of the boot contract. They set the registers of
 //! vCPU 0. Then the domain can be introduced to xenstored and unpaused. libxc's `xc_dom_*` functions do the same for
-//! xl, with more requests. Each of the two modules lists its requests.
+//! xl, with more requests. Each of the three modules lists its requests.
 //!
-//! The layout is computed and checked before the first request. [`check_pv`] and [`check_pvh`] do only that, for a
+//! The layout is computed and checked before the first request. [`check_pv`], [`check_pvh`] and [`check_hvm`] do only that, for a
 //! caller that has no domain yet.
 //!
 //! Kernels are hostile: they may come from a guest's disk. `xen-image` has checked every number in an [`Image`]. This
@@ -15,9 +15,12 @@
 
 mod area;
 mod bytes;
+mod container;
 pub mod cpu_policy;
 mod error;
 mod grants;
+mod hvm;
+mod hvm_start_info;
 pub mod memory;
 mod place;
 mod populate;
@@ -26,9 +29,14 @@ mod pvh;
 mod request;
 mod rings;
 mod span;
+mod special;
 
 pub use error::{BuildError, Result, Step};
 pub use grants::seed_grants;
+pub use hvm::{
+    FIRMWARE, HvmMachine, HvmRam, MMIO_HOLE_MAX_MIB, MMIO_HOLE_MIN_MIB, build_hvm,
+    build_hvm_mapped, check_hvm,
+};
 pub use pv::{build_pv, check_pv};
 pub use pvh::{build_pvh, build_pvh_mapped, check_pvh};
 pub use request::{

@@ -60,16 +60,17 @@ impl ModuleContent<'_> {
 pub struct BuildRequest<'a> {
     /// Number of the domain.
     pub domid: DomId,
-    /// The kernel to load.
+    /// The kernel to load; HVM: hvmloader.
     pub kernel: &'a Image,
-    /// Its command line. PV: up to 1023 bytes; PVH: up to 64 KiB.
+    /// Its command line. PV: up to 1023 bytes; PVH: up to 64 KiB. hvmloader has none.
     pub cmdline: &'a str,
-    /// Modules. PV: none, or the ramdisk. PVH: up to eight, in order; the first is the kernel for the shim.
+    /// Modules. PV: none, or the ramdisk. PVH: up to eight, in order; the first is the kernel for the shim. HVM: the
+    /// firmware, with the command line [`FIRMWARE`](crate::FIRMWARE).
     pub modules: &'a [BootModule<'a>],
     /// Memory at the start, in KiB (`memory` of xl.cfg). A part of a page at its end is left out.
     pub target_kib: u64,
-    /// Memory that the domain may balloon up to, in KiB (`maxmem`); less than `target_kib` counts as that. A PVH domain
-    /// with more than `target_kib` is populated on demand.
+    /// Memory that the domain may balloon up to, in KiB (`maxmem`); less than `target_kib` counts as that. A PVH or HVM
+    /// domain with more than `target_kib` is populated on demand.
     pub max_kib: u64,
     /// vCPUs that the domain has.
     pub max_vcpus: u32,
@@ -85,7 +86,7 @@ pub struct BuildRequest<'a> {
     /// PV: whether a 32-bit kernel may run bare, in ring 1 of the hypervisor's own address space. Set it from the decision of
     /// the host's policy about this very image and from nothing else; without it such a kernel is refused.
     pub allow_bare_pv32: bool,
-    /// PVH: more parameters to set along with the builder's own, such as `TimerMode`.
+    /// PVH and HVM: more parameters to set along with the builder's own, such as `TimerMode`.
     pub hvm_params: &'a [(HvmParam, u64)],
 }
 
@@ -104,7 +105,7 @@ pub struct ExtentCounts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Built {
     /// Frame of xenstore's ring for xenstored and the node `store/ring-ref`: machine frame for PV, guest frame for
-    /// PVH.
+    /// PVH and HVM.
     pub store_gfn: Gfn,
     /// Frame of the console's ring, for `console/ring-ref`.
     pub console_gfn: Gfn,
@@ -121,6 +122,13 @@ impl BuildRequest<'_> {
     /// Pages that the domain may balloon up to.
     pub(crate) fn max_pages(&self) -> u64 {
         self.max_kib.max(self.target_kib) / 4
+    }
+
+    /// Lengths of the modules in bytes.
+    pub(crate) fn module_lens(&self) -> impl Iterator<Item = u64> {
+        self.modules
+            .iter()
+            .map(|module| module.content.size_bytes())
     }
 
     /// Makes the checks that do not depend on the layout.
@@ -181,7 +189,7 @@ impl Limits {
                 vcpus: PV_VCPUS_MAX,
             },
             GuestKind::Pvh | GuestKind::Hvm => Limits {
-                name: "PVH",
+                name: if kind == GuestKind::Pvh { "PVH" } else { "HVM" },
                 cmdline: PVH_CMDLINE_MAX,
                 module_cmdline: PVH_CMDLINE_MAX,
                 modules: PVH_MODULES_MAX,

@@ -1,6 +1,6 @@
 //! Contiguous ranges of a guest's pages.
 
-use xen_port::PAGE_SHIFT;
+use xen_port::{E820Entry, E820Kind, PAGE_SHIFT};
 
 /// Bytes of one mebibyte.
 pub(crate) const MIB: u64 = 1 << 20;
@@ -45,6 +45,15 @@ impl PageSpan {
 
     pub(crate) fn size_bytes(self) -> u64 {
         self.count << PAGE_SHIFT
+    }
+
+    /// The range of a memory map.
+    pub(crate) fn as_e820(self, kind: E820Kind) -> E820Entry {
+        E820Entry {
+            start: self.address(),
+            size_bytes: self.size_bytes(),
+            kind,
+        }
     }
 
     pub(crate) fn is_empty(self) -> bool {

@@ -84,7 +84,7 @@ pub enum Error {
     Unfit {
         /// Path of the file.
         path: PathBuf,
-        /// `PV` or `PVH`.
+        /// `PV`, `PVH` or `HVM`.
         wanted: &'static str,
         /// Reason why the kernel cannot be such a guest.
         source: Unfit,

@@ -1,4 +1,4 @@
-//! A parsed kernel: its segments and notes, and its requirements as a PV or PVH guest.
+//! A parsed kernel: its segments and notes, and its requirements as a PV or PVH guest, or as HVM firmware.
 
 use std::fmt;
 use std::fs::File;
@@ -154,6 +154,14 @@ pub enum Unfit {
     /// PVH was wanted, it has no PVH entry, and it is no PV kernel either.
     #[error("its Xen notes have no PHYS32_ENTRY, so it is not a PVH kernel")]
     NoPvhEntry,
+    /// HVM firmware was wanted, and it is a kernel with Xen notes.
+    #[error(
+        "it has Xen notes, so it is a guest's kernel and not firmware such as hvmloader; give the guest type=\"pv\" or \"pvh\""
+    )]
+    XenKernel,
+    /// HVM firmware was wanted, and it is a 64-bit image.
+    #[error("it is a 64-bit image, and HVM starts 32-bit firmware such as hvmloader")]
+    NotBits32,
     /// The notes name neither the generic loader nor Linux, as a PV kernel must.
     #[error(
         "it is made for the loader `{loader}` and the system `{guest_os}`; PV needs the loader `generic`, or Linux"
@@ -271,6 +279,23 @@ pub struct PvhKernel {
 
 impl PvhKernel {
     /// Frames of the kernel, from the first to one after the last.
+    #[must_use]
+    pub fn gfns(&self) -> Range<u64> {
+        frames(&self.paddr)
+    }
+}
+
+/// The addresses of HVM firmware such as hvmloader. All are physical, below 4 GiB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HvmFirmware {
+    /// Address of the entry point; it runs in 32-bit mode without paging.
+    pub entry: u32,
+    /// Range from the lowest segment's start to the highest one's end. Segments are loaded at [`Segment::paddr`].
+    pub paddr: Range<u64>,
+}
+
+impl HvmFirmware {
+    /// Frames of the firmware, from the first to one after the last.
     #[must_use]
     pub fn gfns(&self) -> Range<u64> {
         frames(&self.paddr)
@@ -543,6 +568,16 @@ impl Image {
             .map_err(|source| self.unfit("PVH", source))
     }
 
+    /// The addresses of the image as firmware of an HVM guest: a 32-bit image without Xen notes. It is no kernel, so
+    /// [`Self::kinds`] does not list it.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] with the reason.
+    pub fn hvm_firmware(&self) -> Result<HvmFirmware, Error> {
+        self.find_hvm_firmware()
+            .map_err(|source| self.unfit("HVM", source))
+    }
+
     fn unfit(&self, wanted: &'static str, source: Unfit) -> Error {
         Error::Unfit {
             path: self.path.clone(),
@@ -595,13 +630,7 @@ impl Image {
             return Err(pv.map_or(Unfit::NoPvhEntry, pv_only));
         };
         check_domu(notes)?;
-        if self.paddr.end > FOUR_GIB {
-            return Err(bad_address(
-                "end",
-                self.paddr.end,
-                "and a PVH kernel has to be below 4 GiB",
-            ));
-        }
+        self.check_below_4gib()?;
         if !self.paddr.contains(&u64::from(entry)) {
             return Err(outside("PHYS32_ENTRY", entry.into(), &self.paddr));
         }
@@ -611,6 +640,35 @@ impl Image {
             reloc: notes.phys32_reloc,
             features: notes.features,
         })
+    }
+
+    fn find_hvm_firmware(&self) -> Result<HvmFirmware, Unfit> {
+        if self.notes.is_some() {
+            return Err(Unfit::XenKernel);
+        }
+        if (self.header.machine, self.header.class) != (Machine::I386, Class::Elf32) {
+            return Err(Unfit::NotBits32);
+        }
+        self.check_below_4gib()?;
+        // The entry of a 32-bit header has 32 bits.
+        match u32::try_from(self.header.entry) {
+            Ok(entry) if self.paddr.contains(&u64::from(entry)) => Ok(HvmFirmware {
+                entry,
+                paddr: self.paddr.clone(),
+            }),
+            _ => Err(outside("e_entry", self.header.entry, &self.paddr)),
+        }
+    }
+
+    fn check_below_4gib(&self) -> Result<(), Unfit> {
+        if self.paddr.end > FOUR_GIB {
+            return Err(bad_address(
+                "end",
+                self.paddr.end,
+                "and it has to be below 4 GiB",
+            ));
+        }
+        Ok(())
     }
 }
 

@@ -30,7 +30,9 @@ pub use elf::{Class, ElfKind, Machine};
 pub use elfnote::{MaskValue, PaeMode, Phys32Reloc, XenNotes};
 pub use error::{Error, Malformed};
 pub use features::{Feature, FeatureSet, Features};
-pub use image::{Image, KernelKind, PvKernel, PvWidth, PvhKernel, Segment, SegmentBytes, Unfit};
+pub use image::{
+    HvmFirmware, Image, KernelKind, PvKernel, PvWidth, PvhKernel, Segment, SegmentBytes, Unfit,
+};
 pub use limits::Limits;
 pub use load::{CacheFolder, Loader, Origin};
 pub use module::Module;

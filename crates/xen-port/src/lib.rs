@@ -172,8 +172,8 @@ pub trait Hypervisor {
     /// Starting registers of a PV domain's vCPU 0 (`XEN_DOMCTL_setvcpucontext`).
     fn set_pv_boot_cpu(&self, domid: DomId, cpu: &PvBootCpu) -> Result<()>;
     /// Starting registers of a PVH or HVM domain's vCPU 0 (`XEN_DOMCTL_sethvmcontext`): 32-bit protected mode, flat
-    /// segments, paging off. The same call turns on the MTRRs of the vCPUs, with write-back as the default type. The
-    /// PVH boot contract asks for that (`docs/misc/pvh.pandoc`).
+    /// segments, paging off. The same call turns on the MTRRs of [`HvmBootCpu::nr_vcpus`] vCPUs, with write-back as the
+    /// default type. The PVH boot contract asks for that (`docs/misc/pvh.pandoc`).
     fn set_hvm_boot_cpu(&self, domid: DomId, cpu: &HvmBootCpu) -> Result<()>;
     /// Registers of one vCPU as Xen keeps them (`vcpu_guest_context`, 5168 bytes; `XEN_DOMCTL_getvcpucontext`). Zeros
     /// follow the shorter registers of a 32-bit PV guest. `None` if the vCPU does not exist or never started.

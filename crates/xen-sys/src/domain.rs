@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use xen_abi::Release;
 use xen_abi::domctl::{self, ArchDomainConfig, Bitmap, Domctl};
 use xen_abi::event_channel;
 use xen_abi::sched;
@@ -24,6 +25,8 @@ use crate::privcmd::Site;
 const FIRST_BATCH: u32 = 64;
 /// Domains that are asked for in each further call.
 const LIST_BATCH: u32 = 1024;
+/// Emulated devices of an HVM domain.
+const HVM_DEVICES: u32 = domctl::EMU_ALL & !domctl::EMU_VPCI;
 
 impl Xen {
     pub(crate) fn read_domain_info(&self, domid: DomId) -> Result<Option<DomainInfo>> {
@@ -86,9 +89,8 @@ impl Xen {
             op: "XEN_DOMCTL_createdomain",
             domid: request.domid,
         };
-        let payload = encode(request);
         self.with_release(site, |release| {
-            let domctl = payload
+            let domctl = encode(request, release)
                 .encode(release, wanted.0)
                 .map_err(|refused| site.nonsense(refused.to_string()))?;
             Ok(DomId(self.run_plain(&domctl)?.domain))
@@ -253,7 +255,7 @@ impl Xen {
     }
 }
 
-fn encode(request: &CreateDomain) -> domctl::CreateDomain {
+fn encode(request: &CreateDomain, release: Release) -> domctl::CreateDomain {
     let hardware = request.kind != GuestKind::Pv;
     let flag = |wanted: bool, flag: u32| if wanted { flag } else { 0 };
     let or_default =
@@ -277,13 +279,20 @@ fn encode(request: &CreateDomain) -> domctl::CreateDomain {
         vmtrace_size_bytes: request.vmtrace_size_bytes,
         cpupool_id: request.cpupool,
         arch: ArchDomainConfig {
-            emulation_flags: match request.kind {
-                GuestKind::Pv => 0,
-                GuestKind::Pvh => domctl::EMU_LAPIC,
-                GuestKind::Hvm => domctl::EMU_ALL & !domctl::EMU_VPCI,
-            },
+            emulation_flags: devices(request, release),
             misc_flags: flag(request.msr_relaxed, domctl::MSR_RELAXED),
         },
+    }
+}
+
+/// Emulated devices. Xen takes no other set for a kind of guest (`emulation_flags_ok`). For HVM it has USE_PIRQ always up to
+/// 4.18, and as it is asked for from 4.19 on.
+fn devices(request: &CreateDomain, release: Release) -> u32 {
+    match request.kind {
+        GuestKind::Pv => 0,
+        GuestKind::Pvh => domctl::EMU_LAPIC,
+        GuestKind::Hvm if release < Release::V4_19 || request.hvm_pirq => HVM_DEVICES,
+        GuestKind::Hvm => HVM_DEVICES & !domctl::EMU_USE_PIRQ,
     }
 }
 
@@ -343,11 +352,13 @@ mod tests {
             cpupool: 0,
             msr_relaxed: true,
             vmtrace_size_bytes: 0,
+            hvm_pirq: false,
         }
     }
 
     #[test]
     fn each_kind_of_guest_gets_its_flags_and_devices() {
+        let encode = |request: &CreateDomain| encode(request, Release::V4_17);
         let pv = encode(&request(GuestKind::Pv));
         assert_eq!((pv.flags, pv.arch.emulation_flags), (0, 0));
         let nested = encode(&CreateDomain {
@@ -363,8 +374,26 @@ mod tests {
     }
 
     #[test]
+    fn interrupts_over_event_channels_are_a_choice_from_4_19_on() {
+        let hvm = request(GuestKind::Hvm);
+        let with_pirq = CreateDomain {
+            hvm_pirq: true,
+            ..hvm.clone()
+        };
+        for release in Release::ALL {
+            let without = if release < Release::V4_19 {
+                0x3ff
+            } else {
+                0x1ff
+            };
+            assert_eq!(encode(&hvm, release).arch.emulation_flags, without);
+            assert_eq!(encode(&with_pirq, release).arch.emulation_flags, 0x3ff);
+        }
+    }
+
+    #[test]
     fn limits_are_xens_default_where_none_is_given_and_never_negative_otherwise() {
-        let encoded = encode(&request(GuestKind::Pv));
+        let encoded = encode(&request(GuestKind::Pv), Release::V4_20);
         assert_eq!(encoded.max_grant_frames, -1);
         assert_eq!(encoded.max_maptrack_frames, i32::MAX);
     }

@@ -71,6 +71,7 @@ fn request(kind: GuestKind) -> CreateDomain {
         cpupool: 0,
         msr_relaxed: false,
         vmtrace_size_bytes: 0,
+        hvm_pirq: false,
     }
 }
 

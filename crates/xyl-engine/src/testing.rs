@@ -22,5 +22,6 @@ pub(crate) fn pv_request(handle: [u8; 16]) -> CreateDomain {
         cpupool: 0,
         msr_relaxed: false,
         vmtrace_size_bytes: 0,
+        hvm_pirq: false,
     }
 }

@@ -15,7 +15,7 @@
 //! All bytes of the pages are written, padding included, because the pages contain only the tables (XSA-464).
 
 use super::aml;
-use crate::bytes::Writer;
+use crate::bytes::{Writer, with_checksum};
 
 /// Address of every local APIC.
 const LAPIC_ADDRESS: u32 = 0xfee0_0000;
@@ -237,16 +237,4 @@ fn table(signature: &[u8; 4], revision: u8, body: Writer) -> Vec<u8> {
         .bytes(&body)
         .finish();
     with_checksum(bytes, len, CHECKSUM_OFFSET)
-}
-
-/// Sets the byte at `offset`, zero so far, so that the first `len` bytes add up to zero.
-fn with_checksum(mut bytes: Vec<u8>, len: usize, offset: usize) -> Vec<u8> {
-    let sum = bytes
-        .iter()
-        .take(len)
-        .fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
-    if let Some(byte) = bytes.get_mut(offset) {
-        *byte = sum.wrapping_neg();
-    }
-    bytes
 }

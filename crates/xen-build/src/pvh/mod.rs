@@ -30,22 +30,20 @@
 mod acpi;
 mod aml;
 mod layout;
-mod start_info;
 
 use xen_image::{Feature, Image, PvhKernel};
-use xen_port::{
-    Gfn, GuestKind, GuestMemory, HvmBootCpu, HvmParam, Hypervisor, PAGE_SHIFT, PopulateFlags,
-};
+use xen_port::{Gfn, GuestKind, GuestMemory, HvmBootCpu, HvmParam, Hypervisor, PAGE_SHIFT};
 
 use self::acpi::Acpi;
-use self::layout::{CONSOLE, HOLE_FIRST, IDENT_PT, Layout, MONITOR_RING, STORE, Sizes};
+use self::layout::{HOLE_FIRST, Layout, Sizes};
 use crate::area::Area;
+use crate::container::{self, Wanted};
 use crate::error::{During, Result, Step};
 use crate::place::{Placed, place_module};
-use crate::populate::{Claim, ORDER_1GIB, Populate};
-use crate::request::{BuildRequest, Built, ExtentCounts};
+use crate::request::{BuildRequest, Built};
 use crate::span::{PAGE_BYTES, PageSpan};
-use crate::{grants, rings};
+use crate::special::{CONSOLE, IDENT_PT, STORE, identity_directory};
+use crate::{hvm_start_info, rings, special};
 
 /// Makes all checks that need no domain: the kernel, the command lines, and the size of memory. [`build_pvh`] makes
 /// them too.
@@ -79,19 +77,14 @@ pub fn build_pvh_mapped(
     let domid = request.domid;
     hv.set_memory_map(domid, &plan.layout.memory_map())
         .during(domid, Step::SetMemoryMap)?;
-    let extents = plan.populate(hv)?;
-    let memory = plan.fill(hv)?;
-    hv.set_hvm_params(domid, &plan.hvm_params())
-        .during(domid, Step::SetHvmParams)?;
-    hv.set_hvm_boot_cpu(domid, &plan.boot_cpu())
-        .during(domid, Step::SetBootCpu)?;
-    let (store, console) = (Gfn(STORE), Gfn(CONSOLE));
-    grants::seed(hv, request, console, store)?;
-    let built = Built {
-        store_gfn: store,
-        console_gfn: console,
-        extents,
+    let wanted = Wanted {
+        ram: &plan.layout.ram(),
+        target_pages: request.target_pages(),
+        extra: &plan.layout.extra(),
     };
+    let extents = container::populate(hv, request, &wanted)?;
+    let memory = plan.fill(hv)?;
+    let built = container::start(hv, request, &plan.hvm_params(), &plan.boot_cpu(), extents)?;
     Ok((built, memory))
 }
 
@@ -108,11 +101,7 @@ impl<'a> Plan<'a> {
         request.check(GuestKind::Pvh)?;
         let kernel = request.kernel.pvh()?;
         let acpi = tables(request);
-        let module_lens: Vec<u64> = request
-            .modules
-            .iter()
-            .map(|module| module.content.size_bytes())
-            .collect();
+        let module_lens: Vec<u64> = request.module_lens().collect();
         let sizes = Sizes {
             target_pages: request.target_pages(),
             max_pages: request.max_pages(),
@@ -121,7 +110,7 @@ impl<'a> Plan<'a> {
             wants_low_rsdp: wants_low_rsdp(request.kernel, &kernel),
         };
         let layout = Layout::new(&kernel, &sizes, |map_entries| {
-            start_info::len(request, map_entries)
+            hvm_start_info::len(request, map_entries)
         })?;
         Ok(Plan {
             request,
@@ -129,42 +118,6 @@ impl<'a> Plan<'a> {
             layout,
             acpi,
         })
-    }
-
-    fn populate(&self, hv: &dyn Hypervisor) -> Result<ExtentCounts> {
-        let (target_pages, extra) = (self.request.target_pages(), self.layout.extra());
-        let how = Populate {
-            hv,
-            domid: self.request.domid,
-            max_order: ORDER_1GIB,
-            flags: PopulateFlags::default(),
-            wanted_pages: target_pages,
-        };
-        let extra_pages: u64 = extra.iter().map(|span| span.count).sum();
-        let claim = Claim::stake(&how, target_pages + extra_pages, self.request.claim)?;
-        let counts = if target_pages < self.request.max_pages() {
-            self.populate_on_demand(&how, &extra)?
-        } else {
-            let spans = [self.layout.ram().as_slice(), &extra].concat();
-            how.spans(&spans, |_, _, _| ())?
-        };
-        claim.fulfilled();
-        Ok(counts)
-    }
-
-    /// Gives Xen the memory of the start as a cache, from which it fills the addresses of `maxmem` as they are touched.
-    fn populate_on_demand(&self, how: &Populate<'_>, extra: &[PageSpan]) -> Result<ExtentCounts> {
-        let domid = self.request.domid;
-        how.hv
-            .set_pod_target(domid, self.request.target_pages())
-            .map_err(|error| how.explain(Step::SetPodTarget, error))?;
-        let flags = PopulateFlags {
-            on_demand: true,
-            ..how.flags
-        };
-        let on_demand = Populate { flags, ..*how };
-        on_demand.spans(&self.layout.ram(), |_, _, _| ())?;
-        how.spans(extra, |_, _, _| ())
     }
 
     fn fill(&self, hv: &dyn Hypervisor) -> Result<Box<dyn GuestMemory>> {
@@ -175,17 +128,11 @@ impl<'a> Plan<'a> {
         for (module, span) in self.request.modules.iter().zip(&layout.modules) {
             place_module(&mut area, &module.content, *span)?;
         }
-        write_span(
-            &mut area,
-            Step::WriteStartInfo,
-            layout.start_info,
-            &self.start_info(),
-        )?;
-        write_span(&mut area, Step::WriteAcpi, layout.acpi, &self.acpi.bytes)?;
+        area.write_pages(Step::WriteStartInfo, layout.start_info, &self.start_info())?;
+        area.write_pages(Step::WriteAcpi, layout.acpi, &self.acpi.bytes)?;
         self.write_low_rsdp(&mut area)?;
         rings::clear(&mut area, STORE, CONSOLE)?;
-        write_span(
-            &mut area,
+        area.write_pages(
             Step::WriteIdentPt,
             PageSpan::new(IDENT_PT, 1),
             &identity_directory(),
@@ -201,7 +148,7 @@ impl<'a> Plan<'a> {
             ..
         } = &self.layout;
         let map = self.layout.memory_map();
-        start_info::start_info(
+        hvm_start_info::start_info(
             self.request,
             start_info.address(),
             modules,
@@ -218,25 +165,12 @@ impl<'a> Plan<'a> {
         };
         let mut bytes = vec![0; PAGE_BYTES as usize - BYTES_BELOW_END];
         bytes.extend(&self.acpi.rsdp);
-        write_span(area, Step::WriteAcpi, PageSpan::new(page, 1), &bytes)
+        area.write_pages(Step::WriteAcpi, PageSpan::new(page, 1), &bytes)
     }
 
     fn hvm_params(&self) -> Vec<(HvmParam, u64)> {
-        let BuildRequest {
-            store,
-            console,
-            hvm_params,
-            ..
-        } = self.request;
-        let mut params = vec![
-            (HvmParam::StorePfn, STORE),
-            (HvmParam::StoreEvtchn, store.port.0.into()),
-            (HvmParam::ConsolePfn, CONSOLE),
-            (HvmParam::ConsoleEvtchn, console.port.0.into()),
-            (HvmParam::IdentPt, IDENT_PT << PAGE_SHIFT),
-            (HvmParam::MonitorRingPfn, MONITOR_RING),
-        ];
-        params.extend(*hvm_params);
+        let mut params = special::params(self.request);
+        params.extend(self.request.hvm_params);
         params
     }
 
@@ -266,24 +200,4 @@ fn wants_low_rsdp(image: &Image, kernel: &PvhKernel) -> bool {
             .features
             .supported
             .contains(Feature::LinuxRsdpUnrestricted)
-}
-
-/// Writes pages that start with `bytes` and are zero otherwise.
-fn write_span(area: &mut Area, step: Step, span: PageSpan, bytes: &[u8]) -> Result<()> {
-    area.write(step, span.address(), bytes)?;
-    let len = bytes.len() as u64;
-    area.zero(
-        step,
-        span.address() + len,
-        span.size_bytes().saturating_sub(len),
-    )
-}
-
-/// A 32-bit page directory of 4 MiB pages that maps every address to itself.
-fn identity_directory() -> Vec<u8> {
-    // Present, writable, for users, accessed, dirty, large.
-    const FLAGS: u32 = 1 | 1 << 1 | 1 << 2 | 1 << 5 | 1 << 6 | 1 << 7;
-    (0..1024_u32)
-        .flat_map(|index| (index << 22 | FLAGS).to_le_bytes())
-        .collect()
 }

@@ -257,6 +257,7 @@ pub fn new_domain(model: &Model, kind: GuestKind, target_kib: u64) -> DomId {
             cpupool: 0,
             msr_relaxed: false,
             vmtrace_size_bytes: 0,
+            hvm_pirq: false,
         })
         .unwrap();
     model.set_max_vcpus(domid, 2).unwrap();

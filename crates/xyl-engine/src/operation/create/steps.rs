@@ -96,6 +96,7 @@ fn domain_request(context: &Context<'_>) -> Result<CreateDomain, EngineError> {
         cpupool: prepared.pool.as_ref().map_or(0, |pool| pool.id),
         msr_relaxed: spec.msr_relaxed,
         vmtrace_size_bytes: spec.vmtrace_size_bytes,
+        hvm_pirq: false,
     })
 }
 

@@ -1,4 +1,4 @@
-//! `hvm_start_info` of a PVH domain, with its lists.
+//! `hvm_start_info` of a PVH domain, and of an HVM domain for hvmloader, with its lists.
 //!
 //! Source: `xen/include/public/arch-x86/hvm/start_info.h`, version 1 of the structure. It exists since Xen 4.11, and
 //! every kernel reads it, because it only adds fields. The structure, the module list, the memory map and the command
@@ -55,7 +55,7 @@ pub(crate) fn len(request: &BuildRequest<'_>, map_entries: usize) -> u64 {
 }
 
 /// Builds the bytes for guest-physical address `base`. `modules` has the modules' addresses, in the order of the
-/// request.
+/// request. `rsdp_address` is 0 without ACPI tables.
 pub(crate) fn start_info(
     request: &BuildRequest<'_>,
     base: u64,
