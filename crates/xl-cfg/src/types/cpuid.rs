@@ -118,7 +118,7 @@ fn read_flags(reader: &mut Reader<'_>, text: Text<'_>) -> Option<Vec<CpuidFlag>>
 fn read_flag(reader: &mut Reader<'_>, param: &Param<'_>) -> Option<CpuidFlag> {
     let value = param.wanted_value(reader)?;
     let name = param.name.text;
-    if let Some((_, width)) = FIELDS.iter().find(|(field, _)| *field == name) {
+    if let Some((_, _, _, width)) = FIELDS.iter().find(|(field, ..)| *field == name) {
         if let Some(policy) = parse_policy(value.text)
             .filter(|policy| !matches!(policy, BitPolicy::Zero | BitPolicy::One))
         {
@@ -134,10 +134,10 @@ fn read_flag(reader: &mut Reader<'_>, param: &Param<'_>) -> Option<CpuidFlag> {
             value,
         });
     }
-    if FEATURES.binary_search(&name).is_err() && !ALIASES.contains(&name) {
+    if !is_feature(name) {
         let remedy = reader.did_you_mean_or(
             param.name,
-            FEATURES.iter().chain(ALIASES).copied(),
+            feature_names(),
             "the names are those of Xen's public header, in lower case, `-` for `_`",
         );
         reader.warn(
@@ -162,6 +162,18 @@ fn read_flag(reader: &mut Reader<'_>, param: &Param<'_>) -> Option<CpuidFlag> {
         name: name.to_owned(),
         policy,
     })
+}
+
+fn feature_names() -> impl Iterator<Item = &'static str> {
+    let features = FEATURES.iter().map(|(name, _)| *name);
+    features.chain(ALIASES.iter().map(|(name, ..)| *name))
+}
+
+fn is_feature(name: &str) -> bool {
+    FEATURES
+        .binary_search_by_key(&name, |(known, _)| known)
+        .is_ok()
+        || ALIASES.iter().any(|(known, ..)| *known == name)
 }
 
 /// `s` is an older name of `k`.
@@ -249,6 +261,7 @@ mod tests {
     #[test]
     fn features_are_sorted() {
         assert!(FEATURES.is_sorted());
+        assert!(ALIASES.is_sorted());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod actions;
 mod boot;
 mod cpuid;
+mod cpuid_bits;
 mod cpuid_features;
 mod cpulist;
 mod device_model;
@@ -27,11 +28,13 @@ mod time;
 mod usb;
 mod vdev;
 mod vif;
+mod viridian;
 mod vnuma;
 
 pub use actions::{Action, Actions};
 pub use boot::{Boot, PvShim};
 pub use cpuid::{BitPolicy, Cpuid, CpuidFlag, CpuidLeaf};
+pub use cpuid_bits::{CpuidBits, CpuidTarget};
 pub use cpulist::{Affinity, CpuList, CpuListError, CpuRange, CpuStep};
 pub use device_model::{DeviceModel, DeviceModelVersion, Stubdomain};
 pub use disk::{Disk, DiskBackend, DiskColo, DiskFormat, DiskSpecification};
@@ -55,6 +58,7 @@ pub use time::{Time, TimerMode, TscMode};
 pub use usb::{UsbController, UsbControllerType, UsbDevice};
 pub use vdev::{Vdev, xvd_name};
 pub use vif::{Mac, Vif, VifType};
+pub use viridian::ViridianBaseMissing;
 pub use vnuma::VirtualNode;
 
 pub(crate) use cpulist::read_list as read_cpu_list;
