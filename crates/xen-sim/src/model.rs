@@ -78,7 +78,7 @@ pub struct ModelDomain {
     pub hypercall_page: Option<Gfn>,
     /// PV: vCPU 0.
     pub pv_cpu: Option<PvBootCpu>,
-    /// PVH: vCPU 0.
+    /// PVH and HVM: vCPU 0.
     pub hvm_cpu: Option<HvmBootCpu>,
     /// The shared-info frame.
     pub shared_info: Mfn,
@@ -90,6 +90,12 @@ pub struct ModelDomain {
     pub paging_pool_bytes: u64,
     /// vCPUs that its creation asked for.
     vcpus_asked_for: u32,
+    /// Whether an HVM domain may have interrupts over event channels.
+    pub hvm_pirq: bool,
+    /// Mode of the time-stamp counter.
+    pub tsc_mode: u32,
+    /// Offset of the wall clock, in seconds.
+    pub time_offset_s: i64,
     /// Number of vCPUs.
     pub nr_vcpus: u32,
     /// vCPUs that the guest has brought up.
@@ -147,6 +153,9 @@ impl ModelDomain {
             policy: CpuPolicy::default(),
             paging_pool_bytes: 0,
             vcpus_asked_for: 0,
+            hvm_pirq: false,
+            tsc_mode: 0,
+            time_offset_s: 0,
             nr_vcpus: 0,
             nr_online_vcpus: 0,
             affinity: Vec::new(),
@@ -167,6 +176,16 @@ impl ModelDomain {
         self.nr_vcpus = nr_vcpus;
         self.nr_online_vcpus = nr_vcpus.min(1);
         self.affinity = vec![(all.clone(), all); nr_vcpus as usize];
+    }
+
+    /// The local APIC for PVH; all but vPCI for HVM, interrupts over event channels (bit 9) if it has them.
+    fn emulation_flags(&self) -> u32 {
+        match self.kind {
+            GuestKind::Pv => 0,
+            GuestKind::Pvh => 1,
+            GuestKind::Hvm if self.hvm_pirq => 0x3ff,
+            GuestKind::Hvm => 0x1ff,
+        }
     }
 
     /// A domain that has run has used some time.

@@ -221,6 +221,7 @@ impl Hypervisor for Model {
         let mut domain =
             ModelDomain::new(&mut state, request.kind, request.handle, request.cpupool);
         domain.vcpus_asked_for = request.max_vcpus;
+        domain.hvm_pirq = request.hvm_pirq;
         state.domains.insert(domid, domain);
         state.last_domid = domid;
         Ok(DomId(domid))
@@ -431,6 +432,10 @@ impl Hypervisor for Model {
 
     fn set_hvm_boot_cpu(&self, domid: DomId, cpu: &HvmBootCpu) -> Result<()> {
         self.on_domain("set_hvm_boot_cpu", domid, 1, |domain| {
+            // A record of a vCPU that is not there is refused.
+            if domain.kind == GuestKind::Pv || cpu.nr_vcpus > domain.nr_vcpus {
+                return Err(Errno::EINVAL);
+            }
             domain.hvm_cpu = Some(*cpu);
             Ok(())
         })
@@ -469,12 +474,22 @@ impl Hypervisor for Model {
         })
     }
 
-    fn set_tsc_mode(&self, domid: DomId, _mode: u32) -> Result<()> {
-        self.on_domain("set_tsc_mode", domid, 1, |_| Ok(()))
+    fn set_tsc_mode(&self, domid: DomId, mode: u32) -> Result<()> {
+        const NEVER_EMULATE: u32 = 2;
+        self.on_domain("set_tsc_mode", domid, 1, |domain| {
+            if mode > NEVER_EMULATE {
+                return Err(Errno::EINVAL);
+            }
+            domain.tsc_mode = mode;
+            Ok(())
+        })
     }
 
-    fn set_time_offset(&self, domid: DomId, _offset_s: i64) -> Result<()> {
-        self.on_domain("set_time_offset", domid, 1, |_| Ok(()))
+    fn set_time_offset(&self, domid: DomId, offset_s: i64) -> Result<()> {
+        self.on_domain("set_time_offset", domid, 1, |domain| {
+            domain.time_offset_s = offset_s;
+            Ok(())
+        })
     }
 
     fn set_max_mem(&self, domid: DomId, max_kib: u64) -> Result<()> {
@@ -685,9 +700,10 @@ impl Hypervisor for Model {
 
     fn set_hvm_params(&self, domid: DomId, params: &[(HvmParam, u64)]) -> Result<()> {
         self.on_domain("set_hvm_params", domid, params.len(), |domain| {
-            domain
-                .params
-                .extend(params.iter().map(|(param, value)| (*param as u32, *value)));
+            for (param, value) in params {
+                check_param(domain, *param, *value)?;
+                domain.params.insert(*param as u32, *value);
+            }
             Ok(())
         })
     }
@@ -706,6 +722,48 @@ impl Hypervisor for Model {
             domain.ports.clear();
             Ok(())
         })
+    }
+}
+
+/// The checks of `hvm_allow_set_param` and `hvm_set_param` in Xen's `xen/arch/x86/hvm/hvm.c`, for a tool.
+fn check_param(
+    domain: &ModelDomain,
+    param: HvmParam,
+    value: u64,
+) -> std::result::Result<(), Errno> {
+    const TIMER_MODE_MAX: u64 = 3;
+    const VIRIDIAN_BASE: u64 = 1;
+    const VIRIDIAN_ALL: u64 = 0x1fff;
+    const IOREQ_SERVER_PAGES_MAX: u64 = 64;
+    const SHUTDOWN_MAX: u64 = 5;
+    let old = domain.params.get(&(param as u32)).copied().unwrap_or(0);
+    let once = matches!(
+        param,
+        HvmParam::Viridian
+            | HvmParam::IoreqPfn
+            | HvmParam::BufIoreqPfn
+            | HvmParam::IoreqServerPfn
+            | HvmParam::NrIoreqServerPages
+            | HvmParam::Altp2m
+            | HvmParam::McaCap
+    );
+    if once && old != 0 && old != value {
+        return Err(Errno::EEXIST);
+    }
+    let is_valid = match param {
+        // Gone from Xen.
+        HvmParam::PaeEnabled | HvmParam::NestedHvm => false,
+        HvmParam::TimerMode => value <= TIMER_MODE_MAX,
+        HvmParam::Viridian => value & VIRIDIAN_BASE != 0 && value & !VIRIDIAN_ALL == 0,
+        HvmParam::AcpiSState => matches!(value, 0 | 3),
+        HvmParam::NrIoreqServerPages => (1..=IOREQ_SERVER_PAGES_MAX).contains(&value),
+        HvmParam::TripleFaultReason => value <= SHUTDOWN_MAX,
+        HvmParam::X87FipWidth => matches!(value, 0 | 4 | 8),
+        _ => true,
+    };
+    match (domain.kind, is_valid) {
+        (GuestKind::Pvh | GuestKind::Hvm, true) => Ok(()),
+        _ => Err(Errno::EINVAL),
     }
 }
 
@@ -737,11 +795,6 @@ fn info(domid: DomId, domain: &ModelDomain) -> DomainInfo {
         ssidref: domain.ssidref,
         handle: domain.handle,
         cpupool: domain.cpupool,
-        // The local APIC; and the HPET, as one of HVM's devices.
-        emulation_flags: match domain.kind {
-            GuestKind::Pv => 0,
-            GuestKind::Pvh => 1,
-            GuestKind::Hvm => 3,
-        },
+        emulation_flags: domain.emulation_flags(),
     }
 }

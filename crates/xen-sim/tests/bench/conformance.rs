@@ -50,6 +50,10 @@ pub const CHECKS: &[(&str, Check)] = &[
     ),
     ("event channels have the lowest free port", ports),
     ("parameters of a PVH domain are kept", parameters),
+    (
+        "an HVM domain has its devices, and parameters within their limits",
+        hvm_domain,
+    ),
     ("a handle can be changed", handles),
     ("debug keys are answered in the log", debug_keys),
     (
@@ -295,6 +299,45 @@ fn parameters(subject: &mut Subject<'_>) -> Outcome {
             host.hv.hvm_param(domid, HvmParam::ConsolePfn)?,
             0xfefff,
         )
+    })
+}
+
+/// Parameters that are checked, set once, or of hardware-virtualised domains alone.
+fn hvm_domain(subject: &mut Subject<'_>) -> Outcome {
+    with_domain(subject, GuestKind::Hvm, |host, domid| {
+        same("its kind", info(host, domid)?.kind(), GuestKind::Hvm)?;
+        let set = |param, value| host.hv.set_hvm_param(domid, param, value);
+        set(HvmParam::TimerMode, 3)?;
+        fails("a mode", set(HvmParam::TimerMode, 4), Errno::EINVAL)?;
+        fails(
+            "no pages",
+            set(HvmParam::NrIoreqServerPages, 0),
+            Errno::EINVAL,
+        )?;
+        set(HvmParam::IoreqServerPfn, 0xfeff0)?;
+        set(HvmParam::IoreqServerPfn, 0xfeff0)?;
+        fails(
+            "twice",
+            set(HvmParam::IoreqServerPfn, 0xfeff1),
+            Errno::EEXIST,
+        )?;
+        fails("odd bits", set(HvmParam::Viridian, 2), Errno::EINVAL)?;
+        set(HvmParam::Viridian, 1)?;
+        fails("other bits", set(HvmParam::Viridian, 5), Errno::EEXIST)?;
+        fails(
+            "a reason",
+            set(HvmParam::TripleFaultReason, 99),
+            Errno::EINVAL,
+        )?;
+        fails("PAE", set(HvmParam::PaeEnabled, 1), Errno::EINVAL)?;
+        fails("nested", set(HvmParam::NestedHvm, 1), Errno::EINVAL)?;
+        fails("TSC", host.hv.set_tsc_mode(domid, 9), Errno::EINVAL)?;
+        host.hv.set_tsc_mode(domid, 1)?;
+        Ok(host.hv.set_time_offset(domid, -3600)?)
+    })?;
+    with_domain(subject, GuestKind::Pv, |host, domid| {
+        let set = host.hv.set_hvm_param(domid, HvmParam::TimerMode, 1);
+        fails("a PV domain", set, Errno::EINVAL)
     })
 }
 
