@@ -1,11 +1,14 @@
 //! Builds and starts one domain on real Xen, prints its console, and destroys it. Run it in dom0 as root.
 //!
 //!     build_probe pv|pvh KERNEL [OPTIONS]
+//!     build_probe hvm HVMLOADER --firmware FILE [OPTIONS]
 //!     build_probe show DOMID
 //!
 //! `show` prints what Xen knows of a domain, line by line, so that two domains can be compared: one of xl's, say.
 //!
-//! Options: `--memory MIB`, `--maxmem MIB`, `--vcpus N`, `--online N`, `--cmdline TEXT`, `--ramdisk FILE`, `--seconds N` (how
+//! An HVM domain needs a device model, which the caller starts: `--stay` leaves the domain paused for it.
+//!
+//! Options: `--firmware FILE` and `--video MIB` (HVM: SeaBIOS or OVMF, and memory of the graphics card), `--memory MIB`, `--maxmem MIB`, `--vcpus N`, `--online N`, `--cmdline TEXT`, `--ramdisk FILE`, `--seconds N` (how
 //! long to listen), `--until TEXT` (listen until the console says that; exit code 1 if it never does), `--stay` (leave the
 //! domain paused and alive). The console's ring is read directly, so xenconsoled is not needed.
 
@@ -17,7 +20,8 @@ use std::time::{Duration, Instant};
 
 use xen_build::cpu_policy::{CpuPolicyOptions, apply_default_policy};
 use xen_build::{
-    BootModule, BuildRequest, Built, Channel, ModuleContent, build_pv, build_pvh, memory,
+    BootModule, BuildRequest, Built, Channel, FIRMWARE, HvmMachine, ModuleContent, build_hvm,
+    build_pv, build_pvh, check_hvm, memory,
 };
 use xen_image::{Image, Loader, Module};
 use xen_port::{
@@ -53,6 +57,8 @@ struct Options {
     online: u32,
     cmdline: String,
     ramdisk: Option<PathBuf>,
+    firmware: Option<PathBuf>,
+    video_mib: u64,
     seconds: u64,
     until: Option<String>,
     stay: bool,
@@ -64,7 +70,8 @@ impl Options {
         let kind = match words.next().as_deref() {
             Some("pv") => GuestKind::Pv,
             Some("pvh") => GuestKind::Pvh,
-            _ => return Err("usage: build_probe pv|pvh KERNEL [OPTIONS] | show DOMID".into()),
+            Some("hvm") => GuestKind::Hvm,
+            _ => return Err("usage: build_probe pv|pvh|hvm KERNEL [OPTIONS] | show DOMID".into()),
         };
         let kernel = words.next().ok_or("which kernel?")?.into();
         let mut options = Options {
@@ -76,6 +83,8 @@ impl Options {
             online: 1,
             cmdline: String::new(),
             ramdisk: None,
+            firmware: None,
+            video_mib: 0,
             seconds: 10,
             until: None,
             stay: false,
@@ -94,6 +103,8 @@ impl Options {
                 "--vcpus" => options.vcpus = number(&value)?,
                 "--online" => options.online = number(&value)?,
                 "--cmdline" => options.cmdline = value,
+                "--firmware" => options.firmware = Some(value.into()),
+                "--video" => options.video_mib = number(&value)?,
                 "--ramdisk" => options.ramdisk = Some(value.into()),
                 "--seconds" => options.seconds = number(&value)?,
                 "--until" => options.until = Some(value),
@@ -142,7 +153,7 @@ fn show(domid: DomId) -> Outcome<bool> {
     Ok(true)
 }
 
-const PARAMS: [HvmParam; 12] = [
+const PARAMS: [HvmParam; 18] = [
     HvmParam::StorePfn,
     HvmParam::StoreEvtchn,
     HvmParam::ConsolePfn,
@@ -155,19 +166,22 @@ const PARAMS: [HvmParam; 12] = [
     HvmParam::MonitorRingPfn,
     HvmParam::SharingRingPfn,
     HvmParam::Viridian,
+    HvmParam::HpetEnabled,
+    HvmParam::VptAlign,
+    HvmParam::PagingRingPfn,
+    HvmParam::IoreqServerPfn,
+    HvmParam::NrIoreqServerPages,
+    HvmParam::McaCap,
 ];
 
 /// Makes the domain, watches it, destroys it. Whether its console said what was waited for.
 fn probe(options: &Options) -> Outcome<bool> {
     let kernel = Loader::default().load(&options.kernel)?;
-    let ramdisk = options
-        .ramdisk
-        .as_deref()
-        .map(|path| Module::open(path, 1 << 32))
-        .transpose()?;
+    let module = options.firmware.as_ref().or(options.ramdisk.as_ref());
+    let module = module.map(|path| Module::open(path, 1 << 32)).transpose()?;
     let xen = Xen::open()?;
     let domid = create(&xen, options)?;
-    let result = run(&xen, domid, options, &kernel, ramdisk.as_ref());
+    let result = run(&xen, domid, options, &kernel, module.as_ref());
     if !options.stay {
         xen.destroy_domain(domid, Instant::now() + Duration::from_secs(20))?;
         if let Ok(mut store) = Client::connect() {
@@ -206,14 +220,17 @@ fn run(
     domid: DomId,
     options: &Options,
     kernel: &Image,
-    ramdisk: Option<&Module>,
+    module: Option<&Module>,
 ) -> Outcome<bool> {
     let (store, console) = prepare(xen, domid, options)?;
-    let modules: Vec<BootModule<'_>> = ramdisk
+    let modules: Vec<BootModule<'_>> = module
         .iter()
         .map(|module| BootModule {
             content: ModuleContent::File(module),
-            cmdline: "",
+            cmdline: match options.kind {
+                GuestKind::Hvm => FIRMWARE,
+                _ => "",
+            },
         })
         .collect();
     let request = BuildRequest {
@@ -229,17 +246,26 @@ fn run(
         console,
         claim: true,
         allow_bare_pv32: false,
-        hvm_params: if options.kind == GuestKind::Pv {
-            &[]
-        } else {
-            &[(HvmParam::TimerMode, 1)]
+        hvm_params: match options.kind {
+            GuestKind::Pv => &[],
+            GuestKind::Pvh => &[(HvmParam::TimerMode, 1)],
+            GuestKind::Hvm => &[
+                (HvmParam::TimerMode, 1),
+                (HvmParam::HpetEnabled, 1),
+                (HvmParam::VptAlign, 1),
+            ],
         },
+    };
+    let machine = HvmMachine {
+        video_ram_kib: options.video_mib << 10,
+        ..HvmMachine::default()
     };
     let before = xen.stats();
     let started = Instant::now();
     let built = match options.kind {
         GuestKind::Pv => build_pv(xen, &request)?,
-        _ => build_pvh(xen, &request)?,
+        GuestKind::Pvh => build_pvh(xen, &request)?,
+        GuestKind::Hvm => build_hvm(xen, &request, &machine)?,
     };
     let took = started.elapsed();
     let after = xen.stats();
@@ -251,6 +277,10 @@ fn run(
         built.extents
     );
     introduce(domid, &built, &store)?;
+    if options.kind == GuestKind::Hvm {
+        println!("RAM: {:?}", check_hvm(&request, &machine)?);
+        write_settings(domid)?;
+    }
     if options.stay {
         return Ok(true);
     }
@@ -305,6 +335,28 @@ fn introduce(domid: DomId, built: &Built, store: &Channel) -> Outcome<()> {
         client.set_perms(&home.join(name)?, &Perms::owned_by(domid.0))?;
     }
     client.introduce(domid.0, built.store_gfn.0, store.port.0)?;
+    Ok(())
+}
+
+/// Writes the settings that hvmloader reads, with the usual values.
+fn write_settings(domid: DomId) -> Outcome<()> {
+    let mut client = Client::connect()?;
+    let home = xenstore::Path::domain(domid.0);
+    let readable = Perms::owned_by(0).with(domid.0, Access::Read);
+    for folder in ["hvmloader", "platform"] {
+        // What is made in a folder later has its permissions.
+        client.mkdir(&home.join(folder)?)?;
+        client.set_perms(&home.join(folder)?, &readable)?;
+    }
+    for (name, value) in [
+        ("hvmloader/bios", "seabios"),
+        ("hvmloader/allow-memory-relocate", "0"),
+        ("platform/acpi", "1"),
+        ("platform/acpi_s3", "1"),
+        ("platform/acpi_s4", "1"),
+    ] {
+        client.write(&home.join(name)?, value.as_bytes())?;
+    }
     Ok(())
 }
 
