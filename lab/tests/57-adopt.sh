@@ -106,11 +106,11 @@ python3 - "$json" <<'END'
 import json, sys
 # libxl may end the file with a NUL.
 record = json.JSONDecoder().raw_decode(open(sys.argv[1]).read().lstrip())[0]
-record["pcidevs"] = [{"bus": 1}]
+record["usbctrls"] = [{"devid": 0}]
 record["b_info"]["irqs"] = [5]
 json.dump(record, open(sys.argv[1], "w"))
 END
-refused '`irqs`.*`pci|`pci.*`irqs`' xyl adopt disk
+refused '`irqs`.*`usbctrl|`usbctrl.*`irqs`' xyl adopt disk
 cp "$scratch/json" "$json"
 ok xl destroy disk
 leaves_nothing "$scratch/before"

@@ -244,6 +244,9 @@ impl Machine {
         let mut command = tied_to_us(setup::qemu());
         hardware(&mut command, options);
         software(&mut command, options, root);
+        if options.xen.has_iommu() {
+            assignable_devices(&mut command);
+        }
         // Disk by disk: the order gives dom0 its vda to vdd.
         drive(&mut command, &root.disk(), "snapshot=on");
         drive(&mut command, &input, "readonly=on");
@@ -509,6 +512,16 @@ fn hardware(command: &mut Command, options: &Options) {
         }
         command.arg(cpu);
     }
+}
+
+/// An IOMMU, and devices whose memory accesses it translates: 00:10.0, which cannot be reset, and one behind the root port 00:11.0,
+/// which can. QEMU's other virtio devices pass the IOMMU by.
+fn assignable_devices(command: &mut Command) {
+    const RANDOM: &str = "virtio-rng-pci,disable-legacy=on,iommu_platform=on";
+    command.args(["-device", "amd-iommu"]);
+    command.arg("-device").arg(format!("{RANDOM},addr=10.0"));
+    command.args(["-device", "pcie-root-port,id=slot1,chassis=1,addr=11.0"]);
+    command.arg("-device").arg(format!("{RANDOM},bus=slot1"));
 }
 
 fn software(command: &mut Command, options: &Options, root: &Root) {

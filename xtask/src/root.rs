@@ -26,6 +26,12 @@ pub enum Xen {
     /// Xen 4.17 built with CONFIG_PV32 from Debian's source, with all the rest of Debian 12: runs bare 32-bit PV guests.
     #[value(name = "4.17-pv32")]
     V4_17Pv32,
+    /// Xen 4.17, on a machine with an IOMMU and PCI devices that guests can get.
+    #[value(name = "4.17-iommu")]
+    V4_17Iommu,
+    /// Xen 4.20, on a machine with an IOMMU and PCI devices that guests can get.
+    #[value(name = "4.20-iommu")]
+    V4_20Iommu,
 }
 
 impl Xen {
@@ -35,22 +41,29 @@ impl Xen {
             Self::V4_17 => "4.17",
             Self::V4_20 => "4.20",
             Self::V4_17Pv32 => "4.17-pv32",
+            Self::V4_17Iommu => "4.17-iommu",
+            Self::V4_20Iommu => "4.20-iommu",
         }
     }
 
     /// Xen's release, such as `4.17`.
     pub fn version(self) -> &'static str {
         match self {
-            Self::V4_17 | Self::V4_17Pv32 => "4.17",
-            Self::V4_20 => "4.20",
+            Self::V4_17 | Self::V4_17Pv32 | Self::V4_17Iommu => "4.17",
+            Self::V4_20 | Self::V4_20Iommu => "4.20",
         }
     }
 
     fn suite(self) -> &'static str {
         match self {
-            Self::V4_17 | Self::V4_17Pv32 => "bookworm",
-            Self::V4_20 => "trixie",
+            Self::V4_17 | Self::V4_17Pv32 | Self::V4_17Iommu => "bookworm",
+            Self::V4_20 | Self::V4_20Iommu => "trixie",
         }
+    }
+
+    /// Whether the machine has an IOMMU.
+    pub fn has_iommu(self) -> bool {
+        matches!(self, Self::V4_17Iommu | Self::V4_20Iommu)
     }
 }
 
@@ -93,7 +106,7 @@ impl Root {
 pub fn ensure(xen: Xen) -> Result<Root> {
     let own_xen = match xen {
         Xen::V4_17Pv32 => Some(own_xen()?),
-        Xen::V4_17 | Xen::V4_20 => None,
+        Xen::V4_17 | Xen::V4_20 | Xen::V4_17Iommu | Xen::V4_20Iommu => None,
     };
     Ok(Root {
         dir: built(&Recipe::dom0(xen))?,

@@ -1,8 +1,8 @@
 //! procfs and sysfs: what the host's kernel shows of its processes and devices. [`KernelFiles`] is the port.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -14,7 +14,7 @@ use crate::process::{HeldProcess, SystemHeld};
 /// Maximum number of bytes that are read of one file. `maps` of a process can be large.
 const FILE_MAX_BYTES: u64 = 16 << 20;
 
-/// The port to procfs and sysfs: paths begin with `/proc` or `/sys`. `/etc/passwd` is read by it too, for the users of
+/// The port to procfs and sysfs, which is read but for [`KernelFiles::write`]: paths begin with `/proc` or `/sys`. `/etc/passwd` is read by it too, for the users of
 /// processes.
 pub trait KernelFiles: fmt::Debug {
     /// Reads a file, but not more than 16 MiB of it.
@@ -22,6 +22,15 @@ pub trait KernelFiles: fmt::Debug {
     /// # Errors
     /// The system's error.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+
+    /// Writes to a file of sysfs that is there, with one call of the kernel, which does at once what the bytes ask for.
+    ///
+    /// # Errors
+    /// The system's error: the kernel's answer.
+    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let _ = (path, bytes);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// The names in a folder, in any order.
     ///
@@ -88,6 +97,14 @@ impl KernelFiles for SystemKernelFiles {
             .take(FILE_MAX_BYTES)
             .read_to_end(&mut bytes)?;
         Ok(bytes)
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).open(self.place(path))?;
+        match file.write(bytes)? {
+            written if written == bytes.len() => Ok(()),
+            _ => Err(io::ErrorKind::WriteZero.into()),
+        }
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {

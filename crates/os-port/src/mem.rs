@@ -21,6 +21,7 @@
 mod disks;
 mod doorbells;
 mod links;
+mod pci;
 mod programs;
 
 use std::cell::Cell;

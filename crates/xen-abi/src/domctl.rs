@@ -234,6 +234,14 @@ c_constants! {
     GET_ADDRESS_SIZE: u32 = 36, "XEN_DOMCTL_get_address_size";
     /// Sets the target of a stub domain.
     SET_TARGET: u32 = 46, "XEN_DOMCTL_set_target";
+    /// Gives a device to a domain.
+    ASSIGN_DEVICE: u32 = 37, "XEN_DOMCTL_assign_device";
+    /// Takes a device from a domain.
+    DEASSIGN_DEVICE: u32 = 47, "XEN_DOMCTL_deassign_device";
+    /// Kind of device: PCI.
+    DEVICE_PCI: u32 = 0, "XEN_DOMCTL_DEV_PCI";
+    /// Assign also where memory is reserved for the device.
+    DEVICE_RDM_RELAXED: u32 = 1, "XEN_DOMCTL_DEV_RDM_RELAXED";
     /// Gets one HVM save record.
     GET_HVM_CONTEXT_PARTIAL: u32 = 55, "XEN_DOMCTL_gethvmcontext_partial";
     /// Says what kind of page each of some frames is.
@@ -671,6 +679,48 @@ abi! {
     struct AddressSize = "struct xen_domctl_address_size", 4 {
         /// 32 or 64.
         0 size: u32;
+    }
+    /// Argument of `XEN_DOMCTL_assign_device` and `XEN_DOMCTL_deassign_device` for a PCI device.
+    struct AssignDevice = "struct xen_domctl_assign_device", 24 {
+        /// `DEVICE_*`: the kind.
+        0 dev: u32;
+        /// `DEVICE_RDM_RELAXED`, at an assign alone.
+        4 flags: u32;
+        /// The PCI device.
+        8 machine_sbdf: u32 = "u.pci.machine_sbdf";
+        /// Unused by PCI devices.
+        12 rest: [u8; 12] = "";
+    }
+    /// Argument of `XEN_DOMCTL_irq_permission`.
+    struct IrqPermission = "struct xen_domctl_irq_permission", 8 {
+        /// The interrupt, by the number that the caller has mapped.
+        0 pirq: u32;
+        /// Whether the domain may use it.
+        4 allow_access: u8;
+        /// Zeros.
+        5 pad: [u8; 3];
+    }
+    /// Argument of `XEN_DOMCTL_iomem_permission`.
+    struct IomemPermission = "struct xen_domctl_iomem_permission", 24 {
+        /// The first frame.
+        0 first_mfn: u64;
+        /// Number of frames.
+        8 nr_mfns: u64;
+        /// Whether the domain may use them.
+        16 allow_access: u8;
+        /// Padding.
+        17 pad: [u8; 7] = "";
+    }
+    /// Argument of `XEN_DOMCTL_ioport_permission`.
+    struct IoportPermission = "struct xen_domctl_ioport_permission", 12 {
+        /// The first port.
+        0 first_port: u32;
+        /// Number of ports.
+        4 nr_ports: u32;
+        /// Whether the domain may use them.
+        8 allow_access: u8;
+        /// Padding.
+        9 pad: [u8; 3] = "";
     }
     /// Argument of `XEN_DOMCTL_sendtrigger`.
     struct SendTrigger = "struct xen_domctl_sendtrigger", 8 {

@@ -16,6 +16,7 @@ pub mod layout;
 pub mod linux;
 pub mod memory;
 pub mod mmu;
+pub mod physdev;
 pub mod sched;
 pub mod start;
 pub mod sysctl;

@@ -21,6 +21,8 @@ c_constants! {
     HYPERVISOR_SCHED_OP: u64 = 29, "__HYPERVISOR_sched_op";
     /// Hypercall: event channels.
     HYPERVISOR_EVENT_CHANNEL_OP: u64 = 32, "__HYPERVISOR_event_channel_op";
+    /// Hypercall: interrupts of devices.
+    HYPERVISOR_PHYSDEV_OP: u64 = 33, "__HYPERVISOR_physdev_op";
     /// Hypercall: PVH and HVM.
     HYPERVISOR_HVM_OP: u64 = 34, "__HYPERVISOR_hvm_op";
     /// Hypercall: host.
@@ -34,6 +36,8 @@ c_constants! {
     DOMID_FIRST_RESERVED: u16 = 0x7ff0, "DOMID_FIRST_RESERVED";
     /// The caller's own domain.
     DOMID_SELF: u16 = 0x7ff0, "DOMID_SELF";
+    /// Owner of I/O memory, and of devices that no domain may use.
+    DOMID_IO: u16 = 0x7ff1, "DOMID_IO";
     /// Xen's own memory.
     DOMID_XEN: u16 = 0x7ff2, "DOMID_XEN";
     /// No domain.

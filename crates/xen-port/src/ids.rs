@@ -47,11 +47,53 @@ number! {
     Pfn(u64)
 }
 
+/// A function of a PCI device of the host, by its address: segment, bus, device and function in 16, 8, 5 and 3 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct PciSbdf(pub u32);
+
+impl PciSbdf {
+    /// The function at these numbers. Bits beyond the width of a number are left out.
+    pub fn new(segment: u16, bus: u8, device: u8, function: u8) -> PciSbdf {
+        let devfn = (device & 0x1f) << 3 | function & 7;
+        PciSbdf(u32::from(segment) << 16 | u32::from(bus) << 8 | u32::from(devfn))
+    }
+
+    /// Parses an address as sysfs writes it: `0000:03:00.0`, each number with all its digits.
+    pub fn parse(text: &str) -> Option<PciSbdf> {
+        let mut parts = text.split([':', '.']);
+        let mut number = |digits: usize| {
+            let part = parts.next()?;
+            let is_hex = part.len() == digits && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+            is_hex.then(|| u32::from_str_radix(part, 16).ok())?
+        };
+        let (segment, bus, device, function) = (number(4)?, number(2)?, number(2)?, number(1)?);
+        let sbdf = PciSbdf(segment << 16 | bus << 8 | device << 3 | function);
+        (device < 32 && function < 8 && sbdf.to_string() == text.to_ascii_lowercase())
+            .then_some(sbdf)
+    }
+
+    /// Its function number.
+    pub fn function(self) -> u8 {
+        (self.0 & 7) as u8
+    }
+}
+
+impl fmt::Display for PciSbdf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (segment, bus) = (self.0 >> 16, self.0 >> 8 & 0xff);
+        let (device, function) = (self.0 >> 3 & 0x1f, self.0 & 7);
+        write!(f, "{segment:04x}:{bus:02x}:{device:02x}.{function:x}")
+    }
+}
+
 impl DomId {
     /// The first number that no ordinary domain can have (`DOMID_FIRST_RESERVED`).
     pub const FIRST_RESERVED: u16 = 0x7ff0;
     /// The caller's own domain (`DOMID_SELF`).
     pub const SELF: DomId = DomId(0x7ff0);
+    /// Xen's owner of I/O memory and of PCI devices that no domain may use (`DOMID_IO`).
+    pub const IO: DomId = DomId(0x7ff1);
     /// The control domain (dom0).
     pub const ZERO: DomId = DomId(0);
 

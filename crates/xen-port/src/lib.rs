@@ -21,11 +21,12 @@ pub use host::{
     CpuPool, CpuTopology, HostCpuPolicy, HostFeatureset, NumaNode, Parameter, ParameterKind,
     PhysCaps, PhysInfo, SchedulerGlobals, SchedulerId, SchedulerParams, VersionInfo,
 };
-pub use ids::{DomId, EvtchnPort, Gfn, Mfn, PAGE_SHIFT, PAGE_SIZE, Pfn, VcpuId};
+pub use ids::{DomId, EvtchnPort, Gfn, Mfn, PAGE_SHIFT, PAGE_SIZE, PciSbdf, Pfn, VcpuId};
 pub use memory::{E820Entry, E820Kind, GuestMemory, PageTableLevel, PopulateFlags};
 pub use requests::{
-    CpuPolicy, CpuidLeaf, CreateDomain, DomainFlags, DomainInfo, GuestKind, HvmBootCpu, HvmParam,
-    MsrEntry, PvBootCpu, PvMode, ShutdownReason, Trigger, VcpuInfo, VcpuRunState,
+    CpuPolicy, CpuidLeaf, CreateDomain, DomainFlags, DomainInfo, GuestKind, HostResource,
+    HvmBootCpu, HvmParam, MsrEntry, PvBootCpu, PvMode, ShutdownReason, Trigger, VcpuInfo,
+    VcpuRunState,
 };
 
 /// A hypervisor. Each call blocks until Xen answers. It is one hypercall unless its description says otherwise. An
@@ -265,6 +266,30 @@ pub trait Hypervisor {
         params
             .iter()
             .try_for_each(|(param, value)| self.set_hvm_param(domid, *param, *value))
+    }
+
+    // ---- devices of the host --------------------------------------------------------------
+
+    /// Gives a PCI device to a domain: its memory accesses reach that domain's memory alone (`XEN_DOMCTL_assign_device`). To
+    /// [`DomId::IO`] they reach none. With `is_relaxed`, memory that the firmware reserves for the device is no obstacle.
+    ///
+    /// Xen answers `Errno::EOPNOTSUPP` without an IOMMU, or for a domain that was created without the right to it,
+    /// `Errno::EBUSY` for a device that another guest has, and `Errno::ENODEV` for one that it does not know.
+    fn assign_pci(&self, domid: DomId, device: PciSbdf, is_relaxed: bool) -> Result<()> {
+        let _ = (device, is_relaxed);
+        Err(unsupported("XEN_DOMCTL_assign_device", domid))
+    }
+    /// Takes a PCI device from a domain: from a guest to [`DomId::IO`], from there to domain 0 (`XEN_DOMCTL_deassign_device`).
+    /// Xen answers `Errno::ENODEV` if the domain does not have it.
+    fn deassign_pci(&self, domid: DomId, device: PciSbdf) -> Result<()> {
+        let _ = device;
+        Err(unsupported("XEN_DOMCTL_deassign_device", domid))
+    }
+    /// Permits a domain to use a resource of the host, or forbids it. An interrupt is two hypercalls
+    /// (`XEN_DOMCTL_irq_permission`, `PHYSDEVOP_map_pirq` or `PHYSDEVOP_unmap_pirq`), others are one.
+    fn set_permission(&self, domid: DomId, resource: HostResource, is_allowed: bool) -> Result<()> {
+        let _ = (resource, is_allowed);
+        Err(unsupported("XEN_DOMCTL_iomem_permission", domid))
     }
 
     // ---- event channels -------------------------------------------------------------------

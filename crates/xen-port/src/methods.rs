@@ -76,6 +76,9 @@ macro_rules! hypervisor_methods {
             hvm_param(domid: $crate::DomId, param: $crate::HvmParam) () -> u64;
             set_hvm_param(domid: $crate::DomId, param: $crate::HvmParam, value: u64) () -> ();
             set_hvm_params(domid: $crate::DomId) (params: [($crate::HvmParam, u64)]) -> ();
+            assign_pci(domid: $crate::DomId, device: $crate::PciSbdf, is_relaxed: bool) () -> ();
+            deassign_pci(domid: $crate::DomId, device: $crate::PciSbdf) () -> ();
+            set_permission(domid: $crate::DomId, resource: $crate::HostResource, is_allowed: bool) () -> ();
             alloc_unbound(domid: $crate::DomId, remote: $crate::DomId) () -> $crate::EvtchnPort;
             close_event_channels(domid: $crate::DomId) () -> ();
         }

@@ -340,3 +340,25 @@ pub enum HvmParam {
     Vm86TssSized = 37,
     McaCap = 38,
 }
+
+/// A resource of the host that a domain may be permitted to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum HostResource {
+    /// I/O ports.
+    Ports {
+        /// The first port.
+        first: u16,
+        /// Number of ports.
+        count: u32,
+    },
+    /// Memory of devices.
+    Memory {
+        /// The first frame.
+        first: Mfn,
+        /// Number of pages.
+        nr_pages: u64,
+    },
+    /// An interrupt line, by the host's number of it (GSI). The domain uses the same number.
+    Interrupt(u32),
+}

@@ -2,7 +2,7 @@
 //!
 //! It acts between the calls of the simulated processes, as a kernel does beside them: it takes devices whose nodes it finds, makes
 //! what they need, shows them in sysfs, and closes them when their frontend goes. [`Manner`] makes it a bad one. A [`Driver`] is
-//! the part of one kind: `blkback` for disks, `netback` for network interfaces. `qemu` is the backend in QEMU, for disks, channels, framebuffers and keyboards. It also plays the part of the guest's driver that
+//! the part of one kind: `blkback` for disks, `netback` for network interfaces, `pciback` for PCI devices. `qemu` is the backend in QEMU, for disks, channels, framebuffers and keyboards. It also plays the part of the guest's driver that
 //! lets a device go when it is asked to ([`Backends::set_guest_keeps`]).
 //!
 //! Facts: `xenbus_probe.c`, `xen-blkback/xenbus.c` and `xen-netback/xenbus.c` of Linux.
@@ -10,6 +10,7 @@
 mod blkback;
 mod elsewhere;
 mod netback;
+mod pciback;
 mod qemu;
 
 use std::collections::BTreeMap;
@@ -19,22 +20,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use os_port::Files;
-use os_port::mem::{Life, MemDisks, MemFiles, MemLinks, MemPrograms};
+use os_port::mem::{Life, MemDisks, MemFiles, MemKernelFiles, MemLinks, MemPrograms};
 use xenstore::{Client, Path, Tree};
 
 use blkback::Blkback;
 pub use elsewhere::DriverManner;
 use elsewhere::{DriverDomains, End};
 use netback::Netback;
+use pciback::Pciback;
 use qemu::Qemus;
 pub use qemu::UNKNOWN_DRIVER;
 
 /// The folder of the devices in xenstore.
 const FOLDER: &str = "/local/domain/0/backend";
 /// Parts of paths that only devices have.
-const DEVICES: [&[u8]; 6] = [
+const DEVICES: [&[u8]; 7] = [
     b"backend/vbd",
     b"backend/vif",
+    b"backend/pci",
     b"backend/qdisk",
     b"backend/vfb",
     b"backend/vkbd",
@@ -172,16 +175,18 @@ enum Phase {
 }
 
 impl Backends {
-    /// The backends of a host with these devices, this sysfs and these programs.
+    /// The backends of a host with these devices, this sysfs and these programs. `kernel_files` has the PCI devices.
     pub(crate) fn new(
         disks: &MemDisks,
         links: &MemLinks,
         sysfs: Arc<dyn Sysfs>,
         programs: &MemPrograms,
+        kernel_files: &MemKernelFiles,
     ) -> Backends {
-        let drivers: [Box<dyn Driver>; 2] = [
+        let drivers: [Box<dyn Driver>; 3] = [
             Box::new(Blkback::new(disks, &sysfs)),
             Box::new(Netback::new(links, &sysfs)),
+            Box::new(Pciback::new(kernel_files)),
         ];
         let kinds = drivers.into_iter().map(|driver| OfKind {
             driver,

@@ -6,16 +6,17 @@
 
 mod hypervisor;
 mod mapping;
+mod passthrough;
 mod pools;
 mod settings;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use xen_port::{
-    CpuMap, CpuPolicy, DomId, E820Entry, Errno, EvtchnPort, Gfn, GuestKind, GuestMemory, HvError,
-    HvmBootCpu, Mfn, PAGE_SIZE, PageTableLevel, PhysCaps, PvBootCpu, Result, ShutdownReason,
-    VersionInfo,
+    CpuMap, CpuPolicy, DomId, E820Entry, Errno, EvtchnPort, Gfn, GuestKind, GuestMemory,
+    HostResource, HvError, HvmBootCpu, Mfn, PAGE_SIZE, PageTableLevel, PciSbdf, PhysCaps,
+    PvBootCpu, Result, ShutdownReason, VersionInfo,
 };
 
 use mapping::Mapping;
@@ -272,6 +273,10 @@ struct State {
     nr_nodes: u32,
     version: Option<VersionInfo>,
     caps: Option<PhysCaps>,
+    /// The domain that each PCI device is with, unless that is domain 0.
+    pci_owners: BTreeMap<PciSbdf, DomId>,
+    /// The resources of the host that domains may use.
+    permissions: BTreeSet<(DomId, HostResource)>,
     console_ring: Vec<u8>,
     settings: Settings,
 }
@@ -296,6 +301,31 @@ impl Model {
         Model {
             state: Arc::new(Mutex::new(state)),
         }
+    }
+
+    /// The host has an IOMMU, which Xen uses. At first it has none.
+    pub fn add_iommu(&self) {
+        self.set_caps(PhysCaps {
+            hvm_directio: true,
+            pv_directio: true,
+            ..USUAL_CAPS
+        });
+    }
+
+    /// The domain that a PCI device is with: domain 0, [`DomId::IO`] in quarantine, or a guest.
+    pub fn pci_owner(&self, device: PciSbdf) -> DomId {
+        let owners = &self.state().pci_owners;
+        owners.get(&device).copied().unwrap_or(DomId::ZERO)
+    }
+
+    /// The resources of the host that a domain may use.
+    pub fn permissions(&self, domid: DomId) -> Vec<HostResource> {
+        let state = self.state();
+        let its = state
+            .permissions
+            .iter()
+            .filter(|(owner, _)| *owner == domid);
+        its.map(|(_, resource)| *resource).collect()
     }
 
     /// The host has so many CPUs. At first it has one.

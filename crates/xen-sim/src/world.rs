@@ -117,16 +117,18 @@ impl World {
         let disks = MemDisks::new(&disk);
         let links = MemLinks::default();
         let programs = MemPrograms::default();
+        let kernel_files = MemKernelFiles::default();
+        let sysfs = Arc::new(disk.clone());
         World {
             xen: Model::new(free_mib),
             store,
-            backends: Backends::new(&disks, &links, Arc::new(disk.clone()), &programs),
+            backends: Backends::new(&disks, &links, sysfs, &programs, &kernel_files),
             disks,
             disk,
             doorbells: MemDoorbells::default(),
             links,
             programs,
-            kernel_files: MemKernelFiles::default(),
+            kernel_files,
             clock: VirtualClock::new(),
             free_mib,
             processes: Processes::default(),
@@ -153,8 +155,11 @@ impl World {
         let disks = MemDisks::new(&self.disk);
         let links = MemLinks::default();
         let programs = MemPrograms::default();
+        let kernel_files = MemKernelFiles::default();
+        let sysfs = Arc::new(self.disk.clone());
         World {
-            backends: Backends::new(&disks, &links, Arc::new(self.disk.clone()), &programs),
+            backends: Backends::new(&disks, &links, sysfs, &programs, &kernel_files),
+            kernel_files,
             programs,
             disks,
             links,

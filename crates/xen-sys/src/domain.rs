@@ -269,7 +269,8 @@ fn encode(request: &CreateDomain, release: Release) -> domctl::CreateDomain {
             | flag(hardware && request.nested_virt, domctl::CDF_NESTED_VIRT)
             | flag(request.vpmu, domctl::CDF_VPMU)
             | flag(request.iommu, domctl::CDF_IOMMU),
-        iommu_opts: 0,
+        // A PV domain has no tables of its own that the IOMMU could share.
+        iommu_opts: flag(request.iommu && !hardware, domctl::IOMMU_NO_SHAREPT),
         max_vcpus: request.max_vcpus,
         max_evtchn_port: request.max_evtchn_port,
         max_grant_frames: or_default(request.max_grant_frames),

@@ -28,6 +28,7 @@ mod loops;
 mod mapping;
 mod memory;
 mod pages;
+mod passthrough;
 mod pools;
 mod port;
 mod privcmd;

@@ -5,10 +5,10 @@ use std::time::Instant;
 use xen_abi::domctl;
 use xen_port::{
     CpuMap, CpuPolicy, CpuPool, CpuTopology, CreateDomain, DomId, DomainInfo, E820Entry,
-    EvtchnPort, Gfn, GuestKind, GuestMemory, HostCpuPolicy, HostFeatureset, HvmBootCpu, HvmParam,
-    Hypervisor, Mfn, NumaNode, PageTableLevel, Parameter, Pfn, PhysInfo, PopulateFlags, PvBootCpu,
-    Result, SchedulerGlobals, SchedulerId, SchedulerParams, ShutdownReason, Trigger, VcpuId,
-    VcpuInfo, VersionInfo,
+    EvtchnPort, Gfn, GuestKind, GuestMemory, HostCpuPolicy, HostFeatureset, HostResource,
+    HvmBootCpu, HvmParam, Hypervisor, Mfn, NumaNode, PageTableLevel, Parameter, PciSbdf, Pfn,
+    PhysInfo, PopulateFlags, PvBootCpu, Result, SchedulerGlobals, SchedulerId, SchedulerParams,
+    ShutdownReason, Trigger, VcpuId, VcpuInfo, VersionInfo,
 };
 
 use crate::Xen;
@@ -317,6 +317,18 @@ impl Hypervisor for Xen {
 
     fn set_hvm_params(&self, domid: DomId, params: &[(HvmParam, u64)]) -> Result<()> {
         self.write_hvm_params(domid, params)
+    }
+
+    fn assign_pci(&self, domid: DomId, device: PciSbdf, is_relaxed: bool) -> Result<()> {
+        self.give_pci(domid, device, is_relaxed)
+    }
+
+    fn deassign_pci(&self, domid: DomId, device: PciSbdf) -> Result<()> {
+        self.take_pci(domid, device)
+    }
+
+    fn set_permission(&self, domid: DomId, resource: HostResource, is_allowed: bool) -> Result<()> {
+        self.permit(domid, resource, is_allowed)
     }
 
     fn alloc_unbound(&self, domid: DomId, remote: DomId) -> Result<EvtchnPort> {

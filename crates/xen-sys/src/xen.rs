@@ -305,8 +305,12 @@ macro_rules! plain {
 plain!(
     (),
     domctl::AddressSize,
+    domctl::AssignDevice,
     domctl::DomainInfo,
     domctl::HypercallInit,
+    domctl::IomemPermission,
+    domctl::IoportPermission,
+    domctl::IrqPermission,
     domctl::MaxMem,
     domctl::MaxVcpus,
     domctl::PagingMempool,

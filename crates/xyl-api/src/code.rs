@@ -69,6 +69,8 @@ codes! {
     NoSuchPool = "no-such-pool",
     /// The CPU pool cannot be made, changed or destroyed; the message says why.
     CpuPool = "cpu-pool",
+    /// The PCI device cannot be made assignable, given to a domain, or taken back; the message says why.
+    PciDevice = "pci-device",
     /// A parameter of Xen, or its security module, cannot be changed; the message says why.
     XenParameter = "xen-parameter",
     /// The scheduler of the CPU pool has no weights and caps.

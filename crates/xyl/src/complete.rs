@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter, CompletionCandidate};
 use os_port::{SystemFiles, SystemProcess};
+use xen_port::PciSbdf;
 use xyl_engine::config::autostart;
 use xyl_engine::control::vcpus;
 use xyl_engine::device::hotplug::{self, Listed};
@@ -161,6 +162,24 @@ pub fn keyboard_numbers() -> ArgValueCandidates {
     candidates(|context| {
         let keyboards = devices_of_typed(context, KEYBOARD)?;
         Ok(keyboards.iter().map(|one| one.number.to_string()).collect())
+    })
+}
+
+/// Completes addresses of the host's PCI devices that are no bridges.
+pub fn pci_devices() -> ArgValueCandidates {
+    candidates(|context| {
+        let kernel = context.kernel();
+        let mut devices = kernel.pci_devices();
+        devices.retain(|device| !kernel.is_pci_bridge(*device));
+        Ok(devices.iter().map(PciSbdf::to_string).collect())
+    })
+}
+
+/// Completes addresses of the PCI devices that domains can get.
+pub fn assignable_devices() -> ArgValueCandidates {
+    candidates(|context| {
+        let devices = context.kernel().pci_devices_of_pciback();
+        Ok(devices.iter().map(PciSbdf::to_string).collect())
     })
 }
 

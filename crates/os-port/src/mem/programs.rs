@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Life;
+use super::pci;
 use crate::kernel::KernelFiles;
 use crate::process::{Child, ChildEnd, HeldProcess, ProcessSignal};
 use crate::wait::{EventSource, Readiness};
@@ -260,7 +261,7 @@ pub struct MemKernelFiles {
 }
 
 #[derive(Clone, Debug)]
-enum Entry {
+pub(super) enum Entry {
     File(Vec<u8>),
     Link(PathBuf),
     /// A descriptor of a process: the path of its file, and what the file contains.
@@ -284,6 +285,21 @@ impl MemKernelFiles {
     pub fn put_descriptor(&self, path: &str, file: &str, bytes: &[u8]) {
         let entry = Entry::Descriptor(file.into(), bytes.to_vec());
         self.entries().insert(path.into(), entry);
+    }
+
+    /// Adds a PCI device with these contents of its files, and the driver that has it.
+    pub fn add_pci_device(&self, address: &str, files: &[(&str, &str)], driver: Option<&str>) {
+        pci::add(&mut self.entries(), address, files, driver);
+    }
+
+    /// Adds a driver of PCI devices. The one with the name `pciback` has slots, as the kernel's.
+    pub fn add_pci_driver(&self, name: &str) {
+        pci::add_driver(&mut self.entries(), name);
+    }
+
+    /// Whether there is something at a path.
+    pub fn has(&self, path: &str) -> bool {
+        self.entries().contains_key(Path::new(path))
     }
 
     /// Removes everything at and below a path.
@@ -350,6 +366,11 @@ impl KernelFiles for ProcessKernelFiles {
             Entry::File(bytes) | Entry::Descriptor(_, bytes) => Ok(bytes),
             Entry::Link(target) => self.read(&target),
         }
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.life.refuse_the_dead()?;
+        pci::write(&mut self.files.entries(), path, bytes)
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {

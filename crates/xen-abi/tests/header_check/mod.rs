@@ -114,13 +114,14 @@ fn questions(release: Release, headers: &Headers) -> Vec<Question> {
     questions
 }
 
-const XEN_HEADERS: [&str; 13] = [
+const XEN_HEADERS: [&str; 14] = [
     "xen.h",
     "domctl.h",
     "sysctl.h",
     "memory.h",
     "event_channel.h",
     "grant_table.h",
+    "physdev.h",
     "version.h",
     "sched.h",
     "hvm/params.h",

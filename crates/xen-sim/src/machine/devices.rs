@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use os_port::mem::{Life, MemDisks, MemLinks, MemPrograms, ProcessDisks, ProcessLinks};
+use os_port::mem::{
+    Life, MemDisks, MemKernelFiles, MemLinks, MemPrograms, ProcessDisks, ProcessLinks,
+};
 use os_port::{
     AttachedLoop, BlockDevice, BlockDevices, DeviceNumber, FileFacts, FileId, HeldLoop,
     HostDevices, Link, LinkChange, LinkIndex, LinkName, Links, LoopDevice, LoopDevices, LoopFacts,
@@ -48,7 +50,13 @@ impl Devices {
         sysfs.remove_folder(Path::new("/sys/bus/xen-backend/devices"));
         let life = Life::new(std::process::id());
         let devices = Devices {
-            backends: Backends::new(&disks, &links, Arc::new(sysfs), &MemPrograms::default()),
+            backends: Backends::new(
+                &disks,
+                &links,
+                Arc::new(sysfs),
+                &MemPrograms::default(),
+                &MemKernelFiles::default(),
+            ),
             disks: disks.of(&life),
             links: links.of(&life),
         };

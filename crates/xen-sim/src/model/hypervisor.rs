@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use xen_port::{
     CpuMap, CpuPolicy, CpuPool, CpuTopology, CreateDomain, DomId, DomainFlags, DomainInfo,
-    E820Entry, Errno, EvtchnPort, Gfn, GuestKind, GuestMemory, HvError, HvmBootCpu, HvmParam,
-    Hypervisor, Mfn, NumaNode, PAGE_SIZE, PageTableLevel, Parameter, Pfn, PhysInfo, PopulateFlags,
-    PvBootCpu, Result, SchedulerGlobals, SchedulerId, SchedulerParams, ShutdownReason, Trigger,
-    VcpuId, VcpuInfo, VcpuRunState, VersionInfo,
+    E820Entry, Errno, EvtchnPort, Gfn, GuestKind, GuestMemory, HostResource, HvError, HvmBootCpu,
+    HvmParam, Hypervisor, Mfn, NumaNode, PAGE_SIZE, PageTableLevel, Parameter, PciSbdf, Pfn,
+    PhysInfo, PopulateFlags, PvBootCpu, Result, SchedulerGlobals, SchedulerId, SchedulerParams,
+    ShutdownReason, Trigger, VcpuId, VcpuInfo, VcpuRunState, VersionInfo,
 };
 
 use super::{Model, ModelDomain, USUAL_CAPS, VCPU_CONTEXT_BYTES, call_error};
@@ -242,6 +242,32 @@ impl Hypervisor for Model {
             .remove(&domid.0)
             .ok_or_else(|| call_error("destroy_domain", Some(domid), Errno::ESRCH))?;
         state.free_pages += domain.tot_pages;
+        state.release_devices(domid);
+        Ok(())
+    }
+
+    fn assign_pci(&self, domid: DomId, device: PciSbdf, _is_relaxed: bool) -> Result<()> {
+        let op = "assign_pci";
+        self.called(op, Some(domid), 1)?;
+        let assigned = self.state().assign_pci(domid, device);
+        assigned.map_err(|errno| call_error(op, Some(domid), errno))
+    }
+
+    fn deassign_pci(&self, domid: DomId, device: PciSbdf) -> Result<()> {
+        let op = "deassign_pci";
+        self.called(op, Some(domid), 1)?;
+        let deassigned = self.state().deassign_pci(domid, device);
+        deassigned.map_err(|errno| call_error(op, Some(domid), errno))
+    }
+
+    fn set_permission(&self, domid: DomId, resource: HostResource, is_allowed: bool) -> Result<()> {
+        let op = "set_permission";
+        self.on_domain(op, domid, 1, |_| Ok(()))?;
+        let permissions = &mut self.state().permissions;
+        match is_allowed {
+            true => permissions.insert((domid, resource)),
+            false => permissions.remove(&(domid, resource)),
+        };
         Ok(())
     }
 

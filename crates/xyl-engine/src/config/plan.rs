@@ -24,6 +24,7 @@ use crate::vm::framebuffer::Framebuffer;
 use crate::vm::keyboard::Keyboard;
 use crate::vm::nic::{self, VifDefaults};
 use crate::vm::paths::whole_path;
+use crate::vm::pci::PassedPci;
 use crate::vm::spec::{Action, BootLoader, OnShutdown, Shim, VmSpec};
 use crate::vm::store;
 
@@ -73,6 +74,7 @@ const OBEYED: &[&str] = &[
     "ramdisk",
     "bootloader",
     "bootloader_args",
+    "pci",
     "bootloader_restrict",
     "cmdline",
     "root",
@@ -331,6 +333,9 @@ fn why_without_effect(key: &SetKey<'_>, domain: &DomainConfig) -> Option<String>
         return is_user
             .then(|| format!("`{name}` has no effect: each boot loader is a user of its own"));
     }
+    if name.starts_with("pci_") && !domain.pci.is_empty() {
+        return None;
+    }
     lacking(name).map(|what| format!("`{name}` has no effect: the guest has no {what}"))
 }
 
@@ -394,6 +399,9 @@ fn unsupported_value(name: &str, domain: &DomainConfig) -> Option<String> {
         let nr_framebuffers = domain.framebuffers.len();
         return Keyboard::all_of_config(&domain.pv_devices.keyboards, nr_framebuffers).err();
     }
+    if name == "pci" {
+        return PassedPci::all_of_config(&domain.pci, kind_of(domain)).err();
+    }
     if name == "firmware" {
         return firmware_without_shim(domain);
     }
@@ -443,10 +451,13 @@ fn is_off(value: &Value) -> bool {
 /// Whether a refused setting has its default value.
 fn is_default(name: &str, value: &Value, domain: &DomainConfig) -> bool {
     match name {
-        "passthrough" => matches!(
-            domain.platform.passthrough,
-            Some(Passthrough::Default | Passthrough::Disabled)
-        ),
+        "passthrough" => {
+            let is_off = matches!(
+                domain.platform.passthrough,
+                Some(Passthrough::Default | Passthrough::Disabled)
+            );
+            is_off || wants_iommu(domain)
+        }
         "acpi" => true,
         "oos" => domain.memory.out_of_sync == Some(true),
         "altp2m" => *value == Value::Atom("disabled".to_owned()),
@@ -472,11 +483,7 @@ fn spec(
     Ok(VmSpec {
         name: domain.name.clone(),
         uuid,
-        kind: match domain.domain_type {
-            DomainType::Pv => GuestKind::Pv,
-            DomainType::Pvh => GuestKind::Pvh,
-            DomainType::Hvm => GuestKind::Hvm,
-        },
+        kind: kind_of(domain),
         target_kib: memory.target_mib * KIB_PER_MIB,
         max_kib: memory.max_mib * KIB_PER_MIB,
         vcpus: processors.vcpus,
@@ -530,7 +537,26 @@ fn spec(
         keyboards: Keyboard::all_of_config(&domain.pv_devices.keyboards, framebuffers.len())
             .unwrap_or_default(),
         framebuffers,
+        has_iommu: wants_iommu(domain) || !domain.pci.is_empty(),
+        pci: PassedPci::all_of_config(&domain.pci, kind_of(domain)).unwrap_or_default(),
     })
+}
+
+fn kind_of(domain: &DomainConfig) -> GuestKind {
+    match domain.domain_type {
+        DomainType::Pv => GuestKind::Pv,
+        DomainType::Pvh => GuestKind::Pvh,
+        DomainType::Hvm => GuestKind::Hvm,
+    }
+}
+
+/// Whether `passthrough` asks for the IOMMU. Only PV guests can have that: the tables of others are Xen's choice.
+fn wants_iommu(domain: &DomainConfig) -> bool {
+    let asks = matches!(
+        domain.platform.passthrough,
+        Some(Passthrough::Enabled | Passthrough::SyncPt)
+    );
+    asks && domain.domain_type == DomainType::Pv
 }
 
 fn shim(domain: &DomainConfig) -> Option<Shim> {
@@ -658,6 +684,10 @@ fn config_text(domain: &DomainConfig, spec: &VmSpec) -> String {
     if keyboards.peek().is_some() {
         let keyboards = keyboards.map(|one| Value::Atom(one.cfg_text()));
         settings.insert("vkb".to_owned(), Value::List(keyboards.collect()));
+    }
+    if !spec.pci.is_empty() {
+        let devices = spec.pci.iter().map(|one| Value::Atom(one.cfg_text()));
+        settings.insert("pci".to_owned(), Value::List(devices.collect()));
     }
     text_of(&settings)
 }
@@ -814,10 +844,13 @@ mod tests {
             "vfb = [ \"sdl=1\" ]",
             "vkb = [ \"backend-type=linux,backend=net\" ]",
             "type = \"hvm\"",
-            "pci = [ \"01:00.0\" ]",
+            "type = \"pvh\"\npci = [ \"01:00.0\" ]",
+            "pci = [ \"01:00.*\" ]",
+            "pci = [ \"01:00.0\", \"01:00.0\" ]",
             "type = \"pvh\"\nacpi = 0",
             "vnc = 1",
-            "passthrough = \"enabled\"",
+            "type = \"pvh\"\npassthrough = \"enabled\"",
+            "passthrough = \"share_pt\"",
         ] {
             assert_eq!(codes(line), [Code::Unsupported], "{line}");
         }
@@ -833,6 +866,7 @@ mod tests {
             "type = \"pvh\"\nacpi = 1",
             "device_model_version = \"qemu-xen\"",
             "passthrough = \"disabled\"",
+            "passthrough = \"enabled\"",
             "serial = \"pty\"",
         ] {
             planned(line);
@@ -975,6 +1009,23 @@ mod tests {
         assert_eq!(first.spec.channels.len(), 3);
         let again = try_plan(&first.config_text()).unwrap();
         assert_eq!(again.spec, first.spec);
+    }
+
+    #[test]
+    fn the_record_keeps_the_pci_devices_with_their_defaults() {
+        let text = "pci = [ \"01:00.0,vslot=3\", \"name=nic,permissive=0\" ]\npci_permissive = 1\nmemory = 64";
+        let first = planned(text);
+        assert!(first.spec.has_iommu && first.spec.pci[0].is_permissive);
+        assert!(!first.spec.pci[1].is_permissive);
+        assert_eq!(warnings(text), "");
+        let again = plan_record("record", &first.config_text(), &mut || Ok(vec![])).unwrap();
+        assert_eq!(again.spec.pci, first.spec.pci);
+        assert!(
+            planned("passthrough = \"enabled\"\nmemory = 64")
+                .spec
+                .has_iommu
+        );
+        assert!(!planned("memory = 64").spec.has_iommu);
     }
 
     #[test]

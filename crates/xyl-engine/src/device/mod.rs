@@ -10,6 +10,7 @@
 //! Rule: which devices a domain has is read below `/libxl/D/device` alone, which no guest can write. The nodes of
 //! frontend and backend are outputs. A domain with a device of a kind that is not in the table is not Xyl's to take down.
 
+pub mod assignable;
 pub mod bus;
 pub mod console;
 mod disk_users;
@@ -17,6 +18,7 @@ pub mod driver_side;
 pub mod hotplug;
 pub mod nodes;
 pub mod passed_through;
+mod pci;
 mod qemu;
 pub mod script;
 mod vbd;
@@ -53,6 +55,7 @@ pub const KINDS: &[&dyn Kind] = &[
     &vif::Vif,
     &vfb::Vfb,
     &vkb::Vkb,
+    &pci::Pci,
 ];
 
 /// What the console of a domain is made from.

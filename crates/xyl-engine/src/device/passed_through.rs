@@ -1,4 +1,4 @@
-//! Devices of the host that xl has given to domains. Xyl lists them, and gives none away yet.
+//! Devices of the host that domains have, by the nodes of their backends.
 
 use xen_port::DomId;
 use xenstore::{Path, Tree};
@@ -28,15 +28,17 @@ impl PciDevice {
     }
 }
 
+/// The folder of the backend of all PCI devices of a domain. libxl keeps no copy of it. Domain 0 alone can write to it.
+pub(super) fn backend_of_pci(domid: DomId) -> String {
+    format!("/local/domain/0/backend/pci/{domid}/0")
+}
+
 /// The PCI devices that a domain has, by the nodes of libxl (`dev-N` and `vdevfn-N` of the backend).
 ///
 /// # Errors
 /// Those of xenstore.
 pub fn pci_devices(store: &mut impl Tree, domid: DomId) -> Result<Vec<PciDevice>, EngineError> {
-    let backend = format!("/libxl/{domid}/device/pci/0/backend");
-    let Some(backend) = store.read_text_opt(&path(&backend)?)? else {
-        return Ok(Vec::new());
-    };
+    let backend = backend_of_pci(domid);
     let count = store.read_text_opt(&path(&format!("{backend}/num_devs"))?)?;
     let count: u32 = count.and_then(|count| count.parse().ok()).unwrap_or(0);
     let mut devices = Vec::new();
@@ -55,15 +57,6 @@ pub fn pci_devices(store: &mut impl Tree, domid: DomId) -> Result<Vec<PciDevice>
     Ok(devices)
 }
 
-/// The name that xl has given to a device that can be given away (`/libxl/pci/ADDRESS/name`).
-///
-/// # Errors
-/// Those of xenstore.
-pub fn name_of_pci(store: &mut impl Tree, address: &str) -> Result<Option<String>, EngineError> {
-    let node = address.replace([':', '.'], "-");
-    Ok(store.read_text_opt(&path(&format!("/libxl/pci/{node}/name"))?)?)
-}
-
 fn path(text: &str) -> Result<Path, EngineError> {
     Ok(Path::new(text).map_err(xenstore::Error::from)?)
 }
@@ -80,14 +73,13 @@ mod tests {
         assert_eq!(pci_devices(&mut store, DomId(3)).unwrap(), []);
         let backend = "/local/domain/0/backend/pci/3/0";
         for (node, value) in [
-            ("/libxl/3/device/pci/0/backend", backend),
-            (&format!("{backend}/num_devs"), "2"),
-            (&format!("{backend}/dev-0"), "0000:03:00.0"),
-            (&format!("{backend}/vdevfn-0"), "29"),
-            (&format!("{backend}/dev-1"), "0000:03:00.1"),
-            ("/libxl/pci/0000-03-00-1/name", "nic"),
+            ("num_devs", "2"),
+            ("dev-0", "0000:03:00.0"),
+            ("vdevfn-0", "29"),
+            ("dev-1", "0000:03:00.1"),
         ] {
-            store.write(&path(node).unwrap(), value.as_bytes()).unwrap();
+            let node = path(&format!("{backend}/{node}")).unwrap();
+            store.write(&node, value.as_bytes()).unwrap();
         }
         let devices = pci_devices(&mut store, DomId(3)).unwrap();
         let shown: Vec<_> = devices
@@ -101,7 +93,5 @@ mod tests {
                 ("00.0".to_owned(), "0000:03:00.1")
             ]
         );
-        let name = name_of_pci(&mut store, "0000:03:00.1").unwrap();
-        assert_eq!(name.as_deref(), Some("nic"));
     }
 }

@@ -74,6 +74,7 @@ impl EngineError {
     fn has_remedy(&self) -> bool {
         match self {
             EngineError::Control(error) => RequestError::has_remedy(error),
+            EngineError::Pci(error) => error.has_remedy(),
             EngineError::Pool(error) => error.has_remedy(),
             EngineError::NoFirmware { .. }
             | EngineError::Parameter(_)

@@ -9,6 +9,7 @@ mod boot_loader;
 mod device;
 mod dump_core;
 mod parameter;
+mod pci;
 mod pool;
 mod request;
 mod shim;
@@ -32,6 +33,7 @@ pub use boot_loader::BootLoaderError;
 pub use device::DeviceError;
 pub use dump_core::DumpError;
 pub use parameter::ParameterError;
+pub use pci::PciError;
 pub use pool::PoolError;
 pub use request::RequestError;
 pub use shim::ShimError;
@@ -306,6 +308,9 @@ pub enum EngineError {
     /// A parameter of Xen cannot be set as requested.
     #[error(transparent)]
     Parameter(#[from] ParameterError),
+    /// A PCI device of the host cannot be made assignable, given to a domain, or taken back.
+    #[error(transparent)]
+    Pci(#[from] PciError),
     /// A CPU pool cannot be changed as requested.
     #[error(transparent)]
     Pool(#[from] PoolError),
@@ -505,6 +510,7 @@ impl EngineError {
             EngineError::ForeignDevices { .. } => ErrorCode::ForeignDevices,
             EngineError::Device(error) => error.code(),
             EngineError::Control(error) => error.code(),
+            EngineError::Pci(_) => ErrorCode::PciDevice,
             EngineError::Pool(_) => ErrorCode::CpuPool,
             EngineError::Parameter(_) => ErrorCode::XenParameter,
             EngineError::Adopt(error) => error.code(),

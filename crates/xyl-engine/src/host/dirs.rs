@@ -12,6 +12,9 @@ pub(crate) const DISK_LOCK: &str = "disk-";
 /// Name of the lock of the CPU pools.
 pub(crate) const POOLS_LOCK: &str = "cpu-pools";
 
+/// Name of the lock of the assignable PCI devices.
+pub(crate) const PCI_LOCK: &str = "pci-devices";
+
 /// Name of the lock of displays.
 pub(crate) const DISPLAYS_LOCK: &str = "vnc-displays";
 
@@ -110,6 +113,11 @@ impl Dirs {
     /// Lock of the CPU pools: its holder changes them.
     pub(crate) fn pools_lock(&self) -> PathBuf {
         self.busy().join(POOLS_LOCK)
+    }
+
+    /// Lock of the assignable PCI devices: its holder changes them.
+    pub(crate) fn pci_lock(&self) -> PathBuf {
+        self.busy().join(PCI_LOCK)
     }
 
     /// Lock of displays: its holder chooses one for a VNC server, and has QEMU listen there.

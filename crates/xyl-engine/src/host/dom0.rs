@@ -139,6 +139,11 @@ impl Kernel {
         }
     }
 
+    /// The port to procfs and sysfs.
+    pub(super) fn files(&self) -> &dyn KernelFiles {
+        &*self.files
+    }
+
     /// The text of a file; empty if it cannot be read.
     pub(super) fn text(&self, path: &Path) -> String {
         let bytes = self.files.read(path).unwrap_or_default();
@@ -369,14 +374,6 @@ impl Kernel {
         found
     }
 
-    /// Addresses of the PCI devices that the driver pciback has, in order, such as `0000:03:00.0`.
-    pub fn pci_devices_of_pciback(&self) -> Vec<String> {
-        let mut names = self.names(Path::new("/sys/bus/pci/drivers/pciback"));
-        names.retain(|name| is_pci_address(name));
-        names.sort_unstable();
-        names
-    }
-
     /// Names of network interfaces that netback or tun(4) created. QEMU uses tun(4). A VLAN or bridge on top of one
     /// is not included.
     pub fn guest_interfaces(&self) -> Vec<String> {
@@ -490,19 +487,6 @@ impl Kernel {
 }
 
 /// Size of a mapping in KiB, from its line in `maps`.
-/// Whether a name in sysfs is the address of a PCI device: `0000:03:00.0`.
-fn is_pci_address(name: &str) -> bool {
-    let mut parts = name.split([':', '.']);
-    let is_hex = |len| {
-        move |part: &str| part.len() == len && part.bytes().all(|byte| byte.is_ascii_hexdigit())
-    };
-    let has_form = parts.next().is_some_and(|part| part.len() >= 4)
-        && parts.next().is_some_and(is_hex(2))
-        && parts.next().is_some_and(is_hex(2))
-        && parts.next().is_some_and(is_hex(1));
-    has_form && parts.next().is_none()
-}
-
 fn size_kib(line: &str) -> Option<u64> {
     let (from, rest) = line.split_once('-')?;
     let (to, _) = rest.split_once(' ')?;

@@ -7,6 +7,7 @@ pub mod dom0;
 pub mod events;
 pub mod holders;
 pub mod info;
+pub mod pci;
 pub mod pools;
 pub mod timezone;
 pub mod topology;

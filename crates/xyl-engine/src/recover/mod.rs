@@ -20,7 +20,7 @@ use xenstore::{Path, Tree};
 use xyl_saga::state::Status;
 use xyl_saga::{Contents, JournalError, Operation, Outcome, Past, Resumed};
 
-use crate::host::dirs::{DISK_LOCK, DISPLAYS_LOCK, NAME_LOCK, POOLS_LOCK};
+use crate::host::dirs::{DISK_LOCK, DISPLAYS_LOCK, NAME_LOCK, PCI_LOCK, POOLS_LOCK};
 use crate::operation::last_of_domain;
 use crate::operation::release_1;
 use crate::operation::rename_aside::Aside;
@@ -92,7 +92,7 @@ pub fn all(host: &mut Host, stuck: bool) -> Result<Vec<Recovered>, EngineError> 
             Ok(uuid) => recovered.extend(one(host, uuid)),
             // The file of a name that was being given, of a disk that was being attached, or of the CPU pools; the lock itself died with its holder.
             Err(_)
-                if [NAME_LOCK, DISK_LOCK, POOLS_LOCK, DISPLAYS_LOCK]
+                if [NAME_LOCK, DISK_LOCK, POOLS_LOCK, DISPLAYS_LOCK, PCI_LOCK]
                     .iter()
                     .any(|kind| name.starts_with(kind)) =>
             {

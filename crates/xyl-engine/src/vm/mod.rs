@@ -16,6 +16,7 @@ pub mod monitor_lock;
 pub mod names;
 pub mod nic;
 pub mod paths;
+pub mod pci;
 pub mod request_queue;
 pub mod spec;
 pub mod state;

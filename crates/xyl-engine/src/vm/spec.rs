@@ -11,6 +11,7 @@ use crate::vm::disk::{Disk, Server};
 use crate::vm::framebuffer::Framebuffer;
 use crate::vm::keyboard::{self, Keyboard};
 use crate::vm::nic::Nic;
+use crate::vm::pci::PassedPci;
 
 /// Command line of the shim if the configuration has none.
 pub const DEFAULT_SHIM_CMDLINE: &str = "pv-shim console=xen,pv";
@@ -100,6 +101,10 @@ pub struct VmSpec {
     pub framebuffers: Vec<Framebuffer>,
     /// Its keyboards. The first ones are those of its framebuffers.
     pub keyboards: Vec<Keyboard>,
+    /// The PCI devices of the host that it has, in the order of the configuration.
+    pub pci: Vec<PassedPci>,
+    /// Whether Xen's IOMMU serves the domain, so that it can have such devices.
+    pub has_iommu: bool,
 }
 
 impl VmSpec {

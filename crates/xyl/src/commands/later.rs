@@ -40,8 +40,6 @@ pub const REFUSED: &[(&str, &str)] = &[
         "dt-overlay",
         "device trees are those of Arm hosts, and this is none",
     ),
-    ("pci-assignable-add", PCI),
-    ("pci-assignable-remove", PCI),
     ("pci-attach", PCI),
     ("pci-detach", PCI),
     ("usbctrl-attach", USB),
@@ -57,7 +55,7 @@ pub const REFUSED: &[(&str, &str)] = &[
 ];
 
 const CDROM: &str = "the disc of a drive can be changed in HVM guests alone: the protocol of PV and PVH guests' disks has no word for it; `block-detach` and `block-attach` exchange a drive with its disc; use `xl` for an HVM guest";
-const PCI: &str = "Xyl has no part that gives a domain the memory, ports and interrupts of a PCI device; use `xl`, with a domain that xl has made";
+const PCI: &str = "Xyl gives PCI devices to a PV guest when it is made (`pci = [ ... ]`), and takes them at its end, not while it runs; change the configuration and start the guest anew, or use `xl`, with a domain that xl has made";
 const USB: &str = "Xyl has no part that gives USB controllers to a domain, which needs the driver usbback or QEMU; use `xl`, with a domain that xl has made";
 const DISPLAY: &str =
     "a virtual display needs a backend in another domain, which Xyl cannot manage; use `xl`";

@@ -1,12 +1,13 @@
-//! `xyl pci-list`, `xyl pci-assignable-list` and `xyl usb-list`: devices of the host that domains have or can get.
+//! The commands about PCI devices of the host that domains have or can get, and `xyl usb-list`.
 
 use serde_json::{Value, json};
-use xen_port::DomId;
-use xyl_engine::device::hotplug;
-use xyl_engine::device::passed_through::{self, PciDevice};
-use xyl_engine::vm::domains;
+use xen_port::PciSbdf;
+use xl_cfg::types::PciAddress;
+use xyl_engine::Host;
+use xyl_engine::device::assignable::{self, NewAssignable};
+use xyl_engine::device::{hotplug, passed_through};
 
-use crate::complete::domain_names;
+use crate::complete::{assignable_devices, domain_names, pci_devices};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 use crate::shown::Shown;
@@ -45,14 +46,14 @@ pub fn run_list(args: &ListArgs, context: &Context) -> Outcome {
     Ok(())
 }
 
-/// List the PCI devices that can be given to domains
+/// List the PCI devices that domains can get
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "These are the devices that domain 0's driver pciback has, and no domain. Xyl does not give devices to domains yet.
+    after_help = "These are the devices that domain 0's driver pciback has, and no domain.
 
 Examples:
   xyl pci-assignable-list
-  xyl pci-assignable-list -n   with the names that xl has given them
+  xyl pci-assignable-list -n   with the names that they were given
 
 JSON: an array of {address, name}"
 )]
@@ -64,43 +65,123 @@ pub struct AssignableArgs {
 
 /// Runs `xyl pci-assignable-list`.
 pub fn run_assignable(args: &AssignableArgs, context: &Context) -> Outcome {
-    let given = given_away(context)?;
-    let mut array = Vec::new();
-    for address in context.kernel().pci_devices_of_pciback() {
-        if given.iter().any(|device| device.address == address) {
-            continue;
-        }
-        let name = match args.show_names || context.json() {
-            true => passed_through::name_of_pci(&mut *context.store()?, &address)?,
-            false => None,
-        };
-        match context.json() {
-            true => array.push(json!({"address": address, "name": name})),
-            false => {
-                let name = name.unwrap_or_default();
-                context
-                    .out
-                    .line(format!("{address} {}", Shown::line(&name)))?;
-            }
-        }
+    let devices = assignable::list(&mut host_of(context)?)?;
+    if context.json() {
+        let array = devices
+            .iter()
+            .map(|one| json!({"address": one.device.to_string(), "name": one.name}));
+        return Ok(context.out.json(&Value::Array(array.collect()))?);
     }
-    match context.json() {
-        true => Ok(context.out.json(&Value::Array(array))?),
-        false => Ok(()),
+    for one in devices {
+        let name = one.name.filter(|_| args.show_names).unwrap_or_default();
+        let line = format!("{} {}", one.device, Shown::line(&name));
+        context.out.line(line)?;
     }
+    Ok(())
 }
 
-/// The devices that domains have.
-fn given_away(context: &Context) -> Result<Vec<PciDevice>, Failure> {
-    let domids: Vec<DomId> = domains::list(context.hv()?)?
-        .iter()
-        .map(|info| info.domid)
-        .collect();
-    let mut given = Vec::new();
-    for domid in domids {
-        given.extend(passed_through::pci_devices(&mut *context.store()?, domid)?);
+/// Make a PCI device of the host available to domains
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Domain 0's driver of the device loses it, and pciback gets it (`modprobe xen-pciback`). Xen keeps it from all memory until a domain has \
+it, which needs an IOMMU. A device that Xen cannot keep from memory goes back to its driver. A device that is available already gets the name, or loses \
+it without one, as with xl.
+
+Bridges are refused, and devices that domain 0 uses: a network interface that is up or a port of a bridge, a disk that is mounted.
+
+Examples:
+  xyl pci-assignable-add 03:00.0
+  xyl pci-assignable-add -n nic 0000:03:00.0
+  xyl -N pci-assignable-add 03:00.0   only check it"
+)]
+pub struct AddArgs {
+    /// A name for the device, for `pci = [ \"name=...\" ]`
+    #[arg(short = 'n', long)]
+    name: Option<String>,
+    /// Take the device although domain 0 uses it
+    #[arg(long)]
+    force: bool,
+    /// Address of the device, as lspci shows it
+    #[arg(value_name = "BDF", add = pci_devices())]
+    device: String,
+}
+
+/// Runs `xyl pci-assignable-add`.
+pub fn run_add(args: &AddArgs, context: &Context) -> Outcome {
+    let new = NewAssignable {
+        device: address(&args.device)?,
+        name: args.name.clone(),
+        is_forced: args.force,
+    };
+    let mut host = host_of(context)?;
+    if context.dry_run() {
+        assignable::check_add(&mut host, &new)?;
     }
-    Ok(given)
+    if context.would(format!("make PCI device {} assignable", new.device))? {
+        return Ok(());
+    }
+    Ok(assignable::add(&mut host, &new)?)
+}
+
+/// Take a PCI device out of those that domains can get
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Without `-r` the device has no driver afterwards. A device that a domain has is refused.
+
+Examples:
+  xyl pci-assignable-remove -r 03:00.0   its own driver gets it again
+  xyl pci-assignable-remove nic"
+)]
+pub struct RemoveArgs {
+    /// Give the device to the driver that it had
+    #[arg(short = 'r', long)]
+    rebind: bool,
+    /// Address of the device, or the name that it was given
+    #[arg(value_name = "BDF|NAME", add = assignable_devices())]
+    device: String,
+}
+
+/// Runs `xyl pci-assignable-remove`. As with xl, a name goes before an address.
+pub fn run_remove(args: &RemoveArgs, context: &Context) -> Outcome {
+    let mut host = host_of(context)?;
+    let device = match assignable::named(&mut host, &args.device)? {
+        Some(device) => device,
+        None => address(&args.device)?,
+    };
+    if context.dry_run() {
+        assignable::check_remove(&mut host, device)?;
+    }
+    if context.would(format!(
+        "take PCI device {device} out of the assignable ones"
+    ))? {
+        return Ok(());
+    }
+    Ok(assignable::remove(&mut host, device, args.rebind)?)
+}
+
+/// The host with the PCI devices of the command's machine: a simulated host has its own sysfs.
+fn host_of(context: &Context) -> Result<Host, Failure> {
+    let mut host = context.open_host()?;
+    host.kernel = context.kernel();
+    Ok(host)
+}
+
+/// The address of one PCI device.
+fn address(text: &str) -> Result<PciSbdf, Failure> {
+    let parsed = PciAddress::parse(text);
+    let one = parsed.and_then(|address| {
+        let function = address.function?;
+        Some(PciSbdf::new(
+            address.segment,
+            address.bus,
+            address.device,
+            function,
+        ))
+    });
+    one.ok_or_else(|| {
+        let text = Shown::line(text);
+        Failure::usage(format!("`{text}` is no address of a PCI device: write it as lspci does, `03:00.0` or `0000:03:00.0`"))
+    })
 }
 
 /// List the USB controllers of a domain

@@ -244,6 +244,20 @@ pub fn write<I>(
     tables: &Tables<I>,
     input: &I,
 ) -> Result<(), EngineError> {
+    write_with(host, device, what, (tables, input), &[])
+}
+
+/// The same, with more nodes of the backend: names and values.
+///
+/// # Errors
+/// Those of [`write`].
+pub fn write_with<I>(
+    host: &mut Host,
+    device: &Device,
+    what: &str,
+    (tables, input): (&Tables<I>, &I),
+    more: &[(String, String)],
+) -> Result<(), EngineError> {
     if device.is_here() {
         await_released(host, device, what)?;
     }
@@ -259,6 +273,10 @@ pub fn write<I>(
     }
     for change in changes(device, tables, input) {
         change.add_to(&mut batch)?;
+    }
+    for (name, value) in more {
+        let path = node(&format!("{}/{name}", device.backend()))?;
+        batch.write(&path, value.as_bytes());
     }
     if let Some((path, uuid)) = elsewhere::note(device) {
         batch.write(&node(&path)?, uuid.as_bytes());

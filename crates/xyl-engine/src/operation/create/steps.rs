@@ -87,7 +87,7 @@ fn domain_request(context: &Context<'_>) -> Result<CreateDomain, EngineError> {
         oos_off: false,
         nested_virt: spec.nested_virt,
         vpmu: spec.vpmu,
-        iommu: false,
+        iommu: spec.has_iommu,
         max_vcpus: spec.max_vcpus,
         max_evtchn_port: spec.max_event_channels,
         max_grant_frames: spec.max_grant_frames,

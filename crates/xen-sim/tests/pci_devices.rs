@@ -1,0 +1,383 @@
+//! PCI devices for guests: a process that makes one assignable, or takes it back, dies at each call. The next process finishes or
+//! undoes it, and no device is left without its driver.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs
+)]
+
+mod bench;
+
+use std::path::Path;
+
+use bench::Bench;
+use xen_port::{DomId, Errno, HostResource, Hypervisor, Mfn, PciSbdf};
+use xen_sim::{Ended, Moment, World};
+use xyl_engine::device::assignable::{self, NewAssignable};
+use xyl_engine::error::PciError;
+use xyl_engine::operation::destroy;
+use xyl_engine::recover;
+use xyl_engine::{EngineError, Host};
+
+const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
+const NIC: PciSbdf = PciSbdf(0x0300);
+const BRIDGE: PciSbdf = PciSbdf(0x0008);
+const DISK: PciSbdf = PciSbdf(0x0400);
+const DRIVER: &str = "e1000e";
+
+/// A host with an IOMMU, a network card, a disk and a bridge.
+fn world() -> World {
+    let world = World::new(256);
+    world.xen.add_iommu();
+    world.xen.add_control_domain(256);
+    let files = &world.kernel_files;
+    files.add_pci_driver("pciback");
+    let nic = [
+        ("class", "0x020000\n"),
+        ("irq", "16\n"),
+        ("resource", RESOURCE),
+    ];
+    files.add_pci_device(&NIC.to_string(), &nic, Some(DRIVER));
+    let bridge = [("class", "0x060400\n"), ("irq", "0\n")];
+    files.add_pci_device(&BRIDGE.to_string(), &bridge, Some("pcieport"));
+    files.add_pci_device(&DISK.to_string(), &[("class", "0x010802\n")], Some("nvme"));
+    world
+}
+
+const RESOURCE: &str = "0x0000000000000000 0x0000000000000000 0x0000000000000000\n\
+    0x00000000fea00000 0x00000000fea1ffff 0x0000000000040200\n\
+    0x000000000000c000 0x000000000000c01f 0x0000000000040101\n";
+
+/// A process that lives does one thing.
+fn attempt(
+    bench: &Bench,
+    world: &World,
+    act: impl FnOnce(&mut Host) -> Result<(), EngineError>,
+) -> Result<(), EngineError> {
+    match bench.process(world, None, act).0 {
+        Ended::Well(outcome) => outcome,
+        Ended::Killed => panic!("nothing kills it"),
+    }
+}
+
+fn new(device: PciSbdf, name: Option<&str>) -> NewAssignable {
+    NewAssignable {
+        device,
+        name: name.map(str::to_owned),
+        is_forced: false,
+    }
+}
+
+/// The driver that has a device.
+fn driver(bench: &Bench, world: &World, device: PciSbdf) -> Option<String> {
+    bench.must(world, |host| Ok(host.kernel.pci_driver(device).unwrap()))
+}
+
+/// The slots of pciback.
+fn slots(bench: &Bench, world: &World) -> String {
+    let slots = bench.must(world, |host| Ok(host.kernel.pci_slots().unwrap()));
+    slots.iter().map(|slot| format!("{slot} ")).collect()
+}
+
+/// All nodes of what toolstacks know of PCI devices.
+fn nodes(bench: &Bench, world: &World) -> Vec<String> {
+    bench.must(world, |host| {
+        let path = xenstore::Path::new("/libxl/pci").unwrap();
+        match xenstore::Tree::directory(&mut host.store, &path) {
+            Err(xenstore::Error::NotFound { .. }) => Ok(Vec::new()),
+            other => Ok(other?),
+        }
+    })
+}
+
+fn is_assignable(bench: &Bench, world: &World) {
+    assert_eq!(driver(bench, world, NIC).as_deref(), Some("pciback"));
+    assert_eq!(world.xen.pci_owner(NIC), DomId::IO);
+    assert_eq!(slots(bench, world), format!("{NIC} "));
+    let listed = bench.must(world, assignable::list);
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].device, NIC);
+    assert_eq!(listed[0].name.as_deref(), Some("nic"));
+}
+
+fn is_domain_0s(bench: &Bench, world: &World) {
+    assert_eq!(driver(bench, world, NIC).as_deref(), Some(DRIVER));
+    assert_eq!(world.xen.pci_owner(NIC), DomId::ZERO);
+    assert_eq!(slots(bench, world), "");
+    assert!(bench.must(world, assignable::list).is_empty());
+    assert_eq!(nodes(bench, world), Vec::<String>::new());
+}
+
+fn add(host: &mut Host) -> Result<(), EngineError> {
+    assignable::add(host, &new(NIC, Some("nic")))
+}
+
+fn remove(host: &mut Host) -> Result<(), EngineError> {
+    assignable::remove(host, NIC, true)
+}
+
+#[test]
+fn a_device_goes_to_pciback_and_back_to_its_driver() {
+    let (bench, world) = (Bench::new(), world());
+    for _ in 0..2 {
+        bench.must(&world, add);
+        is_assignable(&bench, &world);
+        // A second time it changes nothing.
+        bench.must(&world, add);
+        is_assignable(&bench, &world);
+        assert_eq!(
+            bench.must(&world, |host| assignable::named(host, "nic")),
+            Some(NIC)
+        );
+        bench.must(&world, remove);
+        is_domain_0s(&bench, &world);
+    }
+    let again = attempt(&bench, &world, remove);
+    assert!(matches!(
+        again,
+        Err(EngineError::Pci(PciError::NotAssignable(NIC)))
+    ));
+}
+
+#[test]
+fn what_cannot_be_given_away_is_refused_by_name_and_stays() {
+    let (bench, world) = (Bench::new(), world());
+    let refused = |wanted: NewAssignable| match attempt(&bench, &world, |host| {
+        assignable::add(host, &wanted)
+    }) {
+        Err(EngineError::Pci(error)) => error,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(
+        refused(new(BRIDGE, None)),
+        PciError::Bridge(BRIDGE)
+    ));
+    let absent = PciSbdf(0x0500);
+    assert!(matches!(refused(new(absent, None)), PciError::Absent(_)));
+    assert!(matches!(
+        refused(new(NIC, Some("a b"))),
+        PciError::BadName(_)
+    ));
+    let files = &world.kernel_files;
+    files.put_link(
+        "/sys/class/net/eth0",
+        "../../devices/pci0000:00/0000:03:00.0/net/eth0",
+    );
+    files.put("/sys/class/net/eth0/flags", b"0x1003\n");
+    assert!(matches!(refused(new(NIC, None)), PciError::InUse { .. }));
+    let forced = NewAssignable {
+        is_forced: true,
+        ..new(NIC, Some("nic"))
+    };
+    bench.must(&world, |host| assignable::add(host, &forced));
+    assert!(matches!(
+        refused(new(DISK, Some("nic"))),
+        PciError::NameTaken { .. }
+    ));
+    assert_eq!(driver(&bench, &world, DISK).as_deref(), Some("nvme"));
+}
+
+#[test]
+fn without_an_iommu_nothing_is_changed_and_a_device_that_xen_does_not_take_goes_back() {
+    let bench = Bench::new();
+    let without = World::new(256);
+    without.kernel_files.add_pci_driver("pciback");
+    without
+        .kernel_files
+        .add_pci_device(&NIC.to_string(), &[("class", "0x020000")], Some(DRIVER));
+    let refused = attempt(&bench, &without, add);
+    assert!(matches!(refused, Err(EngineError::Pci(PciError::NoIommu))));
+    is_domain_0s(&bench, &without);
+
+    let world = world();
+    world.xen.fail_always("assign_pci", Errno::EBADF);
+    let refused = attempt(&bench, &world, add);
+    assert!(matches!(
+        refused,
+        Err(EngineError::Pci(PciError::Quarantine { device: NIC, .. }))
+    ));
+    is_domain_0s(&bench, &world);
+}
+
+/// Kills `act` at each of its calls. Then `again` runs, and `check` looks.
+fn sweep(
+    before: &dyn Fn(&mut Host) -> Result<(), EngineError>,
+    act: &dyn Fn(&mut Host) -> Result<(), EngineError>,
+    again: &dyn Fn(&mut Host) -> Result<(), EngineError>,
+    check: &dyn Fn(&Bench, &World),
+) {
+    let bench = Bench::new();
+    for moment in Moment::ALL {
+        for call in 1.. {
+            let world = world();
+            bench.must(&world, |host| before(host));
+            let (ended, _) = bench.process(&world, Some((call, moment)), |host| act(host));
+            let is_over = matches!(ended, Ended::Well(_));
+            if let Ended::Well(outcome) = ended {
+                outcome.unwrap();
+            }
+            bench.must(&world, |host| again(host));
+            check(&bench, &world);
+            if is_over {
+                assert!(call > 10, "{call}");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn an_add_that_was_killed_is_finished_by_the_next() {
+    sweep(&|_| Ok(()), &add, &add, &is_assignable);
+}
+
+#[test]
+fn an_add_that_was_killed_is_undone_by_a_remove() {
+    let undo = |host: &mut Host| match remove(host) {
+        // It was killed before it had changed anything.
+        Err(EngineError::Pci(PciError::NotAssignable(_))) => Ok(()),
+        other => other,
+    };
+    sweep(&|_| Ok(()), &add, &undo, &is_domain_0s);
+}
+
+#[test]
+fn a_remove_that_was_killed_is_finished_by_the_next_or_undone_by_an_add() {
+    let finish = |host: &mut Host| match remove(host) {
+        Err(EngineError::Pci(PciError::NotAssignable(_))) => Ok(()),
+        other => other,
+    };
+    sweep(&add, &remove, &finish, &is_domain_0s);
+    sweep(&add, &remove, &add, &is_assignable);
+}
+
+#[test]
+fn the_lock_of_the_devices_is_free_after_a_death() {
+    let (bench, world) = (Bench::new(), world());
+    let path = bench.must(&world, |host| Ok(host.dirs.busy().join("pci-devices")));
+    bench.must(&world, add);
+    assert!(!bench.must(&world, |host| Ok(
+        host.files.is_locked(Path::new(&path)).unwrap_or(false)
+    )));
+}
+
+/// A PV guest with the card.
+fn config(bench: &Bench) -> String {
+    let pci = "pci = [ \"03:00.0,vslot=4,permissive=1\" ]\n";
+    bench.config("guest", UUID).replace("\"pvh\"", "\"pv\"") + pci
+}
+
+fn create(bench: &Bench, host: &mut Host) -> Result<DomId, EngineError> {
+    bench.create_from(host, &config(bench))
+}
+
+fn destroy(host: &mut Host) -> Result<(), EngineError> {
+    let found = host
+        .hv
+        .domain_list()?
+        .into_iter()
+        .find(|info| info.domid != DomId::ZERO);
+    match found {
+        Some(info) => destroy::destroy(host, info.domid, false),
+        None => Ok(()),
+    }
+}
+
+fn node(bench: &Bench, world: &World, path: &str) -> Option<String> {
+    let path = xenstore::Path::new(path).unwrap();
+    bench.must(world, |host| {
+        Ok(xenstore::Tree::read_text_opt(&mut host.store, &path)?)
+    })
+}
+
+/// The card is assignable again, and nothing is left of a domain.
+fn is_free(bench: &Bench, world: &World) {
+    assert_eq!(world.xen.domain_list().unwrap().len(), 1);
+    is_assignable(bench, world);
+    assert_eq!(node(bench, world, "/libxl/pci/0000-03-00-0/domid"), None);
+    let backend = bench.must(world, |host| {
+        let path = xenstore::Path::new("/local/domain/0/backend/pci").unwrap();
+        Ok(xenstore::Tree::directory(&mut host.store, &path).unwrap_or_default())
+    });
+    assert_eq!(backend, Vec::<String>::new());
+}
+
+#[test]
+fn a_pv_guest_has_its_device_until_it_is_destroyed() {
+    let (bench, world) = (Bench::new(), world());
+    // It is not assignable yet.
+    let refused = bench.process(&world, None, |host| create(&bench, host)).0;
+    assert!(matches!(
+        refused,
+        Ended::Well(Err(error)) if error.code() == xyl_engine::ErrorCode::PciDevice
+    ));
+    bench.must(&world, add);
+    let domid = bench.must(&world, |host| create(&bench, host));
+    assert_eq!(world.xen.pci_owner(NIC), domid);
+    let memory = HostResource::Memory {
+        first: Mfn(0xfea00),
+        nr_pages: 32,
+    };
+    let ports = HostResource::Ports {
+        first: 0xc000,
+        count: 32,
+    };
+    let all = [ports, memory, HostResource::Interrupt(16)];
+    assert_eq!(world.xen.permissions(domid), all);
+    let backend = format!("/local/domain/0/backend/pci/{domid}/0");
+    for (name, value) in [
+        ("state", "3"),
+        ("num_devs", "1"),
+        ("dev-0", "0000:03:00.0"),
+        ("vdevfn-0", "20"),
+        (
+            "opts-0",
+            "msitranslate=0,power_mgmt=0,permissive=1,rdm_policy=strict",
+        ),
+    ] {
+        let found = node(&bench, &world, &format!("{backend}/{name}"));
+        assert_eq!(found.as_deref(), Some(value), "{name}");
+    }
+    let owner = node(&bench, &world, "/libxl/pci/0000-03-00-0/domid");
+    assert_eq!(owner, Some(domid.to_string()));
+    assert!(bench.must(&world, assignable::list).is_empty());
+    let taken = attempt(&bench, &world, remove);
+    assert!(matches!(
+        taken,
+        Err(EngineError::Pci(PciError::Assigned { .. }))
+    ));
+    bench.must(&world, destroy);
+    is_free(&bench, &world);
+}
+
+#[test]
+fn a_create_and_a_destroy_that_were_killed_leave_the_device_assignable() {
+    let bench = Bench::new();
+    for moment in Moment::ALL {
+        for is_destroy in [false, true] {
+            let mut call = 1;
+            loop {
+                let world = world();
+                bench.must(&world, add);
+                if is_destroy {
+                    bench.must(&world, |host| create(&bench, host));
+                }
+                let act = |host: &mut Host| match is_destroy {
+                    true => destroy(host),
+                    false => create(&bench, host).map(drop),
+                };
+                let (ended, _) = bench.process(&world, Some((call, moment)), act);
+                bench.must(&world, |host| recover::all(host, true).map(drop));
+                bench.must(&world, destroy);
+                is_free(&bench, &world);
+                if matches!(ended, Ended::Well(_)) {
+                    break;
+                }
+                // The calls about the device are among the last ones; others have sweeps of their own.
+                call += if call < 60 { 7 } else { 1 };
+            }
+        }
+    }
+}
