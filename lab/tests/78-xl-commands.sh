@@ -159,7 +159,7 @@ same psr-hwinfo -m
 same sched-rtds
 
 # What Xyl lacks changes nothing and ends with 1.
-for words in 'pci-attach guest 00:1f.0' 'usbctrl-attach guest' 'vtpm-attach guest' 'vkb-attach guest backend-type=qemu'; do
+for words in 'pci-attach guest 00:1f.0' 'pci-assignable-add 00:03.0' 'usbctrl-attach guest' 'vtpm-attach guest' 'vkb-attach guest backend-type=qemu'; do
 	# shellcheck disable=SC2086
 	xyl $words >/dev/null 2>&1
 	equals 1 $?

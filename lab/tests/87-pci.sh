@@ -134,6 +134,26 @@ ok xyl reboot guest
 within 60 has_random guest 2
 domid=$(domid_of guest)
 equals "$domid" "$(xenstore-read "/libxl/pci/${bus//[:.]/-}/domid")"
+
+has_devices() {
+	equals "$(xl pci-list guest)" "$(xyl pci-list guest)"
+	equals "$1" "$(xyl pci-list guest | grep -c ' 0000:')"
+}
+
+echo 'a device comes and goes while it runs'
+refused 'is not assignable' xyl pci-attach guest $plain
+ok xyl pci-assignable-add $plain
+ok xyl pci-attach guest $plain
+has_devices 2
+ok xyl pci-detach guest $plain
+has_devices 1
+equals "$plain " "$(xyl pci-assignable-list)"
+ok xyl pci-attach guest $plain
+ok xl pci-detach guest $plain
+has_devices 1
+ok xyl pci-assignable-remove -r $plain
+equals virtio-pci "$(driver_of $plain)"
+
 ok xyl destroy guest
 equals "$bus " "$(xyl pci-assignable-list)"
 equals '' "$(xenstore-ls -f | grep -E 'backend/pci/[0-9]|/libxl/pci/.*/domid')"

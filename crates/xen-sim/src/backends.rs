@@ -115,6 +115,16 @@ trait Driver: fmt::Debug + Send {
     /// Takes that away.
     fn unmake(&mut self, id: &Id);
 
+    /// The state in which the backend waits for the guest.
+    fn waits_in(&self) -> &'static str {
+        "2"
+    }
+
+    /// Takes what the toolstack has changed in state 7, with the guest. Whether it has acted.
+    fn reconfigure(&mut self, _nodes: &mut Nodes<'_>) -> bool {
+        false
+    }
+
     /// Whether the guest can be connected.
     fn may_connect(&self, _nodes: &mut Nodes<'_>) -> bool {
         true
@@ -368,7 +378,11 @@ impl OfKind {
                 return true;
             }
         }
-        let is_ready = front_state.as_deref() == Some("3") && state.as_deref() == Some("2");
+        if state.as_deref() == Some("7") && !manners.guest_keeps {
+            return self.driver.reconfigure(nodes);
+        }
+        let waits = state.as_deref() == Some(self.driver.waits_in());
+        let is_ready = front_state.as_deref() == Some("3") && waits;
         is_ready && self.driver.may_connect(nodes) && nodes.set_state("4")
     }
 

@@ -16,9 +16,11 @@ use bench::Bench;
 use xen_port::{DomId, Errno, HostResource, Hypervisor, Mfn, PciSbdf};
 use xen_sim::{Ended, Moment, World};
 use xyl_engine::device::assignable::{self, NewAssignable};
+use xyl_engine::device::passed_through;
 use xyl_engine::error::PciError;
 use xyl_engine::operation::destroy;
 use xyl_engine::recover;
+use xyl_engine::supervise::requests::{self, Request};
 use xyl_engine::{EngineError, Host};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
@@ -42,7 +44,14 @@ fn world() -> World {
     files.add_pci_device(&NIC.to_string(), &nic, Some(DRIVER));
     let bridge = [("class", "0x060400\n"), ("irq", "0\n")];
     files.add_pci_device(&BRIDGE.to_string(), &bridge, Some("pcieport"));
-    files.add_pci_device(&DISK.to_string(), &[("class", "0x010802\n")], Some("nvme"));
+    let disk = [
+        ("class", "0x010802\n"),
+        (
+            "resource",
+            "0x00000000feb00000 0x00000000feb03fff 0x0000000000140204\n",
+        ),
+    ];
+    files.add_pci_device(&DISK.to_string(), &disk, Some("nvme"));
     world
 }
 
@@ -377,6 +386,144 @@ fn a_create_and_a_destroy_that_were_killed_leave_the_device_assignable() {
                 }
                 // The calls about the device are among the last ones; others have sweeps of their own.
                 call += if call < 60 { 7 } else { 1 };
+            }
+        }
+    }
+}
+
+fn attach(host: &mut Host, device: PciSbdf) -> Result<(), EngineError> {
+    change(
+        host,
+        &Request::AttachDevice {
+            kind: "pci".to_owned(),
+            device: device.to_string(),
+        },
+    )
+}
+
+fn detach(host: &mut Host, device: PciSbdf) -> Result<(), EngineError> {
+    change(
+        host,
+        &Request::DetachDevice {
+            kind: "pci".to_owned(),
+            device: device.to_string(),
+            force: false,
+        },
+    )
+}
+
+fn change(host: &mut Host, request: &Request) -> Result<(), EngineError> {
+    let mut domains = host.hv.domain_list()?.into_iter();
+    let info = domains.find(|info| info.domid != DomId::ZERO).unwrap();
+    requests::ask_for(host, &info, request).map(drop)
+}
+
+/// A host with two assignable devices, and a guest with the card, whose driver has connected.
+fn with_guest(bench: &Bench) -> (World, DomId) {
+    let world = world();
+    bench.must(&world, add);
+    bench.must(&world, |host| assignable::add(host, &new(DISK, None)));
+    let domid = bench.must(&world, |host| create(bench, host));
+    connect(bench, &world, domid);
+    (world, domid)
+}
+
+/// The guest's driver connects.
+fn connect(bench: &Bench, world: &World, domid: DomId) {
+    let path = format!("/local/domain/{domid}/device/pci/0/state");
+    let path = xenstore::Path::new(&path).unwrap();
+    bench.must(world, |host| {
+        Ok(xenstore::Tree::write(&mut host.store, &path, b"3")?)
+    });
+}
+
+/// The devices of the guest's bus, by the backend's nodes, and by the VM's record.
+fn devices(bench: &Bench, world: &World, domid: DomId) -> (Vec<String>, usize) {
+    bench.must(world, |host| {
+        let on_bus = passed_through::pci_devices(&mut host.store, domid)?;
+        let uuid = uuid::Uuid::parse_str(UUID).unwrap();
+        let record = xyl_engine::vm::store::read(&*host.files, &host.dirs, &uuid.to_string())?;
+        let listed = record
+            .lines()
+            .find(|line| line.starts_with("pci = "))
+            .map_or(0, |line| line.matches("rdm_policy").count());
+        Ok((on_bus.into_iter().map(|one| one.address).collect(), listed))
+    })
+}
+
+#[test]
+fn a_device_comes_and_goes_while_the_guest_runs() {
+    let bench = Bench::new();
+    let (world, domid) = with_guest(&bench);
+    bench.must(&world, |host| attach(host, DISK));
+    assert_eq!(world.xen.pci_owner(DISK), domid);
+    let both = vec![NIC.to_string(), DISK.to_string()];
+    assert_eq!(devices(&bench, &world, domid), (both, 2));
+    // The second one moves up.
+    bench.must(&world, |host| detach(host, NIC));
+    assert_eq!(world.xen.pci_owner(NIC), DomId::IO);
+    let left = HostResource::Memory {
+        first: Mfn(0xfeb00),
+        nr_pages: 4,
+    };
+    assert_eq!(world.xen.permissions(domid), [left]);
+    assert_eq!(devices(&bench, &world, domid), (vec![DISK.to_string()], 1));
+    // The bus goes with the last one, and comes with the next.
+    bench.must(&world, |host| detach(host, DISK));
+    assert_eq!(devices(&bench, &world, domid), (Vec::new(), 0));
+    bench.must(&world, |host| attach(host, NIC));
+    assert_eq!(devices(&bench, &world, domid), (vec![NIC.to_string()], 1));
+    let again = attempt(&bench, &world, |host| attach(host, NIC));
+    assert!(again.is_err());
+}
+
+#[test]
+fn a_guest_that_keeps_a_device_has_it_and_a_detach_can_be_repeated() {
+    let bench = Bench::new();
+    let (world, domid) = with_guest(&bench);
+    world.backends.set_guest_keeps(true);
+    let kept = attempt(&bench, &world, |host| detach(host, NIC)).unwrap_err();
+    assert_eq!(kept.code(), xyl_engine::ErrorCode::PciDevice, "{kept}");
+    assert_eq!(world.xen.pci_owner(NIC), domid);
+    world.backends.set_guest_keeps(false);
+    bench.must(&world, |host| detach(host, NIC));
+    assert_eq!(devices(&bench, &world, domid), (Vec::new(), 0));
+}
+
+#[test]
+fn an_attach_and_a_detach_that_were_killed_are_finished_or_undone() {
+    let bench = Bench::new();
+    for moment in Moment::ALL {
+        for is_detach in [false, true] {
+            for call in 1.. {
+                let (world, domid) = with_guest(&bench);
+                let device = if is_detach { NIC } else { DISK };
+                let act = |host: &mut Host| match is_detach {
+                    true => detach(host, device),
+                    false => attach(host, device),
+                };
+                let (ended, _) = bench.process(&world, Some((call, moment)), act);
+                bench.must(&world, |host| recover::all(host, true).map(drop));
+                let (on_bus, listed) = devices(&bench, &world, domid);
+                let is_there = on_bus.contains(&device.to_string());
+                let what =
+                    format!("killed at call {call}, {moment:?}, detach {is_detach}: {on_bus:?}");
+                assert_eq!(on_bus.len(), listed, "{what}");
+                assert_eq!(world.xen.pci_owner(device) == domid, is_there, "{what}");
+                let owner = bench.must(&world, |host| assignable::owner(host, device));
+                assert_eq!(owner.is_some(), is_there, "{what}");
+                // The other way always works then.
+                if is_there {
+                    bench.must(&world, |host| detach(host, device));
+                } else {
+                    bench.must(&world, |host| attach(host, device));
+                }
+                bench.must(&world, destroy);
+                let listed = bench.must(&world, assignable::list);
+                assert_eq!(listed.len(), 2, "{what}");
+                if matches!(ended, Ended::Well(_)) {
+                    break;
+                }
             }
         }
     }

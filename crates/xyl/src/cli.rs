@@ -182,6 +182,8 @@ commands! {
     PciAssignableAdd = "pci-assignable-add": commands::pci::AddArgs,
     PciAssignableList = "pci-assignable-list": commands::pci::AssignableArgs,
     PciAssignableRemove = "pci-assignable-remove": commands::pci::RemoveArgs,
+    PciAttach = "pci-attach": commands::pci::AttachArgs,
+    PciDetach = "pci-detach": commands::pci::DetachArgs,
     PciList = "pci-list": commands::pci::ListArgs,
     PsrCatSet = "psr-cat-set": commands::psr::CatSetArgs,
     PsrCatShow = "psr-cat-show": commands::psr::CatShowArgs,

@@ -51,7 +51,13 @@ fn exit_of(args: &[OsString]) -> Exit {
     let completed = match resolve::complete_command(args) {
         Ok(completed) => completed,
         Err(error) if error.is_help_on_later(args) => return print(&format!("{error}\n"), style),
-        Err(error) => return fail(&Failure::from(error), called_as, style),
+        Err(error) => {
+            let failure = match error.of_usage(args) {
+                Some(usage) => Failure::usage(usage),
+                None => Failure::from(error),
+            };
+            return fail(&failure, called_as, style);
+        }
     };
     if called_as == CalledAs::Xl && resolve::asks_for_list(&completed) {
         let printed = print(&called_as::list_of_commands(&Cli::command()), style);

@@ -47,6 +47,18 @@ pub enum WordError {
 }
 
 impl WordError {
+    /// The error for a refused command with fewer arguments than it needs. As with xl, that is a wrong use.
+    pub fn of_usage(&self, args: &[OsString]) -> Option<String> {
+        let WordError::Refused { name, .. } = self else {
+            return None;
+        };
+        let at = command_word(args, 1)?;
+        let wanted = later::arguments(name);
+        let given = args.iter().skip(at + 1);
+        let given = given.filter(|arg| !arg.as_encoded_bytes().starts_with(b"-"));
+        (given.count() < wanted).then(|| format!("`{name}` needs at least {wanted} arguments"))
+    }
+
     /// Whether the arguments ask for help on a command of xl that Xyl does not have. Then this error's text is
     /// the help.
     pub fn is_help_on_later(&self, args: &[OsString]) -> bool {

@@ -20,6 +20,19 @@ impl Pciback {
     }
 }
 
+impl Pciback {
+    /// Whether it has all devices of a bus. `None`: their number is missing.
+    fn can_export(&self, nodes: &mut Nodes<'_>) -> Option<bool> {
+        let count: u32 = nodes.text("num_devs")?.parse().ok()?;
+        let mut all = (0..count).map(|index| {
+            let address = nodes.text(&format!("dev-{index}"));
+            let path = address.map(|address| format!("/sys/bus/pci/drivers/pciback/{address}"));
+            path.is_some_and(|path| self.files.has(&path))
+        });
+        Some(all.all(|is_there| is_there))
+    }
+}
+
 impl Driver for Pciback {
     fn kind(&self) -> &'static str {
         "pci"
@@ -27,16 +40,19 @@ impl Driver for Pciback {
 
     /// State 3 says that all devices are exported.
     fn make(&mut self, _: &Id, nodes: &mut Nodes<'_>) -> Option<Result<(), &'static str>> {
-        let count: u32 = nodes.text("num_devs")?.parse().ok()?;
-        for index in 0..count {
-            let address = nodes.text(&format!("dev-{index}"));
-            let path = address.map(|address| format!("/sys/bus/pci/drivers/pciback/{address}"));
-            if !path.is_some_and(|path| self.files.has(&path)) {
-                return Some(Err("22 Error exporting device"));
-            }
+        if !self.can_export(nodes)? {
+            return Some(Err("22 Error exporting device"));
         }
         nodes.set_state("3");
         Some(Ok(()))
+    }
+
+    fn waits_in(&self) -> &'static str {
+        "3"
+    }
+
+    fn reconfigure(&mut self, nodes: &mut Nodes<'_>) -> bool {
+        self.can_export(nodes) == Some(true) && nodes.set_state("4")
     }
 
     fn unmake(&mut self, _: &Id) {}

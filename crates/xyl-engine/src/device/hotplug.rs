@@ -11,7 +11,7 @@ use xen_port::DomId;
 use xenstore::{Batch, Client};
 use xl_cfg::{DomainConfig, Source, Value};
 
-use crate::device::bus::Device;
+use crate::device::bus::{Device, State};
 use crate::device::{KINDS, Kind, Owner, Patience, bus, qemu, script};
 use crate::error::DeviceError;
 use crate::vm::nic::VifDefaults;
@@ -81,6 +81,20 @@ pub trait Hotplug {
     /// # Errors
     /// [`DeviceError::Absent`], and those of xenstore.
     fn find(&self, host: &mut Host, domid: DomId, asked: &str) -> Result<Device, EngineError>;
+
+    /// Asks the guest of a device to let it go, and waits until it has, but not longer than the deadline. The last state of the backend.
+    ///
+    /// # Errors
+    /// Those of xenstore; a guest that does not answer, where the request cannot stay open.
+    fn ask(
+        &self,
+        host: &mut Host,
+        device: &Device,
+        deadline: Instant,
+    ) -> Result<State, EngineError> {
+        bus::ask_to_close(host, device)?;
+        bus::await_one_closed(host, device, deadline)
+    }
 
     /// Whether the driver has all of a device that its backend has taken.
     ///
@@ -241,13 +255,18 @@ impl Sought<'_> {
                 false => Ok(device),
             };
         }
+        Err(self.absent())
+    }
+
+    /// The error for a device that the domain does not have.
+    pub fn absent(&self) -> EngineError {
         let asked = self.asked.chars().filter(|c| !c.is_control());
-        Err(DeviceError::Absent {
+        DeviceError::Absent {
             domid: self.domid,
             device: format!("{} `{}`", self.word, asked.collect::<String>()),
             command: self.list_command,
         }
-        .into())
+        .into()
     }
 
     fn not_ours(&self, number: &str, why: &str) -> EngineError {

@@ -204,6 +204,15 @@ pub trait Kind {
         recorded.map(|device| device.number).collect()
     }
 
+    /// The numbers of the devices that a domain has, by what no guest can write.
+    ///
+    /// # Errors
+    /// Those of xenstore.
+    fn numbers_there(&self, host: &mut Host, domid: DomId) -> Result<Vec<u32>, EngineError> {
+        let numbers = bus::numbers(host, domid, self.name())?;
+        Ok(numbers.iter().filter_map(|one| one.parse().ok()).collect())
+    }
+
     /// Whether a device of a domain is the one that the VM's record has of this number. xl may have put another one in its place.
     ///
     /// # Errors

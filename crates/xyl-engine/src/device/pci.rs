@@ -6,9 +6,12 @@
 //! removed last, so a later process finds each device of a dead one. Xen itself takes a domain's devices into quarantine when it
 //! destroys the domain.
 //!
-//! Devices do not come and go while the guest runs yet.
+//! The toolstack's copy has the bus, 0. The number of a device is that of its address. `hotplug` has the devices that come and go while the
+//! guest runs.
 //!
 //! Facts: `libxl_pci.c`, `xen/io/pciif.h`, `drivers/xen/xen-pciback/xenbus.c` of Linux.
+
+mod hotplug;
 
 use std::time::{Duration, Instant};
 
@@ -18,12 +21,12 @@ use xenstore::Tree;
 use xl_cfg::types;
 
 use crate::device::bus::{self, AttachLimits, Attaching, BackendDomain, Device, State, Tables};
-use crate::device::hotplug::{self, says_nothing};
+use crate::device::hotplug::{Hotplug, parse, says_nothing};
 use crate::device::nodes::{Access, NodeRule, back, copy_of, own};
 use crate::device::qemu::Wanted;
 use crate::device::{Kind, Owner, Patience, Recorded, assignable};
 use crate::error::{DeviceError, PciError};
-use crate::vm::paths::node;
+use crate::vm::paths::{home, node};
 use crate::vm::pci::{PassedPci, Which};
 use crate::vm::spec::VmSpec;
 use crate::{EngineError, Host};
@@ -107,14 +110,30 @@ impl Kind for Pci {
         Some(SETTING)
     }
 
-    /// All devices of a domain have one number, that of its bus.
+    /// A device with a name has the number of the bus.
     fn recorded(&self, spec: &VmSpec) -> Vec<Recorded> {
         let recorded = |passed: &PassedPci| Recorded {
-            number: BUS,
+            number: match &passed.which {
+                Which::Address(device) => device.0,
+                Which::Name(_) => BUS,
+            },
             text: passed.cfg_text(),
             json: to_json(passed),
         };
         spec.pci.iter().map(recorded).collect()
+    }
+
+    fn number_of_json(&self, entry: &Json) -> Option<u32> {
+        let name = entry.get("name").filter(|name| !says_nothing(name));
+        match name {
+            Some(_) => None,
+            None => address_of_json(entry).map(|device| device.0),
+        }
+    }
+
+    fn numbers_there(&self, host: &mut Host, domid: DomId) -> Result<Vec<u32>, EngineError> {
+        let devices = assignable::devices_of(host, domid)?.into_iter();
+        Ok(devices.map(|device| device.0).chain([BUS]).collect())
     }
 
     fn cfg_of_json(&self, entry: &Json) -> Option<String> {
@@ -176,18 +195,11 @@ impl Kind for Pci {
             give(host, owner.domid, one)?;
         }
         drop(lock);
-        let device = bus_of(owner.domid);
-        let nodes = Nodes {
-            device,
-            name: spec.name.clone(),
-            nr_devices: found.len(),
-        };
-        let each = (0..)
-            .zip(&found)
-            .flat_map(|(index, one)| nodes_of(index, one));
-        let each: Vec<(String, String)> = each.collect();
-        bus::write_with(host, &device, SETTING, (&TABLES, &nodes), &each)?;
-        await_exported(host, device, patience)
+        write_bus(host, owner.domid, &found, patience)
+    }
+
+    fn hotplug(&self) -> Option<&'static dyn Hotplug> {
+        Some(&Pci)
     }
 
     fn detach(&self, host: &mut Host, domid: DomId, deadline: Instant) -> Result<(), EngineError> {
@@ -227,6 +239,30 @@ fn begin(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
         transaction.mkdir(&folder)?;
         Ok(())
     })
+}
+
+/// Writes the nodes of a domain's bus with its first devices, and waits until pciback has exported them.
+fn write_bus(
+    host: &mut Host,
+    domid: DomId,
+    found: &[Found<'_>],
+    patience: &Patience<'_>,
+) -> Result<(), EngineError> {
+    let device = bus_of(domid);
+    let name = host.store.read_text_opt(&home(domid, "name")?)?;
+    let nodes = Nodes {
+        device,
+        name: name.unwrap_or_default(),
+        nr_devices: found.len(),
+    };
+    let mut more = Vec::new();
+    for (place, one) in found.iter().enumerate() {
+        let backend = device.backend();
+        let of_device = nodes_of(place, one).into_iter();
+        more.extend(of_device.map(|(name, value)| (format!("{backend}/{name}"), value)));
+    }
+    bus::write_with(host, &device, SETTING, (&TABLES, &nodes), &more)?;
+    await_exported(host, device, patience)
 }
 
 /// The devices of a VM with their addresses. No device may be named twice.
@@ -462,7 +498,7 @@ fn cfg_of_json(entry: &Json) -> Option<String> {
             _ => return None,
         }
     }
-    let devices: Vec<types::PciDevice> = hotplug::parse(SETTING, &text).ok()?.pci;
+    let devices: Vec<types::PciDevice> = parse(SETTING, &text).ok()?.pci;
     let kind = xen_port::GuestKind::Pv;
     let decided = PassedPci::all_of_config(&devices, kind).ok()?;
     decided.first().map(PassedPci::cfg_text)
@@ -473,7 +509,7 @@ mod tests {
     use super::*;
 
     fn passed(text: &str) -> PassedPci {
-        let devices = hotplug::parse(SETTING, text).unwrap().pci;
+        let devices = parse(SETTING, text).unwrap().pci;
         let all = PassedPci::all_of_config(&devices, xen_port::GuestKind::Pv).unwrap();
         all.into_iter().next().unwrap()
     }

@@ -99,6 +99,20 @@ pub enum PciError {
         /// Error of Xen.
         source: HvError,
     },
+    /// The guest does not answer.
+    #[error(
+        "PCI device {device}: the guest of domain {domid} does not answer within {limit_s} s (its bus is in state {state}, not 4): load its driver, `modprobe xen-pcifront` in Linux, and repeat the command"
+    )]
+    GuestSilent {
+        /// The device.
+        device: PciSbdf,
+        /// The domain.
+        domid: DomId,
+        /// State of the bus.
+        state: String,
+        /// The time limit in seconds.
+        limit_s: u64,
+    },
     /// Another process changes the assignable devices.
     #[error(
         "another process changes the assignable PCI devices and did not end within {0} s: try again"

@@ -40,8 +40,6 @@ pub const REFUSED: &[(&str, &str)] = &[
         "dt-overlay",
         "device trees are those of Arm hosts, and this is none",
     ),
-    ("pci-attach", PCI),
-    ("pci-detach", PCI),
     ("usbctrl-attach", USB),
     ("usbctrl-detach", USB),
     ("usbdev-attach", USB),
@@ -55,7 +53,6 @@ pub const REFUSED: &[(&str, &str)] = &[
 ];
 
 const CDROM: &str = "the disc of a drive can be changed in HVM guests alone: the protocol of PV and PVH guests' disks has no word for it; `block-detach` and `block-attach` exchange a drive with its disc; use `xl` for an HVM guest";
-const PCI: &str = "Xyl gives PCI devices to a PV guest when it is made (`pci = [ ... ]`), and takes them at its end, not while it runs; change the configuration and start the guest anew, or use `xl`, with a domain that xl has made";
 const USB: &str = "Xyl has no part that gives USB controllers to a domain, which needs the driver usbback or QEMU; use `xl`, with a domain that xl has made";
 const DISPLAY: &str =
     "a virtual display needs a backend in another domain, which Xyl cannot manage; use `xl`";
@@ -63,6 +60,29 @@ const SOUND: &str =
     "a virtual sound device needs a backend in another domain, which Xyl cannot manage; use `xl`";
 const TPM: &str =
     "a virtual TPM needs a domain with its backend (vtpmmgr), which Xyl cannot manage; use `xl`";
+
+/// The number of arguments without which xl prints the usage of a command of [`REFUSED`].
+const ARGUMENTS: &[(&str, usize)] = &[
+    ("cd-eject", 2),
+    ("cd-insert", 3),
+    ("usbctrl-attach", 1),
+    ("usbctrl-detach", 2),
+    ("usbdev-attach", 2),
+    ("usbdev-detach", 3),
+    ("vdispl-attach", 1),
+    ("vdispl-detach", 2),
+    ("vsnd-attach", 2),
+    ("vsnd-detach", 2),
+    ("vtpm-attach", 1),
+    ("vtpm-detach", 2),
+];
+
+/// Returns the number of arguments that a command of [`REFUSED`] needs.
+pub fn arguments(name: &str) -> usize {
+    let mut rows = ARGUMENTS.iter();
+    rows.find(|(known, _)| *known == name)
+        .map_or(0, |(_, count)| *count)
+}
 
 /// Returns what a command of [`REFUSED`] lacks.
 pub fn refusal(name: &str) -> Option<&'static str> {

@@ -111,6 +111,8 @@ pub const HERE: &[&str] = &[
     "pci-assignable-add",
     "pci-assignable-list",
     "pci-assignable-remove",
+    "pci-attach",
+    "pci-detach",
     "pci-list",
     "psr-cat-set",
     "psr-cat-show",
@@ -227,6 +229,8 @@ fn run_one(command: &Command, context: &Context) -> Outcome {
         Command::PciAssignableAdd(args) => pci::run_add(args, context),
         Command::PciAssignableList(args) => pci::run_assignable(args, context),
         Command::PciAssignableRemove(args) => pci::run_remove(args, context),
+        Command::PciAttach(args) => pci::run_attach(args, context),
+        Command::PciDetach(args) => pci::run_detach(args, context),
         Command::PciList(args) => pci::run_list(args, context),
         Command::PsrCatSet(args) => psr::run_cat_set(args, context),
         Command::PsrCatShow(args) => psr::run_cat_show(args, context),
@@ -280,6 +284,8 @@ fn changes_a_vm(command: &Command) -> bool {
             | Command::NetworkDetach(_)
             | Command::VkbAttach(_)
             | Command::VkbDetach(_)
+            | Command::PciAttach(_)
+            | Command::PciDetach(_)
             | Command::ButtonPress(_)
             | Command::CpupoolMigrate(_)
             | Command::Create(_)

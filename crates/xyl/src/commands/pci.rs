@@ -6,11 +6,17 @@ use xl_cfg::types::PciAddress;
 use xyl_engine::Host;
 use xyl_engine::device::assignable::{self, NewAssignable};
 use xyl_engine::device::{hotplug, passed_through};
+use xyl_engine::supervise::requests::Request;
+use xyl_engine::vm::nic::VifDefaults;
 
+use super::device_attach::Attach;
 use crate::complete::{assignable_devices, domain_names, pci_devices};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 use crate::shown::Shown;
+
+/// libxl's name of the kind of PCI devices.
+const KIND: &str = "pci";
 
 /// List the PCI devices that a domain has of the host
 #[derive(Debug, clap::Args)]
@@ -157,6 +163,72 @@ pub fn run_remove(args: &RemoveArgs, context: &Context) -> Outcome {
         return Ok(());
     }
     Ok(assignable::remove(&mut host, device, args.rebind)?)
+}
+
+/// Attach a PCI device to a running PV guest
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The device is described as in the setting `pci` of xl.cfg. It must be assignable, or have `seize=1`. The guest must run its driver for PCI \
+devices (xen-pcifront) if it has one already, and must have been made with `pci` or `passthrough=\"enabled\"`. The domain keeps the device over a reboot.
+
+Examples:
+  xyl pci-attach web 03:00.0
+  xyl pci-attach web 03:00.0,permissive=1
+  xyl -N pci-attach web 03:00.0   only check it"
+)]
+pub struct AttachArgs {
+    /// The domain: its number, its name, or uuid=...
+    #[arg(add = domain_names())]
+    domain: String,
+    /// The device, as in xl.cfg
+    #[arg(value_name = "BDF", add = assignable_devices())]
+    device: String,
+    /// Place on the guest's bus, hexadecimal
+    #[arg(value_name = "VSLOT")]
+    slot: Option<String>,
+}
+
+/// Runs `xyl pci-attach`.
+pub fn run_attach(args: &AttachArgs, context: &Context) -> Outcome {
+    let slot = args.slot.iter().map(|slot| format!(",vslot={slot}"));
+    let text = args.device.clone() + &slot.collect::<String>();
+    let attach = Attach {
+        kind: KIND,
+        device: hotplug::for_request(KIND, &text, &VifDefaults::default())?,
+        is_dry_run: false,
+    };
+    attach.run(context, &args.domain)
+}
+
+/// Detach a PCI device from a running PV guest
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The guest has 10 s to let the device go, and keeps it otherwise. With `--force` it is not asked. The device is assignable afterwards.
+
+Examples:
+  xyl pci-detach web 03:00.0"
+)]
+pub struct DetachArgs {
+    /// Take the device without asking the guest
+    #[arg(short = 'f', long)]
+    force: bool,
+    /// The domain: its number, its name, or uuid=...
+    #[arg(add = domain_names())]
+    domain: String,
+    /// Address of the device, or the name that it was given
+    #[arg(value_name = "BDF|NAME", add = assignable_devices())]
+    device: String,
+}
+
+/// Runs `xyl pci-detach`.
+pub fn run_detach(args: &DetachArgs, context: &Context) -> Outcome {
+    let request = Request::DetachDevice {
+        kind: KIND.to_owned(),
+        device: args.device.clone(),
+        force: args.force,
+    };
+    let would = |domid| format!("detach PCI device `{}` from domain {domid}", args.device);
+    context.change_and(&args.domain, &request, would, |_| ())
 }
 
 /// The host with the PCI devices of the command's machine: a simulated host has its own sysfs.

@@ -247,7 +247,7 @@ pub fn write<I>(
     write_with(host, device, what, (tables, input), &[])
 }
 
-/// The same, with more nodes of the backend: names and values.
+/// The same, with more nodes: paths and values.
 ///
 /// # Errors
 /// Those of [`write`].
@@ -274,9 +274,8 @@ pub fn write_with<I>(
     for change in changes(device, tables, input) {
         change.add_to(&mut batch)?;
     }
-    for (name, value) in more {
-        let path = node(&format!("{}/{name}", device.backend()))?;
-        batch.write(&path, value.as_bytes());
+    for (path, value) in more {
+        batch.write(&node(path)?, value.as_bytes());
     }
     if let Some((path, uuid)) = elsewhere::note(device) {
         batch.write(&node(&path)?, uuid.as_bytes());

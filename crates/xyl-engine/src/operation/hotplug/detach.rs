@@ -352,7 +352,7 @@ impl Steps for Context {
 
 fn ask_guest(host: &mut Host, context: &Context, at: &At<'_>) -> Result<(), EngineError> {
     let device = &context.device;
-    let state = ask_and_wait(host, device, at)?;
+    let state = ask_and_wait(host, context, at)?;
     if has_let_go(state) {
         return Ok(());
     }
@@ -380,11 +380,12 @@ fn ask_guest_in_time(host: &mut Host, context: &Context, at: &At<'_>) -> Result<
     if is_replaced(host, context)? {
         return Ok(());
     }
-    ask_and_wait(host, &context.device, at).map(drop)
+    ask_and_wait(host, context, at).map(drop)
 }
 
 /// Asks the guest for a device, and waits until it has let it go, or its time is over. The last state.
-fn ask_and_wait(host: &mut Host, device: &Device, at: &At<'_>) -> Result<State, EngineError> {
+fn ask_and_wait(host: &mut Host, context: &Context, at: &At<'_>) -> Result<State, EngineError> {
+    let device = &context.device;
     let until = |host: &Host, limit_s| {
         let limit = host.clock.now() + Duration::from_secs(limit_s);
         limit.min(at.deadline())
@@ -395,9 +396,8 @@ fn ask_and_wait(host: &mut Host, device: &Device, at: &At<'_>) -> Result<State, 
         let limit = until(host, HANDSHAKE_LIMIT_S);
         bus::await_handshake(host, device, limit)?;
     }
-    bus::ask_to_close(host, device)?;
     let limit = until(host, ASK_LIMIT_S);
-    bus::await_one_closed(host, device, limit)
+    context.target.hotplug.ask(host, device, limit)
 }
 
 fn cut_off(host: &mut Host, context: &Context) -> Result<(), EngineError> {

@@ -81,8 +81,7 @@ impl Target {
 
     /// Whether the domain has a device of this number, by the toolstack's own copy.
     fn has(&self, host: &mut Host, number: u32) -> Result<bool, EngineError> {
-        let numbers = bus::numbers(host, self.domid, self.kind.name())?;
-        Ok(numbers.iter().any(|one| one.parse() == Ok(number)))
+        Ok(self.kind.numbers_there(host, self.domid)?.contains(&number))
     }
 }
 

@@ -12,7 +12,7 @@ use xen_port::DomId;
 use super::Target;
 use crate::config::plan;
 use crate::device::hotplug::{Single, is_same_entry};
-use crate::device::{DeviceName, KINDS, Kind, Recorded, bus};
+use crate::device::{DeviceName, KINDS, Kind, Recorded};
 use crate::error::DeviceError;
 use crate::operation::OfVm;
 use crate::vm::{store, userdata};
@@ -247,10 +247,10 @@ pub(crate) fn follow_xl(
                 changed.extend(followed(host, lists, &own, entry)?);
             }
         }
-        let there = bus::numbers(host, domid, kind.name())?;
+        let there = kind.numbers_there(host, domid)?;
         let stays = |number: u32| {
             let is_kept = |one: &DeviceName| one.kind == kind.name() && one.number == number;
-            there.iter().any(|one| one.parse() == Ok(number)) || kept.iter().any(is_kept)
+            there.contains(&number) || kept.iter().any(is_kept)
         };
         change_own(host, lists, |devices| {
             devices.retain(|one| stays(one.number));
