@@ -62,6 +62,11 @@ pub fn add(host: &mut Host, new: &NewAssignable) -> Result<(), EngineError> {
 
 fn add_locked(host: &mut Host, new: &NewAssignable) -> Result<(), EngineError> {
     check_add(host, new)?;
+    if has_pciback(host, new.device)? {
+        // Xen refuses it if a domain has the device, whatever the nodes say: it stays as it is then.
+        quarantine(host, new.device)?;
+        return write_name(host, new.device, new.name.as_deref());
+    }
     let outcome = take_from_driver(host, new.device).and_then(|()| quarantine(host, new.device));
     if let Err(error) = outcome {
         return Err(given_back(host, new.device, error));
@@ -100,13 +105,22 @@ pub fn check_add(host: &mut Host, new: &NewAssignable) -> Result<(), EngineError
 /// # Errors
 /// [`PciError::NoIommu`], [`PciError::NoPciback`]; those of Xen.
 pub fn check_host(host: &Host) -> Result<(), EngineError> {
-    let caps = host.hv.phys_info()?.caps;
-    if !caps.pv_directio && !caps.hvm_directio {
-        return Err(PciError::NoIommu.into());
-    }
+    check_iommu(host)?;
     match host.kernel.has_pciback() {
         true => Ok(()),
         false => Err(PciError::NoPciback.into()),
+    }
+}
+
+/// Refuses a host whose IOMMU Xen does not use.
+///
+/// # Errors
+/// [`PciError::NoIommu`]; those of Xen.
+pub(super) fn check_iommu(host: &Host) -> Result<(), EngineError> {
+    let caps = host.hv.phys_info()?.caps;
+    match caps.pv_directio || caps.hvm_directio {
+        true => Ok(()),
+        false => Err(PciError::NoIommu.into()),
     }
 }
 
@@ -185,7 +199,7 @@ fn take_from_driver(host: &mut Host, device: PciSbdf) -> Result<(), EngineError>
 }
 
 /// Has Xen keep a device from all memory. Reserved memory is no obstacle, since the owner has no memory.
-fn quarantine(host: &Host, device: PciSbdf) -> Result<(), EngineError> {
+pub(super) fn quarantine(host: &Host, device: PciSbdf) -> Result<(), EngineError> {
     let assigned = host.hv.assign_pci(DomId::IO, device, true);
     assigned.map_err(|source| {
         let now = "with pciback".to_owned();
@@ -230,6 +244,10 @@ pub fn remove(host: &mut Host, device: PciSbdf, rebinds: bool) -> Result<(), Eng
 
 fn remove_locked(host: &mut Host, device: PciSbdf, rebinds: bool) -> Result<(), EngineError> {
     check_remove(host, device)?;
+    if has_pciback(host, device)? && check_iommu(host).is_ok() {
+        // Xen refuses it if a domain has the device, whatever the nodes say.
+        quarantine(host, device)?;
+    }
     end_quarantine(host, device)?;
     leave_pciback(host, device)?;
     if rebinds {

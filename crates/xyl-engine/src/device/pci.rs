@@ -16,7 +16,7 @@ mod hotplug;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
-use xen_port::{DomId, Errno, HostResource, HvError, PciSbdf};
+use xen_port::{DomId, Errno, GuestKind, HostResource, HvError, PciSbdf};
 use xenstore::Tree;
 use xl_cfg::types;
 
@@ -166,9 +166,13 @@ impl Kind for Pci {
     }
 
     fn check(&self, host: &mut Host, spec: &VmSpec) -> Result<(), EngineError> {
+        if spec.has_iommu {
+            assignable::check_iommu(host)?;
+        }
         if spec.pci.is_empty() {
             return Ok(());
         }
+        refuse_shim(spec)?;
         assignable::check_host(host)?;
         for found in find_all(host, spec)? {
             check_one(host, &found, spec.max_kib)?;
@@ -187,6 +191,7 @@ impl Kind for Pci {
         if spec.pci.is_empty() {
             return Ok(());
         }
+        refuse_shim(spec)?;
         begin(host, owner.domid)?;
         let lock = assignable::lock(host)?;
         let found = find_all(host, spec)?;
@@ -207,7 +212,14 @@ impl Kind for Pci {
         // pciback resets a device when it closes. One that is too slow loses it all the same.
         bus::close_all(host, &devices, deadline)?;
         for device in assignable::devices_of(host, domid)? {
-            take_back(host, domid, device)?;
+            match take_back(host, domid, device) {
+                Err(error) if error.is_connection_lost() => return Err(error),
+                // The domain has to end all the same. Its devices go to quarantine with it.
+                Err(error) => (host.notice)(&format!(
+                    "PCI device {device} of domain {domid} is not taken back whole: {error}"
+                )),
+                Ok(()) => {}
+            }
         }
         bus::remove(host, &devices)
     }
@@ -215,6 +227,15 @@ impl Kind for Pci {
     fn foreign(&self, host: &mut Host, domid: DomId, number: &str) -> Result<bool, EngineError> {
         Ok(bus::device_of(host, domid, KIND, number)?.is_none())
     }
+}
+
+/// Refuses a VM that the policy starts in the PV shim: it is a PVH guest for Xen then.
+fn refuse_shim(spec: &VmSpec) -> Result<(), EngineError> {
+    if spec.kind == GuestKind::Pv {
+        return Ok(());
+    }
+    let what = "pci: the guest would start in the PV shim, as a PVH guest, and Xen gives no PCI devices to those: use a 64-bit PV kernel without `pvshim`".to_owned();
+    Err(DeviceError::Unsupported { what }.into())
 }
 
 /// The virtual bus of a domain.
@@ -326,6 +347,8 @@ fn give(host: &mut Host, domid: DomId, found: &Found<'_>) -> Result<(), EngineEr
         assignable::seize(host, device)?;
     }
     assignable::check_free(host, device)?;
+    // Xen refuses it if another domain has the device, whatever the nodes say.
+    assignable::quarantine(host, device)?;
     assignable::note_owner(host, device, domid)?;
     reset(host, device);
     let resources = host.kernel.pci_resources(device);
