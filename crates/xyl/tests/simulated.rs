@@ -1262,8 +1262,19 @@ fn the_inventory_has_the_guests_that_a_vm_name_can_name() {
     );
 
     let domid = variables["xen_domid"].as_u64().unwrap().try_into().unwrap();
-    host.rename_behind(domid, "{{ lookup('pipe', 'id') }}");
-    let inventory = json_of(&host.must(&["inventory"]));
-    assert_eq!(inventory, serde_json::json!({"_meta": {"hostvars": {}}}));
+    for name in [
+        "{{ lookup('pipe', 'id') }}",
+        "localhost",
+        "root@elsewhere",
+        "a:22",
+    ] {
+        host.rename_behind(domid, name);
+        let inventory = json_of(&host.must(&["inventory"]));
+        assert_eq!(
+            inventory,
+            serde_json::json!({"_meta": {"hostvars": {}}}),
+            "{name}"
+        );
+    }
     host.must(&["destroy", &domid.to_string()]);
 }

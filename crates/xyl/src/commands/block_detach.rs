@@ -10,7 +10,7 @@ use crate::error::Outcome;
 /// Detach a disk from a running domain
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The guest is asked to let the disk go, and has 10 s for that. If it needs longer, the command fails, and the VM's \
+    after_help = "The guest is asked to let the disk go, and has 10 s for that. If it is about to connect the disk, it has up to 5 s for that first. If it needs longer, the command fails, and the VM's \
 monitor detaches the disk as soon as the guest lets it go. With --force the guest is not asked: what it has not written yet is lost.
 
 Examples:

@@ -28,8 +28,8 @@ use crate::shown::Shown;
 
 Groups: xen_guests has all guests, xen_running and xen_paused those in that state, xen_pv, xen_pvh and xen_hvm those of a type, xen_xyl those of \
 Xyl, and xen_other those of other toolstacks. The variables of a guest are xen_uuid, xen_domid, xen_type, xen_memory_mib, xen_vcpus and xen_toolstack. \
-ansible_host is the address in `ip` of its first network interface that has one; without it Ansible uses the name. A guest whose name could not be \
-that of a VM of Xyl is left out, with a warning.
+ansible_host is the address in `ip` of its first network interface that has one; without it Ansible uses the name. A guest whose name means \
+another host to Ansible (localhost, root@host) or is that of two guests is left out, with a warning.
 
 Examples:
   xyl inventory --list
@@ -77,10 +77,11 @@ fn guests(context: &Context) -> Result<Vec<Guest>, Failure> {
         let Some(name) = name else {
             continue;
         };
-        if VmName::parse(&name, NameRule::Strict).is_err() {
+        let is_double = guests.iter().any(|guest: &Guest| guest.name == name);
+        if is_double || !is_host(&name) {
             let shown = Shown::name(&name);
             context.warning(format!(
-                "{shown} ({}) is left out: its name could not be that of a VM of Xyl",
+                "{shown} ({}) is left out: Ansible would take its name for another host",
                 info.domid
             ));
             continue;
@@ -93,6 +94,13 @@ fn guests(context: &Context) -> Result<Vec<Guest>, Failure> {
         });
     }
     Ok(guests)
+}
+
+/// Whether Ansible takes a name for a host of this name and nothing else. `localhost` is the machine on which it runs; `root@host` and
+/// `host:port` name other hosts.
+fn is_host(name: &str) -> bool {
+    let is_this_machine = ["localhost", "127.0.0.1", "::1"].contains(&name);
+    VmName::parse(name, NameRule::Strict).is_ok() && !name.contains(['@', ':']) && !is_this_machine
 }
 
 /// The first address in `ip` of a domain's network interfaces, which may have a prefix length.

@@ -12,7 +12,7 @@ use crate::error::Outcome;
 /// Detach a network interface from a running domain
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The guest is asked to let the interface go, and has 10 s for that. After them the interface is taken away, as with xl.
+    after_help = "The guest is asked to let the interface go, and has 10 s for that. If it is about to connect the interface, it has up to 5 s for that first. After them the interface is taken away, as with xl.
 
 Examples:
   xyl network-detach web 1

@@ -108,13 +108,17 @@ fn domains(sample: &Sample) -> Vec<Family> {
     for domain in &sample.domains {
         let Domain { info: facts, .. } = domain;
         let labels = || vec![of(domain)];
-        info.add(of_domain(domain), Number::Whole(1));
         for word in states(facts) {
             state.add(
                 vec![of(domain), ("state", word.to_owned())],
                 Number::Whole(1),
             );
         }
+        // The last domain of a VM can be dying for long. The series of the UUID are those of the next one.
+        if is_past(sample, domain) {
+            continue;
+        }
+        info.add(of_domain(domain), Number::Whole(1));
         vcpus.add(labels(), Number::Whole(facts.nr_online_vcpus.into()));
         cpu.add(labels(), Number::Nanoseconds(facts.cpu_time_ns));
         memory.add(labels(), Number::Whole(facts.tot_pages * PAGE_BYTES));
@@ -128,6 +132,15 @@ fn domains(sample: &Sample) -> Vec<Family> {
         }
     }
     vec![info, state, vcpus, cpu, memory, max, target]
+}
+
+/// Whether the domain is dying and its VM has another one.
+fn is_past(sample: &Sample, domain: &Domain) -> bool {
+    let info = &domain.info;
+    let others = sample.domains.iter().map(|other| &other.info);
+    let mut others =
+        others.filter(|other| other.domid != info.domid && other.handle == info.handle);
+    info.flags.dying && others.any(|other| !other.flags.dying || other.domid > info.domid)
 }
 
 fn of_domain(domain: &Domain) -> Labels {
@@ -293,11 +306,10 @@ fn vms(sample: &Sample) -> Vec<Family> {
     for one in &sample.waiting {
         wait.add(of_uuid(one.uuid), Number::Whole(one.left.as_secs()));
     }
-    let given_up = single(
-        "xyl_given_up_vms",
-        "VMs whose restart was given up.",
-        sample.nr_given_up,
-    );
+    let mut given_up = gauge("xyl_given_up_vms", "VMs whose restart was given up.");
+    if let Some(nr) = sample.nr_given_up {
+        given_up.add(Vec::new(), Number::Whole(nr));
+    }
     let mut families = vec![monitor, operations, wait, given_up];
     families.extend(leftovers(sample));
     families
