@@ -291,6 +291,7 @@ pub const THEMES: &[(&str, &[&str])] = &[
             "vkb = [ 'unique-id=1' ]",
             "p9 = [ 'tag=a' ]",
             "vfb = [ 'type=vnc,vncdisplay=x' ]",
+            "vfb = [ 'vnc=1,backend=store' ]",
             "ioports = [ '2ff-2f8' ]",
             "irqs = [ 'x' ]",
             "iomem = [ 'fe000' ]",
