@@ -109,6 +109,8 @@ leaves_nothing before
 
 echo 'a read-only qcow2 disk, which the guest cannot change, and a qcow2 image on a block device'
 make_image qcow2 $disks/inner.qcow2
+# A block device does not grow.
+truncate -s 32M $disks/inner.qcow2
 modprobe loop
 loop=$(losetup -f --show $disks/inner.qcow2) || fail 'no loop device'
 digest_of() { sha256sum <"$1"; }
@@ -127,6 +129,7 @@ ok xyl destroy both
 no_qemu || fail "a QEMU is left: $(qemus)"
 equals "$before_digest" "$(digest_of $disks/$type.qcow2)"
 losetup -d "$loop"
+grep -q written-by-guest $disks/inner.qcow2 || fail 'the write has not reached the block device'
 leaves_nothing before
 
 echo 'what cannot be served is refused, and nothing is left'
