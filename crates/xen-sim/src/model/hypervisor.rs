@@ -458,8 +458,7 @@ impl Hypervisor for Model {
 
     fn set_hvm_boot_cpu(&self, domid: DomId, cpu: &HvmBootCpu) -> Result<()> {
         self.on_domain("set_hvm_boot_cpu", domid, 1, |domain| {
-            // A record of a vCPU that is not there is refused.
-            if domain.kind == GuestKind::Pv || cpu.nr_vcpus > domain.nr_vcpus {
+            if domain.kind == GuestKind::Pv {
                 return Err(Errno::EINVAL);
             }
             domain.hvm_cpu = Some(*cpu);
