@@ -44,14 +44,23 @@ pub(crate) fn in_a_row(first: u64, lens_bytes: impl IntoIterator<Item = u64>) ->
     spans.collect()
 }
 
-/// Checks that the structures of the start, which end before page `end`, are in memory below the hole, and in the first
-/// `available` pages.
-pub(crate) fn check_end(
-    kind: &'static str,
-    end: u64,
-    hole_first: u64,
-    available: u64,
-) -> Result<()> {
+/// The memory that the structures of the start must fit into, in pages.
+pub(crate) struct Bounds {
+    /// `PVH` or `HVM`.
+    pub(crate) kind: &'static str,
+    /// First page of the hole below 4 GiB.
+    pub(crate) hole_first: u64,
+    /// Number of pages of RAM below the hole that are there at the start.
+    pub(crate) available: u64,
+    /// Number of pages of the domain's memory that are no RAM.
+    pub(crate) besides_ram: u64,
+}
+
+/// Checks that the structures of the start, which end before page `end`, are in memory below the hole.
+pub(crate) fn check_end(bounds: &Bounds, end: u64) -> Result<()> {
+    let Bounds {
+        kind, hole_first, ..
+    } = *bounds;
     if end > hole_first {
         let (mib, hole_mib) = (mib_for(end), hole_first / PAGES_PER_MIB);
         return Err(BuildError::Layout {
@@ -60,10 +69,10 @@ pub(crate) fn check_end(
             ),
         });
     }
-    if end > available {
+    if end > bounds.available {
         return Err(BuildError::TooLittleMemory {
-            given_mib: available / PAGES_PER_MIB,
-            needed_mib: mib_for(end),
+            given_mib: (bounds.available + bounds.besides_ram) / PAGES_PER_MIB,
+            needed_mib: mib_for(end + bounds.besides_ram),
         });
     }
     Ok(())
@@ -93,9 +102,10 @@ pub(crate) fn populate(
         flags: PopulateFlags::default(),
         wanted_pages: wanted.target_pages,
     };
-    let claimed_pages = wanted.target_pages + pages_of(wanted.extra);
+    let ram_pages = pages_of(wanted.ram);
+    let claimed_pages = wanted.target_pages.min(ram_pages) + pages_of(wanted.extra);
     let claim = Claim::stake(&how, claimed_pages, request.claim)?;
-    let counts = if wanted.target_pages < pages_of(wanted.ram) {
+    let counts = if wanted.target_pages < ram_pages {
         populate_on_demand(&how, wanted)?
     } else {
         how.spans(&[wanted.ram, wanted.extra].concat(), |_, _, _| ())?

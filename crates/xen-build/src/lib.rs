@@ -35,7 +35,7 @@ pub use error::{BuildError, Result, Step};
 pub use grants::seed_grants;
 pub use hvm::{
     FIRMWARE, HvmMachine, HvmRam, MMIO_HOLE_MAX_MIB, MMIO_HOLE_MIN_MIB, build_hvm,
-    build_hvm_mapped, check_hvm,
+    build_hvm_mapped, check_hvm, hvm_module_addresses,
 };
 pub use pv::{build_pv, check_pv};
 pub use pvh::{build_pvh, build_pvh_mapped, check_pvh};

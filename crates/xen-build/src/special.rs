@@ -20,7 +20,7 @@ pub(crate) const IOREQ_SERVERS: PageSpan = PageSpan {
 };
 /// Frame of the paging ring.
 pub(crate) const PAGING_RING: u64 = SPECIAL.first;
-/// Frame of the ring of an introspection tool.
+/// Frame of the ring of an introspection tool. A PVH domain has no page there: the tool populates it itself.
 pub(crate) const MONITOR_RING: u64 = SPECIAL.first + 1;
 /// Frame of the ring of memory sharing.
 pub(crate) const SHARING_RING: u64 = SPECIAL.first + 2;

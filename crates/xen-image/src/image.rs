@@ -154,11 +154,11 @@ pub enum Unfit {
     /// PVH was wanted, it has no PVH entry, and it is no PV kernel either.
     #[error("its Xen notes have no PHYS32_ENTRY, so it is not a PVH kernel")]
     NoPvhEntry,
-    /// HVM firmware was wanted, and it is a kernel with Xen notes.
+    /// HVM firmware was wanted, and it is a kernel with Xen notes and without a PVH entry.
     #[error(
-        "it has Xen notes, so it is a guest's kernel and not firmware such as hvmloader; give the guest type=\"pv\" or \"pvh\""
+        "it has Xen notes without a PVH entry, so it is a PV kernel and no firmware such as hvmloader; check `firmware_override`"
     )]
-    XenKernel,
+    NoFirmware,
     /// HVM firmware was wanted, and it is a 64-bit image.
     #[error("it is a 64-bit image, and HVM starts 32-bit firmware such as hvmloader")]
     NotBits32,
@@ -568,8 +568,8 @@ impl Image {
             .map_err(|source| self.unfit("PVH", source))
     }
 
-    /// The addresses of the image as firmware of an HVM guest: a 32-bit image without Xen notes. It is no kernel, so
-    /// [`Self::kinds`] does not list it.
+    /// The addresses of the image as firmware of an HVM guest: a 32-bit image without Xen notes, such as hvmloader. It is no
+    /// kernel, so [`Self::kinds`] does not list it. A kernel with a PVH entry can be in its place, as with libxc.
     ///
     /// # Errors
     /// [`Error::Unfit`] with the reason.
@@ -643,8 +643,15 @@ impl Image {
     }
 
     fn find_hvm_firmware(&self) -> Result<HvmFirmware, Unfit> {
-        if self.notes.is_some() {
-            return Err(Unfit::XenKernel);
+        if let Some(notes) = &self.notes {
+            if notes.phys32_entry.is_none() {
+                return Err(Unfit::NoFirmware);
+            }
+            let kernel = self.pvh_kernel()?;
+            return Ok(HvmFirmware {
+                entry: kernel.entry,
+                paddr: kernel.paddr,
+            });
         }
         if (self.header.machine, self.header.class) != (Machine::I386, Class::Elf32) {
             return Err(Unfit::NotBits32);

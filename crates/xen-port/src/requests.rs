@@ -53,7 +53,8 @@ pub struct CreateDomain {
     /// Size of each vCPU's trace buffer in bytes; 0 for none.
     pub vmtrace_size_bytes: u32,
     /// HVM: interrupts over event channels (`XEN_X86_EMU_USE_PIRQ`). Xen 4.17 and 4.18 give them to each HVM domain, whatever this
-    /// says.
+    /// says. With later ones a new domain has them only if `hvm_pirq` asks, and a domain of an image that was saved without that
+    /// setting must have them, because its guest may use them.
     pub hvm_pirq: bool,
 }
 

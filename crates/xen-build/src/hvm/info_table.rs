@@ -13,7 +13,7 @@ use crate::special::IOREQ_SERVERS;
 pub(crate) const OFFSET: u64 = 0x800;
 const LEN: usize = 48;
 const CHECKSUM_OFFSET: usize = 12;
-/// `HVM_MAX_VCPUS` bits.
+/// Bytes of `HVM_MAX_VCPUS` bits.
 const ONLINE_BYTES: usize = 16;
 
 /// The bytes of the table.

@@ -7,7 +7,7 @@
 use xen_image::HvmFirmware;
 use xen_port::{E820Entry, E820Kind};
 
-use crate::container::{Ram, check_end, in_a_row};
+use crate::container::{Bounds, Ram, check_end, in_a_row};
 use crate::error::{BuildError, Result};
 use crate::request::{BuildRequest, MEMORY_MAX_KIB};
 use crate::span::{MIB, PAGE_BYTES, PAGES_PER_MIB, PageSpan, pages_for};
@@ -22,6 +22,8 @@ pub(crate) const VGA_HOLE: PageSpan = PageSpan {
 pub(crate) const HVM_INFO: u64 = 0x9f;
 /// hvmloader and all that it reads is above 1 MiB. Below are its own structures.
 const FIRMWARE_FIRST: u64 = PAGES_PER_MIB;
+/// Maximum size of hvmloader in memory, from its first byte to its last.
+const FIRMWARE_MAX_BYTES: u64 = 64 << 20;
 const FOUR_GIB_PAGES: u64 = 4096 * PAGES_PER_MIB;
 /// Maximum memory: `hvm_info_table` has 32 bits for the number of the page behind it, the hole included.
 const HVM_MEMORY_MAX_KIB: u64 = MEMORY_MAX_KIB - (4 << 20);
@@ -43,6 +45,13 @@ pub struct HvmMachine {
     pub apic: bool,
 }
 
+impl HvmMachine {
+    /// Pages of RAM of a domain with `memory_kib` of whole pages, the video memory left out.
+    fn ram_pages(&self, memory_kib: u64) -> u64 {
+        (memory_kib / 4 * 4).saturating_sub(self.video_ram_kib) / 4
+    }
+}
+
 impl Default for HvmMachine {
     /// No graphics card, the usual hole, APICs.
     fn default() -> Self {
@@ -57,7 +66,8 @@ impl Default for HvmMachine {
 /// The RAM of an HVM domain, as its device model has to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HvmRam {
-    /// Size of RAM at its maximum in KiB: without the video memory, with the window of the graphics card (`-m`).
+    /// Size of RAM at its maximum in KiB: without the video memory, with the window of the graphics card. QEMU's `-m` is this,
+    /// rounded up to MiB.
     pub size_kib: u64,
     /// End of RAM below the hole, an address in bytes.
     pub low_end: u64,
@@ -81,7 +91,7 @@ impl HvmRam {
                 max_kib: HVM_MEMORY_MAX_KIB,
             });
         }
-        let pages = max_kib.saturating_sub(machine.video_ram_kib) / 4;
+        let pages = machine.ram_pages(max_kib);
         let Ram { low, high } = Ram::around(hole_first, pages);
         let high_end = if high.is_empty() {
             0
@@ -94,6 +104,18 @@ impl HvmRam {
             high_end,
             hole_start: hole_first * PAGE_BYTES,
         })
+    }
+
+    /// The memory map that hvmloader asks Xen for: RAM from 1 MiB on. hvmloader describes the rest itself.
+    #[must_use]
+    pub fn memory_map(&self) -> Vec<E820Entry> {
+        let Ram { low, high } = self.spans();
+        let above_bios = low.end().saturating_sub(FIRMWARE_FIRST);
+        [PageSpan::new(FIRMWARE_FIRST, above_bios), high]
+            .into_iter()
+            .filter(|span| !span.is_empty())
+            .map(|span| span.as_e820(E820Kind::Ram))
+            .collect()
     }
 
     fn spans(&self) -> Ram {
@@ -111,6 +133,25 @@ fn hole_first(machine: &HvmMachine) -> Result<u64> {
         });
     }
     Ok(FOUR_GIB_PAGES - mib * PAGES_PER_MIB)
+}
+
+/// Checks the place and the size of hvmloader. Its whole span is mapped and filled.
+fn check_firmware(firmware: &HvmFirmware) -> Result<()> {
+    let (start, end) = (firmware.paddr.start, firmware.paddr.end);
+    if start < FIRMWARE_FIRST * PAGE_BYTES {
+        return Err(BuildError::Layout {
+            what: format!("it starts at {start:#x}, and HVM firmware starts at {MIB:#x} or above"),
+        });
+    }
+    if end - start > FIRMWARE_MAX_BYTES {
+        return Err(BuildError::Layout {
+            what: format!(
+                "it takes {} bytes of memory, and HVM firmware at most {FIRMWARE_MAX_BYTES}",
+                end - start
+            ),
+        });
+    }
+    Ok(())
 }
 
 /// The position of each structure.
@@ -133,40 +174,31 @@ impl Layout {
         firmware: &HvmFirmware,
         start_info_len: impl Fn(usize) -> u64,
     ) -> Result<Layout> {
+        check_firmware(firmware)?;
         let gfns = firmware.gfns();
-        if gfns.start < FIRMWARE_FIRST {
-            return Err(BuildError::Layout {
-                what: format!(
-                    "it starts at {:#x}, and HVM firmware starts at {MIB:#x} or above",
-                    firmware.paddr.start
-                ),
-            });
-        }
         let answer = HvmRam::new(machine, request.max_pages() * 4)?;
         let modules = in_a_row(gfns.end, request.module_lens());
         let modules_end = modules.last().map_or(gfns.end, |span| span.end());
-        let mut layout = Layout {
+        let start_info_len = start_info_len(answer.memory_map().len());
+        let start_info = PageSpan::new(modules_end, pages_for(start_info_len));
+        let at_start = machine.ram_pages(request.target_pages() * 4);
+        check_end(
+            &Bounds {
+                kind: "HVM",
+                hole_first: answer.hole_start / PAGE_BYTES,
+                available: answer.spans().low.end().min(at_start),
+                besides_ram: machine.video_ram_kib.div_ceil(4),
+            },
+            start_info.end(),
+        )?;
+        Ok(Layout {
             firmware: PageSpan::new(gfns.start, gfns.end - gfns.start),
             modules,
-            start_info: PageSpan::default(),
-            target_pages: 0,
+            start_info,
+            // The end of start_info is above the window.
+            target_pages: at_start - VGA_HOLE.count,
             answer,
-        };
-        let start_info_len = start_info_len(layout.memory_map().len());
-        layout.start_info = PageSpan::new(modules_end, pages_for(start_info_len));
-        let at_start = request
-            .target_pages()
-            .saturating_sub(machine.video_ram_kib / 4);
-        let ram = answer.spans();
-        let available = ram.low.end().min(at_start);
-        check_end(
-            "HVM",
-            layout.start_info.end(),
-            answer.hole_start / PAGE_BYTES,
-            available,
-        )?;
-        layout.target_pages = at_start - VGA_HOLE.count;
-        Ok(layout)
+        })
     }
 
     /// RAM that the domain may have: all but the window of the graphics card.
@@ -191,16 +223,5 @@ impl Layout {
         spans.extend(&self.modules);
         spans.extend(self.extra());
         spans
-    }
-
-    /// The memory map that hvmloader asks Xen for: RAM from 1 MiB on. hvmloader describes the rest itself.
-    pub(crate) fn memory_map(&self) -> Vec<E820Entry> {
-        let Ram { low, high } = self.answer.spans();
-        let above_bios = low.end().saturating_sub(FIRMWARE_FIRST);
-        [PageSpan::new(FIRMWARE_FIRST, above_bios), high]
-            .into_iter()
-            .filter(|span| !span.is_empty())
-            .map(|span| span.as_e820(E820Kind::Ram))
-            .collect()
     }
 }

@@ -19,10 +19,12 @@
 //!
 //! # HVM parameters
 //!
-//! Those of PVH, and the pages of I/O request servers. QEMU makes an I/O request server of its own, whose pages are
-//! not these; they are for older device models, as with libxl. The caller adds those that come from the configuration:
-//! `TimerMode`, `HpetEnabled`, `VptAlign`, `Viridian`, `McaCap`. hvmloader sets `Vm86TssSized`, `AcpiIoportsLocation`
-//! and `VmGenerationIdAddr`.
+//! Those of PVH, the rings of paging and sharing, and the pages of I/O request servers. QEMU makes an I/O request server
+//! of its own, whose pages are not these; they are for older device models, as with libxl.
+//!
+//! The caller gives those that come from the configuration: `TimerMode`, `HpetEnabled`, `VptAlign`, `Viridian`,
+//! `McaCap`. Xen has 0 for each that is not given. libxl's defaults are 1 for the first three, and neither of the others.
+//! hvmloader sets `Vm86TssSized`, `AcpiIoportsLocation` and `VmGenerationIdAddr`.
 
 mod info_table;
 mod layout;
@@ -56,6 +58,16 @@ pub fn check_hvm(request: &BuildRequest<'_>, machine: &HvmMachine) -> Result<Hvm
     Plan::new(request, machine).map(|plan| plan.layout.answer)
 }
 
+/// The addresses of the request's modules in the domain's memory, in their order. hvmloader finds some modules by nodes in xenstore
+/// (`hvmloader/acpi/address`, `hvmloader/smbios/address`); such a module has an empty command line.
+///
+/// # Errors
+/// Those of [`check_hvm`].
+pub fn hvm_module_addresses(request: &BuildRequest<'_>, machine: &HvmMachine) -> Result<Vec<u64>> {
+    let layout = Plan::new(request, machine)?.layout;
+    Ok(layout.modules.iter().map(|span| span.address()).collect())
+}
+
 /// Builds a new HVM domain. Afterwards it can be introduced to xenstored, and unpaused when its device model runs. Its paging
 /// memory pool must be set before. `request.kernel` is hvmloader, and one of the modules is [`FIRMWARE`].
 ///
@@ -80,7 +92,7 @@ pub fn build_hvm_mapped(
 ) -> Result<(Built, Box<dyn GuestMemory>)> {
     let plan = Plan::new(request, machine)?;
     let domid = request.domid;
-    hv.set_memory_map(domid, &plan.layout.memory_map())
+    hv.set_memory_map(domid, &plan.layout.answer.memory_map())
         .during(domid, Step::SetMemoryMap)?;
     let wanted = Wanted {
         ram: &plan.layout.ram(),
@@ -147,7 +159,7 @@ impl<'a> Plan<'a> {
             modules,
             ..
         } = &self.layout;
-        let map = self.layout.memory_map();
+        let map = self.layout.answer.memory_map();
         hvm_start_info::start_info(self.request, start_info.address(), modules, &map, NO_RSDP)
     }
 

@@ -7,7 +7,7 @@
 use xen_image::PvhKernel;
 use xen_port::{E820Entry, E820Kind};
 
-use crate::container::{Ram, check_end, in_a_row};
+use crate::container::{Bounds, Ram, check_end, in_a_row};
 use crate::error::Result;
 use crate::span::{PageSpan, pages_for};
 use crate::special::{CONSOLE, IDENT_PT, SPECIAL, STORE};
@@ -68,8 +68,13 @@ impl Layout {
         });
         let start_info_len = start_info_len(layout.memory_map().len());
         layout.start_info = PageSpan::new(modules_end, pages_for(start_info_len));
-        let available = ram.low.end().min(sizes.target_pages);
-        check_end("PVH", layout.start_info.end(), HOLE_FIRST, available)?;
+        let bounds = Bounds {
+            kind: "PVH",
+            hole_first: HOLE_FIRST,
+            available: ram.low.end().min(sizes.target_pages),
+            besides_ram: 0,
+        };
+        check_end(&bounds, layout.start_info.end())?;
         Ok(layout)
     }
 

@@ -104,5 +104,9 @@ pub fn use_image(image: &Image) {
     if let Ok(kernel) = image.pvh() {
         assert!(kernel.paddr.contains(&u64::from(kernel.entry)) && kernel.paddr.end <= 1 << 32);
     }
+    if let Ok(firmware) = image.hvm_firmware() {
+        assert!(firmware.paddr.contains(&u64::from(firmware.entry)));
+        assert!(firmware.paddr.end <= 1 << 32);
+    }
     let _ = image.kinds();
 }
