@@ -1,4 +1,4 @@
-//! The CPU policy of a new domain whose configuration sets nothing about the CPU.
+//! The CPU policy of a new domain: Xen's default, and what the configuration sets (`cpuid=`).
 //!
 //! Xen gives a new domain the default policy of its kind. libxc's `xc_cpuid_apply_policy` makes these changes for a
 //! new domain without `cpuid=` (the same in 4.17 to 4.22):
@@ -10,11 +10,12 @@
 //!   has these values in all versions.
 //!
 //! So a PV domain needs no request. The others need one request to read the policy and one to set the changed leaves.
-//! Xen merges these into the domain's policy (`update_domain_cpu_policy`).
+//! Xen merges these into the domain's policy (`update_domain_cpu_policy`). Bits of `cpuid=` come last; bits that get the host's
+//! values need one more request. Xen itself takes away features that the host does not have.
 
-use xen_port::{CpuPolicy, CpuidLeaf, DomId, GuestKind, Hypervisor};
+use xen_port::{CpuPolicy, CpuidLeaf, DomId, GuestKind, HostCpuPolicy, Hypervisor, MsrEntry};
 
-use crate::error::{During, Result, Step};
+use crate::error::{BuildError, During, Result, Step};
 
 const BASIC: u32 = 0;
 const FEATURES: u32 = 1;
@@ -34,7 +35,42 @@ const SVM: u32 = 1 << 2;
 /// Leaf 0x80000007, EDX: invariant TSC.
 const ITSC: u32 = 1 << 8;
 
-/// The CPU settings of a configuration without `cpuid=`.
+/// ECX before the instruction, for a leaf without subleaves (`XEN_CPUID_NO_SUBLEAF`).
+const NO_SUBLEAF: u32 = 0xffff_ffff;
+
+/// A register of a CPU policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PolicyTarget {
+    /// A register of an answer of the CPUID instruction.
+    Leaf {
+        /// EAX before the instruction.
+        leaf: u32,
+        /// ECX before the instruction; `None` if the leaf has no subleaves.
+        subleaf: Option<u32>,
+        /// Index of the register: EAX, EBX, ECX, EDX.
+        register: usize,
+    },
+    /// A model-specific register.
+    Msr {
+        /// Number of the register.
+        index: u32,
+    },
+}
+
+/// Bits of one register that a configuration sets (`cpuid=`). No bit is in two of the masks; the others keep their values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyBits {
+    /// The register with the bits.
+    pub target: PolicyTarget,
+    /// Bits that become 0.
+    pub zeros: u64,
+    /// Bits that become 1.
+    pub ones: u64,
+    /// Bits that get the host's values.
+    pub host: u64,
+}
+
+/// The CPU settings of a configuration besides `cpuid=`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuPolicyOptions {
     /// Tell the guest that the TSC's frequency never changes: for a domain that does not migrate (`nomigrate`), or whose
@@ -44,56 +80,125 @@ pub struct CpuPolicyOptions {
     pub nested_virt: bool,
 }
 
-/// Sets the CPU policy of a new domain. It must have its vCPUs, and must not have run.
+/// Sets the CPU policy of a new domain whose configuration has no `cpuid=`, as [`apply_policy`] does.
 ///
 /// # Errors
-/// [`crate::BuildError::Hypervisor`] with [`Step::ReadCpuPolicy`] or [`Step::SetCpuPolicy`].
+/// Those of [`apply_policy`].
 pub fn apply_default_policy(
     hv: &dyn Hypervisor,
     domid: DomId,
     kind: GuestKind,
     options: CpuPolicyOptions,
 ) -> Result<()> {
-    if kind == GuestKind::Pv && !options.invariant_tsc {
+    apply_policy(hv, domid, kind, options, &[])
+}
+
+/// Sets the CPU policy of a new domain. It must have its vCPUs, and must not have run.
+///
+/// # Errors
+/// [`BuildError::Hypervisor`] with [`Step::ReadCpuPolicy`] or [`Step::SetCpuPolicy`]; [`BuildError::NoCpuRegister`] for bits of a
+/// register that the policy does not have.
+pub fn apply_policy(
+    hv: &dyn Hypervisor,
+    domid: DomId,
+    kind: GuestKind,
+    options: CpuPolicyOptions,
+    bits: &[PolicyBits],
+) -> Result<()> {
+    if kind == GuestKind::Pv && !options.invariant_tsc && bits.is_empty() {
         return Ok(());
     }
     let default = hv.cpu_policy(domid).during(domid, Step::ReadCpuPolicy)?;
-    let leaves = changed_leaves(&default.leaves, kind, options);
-    if leaves.is_empty() {
-        return Ok(());
+    let host = if bits.iter().any(|bits| bits.host != 0) {
+        let host = hv.host_cpu_policy(HostCpuPolicy::Host);
+        host.during(domid, Step::ReadCpuPolicy)?
+    } else {
+        CpuPolicy::default()
+    };
+    let mut wanted = default.clone();
+    adjust(&mut wanted.leaves, kind, options);
+    for bits in bits {
+        set_bits(&mut wanted, &host, bits)?;
     }
     let changes = CpuPolicy {
-        leaves,
-        msrs: Vec::new(),
+        leaves: changed(&default.leaves, wanted.leaves),
+        msrs: changed(&default.msrs, wanted.msrs),
     };
+    if changes == CpuPolicy::default() {
+        return Ok(());
+    }
     hv.set_cpu_policy(domid, &changes)
         .during(domid, Step::SetCpuPolicy)
 }
 
-/// The leaves that must change.
-fn changed_leaves(
-    default: &[CpuidLeaf],
-    kind: GuestKind,
-    options: CpuPolicyOptions,
-) -> Vec<CpuidLeaf> {
-    let vendor = Vendor::of(default);
-    let wanted = default.iter().map(|leaf| {
-        let mut leaf = *leaf;
+/// The entries of `wanted` that differ from those of `default`, which are as many and in the same order.
+fn changed<T: PartialEq>(default: &[T], wanted: Vec<T>) -> Vec<T> {
+    let pairs = default.iter().zip(wanted);
+    pairs
+        .filter(|(was, is)| *was != is)
+        .map(|(_, is)| is)
+        .collect()
+}
+
+/// Sets bits of one register.
+fn set_bits(policy: &mut CpuPolicy, host: &CpuPolicy, bits: &PolicyBits) -> Result<()> {
+    let missing = BuildError::NoCpuRegister {
+        target: bits.target,
+    };
+    let with_bits =
+        |value: u64, host: u64| value & !bits.zeros & !bits.host | bits.ones | host & bits.host;
+    match bits.target {
+        PolicyTarget::Leaf {
+            leaf,
+            subleaf,
+            register,
+        } => {
+            let key = (leaf, subleaf.unwrap_or(NO_SUBLEAF));
+            let host = find_leaf(&host.leaves, key).and_then(|leaf| register_of(leaf, register));
+            let entry = policy
+                .leaves
+                .iter_mut()
+                .find(|entry| (entry.leaf, entry.subleaf) == key);
+            let CpuidLeaf { a, b, c, d, .. } = entry.ok_or(missing)?;
+            let value = match register {
+                0 => a,
+                1 => b,
+                2 => c,
+                _ => d,
+            };
+            // Masks of a register of CPUID have 32 bits.
+            *value = with_bits((*value).into(), host.unwrap_or(0).into()) as u32;
+        }
+        PolicyTarget::Msr { index } => {
+            let host = host.msrs.iter().find(|msr| msr.index == index);
+            let entry = policy.msrs.iter_mut().find(|msr| msr.index == index);
+            let MsrEntry { value, .. } = entry.ok_or(missing)?;
+            *value = with_bits(*value, host.map_or(0, |msr| msr.value));
+        }
+    }
+    Ok(())
+}
+
+fn find_leaf(leaves: &[CpuidLeaf], key: (u32, u32)) -> Option<&CpuidLeaf> {
+    leaves.iter().find(|leaf| (leaf.leaf, leaf.subleaf) == key)
+}
+
+fn register_of(leaf: &CpuidLeaf, register: usize) -> Option<u32> {
+    [leaf.a, leaf.b, leaf.c, leaf.d].get(register).copied()
+}
+
+/// Makes the changes that do not come from `cpuid=`.
+fn adjust(leaves: &mut [CpuidLeaf], kind: GuestKind, options: CpuPolicyOptions) {
+    let vendor = Vendor::of(leaves);
+    for leaf in leaves {
         if leaf.leaf == EXTENDED_POWER {
             leaf.d = with_bit(leaf.d, ITSC, options.invariant_tsc);
         }
         if kind != GuestKind::Pv {
-            set_nested_virt(&mut leaf, options.nested_virt);
-            set_topology(&mut leaf, vendor);
+            set_nested_virt(leaf, options.nested_virt);
+            set_topology(leaf, vendor);
         }
-        leaf
-    });
-    default
-        .iter()
-        .zip(wanted)
-        .filter(|(was, is)| *was != is)
-        .map(|(_, is)| is)
-        .collect()
+    }
 }
 
 fn set_nested_virt(leaf: &mut CpuidLeaf, nested_virt: bool) {
@@ -210,8 +315,69 @@ mod tests {
         leaf(BASIC, [0xd, word(0), word(8), word(4)])
     }
 
+    fn changed_leaves(
+        leaves: &[CpuidLeaf],
+        kind: GuestKind,
+        options: CpuPolicyOptions,
+    ) -> Vec<CpuidLeaf> {
+        let mut wanted = leaves.to_vec();
+        adjust(&mut wanted, kind, options);
+        super::changed(leaves, wanted)
+    }
+
     fn changed(leaves: &[CpuidLeaf]) -> Vec<CpuidLeaf> {
         changed_leaves(leaves, GuestKind::Pvh, CpuPolicyOptions::default())
+    }
+
+    fn policy(value: u32) -> CpuPolicy {
+        let msr = MsrEntry {
+            index: 0x10a,
+            flags: 0,
+            value: value.into(),
+        };
+        let mut features = leaf(FEATURES, [value; 4]);
+        features.subleaf = NO_SUBLEAF;
+        let seven = leaf(7, [value; 4]);
+        CpuPolicy {
+            leaves: vec![vendor(b"AuthenticAMD"), features, seven],
+            msrs: vec![msr],
+        }
+    }
+
+    #[test]
+    fn bits_of_the_configuration_are_set_in_their_registers_alone() {
+        let (mut changed, host) = (policy(0xff), policy(0xf0f));
+        let bits = |target| PolicyBits {
+            target,
+            zeros: 1,
+            ones: 1 << 31,
+            host: 0xff0,
+        };
+        let of_leaf = |leaf, subleaf| PolicyTarget::Leaf {
+            leaf,
+            subleaf,
+            register: 2,
+        };
+        for target in [
+            of_leaf(FEATURES, None),
+            of_leaf(7, Some(0)),
+            PolicyTarget::Msr { index: 0x10a },
+        ] {
+            set_bits(&mut changed, &host, &bits(target)).unwrap();
+        }
+        let mut expected = policy(0xff);
+        expected.leaves[1].c = 0x8000_0f0e;
+        expected.leaves[2].c = 0x8000_0f0e;
+        expected.msrs[0].value = 0x8000_0f0e;
+        assert_eq!(changed, expected);
+        for target in [
+            of_leaf(7, None),
+            of_leaf(99, None),
+            PolicyTarget::Msr { index: 1 },
+        ] {
+            let refused = set_bits(&mut changed, &host, &bits(target));
+            assert!(matches!(refused, Err(BuildError::NoCpuRegister { .. })));
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::fmt;
 
 use xen_port::{DomId, HvError};
 
+use crate::cpu_policy::PolicyTarget;
+
 /// Answer of a part of the build.
 pub type Result<T> = std::result::Result<T, BuildError>;
 
@@ -42,7 +44,7 @@ pub enum Step {
     WriteStartInfo,
     /// PV: the shared-info page.
     WriteSharedInfo,
-    /// HVM: `hvm_info_table`.
+    /// HVM: the page of `hvm_info_table`.
     WriteHvmInfo,
     /// PVH: the ACPI tables.
     WriteAcpi,
@@ -139,6 +141,12 @@ pub enum BuildError {
         min_mib: u64,
         /// Largest size in MiB.
         max_mib: u64,
+    },
+    /// `cpuid=` names a register that the domain's CPU policy does not have.
+    #[error("`cpuid` sets {}, which the CPU policy of this domain does not have: take it out", register_text(*target))]
+    NoCpuRegister {
+        /// The register with the bits.
+        target: PolicyTarget,
     },
     /// A command line that does not fit where the boot contract keeps it.
     #[error(
@@ -242,6 +250,22 @@ pub enum BuildError {
         /// Number of the frame.
         frame: u64,
     },
+}
+
+fn register_text(target: PolicyTarget) -> String {
+    match target {
+        PolicyTarget::Leaf {
+            leaf,
+            subleaf: None,
+            ..
+        } => format!("CPUID leaf {leaf:#x}"),
+        PolicyTarget::Leaf {
+            leaf,
+            subleaf: Some(subleaf),
+            ..
+        } => format!("CPUID leaf {leaf:#x}, subleaf {subleaf:#x}"),
+        PolicyTarget::Msr { index } => format!("MSR {index:#x}"),
+    }
 }
 
 fn free_text(free_mib: Option<u64>) -> String {
