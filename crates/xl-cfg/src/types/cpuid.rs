@@ -260,8 +260,14 @@ mod tests {
 
     #[test]
     fn features_are_sorted() {
-        assert!(FEATURES.is_sorted());
-        assert!(ALIASES.is_sorted());
+        // Each name comes once, in one of the lists.
+        assert!(FEATURES.is_sorted_by_key(|(name, _)| name));
+        let mut names: Vec<&str> = feature_names().collect();
+        names.extend(FIELDS.iter().map(|(name, ..)| *name));
+        let nr_names = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), nr_names);
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub enum CpuidTarget {
     },
     /// A model-specific register.
     Msr {
-        /// Its number.
+        /// Number of the register.
         index: u32,
     },
 }
@@ -25,7 +25,7 @@ pub enum CpuidTarget {
 /// The bits of one register. No bit is in two of the masks; the others keep their values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuidBits {
-    /// The register.
+    /// The register with the bits.
     pub target: CpuidTarget,
     /// Bits that become 0.
     pub zeros: u64,

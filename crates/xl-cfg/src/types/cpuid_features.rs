@@ -20,7 +20,7 @@ pub(super) enum Word {
     Msr(u32, u32),
 }
 
-/// MSR_ARCH_CAPABILITIES.
+/// Number of MSR_ARCH_CAPABILITIES.
 const ARCH_CAPS: u32 = 0x10a;
 
 /// The words of a featureset, in their order.

@@ -58,7 +58,7 @@ pub use time::{Time, TimerMode, TscMode};
 pub use usb::{UsbController, UsbControllerType, UsbDevice};
 pub use vdev::{Vdev, xvd_name};
 pub use vif::{Mac, Vif, VifType};
-pub use viridian::ViridianBaseMissing;
+pub use viridian::ViridianError;
 pub use vnuma::VirtualNode;
 
 pub(crate) use cpulist::read_list as read_cpu_list;

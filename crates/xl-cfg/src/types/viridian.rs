@@ -17,17 +17,30 @@ const DEFAULTS: &[Viridian] = &[
     Viridian::CpuHotplug,
 ];
 
-/// Groups are enabled, and the group `base` is not, which all others need.
+/// The reasons why groups cannot be enabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("`viridian` enables groups without `base`, which they need: add `base`")]
-pub struct ViridianBaseMissing;
+pub enum ViridianError {
+    /// Groups are enabled, and the group `base` is not, which all others need.
+    #[error("`viridian` enables groups without `base`, which they need: add `base`")]
+    BaseMissing,
+    /// A group is both enabled, perhaps by `all`, and disabled.
+    #[error("`viridian` both enables and disables a group: write each group once")]
+    Both,
+}
 
 impl ViridianSet {
     /// The parameter's value; 0 if no group is enabled. Then the parameter must not be set.
     ///
     /// # Errors
-    /// [`ViridianBaseMissing`].
-    pub fn mask(&self) -> Result<u64, ViridianBaseMissing> {
+    /// [`ViridianError`] for groups that libxl refuses too.
+    pub fn mask(&self) -> Result<u64, ViridianError> {
+        if self
+            .enabled
+            .iter()
+            .any(|group| self.disabled.contains(group))
+        {
+            return Err(ViridianError::Both);
+        }
         let defaults = DEFAULTS.iter().filter(|_| self.defaults);
         let groups: Vec<Viridian> = defaults
             .chain(&self.enabled)
@@ -36,7 +49,7 @@ impl ViridianSet {
             .collect();
         match (groups.is_empty(), groups.contains(&Viridian::Base)) {
             (true, _) => Ok(0),
-            (false, false) => Err(ViridianBaseMissing),
+            (false, false) => Err(ViridianError::BaseMissing),
             (false, true) => {
                 let mask = groups.iter().fold(0, |mask, group| mask | bits(*group));
                 let has_freq = groups.contains(&Viridian::Freq);
@@ -102,8 +115,10 @@ mod tests {
 
     #[test]
     fn no_group_is_without_the_base() {
-        let error = Err(ViridianBaseMissing);
+        let error = Err(ViridianError::BaseMissing);
         assert_eq!(set(true, &[], &[Viridian::Base]).mask(), error);
         assert_eq!(set(false, &[Viridian::Synic], &[]).mask(), error);
+        let both = [Viridian::Base];
+        assert_eq!(set(true, &both, &both).mask(), Err(ViridianError::Both));
     }
 }
