@@ -192,12 +192,11 @@ fn bit_of(name: &str) -> Option<Field> {
         });
     }
     let index = FEATURES
-        .binary_search_by_key(&name, |(known, _)| known)
+        .binary_search_by_key(&name, |(known, ..)| known)
         .ok()?;
-    let (_, number) = FEATURES.get(index)?;
-    let bit = (number % 32) as u32;
-    let (target, first) = match WORDS.get(number / 32)? {
-        Word::Cpuid(register) => (target(*register), bit),
+    let (_, word, bit) = FEATURES.get(index)?;
+    let (target, first) = match WORDS.get(*word)? {
+        Word::Cpuid(register) => (target(*register), *bit),
         Word::Msr(index, first) => (CpuidTarget::Msr { index: *index }, first + bit),
     };
     Some(Field {
@@ -337,7 +336,7 @@ mod tests {
 
     #[test]
     fn each_name_has_a_place() {
-        for (name, _) in FEATURES {
+        for (name, ..) in FEATURES {
             assert!(bit_of(name).is_some(), "{name}");
         }
     }
