@@ -1,7 +1,7 @@
 //! Runs a computation in a child process without rights, for code that reads hostile bytes.
 //!
-//! The child is a copy of this process ([`fork`](libc::fork)), so it has the input in memory already. Before the
-//! computation it closes all files but two, leaves root, drops capabilities and lowers its limits. A filter
+//! The child is a copy of this process ([`fork`](libc::fork)), so it has a small input in memory already ([`compute`]). A large
+//! one is an open file, which the child reads ([`compute_from`]). Before the computation it closes all other files but two, leaves root, drops capabilities and lowers its limits. A filter
 //! (seccomp(2)) refuses all system calls except those for memory and writing. The result is an answer of fixed size
 //! and a file in memory. The caller must treat both as hostile bytes.
 
@@ -57,13 +57,37 @@ pub fn compute<const ANSWER: usize>(
     limits: &ComputeLimits,
     work: impl FnOnce(&mut dyn Write) -> [u8; ANSWER],
 ) -> io::Result<Computed<ANSWER>> {
+    compute_in_child(limits, None, work)
+}
+
+/// Runs `work` as [`compute`] does. `work` also reads an open file, from its current position on.
+///
+/// # Errors
+/// See [`compute`].
+pub fn compute_from<const ANSWER: usize>(
+    limits: &ComputeLimits,
+    input: &File,
+    work: impl FnOnce(&mut dyn Read, &mut dyn Write) -> [u8; ANSWER],
+) -> io::Result<Computed<ANSWER>> {
+    let mut from = input;
+    compute_in_child(limits, Some(input.as_raw_fd()), |output| {
+        work(&mut from, output)
+    })
+}
+
+fn compute_in_child<const ANSWER: usize>(
+    limits: &ComputeLimits,
+    input: Option<RawFd>,
+    work: impl FnOnce(&mut dyn Write) -> [u8; ANSWER],
+) -> io::Result<Computed<ANSWER>> {
     let deadline = Instant::now() + limits.wait_limit;
     let output = memory_file()?;
     let (answer, answer_end) = io::pipe()?;
+    let written = [output.as_raw_fd(), answer_end.as_raw_fd()];
     let child = Child {
         limits: resource_limits(limits)?,
-        filter: filter()?,
-        files: [output.as_raw_fd(), answer_end.as_raw_fd()],
+        filter: filter(input)?,
+        files: written.into_iter().chain(input).collect(),
     };
     // SAFETY: the child runs `Child::run`, which never returns, on its own copy of this memory. Of this process's threads it has
     // only this one: locks of others may be held for ever, and `work` uses none but the allocator's, which `fork` puts in order.
@@ -122,8 +146,9 @@ fn own_addresses_bytes() -> io::Result<u64> {
     Ok(pages.saturating_mul(u64::try_from(page_bytes).unwrap_or(4096)))
 }
 
-/// The system calls that are left: to write, to get and give back memory that holds no code, to end. Any other ends the child.
-fn filter() -> io::Result<BpfProgram> {
+/// The system calls that are left: to write, to read the input, to get and give back memory that holds no code, to end. Any other
+/// ends the child.
+fn filter(input: Option<RawFd>) -> io::Result<BpfProgram> {
     const FREE: [i64; 11] = [
         libc::SYS_write,
         libc::SYS_munmap,
@@ -143,11 +168,19 @@ fn filter() -> io::Result<BpfProgram> {
         let condition = SeccompCondition::new(2, SeccompCmpArgLen::Dword, no_code, 0)?;
         SeccompRule::new(vec![condition])
     };
+    let of_file = |file: RawFd| {
+        let (file, equal) = (u64::from(file.unsigned_abs()), SeccompCmpOp::Eq);
+        let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, equal, file)?;
+        SeccompRule::new(vec![condition])
+    };
     let build = || -> Result<BpfProgram, seccompiler::BackendError> {
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
             FREE.map(|call| (call, Vec::new())).into_iter().collect();
         for call in WITHOUT_CODE {
             rules.insert(call, vec![without_code()?]);
+        }
+        if let Some(file) = input {
+            rules.insert(libc::SYS_read, vec![of_file(file)?]);
         }
         let others = SeccompAction::KillProcess;
         let arch = std::env::consts::ARCH.try_into()?;
@@ -161,7 +194,7 @@ struct Child {
     limits: ResourceLimits,
     filter: BpfProgram,
     /// The files that stay open.
-    files: [RawFd; 2],
+    files: Vec<RawFd>,
 }
 
 impl Child {
@@ -212,30 +245,31 @@ impl Child {
 
     /// Closes all descriptors but those that stay.
     fn close_files(&self) -> bool {
-        close_but(self.files)
+        close_but(&self.files)
     }
 }
 
 /// Closes all descriptors of a process that will not return but one.
 pub(crate) fn close_all_but(file: RawFd) -> bool {
-    close_but([file; 2])
+    close_but(&[file])
 }
 
-fn close_but(files: [RawFd; 2]) -> bool {
-    let [one, other] = files.map(RawFd::unsigned_abs);
-    let (low, high) = (one.min(other), one.max(other));
-    let ranges = [(0, low), (low + 1, high), (high + 1, u32::MAX)];
-    let all = ranges.iter().all(|(first, end)| {
-        // The end is not closed, but the last of all numbers is no descriptor's.
+fn close_but(files: &[RawFd]) -> bool {
+    let mut kept: Vec<u32> = files.iter().map(|file| file.unsigned_abs()).collect();
+    kept.sort_unstable();
+    let firsts = std::iter::once(0).chain(kept.iter().map(|file| file + 1));
+    // The end is not closed, but the last of all numbers is no descriptor's.
+    let ends = kept.iter().copied().chain([u32::MAX]);
+    let all = firsts.zip(ends).all(|(first, end)| {
         let last = end.saturating_sub(1);
         // SAFETY: the call takes numbers; see `give_up`.
-        *first > last || unsafe { libc::syscall(libc::SYS_close_range, *first, last, 0) } == 0
+        first >= end || unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0
     });
-    all || close_each_but(low, high)
+    all || close_each_but(&kept)
 }
 
-/// Closes all descriptors but two, one by one: `close_range` came with Linux 5.9.
-fn close_each_but(one: u32, other: u32) -> bool {
+/// Closes all descriptors but some, one by one: `close_range` came with Linux 5.9.
+fn close_each_but(kept: &[u32]) -> bool {
     let mut limit = [0_u64; 2];
     let none = std::ptr::null::<[u64; 2]>();
     // SAFETY: the call writes two numbers of 64 bits, which `limit` has room for.
@@ -251,7 +285,7 @@ fn close_each_but(one: u32, other: u32) -> bool {
     let [soft, _] = limit;
     // Linux's own largest limit (`fs.nr_open` as it comes).
     let end = u32::try_from(soft).unwrap_or(u32::MAX).min(1 << 20);
-    for fd in (0..end).filter(|fd| *fd != one && *fd != other) {
+    for fd in (0..end).filter(|fd| !kept.contains(fd)) {
         // SAFETY: the call takes a number; see `give_up`.
         unsafe { libc::syscall(libc::SYS_close, fd) };
     }
@@ -355,6 +389,39 @@ mod tests {
         let mut bytes = vec![0; 1000];
         std::os::unix::fs::FileExt::read_exact_at(&computed.output, &mut bytes, 0).unwrap();
         assert!(bytes.iter().all(|byte| *byte == 14));
+    }
+
+    #[test]
+    fn a_large_input_is_read_from_its_file() {
+        let mut input = memory_file().unwrap();
+        input.write_all(&[7; 100_000]).unwrap();
+        std::io::Seek::rewind(&mut input).unwrap();
+        let sum = |from: &mut dyn Read| {
+            let mut buffer = [0_u8; 1000];
+            let mut sum = 0_u64;
+            loop {
+                match from.read(&mut buffer).unwrap() {
+                    0 => return sum,
+                    length => {
+                        sum += buffer[..length]
+                            .iter()
+                            .map(|byte| u64::from(*byte))
+                            .sum::<u64>()
+                    }
+                }
+            }
+        };
+        let computed = compute_from(&LIMITS, &input, |from, _| sum(from).to_le_bytes());
+        assert_eq!(computed.unwrap().answer, 700_000_u64.to_le_bytes());
+        // No other file can be read, not even the output.
+        let other = compute_from(&LIMITS, &input, |_, output| {
+            output.write_all(b"x").unwrap();
+            let mut byte = 0_u8;
+            // SAFETY: the call writes at most one byte, for which there is room.
+            let length = (0..100).map(|fd| unsafe { libc::read(fd, (&raw mut byte).cast(), 1) });
+            [length.max().unwrap_or(0) as u8]
+        });
+        assert_eq!(other.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]

@@ -44,7 +44,7 @@ mod syscall;
 mod vcpu;
 mod xen;
 
-pub use confine::{ComputeLimits, Computed, compute};
+pub use confine::{ComputeLimits, Computed, compute, compute_from};
 pub use events::{EventChannel, EventChannels};
 pub use grants::{GrantedMemory, Grants};
 pub use loops::SystemLoopDevices;

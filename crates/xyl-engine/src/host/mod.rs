@@ -1,4 +1,5 @@
-//! The host around the VMs: folders, CPUs and pools, domain 0's kernel, xl's processes, counters of devices, and the unpacking of kernels.
+//! The host around the VMs: folders, CPUs and pools, domain 0's kernel, xl's processes, counters of devices, the unpacking of
+//! kernels, and the check of saved images.
 //!
 //! This folder knows domains by number, and knows nothing of VMs.
 
@@ -9,6 +10,7 @@ pub mod holders;
 pub mod info;
 pub mod pci;
 pub mod pools;
+pub mod saved_image;
 pub mod timezone;
 pub mod topology;
 pub mod traffic;
