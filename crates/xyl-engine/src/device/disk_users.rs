@@ -50,6 +50,16 @@ struct Use {
     writes: bool,
 }
 
+/// Another guest that has got the block device of a disk.
+pub struct Intruder {
+    /// The guest, for messages.
+    pub user: String,
+    /// Its domain.
+    pub domid: DomId,
+    /// Number of its disk.
+    pub disk: Option<u32>,
+}
+
 /// A guest whose image a program of domain 0 serves.
 struct Image {
     domid: DomId,
@@ -110,14 +120,22 @@ impl Seen {
         host: &mut Host,
         disk: &Device,
         device: DeviceNumber,
-    ) -> Result<Option<String>, EngineError> {
+    ) -> Result<Option<Intruder>, EngineError> {
         let own = format!("vbd-{}-{}", disk.domid, disk.number);
         let is_known = |name: &str| name == own || self.uses.iter().any(|one| one.name == name);
         let later = uses_but(host, is_known)?;
-        match later.iter().find(|one| one.device == device) {
-            Some(one) => Ok(Some(name(host, one.domid)?)),
-            None => Ok(None),
-        }
+        let Some(one) = later.iter().find(|one| one.device == device) else {
+            return Ok(None);
+        };
+        Ok(Some(Intruder {
+            user: name(host, one.domid)?,
+            domid: one.domid,
+            disk: one
+                .name
+                .rsplit('-')
+                .next()
+                .and_then(|text| text.parse().ok()),
+        }))
     }
 }
 
@@ -289,15 +307,35 @@ pub(super) fn loops(host: &Host) -> Result<Vec<LoopDevice>, EngineError> {
     listed.map_err(|source| EngineError::io("list", FilePath::new("/sys/block"), source))
 }
 
-/// Whether a block device is none of the loop devices without a file.
-pub(super) fn shows_file(host: &Host, device: DeviceNumber) -> Result<bool, EngineError> {
+/// Whether a block device that blkback has for a disk may be this disk's: no loop device without a file, or with the image of another disk.
+/// Both are left by a process that has died, whose loop device went and came back as another's. Loop devices of other programs have no label.
+///
+/// # Errors
+/// Those of sysfs and Xen.
+pub(super) fn shows_its_file(
+    host: &Host,
+    disk: &Device,
+    device: DeviceNumber,
+) -> Result<bool, EngineError> {
     if device.major != LOOP_MAJOR {
         return Ok(true);
     }
     let found = host.devices.loops.find(device.minor);
     let path = FilePath::new("/sys/block");
     let found = found.map_err(|source| EngineError::io("read", path, source))?;
-    Ok(found.is_some())
+    let Some(found) = found else {
+        return Ok(false);
+    };
+    match disk_of_label(&found.label) {
+        None => Ok(true),
+        Some((_, number)) if number != disk.number => Ok(false),
+        // That of a driver domain, which does not know VMs.
+        Some((uuid, _)) if uuid.is_nil() => Ok(true),
+        Some((uuid, _)) => {
+            let info = host.hv.domain_info(disk.domid)?;
+            Ok(info.is_none_or(|info| &info.handle == uuid.as_bytes()))
+        }
+    }
 }
 
 /// Whether a loop device shows this file still.

@@ -120,7 +120,7 @@ impl Wanted {
     }
 
     /// Starts QEMU, if a device needs it, and waits until it has taken them all. A QEMU with a display can map the memory of guests. It
-    /// gets that of its own domain alone before the guest runs, so before a guest can have taken it over.
+    /// gets that of its own domain alone before it reads an image, which a guest may have written, and before the guest runs.
     ///
     /// # Errors
     /// [`DeviceError::NoQemu`], [`DeviceError::Qemu`], those of [`Patience::check`], the system and xenstore.
@@ -141,6 +141,7 @@ impl Wanted {
         let check = |host: &Host| patience.check(host);
         device_model::await_running(host, &request, &child, &check)?;
         device_model::await_confined(host, &request, &child, &check)?;
+        device_model::keep_to_domain(&request, &child)?;
         device_model::serve(&request, &child)?;
         let of_one_kind = self
             .devices
@@ -148,7 +149,6 @@ impl Wanted {
         for devices in of_one_kind {
             await_taken(host, (devices, &self.drives), &child, patience)?;
         }
-        device_model::keep_to_domain(&request, &child)?;
         // A monitor watches over the QEMUs of its domain.
         if host.sources.has_doorbell() {
             device_model::watch_ends(host, self.qemu.domid);

@@ -108,12 +108,17 @@ impl Drive {
             file["cache"] = json!({ "direct": true });
             file["aio"] = json!("native");
         }
-        json!({
+        let mut image = json!({
             "driver": self.format,
             "read-only": read_only,
             "discard": discard,
             "file": file,
-        })
+        });
+        // The header may have got a backing file since it was checked.
+        if self.format == "qcow2" {
+            image["backing"] = Json::Null;
+        }
+        image
     }
 }
 
@@ -210,6 +215,7 @@ mod tests {
             (&json!(false), &json!("unmap"))
         );
         assert_eq!(image["file"].get("aio"), None);
+        assert_eq!(image.get("backing"), Some(&Json::Null));
         assert_eq!(
             (&device["driver"], &device["vdev"]),
             (&json!("xen-disk"), &json!("xvdb"))

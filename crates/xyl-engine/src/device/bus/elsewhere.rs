@@ -161,7 +161,7 @@ pub fn name(
 }
 
 /// Whether a configuration that has this text as `backend` means the domain of this name. Other toolstacks give any names.
-fn is_name(text: &str) -> bool {
+pub fn is_name(text: &str) -> bool {
     matches!(DomainRef::parse(text), DomainRef::Name(_))
         && backend_of(Some(text)).is_ok_and(|backend| backend.as_deref() == Some(text))
 }

@@ -14,7 +14,7 @@ use super::nodes::{BlockDevice, Nodes, TABLES};
 use super::qdisk;
 use super::{ATTRIBUTE_MAX_BYTES, CLOSE_LIMIT, CLOSE_PAUSE, KIND};
 use crate::device::bus::{self, AttachLimits, Attaching, BackendDomain, Device, elsewhere};
-use crate::device::disk_users::{self, Seen};
+use crate::device::disk_users::{self, Intruder, Seen};
 use crate::device::qemu::Wanted;
 use crate::device::{Owner, Patience};
 use crate::error::DeviceError;
@@ -276,16 +276,28 @@ fn await_kernel(
     bus::await_attached(host, &all, limits)
 }
 
-/// Refuses disks whose loop device another guest has got, too.
+/// Refuses disks whose loop device another guest has got, too. That guest could read the image, so its backend is closed: it has the disk of a
+/// process that has died, and whoever goes on with that operation finds it without its image.
 fn refuse_intruders(
     host: &mut Host,
     seen: &Seen,
     written: &[Written<'_>],
 ) -> Result<(), EngineError> {
     for one in written {
-        if let Some(user) = one.served.intruder(host, seen, &one.device)? {
-            return Err(busy(one.disk, user));
+        let Some(intruder) = one.served.intruder(host, seen, &one.device)? else {
+            continue;
+        };
+        if let Some(number) = intruder.disk {
+            let (domid, backend_domain) = (intruder.domid, BackendDomain::DOM0);
+            let disk = Device {
+                domid,
+                number,
+                backend_domain,
+                ..one.device
+            };
+            bus::force_to_close(host, &disk)?;
         }
+        return Err(busy(one.disk, intruder.user));
     }
     Ok(())
 }
@@ -381,7 +393,7 @@ pub(super) fn is_open(host: &Host, device: &Device) -> Result<bool, EngineError>
         Ok(bytes) => {
             let text = String::from_utf8_lossy(&bytes);
             match disk_users::parse_hex(text.trim()) {
-                Some(number) => disk_users::shows_file(host, number),
+                Some(number) => disk_users::shows_its_file(host, device, number),
                 None => Ok(true),
             }
         }
@@ -406,7 +418,7 @@ impl Served {
         host: &mut Host,
         seen: &Seen,
         device: &Device,
-    ) -> Result<Option<String>, EngineError> {
+    ) -> Result<Option<Intruder>, EngineError> {
         match &self.held_loop {
             Some(_) => seen.intruder(host, device, self.number),
             None => Ok(None),

@@ -34,9 +34,9 @@ impl DriverSide for Vbd {
         };
         await_open(host, device)?;
         if let Some((disk, served, seen)) = &served
-            && let Some(user) = served.intruder(host, seen, device)?
+            && let Some(intruder) = served.intruder(host, seen, device)?
         {
-            return Err(busy(disk, user));
+            return Err(busy(disk, intruder.user));
         }
         write(host, device, "hotplug-status", "connected")
     }

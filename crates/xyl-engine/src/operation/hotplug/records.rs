@@ -11,6 +11,7 @@ use xen_port::DomId;
 
 use super::Target;
 use crate::config::plan;
+use crate::device::bus::elsewhere;
 use crate::device::hotplug::{Single, is_same_entry};
 use crate::device::{DeviceName, KINDS, Kind, Recorded};
 use crate::error::DeviceError;
@@ -284,8 +285,9 @@ fn followed(
         devices: format!("{} {number}", lists.kind.name()),
     })?;
     let named = match lists.kind.hotplug() {
-        Some(hotplug) => hotplug.with_named_backend(host, &text),
-        None => Ok(text),
+        // A driver domain that is named may be between two domains itself: the next domain of the VM looks for it.
+        Some(hotplug) if !has_named_backend(&text) => hotplug.with_named_backend(host, &text),
+        _ => Ok(text),
     };
     let device = match named {
         Ok(text) => Some(Recorded {
@@ -305,6 +307,13 @@ fn followed(
         Err(error) => return Err(error),
     };
     Ok(Some((number, device)))
+}
+
+/// Whether a description names its driver domain, and not by its number.
+fn has_named_backend(text: &str) -> bool {
+    let mut words = text.split(',').map(str::trim);
+    let backend = words.find_map(|word| word.strip_prefix("backend="));
+    backend.is_some_and(elsewhere::is_name)
 }
 
 /// Puts a device in the place of the one of this number.
