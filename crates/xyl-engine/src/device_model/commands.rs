@@ -70,7 +70,7 @@ impl Drive {
         let Drive { what, vdev, .. } = self;
         let (thread, image) = (format!("thread-{vdev}"), format!("image-{vdev}"));
         let mut node = self.image(index);
-        node["node-name"] = json!(image);
+        set(&mut node, "node-name", json!(image));
         let driver = match self.is_cdrom {
             true => "xen-cdrom",
             false => "xen-disk",
@@ -105,8 +105,8 @@ impl Drive {
             "locking": "off",
         });
         if self.is_direct {
-            file["cache"] = json!({ "direct": true });
-            file["aio"] = json!("native");
+            set(&mut file, "cache", json!({ "direct": true }));
+            set(&mut file, "aio", json!("native"));
         }
         let mut image = json!({
             "driver": self.format,
@@ -116,9 +116,15 @@ impl Drive {
         });
         // The header may have got a backing file since it was checked.
         if self.format == "qcow2" {
-            image["backing"] = Json::Null;
+            set(&mut image, "backing", Json::Null);
         }
         image
+    }
+}
+
+fn set(object: &mut Json, name: &str, value: Json) {
+    if let Some(members) = object.as_object_mut() {
+        members.insert(name.to_owned(), value);
     }
 }
 
