@@ -1,6 +1,7 @@
 # PCI devices of the host: assignable ones beside xl, a driver that gets its device back, refusals with xl's exit codes. A PV guest drives a
 # device through an emulated IOMMU, also after a reboot.
-# limit_s: 240
+# limit_s: 120
+# on_demand: its Xen needs a boot of its own, which costs more than a minute
 # xen: 4.17-iommu
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'

@@ -80,6 +80,8 @@ pub struct Test {
     may_skip: Option<String>,
     /// Whether it has a line `# ends_boot: ...`: it takes away what other tests need, so no test follows it in its boot.
     ends_boot: bool,
+    /// Whether it has a line `# on_demand: ...`: a run of all tests leaves it out.
+    is_on_demand: bool,
     /// Its first run, if that failed and is repeated.
     first: Option<Failure>,
 }
@@ -132,12 +134,20 @@ impl Test {
             wants,
             may_skip: line("may_skip").map(str::to_owned),
             ends_boot: line("ends_boot").is_some(),
+            is_on_demand: line("on_demand").is_some(),
             first: None,
         })
     }
 }
 
 impl Test {
+    fn is_chosen(&self, words: &[String]) -> bool {
+        match words {
+            [] => !self.is_on_demand,
+            words => words.iter().any(|word| self.name.contains(word)),
+        }
+    }
+
     /// Whether a skip on this Xen is no failure: the test says so, or wants another Xen.
     fn may_be_skipped(&self, xen: Xen) -> bool {
         let wants_another = matches!(self.wants, Wants::Only(wanted) if wanted != xen);
@@ -145,8 +155,8 @@ impl Test {
     }
 }
 
-/// The tests whose names contain one of these words, or all if there are none; longest limit first, and those that end their
-/// boot last.
+/// The tests whose names contain one of these words; without words all but those on demand. Longest limit first, and those that
+/// end their boot last.
 pub fn select(words: &[String]) -> Result<Vec<Test>> {
     let folder = places::lab().join("tests");
     let mut tests = Vec::new();
@@ -158,9 +168,10 @@ pub fn select(words: &[String]) -> Result<Vec<Test>> {
         let Some(name) = file_name.to_str().and_then(|name| name.strip_suffix(".sh")) else {
             continue;
         };
-        if words.is_empty() || words.iter().any(|word| name.contains(word)) {
-            let script = fs::read_to_string(entry.path()).map_err(at("read", entry.path()))?;
-            tests.push(Test::parse(name, &script)?);
+        let script = fs::read_to_string(entry.path()).map_err(at("read", entry.path()))?;
+        let test = Test::parse(name, &script)?;
+        if test.is_chosen(words) {
+            tests.push(test);
         }
     }
     if tests.is_empty() {
@@ -714,6 +725,16 @@ mod tests {
             tests.last().map(|test| test.name.as_str()),
             Some("99-audit-ring")
         );
+    }
+
+    #[test]
+    fn a_test_on_demand_is_chosen_by_its_name_alone() {
+        let [usual, on_demand] =
+            ["", "# on_demand: it is long\n"].map(|script| Test::parse("a-test", script).unwrap());
+        assert!(usual.is_chosen(&[]) && !on_demand.is_chosen(&[]));
+        let named = ["a-te".to_owned()];
+        assert!(usual.is_chosen(&named) && on_demand.is_chosen(&named));
+        assert!(!on_demand.is_chosen(&["b".to_owned()]));
     }
 
     #[test]
