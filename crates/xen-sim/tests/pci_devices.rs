@@ -13,6 +13,7 @@ mod bench;
 use std::path::Path;
 
 use bench::Bench;
+use os_port::{BlockDevice, DeviceNumber, Mount};
 use xen_port::{DomId, Errno, HostResource, Hypervisor, Mfn, PciSbdf};
 use xen_sim::{Ended, Moment, World};
 use xyl_engine::device::assignable::{self, NewAssignable};
@@ -28,6 +29,11 @@ const NIC: PciSbdf = PciSbdf(0x0300);
 const BRIDGE: PciSbdf = PciSbdf(0x0008);
 const DISK: PciSbdf = PciSbdf(0x0400);
 const DRIVER: &str = "e1000e";
+/// The block device of the disk.
+const NVME: DeviceNumber = DeviceNumber {
+    major: 259,
+    minor: 0,
+};
 
 /// A host with an IOMMU, a network card, a disk and a bridge.
 fn world() -> World {
@@ -52,7 +58,29 @@ fn world() -> World {
         ),
     ];
     files.add_pci_device(&DISK.to_string(), &disk, Some("nvme"));
+    add_block(&world, NVME);
     world
+}
+
+/// Adds the one block device of the disk.
+fn add_block(world: &World, number: DeviceNumber) {
+    let files = &world.kernel_files;
+    files.put_link(
+        "/sys/class/block/nvme0n1",
+        "../../devices/pci0000:00/0000:04:00.0/nvme/nvme0/nvme0n1",
+    );
+    files.put("/sys/class/block/nvme0n1/dev", b"259:0\n");
+    let device = BlockDevice {
+        number,
+        name: "nvme0n1".to_owned(),
+        size_bytes: 1 << 20,
+        is_read_only: false,
+        holders: Vec::new(),
+        slaves: Vec::new(),
+        partitions: Vec::new(),
+        disk: None,
+    };
+    world.disks.put_device(Path::new("/dev/nvme0n1"), device);
 }
 
 const RESOURCE: &str = "0x0000000000000000 0x0000000000000000 0x0000000000000000\n\
@@ -186,6 +214,60 @@ fn what_cannot_be_given_away_is_refused_by_name_and_stays() {
         PciError::NameTaken { .. }
     ));
     assert_eq!(driver(&bench, &world, DISK).as_deref(), Some("nvme"));
+}
+
+#[test]
+fn a_disk_that_domain_0_uses_in_any_way_is_refused() {
+    let (bench, world) = (Bench::new(), world());
+    let refuses = |device: PciSbdf, why: &str| match attempt(&bench, &world, |host| {
+        assignable::check_add(host, &new(device, None))
+    }) {
+        Err(EngineError::Pci(PciError::InUse { .. })) => {}
+        other => panic!("{why}: {other:?}"),
+    };
+    let check = |host: &mut Host| assignable::check_add(host, &new(DISK, None));
+    bench.must(&world, check);
+    // The number of a btrfs is that of no disk.
+    let root = Mount {
+        device: DeviceNumber {
+            major: 0,
+            minor: 35,
+        },
+        target: "/".into(),
+        kind: "btrfs".into(),
+        source: "/dev/nvme0n1".into(),
+        is_read_only: false,
+    };
+    world.disks.set_mounts(vec![root]);
+    refuses(DISK, "a root on btrfs");
+    world.disks.set_mounts(Vec::new());
+    world.disks.set_swaps(vec!["/dev/nvme0n1".into()]);
+    refuses(DISK, "swap");
+    world.disks.set_swaps(Vec::new());
+    bench.must(&world, check);
+    // A mount in another namespace is in no table.
+    world.disk.claim_device(NVME);
+    refuses(DISK, "a claim");
+
+    let (unseen, idle) = (PciSbdf(0x0600), PciSbdf(0x0700));
+    let files = &world.kernel_files;
+    let class = [("class", "0x010802\n")];
+    files.add_pci_device(&unseen.to_string(), &class, Some("nvme"));
+    refuses(unseen, "a controller without a disk");
+    files.put_link(
+        "/sys/class/block/nvme0c1n1",
+        "../../devices/pci0000:00/0000:06:00.0/nvme/nvme1/nvme0c1n1",
+    );
+    refuses(unseen, "a hidden disk");
+    // Without a driver domain 0 does not use it.
+    files.add_pci_device(&idle.to_string(), &class, None);
+    for (device, is_forced) in [(idle, false), (unseen, true), (DISK, true)] {
+        let new = NewAssignable {
+            is_forced,
+            ..new(device, None)
+        };
+        bench.must(&world, |host| assignable::add(host, &new));
+    }
 }
 
 #[test]

@@ -16,8 +16,9 @@ use os_port::Lock;
 use xen_port::{DomId, Errno, HvError, PciSbdf};
 use xenstore::{Path, Tree};
 
+use crate::device::disk_users::{self, Seen};
 use crate::error::PciError;
-use crate::host::pci::PCIBACK;
+use crate::host::pci::{Block, PCIBACK};
 use crate::vm::paths::node;
 use crate::{EngineError, Host};
 
@@ -94,7 +95,10 @@ pub fn check_add(host: &mut Host, new: &NewAssignable) -> Result<(), EngineError
     if let Some(domid) = owner(host, device)? {
         return Err(PciError::Assigned { device, domid }.into());
     }
-    match user(host, device).filter(|_| !new.is_forced) {
+    if new.is_forced {
+        return Ok(());
+    }
+    match user(host, device) {
         Some(user) => Err(PciError::InUse { device, user }.into()),
         None => Ok(()),
     }
@@ -139,8 +143,8 @@ fn check_name(host: &mut Host, device: PciSbdf, name: &str) -> Result<(), Engine
     }
 }
 
-/// The use of a device by domain 0, in words.
-fn user(host: &Host, device: PciSbdf) -> Option<String> {
+/// The use of a device by domain 0, in words. What cannot be seen counts as a use.
+fn user(host: &mut Host, device: PciSbdf) -> Option<String> {
     let interfaces = host.kernel.interfaces_of_pci(device);
     if let Some(used) = interfaces.iter().find(|one| one.is_up || one.is_port) {
         let state = if used.is_port {
@@ -151,27 +155,43 @@ fn user(host: &Host, device: PciSbdf) -> Option<String> {
         return Some(format!("its network interface {} is {state}", used.name));
     }
     let blocks = host.kernel.blocks_of_pci(device);
-    // What cannot be read is taken for used.
-    let (Ok(mounts), Ok(swaps)) = (host.devices.blocks.mounts(), host.devices.blocks.swaps())
-    else {
-        return blocks
-            .first()
-            .map(|block| format!("it has the disk {}", block.name));
-    };
-    blocks.iter().find_map(|block| {
-        let name = &block.name;
-        let is_it = |mount: &&os_port::Mount| mount.device.to_string() == block.number;
-        if let Some(mount) = mounts.iter().find(is_it) {
-            return Some(format!("{name} is mounted on {}", mount.target.display()));
-        }
-        let swaps_to_it = swaps
+    if blocks.is_empty() {
+        return unseen_disks(host, device);
+    }
+    match Seen::of(host) {
+        Ok(seen) => blocks
             .iter()
-            .any(|swap| swap.file_name().is_some_and(|file| file == name.as_str()));
-        if swaps_to_it {
-            return Some(format!("it swaps to {name}"));
-        }
-        let made = format!("other block devices are made from {name}");
-        block.has_holders.then_some(made)
+            .find_map(|block| user_of_disk(host, &seen, block)),
+        Err(error) => Some(format!("the users of its disks cannot be seen: {error}")),
+    }
+}
+
+/// The use of one of a device's disks or partitions, in words.
+fn user_of_disk(host: &mut Host, seen: &Seen, block: &Block) -> Option<String> {
+    let name = &block.name;
+    if block.is_hidden {
+        return Some(format!(
+            "{name} is one of several ways to a disk, whose users cannot be seen"
+        ));
+    }
+    match disk_users::any(host, seen, &block.path()) {
+        Ok(user) => user.map(|user| format!("its disk {name} has the user {user}")),
+        Err(error) => Some(format!(
+            "the users of its disk {name} cannot be seen: {error}"
+        )),
+    }
+}
+
+/// A storage controller whose driver shows no disk, in words. There may be some all the same: under other controllers, or of a driver
+/// that makes none by itself.
+fn unseen_disks(host: &Host, device: PciSbdf) -> Option<String> {
+    let has_driver = match host.kernel.pci_driver(device) {
+        Ok(driver) => driver.is_some_and(|driver| driver != PCIBACK),
+        Err(_) => true,
+    };
+    let is_unseen = has_driver && host.kernel.is_pci_storage(device);
+    is_unseen.then(|| {
+        "it is a storage controller, and the users of its disks cannot be seen, since the kernel shows none".to_owned()
     })
 }
 

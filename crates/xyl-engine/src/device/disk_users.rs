@@ -27,6 +27,8 @@ const LOOP_MAJOR: u32 = 7;
 const ATTRIBUTE_MAX_BYTES: u64 = 256;
 /// The errno of a device that is gone (`ENODEV` of Linux).
 const ENODEV: i32 = 19;
+/// The errno of a drive without a medium (`ENOMEDIUM` of Linux).
+const ENOMEDIUM: i32 = 123;
 /// Backends that are programs of domain 0: QEMU, blktap (Xen 4.19 and later), and those for virtio.
 const PROGRAMS: [&str; 3] = ["qdisk", "vbd3", "virtio_disk"];
 /// Prefixes of a path in the nodes of these backends: the format.
@@ -161,6 +163,38 @@ pub fn find(
     match user {
         Some(domid) => Ok(Some(name(host, domid)?)),
         None => domain_0(host, &aliases, writes),
+    }
+}
+
+/// A user of a block device, in words, whatever it does with it. Some users stand in no table that this process sees, such as a mount in
+/// another namespace: the kernel refuses a claim of the device then. A drive without a medium has no user.
+///
+/// # Errors
+/// Those of [`find`]; the system's error for a device that cannot be opened.
+pub(super) fn any(
+    host: &mut Host,
+    seen: &Seen,
+    path: &FilePath,
+) -> Result<Option<String>, EngineError> {
+    let file = match host.files.open(path, &Opening::disk(false)) {
+        Ok(file) => file,
+        Err(error) if error.raw_os_error() == Some(ENOMEDIUM) => return Ok(None),
+        Err(source) => return Err(EngineError::io("open", path, source)),
+    };
+    if let Some(user) = find(host, seen, &file, Access::Write, None)? {
+        return Ok(Some(user));
+    }
+    let claim = Opening {
+        is_exclusive: true,
+        ..Opening::disk(false)
+    };
+    match host.files.open(path, &claim) {
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            let user = "a process, or a mount in another namespace, which has claimed it";
+            Ok(Some(user.to_owned()))
+        }
+        Err(source) => Err(EngineError::io("claim", path, source)),
     }
 }
 

@@ -28,8 +28,10 @@ const RESOURCES: usize = 7;
 const FLAG_PORTS: u64 = 0x100;
 /// The flag of a network interface that is up (`IFF_UP`).
 const FLAG_UP: u32 = 1;
-/// The class of bridges, in the upper eight bits of 24.
-const CLASS_BRIDGE: u32 = 6;
+/// The class of storage controllers, in the upper eight bits of 24.
+const CLASS_STORAGE: u64 = 1;
+/// The class of bridges, in the same bits.
+const CLASS_BRIDGE: u64 = 6;
 
 /// A network interface of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,10 +49,15 @@ pub struct Interface {
 pub struct Block {
     /// Its name, such as `sda1`.
     pub name: String,
-    /// Its number, as `major:minor`.
-    pub number: String,
-    /// Whether other block devices are made from it.
-    pub has_holders: bool,
+    /// Whether the kernel hides it: it is one of several ways to a disk that has another name (multipath of NVMe).
+    pub is_hidden: bool,
+}
+
+impl Block {
+    /// The path of its node.
+    pub fn path(&self) -> PathBuf {
+        Path::new("/dev").join(self.name.replace('!', "/"))
+    }
 }
 
 impl Kernel {
@@ -83,8 +90,18 @@ impl Kernel {
 
     /// Whether a PCI device is a bridge.
     pub fn is_pci_bridge(&self, device: PciSbdf) -> bool {
+        self.pci_class(device) == Some(CLASS_BRIDGE)
+    }
+
+    /// Whether a PCI device is a storage controller.
+    pub fn is_pci_storage(&self, device: PciSbdf) -> bool {
+        self.pci_class(device) == Some(CLASS_STORAGE)
+    }
+
+    /// The class of a PCI device without its parts.
+    fn pci_class(&self, device: PciSbdf) -> Option<u64> {
         let class = number(self.text(&folder(device).join("class")).trim());
-        class.is_some_and(|class| class >> 16 == u64::from(CLASS_BRIDGE))
+        class.map(|class| class >> 16)
     }
 
     /// The name of the driver that has a PCI device.
@@ -135,13 +152,12 @@ impl Kernel {
     /// The block devices and partitions whose hardware is this PCI device.
     pub fn blocks_of_pci(&self, device: PciSbdf) -> Vec<Block> {
         let names = self.names_below(BLOCKS, device).into_iter();
-        let block = |name: String| {
-            let folder = Path::new(BLOCKS).join(&name);
-            Block {
-                number: self.text(&folder.join("dev")).trim().to_owned(),
-                has_holders: !self.names(&folder.join("holders")).is_empty(),
-                name,
-            }
+        // A hidden one has no number.
+        let block = |name: String| Block {
+            is_hidden: !self
+                .files()
+                .exists(&Path::new(BLOCKS).join(&name).join("dev")),
+            name,
         };
         names.map(block).collect()
     }

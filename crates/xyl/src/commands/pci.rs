@@ -93,7 +93,8 @@ pub fn run_assignable(args: &AssignableArgs, context: &Context) -> Outcome {
 it, which needs an IOMMU. A device that Xen cannot keep from memory goes back to its driver. A device that is available already gets the name, or loses \
 it without one, as with xl.
 
-Bridges are refused, and devices that domain 0 uses: a network interface that is up or a port of a bridge, a disk that is mounted.
+Bridges are refused, and devices that domain 0 uses: a network interface that is up or a port of a bridge, a disk with any user (a mount, \
+swap, a guest, a volume), a storage controller whose disks the kernel does not show.
 
 Examples:
   xyl pci-assignable-add 03:00.0
