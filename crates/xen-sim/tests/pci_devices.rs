@@ -383,11 +383,18 @@ fn node(bench: &Bench, world: &World, path: &str) -> Option<String> {
     })
 }
 
+fn is_permissive(bench: &Bench, world: &World) -> bool {
+    bench.must(world, |host| {
+        Ok(host.kernel.is_pci_permissive(NIC).unwrap())
+    })
+}
+
 /// The card is assignable again, and nothing is left of a domain.
 fn is_free(bench: &Bench, world: &World) {
     assert_eq!(world.xen.domain_list().unwrap().len(), 1);
     is_assignable(bench, world);
     assert_eq!(node(bench, world, "/libxl/pci/0000-03-00-0/domid"), None);
+    assert!(!is_permissive(bench, world));
     let backend = bench.must(world, |host| {
         let path = xenstore::Path::new("/local/domain/0/backend/pci").unwrap();
         Ok(xenstore::Tree::directory(&mut host.store, &path).unwrap_or_default())
@@ -431,6 +438,7 @@ fn a_pv_guest_has_its_device_until_it_is_destroyed() {
         let found = node(&bench, &world, &format!("{backend}/{name}"));
         assert_eq!(found.as_deref(), Some(value), "{name}");
     }
+    assert!(is_permissive(&bench, &world));
     let owner = node(&bench, &world, "/libxl/pci/0000-03-00-0/domid");
     assert_eq!(owner, Some(domid.to_string()));
     assert!(bench.must(&world, assignable::list).is_empty());
@@ -439,6 +447,24 @@ fn a_pv_guest_has_its_device_until_it_is_destroyed() {
         taken,
         Err(EngineError::Pci(PciError::Assigned { .. }))
     ));
+    bench.must(&world, destroy);
+    is_free(&bench, &world);
+}
+
+/// xl leaves a device permissive after its guest.
+#[test]
+fn a_device_that_an_earlier_guest_had_as_permissive_is_so_no_more() {
+    let (bench, world) = (Bench::new(), world());
+    bench.must(&world, add);
+    bench.must(&world, |host| {
+        host.kernel.make_pci_permissive(NIC).unwrap();
+        Ok(())
+    });
+    assert!(is_permissive(&bench, &world));
+    let config = config(&bench).replace(",permissive=1", "");
+    bench.must(&world, |host| bench.create_from(host, &config));
+    assert!(!is_permissive(&bench, &world));
+    assert_eq!(driver(&bench, &world, NIC).as_deref(), Some("pciback"));
     bench.must(&world, destroy);
     is_free(&bench, &world);
 }

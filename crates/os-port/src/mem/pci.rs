@@ -16,6 +16,8 @@ const DRIVERS: &str = "/sys/bus/pci/drivers";
 const PCIBACK: &str = "pciback";
 /// The file with its slots, a line each.
 const SLOTS: &str = "/sys/bus/pci/drivers/pciback/slots";
+/// The file with the permissive ones among its devices, a line each.
+const PERMISSIVE: &str = "/sys/bus/pci/drivers/pciback/permissive";
 /// Linux's error numbers.
 const ENODEV: i32 = 19;
 const EBUSY: i32 = 16;
@@ -67,11 +69,21 @@ pub(super) fn write(entries: &mut Entries, path: &Path, bytes: &[u8]) -> io::Res
         "unbind" if driver_of(entries, text).as_deref() == Some(&driver) => {
             entries.remove(&Path::new(DEVICES).join(text).join("driver"));
             entries.remove(&Path::new(DRIVERS).join(&driver).join(text));
+            change_lines(entries, PERMISSIVE, |lines| lines.retain(|one| one != text));
             Ok(())
         }
-        "new_slot" => change_slots(entries, |slots| slots.push(text.to_owned())),
-        "remove_slot" => change_slots(entries, |slots| slots.retain(|slot| slot != text)),
-        "permissive" => Ok(()),
+        "new_slot" => {
+            change_lines(entries, SLOTS, |lines| lines.push(text.to_owned()));
+            Ok(())
+        }
+        "remove_slot" => {
+            change_lines(entries, SLOTS, |lines| lines.retain(|one| one != text));
+            Ok(())
+        }
+        "permissive" if driver_of(entries, text).as_deref() == Some(PCIBACK) => {
+            change_lines(entries, PERMISSIVE, |lines| lines.push(text.to_owned()));
+            Ok(())
+        }
         _ => Err(io::Error::from_raw_os_error(ENODEV)),
     }
 }
@@ -84,7 +96,7 @@ fn try_bind(entries: &mut Entries, address: &str, driver: &str) -> io::Result<()
     let is_there = entries
         .keys()
         .any(|path| path.starts_with(Path::new(DEVICES).join(address)));
-    let has_slot = driver != PCIBACK || slots(entries).iter().any(|slot| slot == address);
+    let has_slot = driver != PCIBACK || lines(entries, SLOTS).iter().any(|slot| slot == address);
     if !is_there || !has_slot {
         return Err(io::Error::from_raw_os_error(ENODEV));
     }
@@ -109,8 +121,8 @@ fn driver_of(entries: &Entries, address: &str) -> Option<String> {
     }
 }
 
-fn slots(entries: &Entries) -> Vec<String> {
-    match entries.get(Path::new(SLOTS)) {
+fn lines(entries: &Entries, path: &str) -> Vec<String> {
+    match entries.get(Path::new(path)) {
         Some(Entry::File(bytes)) => {
             let text = String::from_utf8_lossy(bytes);
             text.lines().map(str::to_owned).collect()
@@ -119,10 +131,12 @@ fn slots(entries: &Entries) -> Vec<String> {
     }
 }
 
-fn change_slots(entries: &mut Entries, change: impl FnOnce(&mut Vec<String>)) -> io::Result<()> {
-    let mut changed = slots(entries);
+/// Changes the lines of a file, if it is there.
+fn change_lines(entries: &mut Entries, path: &str, change: impl FnOnce(&mut Vec<String>)) {
+    let mut changed = lines(entries, path);
     change(&mut changed);
-    let text: String = changed.into_iter().map(|slot| slot + "\n").collect();
-    entries.insert(SLOTS.into(), Entry::File(text.into_bytes()));
-    Ok(())
+    let text: String = changed.into_iter().map(|line| line + "\n").collect();
+    if let Some(entry) = entries.get_mut(Path::new(path)) {
+        *entry = Entry::File(text.into_bytes());
+    }
 }

@@ -370,6 +370,34 @@ pub(super) fn check_free(host: &mut Host, device: PciSbdf) -> Result<(), EngineE
     }
 }
 
+/// Takes from guests the right to write to all of a device's configuration space. pciback forgets it when it loses the device, so it gets
+/// the device anew. A process that dies meanwhile leaves the device without a driver, and the next call finishes it. The node `domid`
+/// keeps other processes away.
+///
+/// # Errors
+/// [`PciError::Driver`].
+pub(super) fn end_permissive(host: &Host, device: PciSbdf) -> Result<(), EngineError> {
+    let kernel = &host.kernel;
+    let is_permissive = kernel
+        .is_pci_permissive(device)
+        .map_err(failed(device, "say whether it is permissive"))?;
+    if is_permissive {
+        let unbound = kernel.unbind_pci(device, PCIBACK);
+        unbound.map_err(failed(device, "take it from pciback"))?;
+    }
+    let driver = kernel
+        .pci_driver(device)
+        .map_err(failed(device, "say which driver has it"))?;
+    let slots = kernel
+        .pci_slots()
+        .map_err(failed(device, "list pciback's slots"))?;
+    if driver.is_none() && slots.contains(&device) {
+        let bound = kernel.bind_pci(device, PCIBACK);
+        bound.map_err(failed(device, "give it to pciback"))?;
+    }
+    Ok(())
+}
+
 /// Writes down that a domain gets a device.
 ///
 /// # Errors

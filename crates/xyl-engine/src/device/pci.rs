@@ -355,9 +355,9 @@ fn give(host: &mut Host, domid: DomId, found: &Found<'_>) -> Result<(), EngineEr
     for resource in resources.map_err(assignable::failed(device, "list its memory"))? {
         host.hv.set_permission(domid, resource, true)?;
     }
-    if found.passed.is_permissive {
-        let permissive = host.kernel.make_pci_permissive(device);
-        permissive.map_err(assignable::failed(device, "make it permissive"))?;
+    match found.passed.is_permissive {
+        true => make_permissive(host, device)?,
+        false => assignable::end_permissive(host, device)?,
     }
     let assigned = host.hv.assign_pci(domid, device, found.passed.is_relaxed);
     assigned.map_err(|source| {
@@ -368,6 +368,14 @@ fn give(host: &mut Host, domid: DomId, found: &Found<'_>) -> Result<(), EngineEr
         }
         .into()
     })
+}
+
+fn make_permissive(host: &Host, device: PciSbdf) -> Result<(), EngineError> {
+    (host.notice)(&format!(
+        "PCI device {device} is permissive: its guest may write to all of its configuration space, which can harm the host"
+    ));
+    let permissive = host.kernel.make_pci_permissive(device);
+    permissive.map_err(assignable::failed(device, "make it permissive"))
 }
 
 /// Takes a device from a domain that does not run any more, and makes it assignable again.
@@ -381,6 +389,7 @@ fn take_back(host: &mut Host, domid: DomId, device: PciSbdf) -> Result<(), Engin
         other => other?,
     }
     reset(host, device);
+    assignable::end_permissive(host, device)?;
     assignable::forget_owner(host, device)
 }
 

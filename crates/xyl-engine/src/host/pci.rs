@@ -217,7 +217,12 @@ impl Kernel {
     /// # Errors
     /// The system's error.
     pub fn pci_slots(&self) -> io::Result<Vec<PciSbdf>> {
-        let bytes = self.files().read(&driver_folder(PCIBACK).join("slots"))?;
+        self.devices_in("slots")
+    }
+
+    /// The devices in a file of pciback, which has a line for each.
+    fn devices_in(&self, file: &str) -> io::Result<Vec<PciSbdf>> {
+        let bytes = self.files().read(&driver_folder(PCIBACK).join(file))?;
         let text = String::from_utf8_lossy(&bytes);
         let lines = text.lines();
         Ok(lines
@@ -225,7 +230,15 @@ impl Kernel {
             .collect())
     }
 
-    /// Has pciback let a guest write to all of a PCI device's configuration space.
+    /// Whether pciback lets a guest write to all of a PCI device's configuration space.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn is_pci_permissive(&self, device: PciSbdf) -> io::Result<bool> {
+        Ok(self.devices_in("permissive")?.contains(&device))
+    }
+
+    /// Has pciback let a guest write to all of a PCI device's configuration space, until pciback loses the device.
     ///
     /// # Errors
     /// The kernel's error.
