@@ -139,6 +139,7 @@ commands! {
     BlockList = "block-list": commands::block_list::Args,
     ButtonPress = "button-press": commands::trigger::ButtonArgs,
     ChannelList = "channel-list": commands::device_lists::ChannelArgs,
+    CheckImage = "check-image": commands::check_image::Args,
     Claims = "claims": commands::claims::Args,
     #[command(hide = true)]
     Completion = "completion": commands::completion::Args,

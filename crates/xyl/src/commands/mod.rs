@@ -6,6 +6,7 @@ pub mod autostart;
 pub mod block_attach;
 pub mod block_detach;
 pub mod block_list;
+pub mod check_image;
 pub mod claims;
 pub mod completion;
 pub mod console;
@@ -190,6 +191,7 @@ fn run_one(command: &Command, context: &Context) -> Outcome {
         Command::BlockList(args) => block_list::run(args, context),
         Command::ButtonPress(args) => trigger::run_button(args, context),
         Command::ChannelList(args) => device_lists::run_channel(args, context),
+        Command::CheckImage(args) => check_image::run(args, context),
         Command::Claims(args) => claims::run(args, context),
         Command::Completion(args) => completion::run(args, context),
         Command::Console(args) => console::run(args, context),
