@@ -66,7 +66,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
 fn read(path: &Path) -> io::Result<(SavedImage, Option<u64>)> {
     let file = open(path)?;
     let about = file.metadata()?;
-    let file_bytes = about.is_file().then(|| about.len());
+    let file_bytes = about.is_file().then_some(about.len());
     saved_image::check(&file).map(|image| (image, file_bytes))
 }
 

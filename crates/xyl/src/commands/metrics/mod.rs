@@ -45,10 +45,11 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     }
     let families = families::all(&sample);
     let Some(file) = &args.output else {
-        return Ok(match context.json() {
-            true => context.out.json(&as_json(&families))?,
-            false => context.out.part(text(&families))?,
-        });
+        let written = match context.json() {
+            true => context.out.json(&as_json(&families)),
+            false => context.out.part(text(&families)),
+        };
+        return Ok(written?);
     };
     if context.would(format!("write {}", file.display()))? {
         return Ok(());
