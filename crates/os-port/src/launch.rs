@@ -193,7 +193,7 @@ pub struct Given<'a> {
 }
 
 /// The bounds of a program that a guest may take over. The kernel refuses it, for ever, hypercalls (each request to `/dev/xen/privcmd`
-/// fails with `ENOTTY`), new processes, and sockets. It can start threads.
+/// fails with `ENOTTY`; not so for a device model), new processes, and sockets. It can start threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// The most processes and threads of its user (`RLIMIT_NPROC`).
@@ -205,6 +205,9 @@ pub struct Bounds {
     /// Whether it shows a guest's display. It can then map the memory of guests: [`Child::keep_to_domain`] leaves it that of its own.
     /// It can also make TCP sockets, but not connect one.
     pub has_display: bool,
+    /// Whether it is the device model of an HVM guest. It makes hypercalls until it has restricted its files of privcmd to its domain, which
+    /// [`Child::keep_to_domain`] makes sure of before the guest runs. It cannot change its limits.
+    pub is_device_model: bool,
 }
 
 /// Path of the guest's disk for a program of [`Spawn::extract`].

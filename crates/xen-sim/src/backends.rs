@@ -42,6 +42,7 @@ const DEVICES: [&[u8]; 7] = [
     b"backend/vfb",
     b"backend/vkbd",
     b"/device/console/",
+    b"/image/device-model-pid",
 ];
 /// Requests of xenstored's protocol that change its tree: write, mkdir, rm.
 const CHANGES: [u32; 3] = [11, 12, 13];

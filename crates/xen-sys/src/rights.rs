@@ -23,6 +23,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use os_port::Bounds;
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
     SeccompFilter, SeccompRule,
@@ -260,12 +261,6 @@ pub(crate) fn filters_of_extraction() -> Result<[BpfProgram; 2], BackendError> {
         let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, is_it, signal)?;
         SeccompRule::new(vec![condition])
     };
-    // The C library reads limits with the same call.
-    let sets_limit = || {
-        let is_given = SeccompCmpOp::Ne;
-        let condition = SeccompCondition::new(2, SeccompCmpArgLen::Qword, is_given, 0)?;
-        SeccompRule::new(vec![condition])
-    };
     let mut more = BTreeMap::new();
     for call in FORBIDDEN_OF_EXTRACTION {
         for call in [call, call | X32] {
@@ -282,6 +277,25 @@ pub(crate) fn filters_of_extraction() -> Result<[BpfProgram; 2], BackendError> {
         more.insert(call, vec![sets_limit()?]);
     }
     filters_but(|call| call == libc::SYS_execve, Vec::new(), more)
+}
+
+/// A rule that matches prlimit64(2) with a new limit. The C library reads limits with the same call.
+fn sets_limit() -> Result<SeccompRule, BackendError> {
+    let is_given = SeccompCmpOp::Ne;
+    let condition = SeccompCondition::new(2, SeccompCmpArgLen::Qword, is_given, 0)?;
+    SeccompRule::new(vec![condition])
+}
+
+/// A filter that refuses new limits. QEMU as a device model would take the limit of its addresses away while it is root.
+fn limits_filter() -> Result<BpfProgram, BackendError> {
+    let mut rules = BTreeMap::new();
+    for call in [libc::SYS_prlimit64, libc::SYS_prlimit64 | X32] {
+        rules.insert(call, vec![sets_limit()?]);
+    }
+    for call in [libc::SYS_setrlimit, libc::SYS_setrlimit | X32] {
+        rules.insert(call, Vec::new());
+    }
+    program(rules, libc::EPERM)
 }
 
 /// Builds these filters, without the calls that are needed. `refused_sockets` match the sockets that are refused: without a rule it
@@ -439,9 +453,9 @@ const PROCESSES_OF_ARCH: [i64; 2] = [libc::SYS_fork, libc::SYS_vfork];
 #[cfg(not(target_arch = "x86_64"))]
 const PROCESSES_OF_ARCH: [i64; 0] = [];
 
-/// The filters of a program with bounds (`os_port::Bounds`): against hypercalls, new processes and sockets. A thread is no process: `clone`
-/// makes it, and `clone3` fails as on a kernel without it.
-pub(crate) fn filters_of_bounded(has_display: bool) -> Result<[BpfProgram; FILTERS], BackendError> {
+/// The filters of a program with bounds: against hypercalls, new processes and sockets. A thread is no process: `clone`
+/// makes it, and `clone3` fails as on a kernel without it. A device model makes hypercalls until it restricts itself.
+pub(crate) fn filters_of_bounded(bounds: Bounds) -> Result<[BpfProgram; FILTERS], BackendError> {
     let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
     let no_thread = || {
         let is_unset = SeccompCmpOp::MaskedEq(thread);
@@ -455,7 +469,7 @@ pub(crate) fn filters_of_bounded(has_display: bool) -> Result<[BpfProgram; FILTE
     for call in [libc::SYS_clone, libc::SYS_clone | X32] {
         rules.insert(call, no_thread()?);
     }
-    let sockets = match has_display {
+    let sockets = match bounds.has_display {
         true => other_than(DISPLAY_SOCKETS)?,
         false => Vec::new(),
     };
@@ -469,7 +483,10 @@ pub(crate) fn filters_of_bounded(has_display: bool) -> Result<[BpfProgram; FILTE
     }
     let absent = [libc::SYS_clone3, libc::SYS_clone3 | X32].map(|call| (call, Vec::new()));
     Ok([
-        hypercall_filter(has_display)?,
+        match bounds.is_device_model {
+            true => limits_filter()?,
+            false => hypercall_filter(bounds.has_display)?,
+        },
         program(rules, libc::EPERM)?,
         program(absent.into_iter().collect(), libc::ENOSYS)?,
     ])
@@ -680,7 +697,7 @@ mod tests {
         const HYPERCALL: libc::Ioctl = 0x0030_5000;
         const RESTRICT: libc::Ioctl = 0x0002_5006;
         for has_display in [false, true] {
-            let filters = filters_of_bounded(has_display).unwrap();
+            let filters = filters_of_bounded(bounds(has_display, false)).unwrap();
             let confine = || {
                 // SAFETY: the call takes numbers.
                 unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
@@ -702,6 +719,47 @@ mod tests {
             });
             assert_eq!(code, 0, "{has_display}");
         }
+    }
+
+    fn bounds(has_display: bool, is_device_model: bool) -> Bounds {
+        Bounds {
+            nr_threads: 1,
+            memory_bytes: 1,
+            addresses_bytes: 1,
+            has_display,
+            is_device_model,
+        }
+    }
+
+    #[test]
+    fn a_device_model_makes_hypercalls_and_changes_no_limit() {
+        const HYPERCALL: libc::Ioctl = 0x0030_5000;
+        let filters = filters_of_bounded(bounds(false, true)).unwrap();
+        let confine = || {
+            // SAFETY: the call takes numbers.
+            unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+            let mut filters = filters.iter();
+            filters.all(|filter| seccompiler::apply_filter(filter).is_ok())
+        };
+        let code = confined(confine, || {
+            let is_made = errno_of_request(HYPERCALL) == libc::EBADF;
+            let mut limit = libc::rlimit {
+                rlim_cur: 0,
+                rlim_max: 0,
+            };
+            // SAFETY: the calls read and write a structure that is ours.
+            let (read, set) = unsafe {
+                let read = libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit);
+                (read, libc::setrlimit(libc::RLIMIT_CORE, &raw const limit))
+            };
+            let is_kept = set == -1 && errno() == libc::EPERM;
+            let listens = is_refused_socket(TCP.0, TCP.1, 0);
+            i32::from(!is_made)
+                | i32::from(read != 0) << 1
+                | i32::from(!is_kept) << 2
+                | i32::from(!listens) << 3
+        });
+        assert_eq!(code, 0);
     }
 
     #[test]

@@ -443,6 +443,7 @@ mod tests {
                 memory_bytes: 1 << 30,
                 addresses_bytes: 2 << 30,
                 has_display: false,
+                is_device_model: false,
             }),
             ..Given::default()
         };

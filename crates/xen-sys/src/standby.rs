@@ -145,7 +145,7 @@ fn filters_of(bounds: Option<Bounds>) -> io::Result<Vec<Filter>> {
     let Some(bounds) = bounds else {
         return Ok(Vec::new());
     };
-    let programs = filters_of_bounded(bounds.has_display).map_err(io::Error::other)?;
+    let programs = filters_of_bounded(bounds).map_err(io::Error::other)?;
     programs.into_iter().map(Filter::of).collect()
 }
 

@@ -393,7 +393,11 @@ fn request(
         image,
         operation,
         pvshim,
-        device_model: DeviceModel::None,
+        // Xyl starts no other device model than one that is confined.
+        device_model: match image {
+            ImageKind::Hvm => DeviceModel::Confined,
+            _ => DeviceModel::None,
+        },
         shim,
         unsupported: Vec::new(),
     }
@@ -411,7 +415,10 @@ fn image_kind(spec: &VmSpec, kernel: &Image, shims: &KnownShims) -> Result<Image
         None => spec.kind == GuestKind::Pv,
     };
     if !is_pv {
-        return Ok(ImageKind::Pvh);
+        return Ok(match spec.kind {
+            GuestKind::Hvm => ImageKind::Hvm,
+            _ => ImageKind::Pvh,
+        });
     }
     Ok(match kernel.pv()?.width {
         PvWidth::Bits64 => ImageKind::Pv64,

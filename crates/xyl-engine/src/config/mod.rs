@@ -3,7 +3,7 @@
 //! `plan` turns a parsed xl.cfg into a [`crate::vm::spec::VmSpec`]. `boot_files` opens kernel and ramdisk.
 //! `boot_loader` has a program find them on the guest's disk.
 //! `firmware` finds the boot loaders
-//! that `firmware` names. `admission` asks the policy, and `policy_recheck` asks it again about running guests. `shim` prepares the PV shim.
+//! that `firmware` names, hvmloader, and the firmware of HVM guests, whose machine is in `hvm`. `admission` asks the policy, and `policy_recheck` asks it again about running guests. `shim` prepares the PV shim.
 //! `locate` finds the line that an error is about. `runtime_changes` adds changes that commands made later.
 //! `libxl_json` reads and writes libxl's record. `autostart` says which VMs start with the host, and in which order.
 
@@ -12,6 +12,7 @@ pub mod autostart;
 pub(crate) mod boot_files;
 pub mod boot_loader;
 pub mod firmware;
+mod hvm;
 pub mod libxl_json;
 mod locate;
 pub mod plan;

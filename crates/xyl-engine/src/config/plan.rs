@@ -16,6 +16,7 @@ use xl_cfg::{Config, DomainConfig, DomainType, SetKey, Source, Value};
 use crate::EngineError;
 use crate::Host;
 use crate::config::boot_loader;
+use crate::config::hvm;
 use crate::config::locate::locate;
 use crate::host::topology;
 use crate::vm::channel::Channel;
@@ -144,8 +145,8 @@ const WITHOUT_EFFECT: &[(&str, &[&str])] = &[
 const PAGE_BYTES: u32 = 4096;
 /// Maximum trace buffer of a vCPU in bytes (`arch_sanitise_domain_config`).
 const VMTRACE_MAX_BYTES: u32 = 64 << 20;
-/// Maximum number of vCPUs of a PVH guest: `HVM_MAX_VCPUS` of Xen's public header hvm/hvm_info_table.h.
-const PVH_VCPUS_MAX: u32 = 128;
+/// Maximum number of vCPUs of a PVH or HVM guest: `HVM_MAX_VCPUS` of Xen's public header hvm/hvm_info_table.h.
+const HVM_VCPUS_MAX: u32 = 128;
 
 /// The host's defaults from `/etc/xen/xl.conf`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -197,8 +198,9 @@ pub fn plan(
     let config =
         check_vmtrace(check_memory(check_vcpus(config)?)?)?.warn_of_keys(why_without_effect);
     let kernel = match &config.domain.boot.firmware {
-        Some(name) => firmware(name),
-        None => {
+        // The firmware of an HVM guest is none of its kernel's.
+        Some(name) if config.domain.domain_type != DomainType::Hvm => firmware(name),
+        _ => {
             let path = config.domain.boot.kernel.as_deref().unwrap_or("");
             Ok(boot_path(&config.domain, path))
         }
@@ -264,7 +266,8 @@ pub fn plan_record(
 
 fn check_vcpus(config: Config) -> Result<Config, EngineError> {
     let nr_vcpus = config.domain.processors.max_vcpus;
-    if config.domain.domain_type != DomainType::Pvh || nr_vcpus <= PVH_VCPUS_MAX {
+    let kind = config.domain.domain_type;
+    if kind == DomainType::Pv || nr_vcpus <= HVM_VCPUS_MAX {
         return Ok(config);
     }
     let key = if config.is_set("maxvcpus") {
@@ -272,7 +275,8 @@ fn check_vcpus(config: Config) -> Result<Config, EngineError> {
     } else {
         "vcpus"
     };
-    let message = format!("a PVH guest has at most {PVH_VCPUS_MAX} vCPUs; this is {nr_vcpus}");
+    let message =
+        format!("a guest of type `{kind}` has at most {HVM_VCPUS_MAX} vCPUs; this is {nr_vcpus}");
     let rejected = config.refuse_value(key, message);
     Err(xl_cfg::Error::from(rejected).into())
 }
@@ -336,7 +340,15 @@ fn why_without_effect(key: &SetKey<'_>, domain: &DomainConfig) -> Option<String>
     if name.starts_with("pci_") && !domain.pci.is_empty() {
         return None;
     }
+    if domain.domain_type == DomainType::Hvm && is_of_machine(name) {
+        return hvm::why_in_part(name, domain);
+    }
     lacking(name).map(|what| format!("`{name}` has no effect: the guest has no {what}"))
+}
+
+/// Whether the machine of an HVM guest has what a setting is about, or the setting is refused.
+fn is_of_machine(name: &str) -> bool {
+    matches!(lacking(name), None | Some("device model" | "display"))
 }
 
 /// The feature that a guest of Xyl lacks, so that a setting has no effect.
@@ -349,24 +361,18 @@ fn lacking(name: &str) -> Option<&'static str> {
 fn why_not(key: &SetKey<'_>, domain: &DomainConfig) -> Option<String> {
     let info = key.info?;
     let name = info.name;
-    let says_type = name == "type" || name == "builder" && !domain.raw.contains_key("type");
-    if says_type && domain.domain_type == DomainType::Hvm {
-        return Some(
-            "HVM guests are not supported by Xyl yet: use type=\"pvh\" or type=\"pv\"".to_owned(),
-        );
-    }
-    // The type is the reason for most other refusals, so only the type is reported.
-    if domain.domain_type == DomainType::Hvm {
-        return None;
-    }
     if !info.applies_to(domain.domain_type) || name != "builder" && info.is_deprecated() {
         return None;
     }
-    if let Some(reason) = unsupported_value(name, domain) {
+    let of_hvm = hvm::why_not(name, domain);
+    if let Some(reason) = of_hvm.or_else(|| unsupported_value(name, domain)) {
         return Some(reason);
     }
     let value = key.value.to_value();
-    let harmless = OBEYED.contains(&name) || lacking(name).is_some() || is_off(&value);
+    let is_hvm = domain.domain_type == DomainType::Hvm;
+    let has_no_effect = lacking(name).is_some() && !(is_hvm && is_of_machine(name));
+    let is_of_hvm = is_hvm && (hvm::is_obeyed(name) || hvm::is_default(name, domain));
+    let harmless = OBEYED.contains(&name) || is_of_hvm || has_no_effect || is_off(&value);
     (!harmless && !is_default(name, &value, domain))
         .then(|| format!("`{name}` is not supported by Xyl yet{}", instead(name)))
 }
@@ -432,6 +438,9 @@ fn why_no_boot_loader(domain: &DomainConfig) -> Option<String> {
 /// The reason why `firmware` is refused: it names PV boot loaders, and a PVH guest without a shim starts none.
 fn firmware_without_shim(domain: &DomainConfig) -> Option<String> {
     let firmware = domain.boot.firmware.as_deref()?;
+    if domain.domain_type == DomainType::Hvm {
+        return None;
+    }
     let starts_pv = domain.domain_type == DomainType::Pv || domain.boot.shim.enabled;
     (!starts_pv).then(|| {
         format!(
@@ -539,6 +548,7 @@ fn spec(
         framebuffers,
         has_iommu: wants_iommu(domain) || !domain.pci.is_empty(),
         pci: PassedPci::all_of_config(&domain.pci, kind_of(domain)).unwrap_or_default(),
+        hvm: hvm::machine(domain),
     })
 }
 
@@ -745,6 +755,9 @@ fn decided(spec: &VmSpec) -> Vec<(&'static str, String)> {
     let small = |value: Option<u16>| value.map(|value| value.to_string());
     let number = |value: Option<u32>| value.map(|value| value.to_string());
     let shim_path = spec.shim.as_ref().and_then(|shim| shim.path.as_ref());
+    let machine = spec.hvm.as_ref();
+    let bios_path = machine.and_then(|machine| machine.bios_path.as_ref());
+    let loader_path = machine.and_then(|machine| machine.loader_path.as_ref());
     let settings = [
         ("name", Some(spec.name.clone())),
         ("uuid", Some(spec.uuid_text())),
@@ -756,6 +769,9 @@ fn decided(spec: &VmSpec) -> Vec<(&'static str, String)> {
         ("ramdisk", spec.ramdisk.as_ref().and_then(path)),
         ("bootloader", boot_loader.map(|one| one.program.clone())),
         ("pvshim_path", shim_path.and_then(path)),
+        ("bios", machine.map(|machine| machine.bios.to_string())),
+        ("bios_path_override", bios_path.and_then(path)),
+        ("firmware_override", loader_path.and_then(path)),
         ("cpu_weight", small(spec.cpu_weight)),
         ("cap", small(spec.cpu_cap)),
         ("max_grant_frames", number(spec.max_grant_frames)),
@@ -843,7 +859,14 @@ mod tests {
             "p9 = [ \"tag=a,path=/srv,security_model=none\" ]",
             "vfb = [ \"sdl=1\" ]",
             "vkb = [ \"backend-type=linux,backend=net\" ]",
-            "type = \"hvm\"",
+            "type = \"hvm\"\nvfb = [ \"vnc=1\" ]",
+            "type = \"hvm\"\ndisk = [ \"/x,qcow2,hda\" ]",
+            "type = \"hvm\"\nvif = [ \"model=e1000\" ]",
+            "type = \"hvm\"\ndevice_model_args = [ \"-x\" ]",
+            "type = \"hvm\"\npae = 0",
+            "type = \"hvm\"\nms_vm_genid = \"generate\"",
+            "type = \"hvm\"\nsoundhw = \"hda\"",
+            "type = \"hvm\"\npci = [ \"01:00.0\" ]",
             "type = \"pvh\"\npci = [ \"01:00.0\" ]",
             "pci = [ \"01:00.*\" ]",
             "pci = [ \"01:00.0\", \"01:00.0\" ]",
@@ -894,9 +917,32 @@ mod tests {
     }
 
     #[test]
-    fn an_hvm_guest_is_refused_once() {
-        let text = "type = \"hvm\"\nvnc = 1\ndisk = [ \"/x,raw,xvda,rw\" ]\nvif = [ \"\" ]";
-        assert_eq!(codes(text), [Code::Unsupported]);
+    fn the_record_keeps_the_machine_of_an_hvm_guest() {
+        let settings = "type = \"hvm\"\nfirmware = \"uefi\"\nbios_path_override = \"f/OVMF.fd\"\nfirmware_override = \"l\"\n\
+            boot = \"dc\"\nacpi_s3 = 0\nhpet = 0\nviridian = [ \"defaults\" ]\nmmio_hole = 512\nvga = \"stdvga\"\n\
+            vncdisplay = 7\nserial = \"pty\"\nusb = 1\nusbdevice = \"tablet\"\ndm_restrict = 1\n\
+            disk = [ \"/dev/vg/x,raw,hda,rw\", \"/y.iso,raw,hdc,cdrom\" ]\nvif = [ \"type=vif\" ]";
+        let first = planned(settings);
+        let machine = first.spec.hvm.as_ref().unwrap();
+        assert_eq!(first.spec.kind, GuestKind::Hvm);
+        assert_eq!(machine.bios, xl_cfg::types::Bios::Ovmf);
+        assert!(machine.bios_path.as_ref().unwrap().is_absolute());
+        let again = try_plan(&first.config_text()).unwrap();
+        assert_eq!(again.spec, first.spec);
+        // Without a kernel it boots from its disks.
+        let text = "name = 'g'\ntype = 'hvm'\nmemory = 64\ndisk = [ '/x,raw,xvda' ]\n";
+        let spec = try_plan(text).unwrap().spec;
+        assert_eq!((spec.kernel, spec.ramdisk), (PathBuf::new(), None));
+    }
+
+    #[test]
+    fn an_hvm_guest_is_told_that_it_has_no_emulated_network_card() {
+        let warnings = |vif: &str| {
+            let text = format!("memory = 64\ntype = \"hvm\"\nvif = [ \"{vif}\" ]");
+            planned(&text).config.report().to_string()
+        };
+        assert!(warnings("bridge=br0").contains("guest.cfg:5:1"));
+        assert_eq!(warnings("type=vif"), "");
     }
 
     #[test]

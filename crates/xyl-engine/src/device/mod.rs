@@ -16,6 +16,7 @@ pub mod console;
 mod disk_users;
 pub mod driver_side;
 pub mod hotplug;
+pub(crate) mod machine;
 pub mod nodes;
 pub mod passed_through;
 mod pci;
@@ -56,6 +57,7 @@ pub const KINDS: &[&dyn Kind] = &[
     &vfb::Vfb,
     &vkb::Vkb,
     &pci::Pci,
+    &machine::DeviceModel,
 ];
 
 /// What the console of a domain is made from.
@@ -488,6 +490,14 @@ pub(crate) fn without_qemu(host: &mut Host, domid: DomId) -> Result<Vec<String>,
 /// Those of xenstore.
 pub(crate) fn forget_terminals(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
     console::forget_terminals(host, domid)
+}
+
+/// Removes the nodes with the terminals of a domain's serial lines, if its device model is gone.
+///
+/// # Errors
+/// Those of xenstore.
+pub(crate) fn forget_serial_lines(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
+    machine::forget_terminals(host, domid)
 }
 
 /// Whether a hot-plug script takes a device of a domain down. Not every process can have one run.

@@ -136,6 +136,7 @@ impl Wanted {
             terminals: &self.terminals,
             sockets: &self.sockets,
             display: self.display.as_ref(),
+            machine: None,
         };
         let child = device_model::start(host, &request)?;
         let check = |host: &Host| patience.check(host);

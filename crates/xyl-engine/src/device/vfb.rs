@@ -216,7 +216,11 @@ fn prepare(
     };
     bus::write(host, &device, WHAT, &TABLES, &nodes)?;
     let listening = match &framebuffer.vnc {
-        Some(vnc) => Some(listen(host, owner.domid, vnc, wanted, patience)?),
+        Some(vnc) => {
+            let (listening, lock) = listen(host, owner.domid, vnc, patience)?;
+            wanted.hold(lock);
+            Some(listening)
+        }
         None => None,
     };
     let keymap = framebuffer.keymap.clone();
@@ -224,16 +228,15 @@ fn prepare(
     Ok(())
 }
 
-/// Chooses the display of a VNC server, and writes where it is.
-fn listen(
+/// Chooses the display of a VNC server, and writes where it is. No other VM takes the display while the lock is held, which is until QEMU
+/// listens.
+pub(super) fn listen(
     host: &mut Host,
     domid: DomId,
     vnc: &Vnc,
-    wanted: &mut Wanted,
     patience: &Patience<'_>,
-) -> Result<Listening, EngineError> {
-    // No other VM takes the display until QEMU listens.
-    wanted.hold(lock(host, patience)?);
+) -> Result<(Listening, Box<dyn Lock>), EngineError> {
+    let lock = lock(host, patience)?;
     let display = free_display(host, vnc)?;
     let password = match &vnc.password {
         Some(Secret(text)) => {
@@ -245,11 +248,12 @@ fn listen(
         None => None,
     };
     announce(host, domid, vnc, display)?;
-    Ok(Listening {
+    let listening = Listening {
         address: vnc.listen,
         display,
         password,
-    })
+    };
+    Ok((listening, lock))
 }
 
 /// The lock of the one process that chooses a display.
@@ -276,7 +280,7 @@ fn lock(host: &Host, patience: &Patience<'_>) -> Result<Box<dyn Lock>, EngineErr
 }
 
 /// The display for a VNC server, whose port no program of the host listens at.
-fn free_display(host: &Host, vnc: &Vnc) -> Result<u32, EngineError> {
+pub(super) fn free_display(host: &Host, vnc: &Vnc) -> Result<u32, EngineError> {
     let taken = host.kernel.listened_ports();
     let displays = match vnc.find_unused {
         true => DISPLAYS,

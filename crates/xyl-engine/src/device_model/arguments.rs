@@ -67,23 +67,14 @@ pub(super) fn arguments(
         0 => format!("domain-{domid}"),
         later => format!("domain-{domid}-{later}"),
     };
-    let (user, cage) = (user_and_group(qemu), cage.display().to_string());
-    let together = format!("chroot={cage},user={user}");
     let mut words = vec!["-xen-domid", &number, "-xen-attach", "-name", &name];
     words.extend(["-nodefaults", "-no-user-config", "-display", "none"]);
     words.extend(["-monitor", "none", "-serial", "none", "-parallel", "none"]);
-    match confinement {
-        Confinement::Options => words.extend(["-chroot", &cage, "-runas", &user]),
-        Confinement::RunWith => words.extend(["-run-with", &together]),
-    }
-    words.extend(["-machine", "xenpv", "-m", MEMORY_MIB]);
     let mut all: Vec<String> = words.into_iter().map(str::to_owned).collect();
+    all.extend(confining(qemu, cage, confinement));
+    all.extend(["-machine", "xenpv", "-m", MEMORY_MIB].map(str::to_owned));
     let nr_files = request.files.len();
-    for index in 0..nr_files {
-        let file = descriptor(index);
-        all.push("-add-fd".to_owned());
-        all.push(format!("fd={file},set={}", number_of_file(index)));
-    }
+    all.extend(of_files(0..nr_files));
     if nr_files > 0 {
         all.extend(commands::arguments());
     }
@@ -103,13 +94,33 @@ pub(super) fn arguments(
     all
 }
 
+/// The options that name QEMU its user and its folder.
+pub(super) fn confining(qemu: QemuId, cage: &Path, confinement: Confinement) -> Vec<String> {
+    let (user, cage) = (user_and_group(qemu), cage.display().to_string());
+    match confinement {
+        Confinement::Options => vec!["-chroot".to_owned(), cage, "-runas".to_owned(), user],
+        Confinement::RunWith => {
+            vec!["-run-with".to_owned(), format!("chroot={cage},user={user}")]
+        }
+    }
+}
+
+/// The options by which QEMU opens files that it was given, counted from 0.
+pub(super) fn of_files(indices: core::ops::Range<usize>) -> Vec<String> {
+    let option = |index: usize| {
+        let (file, number) = (descriptor(index), number_of_file(index));
+        ["-add-fd".to_owned(), format!("fd={file},set={number}")]
+    };
+    indices.flat_map(option).collect()
+}
+
 /// The descriptor of a file that QEMU gets, counted from 0.
-fn descriptor(index: usize) -> usize {
+pub(super) fn descriptor(index: usize) -> usize {
     FIRST_FILE as usize + index
 }
 
 /// The arguments for a display. QEMU reads the password and opens its socket when it reads them, before it confines itself.
-fn of_display(display: &Display, nr_files: usize) -> Vec<String> {
+pub(super) fn of_display(display: &Display, nr_files: usize) -> Vec<String> {
     let mut all = Vec::new();
     if let Some(listening) = &display.listening {
         let mut server = format!("{}:{}", listening.address, listening.display);
@@ -147,6 +158,7 @@ mod tests {
             terminals: &["libxl-channel1".to_owned()],
             sockets: &[("libxl-channel2".to_owned(), in_memory())],
             display: None,
+            machine: None,
         };
         arguments(&request, Path::new("/dev/xyl/qemu"), confinement).join(" ")
     }
@@ -172,6 +184,7 @@ mod tests {
             terminals: &[],
             sockets: &[],
             display: None,
+            machine: None,
         };
         let cage = Path::new("/dev/xyl/qemu");
         let line = arguments(&request, cage, Confinement::Options).join(" ");

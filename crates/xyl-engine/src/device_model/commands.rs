@@ -46,7 +46,7 @@ pub(super) fn arguments() -> [String; 4] {
 }
 
 /// The path by which QEMU opens a file that it was given, counted from 0. It knows it without a file system (`monitor/fds.c`).
-fn path_of_file(index: usize) -> String {
+pub(super) fn path_of_file(index: usize) -> String {
     format!("/dev/fdset/{}", number_of_file(index))
 }
 

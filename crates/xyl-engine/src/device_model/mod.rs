@@ -1,9 +1,12 @@
-//! QEMU of a VM: the backend of disks that domain 0's kernel cannot serve, of channels, and of framebuffers with their keyboards.
+//! QEMU of a VM: the backend of disks that domain 0's kernel cannot serve, of channels, and of framebuffers with their keyboards; and the
+//! device model of an HVM guest, which emulates its machine.
 //!
 //! Each domain that starts with such devices has one QEMU for them. Each disk that is attached later has another one ([`QemuId`]): a QEMU
 //! that a guest has used gets no further file and no command. Each QEMU gets its images
 //! as open files, and opens them when it is told to (`commands`). It becomes a user of its own, in a folder with three devices and nothing else (`Dirs::qemu_cage`). The kernel refuses it hypercalls and new processes, and bounds its memory. QEMU's
-//! own filter (`-sandbox`) is not used: Debian builds QEMU without it. It needs no record: each process that takes the domain down finds it by
+//! own filter (`-sandbox`) is not used: Debian builds QEMU without it. A device model is a process of its own (`machine.rs`). It makes hypercalls
+//! until it has restricted itself to its domain, and is then confined to an empty folder (`Dirs::device_model_cage`): it has no way to
+//! xenstore, to grants, or to other domains. It needs no record: each process that takes the domain down finds it by
 //! its user, and before it has become that user by its arguments, which it could change. Its errors are kept until it serves its devices. Later
 //! ones are dropped: a guest can cause any number of them.
 //!
@@ -11,6 +14,7 @@
 
 mod arguments;
 pub(crate) mod commands;
+mod machine;
 mod processes;
 
 use core::net::Ipv4Addr;
@@ -31,6 +35,7 @@ use commands::Drive;
 use processes::may_be_there;
 
 pub use crate::host::dom0::QemuId;
+pub use machine::{Machine, MachineDisk};
 pub use processes::{END_TOKEN, end, end_one, find, find_one, has_others, watch_ends};
 
 /// Paths of QEMU below `/usr`: Debian's, then that of Xen's own installation.
@@ -74,6 +79,15 @@ pub struct Request<'a> {
     pub sockets: &'a [(String, OpenFile)],
     /// The guest's display that it shows.
     pub display: Option<&'a Display>,
+    /// The machine that it emulates, if it is the device model of an HVM guest.
+    pub machine: Option<&'a Machine<'a>>,
+}
+
+impl Request<'_> {
+    /// Whether it maps the guest's memory.
+    fn maps_memory(&self) -> bool {
+        self.display.is_some() || self.machine.is_some()
+    }
 }
 
 /// A guest's display.
@@ -127,16 +141,22 @@ pub fn binary(host: &Host, device: &str) -> Result<PathBuf, EngineError> {
 }
 
 /// The bounds of a QEMU with this number of disks. Each thread has a stack of 8 MiB, and for each the C library may reserve 64 MiB of
-/// addresses. QEMU ends if it cannot start a thread, so there is room for all of them.
-fn bounds(nr_files: usize, has_display: bool) -> Bounds {
-    let nr_disks = u64::try_from(nr_files).unwrap_or(u64::MAX);
+/// addresses. QEMU ends if it cannot start a thread, so there is room for all of them. A device model maps all of the guest's memory, which
+/// counts as addresses alone; a part of it may be mapped twice.
+fn bounds(request: &Request<'_>) -> Bounds {
+    let nr_disks = u64::try_from(request.files.len()).unwrap_or(u64::MAX);
+    let guest_kib = request.machine.map_or(0, |machine| machine.max_kib);
+    let guest_bytes = guest_kib.saturating_mul(2 << 10);
     let nr_threads = nr_disks.saturating_mul(THREADS_OF_DISK);
     let nr_threads = nr_threads.saturating_add(OTHER_THREADS);
     Bounds {
         nr_threads,
         memory_bytes: (1 << 30) + nr_threads.saturating_mul(10 << 20),
-        addresses_bytes: (2 << 30) + nr_threads.saturating_mul(80 << 20),
-        has_display,
+        addresses_bytes: (2_u64 << 30)
+            .saturating_add(nr_threads.saturating_mul(80 << 20))
+            .saturating_add(guest_bytes),
+        has_display: request.display.is_some(),
+        is_device_model: request.machine.is_some(),
     }
 }
 
@@ -153,14 +173,43 @@ pub fn make_cage(host: &Host) -> Result<(), EngineError> {
     made.map_err(|source| EngineError::io("make the folder for QEMU", &cage, source))
 }
 
+/// Makes the empty folder of device models, if it is not there.
+fn make_empty_cage(host: &Host) -> Result<(), EngineError> {
+    let cage = host.dirs.device_model_cage();
+    let made = host.files.make_cage(&Cage {
+        folder: &cage,
+        devices: &[],
+    });
+    made.map_err(|source| EngineError::io("make the folder for device models", &cage, source))
+}
+
+/// Makes the folder to which a QEMU is confined. Returns the folder and the arguments.
+fn prepare(
+    host: &Host,
+    request: &Request<'_>,
+    confinement: Confinement,
+) -> Result<Vec<String>, EngineError> {
+    match request.machine {
+        Some(machine) => {
+            make_empty_cage(host)?;
+            let cage = host.dirs.device_model_cage();
+            Ok(machine::arguments(request, machine, &cage, confinement))
+        }
+        None => {
+            make_cage(host)?;
+            Ok(arguments(request, &host.dirs.qemu_cage(), confinement))
+        }
+    }
+}
+
 /// Starts QEMU for a domain, whose devices' nodes are written. It has not connected to them when this returns.
 ///
 /// # Errors
 /// [`DeviceError::NoQemu`], [`DeviceError::Qemu`], those of the system and of xenstore.
 pub fn start(host: &mut Host, request: &Request<'_>) -> Result<Rc<dyn Child>, EngineError> {
     let binary = binary(host, request.device)?;
-    make_cage(host)?;
     let confinement = confinement(host, &binary)?;
+    let args = prepare(host, request, confinement)?;
     // An earlier domain of this number may have left the word that its QEMU runs. A later QEMU is not alone: the folder may have another one's nodes.
     let QemuId { domid, number } = request.qemu;
     let earlier = match number {
@@ -168,8 +217,6 @@ pub fn start(host: &mut Host, request: &Request<'_>) -> Result<Rc<dyn Child>, En
         _ => format!("{}/state", folder(domid)),
     };
     host.store.rm(&node(&earlier)?)?;
-    let (cage, nr_files) = (host.dirs.qemu_cage(), request.files.len());
-    let args = arguments(request, &cage, confinement);
     let failed = |source| EngineError::io("start", &binary, source);
     let launch = Launch::new(&binary).map_err(failed)?.args(args);
     let password = request.display.and_then(Display::password);
@@ -181,11 +228,11 @@ pub fn start(host: &mut Host, request: &Request<'_>) -> Result<Rc<dyn Child>, En
         keeps_errors: true,
         takes_commands: !request.drives.is_empty(),
         files: &files,
-        bounds: Some(bounds(nr_files, request.display.is_some())),
+        bounds: Some(bounds(request)),
     };
     let child = host.spawn.start(&launch, &given).map_err(failed)?;
-    // libxl knows one QEMU of a domain.
-    if number == 0 {
+    // libxl knows one QEMU of a domain: the device model, if it has one.
+    if number == 0 || request.machine.is_some() {
         let pid = pid_node(domid)?;
         host.store.write(&pid, child.id().to_string().as_bytes())?;
     }
@@ -314,13 +361,13 @@ pub fn serve(request: &Request<'_>, child: &Rc<dyn Child>) -> Result<(), EngineE
     })
 }
 
-/// Leaves a QEMU with a display the memory of its own domain, of all guests whose memory it can map. It has confined itself, so it can open
+/// Leaves a QEMU with a display, and a device model, the memory of its own domain, of all guests whose memory it can map. It has confined itself, so it can open
 /// no other file of privcmd, and its guest does not run yet.
 ///
 /// # Errors
 /// [`DeviceError::Qemu`].
 pub fn keep_to_domain(request: &Request<'_>, child: &Rc<dyn Child>) -> Result<(), EngineError> {
-    if request.display.is_none() {
+    if !request.maps_memory() {
         return Ok(());
     }
     let kept = child.keep_to_domain(request.qemu.domid.0);
@@ -434,11 +481,22 @@ mod tests {
 
     #[test]
     fn all_threads_of_qemu_have_room() {
+        let files = os_port::mem::MemFiles::default();
+        let files = files.of(&os_port::mem::Life::new(1));
+        let file = os_port::Files::keep_in_memory(&files, "x", b"").unwrap();
         for nr_disks in [1, FILES_MAX] {
-            let bounds = bounds(nr_disks, false);
+            let bounds = bounds(&Request {
+                qemu: QemuId::first(DomId(7)),
+                device: "disk `xvda`",
+                files: &vec![&file; nr_disks],
+                terminals: &[],
+                sockets: &[],
+                display: None,
+                machine: None,
+            });
             assert!(bounds.memory_bytes > bounds.nr_threads * (8 << 20));
             assert!(bounds.addresses_bytes > bounds.nr_threads * (72 << 20));
+            assert!(nr_disks > 1 || bounds.nr_threads == 136);
         }
-        assert_eq!(bounds(1, true).nr_threads, 136);
     }
 }

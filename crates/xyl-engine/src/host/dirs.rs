@@ -70,6 +70,11 @@ impl Dirs {
         self.dev.join("xyl/qemu")
     }
 
+    /// The empty folder to which each device model is confined.
+    pub(crate) fn device_model_cage(&self) -> PathBuf {
+        self.dev.join("xyl/machine")
+    }
+
     /// Folder of the sockets of channels.
     pub(crate) fn channels(&self) -> PathBuf {
         self.run.join("channel")

@@ -22,8 +22,10 @@ use xen_sys::SystemSpawn;
 const QEMU_USERS_FROM: u32 = 1_900_000_000;
 /// The distance from the user of a domain's QEMU to that of its next one. No domid is as large.
 const QEMU_USERS_STEP: u32 = 1 << 16;
-/// The largest number of a domain's QEMU.
+/// The largest number of a domain's QEMU that serves devices.
 pub(crate) const QEMU_NUMBER_MAX: u16 = 16;
+/// The number of the device model of an HVM guest.
+const DEVICE_MODEL: u16 = QEMU_NUMBER_MAX + 1;
 /// Time limit for a system command, and for a process to end after a signal.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Starts of the names of QEMU's file: its own, and Debian's for Xen.
@@ -39,12 +41,13 @@ const BLOCK: &str = "/sys/block";
 /// Devices through which a process maps memory of other domains.
 const MAPPING_DEVICES: [&str; 3] = ["/dev/xen/privcmd", "/proc/xen/privcmd", "/dev/xen/gntdev"];
 
-/// One QEMU of a domain. Number 0 serves what the domain has from its start. Each other one serves one disk that was attached later.
+/// One QEMU of a domain. Number 0 serves what the domain has from its start. The last one is the device model of an HVM guest. Each other one
+/// serves one disk that was attached later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QemuId {
     /// The domain that it serves.
     pub domid: DomId,
-    /// Its number, at most `QEMU_NUMBER_MAX`.
+    /// Its number.
     pub number: u16,
 }
 
@@ -52,6 +55,17 @@ impl QemuId {
     /// The QEMU with which a domain starts.
     pub fn first(domid: DomId) -> QemuId {
         QemuId { domid, number: 0 }
+    }
+
+    /// The device model of an HVM guest.
+    pub fn device_model(domid: DomId) -> QemuId {
+        let number = DEVICE_MODEL;
+        QemuId { domid, number }
+    }
+
+    /// Whether it is the device model of an HVM guest.
+    pub(crate) fn is_device_model(self) -> bool {
+        self.number == DEVICE_MODEL
     }
 
     /// A QEMU of a disk that was attached later. `None`: there is none of this number.
@@ -63,7 +77,7 @@ impl QemuId {
 
     /// All that a domain can have.
     pub(crate) fn all(domid: DomId) -> impl Iterator<Item = QemuId> {
-        (0..=QEMU_NUMBER_MAX).map(move |number| QemuId { domid, number })
+        (0..=DEVICE_MODEL).map(move |number| QemuId { domid, number })
     }
 
     /// The user that it becomes. No other process has this user.
@@ -325,6 +339,28 @@ impl Kernel {
     pub fn descriptor(&self, pid: u32, number: u32) -> Option<PathBuf> {
         let path = self.of(pid, "fd").join(number.to_string());
         self.files.link(&path).ok()
+    }
+
+    /// The terminals (ptys) whose other ends a process has open, in the order of its descriptors. Their numbers are the kernel's word.
+    pub fn terminals(&self, pid: u32) -> Vec<PathBuf> {
+        let folder = self.of(pid, "fd");
+        let names = self.names(&folder).into_iter();
+        let mut numbers: Vec<u32> = names.filter_map(|name| name.parse().ok()).collect();
+        numbers.sort_unstable();
+        let is_master = |number: &u32| {
+            let file = self.descriptor(pid, *number);
+            file.is_some_and(|file| file.ends_with("ptmx"))
+        };
+        let masters = numbers.into_iter().filter(is_master);
+        let terminal = |number: u32| {
+            let text = self.text(&self.of(pid, "fdinfo").join(number.to_string()));
+            let index = text
+                .lines()
+                .find_map(|line| line.strip_prefix("tty-index:"))?;
+            let index: u32 = index.trim().parse().ok()?;
+            Some(PathBuf::from(format!("/dev/pts/{index}")))
+        };
+        masters.filter_map(terminal).collect()
     }
 
     /// Reads the last `max_bytes` bytes of the file behind a process's descriptor. It is that file, even if its path now
@@ -590,6 +626,24 @@ mod tests {
 7f0000006000-7f0000008000 rw-s 00001000 00:05 124    /dev/xen/gntdev
 7f0000010000-7f0000020000 r--p 00000000 00:05 125    /usr/lib/privcmd
 ";
+
+    #[test]
+    fn the_terminals_of_a_process_are_the_kernels_word() {
+        let root = tempfile::tempdir().unwrap();
+        let (master, other) = (Path::new("/dev/pts/ptmx"), Path::new("/dev/pts/9"));
+        let descriptors = [(11, master), (3, other), (4, master), (5, master)];
+        pretend_process(root.path(), 12, &["qemu"], &descriptors, "");
+        let folder = root.path().join("proc/12/fdinfo");
+        std::fs::create_dir(&folder).unwrap();
+        for (number, index) in [("4", "tty-index:\t7"), ("11", "tty-index:\t0"), ("5", "x")] {
+            let text = format!("pos:\t0\nflags:\t02\n{index}\n");
+            std::fs::write(folder.join(number), text).unwrap();
+        }
+        let kernel = Kernel::below(root.path());
+        let wanted = ["/dev/pts/7", "/dev/pts/0"].map(PathBuf::from);
+        assert_eq!(kernel.terminals(12), wanted);
+        assert!(kernel.terminals(13).is_empty());
+    }
 
     #[test]
     fn a_process_is_shown_with_what_it_holds() {

@@ -9,6 +9,7 @@ use xenstore::{Batch, Path, Tree};
 use xyl_saga::{At, Facts, OnDeath, Plan, Progress};
 
 use crate::device::{self, KINDS};
+use crate::device_model;
 use crate::operation::xenstore_nodes;
 use crate::operation::{Begun, Kind, OfVm, Steps, step};
 use crate::vm::domid_history::DomidHistory;
@@ -425,14 +426,14 @@ fn ignore_absence(outcome: Result<(), EngineError>) -> Result<(), EngineError> {
     }
 }
 
-/// Refuses a domain with devices that Xyl cannot take down: of other kinds, scripts or backends, or of a device model.
+/// Refuses a domain with devices that Xyl cannot take down: of other kinds, scripts or backends, or of another toolstack's device model.
 pub(crate) fn refuse_foreign_devices(
     host: &mut Host,
     info: &DomainInfo,
 ) -> Result<(), EngineError> {
     let domid = info.domid;
     let mut devices = device::foreign(host, domid)?;
-    if info.kind() == GuestKind::Hvm {
+    if info.kind() == GuestKind::Hvm && device_model::has_others(host, domid) {
         devices.push("a device model".to_owned());
     }
     if devices.is_empty() {

@@ -5,7 +5,7 @@ use os_port::Files;
 use xyl_audit::admit::Decision;
 
 use crate::Notice;
-use crate::config::boot_files::{Images, Opened};
+use crate::config::boot_files::{self, Images, Opened};
 use crate::config::loader;
 use crate::config::{admission, shim};
 use crate::device;
@@ -48,7 +48,11 @@ pub fn preview(files: &dyn Files, dirs: &Dirs, spec: &VmSpec) -> Result<Preview,
         });
     }
     let loader = loader(dirs);
-    let kernel = loader.load(&spec.kernel)?;
+    let path = match &spec.hvm {
+        Some(hvm) => boot_files::hvmloader(files, dirs, None, hvm)?,
+        None => spec.kernel.clone(),
+    };
+    let kernel = loader.load(&path)?;
     let (decision, spec) = admission::preview(files, dirs, spec, &kernel)?;
     device::preview(files, &spec)?;
     let mut warnings = Vec::new();
@@ -56,7 +60,10 @@ pub fn preview(files: &dyn Files, dirs: &Dirs, spec: &VmSpec) -> Result<Preview,
         warnings.push("a Xen without security modules (XSM) passes over `seclabel` and `init_seclabel`; with them Xyl refuses the guest".to_owned());
     }
     let shim = shim::named(&spec, &kernel, &loader)?;
-    let images = Images::load_rest(&spec, Opened::named(kernel), shim)?;
+    let images = match &spec.hvm {
+        Some(hvm) => Images::of_hvm(files, dirs, None, hvm, kernel)?,
+        None => Images::load_rest(&spec, Opened::named(kernel), shim)?,
+    };
     let mut notice = |notice: Notice<'_>| {
         if let Notice::Warning(text) = notice {
             warnings.push(text.to_owned());

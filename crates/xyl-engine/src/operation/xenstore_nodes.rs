@@ -14,6 +14,7 @@ use xen_port::{DomId, GuestKind};
 use crate::device::console::Ring;
 use crate::device::nodes::{Access, Change, NodeRule};
 use crate::device::{DeviceInput, KINDS};
+use crate::vm::hvm::Hvm;
 use crate::vm::spec;
 
 /// Data of a domain for its nodes.
@@ -25,7 +26,7 @@ pub struct DomainTree {
     pub uuid: String,
     /// Name of the VM.
     pub name: String,
-    /// PV or PVH.
+    /// PV, PVH or HVM.
     pub kind: GuestKind,
     /// Memory that it has at the start, in KiB.
     pub target_kib: u64,
@@ -37,6 +38,14 @@ pub struct DomainTree {
     pub console: Ring,
     /// Time of the create as text, in seconds and hundredths since 1970.
     pub start_time: String,
+    /// The machine of an HVM guest.
+    pub hvm: Option<Hvm>,
+}
+
+impl DomainTree {
+    fn video_kib(&self) -> u64 {
+        self.hvm.as_ref().map_or(0, |hvm| hvm.video_kib)
+    }
 }
 
 type Rule = NodeRule<DomainTree>;
@@ -74,7 +83,41 @@ const HOME: &[Rule] = &[
     toolstack(
         "memory/target",
         "guest's balloon driver, xl mem-set, xl list -l",
-        |tree| Some(tree.target_kib.to_string()),
+        |tree| {
+            let target_kib = tree.target_kib.saturating_sub(tree.video_kib());
+            Some(target_kib.to_string())
+        },
+    ),
+    toolstack(
+        "memory/videoram",
+        "xl mem-set, xyl mem-set: a part of the memory that is none of the target",
+        |tree| Some(tree.hvm.as_ref()?.video_kib.to_string()),
+    ),
+    toolstack("hvmloader/bios", "hvmloader: its firmware", |tree| {
+        Some(tree.hvm.as_ref()?.bios.to_string())
+    }),
+    // Without it hvmloader moves memory, and QEMU does not know.
+    toolstack("hvmloader/allow-memory-relocate", "hvmloader", |tree| {
+        tree.hvm.as_ref().map(|_| "0".to_owned())
+    }),
+    toolstack(
+        "platform/acpi",
+        "hvmloader: whether it makes ACPI tables",
+        |tree| Some(flag(tree.hvm.as_ref()?.has_acpi)),
+    ),
+    toolstack("platform/acpi_s3", "as platform/acpi", |tree| {
+        Some(flag(tree.hvm.as_ref()?.has_acpi_s3))
+    }),
+    toolstack("platform/acpi_s4", "as platform/acpi", |tree| {
+        Some(flag(tree.hvm.as_ref()?.has_acpi_s4))
+    }),
+    toolstack(
+        "platform/mmio_hole_size",
+        "hvmloader: size of the hole below 4 GiB, in bytes",
+        |tree| {
+            let hole_mib = tree.hvm.as_ref()?.mmio_hole_mib?;
+            Some((hole_mib << 20).to_string())
+        },
     ),
     // Linux asks for it in guests with HVM's event channels alone.
     toolstack(
@@ -102,15 +145,27 @@ const VM: &[Rule] = &[
 ];
 
 /// Nodes below `/libxl/D`.
-const LIBXL: &[Rule] = &[NodeRule {
-    path: "type",
-    access: Access::Dom0,
-    reader: "libxl, for whatever it does to the domain",
-    value: |tree| Some(spec::kind_text(tree.kind).to_owned()),
-}];
+const LIBXL: &[Rule] = &[
+    NodeRule {
+        path: "type",
+        access: Access::Dom0,
+        reader: "libxl, for whatever it does to the domain",
+        value: |tree| Some(spec::kind_text(tree.kind).to_owned()),
+    },
+    NodeRule {
+        path: "dm-version",
+        access: Access::Dom0,
+        reader: "libxl: the kind of the device model",
+        value: |tree| tree.hvm.as_ref().map(|_| "qemu_xen".to_owned()),
+    },
+];
 
 /// A node for each vCPU, below the domain's home.
 const VCPU_READER: &str = "guest's vCPU hot-plug, xl list -l";
+
+fn flag(is_set: bool) -> String {
+    u8::from(is_set).to_string()
+}
 
 /// An empty node of the guest's own.
 const fn own(path: &'static str, reader: &'static str) -> Rule {
@@ -281,6 +336,7 @@ mod tests {
     use xenstore::{Batch, Client, Path, Tree};
 
     use super::*;
+    use crate::config::plan;
 
     const DOMID: DomId = DomId(7);
 
@@ -289,7 +345,7 @@ mod tests {
             domid: DOMID,
             uuid: "6a1d0c4e-0000-0000-0000-000000000001".to_owned(),
             name: "guest".to_owned(),
-            kind: GuestKind::Pvh,
+            kind: GuestKind::Hvm,
             target_kib: 65536,
             max_kib: 65536,
             vcpus_online: vec![true, false],
@@ -298,7 +354,15 @@ mod tests {
                 port: EvtchnPort(2),
             },
             start_time: "1700000000.42".to_owned(),
+            hvm: machine(),
         }
+    }
+
+    /// A machine that has a value for each node.
+    fn machine() -> Option<Hvm> {
+        let text = "name = 'g'\ntype = 'hvm'\nmemory = 64\nmmio_hole = 512\n";
+        let planned = plan::plan_record("g.cfg", text, &mut || Ok(Vec::new()));
+        planned.unwrap().spec.hvm
     }
 
     /// A xenstored in which the tree has been made.
@@ -357,7 +421,13 @@ mod tests {
             ("/local/domain/7/cpu/1/availability", "offline"),
             ("/local/domain/7/console/ring-ref", "4661"),
             ("/local/domain/7/console/port", "2"),
-            ("/libxl/7/type", "pvh"),
+            ("/local/domain/7/memory/target", "57344"),
+            ("/local/domain/7/memory/videoram", "8192"),
+            ("/local/domain/7/hvmloader/bios", "seabios"),
+            ("/local/domain/7/hvmloader/allow-memory-relocate", "0"),
+            ("/local/domain/7/platform/acpi", "1"),
+            ("/local/domain/7/platform/mmio_hole_size", "536870912"),
+            ("/libxl/7/type", "hvm"),
         ] {
             assert_eq!(read(&mut client, path).as_deref(), Some(value), "{path}");
         }
@@ -413,6 +483,7 @@ mod tests {
         let one_vcpu = |kind| DomainTree {
             kind,
             vcpus_online: vec![true],
+            hvm: None,
             ..tree()
         };
         assert_eq!(changes(&one_vcpu(GuestKind::Pvh)).len(), 30);

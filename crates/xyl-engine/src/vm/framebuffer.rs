@@ -48,7 +48,11 @@ impl Framebuffer {
         }
     }
 
-    fn of_config(display: &types::Display) -> Result<Framebuffer, String> {
+    /// The framebuffer of a display; else why Xyl cannot serve it. An HVM guest's screen is configured in the same way.
+    ///
+    /// # Errors
+    /// A text that says what to do instead.
+    pub(crate) fn of_config(display: &types::Display) -> Result<Framebuffer, String> {
         if display.sdl.enabled == Some(true) || display.sdl.opengl == Some(true) {
             let why = "`sdl` and `opengl` are not supported: the VM's QEMU is a user without rights, and has no window of domain 0's. Write `vnc=1`";
             return Err(why.to_owned());

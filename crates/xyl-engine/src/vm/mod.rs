@@ -8,6 +8,7 @@ pub mod domains;
 pub mod domid_history;
 pub mod framebuffer;
 pub mod given_up;
+pub mod hvm;
 pub mod journal;
 pub mod keyboard;
 pub mod kind;

@@ -9,6 +9,7 @@ use xen_port::{CpuMap, GuestKind, ShutdownReason};
 use crate::vm::channel::Channel;
 use crate::vm::disk::{Disk, Server};
 use crate::vm::framebuffer::Framebuffer;
+use crate::vm::hvm::Hvm;
 use crate::vm::keyboard::{self, Keyboard};
 use crate::vm::nic::Nic;
 use crate::vm::pci::PassedPci;
@@ -23,7 +24,7 @@ pub struct VmSpec {
     pub name: String,
     /// UUID of the VM; also the domain's handle.
     pub uuid: Uuid,
-    /// PV or PVH.
+    /// PV, PVH or HVM.
     pub kind: GuestKind,
     /// Memory target at the start, in KiB.
     pub target_kib: u64,
@@ -43,7 +44,8 @@ pub struct VmSpec {
     pub cpu_cap: Option<u16>,
     /// CPU pool's name or number; `None` is pool 0.
     pub pool: Option<String>,
-    /// Path of the kernel. With a boot loader it is a path on the guest's disk, and empty if the boot loader chooses.
+    /// Path of the kernel. With a boot loader it is a path on the guest's disk, and empty if the boot loader chooses. It is empty for an
+    /// HVM guest that boots from its disks.
     pub kernel: PathBuf,
     /// Path of the ramdisk; `None` without one. With a boot loader it is a path on the guest's disk.
     pub ramdisk: Option<PathBuf>,
@@ -105,6 +107,8 @@ pub struct VmSpec {
     pub pci: Vec<PassedPci>,
     /// Whether Xen's IOMMU serves the domain, so that it can have such devices.
     pub has_iommu: bool,
+    /// The machine of an HVM guest, which its device model emulates; `None` for PV and PVH.
+    pub hvm: Option<Hvm>,
 }
 
 impl VmSpec {
@@ -129,12 +133,17 @@ impl VmSpec {
         let has_disk = self.disks.iter().any(|disk| disk.server == Server::Qemu);
         let is_of_qemu = |keyboard: &Keyboard| keyboard.server == keyboard::Server::Qemu;
         let has_keyboard = self.keyboards.iter().any(is_of_qemu);
-        has_disk || has_keyboard || self.has_display() || !self.channels.is_empty()
+        has_disk || has_keyboard || self.maps_memory() || !self.channels.is_empty()
     }
 
-    /// Whether its QEMU shows a display.
-    pub fn has_display(&self) -> bool {
-        !self.framebuffers.is_empty()
+    /// Whether one of its QEMUs maps the guest's memory: one that shows a display, and a device model.
+    pub fn maps_memory(&self) -> bool {
+        !self.framebuffers.is_empty() || self.hvm.is_some()
+    }
+
+    /// Memory of its graphics card, which is a part of the guest's memory, in KiB.
+    pub fn video_kib(&self) -> u64 {
+        self.hvm.as_ref().map_or(0, |hvm| hvm.video_kib)
     }
 
     /// `pv`, `pvh` or `hvm`, as xl and xenstore write it.

@@ -137,7 +137,7 @@ fn rights_of(host: &mut Host, vm: Vm) -> Rights {
     let (has_links, (has_display, needs_qemu), has_scripts) = match plan::of_record(host, vm.uuid) {
         Ok(planned) => {
             let spec = &planned.spec;
-            let (display, qemu) = (spec.has_display(), spec.needs_qemu());
+            let (display, qemu) = (spec.maps_memory(), spec.needs_qemu());
             (spec.has_links(), (display, qemu), spec.runs_programs())
         }
         Err(_) if store::is_absent(host, vm.uuid) => (false, (false, false), false),

@@ -56,6 +56,11 @@ pub(in crate::device) fn open_to_read(
     Ok(opened.map_err(|source| not_opened(disk, source))?)
 }
 
+/// Opens a disk once more for the device model, which emulates it. The guest's PV backend has it by then, with all checks.
+pub(in crate::device) fn open_emulated(host: &Host, disk: &Disk) -> Result<OpenFile, EngineError> {
+    open(&*host.files, disk)
+}
+
 pub(super) fn not_opened(disk: &Disk, source: std::io::Error) -> DeviceError {
     let (device, path) = (what(disk), disk.target.clone());
     match source.downcast::<UntrustedWay>() {

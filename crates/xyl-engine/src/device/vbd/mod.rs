@@ -38,11 +38,11 @@ use crate::vm::disk::{Disk, Server};
 use crate::vm::paths::node;
 use crate::vm::spec::VmSpec;
 use crate::{EngineError, Host};
-pub(super) use attach::open_to_read;
 use attach::{
     attach, await_earlier_loops, claim, is_open, open, refuse_empty_device, refuse_other_users,
     what,
 };
+pub(super) use attach::{open_emulated, open_to_read};
 use detach::{Left, has_own_script};
 use nodes::TABLES;
 use record::{cfg_of_json, to_json};

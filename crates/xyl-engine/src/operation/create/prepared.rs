@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use uuid::Uuid;
-use xen_build::{BootModule, BuildRequest, Channel, memory};
+use xen_build::{BootModule, BuildRequest, Channel, HvmMachine, memory};
 use xen_image::Image;
 use xen_port::{DomId, EvtchnPort, GuestKind, Hypervisor, PhysInfo};
 use xenstore::{Batch, Tree};
@@ -21,6 +21,7 @@ use crate::config::shim;
 use crate::device::{self};
 use crate::error::Lacking;
 use crate::host::pools::{Pool, Pools};
+use crate::vm::hvm::Hvm;
 use crate::vm::spec::VmSpec;
 use crate::vm::{names, without_domain};
 use crate::{Cancel, EngineError, Host};
@@ -86,7 +87,7 @@ impl Prepared {
             admission::check_runs_pv32(&*host.hv)?;
         }
         check_memory(&spec, &physical)?;
-        let images = Images::load_rest(&spec, opened, shim)?;
+        let images = Images::load(host, &spec, opened, shim)?;
         let daemons = Daemons::find(host)?;
         check_image(&spec, &images, &record.decision, notice)?;
         if !reads_disk {
@@ -381,11 +382,22 @@ pub(crate) fn check_image(
         allow_bare_pv32: decision.is_bare_pv32(),
     };
     let request = build_request(spec, DomId::ZERO, none, start, &modules);
-    match spec.kind {
-        GuestKind::Pv => xen_build::check_pv(&request)?,
-        _ => xen_build::check_pvh(&request)?,
+    match &spec.hvm {
+        Some(hvm) => drop(xen_build::check_hvm(&request, &machine(hvm))?),
+        None if spec.kind == GuestKind::Pv => xen_build::check_pv(&request)?,
+        None => xen_build::check_pvh(&request)?,
     }
     Ok(())
+}
+
+/// The machine of an HVM guest, as the builder of its memory needs it.
+pub(super) fn machine(hvm: &Hvm) -> HvmMachine {
+    let usual = HvmMachine::default();
+    HvmMachine {
+        video_ram_kib: hvm.video_kib,
+        mmio_hole_mib: hvm.mmio_hole_mib.unwrap_or(usual.mmio_hole_mib),
+        apic: hvm.has_apic,
+    }
 }
 
 /// Checks the command line of a guest in the shim, and warns of limits that Xyl cannot check.

@@ -8,7 +8,7 @@ use xenstore::{Batch, Tree};
 use xyl_audit::Operation;
 use xyl_saga::At;
 
-use super::prepared::{KIB, Order, Prepared, check_identity, paging_size_bytes, uses_hap};
+use super::prepared::{KIB, Order, Prepared, check_identity, machine, paging_size_bytes, uses_hap};
 use super::{Context, path, restart_notice};
 use crate::config::admission::{self};
 use crate::config::libxl_json;
@@ -19,6 +19,7 @@ use crate::operation::destroy;
 use crate::operation::patience;
 use crate::operation::xenstore_nodes::{self, DomainTree};
 use crate::vm::domid_history::DomidHistory;
+use crate::vm::spec::VmSpec;
 use crate::vm::{domains, store, userdata};
 use crate::{Cancel, EngineError, Host};
 /// Number of free domids that a create tries, until one was not in use within the last minute.
@@ -96,7 +97,7 @@ fn domain_request(context: &Context<'_>) -> Result<CreateDomain, EngineError> {
         cpupool: prepared.pool.as_ref().map_or(0, |pool| pool.id),
         msr_relaxed: spec.msr_relaxed,
         vmtrace_size_bytes: spec.vmtrace_size_bytes,
-        hvm_pirq: false,
+        hvm_pirq: spec.hvm.as_ref().is_some_and(|hvm| hvm.has_pirq),
     })
 }
 
@@ -179,19 +180,34 @@ pub(super) fn build_memory(host: &mut Host, context: &mut Context<'_>) -> Result
     let modules = prepared.modules();
     let ports = (context.store_port, context.console_port);
     let mut request = prepared.build_request(context.domid()?, ports, &modules);
-    let params = [(HvmParam::TimerMode, prepared.spec.timer_mode)];
+    let params = hvm_params(&prepared.spec);
     let hv = &*host.hv;
-    let (built, mapping) = match prepared.spec.kind {
+    let (built, mapping) = match (prepared.spec.kind, &prepared.spec.hvm) {
         // A mapped page of a PV guest cannot become one of its page tables.
-        GuestKind::Pv => (xen_build::build_pv(hv, &request)?, None),
-        _ => {
+        (GuestKind::Pv, _) => (xen_build::build_pv(hv, &request)?, None),
+        (_, hvm) => {
             request.hvm_params = &params;
-            let (built, mapping) = xen_build::build_pvh_mapped(hv, &request)?;
+            let (built, mapping) = match hvm {
+                Some(hvm) => xen_build::build_hvm_mapped(hv, &request, &machine(hvm))?,
+                None => xen_build::build_pvh_mapped(hv, &request)?,
+            };
             (built, context.keeps_mapping.then_some(mapping))
         }
     };
     (context.built, context.mapping) = (Some(built), mapping);
     Ok(())
+}
+
+/// The parameters of a PVH or HVM guest that come from its configuration. Those of timers and Hyper-V are HVM's.
+fn hvm_params(spec: &VmSpec) -> Vec<(HvmParam, u64)> {
+    let mut params = vec![(HvmParam::TimerMode, spec.timer_mode)];
+    if let Some(hvm) = &spec.hvm {
+        params.push((HvmParam::HpetEnabled, hvm.has_hpet.into()));
+        params.push((HvmParam::VptAlign, hvm.aligns_timers.into()));
+        // Xen lets it be set once, to a value that is not 0.
+        params.extend((hvm.viridian != 0).then_some((HvmParam::Viridian, hvm.viridian)));
+    }
+    params
 }
 
 pub(super) fn set_scheduling(
@@ -262,6 +278,7 @@ fn domain_tree(host: &Host, context: &Context<'_>) -> Result<DomainTree, EngineE
             port: context.console_port,
         },
         start_time: start_time(host.clock.calendar()),
+        hvm: spec.hvm.clone(),
     })
 }
 

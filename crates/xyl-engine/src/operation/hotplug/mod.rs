@@ -17,11 +17,12 @@ pub mod detach;
 pub(crate) mod records;
 
 use uuid::Uuid;
-use xen_port::{DomId, DomainInfo};
+use xen_port::{DomId, DomainInfo, GuestKind};
 
 use crate::device::bus::{BackendDomain, Device};
 use crate::device::hotplug::{self, Hotplug};
 use crate::device::{Kind as DeviceKind, Owner, bus};
+use crate::error::DeviceError;
 use crate::operation::OfVm;
 use crate::{EngineError, Host};
 
@@ -89,6 +90,13 @@ impl Target {
 fn living(host: &Host, info: &DomainInfo) -> Result<DomainInfo, EngineError> {
     if info.domid == DomId::ZERO {
         return Err(EngineError::ControlDomain("changing its devices"));
+    }
+    if info.kind() == GuestKind::Hvm {
+        let what = format!(
+            "domain {} is an HVM guest, whose devices Xyl does not change while it runs yet: shut it down, change its configuration, and create it again",
+            info.domid
+        );
+        return Err(DeviceError::Unsupported { what }.into());
     }
     let now = host.hv.domain_info(info.domid)?;
     now.filter(|now| now.handle == info.handle && !now.flags.dying)

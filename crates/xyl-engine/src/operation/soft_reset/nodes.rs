@@ -118,6 +118,7 @@ impl Live {
             vcpus_online: self.vcpus_online.clone(),
             console,
             start_time: self.start_time.clone().unwrap_or_default(),
+            hvm: None,
         }) {
             change.add_to(&mut batch)?;
         }

@@ -95,6 +95,7 @@ impl World {
                 port: console_port,
             },
             start_time: "1700000000.42".to_owned(),
+            hvm: None,
         }) {
             change.add_to(&mut batch).unwrap();
         }

@@ -1,4 +1,7 @@
-//! The monitor's watch over the QEMUs of its VM. A guest whose QEMU has ended waits for its devices for ever, so the log says it.
+//! The monitor's watch over the QEMUs of its VM. A guest whose QEMU has ended waits for its devices for ever, so the log says it. An HVM guest
+//! whose device model has ended cannot run at all: it counts as crashed, and the VM does what `on_crash` says.
+
+use xen_port::ShutdownReason;
 
 use crate::device;
 use crate::device_model::{self, QemuId};
@@ -19,6 +22,7 @@ pub(super) fn watch(host: &mut Host, vm: Vm) {
 
 /// Removes what a first QEMU that has ended leaves in xenstore. A console would open the terminal that has the number of its terminal next.
 fn forget(host: &mut Host, vm: Vm) -> Result<(), EngineError> {
+    device::forget_serial_lines(host, vm.domid)?;
     if !device_model::find_one(host, QemuId::first(vm.domid)).is_empty() {
         return Ok(());
     }
@@ -39,6 +43,9 @@ pub(super) fn heed_end(
         &info.handle == vm.uuid.as_bytes() && !flags.dying && !flags.shutdown && !flags.paused
     });
     forget(host, vm)?;
+    if device::machine::is_lost(host, vm.domid)? {
+        return end_without_machine(host, vm, log);
+    }
     let unserved = device::without_qemu(host, vm.domid)?;
     if runs && !unserved.is_empty() {
         log(&format!(
@@ -46,6 +53,28 @@ pub(super) fn heed_end(
             vm.domid,
             unserved.join(", ")
         ));
+    }
+    Ok(())
+}
+
+/// Has a domain count as crashed whose device model has ended: its vCPUs wait for ever at their next access to a device. A domain that is
+/// about to go keeps its end.
+fn end_without_machine(
+    host: &mut Host,
+    vm: Vm,
+    log: &mut dyn FnMut(&str),
+) -> Result<(), EngineError> {
+    let info = host.hv.domain_info(vm.domid)?;
+    let is_there = info.is_some_and(|info| {
+        let flags = info.flags;
+        &info.handle == vm.uuid.as_bytes() && !flags.dying && !flags.shutdown
+    });
+    if is_there {
+        log(&format!(
+            "the device model (QEMU) of domain {} has ended, and the guest cannot run without it: it counts as crashed",
+            vm.domid
+        ));
+        host.hv.remote_shutdown(vm.domid, ShutdownReason::Crash)?;
     }
     Ok(())
 }
