@@ -42,7 +42,7 @@ refused 'bad.cfg:4:' xyl create -q "$(cfg 'vcpus = 100000')"
 refused 'bad.cfg:4:.*the format qed is not supported' xyl create -q "$(cfg 'disk = [ "/nosuch,qed,xvda,rw" ]')"
 refused 'xvda.*/dev/null.*character device' xyl create -q "$(cfg 'disk = [ "/dev/null,raw,xvda,rw" ]')"
 refused 'nosuch.*bridge|bridge.*nosuch' xyl create -q "$(cfg 'vif = [ "bridge=nosuch" ]')"
-refused 'HVM guests are not supported by Xyl yet' xyl create -q "$(cfg 'type = "hvm"')"
+refused '`soundhw` is not supported by Xyl yet' xyl create -q "$(cfg 'type = "hvm"' 'soundhw = "hda"')"
 refused 'nosuch.cfg' xyl create -q nosuch.cfg
 refused 'no domain|No such|nosuch' xyl destroy nosuch
 

@@ -34,7 +34,7 @@ pub use qemu::UNKNOWN_DRIVER;
 /// The folder of the devices in xenstore.
 const FOLDER: &str = "/local/domain/0/backend";
 /// Parts of paths that only devices have.
-const DEVICES: [&[u8]; 7] = [
+const DEVICES: [&[u8]; 8] = [
     b"backend/vbd",
     b"backend/vif",
     b"backend/pci",

@@ -63,11 +63,6 @@ impl QemuId {
         QemuId { domid, number }
     }
 
-    /// Whether it is the device model of an HVM guest.
-    pub(crate) fn is_device_model(self) -> bool {
-        self.number == DEVICE_MODEL
-    }
-
     /// A QEMU of a disk that was attached later. `None`: there is none of this number.
     pub(crate) fn later(domid: DomId, number: u16) -> Option<QemuId> {
         (1..=QEMU_NUMBER_MAX)
