@@ -214,7 +214,7 @@ mod tests {
     use xen_port::DomId;
     use xl_cfg::types::Bios;
 
-    use super::super::Display;
+    use super::super::{Display, QemuId};
     use super::*;
     use crate::vm::framebuffer::Framebuffer;
 

@@ -488,6 +488,7 @@ mod tests {
             let bounds = bounds(&Request {
                 qemu: QemuId::first(DomId(7)),
                 device: "disk `xvda`",
+                drives: &[],
                 files: &vec![&file; nr_disks],
                 terminals: &[],
                 sockets: &[],

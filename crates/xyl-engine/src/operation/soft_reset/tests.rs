@@ -71,16 +71,18 @@ impl World {
         let (hv, domid) = (&self.hv, self.vm.domid);
         let store_port = hv.alloc_unbound(domid, DomId::ZERO).unwrap();
         let console_port = hv.alloc_unbound(domid, DomId::ZERO).unwrap();
-        hv.set_hvm_params(
-            domid,
-            &[
-                (HvmParam::StorePfn, 0xfeffc),
-                (HvmParam::StoreEvtchn, store_port.0.into()),
-                (HvmParam::ConsolePfn, 0xfeffd),
-                (HvmParam::ConsoleEvtchn, console_port.0.into()),
-            ],
-        )
-        .unwrap();
+        if !self.is_pv() {
+            hv.set_hvm_params(
+                domid,
+                &[
+                    (HvmParam::StorePfn, 0xfeffc),
+                    (HvmParam::StoreEvtchn, store_port.0.into()),
+                    (HvmParam::ConsolePfn, 0xfeffd),
+                    (HvmParam::ConsoleEvtchn, console_port.0.into()),
+                ],
+            )
+            .unwrap();
+        }
         let mut batch = Batch::new();
         for change in xenstore_nodes::changes(&DomainTree {
             domid,
@@ -113,13 +115,20 @@ impl World {
             guest.write(&home(domid, node), b"mine").unwrap();
         }
         self.hv.open_port(domid, domid);
-        for param in [
+        let params = [
             HvmParam::CallbackIrq,
             HvmParam::StoreEvtchn,
             HvmParam::ConsoleEvtchn,
-        ] {
+        ];
+        for param in params.into_iter().filter(|_| !self.is_pv()) {
             self.hv.set_hvm_param(domid, param, 0x1_0000_0001).unwrap();
         }
+    }
+
+    /// Whether the domain has no HVM parameters.
+    fn is_pv(&self) -> bool {
+        let info = self.hv.domain_info(self.vm.domid).unwrap();
+        info.is_some_and(|info| info.kind() == GuestKind::Pv)
     }
 
     /// A process of its own on this host.
