@@ -9,12 +9,13 @@
 //! | `Libxc` | records of the libxc stream ([`LibxcOrder`]) | after END `Emulators`, or `Ended` without a libxl stream |
 //! | `Emulators` | records about QEMU, of an HVM guest | after END `Ended` |
 //! | `Ended` | nothing | |
+//! | `Failed` | nothing: each call gives the first error again | |
 //!
-//! After an error there is no next part: the reader is `Ended`.
+//! Each state goes to `Failed` with an error.
 
 use std::collections::BTreeSet;
 
-use crate::error::Cause;
+use crate::error::{Cause, StreamError};
 use crate::headers::{Guest, ImageHeader};
 use crate::kinds::{LibxcKind, LibxlKind};
 use crate::limits::Limits;
@@ -42,12 +43,15 @@ pub(crate) enum State {
     Libxc,
     Emulators,
     Ended,
+    Failed,
 }
 
 /// The states of a stream, with what they depend on.
 #[derive(Debug)]
 pub(crate) struct Order {
     state: State,
+    /// The first error of the stream.
+    error: Option<StreamError>,
     kind: StreamKind,
     limits: Limits,
     libxc: Option<LibxcOrder>,
@@ -63,6 +67,7 @@ impl Order {
                 StreamKind::Libxl => State::LibxlHeader,
                 StreamKind::Libxc => State::ImageHeader,
             },
+            error: None,
             kind,
             limits,
             libxc: None,
@@ -74,8 +79,10 @@ impl Order {
         self.state
     }
 
-    pub(crate) fn end(&mut self) {
-        self.state = State::Ended;
+    /// Ends the stream with an error. Returns the first error of the stream.
+    pub(crate) fn fail(&mut self, error: StreamError) -> StreamError {
+        self.state = State::Failed;
+        self.error.get_or_insert(error).clone()
     }
 
     /// Goes from this state to the next one.

@@ -95,7 +95,8 @@ impl<R: Read> Reader<R> {
         self.source.into_inner()
     }
 
-    /// Reads the next part. Returns `None` after the end of the stream, and after an error.
+    /// Reads the next part. Returns `None` after the end of the stream. After an error it returns the same error
+    /// again.
     ///
     /// # Errors
     /// The stream is damaged, breaks a limit or the order, or cannot be read.
@@ -112,14 +113,11 @@ impl<R: Read> Reader<R> {
                 let pages = Pages::new(&self.entries, contents, is_verified);
                 Ok(Some(Event::Pages(pages)))
             }
-            Err(cause) => {
-                self.order.end();
-                Err(StreamError {
-                    offset_bytes: self.part_at_bytes,
-                    part: self.part,
-                    cause,
-                })
-            }
+            Err(cause) => Err(self.order.fail(StreamError {
+                offset_bytes: self.part_at_bytes,
+                part: self.part,
+                cause,
+            })),
         }
     }
 
@@ -131,6 +129,7 @@ impl<R: Read> Reader<R> {
             State::ImageHeader => self.read_image_header(),
             State::Libxc => self.read_libxc_record(),
             State::Ended => Ok(Got::Nothing),
+            State::Failed => Err(Cause::Misplaced),
         }
     }
 

@@ -43,7 +43,7 @@ pub struct Summary {
     pub emulator_nodes: u64,
     /// Number of records that were skipped.
     pub skipped_records: u64,
-    /// Whether the stream has its end.
+    /// Whether the stream was read to its end without an error.
     pub is_whole: bool,
     /// Number of bytes that were read.
     pub length_bytes: u64,

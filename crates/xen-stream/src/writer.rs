@@ -15,7 +15,7 @@ use crate::reader::Event;
 use crate::record::{self, Record};
 
 /// Writes a stream. It refuses parts that a [`crate::Reader`] with the same limits would refuse for their order, their lengths or
-/// their page numbers.
+/// their page numbers. After an error each call returns the same error again, and [`Writer::is_complete`] is false.
 ///
 /// Pages go from the caller's memory to `W` by `write_vectored`, so there is no copy of them. `W` should not be buffered.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl<W: Write> Writer<W> {
         self.offset_bytes
     }
 
-    /// Whether the stream is complete.
+    /// Whether all of the stream was written, without an error.
     pub fn is_complete(&self) -> bool {
         self.order.state() == State::Ended
     }
@@ -221,12 +221,11 @@ impl<W: Write> Writer<W> {
 
     /// Ends the stream with an error.
     fn refuse(&mut self, part: Part, cause: Cause) -> Result<(), StreamError> {
-        self.order.end();
-        Err(StreamError {
+        Err(self.order.fail(StreamError {
             offset_bytes: self.offset_bytes,
             part,
             cause,
-        })
+        }))
     }
 
     /// Writes all bytes of the slices.

@@ -376,11 +376,73 @@ fn an_error_names_its_place() {
 }
 
 #[test]
-fn nothing_follows_an_error() {
-    let bytes = changed(pv_file(), 0, 0);
+fn after_an_error_a_reader_returns_it_again() {
+    // The first part, and the last one.
+    let last = pv_file().len() - 8;
+    for bytes in [changed(pv_file(), 0, 0), changed(pv_file(), last, 9)] {
+        let mut reader = Reader::new(&bytes[..], StreamKind::XlFile, Limits::default());
+        let first = loop {
+            if let Err(error) = reader.next_event() {
+                break error;
+            }
+        };
+        assert_eq!(reader.next_event(), Err(first.clone()));
+        let (summary, again) = Summary::read(&mut reader);
+        assert_eq!((summary.is_whole, again), (false, Some(first)));
+    }
+}
+
+/// Refuses all bytes after the first ones, as a full disk does.
+struct FullDisk {
+    left_bytes: usize,
+}
+
+impl std::io::Write for FullDisk {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match bytes.len().min(self.left_bytes) {
+            0 => Err(std::io::ErrorKind::StorageFull.into()),
+            length => {
+                self.left_bytes -= length;
+                Ok(length)
+            }
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes a stream to a disk that takes so many bytes of it.
+fn write_to(left_bytes: usize) -> Writer<FullDisk> {
+    let bytes = hvm_file();
     let mut reader = Reader::new(&bytes[..], StreamKind::XlFile, Limits::default());
-    assert!(reader.next_event().is_err());
-    assert_eq!(reader.next_event().unwrap(), None);
+    let to = FullDisk { left_bytes };
+    let mut writer = Writer::new(to, StreamKind::XlFile, Limits::default());
+    let mut first = None;
+    while let Some(event) = reader.next_event().unwrap() {
+        let error = writer.event(&event).err();
+        // Once there is an error, it stays.
+        if first.is_some() {
+            assert_eq!(error, first);
+        }
+        first = error;
+    }
+    writer
+}
+
+#[test]
+fn a_stream_that_could_not_be_written_is_not_complete() {
+    let length = hvm_file().len();
+    assert!(write_to(length).is_complete());
+    // The last record, its second half, a record of pages, and the header are not written.
+    for left_bytes in [length - 8, length - 4, 5000, 0] {
+        let mut writer = write_to(left_bytes);
+        assert!(!writer.is_complete(), "{left_bytes}");
+        let error = writer.end().unwrap_err();
+        assert_eq!(error.cause, Cause::Io(std::io::ErrorKind::StorageFull));
+        assert_eq!(writer.offset_bytes(), left_bytes as u64);
+    }
 }
 
 #[test]
@@ -444,7 +506,8 @@ fn a_writer_refuses_what_a_reader_would() {
     assert!(matches!(missing, Cause::Missing { .. }));
     // Nothing more after an error.
     let after = writer.record(&Record::StaticDataEnd).unwrap_err().cause;
-    assert_eq!(after, Cause::Misplaced);
+    assert_eq!(after, missing);
+    assert!(!writer.is_complete());
     let twice = begun().image_header(&image).unwrap_err().cause;
     assert_eq!(twice, Cause::Misplaced);
 }
