@@ -200,6 +200,9 @@ pub enum Cause {
         /// The page frame number.
         pfn: u64,
     },
+    /// A part that is to be written would be read as another one.
+    #[error("a reader would read its bytes as something else")]
+    Ambiguous,
     /// A field has a value that it cannot have.
     #[error("its field `{field}` has the value {value:#x}")]
     Value {

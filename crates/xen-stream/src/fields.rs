@@ -86,6 +86,14 @@ pub(crate) fn entries<const N: usize, T>(
         .collect()
 }
 
+/// Checks that the bytes of a part that is to be written are read as the same part.
+pub(crate) fn same<T: PartialEq>(read: &T, wanted: &T) -> Result<(), Cause> {
+    match read == wanted {
+        true => Ok(()),
+        false => Err(Cause::Ambiguous),
+    }
+}
+
 /// Number of zero bytes that fill up a record of this length.
 pub(crate) fn padding_bytes(length_bytes: u32) -> usize {
     (8 - (length_bytes % 8) as usize) % 8

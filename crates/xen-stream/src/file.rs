@@ -104,20 +104,24 @@ impl FileHead {
                 min_bytes: 0,
                 max_bytes: rest.len() as u64,
             })?;
-        let config = match (config.is_empty(), self.is_json) {
-            (true, false) => Config::None,
-            (true, true) => return Err(Cause::Missing { what: "its JSON" }),
-            (false, true) => Config::Json(config.to_vec()),
-            (false, false) => Config::Text(config.to_vec()),
+        Ok(FileHeader {
+            config: self.config(config)?,
+            optional_flags: self.optional_flags,
+            tail: tail.to_vec(),
+        })
+    }
+
+    fn config(&self, bytes: &[u8]) -> Result<Config, Cause> {
+        let config = match (bytes.is_empty(), self.is_json) {
+            (true, false) => return Ok(Config::None),
+            (_, true) => Config::Json(bytes.to_vec()),
+            (false, false) => Config::Text(bytes.to_vec()),
         };
-        // A C program would read another text up to there.
-        match config.text().contains(&0) {
-            true => Err(Cause::Nul),
-            false => Ok(FileHeader {
-                optional_flags: self.optional_flags,
-                config,
-                tail: tail.to_vec(),
-            }),
+        match config.text() {
+            [] => Err(Cause::Missing { what: "its text" }),
+            // A C program would read another text up to there.
+            text if text.contains(&0) => Err(Cause::Nul),
+            _ => Ok(config),
         }
     }
 }
@@ -132,7 +136,13 @@ impl FileHeader {
         }
     }
 
-    pub(crate) fn to_bytes(&self, limits: &Limits) -> Result<Vec<u8>, Cause> {
+    /// Reads a header with its optional data.
+    pub(crate) fn parse(bytes: &[u8], limits: &Limits) -> Result<FileHeader, Cause> {
+        let mut fields = Fields::of(bytes);
+        FileHead::parse(fields.bytes()?, limits)?.with_optional(fields.rest())
+    }
+
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, Cause> {
         let flags = match self.config {
             Config::Json(_) => JSON | STREAM_V2,
             Config::None | Config::Text(_) => STREAM_V2,
@@ -140,7 +150,6 @@ impl FileHeader {
         let config = self.config.bytes();
         let optional = [&length_of(config)?.to_le_bytes()[..], config, &self.tail].concat();
         let optional_bytes = length_of(&optional)?;
-        within(optional_bytes, 0, u64::from(limits.config_max_bytes))?;
         let numbers = [BYTE_ORDER, flags, self.optional_flags, optional_bytes];
         let mut bytes = MAGIC.to_vec();
         bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));

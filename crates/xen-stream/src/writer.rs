@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, Write};
 
 use crate::emulator::{self, EmulatorContext, EmulatorXenstore};
 use crate::error::{Cause, Part, StreamError};
-use crate::fields::{length_of, padding_bytes};
+use crate::fields::{Fields, length_of, padding_bytes, same};
 use crate::file::FileHeader;
 use crate::headers::{ImageHeader, LibxlHeader};
 use crate::kinds::{LibxcKind, LibxlKind};
@@ -14,8 +14,8 @@ use crate::pages::{self, PAGES_MAX, Page, PageEntry};
 use crate::reader::Event;
 use crate::record::{self, Record};
 
-/// Writes a stream. It refuses parts that a [`crate::Reader`] with the same limits would refuse for their order, their lengths or
-/// their page numbers. After an error each call returns the same error again, and [`Writer::is_complete`] is false.
+/// Writes a stream. It refuses parts that a [`crate::Reader`] with the same limits would refuse, or would read as other parts.
+/// Therefore it reads what it is about to write, except pages and the state of QEMU, whose bytes no reader checks. After an error each call returns the same error again, and [`Writer::is_complete`] is false.
 ///
 /// Pages go from the caller's memory to `W` by `write_vectored`, so there is no copy of them. `W` should not be buffered.
 #[derive(Debug)]
@@ -78,7 +78,9 @@ impl<W: Write> Writer<W> {
     pub fn file_header(&mut self, header: &FileHeader) -> Result<(), StreamError> {
         self.write_part(Part::FileHeader, |writer| {
             writer.order.pass(State::FileHeader, State::LibxlHeader)?;
-            header.to_bytes(&writer.limits)
+            let bytes = header.to_bytes()?;
+            same(&FileHeader::parse(&bytes, &writer.limits)?, header)?;
+            Ok(bytes)
         })
     }
 
@@ -98,7 +100,7 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// See [`Writer::event`].
     pub fn libxc_context(&mut self) -> Result<(), StreamError> {
-        self.libxl_record(LibxlKind::LibxcContext, &[])
+        self.libxl_record(LibxlKind::LibxcContext, || Ok(Vec::new()))
     }
 
     /// Writes the headers of the libxc stream.
@@ -107,8 +109,10 @@ impl<W: Write> Writer<W> {
     /// See [`Writer::event`].
     pub fn image_header(&mut self, header: &ImageHeader) -> Result<(), StreamError> {
         self.write_part(Part::ImageHeader, |writer| {
+            let bytes = header.to_bytes();
+            same(&ImageHeader::parse(Fields::of(&bytes).bytes()?)?, header)?;
             writer.order.pass_image_header(header)?;
-            Ok(header.to_bytes())
+            Ok(bytes)
         })
     }
 
@@ -122,6 +126,7 @@ impl<W: Write> Writer<W> {
             let body = record.body()?;
             let length_bytes = length_of(&body)?;
             record::check_length(kind, length_bytes, &writer.limits)?;
+            same(&Record::parse(kind, body.clone())?, record)?;
             writer.order.pass_record(record)?;
             framed(kind.code(), &body)
         })
@@ -183,7 +188,11 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// See [`Writer::event`].
     pub fn emulator_xenstore(&mut self, nodes: &EmulatorXenstore) -> Result<(), StreamError> {
-        self.libxl_record(LibxlKind::EmulatorXenstore, &nodes.to_bytes())
+        self.libxl_record(LibxlKind::EmulatorXenstore, || {
+            let body = nodes.to_bytes();
+            same(&EmulatorXenstore::parse(&body)?, nodes)?;
+            Ok(body)
+        })
     }
 
     /// Writes the state of an emulator.
@@ -191,7 +200,7 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// See [`Writer::event`].
     pub fn emulator_context(&mut self, context: &EmulatorContext) -> Result<(), StreamError> {
-        self.libxl_record(LibxlKind::EmulatorContext, &context.to_bytes())
+        self.libxl_record(LibxlKind::EmulatorContext, || Ok(context.to_bytes()))
     }
 
     /// Writes the end of the libxl stream.
@@ -199,14 +208,19 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// See [`Writer::event`].
     pub fn end(&mut self) -> Result<(), StreamError> {
-        self.libxl_record(LibxlKind::End, &[])
+        self.libxl_record(LibxlKind::End, || Ok(Vec::new()))
     }
 
-    fn libxl_record(&mut self, kind: LibxlKind, body: &[u8]) -> Result<(), StreamError> {
+    fn libxl_record(
+        &mut self,
+        kind: LibxlKind,
+        body: impl FnOnce() -> Result<Vec<u8>, Cause>,
+    ) -> Result<(), StreamError> {
         self.write_part(Part::LibxlRecord { code: kind.code() }, |writer| {
-            emulator::check_length(kind, length_of(body)?, &writer.limits)?;
+            let body = body()?;
+            emulator::check_length(kind, length_of(&body)?, &writer.limits)?;
             writer.order.pass_libxl(kind)?;
-            framed(kind.code(), body)
+            framed(kind.code(), &body)
         })
     }
 

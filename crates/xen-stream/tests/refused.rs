@@ -16,8 +16,8 @@ use common::{
 };
 use proptest::prelude::*;
 use xen_stream::{
-    Cause, Event, Guest, HvmContext, HvmContextError, ImageHeader, Limits, Page, PageKind, Part,
-    Reader, Record, StreamKind, Summary, Writer,
+    Cause, Config, Event, FileHeader, Guest, HvmContext, HvmContextError, ImageHeader, Limits,
+    Page, PageKind, Part, Reader, Record, StreamKind, Summary, VcpuPart, VcpuState, Writer,
 };
 
 /// The cause for which a libxc stream of these parts is refused.
@@ -510,6 +510,90 @@ fn a_writer_refuses_what_a_reader_would() {
     assert!(!writer.is_complete());
     let twice = begun().image_header(&image).unwrap_err().cause;
     assert_eq!(twice, Cause::Misplaced);
+}
+
+/// The cause for which a writer of a PV guest refuses this record.
+fn written(record: Record) -> Cause {
+    let bytes = pv_parts(3).concat();
+    let mut reader = Reader::new(&bytes[..], StreamKind::Libxc, Limits::default());
+    let mut writer = Writer::new(Vec::new(), StreamKind::Libxc, Limits::default());
+    while let Some(event) = reader.next_event().unwrap() {
+        if matches!(event, Event::Record(Record::SharedInfo(_))) {
+            break;
+        }
+        writer.event(&event).unwrap();
+    }
+    writer.record(&record).unwrap_err().cause
+}
+
+#[test]
+fn a_writer_refuses_values_that_a_reader_would() {
+    let vcpu = |part, bytes| {
+        let state = vec![1; bytes];
+        Record::Vcpu(VcpuState {
+            part,
+            vcpu: 0,
+            state,
+        })
+    };
+    for (part, bytes) in [
+        (VcpuPart::Basic, 100),
+        (VcpuPart::Extended, 129),
+        (VcpuPart::Xsave, 15),
+    ] {
+        assert!(matches!(written(vcpu(part, bytes)), Cause::Length { .. }));
+    }
+    let msrs = vcpu(VcpuPart::Msrs, 17);
+    assert!(matches!(written(msrs), Cause::Ragged { .. }));
+    let garbage = Record::HvmContext(b"garbage".to_vec());
+    assert!(matches!(written(garbage), Cause::HvmContext(_)));
+}
+
+#[test]
+fn a_writer_refuses_headers_that_a_reader_would() {
+    let header = |json: &[u8]| {
+        let mut writer = Writer::new(Vec::new(), StreamKind::XlFile, Limits::default());
+        let header = FileHeader {
+            config: Config::Json(json.to_vec()),
+            ..FileHeader::with_json(b"")
+        };
+        writer.file_header(&header).unwrap_err().cause
+    };
+    let missing = Cause::Missing { what: "its text" };
+    assert_eq!(header(b""), missing);
+    assert_eq!(header(b"\0"), missing);
+    assert_eq!(header(b"{}\0{}\0"), Cause::Nul);
+    let mut writer = Writer::new(Vec::new(), StreamKind::Libxc, Limits::default());
+    let image = ImageHeader {
+        version: 4,
+        guest: Guest::Hvm,
+        xen: (4, 20),
+    };
+    let version = Cause::Version { version: 4 };
+    assert_eq!(writer.image_header(&image).unwrap_err().cause, version);
+}
+
+#[test]
+fn a_writer_puts_no_further_nodes_into_a_value() {
+    let nodes = |path: &str, value: &[u8]| {
+        let bytes = hvm_file();
+        let mut reader = Reader::new(&bytes[..], StreamKind::XlFile, Limits::default());
+        let mut writer = Writer::new(Vec::new(), StreamKind::XlFile, Limits::default());
+        while let Some(event) = reader.next_event().unwrap() {
+            if let Event::EmulatorXenstore(mut nodes) = event {
+                nodes.nodes = vec![(path.to_owned(), value.to_vec())];
+                return writer
+                    .emulator_xenstore(&nodes)
+                    .map_err(|error| error.cause);
+            }
+            writer.event(&event).unwrap();
+        }
+        panic!("no nodes");
+    };
+    assert_eq!(nodes("key", b"value"), Ok(()));
+    assert_eq!(nodes("key", b"value\0other\0value"), Err(Cause::Ambiguous));
+    assert_eq!(nodes("key", b"value\0"), Err(Cause::Nul));
+    assert_eq!(nodes("../key", b"value"), Err(Cause::NodeName));
 }
 
 /// Reads all of a stream.
