@@ -15,6 +15,8 @@ const VCPU_HEAD_BYTES: u64 = 8;
 const VCPU_BASIC_BYTES: [usize; 2] = [VcpuPart::BASIC_32_BYTES, 5168];
 /// Largest further registers of a vCPU (`xen_domctl_ext_vcpucontext`).
 const VCPU_EXTENDED_MAX_BYTES: usize = 128;
+/// Length of the number and the size that they begin with.
+const EXTENDED_HEAD_BYTES: u64 = 8;
 /// Smallest and largest state of XSAVE. A vCPU that has never used it has the two masks alone.
 const VCPU_XSAVE_BYTES: [usize; 2] = [16, 64 << 10];
 /// Length of an MSR's entry.
@@ -143,6 +145,15 @@ impl VcpuPart {
                 entry_bytes: VCPU_MSR_BYTES as u64,
             }),
             VcpuPart::Extended | VcpuPart::Msrs => Ok(()),
+        }
+    }
+
+    /// Checks what the state of a vCPU says about itself.
+    fn check_state(self, vcpu: u32, state: &[u8]) -> Result<(), Cause> {
+        self.check(state.len())?;
+        match self {
+            VcpuPart::Extended if !state.is_empty() => check_extended(vcpu, state),
+            _ => Ok(()),
         }
     }
 
@@ -374,12 +385,26 @@ fn parse_vcpu(part: VcpuPart, mut fields: Fields<'_>) -> Result<Record, Cause> {
     let vcpu = fields.u32()?;
     fields.zero::<4>()?;
     let state = fields.rest();
-    part.check(state.len())?;
+    part.check_state(vcpu, state)?;
     Ok(Record::Vcpu(VcpuState {
         part,
         vcpu,
         state: state.to_vec(),
     }))
+}
+
+/// Checks that the further registers name the same vCPU as their record: Xen uses the number in the registers.
+fn check_extended(vcpu: u32, state: &[u8]) -> Result<(), Cause> {
+    let mut fields = Fields::of(state);
+    let (named, size_bytes) = (fields.u32()?, fields.u32()?);
+    if named != vcpu {
+        return Err(Cause::Value {
+            field: "vcpu",
+            value: u64::from(named),
+        });
+    }
+    let max_bytes = state.len() as u64;
+    within(size_bytes, EXTENDED_HEAD_BYTES, max_bytes)
 }
 
 fn parse_shared_info(mut fields: Fields<'_>) -> Result<Record, Cause> {

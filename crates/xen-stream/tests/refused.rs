@@ -10,9 +10,9 @@
 mod common;
 
 use common::{
-    again, cause, cpuid_policy, emulators, file_header, hvm_context, hvm_file, hvm_header,
-    hvm_parts, hvm_record, image_header, libxl_header, longs, pages, pv_file, pv_parts, record,
-    tsc_info, words, xl_file,
+    again, cause, cpuid_policy, emulators, extended, file_header, hvm_context, hvm_file,
+    hvm_header, hvm_parts, hvm_record, image_header, libxl_header, longs, pages, pv_file, pv_parts,
+    record, tsc_info, words, xl_file,
 };
 use proptest::prelude::*;
 use xen_stream::{
@@ -271,6 +271,20 @@ fn fields_are_checked() {
     let unknown = [record(3, &words(&[3, 0]))];
     let unknown = cause(&xl_file(&hvm_parts(3), &unknown), StreamKind::XlFile);
     assert_eq!(unknown, value("emulator_id", 3));
+}
+
+#[test]
+fn further_registers_name_the_vcpu_of_their_record() {
+    let with = |state: Vec<u8>| pv_with(10, record(5, &[words(&[0, 0]), state].concat()));
+    let field = "vcpu";
+    assert_eq!(
+        with(extended(1, 120, 128)),
+        Cause::Value { field, value: 1 }
+    );
+    for (size_bytes, real_bytes) in [(129, 128), (121, 120), (7, 128), (0, 128), (8, 7)] {
+        let cause = with(extended(0, size_bytes, real_bytes));
+        assert!(matches!(cause, Cause::Length { .. }), "{cause}");
+    }
 }
 
 #[test]

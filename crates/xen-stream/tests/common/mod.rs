@@ -95,6 +95,13 @@ pub fn tsc_info() -> Vec<u8> {
     record(8, &body)
 }
 
+/// Further registers of a vCPU: its number, the size that they claim, and their real size.
+pub fn extended(vcpu: u32, size_bytes: u32, real_bytes: usize) -> Vec<u8> {
+    let mut state = words(&[vcpu, size_bytes]);
+    state.resize(real_bytes, 2);
+    state
+}
+
 /// The records of a libxc stream of a PV guest with 64 bits, 4 pages and 2 vCPUs, in parts.
 pub fn pv_parts(version: u8) -> Vec<Vec<u8>> {
     let mut parts = vec![
@@ -115,7 +122,10 @@ pub fn pv_parts(version: u8) -> Vec<Vec<u8>> {
     for vcpu in 0..2 {
         let head = words(&[vcpu, 0]);
         parts.push(record(4, &[&head[..], &[1; 5168]].concat()));
-        parts.push(record(5, &[&head[..], &[2; 128]].concat()));
+        parts.push(record(
+            5,
+            &[head.clone(), extended(vcpu, 120, 128)].concat(),
+        ));
         parts.push(record(6, &[&head[..], &[3; 16]].concat()));
         parts.push(record(12, &[&head[..], &[4; 32]].concat()));
     }
