@@ -1,5 +1,7 @@
 //! Records of the libxl stream about QEMU: [`EmulatorXenstore`] and [`EmulatorContext`].
 
+use std::collections::BTreeSet;
+
 use crate::error::Cause;
 use crate::fields::{Fields, within};
 use crate::kinds::LibxlKind;
@@ -110,8 +112,12 @@ fn parse_nodes(data: &[u8]) -> Result<Vec<(String, Vec<u8>)>, Cause> {
     let data = data.strip_suffix(b"\0").ok_or(Cause::Nul)?;
     let mut words = data.split(|byte| *byte == 0);
     let mut nodes = Vec::new();
+    let mut seen = BTreeSet::new();
     while let Some(path) = words.next() {
         let value = words.next().ok_or(Cause::Nul)?;
+        if !seen.insert(path) {
+            return Err(Cause::DuplicateNode);
+        }
         nodes.push((parse_path(path)?, value.to_vec()));
     }
     Ok(nodes)

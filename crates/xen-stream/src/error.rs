@@ -200,6 +200,20 @@ pub enum Cause {
         /// The page frame number.
         pfn: u64,
     },
+    /// Two entries of a table have the same number.
+    #[error("two of its entries have the same `{field}`, {value:#x}")]
+    DuplicateEntry {
+        /// Name of the field that must be different in each entry.
+        field: &'static str,
+        /// The value that two entries have.
+        value: u64,
+    },
+    /// A node in xenstore is there twice.
+    #[error("it has two values for the same node in xenstore")]
+    DuplicateNode,
+    /// The records about QEMU name different emulators.
+    #[error("it names another emulator than the record before it")]
+    OtherEmulator,
     /// A part that is to be written would be read as another one.
     #[error("a reader would read its bytes as something else")]
     Ambiguous,

@@ -1,5 +1,7 @@
 //! Reads and writes little-endian fields of records.
 
+use std::collections::BTreeSet;
+
 use crate::error::Cause;
 
 /// Reads fields from the beginning of bytes.
@@ -84,6 +86,20 @@ pub(crate) fn entries<const N: usize, T>(
         .iter()
         .map(|chunk| entry(&mut Fields::of(chunk)))
         .collect()
+}
+
+/// Checks that no two entries have the same key.
+pub(crate) fn unique<T>(
+    field: &'static str,
+    entries: &[T],
+    key: impl Fn(&T) -> u64,
+) -> Result<(), Cause> {
+    let mut seen = BTreeSet::new();
+    let duplicate = entries.iter().map(key).find(|value| !seen.insert(*value));
+    match duplicate {
+        Some(value) => Err(Cause::DuplicateEntry { field, value }),
+        None => Ok(()),
+    }
 }
 
 /// Checks that the bytes of a part that is to be written are read as the same part.

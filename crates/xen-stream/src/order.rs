@@ -13,8 +13,9 @@
 //!
 //! Each state goes to `Failed` with an error.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::emulator::Emulator;
 use crate::error::{Cause, StreamError};
 use crate::headers::{Guest, ImageHeader};
 use crate::kinds::{LibxcKind, LibxlKind};
@@ -55,8 +56,8 @@ pub(crate) struct Order {
     kind: StreamKind,
     limits: Limits,
     libxc: Option<LibxcOrder>,
-    /// Records about QEMU that were there.
-    emulators: BTreeSet<LibxlKind>,
+    /// Records about QEMU that were there, and the emulator that each names.
+    emulators: BTreeMap<LibxlKind, Emulator>,
 }
 
 impl Order {
@@ -71,7 +72,7 @@ impl Order {
             kind,
             limits,
             libxc: None,
-            emulators: BTreeSet::new(),
+            emulators: BTreeMap::new(),
         }
     }
 
@@ -139,21 +140,36 @@ impl Order {
         let guest = self.libxc.as_ref().map(|libxc| libxc.header.guest);
         match guest {
             Some(guest @ Guest::Pv) => Err(Cause::NotForGuest { guest }),
-            _ if self.emulators.contains(&kind) => Err(Cause::Repeated),
+            _ if self.emulators.contains_key(&kind) => Err(Cause::Repeated),
             _ => Ok(()),
         }
     }
 
-    /// Goes past a record of the libxl stream.
-    pub(crate) fn pass_libxl(&mut self, kind: LibxlKind) -> Result<(), Cause> {
+    /// Goes past the record LIBXC_CONTEXT.
+    pub(crate) fn pass_libxc_context(&mut self) -> Result<(), Cause> {
+        self.admit_libxl(LibxlKind::LibxcContext)?;
+        self.state = State::ImageHeader;
+        Ok(())
+    }
+
+    /// Goes past a record about QEMU. A guest has one emulator.
+    pub(crate) fn pass_emulator(
+        &mut self,
+        kind: LibxlKind,
+        emulator: Emulator,
+    ) -> Result<(), Cause> {
         self.admit_libxl(kind)?;
-        match kind {
-            LibxlKind::LibxcContext => self.state = State::ImageHeader,
-            LibxlKind::End => self.state = State::Ended,
-            _ => {
-                self.emulators.insert(kind);
-            }
+        if self.emulators.values().any(|other| *other != emulator) {
+            return Err(Cause::OtherEmulator);
         }
+        self.emulators.insert(kind, emulator);
+        Ok(())
+    }
+
+    /// Goes past the end of the libxl stream.
+    pub(crate) fn pass_libxl_end(&mut self) -> Result<(), Cause> {
+        self.admit_libxl(LibxlKind::End)?;
+        self.state = State::Ended;
         Ok(())
     }
 }

@@ -203,17 +203,29 @@ impl<R: Read> Reader<R> {
         self.order.admit_libxl(kind)?;
         emulator::check_length(kind, length_bytes, &self.limits)?;
         let body = self.read_body(length_bytes)?;
-        let event = match kind {
-            LibxlKind::EmulatorXenstore => Event::EmulatorXenstore(EmulatorXenstore::parse(&body)?),
-            LibxlKind::EmulatorContext => Event::EmulatorContext(EmulatorContext::parse(&body)?),
-            LibxlKind::LibxcContext => Event::LibxcContext,
-            LibxlKind::End => Event::End,
+        Ok(Got::Event(match kind {
+            LibxlKind::EmulatorXenstore => {
+                let nodes = EmulatorXenstore::parse(&body)?;
+                self.order.pass_emulator(kind, nodes.emulator)?;
+                Event::EmulatorXenstore(nodes)
+            }
+            LibxlKind::EmulatorContext => {
+                let context = EmulatorContext::parse(&body)?;
+                self.order.pass_emulator(kind, context.emulator)?;
+                Event::EmulatorContext(context)
+            }
+            LibxlKind::LibxcContext => {
+                self.order.pass_libxc_context()?;
+                Event::LibxcContext
+            }
+            LibxlKind::End => {
+                self.order.pass_libxl_end()?;
+                Event::End
+            }
             LibxlKind::CheckpointEnd | LibxlKind::CheckpointState => {
                 return Err(Cause::Checkpointed);
             }
-        };
-        self.order.pass_libxl(kind)?;
-        Ok(Got::Event(event))
+        }))
     }
 
     fn read_libxc_record(&mut self) -> Result<Got, Cause> {

@@ -1,7 +1,7 @@
 //! [`Record`]: the records of a libxc stream other than pages.
 
 use crate::error::Cause;
-use crate::fields::{Fields, all_zero, entries, within};
+use crate::fields::{Fields, all_zero, entries, unique, within};
 use crate::hvm_context::HvmContext;
 use crate::kinds::LibxcKind;
 use crate::limits::Limits;
@@ -140,10 +140,7 @@ impl VcpuPart {
                     false => Err(outside(min_bytes, max_bytes)),
                 }
             }
-            VcpuPart::Msrs if !length.is_multiple_of(VCPU_MSR_BYTES) => Err(Cause::Ragged {
-                length_bytes: length as u64,
-                entry_bytes: VCPU_MSR_BYTES as u64,
-            }),
+            // Their entries are checked.
             VcpuPart::Extended | VcpuPart::Msrs => Ok(()),
         }
     }
@@ -153,6 +150,7 @@ impl VcpuPart {
         self.check(state.len())?;
         match self {
             VcpuPart::Extended if !state.is_empty() => check_extended(vcpu, state),
+            VcpuPart::Msrs => check_msrs(state),
             _ => Ok(()),
         }
     }
@@ -185,7 +183,7 @@ pub struct TscInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HvmParam {
     /// Number of the parameter (`HVM_PARAM_*`).
-    pub index: u64,
+    pub index: u32,
     /// Value of the parameter.
     pub value: u64,
 }
@@ -330,7 +328,7 @@ fn hvm_params_body(params: &[HvmParam]) -> Result<Vec<u8>, Cause> {
     })?;
     let mut bytes = words([count, 0]);
     for param in params {
-        bytes.extend(param.index.to_le_bytes());
+        bytes.extend(u64::from(param.index).to_le_bytes());
         bytes.extend(param.value.to_le_bytes());
     }
     Ok(bytes)
@@ -407,6 +405,16 @@ fn check_extended(vcpu: u32, state: &[u8]) -> Result<(), Cause> {
     within(size_bytes, EXTENDED_HEAD_BYTES, max_bytes)
 }
 
+/// Checks the list of a vCPU's MSRs: number, reserved, value.
+fn check_msrs(state: &[u8]) -> Result<(), Cause> {
+    let numbers = entries::<VCPU_MSR_BYTES, _>(state, |fields| {
+        let number = fields.u32()?;
+        fields.zero::<4>()?;
+        Ok(number)
+    })?;
+    unique("index", &numbers, |number| u64::from(*number))
+}
+
 fn parse_shared_info(mut fields: Fields<'_>) -> Result<Record, Cause> {
     let page = fields.bytes::<PAGE_BYTES>()?;
     Ok(Record::SharedInfo(Box::new(*page)))
@@ -427,11 +435,16 @@ fn parse_hvm_params(mut fields: Fields<'_>) -> Result<Record, Cause> {
     let count = fields.u32()?;
     fields.zero::<4>()?;
     let params = entries::<16, _>(fields.rest(), |fields| {
+        let index = fields.u64()?;
         Ok(HvmParam {
-            index: fields.u64()?,
+            index: u32::try_from(index).map_err(|_| Cause::Value {
+                field: "index",
+                value: index,
+            })?,
             value: fields.u64()?,
         })
     })?;
+    unique("index", &params, |param| u64::from(param.index))?;
     match params.len() as u64 == u64::from(count) {
         true => Ok(Record::HvmParams(params)),
         false => Err(Cause::Value {
@@ -449,6 +462,9 @@ fn parse_cpuid_policy(body: &[u8]) -> Result<Record, Cause> {
             registers: [fields.u32()?, fields.u32()?, fields.u32()?, fields.u32()?],
         })
     })?;
+    unique("leaf, subleaf", &leaves, |leaf| {
+        u64::from(leaf.leaf) << 32 | u64::from(leaf.subleaf)
+    })?;
     Ok(Record::CpuidPolicy(leaves))
 }
 
@@ -460,5 +476,6 @@ fn parse_msr_policy(body: &[u8]) -> Result<Record, Cause> {
             value: fields.u64()?,
         })
     })?;
+    unique("index", &entries, |entry| u64::from(entry.index))?;
     Ok(Record::MsrPolicy(entries))
 }

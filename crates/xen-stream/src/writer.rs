@@ -100,7 +100,10 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// See [`Writer::event`].
     pub fn libxc_context(&mut self) -> Result<(), StreamError> {
-        self.libxl_record(LibxlKind::LibxcContext, || Ok(Vec::new()))
+        self.libxl_record(LibxlKind::LibxcContext, |order| {
+            order.pass_libxc_context()?;
+            Ok(Vec::new())
+        })
     }
 
     /// Writes the headers of the libxc stream.
@@ -188,9 +191,11 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// See [`Writer::event`].
     pub fn emulator_xenstore(&mut self, nodes: &EmulatorXenstore) -> Result<(), StreamError> {
-        self.libxl_record(LibxlKind::EmulatorXenstore, || {
+        let kind = LibxlKind::EmulatorXenstore;
+        self.libxl_record(kind, |order| {
             let body = nodes.to_bytes();
             same(&EmulatorXenstore::parse(&body)?, nodes)?;
+            order.pass_emulator(kind, nodes.emulator)?;
             Ok(body)
         })
     }
@@ -200,7 +205,11 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// See [`Writer::event`].
     pub fn emulator_context(&mut self, context: &EmulatorContext) -> Result<(), StreamError> {
-        self.libxl_record(LibxlKind::EmulatorContext, || Ok(context.to_bytes()))
+        let kind = LibxlKind::EmulatorContext;
+        self.libxl_record(kind, |order| {
+            order.pass_emulator(kind, context.emulator)?;
+            Ok(context.to_bytes())
+        })
     }
 
     /// Writes the end of the libxl stream.
@@ -208,18 +217,20 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// See [`Writer::event`].
     pub fn end(&mut self) -> Result<(), StreamError> {
-        self.libxl_record(LibxlKind::End, || Ok(Vec::new()))
+        self.libxl_record(LibxlKind::End, |order| {
+            order.pass_libxl_end()?;
+            Ok(Vec::new())
+        })
     }
 
     fn libxl_record(
         &mut self,
         kind: LibxlKind,
-        body: impl FnOnce() -> Result<Vec<u8>, Cause>,
+        body: impl FnOnce(&mut Order) -> Result<Vec<u8>, Cause>,
     ) -> Result<(), StreamError> {
         self.write_part(Part::LibxlRecord { code: kind.code() }, |writer| {
-            let body = body()?;
+            let body = body(&mut writer.order)?;
             emulator::check_length(kind, length_of(&body)?, &writer.limits)?;
-            writer.order.pass_libxl(kind)?;
             framed(kind.code(), &body)
         })
     }

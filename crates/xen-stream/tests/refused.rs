@@ -12,7 +12,7 @@ mod common;
 use common::{
     again, cause, cpuid_policy, emulators, extended, file_header, hvm_context, hvm_file,
     hvm_header, hvm_parts, hvm_record, image_header, libxl_header, longs, pages, pv_file, pv_parts,
-    record, tsc_info, words, xl_file,
+    record, tsc_info, vcpu_msrs, words, xl_file,
 };
 use proptest::prelude::*;
 use xen_stream::{
@@ -284,6 +284,46 @@ fn further_registers_name_the_vcpu_of_their_record() {
     for (size_bytes, real_bytes) in [(129, 128), (121, 120), (7, 128), (0, 128), (8, 7)] {
         let cause = with(extended(0, size_bytes, real_bytes));
         assert!(matches!(cause, Cause::Length { .. }), "{cause}");
+    }
+}
+
+#[test]
+fn entries_that_are_there_twice_are_refused() {
+    let duplicate = |field, value| Cause::DuplicateEntry { field, value };
+    let params = |indexes: [u64; 2]| {
+        let [one, two] = indexes;
+        let params = longs(&[one, 1, two, 1]);
+        hvm_with(8, record(10, &[words(&[2, 0]), params].concat()))
+    };
+    assert_eq!(params([5, 5]), duplicate("index", 5));
+    let value = 1 << 32 | 5;
+    let field = "index";
+    assert_eq!(params([5, value]), Cause::Value { field, value });
+    let leaves = words(&[7, 1, 0, 0, 0, 0, 7, 1, 1, 1, 1, 1]);
+    let leaf = duplicate("leaf, subleaf", 7 << 32 | 1);
+    assert_eq!(hvm_with(1, record(0x11, &leaves)), leaf);
+    let msrs = longs(&[0xce, 1, 0xce, 1]);
+    let msr = duplicate("index", 0xce);
+    assert_eq!(hvm_with(2, record(0x12, &msrs)), msr);
+    let vcpu_msrs = |numbers| {
+        pv_with(
+            12,
+            record(12, &[words(&[0, 0]), vcpu_msrs(numbers)].concat()),
+        )
+    };
+    assert_eq!(vcpu_msrs(&[0x174, 0x174]), duplicate("index", 0x174));
+    assert_eq!(vcpu_msrs(&[1 << 32]), Cause::NotZero);
+}
+
+#[test]
+fn records_about_qemu_agree() {
+    let with = |parts: &[Vec<u8>]| cause(&xl_file(&hvm_parts(3), parts), StreamKind::XlFile);
+    let nodes = [&words(&[2, 0])[..], b"a/b\0x\0a/c\0x\0a/b\0y\0"].concat();
+    assert_eq!(with(&[record(2, &nodes)]), Cause::DuplicateNode);
+    for other in [[2, 1], [0, 0]] {
+        let state = record(3, &[&words(&other)[..], b"state"].concat());
+        let parts = [emulators()[0].clone(), state];
+        assert_eq!(with(&parts), Cause::OtherEmulator);
     }
 }
 

@@ -102,6 +102,14 @@ pub fn extended(vcpu: u32, size_bytes: u32, real_bytes: usize) -> Vec<u8> {
     state
 }
 
+/// MSRs of a vCPU with these numbers.
+pub fn vcpu_msrs(numbers: &[u64]) -> Vec<u8> {
+    numbers
+        .iter()
+        .flat_map(|number| longs(&[*number, 4]))
+        .collect()
+}
+
 /// The records of a libxc stream of a PV guest with 64 bits, 4 pages and 2 vCPUs, in parts.
 pub fn pv_parts(version: u8) -> Vec<Vec<u8>> {
     let mut parts = vec![
@@ -127,7 +135,7 @@ pub fn pv_parts(version: u8) -> Vec<Vec<u8>> {
             &[head.clone(), extended(vcpu, 120, 128)].concat(),
         ));
         parts.push(record(6, &[&head[..], &[3; 16]].concat()));
-        parts.push(record(12, &[&head[..], &[4; 32]].concat()));
+        parts.push(record(12, &[head, vcpu_msrs(&[0x174, 0x175])].concat()));
     }
     parts.push(record(0, &[]));
     parts
