@@ -194,6 +194,12 @@ pub enum Cause {
         /// First number that is too large.
         pfn_end: u64,
     },
+    /// The pages of a record are not in the order of their numbers.
+    #[error("page frame {pfn:#x} comes after the same or a larger number in its record")]
+    PageOrder {
+        /// The page frame number.
+        pfn: u64,
+    },
     /// A page of a kind with contents has none, or the reverse.
     #[error("page frame {pfn:#x} has contents and a type without contents, or the reverse")]
     PageContents {

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::emulator::Emulator;
 use crate::error::{Cause, StreamError};
+use crate::fields::unique;
 use crate::headers::{Guest, ImageHeader};
 use crate::kinds::{LibxcKind, LibxlKind};
 use crate::limits::Limits;
@@ -432,11 +433,25 @@ impl LibxcOrder {
     /// Goes past the pages of a record.
     pub(crate) fn pass_pages(&mut self, entries: &[PageEntry]) -> Result<(), Cause> {
         self.admit(LibxcKind::PageData)?;
+        self.check_page_order(entries)?;
         entries
             .iter()
             .try_for_each(|entry| self.admit_page(*entry))?;
         self.seen.insert(LibxcKind::PageData);
         Ok(())
+    }
+
+    /// Checks that a record has each page once. libxc writes them in the order of their numbers; a converted image of Xen 4.5 or
+    /// earlier may have another order.
+    fn check_page_order(&self, entries: &[PageEntry]) -> Result<(), Cause> {
+        if self.header.xen.0 == 0 {
+            return unique("pfn", entries, |entry| entry.pfn);
+        }
+        let mut pairs = entries.iter().zip(entries.iter().skip(1));
+        match pairs.find(|(one, next)| one.pfn >= next.pfn) {
+            Some((_, next)) => Err(Cause::PageOrder { pfn: next.pfn }),
+            None => Ok(()),
+        }
     }
 
     fn admit_page(&self, entry: PageEntry) -> Result<(), Cause> {

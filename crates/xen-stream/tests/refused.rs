@@ -365,6 +365,27 @@ fn pages_are_checked() {
 }
 
 #[test]
+fn a_record_has_each_page_once_in_order() {
+    let order = |pfn| Cause::PageOrder { pfn };
+    let with = |pfns: &[u64]| pages(pfns, &vec![0; pfns.len()]);
+    assert_eq!(hvm_with(4, with(&[4, 4])), order(4));
+    assert_eq!(hvm_with(4, with(&[4, 5, 3])), order(3));
+    // Neither with nor without contents.
+    assert_eq!(hvm_with(4, pages(&[4, 0xf << 60 | 4], &[0])), order(4));
+    // Xen 0: a converted image.
+    let converted = |pfns: &[u64]| {
+        let mut parts = hvm_parts(2);
+        parts[0][32] = 0;
+        parts[1] = with(pfns);
+        again(&parts.concat(), StreamKind::Libxc).map(|bytes| bytes == parts.concat())
+    };
+    assert_eq!(converted(&[4, 5, 3]), Ok(true));
+    let (field, value) = ("pfn", 4);
+    let cause = converted(&[4, 5, 4]).unwrap_err().cause;
+    assert_eq!(cause, Cause::DuplicateEntry { field, value });
+}
+
+#[test]
 fn a_32_bit_guest_has_three_levels_of_page_tables() {
     let mut parts = pv_parts(3);
     parts[1] = record(2, &[4, 3, 0, 0, 0, 0, 0, 0]);
