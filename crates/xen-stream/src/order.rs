@@ -202,9 +202,8 @@ const STATE: [LibxcKind; 7] = [
     LibxcKind::HvmParams,
 ];
 /// Records that may be there more than once.
-const REPEATED: [LibxcKind; 6] = [
+const REPEATED: [LibxcKind; 5] = [
     LibxcKind::PageData,
-    LibxcKind::P2mFrames,
     LibxcKind::VcpuBasic,
     LibxcKind::VcpuExtended,
     LibxcKind::VcpuXsave,
@@ -278,11 +277,7 @@ impl LibxcOrder {
                 self.before(LibxcKind::P2mFrames)
             }
             LibxcKind::StaticDataEnd => self.after_pv(LibxcKind::PvInfo),
-            LibxcKind::TscInfo => self.after_static_data(),
-            LibxcKind::P2mFrames => {
-                self.after_static_data()?;
-                self.before_state()
-            }
+            LibxcKind::TscInfo | LibxcKind::P2mFrames => self.after_static_data(),
             LibxcKind::PageData => {
                 self.after_static_data()?;
                 self.after_pv(LibxcKind::P2mFrames)?;
@@ -373,27 +368,26 @@ impl LibxcOrder {
         Ok(())
     }
 
-    fn pass_p2m_frames(&mut self, part: &P2mFrames) -> Result<(), Cause> {
+    fn pass_p2m_frames(&mut self, p2m: &P2mFrames) -> Result<(), Cause> {
         let Some(pv) = self.pv else {
             return Err(Cause::TooEarly {
                 needs: LibxcKind::PvInfo.name(),
             });
         };
-        let page_of = |pfn: u32| u64::from(pfn) / pv.entries_per_page();
-        let pages = page_of(part.last_pfn).saturating_sub(page_of(part.first_pfn)) + 1;
-        if part.frames.len() as u64 != pages {
+        let pages = u64::from(p2m.last_pfn) / pv.entries_per_page() + 1;
+        if p2m.frames.len() as u64 != pages {
             let head_bytes = 8;
             return Err(Cause::Length {
-                length_bytes: head_bytes + part.frames.len() as u64 * 8,
+                length_bytes: head_bytes + p2m.frames.len() as u64 * 8,
                 min_bytes: head_bytes + pages * 8,
                 max_bytes: head_bytes + pages * 8,
             });
         }
-        let end = u64::from(part.last_pfn) + 1;
-        self.below(end - 1, self.limits.pfn_end)?;
-        self.pfn_end = self.pfn_end.max(end);
-        let mut frames = part.frames.iter();
-        frames.try_for_each(|pfn| self.below(*pfn, self.limits.pfn_end))
+        let last_pfn = u64::from(p2m.last_pfn);
+        self.below(last_pfn, self.limits.pfn_end)?;
+        self.pfn_end = last_pfn + 1;
+        let mut frames = p2m.frames.iter();
+        frames.try_for_each(|pfn| self.below(*pfn, self.pfn_end))
     }
 
     fn below(&self, pfn: u64, pfn_end: u64) -> Result<(), Cause> {

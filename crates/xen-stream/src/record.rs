@@ -75,14 +75,12 @@ impl PvInfo {
     }
 }
 
-/// Pages that hold the P2M of a PV guest, or a part of it.
+/// Pages that hold the P2M of a PV guest. libxc writes it whole, in one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct P2mFrames {
-    /// First page frame number that this part of the P2M covers.
-    pub first_pfn: u32,
-    /// Last page frame number that it covers.
+    /// Last page frame number of the guest. The P2M begins with number 0.
     pub last_pfn: u32,
-    /// Page frame numbers of the pages that hold this part.
+    /// Page frame numbers of the pages that hold the P2M.
     pub frames: Vec<u64>,
 }
 
@@ -306,7 +304,7 @@ impl Record {
 
 impl P2mFrames {
     fn body(&self) -> Vec<u8> {
-        let mut bytes = words([self.first_pfn, self.last_pfn]);
+        let mut bytes = words([0, self.last_pfn]);
         bytes.extend(self.frames.iter().flat_map(|frame| frame.to_le_bytes()));
         bytes
     }
@@ -366,14 +364,13 @@ fn parse_pv_info(mut fields: Fields<'_>) -> Result<Record, Cause> {
 
 fn parse_p2m_frames(mut fields: Fields<'_>) -> Result<Record, Cause> {
     let (first_pfn, last_pfn) = (fields.u32()?, fields.u32()?);
-    if first_pfn > last_pfn {
+    if first_pfn != 0 {
         return Err(Cause::Value {
             field: "p2m_start_pfn",
             value: u64::from(first_pfn),
         });
     }
     Ok(Record::P2mFrames(P2mFrames {
-        first_pfn,
         last_pfn,
         frames: entries::<8, _>(fields.rest(), |fields| fields.u64())?,
     }))

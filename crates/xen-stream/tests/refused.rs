@@ -144,6 +144,9 @@ fn the_order_of_records_is_checked() {
     // Then the P2M, pages, and state.
     assert_eq!(without(pv_parts(3), 5), early("X86_PV_P2M_FRAMES"));
     assert_eq!(without(pv_parts(3), 6), early("PAGE_DATA"));
+    let p2m = pv_parts(3)[5].clone();
+    assert_eq!(and(pv_parts(3), 6, p2m.clone()), Cause::Repeated);
+    assert_eq!(and(pv_parts(3), 7, p2m), Cause::Repeated);
     let again = pages(&[0], &[1]);
     assert_eq!(and(pv_parts(3), 9, again.clone()), late("SHARED_INFO"));
     assert_eq!(and(hvm_parts(3), 8, again), late("HVM_CONTEXT"));
@@ -240,13 +243,13 @@ fn fields_are_checked() {
     );
     let p2m =
         |first, last, frames: &[u64]| record(3, &[words(&[first, last]), longs(frames)].concat());
-    assert_eq!(pv_with(5, p2m(4, 3, &[2])), value("p2m_start_pfn", 4));
+    assert_eq!(pv_with(5, p2m(1, 3, &[2])), value("p2m_start_pfn", 1));
     assert!(matches!(
         pv_with(5, p2m(0, 600, &[2])),
         Cause::Length { .. }
     ));
     let range = |pfn, pfn_end| Cause::PageRange { pfn, pfn_end };
-    assert_eq!(pv_with(5, p2m(0, 3, &[1 << 40])), range(1 << 40, 1 << 32));
+    assert_eq!(pv_with(5, p2m(0, 3, &[3 + 1])), range(4, 4));
     let vcpu = record(4, &[words(&[4096, 0]), vec![0; 5168]].concat());
     assert_eq!(pv_with(9, vcpu), value("vcpu_id", 4096));
     let params = record(10, &[words(&[3, 0]), longs(&[1, 2])].concat());
