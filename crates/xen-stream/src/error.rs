@@ -106,6 +106,9 @@ pub enum Cause {
     /// Xen 4.5 or earlier wrote it.
     #[error("it has the format of Xen 4.5 and earlier, which xl alone can convert")]
     LegacyStream,
+    /// The configuration is text of xl.cfg, as xl of Xen 4.4 and earlier wrote it.
+    #[error("it is no JSON of libxl: xl of Xen 4.5 and later writes JSON alone")]
+    NotJson,
     /// The length is outside of what this part may have.
     #[error("its length is {length_bytes} bytes, where {min_bytes} to {max_bytes} are right")]
     Length {

@@ -8,6 +8,8 @@ use crate::limits::Limits;
 pub(crate) const MAGIC: &[u8; 32] = b"Xen saved domain, xl format\n \0 \r";
 /// Length of the header without the configuration.
 pub(crate) const HEADER_BYTES: usize = 48;
+/// Length of the number before the configuration.
+const LENGTH_BYTES: u64 = 4;
 const BYTE_ORDER: u32 = 0x0102_0304;
 /// The configuration is JSON.
 const JSON: u32 = 1 << 0;
@@ -21,8 +23,6 @@ pub enum Config {
     None,
     /// JSON in the form of libxl.
     Json(Vec<u8>),
-    /// Text in the form of xl.cfg, as xl of Xen 4.4 and earlier wrote it.
-    Text(Vec<u8>),
 }
 
 impl Config {
@@ -30,7 +30,7 @@ impl Config {
     pub fn bytes(&self) -> &[u8] {
         match self {
             Config::None => &[],
-            Config::Json(bytes) | Config::Text(bytes) => bytes,
+            Config::Json(bytes) => bytes,
         }
     }
 
@@ -85,17 +85,15 @@ impl FileHead {
             optional_bytes: fields.u32()?,
         };
         let max_bytes = u64::from(limits.config_max_bytes);
-        within(head.optional_bytes, 0, max_bytes)?;
+        // xl writes the length of the configuration, even if there is none.
+        within(head.optional_bytes, LENGTH_BYTES, max_bytes)?;
         Ok(head)
     }
 
     /// The header, once its optional data have arrived.
     pub(crate) fn with_optional(self, optional: &[u8]) -> Result<FileHeader, Cause> {
         let mut fields = Fields::of(optional);
-        let config_bytes = match optional.is_empty() {
-            true => 0,
-            false => fields.u32()?,
-        };
+        let config_bytes = fields.u32()?;
         let rest = fields.rest();
         let (config, tail) = rest
             .split_at_checked(config_bytes as usize)
@@ -112,13 +110,13 @@ impl FileHead {
     }
 
     fn config(&self, bytes: &[u8]) -> Result<Config, Cause> {
-        let config = match (bytes.is_empty(), self.is_json) {
-            (true, false) => return Ok(Config::None),
-            (_, true) => Config::Json(bytes.to_vec()),
-            (false, false) => Config::Text(bytes.to_vec()),
+        let config = match (self.is_json, bytes) {
+            (true, _) => Config::Json(bytes.to_vec()),
+            (false, []) => return Ok(Config::None),
+            (false, _) => return Err(Cause::NotJson),
         };
         match config.text() {
-            [] => Err(Cause::Missing { what: "its text" }),
+            [] => Err(Cause::Missing { what: "its JSON" }),
             // A C program would read another text up to there.
             text if text.contains(&0) => Err(Cause::Nul),
             _ => Ok(config),
@@ -145,7 +143,7 @@ impl FileHeader {
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, Cause> {
         let flags = match self.config {
             Config::Json(_) => JSON | STREAM_V2,
-            Config::None | Config::Text(_) => STREAM_V2,
+            Config::None => STREAM_V2,
         };
         let config = self.config.bytes();
         let optional = [&length_of(config)?.to_le_bytes()[..], config, &self.tail].concat();

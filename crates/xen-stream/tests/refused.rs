@@ -67,6 +67,14 @@ fn file_headers_of_other_formats_are_refused_by_name() {
     // The configuration's length, and a NUL in it.
     assert!(matches!(file(48, 200), Cause::Length { .. }));
     assert_eq!(file(60, 0), Cause::Nul);
+    // The configuration of xl of Xen 4.4, and no length of a configuration.
+    assert_eq!(file(36, 2), Cause::NotJson);
+    let no_length = Cause::Length {
+        length_bytes: 0,
+        min_bytes: 4,
+        max_bytes: 4 << 20,
+    };
+    assert_eq!(file(44, 0), no_length);
     let mut huge = pv_file();
     huge[44..48].copy_from_slice(&u32::MAX.to_le_bytes());
     assert!(matches!(
@@ -637,7 +645,7 @@ fn a_writer_refuses_headers_that_a_reader_would() {
         };
         writer.file_header(&header).unwrap_err().cause
     };
-    let missing = Cause::Missing { what: "its text" };
+    let missing = Cause::Missing { what: "its JSON" };
     assert_eq!(header(b""), missing);
     assert_eq!(header(b"\0"), missing);
     assert_eq!(header(b"{}\0{}\0"), Cause::Nul);

@@ -323,14 +323,19 @@ fn a_record_has_at_most_1024_pages() {
 }
 
 #[test]
-fn a_text_configuration_is_kept() {
+fn a_file_may_have_no_configuration() {
     let mut bytes = pv_file();
-    let flags_at = 36;
-    bytes[flags_at] = 2;
+    let rest = bytes.split_off(common::file_header(JSON).len());
+    let mut none = common::file_header("");
+    // Its length 0 alone is there, and the flag of JSON is not.
+    none.truncate(52);
+    none[36] = 2;
+    none[44..52].copy_from_slice(&common::words(&[4, 0]));
+    let bytes = [none, rest].concat();
     let mut reader = Reader::new(&bytes[..], StreamKind::XlFile, Limits::default());
     let Some(Event::File(header)) = reader.next_event().unwrap() else {
         panic!("no header");
     };
-    assert!(matches!(header.config, Config::Text(_)));
+    assert_eq!(header.config, Config::None);
     assert_eq!(again(&bytes, StreamKind::XlFile).unwrap(), bytes);
 }

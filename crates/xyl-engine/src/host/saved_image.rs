@@ -75,8 +75,6 @@ pub enum ConfigForm {
     Json,
     /// JSON that cannot be parsed.
     BadJson,
-    /// Text in the form of xl.cfg.
-    Text,
 }
 
 /// Number of page entries of each kind. A page that was sent again counts again.
@@ -289,11 +287,10 @@ impl Answer {
 /// Types of guests in a configuration.
 const KINDS: [&str; 3] = ["pv", "pvh", "hvm"];
 /// Forms of configurations.
-const FORMS: [ConfigForm; 4] = [
+const FORMS: [ConfigForm; 3] = [
     ConfigForm::None,
     ConfigForm::Json,
     ConfigForm::BadJson,
-    ConfigForm::Text,
 ];
 
 fn position<T: PartialEq>(all: &[T], one: &T) -> Option<u64> {
@@ -320,7 +317,6 @@ impl SavedConfig {
         };
         match &header.config {
             Config::None => form(ConfigForm::None),
-            Config::Text(_) => form(ConfigForm::Text),
             Config::Json(_) => match serde_json::from_slice(header.config.text()) {
                 Ok(json) => SavedConfig::of_json(&json),
                 Err(_) => form(ConfigForm::BadJson),

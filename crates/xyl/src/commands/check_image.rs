@@ -32,7 +32,7 @@ Exit codes:
 
 JSON: {whole, damage: {offset, part, cause} or null, bytes, bytes_after_end, name, type, config, xen, version, memory_max_kib, memory_kib, \
 vcpus_max, vcpus, pages: {data, tables, allocate, absent, broken, verified}, qemu_bytes, skipped_records}; memory_kib are the pages that the guest has; \
-config is json, bad-json, text or null; what the image does not say is null"
+config is json, bad-json or null; what the image does not say is null"
 )]
 pub struct Args {
     /// The file
@@ -104,7 +104,6 @@ fn form_word(form: ConfigForm) -> Option<&'static str> {
         ConfigForm::None => None,
         ConfigForm::Json => Some("json"),
         ConfigForm::BadJson => Some("bad-json"),
-        ConfigForm::Text => Some("text"),
     }
 }
 
@@ -177,7 +176,6 @@ fn guest_rows(image: &SavedImage) -> Vec<Row> {
             ConfigForm::None => "none".to_owned(),
             ConfigForm::Json => "JSON of libxl".to_owned(),
             ConfigForm::BadJson => "JSON that cannot be parsed".to_owned(),
-            ConfigForm::Text => "text of xl.cfg".to_owned(),
         },
     ));
     let Some((major, minor)) = image.xen else {
