@@ -17,6 +17,8 @@ const RECORDS_MAX: usize = 1 << 17;
 const END: u16 = 0;
 const HEADER: u16 = 1;
 const CPU: u16 = 2;
+/// Types of which each vCPU has a record: CPU, LAPIC, LAPIC_REGS, MTRR, CPU_XSAVE, VIRIDIAN_VCPU, VMCE_VCPU, TSC_ADJUST, CPU_MSR.
+const PER_VCPU: [u16; 9] = [CPU, 5, 6, 14, 16, 17, 18, 19, 20];
 
 /// The reason why the state of an HVM or PVH guest is refused, with the offset in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,9 +54,19 @@ pub enum HvmContextError {
         /// Offset of the last record.
         at_bytes: usize,
     },
-    /// The state has no vCPU.
-    #[error("the state of the guest has no vCPU")]
+    /// The state has no vCPU 0.
+    #[error("the state of the guest has no vCPU 0")]
     NoVcpu,
+    /// A vCPU has a number that is too large.
+    #[error(
+        "the state of the guest has a record of type {code} for vCPU {instance}, which the limit of vCPUs excludes"
+    )]
+    Vcpu {
+        /// Type of the record.
+        code: u16,
+        /// Number of the vCPU.
+        instance: u16,
+    },
     /// The state has too many records.
     #[error("the state of the guest has more than 131072 records")]
     TooMany,
@@ -95,7 +107,7 @@ impl<'a> HvmContext<'a> {
     /// Reads the list of records and checks it.
     ///
     /// # Errors
-    /// The list has no right header, a record is cut, is there twice, or the end is not last.
+    /// The list has no right header or no vCPU 0, a record is cut, is there twice, or the end is not last.
     pub fn parse(state: &'a [u8]) -> Result<HvmContext<'a>, HvmContextError> {
         let mut walk = Walk { state, at_bytes: 0 };
         let header = parse_header(walk.step()?)?;
@@ -107,7 +119,7 @@ impl<'a> HvmContext<'a> {
             let (code, instance) = (record.code, record.instance);
             if code == END {
                 let is_last = walk.at_bytes == state.len() && record.body.is_empty();
-                return match (is_last, records.iter().any(is_vcpu)) {
+                return match (is_last, seen.contains(&(CPU, 0))) {
                     (false, _) => Err(HvmContextError::End { at_bytes }),
                     (true, false) => Err(HvmContextError::NoVcpu),
                     (true, true) => Ok(HvmContext { header, records }),
@@ -123,14 +135,25 @@ impl<'a> HvmContext<'a> {
         }
     }
 
+    /// Checks that no record is about a vCPU of this number or a larger one.
+    pub(crate) fn check_vcpus(&self, vcpu_end: u32) -> Result<(), HvmContextError> {
+        let is_outside = |record: &&HvmRecord<'_>| {
+            PER_VCPU.contains(&record.code) && u32::from(record.instance) >= vcpu_end
+        };
+        match self.records.iter().find(is_outside) {
+            Some(HvmRecord { code, instance, .. }) => Err(HvmContextError::Vcpu {
+                code: *code,
+                instance: *instance,
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// Number of vCPUs that the state has.
     pub fn nr_vcpus(&self) -> usize {
-        self.records.iter().filter(|record| is_vcpu(record)).count()
+        let is_vcpu = |record: &&HvmRecord<'_>| record.code == CPU;
+        self.records.iter().filter(is_vcpu).count()
     }
-}
-
-fn is_vcpu(record: &HvmRecord<'_>) -> bool {
-    record.code == CPU
 }
 
 fn parse_header(record: HvmRecord<'_>) -> Result<HvmHeader, HvmContextError> {

@@ -5,7 +5,7 @@
 pub struct Limits {
     /// First page frame number that is refused.
     pub pfn_end: u64,
-    /// First number of a vCPU that is refused.
+    /// First number of a vCPU that is refused, in records of a vCPU and in the state of an HVM or PVH guest.
     pub vcpu_end: u32,
     /// Largest configuration in the header of xl's file, with what follows it there.
     pub config_max_bytes: u32,

@@ -240,7 +240,7 @@ impl<R: Read> Reader<R> {
             return self.read_pages(length_bytes);
         }
         record::check_length(kind, length_bytes, &self.limits)?;
-        let record = Record::parse(kind, self.read_body(length_bytes)?)?;
+        let record = Record::parse(kind, self.read_body(length_bytes)?, &self.limits)?;
         self.order.pass_record(&record)?;
         Ok(Got::Event(Event::Record(record)))
     }

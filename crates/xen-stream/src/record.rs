@@ -235,7 +235,7 @@ pub(crate) fn check_length(
 
 impl Record {
     /// Reads the body of a record of a kind that has no pages.
-    pub(crate) fn parse(kind: LibxcKind, body: Vec<u8>) -> Result<Record, Cause> {
+    pub(crate) fn parse(kind: LibxcKind, body: Vec<u8>, limits: &Limits) -> Result<Record, Cause> {
         let fields = Fields::of(&body);
         match kind {
             LibxcKind::PvInfo => parse_pv_info(fields),
@@ -247,7 +247,7 @@ impl Record {
             LibxcKind::SharedInfo => parse_shared_info(fields),
             LibxcKind::TscInfo => parse_tsc_info(fields),
             LibxcKind::HvmContext => {
-                HvmContext::parse(&body)?;
+                HvmContext::parse(&body)?.check_vcpus(limits.vcpu_end)?;
                 Ok(Record::HvmContext(body))
             }
             LibxcKind::HvmParams => parse_hvm_params(fields),

@@ -129,7 +129,7 @@ impl<W: Write> Writer<W> {
             let body = record.body()?;
             let length_bytes = length_of(&body)?;
             record::check_length(kind, length_bytes, &writer.limits)?;
-            same(&Record::parse(kind, body.clone())?, record)?;
+            same(&Record::parse(kind, body.clone(), &writer.limits)?, record)?;
             writer.order.pass_record(record)?;
             framed(kind.code(), &body)
         })

@@ -423,6 +423,11 @@ fn the_state_of_a_guest_is_walked() {
     let header = hvm_header();
     assert_eq!(state(&[&cpu, &end]), Err(HvmContextError::NoHeader));
     assert_eq!(state(&[&header, &end]), Err(HvmContextError::NoVcpu));
+    let second = hvm_record(2, 1, &[0; 8]);
+    assert_eq!(
+        state(&[&header, &second, &end]),
+        Err(HvmContextError::NoVcpu)
+    );
     let repeated = |code| Err(HvmContextError::Repeated { code, instance: 0 });
     assert_eq!(state(&[&header, &cpu, &cpu, &end]), repeated(2));
     assert_eq!(state(&[&header, &header, &end]), repeated(1));
@@ -444,6 +449,29 @@ fn the_state_of_a_guest_is_walked() {
         hvm_with(7, damaged),
         Cause::HvmContext(HvmContextError::Cut { .. })
     ));
+}
+
+#[test]
+fn the_state_of_a_guest_has_no_vcpu_outside_of_the_limit() {
+    let with = |code, instance| {
+        let state = [
+            hvm_header(),
+            hvm_record(2, 0, &[0; 8]),
+            hvm_record(code, instance, &[0; 8]),
+            hvm_record(0, 0, &[]),
+        ];
+        let mut parts = hvm_parts(3);
+        parts[7] = record(9, &state.concat());
+        again(&parts.concat(), StreamKind::Libxc).map_err(|error| error.cause)
+    };
+    for code in [2, 5, 6, 14, 16, 17, 18, 19, 20] {
+        assert!(with(code, 4095).is_ok());
+        let instance = 4096;
+        let outside = HvmContextError::Vcpu { code, instance };
+        assert_eq!(with(code, instance), Err(Cause::HvmContext(outside)));
+    }
+    // A device, and a type of a later Xen.
+    assert!(with(4, 4096).is_ok() && with(21, 4096).is_ok());
 }
 
 #[test]
