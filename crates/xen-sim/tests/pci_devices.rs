@@ -25,6 +25,7 @@ use xyl_engine::supervise::requests::{self, Request};
 use xyl_engine::{EngineError, Host};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
+const OTHER_UUID: &str = "6a1d0c4e-0000-4000-8000-000000000002";
 const NIC: PciSbdf = PciSbdf(0x0300);
 const BRIDGE: PciSbdf = PciSbdf(0x0008);
 const DISK: PciSbdf = PciSbdf(0x0400);
@@ -344,20 +345,102 @@ fn a_remove_that_was_killed_is_finished_by_the_next_or_undone_by_an_add() {
     sweep(&add, &remove, &add, &is_assignable);
 }
 
+/// A toolstack has lost its note of the domain that has a device: Xen alone knows.
 #[test]
-fn the_lock_of_the_devices_is_free_after_a_death() {
+fn a_device_that_a_domain_has_without_a_note_stays_with_it() {
     let (bench, world) = (Bench::new(), world());
-    let path = bench.must(&world, |host| Ok(host.dirs.busy().join("pci-devices")));
     bench.must(&world, add);
-    assert!(!bench.must(&world, |host| Ok(
-        host.files.is_locked(Path::new(&path)).unwrap_or(false)
-    )));
+    let domid = bench.must(&world, |host| create(&bench, host));
+    let note = xenstore::Path::new("/libxl/pci/0000-03-00-0/domid").unwrap();
+    bench.must(&world, |host| {
+        Ok(xenstore::Tree::rm(&mut host.store, &note)?)
+    });
+    let other = config_of(&bench, "other", OTHER_UUID);
+    let acts: [&dyn Fn(&mut Host) -> Result<(), EngineError>; 4] = [
+        &add,
+        &remove,
+        &|host| assignable::remove(host, NIC, false),
+        &|host| bench.create_from(host, &other).map(drop),
+    ];
+    for (number, act) in acts.iter().enumerate() {
+        let refused = attempt(&bench, &world, act).unwrap_err();
+        let code = refused.code();
+        assert_eq!(
+            code,
+            xyl_engine::ErrorCode::PciDevice,
+            "{number}: {refused}"
+        );
+        assert_eq!(world.xen.pci_owner(NIC), domid, "{number}");
+        assert_eq!(driver(&bench, &world, NIC).as_deref(), Some("pciback"));
+        assert!(is_permissive(&bench, &world), "{number}");
+        assert_eq!(node(&bench, &world, "/libxl/pci/0000-03-00-0/domid"), None);
+    }
+}
+
+#[test]
+fn a_create_whose_second_device_fails_takes_the_first_back() {
+    let (bench, world) = (Bench::new(), world());
+    bench.must(&world, add);
+    bench.must(&world, |host| assignable::add(host, &new(DISK, None)));
+    let other = config_of(&bench, "other", OTHER_UUID).replace("03:00.0", "04:00.0");
+    let domid = bench.must(&world, |host| bench.create_from(host, &other));
+    let note = xenstore::Path::new("/libxl/pci/0000-04-00-0/domid").unwrap();
+    bench.must(&world, |host| {
+        Ok(xenstore::Tree::rm(&mut host.store, &note)?)
+    });
+    let both = config(&bench).replace("permissive=1\"", "permissive=1\", \"04:00.0\"");
+    let refused = attempt(&bench, &world, |host| {
+        bench.create_from(host, &both).map(drop)
+    });
+    assert_eq!(
+        refused.unwrap_err().code(),
+        xyl_engine::ErrorCode::PciDevice
+    );
+    assert_eq!(world.xen.pci_owner(DISK), domid);
+    assert_eq!(world.xen.pci_owner(NIC), DomId::IO);
+    assert_eq!(driver(&bench, &world, NIC).as_deref(), Some("pciback"));
+    assert_eq!(node(&bench, &world, "/libxl/pci/0000-03-00-0/domid"), None);
+    assert!(!is_permissive(&bench, &world));
+}
+
+/// libxl keeps no copy of a bus among the devices of its domain.
+#[test]
+fn a_guest_of_xl_is_destroyed_with_its_devices() {
+    let (bench, world) = (Bench::new(), world());
+    bench.must(&world, add);
+    let domid = bench.must(&world, |host| create(&bench, host));
+    let copy = xenstore::Path::new(&format!("/libxl/{domid}/device/pci")).unwrap();
+    bench.must(&world, |host| {
+        Ok(xenstore::Tree::rm(&mut host.store, &copy)?)
+    });
+    bench.must(&world, destroy);
+    is_free(&bench, &world);
+}
+
+#[test]
+fn a_device_without_its_driver_is_removed_once_alone() {
+    let (bench, world) = (Bench::new(), world());
+    let leave = |host: &mut Host| assignable::remove(host, NIC, false);
+    bench.must(&world, add);
+    bench.must(&world, leave);
+    assert_eq!(driver(&bench, &world, NIC), None);
+    assert!(matches!(
+        attempt(&bench, &world, leave),
+        Err(EngineError::Pci(PciError::NotAssignable(NIC)))
+    ));
+    // Its driver is known still.
+    bench.must(&world, remove);
+    is_domain_0s(&bench, &world);
 }
 
 /// A PV guest with the card.
 fn config(bench: &Bench) -> String {
+    config_of(bench, "guest", UUID)
+}
+
+fn config_of(bench: &Bench, name: &str, uuid: &str) -> String {
     let pci = "pci = [ \"03:00.0,vslot=4,permissive=1\" ]\n";
-    bench.config("guest", UUID).replace("\"pvh\"", "\"pv\"") + pci
+    bench.config(name, uuid).replace("\"pvh\"", "\"pv\"") + pci
 }
 
 fn create(bench: &Bench, host: &mut Host) -> Result<DomId, EngineError> {

@@ -63,23 +63,27 @@ pub fn add(host: &mut Host, new: &NewAssignable) -> Result<(), EngineError> {
 
 fn add_locked(host: &mut Host, new: &NewAssignable) -> Result<(), EngineError> {
     check_add(host, new)?;
-    if has_pciback(host, new.device)? {
-        // Xen refuses it if a domain has the device, whatever the nodes say: it stays as it is then.
-        quarantine(host, new.device)?;
-        return write_name(host, new.device, new.name.as_deref());
+    let device = new.device;
+    let had = driver_of(host, device)?;
+    if had.as_deref().is_none_or(|driver| driver == PCIBACK) {
+        // Domain 0 does not use it. Xen refuses it if a domain has the device, whatever the nodes say: it stays as it is then.
+        quarantine(host, device)?;
     }
-    let outcome = take_from_driver(host, new.device).and_then(|()| quarantine(host, new.device));
-    if let Err(error) = outcome {
-        return Err(given_back(host, new.device, error));
+    if had.as_deref() != Some(PCIBACK) {
+        let outcome = take_from_driver(host, device).and_then(|()| quarantine(host, device));
+        if let Err(error) = outcome {
+            return Err(given_back(host, device, had.is_some(), error));
+        }
     }
-    write_name(host, new.device, new.name.as_deref())
+    write_name(host, device, new.name.as_deref())
 }
 
 /// Refuses a device that cannot be made assignable, and changes nothing.
 ///
 /// # Errors
 /// [`PciError::BadName`], [`PciError::NameTaken`], [`PciError::NoIommu`], [`PciError::Absent`], [`PciError::NoPciback`],
-/// [`PciError::Bridge`], [`PciError::Assigned`], [`PciError::InUse`]; those of xenstore and Xen.
+/// [`PciError::Bridge`], [`PciError::Assigned`], [`PciError::InUse`]; those of xenstore and Xen. Xen's own word that a domain has the
+/// device ([`PciError::AssignedUnnamed`]) comes at the change alone.
 pub fn check_add(host: &mut Host, new: &NewAssignable) -> Result<(), EngineError> {
     let device = new.device;
     if let Some(name) = &new.name {
@@ -198,10 +202,7 @@ fn unseen_disks(host: &Host, device: PciSbdf) -> Option<String> {
 /// Gives a device to pciback. The name of its driver is kept first.
 fn take_from_driver(host: &mut Host, device: PciSbdf) -> Result<(), EngineError> {
     let kernel = host.kernel.clone();
-    let driver = kernel
-        .pci_driver(device)
-        .map_err(failed(device, "say which driver has it"))?;
-    match driver.as_deref() {
+    match driver_of(host, device)?.as_deref() {
         Some(PCIBACK) => return Ok(()),
         Some(driver) => {
             let path = format!("{DRIVER_PATH}{driver}");
@@ -222,7 +223,10 @@ fn take_from_driver(host: &mut Host, device: PciSbdf) -> Result<(), EngineError>
 pub(super) fn quarantine(host: &Host, device: PciSbdf) -> Result<(), EngineError> {
     let assigned = host.hv.assign_pci(DomId::IO, device, true);
     assigned.map_err(|source| {
-        let now = "with pciback".to_owned();
+        if source.is(Errno::EBUSY) {
+            return PciError::AssignedUnnamed(device).into();
+        }
+        let now = "where it was".to_owned();
         PciError::Quarantine {
             device,
             source,
@@ -232,9 +236,19 @@ pub(super) fn quarantine(host: &Host, device: PciSbdf) -> Result<(), EngineError
     })
 }
 
-/// Gives a device that could not be made assignable back to its driver. Returns the error with what became of the device.
-fn given_back(host: &mut Host, device: PciSbdf, error: EngineError) -> EngineError {
-    let back = leave_pciback(host, device).and_then(|()| rebind(host, device));
+/// Gives a device that could not be made assignable back to the driver that it had. Returns the error with what became of the device.
+fn given_back(
+    host: &mut Host,
+    device: PciSbdf,
+    had_driver: bool,
+    error: EngineError,
+) -> EngineError {
+    let back = end_quarantine(host, device)
+        .and_then(|()| leave_pciback(host, device))
+        .and_then(|()| match had_driver {
+            true => rebind(host, device),
+            false => Ok(None),
+        });
     let now = match back {
         Ok(Some(driver)) => format!("with its driver {driver} again"),
         Ok(None) => "without a driver, as it was".to_owned(),
@@ -263,8 +277,9 @@ pub fn remove(host: &mut Host, device: PciSbdf, rebinds: bool) -> Result<(), Eng
 }
 
 fn remove_locked(host: &mut Host, device: PciSbdf, rebinds: bool) -> Result<(), EngineError> {
-    check_remove(host, device)?;
-    if has_pciback(host, device)? && check_iommu(host).is_ok() {
+    check_remove(host, device, rebinds)?;
+    let driver = driver_of(host, device)?;
+    if driver.is_none_or(|driver| driver == PCIBACK) && check_iommu(host).is_ok() {
         // Xen refuses it if a domain has the device, whatever the nodes say.
         quarantine(host, device)?;
     }
@@ -281,15 +296,18 @@ fn remove_locked(host: &mut Host, device: PciSbdf, rebinds: bool) -> Result<(), 
     Ok(())
 }
 
-/// Refuses a device that is not assignable, and changes nothing.
+/// Refuses a device that is not assignable, and changes nothing. One whose driver is known is no more, but can be given back to that
+/// (`rebinds`).
 ///
 /// # Errors
 /// [`PciError::Absent`], [`PciError::NotAssignable`], [`PciError::Assigned`]; those of sysfs and xenstore.
-pub fn check_remove(host: &mut Host, device: PciSbdf) -> Result<(), EngineError> {
+pub fn check_remove(host: &mut Host, device: PciSbdf, rebinds: bool) -> Result<(), EngineError> {
     if !host.kernel.has_pci(device) {
         return Err(PciError::Absent(device).into());
     }
-    let is_known = !host.children(&info_folder(device)?)?.is_empty();
+    let nodes = host.children(&info_folder(device)?)?;
+    let mut nodes = nodes.iter();
+    let is_known = nodes.any(|name| rebinds || name != "driver_path");
     if !is_known && !has_pciback(host, device)? {
         return Err(PciError::NotAssignable(device).into());
     }
@@ -328,15 +346,11 @@ fn rebind(host: &mut Host, device: PciSbdf) -> Result<Option<String>, EngineErro
         .as_deref()
         .and_then(|kept| kept.strip_prefix(DRIVER_PATH));
     let driver = name.filter(|name| !name.is_empty() && !name.contains('/'));
-    if let Some(driver) = driver {
-        let now = host
-            .kernel
-            .pci_driver(device)
-            .map_err(failed(device, "say which driver has it"))?;
-        if now.is_none() {
-            let bound = host.kernel.bind_pci(device, driver);
-            bound.map_err(failed(device, &format!("give it to its driver {driver}")))?;
-        }
+    if let Some(driver) = driver
+        && driver_of(host, device)?.is_none()
+    {
+        let bound = host.kernel.bind_pci(device, driver);
+        bound.map_err(failed(device, &format!("give it to its driver {driver}")))?;
     }
     host.store.rm(&info_folder(device)?)?;
     Ok(driver.map(str::to_owned))
@@ -363,7 +377,7 @@ pub(super) fn seize(host: &mut Host, device: PciSbdf) -> Result<(), EngineError>
 /// # Errors
 /// Those of [`check_remove`].
 pub(super) fn check_free(host: &mut Host, device: PciSbdf) -> Result<(), EngineError> {
-    check_remove(host, device)?;
+    check_remove(host, device, true)?;
     match has_pciback(host, device)? {
         true => Ok(()),
         false => Err(PciError::NotAssignable(device).into()),
@@ -385,9 +399,7 @@ pub(super) fn end_permissive(host: &Host, device: PciSbdf) -> Result<(), EngineE
         let unbound = kernel.unbind_pci(device, PCIBACK);
         unbound.map_err(failed(device, "take it from pciback"))?;
     }
-    let driver = kernel
-        .pci_driver(device)
-        .map_err(failed(device, "say which driver has it"))?;
+    let driver = driver_of(host, device)?;
     let slots = kernel
         .pci_slots()
         .map_err(failed(device, "list pciback's slots"))?;
@@ -439,11 +451,13 @@ pub(super) fn devices_of(host: &mut Host, domid: DomId) -> Result<Vec<PciSbdf>, 
 
 /// Whether pciback has a device.
 fn has_pciback(host: &Host, device: PciSbdf) -> Result<bool, EngineError> {
-    let driver = host
-        .kernel
-        .pci_driver(device)
-        .map_err(failed(device, "say which driver has it"))?;
-    Ok(driver.as_deref() == Some(PCIBACK))
+    Ok(driver_of(host, device)?.as_deref() == Some(PCIBACK))
+}
+
+/// The driver that has a device.
+fn driver_of(host: &Host, device: PciSbdf) -> Result<Option<String>, EngineError> {
+    let driver = host.kernel.pci_driver(device);
+    driver.map_err(failed(device, "say which driver has it"))
 }
 
 /// The devices that domains can get, in the order of their addresses.

@@ -317,6 +317,14 @@ pub trait Kind {
         Ok(())
     }
 
+    /// Whether a domain has devices of this kind that the toolstack's copy does not have.
+    ///
+    /// # Errors
+    /// Those of xenstore.
+    fn has_more(&self, _host: &mut Host, _domid: DomId) -> Result<bool, EngineError> {
+        Ok(false)
+    }
+
     /// Whether a device of this kind is none that Xyl could have made, and so not Xyl's to take down.
     ///
     /// # Errors
@@ -439,11 +447,15 @@ pub(crate) fn attach(
 pub(crate) fn detach(host: &mut Host, domid: DomId, deadline: Instant) -> Result<(), EngineError> {
     let deadline = deadline.min(host.clock.now() + DETACH_LIMIT);
     let names = host.children(&folder_of(domid)?)?;
+    let mut there = Vec::new();
+    for kind in KINDS {
+        if names.iter().any(|name| name == kind.name()) || kind.has_more(host, domid)? {
+            there.push(*kind);
+        }
+    }
     // Of the kinds that are waited for, interfaces come after disks: the time of their scripts is none that a disk needs to close.
-    let there = KINDS.iter();
-    let there = there.filter(|kind| names.iter().any(|name| name == kind.name()));
     let (waited_for, others): (Vec<&dyn Kind>, Vec<&dyn Kind>) =
-        there.partition(|kind| kind.is_waited_for());
+        there.into_iter().partition(|kind| kind.is_waited_for());
     for (kind, kinds_left) in waited_for.iter().zip((1..=waited_for.len()).rev()) {
         let now = host.clock.now();
         let share = share(deadline.saturating_duration_since(now), kinds_left);

@@ -207,8 +207,17 @@ impl Kind for Pci {
         Some(&Pci)
     }
 
+    /// libxl keeps no copy of a bus.
+    fn has_more(&self, host: &mut Host, domid: DomId) -> Result<bool, EngineError> {
+        // Without the driver of the backends there is none.
+        Ok(host.kernel.has_pciback() && has_bus(host, domid)?)
+    }
+
     fn detach(&self, host: &mut Host, domid: DomId, deadline: Instant) -> Result<(), EngineError> {
-        let devices = bus::devices(host, domid, KIND)?;
+        let devices = match has_bus(host, domid)? {
+            true => vec![bus_of(domid)],
+            false => bus::devices(host, domid, KIND)?,
+        };
         // pciback resets a device when it closes. One that is too slow loses it all the same.
         bus::close_all(host, &devices, deadline)?;
         for device in assignable::devices_of(host, domid)? {
@@ -247,6 +256,11 @@ fn bus_of(domid: DomId) -> Device {
         number: BUS,
         backend_domain: BackendDomain::DOM0,
     }
+}
+
+/// Whether domain 0 has a backend for a domain's bus.
+fn has_bus(host: &mut Host, domid: DomId) -> Result<bool, EngineError> {
+    Ok(host.store.exists(&node(&bus_of(domid).backend())?)?)
 }
 
 /// Makes the folder of the kind in the toolstack's copy: by it a later process knows that the domain may have devices.

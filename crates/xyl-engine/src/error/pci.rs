@@ -44,6 +44,11 @@ pub enum PciError {
         /// The domain.
         domid: DomId,
     },
+    /// Xen has given the device to a domain, and no node says which.
+    #[error(
+        "Xen says that another domain has PCI device {0}, or that no domain may have it, and xenstore names none: `xyl debug-keys Q` and `xyl dmesg` show which; destroy that domain"
+    )]
+    AssignedUnnamed(PciSbdf),
     /// pciback does not have the device.
     #[error("PCI device {0} is not assignable: make it so first with `xyl pci-assignable-add {0}`")]
     NotAssignable(PciSbdf),

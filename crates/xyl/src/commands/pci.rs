@@ -156,7 +156,7 @@ pub fn run_remove(args: &RemoveArgs, context: &Context) -> Outcome {
         None => address(&args.device)?,
     };
     if context.dry_run() {
-        assignable::check_remove(&mut host, device)?;
+        assignable::check_remove(&mut host, device, args.rebind)?;
     }
     if context.would(format!(
         "take PCI device {device} out of the assignable ones"
