@@ -3,7 +3,7 @@
 /// Largest numbers that a stream may have. The receiver chooses them by its policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// First page frame number that is refused.
+    /// First page frame number that is refused. Pages without memory of an HVM or PVH guest may have larger numbers, below 2^52.
     pub pfn_end: u64,
     /// First number of a vCPU that is refused, in records of a vCPU and in the state of an HVM or PVH guest.
     pub vcpu_end: u32,

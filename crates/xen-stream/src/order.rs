@@ -21,7 +21,7 @@ use crate::fields::unique;
 use crate::headers::{Guest, ImageHeader};
 use crate::kinds::{LibxcKind, LibxlKind};
 use crate::limits::Limits;
-use crate::pages::{PageEntry, PageKind};
+use crate::pages::{PFN_END, PageEntry, PageKind};
 use crate::record::{P2mFrames, PvInfo, Record, VcpuPart, VcpuState};
 
 /// The outermost layer of a stream.
@@ -185,7 +185,9 @@ pub(crate) struct LibxcOrder {
     header: ImageHeader,
     limits: Limits,
     seen: BTreeSet<LibxcKind>,
-    vcpus: BTreeSet<(VcpuPart, u32)>,
+    vcpu_records: BTreeSet<(VcpuPart, u32)>,
+    /// Whether vCPU 0 of a PV guest has registers.
+    has_vcpu_0: bool,
     pv: Option<PvInfo>,
     /// First page frame number that is too large.
     pfn_end: u64,
@@ -216,12 +218,13 @@ impl LibxcOrder {
             header,
             limits,
             seen: BTreeSet::new(),
-            vcpus: BTreeSet::new(),
+            vcpu_records: BTreeSet::new(),
+            has_vcpu_0: false,
             pv: None,
             pfn_end: match header.guest {
                 // X86_PV_P2M_FRAMES says it.
                 Guest::Pv => 0,
-                Guest::Hvm => limits.pfn_end,
+                Guest::Hvm => limits.pfn_end.min(PFN_END),
             },
         }
     }
@@ -344,8 +347,7 @@ impl LibxcOrder {
             ],
         };
         let missing = needed.iter().find(|kind| !self.seen.contains(kind));
-        let is_without_vcpu =
-            self.header.guest == Guest::Pv && !self.vcpus.contains(&(VcpuPart::Basic, 0));
+        let is_without_vcpu = self.header.guest == Guest::Pv && !self.has_vcpu_0;
         match missing {
             Some(kind) => Err(Cause::Missing { what: kind.name() }),
             None if is_without_vcpu => Err(Cause::Missing {
@@ -405,10 +407,12 @@ impl LibxcOrder {
             });
         }
         self.check_width(vcpu)?;
-        match vcpu.state.is_empty() || self.vcpus.insert((vcpu.part, vcpu.vcpu)) {
-            true => Ok(()),
-            false => Err(Cause::Repeated),
+        if !self.vcpu_records.insert((vcpu.part, vcpu.vcpu)) {
+            return Err(Cause::Repeated);
         }
+        let is_vcpu_0 = (vcpu.part, vcpu.vcpu) == (VcpuPart::Basic, 0);
+        self.has_vcpu_0 |= is_vcpu_0 && !vcpu.state.is_empty();
+        Ok(())
     }
 
     /// Checks that the registers are those of a guest of this width.
@@ -448,8 +452,17 @@ impl LibxcOrder {
         }
     }
 
+    /// First page frame number that a page of this kind cannot have. A hole in the memory of an HVM or PVH guest needs no memory here,
+    /// and may be anywhere: libxc writes an entry for each number up to the guest's largest one.
+    fn pfn_end_of(&self, kind: PageKind) -> u64 {
+        match (self.header.guest, kind) {
+            (Guest::Hvm, PageKind::Absent | PageKind::Broken) => PFN_END,
+            _ => self.pfn_end,
+        }
+    }
+
     fn admit_page(&self, entry: PageEntry) -> Result<(), Cause> {
-        self.below(entry.pfn, self.pfn_end)?;
+        self.below(entry.pfn, self.pfn_end_of(entry.kind))?;
         let levels = self.pv.map_or(0, PvInfo::levels);
         match entry.kind {
             PageKind::Table { level, .. } if !(1..=levels).contains(&level) => {

@@ -18,6 +18,8 @@ pub(crate) const RECORD_MAX_BYTES: u64 =
 
 const TYPE_SHIFT: u32 = 60;
 const PFN_BITS: u32 = 52;
+/// First page frame number that no stream can have.
+pub(crate) const PFN_END: u64 = 1 << PFN_BITS;
 /// Bit of the type of a page table that is pinned.
 const PINNED: u8 = 8;
 

@@ -14,6 +14,9 @@ use crate::pages::{self, PAGE_BYTES, PageEntry, Pages};
 use crate::record::{self, Record};
 use crate::source::Source;
 
+/// Largest record of an unknown type. Xen's libraries accept no larger record.
+const SKIPPED_MAX_BYTES: u64 = 128 << 20;
+
 /// A part of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
@@ -185,6 +188,7 @@ impl<R: Read> Reader<R> {
         if code & OPTIONAL == 0 {
             return Err(Cause::UnknownRecord);
         }
+        within(length_bytes, 0, SKIPPED_MAX_BYTES)?;
         self.source.skip(length_bytes)?;
         self.read_padding(length_bytes)?;
         Ok(Got::Event(Event::Skipped {

@@ -162,6 +162,8 @@ fn the_order_of_records_is_checked() {
     assert_eq!(and(hvm_parts(3), 8, tsc_info()), Cause::Repeated);
     let vcpu = pv_parts(3)[9].clone();
     assert_eq!(and(pv_parts(3), 10, vcpu), Cause::Repeated);
+    let without_registers = record(4, &words(&[1, 0]));
+    assert_eq!(and(pv_parts(3), 10, without_registers), Cause::Repeated);
     // Then the end.
     let missing = |what| Cause::Missing { what };
     assert_eq!(without(pv_parts(3), 8), missing("SHARED_INFO"));
@@ -169,6 +171,8 @@ fn the_order_of_records_is_checked() {
         without(pv_parts(3), 9),
         missing("X86_PV_VCPU_BASIC of vCPU 0")
     );
+    let without_registers = pv_with(9, record(4, &words(&[0, 0])));
+    assert_eq!(without_registers, missing("X86_PV_VCPU_BASIC of vCPU 0"));
     assert_eq!(without(hvm_parts(3), 7), missing("HVM_CONTEXT"));
     assert_eq!(without(hvm_parts(3), 8), missing("HVM_PARAMS"));
 }
@@ -221,6 +225,11 @@ fn lengths_are_checked_before_anything_is_allocated() {
     assert_eq!(pv_with(1, record(2, &[8, 4, 0, 0])), length(4, 8, 8));
     assert_eq!(pv_with(8, record(7, &[0; 4095])), length(4095, 4096, 4096));
     assert_eq!(hvm_with(6, record(8, &[0; 16])), length(16, 24, 24));
+    let skipped = [0x8000_0001_u32, (128 << 20) + 1]
+        .map(u32::to_le_bytes)
+        .concat();
+    let too_long = length((128 << 20) + 1, 0, 128 << 20);
+    assert_eq!(and(hvm_parts(3), 4, skipped), too_long);
     let ragged = Cause::Ragged {
         length_bytes: 25,
         entry_bytes: 24,
@@ -356,6 +365,14 @@ fn pages_are_checked() {
         range(1 << 32, 1 << 32)
     );
     assert_eq!(pv_with(6, pages(&[4], &[0])), range(4, 4));
+    let hole = 0xf << 60;
+    assert_eq!(pv_with(6, pages(&[hole | 4], &[])), range(4, 4));
+    // A hole of an HVM guest may be anywhere, a page without contents may not.
+    let mut holes = hvm_parts(3);
+    holes[4] = pages(&[hole | 1 << 32, 0xd << 60 | ((1 << 52) - 1)], &[]);
+    assert!(again(&holes.concat(), StreamKind::Libxc).is_ok());
+    let allocated = pages(&[0xe << 60 | 1 << 32], &[]);
+    assert_eq!(hvm_with(4, allocated), range(1 << 32, 1 << 32));
     let count = |value| Cause::Value {
         field: "count",
         value,
@@ -613,8 +630,23 @@ fn a_writer_refuses_what_a_reader_would() {
     ));
     let empty = page(5, PageKind::Data, None);
     assert_eq!(pages(&[empty]), Cause::PageContents { pfn: 5 });
-    let far = page(1 << 60, PageKind::Absent, None);
-    assert!(matches!(pages(&[far]), Cause::PageRange { .. }));
+    let far = |kind, contents| pages(&[page(1 << 52, kind, contents)]);
+    let range = |pfn_end| Cause::PageRange {
+        pfn: 1 << 52,
+        pfn_end,
+    };
+    assert_eq!(far(PageKind::Absent, None), range(1 << 52));
+    assert_eq!(far(PageKind::Data, Some(&[0; 4096])), range(1 << 32));
+    // No limit lets a number reach the bits of the kind.
+    let without_limit = Limits {
+        pfn_end: u64::MAX,
+        ..limits
+    };
+    let mut writer = Writer::new(Vec::new(), StreamKind::Libxc, without_limit);
+    writer.image_header(&image).unwrap();
+    writer.record(&Record::StaticDataEnd).unwrap();
+    let far = page(1 << 52, PageKind::Data, Some(&[0; 4096]));
+    assert_eq!(writer.pages(&[far]).unwrap_err().cause, range(1 << 52));
     let mut writer = begun();
     let missing = writer.record(&Record::End).unwrap_err().cause;
     assert!(matches!(missing, Cause::Missing { .. }));
