@@ -119,6 +119,12 @@ pub enum Cause {
         /// Largest right length.
         max_bytes: u64,
     },
+    /// The whole stream is longer than the receiver allows.
+    #[error("the stream has more than {max_bytes} bytes, which the limit excludes")]
+    StreamLength {
+        /// Largest length that is allowed.
+        max_bytes: u64,
+    },
     /// The length is no multiple of the size of an entry.
     #[error("its {length_bytes} bytes are not a whole number of entries of {entry_bytes}")]
     Ragged {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::error::Cause;
+use crate::limits::Limits;
 
 /// Reads fields from the beginning of bytes.
 pub(crate) struct Fields<'a>(&'a [u8]);
@@ -67,6 +68,19 @@ pub(crate) fn within(length_bytes: u32, min_bytes: u64, max_bytes: u64) -> Resul
             min_bytes,
             max_bytes,
         }),
+    }
+}
+
+/// Checks that so many further bytes are inside of the limit of the whole stream.
+pub(crate) fn within_stream(
+    offset_bytes: u64,
+    length_bytes: usize,
+    limits: &Limits,
+) -> Result<(), Cause> {
+    let max_bytes = limits.stream_max_bytes;
+    match offset_bytes.checked_add(length_bytes as u64) {
+        Some(end_bytes) if end_bytes <= max_bytes => Ok(()),
+        _ => Err(Cause::StreamLength { max_bytes }),
     }
 }
 

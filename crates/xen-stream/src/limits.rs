@@ -13,6 +13,8 @@ pub struct Limits {
     pub hvm_context_max_bytes: u32,
     /// Largest state of QEMU.
     pub emulator_max_bytes: u32,
+    /// Largest number of bytes of the whole stream. A sender of a running guest sends pages again, so it is a multiple of the memory.
+    pub stream_max_bytes: u64,
 }
 
 impl Default for Limits {
@@ -24,6 +26,8 @@ impl Default for Limits {
             config_max_bytes: 4 << 20,
             hvm_context_max_bytes: 64 << 20,
             emulator_max_bytes: 64 << 20,
+            // libxc sends a page at most 7 times: 5 times while the guest runs, once after it, once to be compared.
+            stream_max_bytes: 128 << 40,
         }
     }
 }

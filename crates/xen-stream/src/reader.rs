@@ -78,7 +78,7 @@ impl<R: Read> Reader<R> {
     /// Creates the reader of a stream of this kind.
     pub fn new(from: R, kind: StreamKind, limits: Limits) -> Reader<R> {
         Reader {
-            source: Source::new(from),
+            source: Source::new(from, limits),
             order: Order::new(kind, limits),
             limits,
             part: Part::AfterEnd,

@@ -3,6 +3,8 @@
 use std::io::{self, Read};
 
 use crate::error::Cause;
+use crate::fields::within_stream;
+use crate::limits::Limits;
 
 /// Bytes that are allocated before their data have arrived.
 const STEP_BYTES: usize = 1 << 20;
@@ -12,13 +14,15 @@ const STEP_BYTES: usize = 1 << 20;
 pub(crate) struct Source<R> {
     from: R,
     offset_bytes: u64,
+    limits: Limits,
 }
 
 impl<R: Read> Source<R> {
-    pub(crate) fn new(from: R) -> Source<R> {
+    pub(crate) fn new(from: R, limits: Limits) -> Source<R> {
         Source {
             from,
             offset_bytes: 0,
+            limits,
         }
     }
 
@@ -32,6 +36,7 @@ impl<R: Read> Source<R> {
 
     /// Fills the buffer.
     pub(crate) fn fill(&mut self, mut buffer: &mut [u8]) -> Result<(), Cause> {
+        within_stream(self.offset_bytes, buffer.len(), &self.limits)?;
         while !buffer.is_empty() {
             let length = match self.from.read(buffer) {
                 Ok(length) => length,

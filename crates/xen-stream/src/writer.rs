@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, Write};
 
 use crate::emulator::{self, EmulatorContext, EmulatorXenstore};
 use crate::error::{Cause, Part, StreamError};
-use crate::fields::{Fields, length_of, padding_bytes, same};
+use crate::fields::{Fields, length_of, padding_bytes, same, within_stream};
 use crate::file::FileHeader;
 use crate::headers::{ImageHeader, LibxlHeader};
 use crate::kinds::{LibxcKind, LibxlKind};
@@ -256,6 +256,7 @@ impl<W: Write> Writer<W> {
     /// Writes all bytes of the slices.
     fn write(&mut self, mut slices: &mut [IoSlice<'_>]) -> Result<(), Cause> {
         let mut left: usize = slices.iter().map(|slice| slice.len()).sum();
+        within_stream(self.offset_bytes, left, &self.limits)?;
         while left > 0 {
             let length = match self.to.write_vectored(slices) {
                 Ok(length) if (1..=left).contains(&length) => length,

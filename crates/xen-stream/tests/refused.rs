@@ -492,6 +492,35 @@ fn the_state_of_a_guest_has_no_vcpu_outside_of_the_limit() {
 }
 
 #[test]
+fn a_stream_is_not_longer_than_its_limit() {
+    let bytes = hvm_file();
+    let exact = Limits {
+        stream_max_bytes: bytes.len() as u64,
+        ..Limits::default()
+    };
+    let max_bytes = exact.stream_max_bytes - 1;
+    let shorter = Limits {
+        stream_max_bytes: max_bytes,
+        ..exact
+    };
+    let read = |limits| {
+        let mut reader = Reader::new(&bytes[..], StreamKind::XlFile, limits);
+        Summary::read(&mut reader).1.map(|error| error.cause)
+    };
+    assert_eq!(read(exact), None);
+    let too_long = Cause::StreamLength { max_bytes };
+    assert_eq!(read(shorter), Some(too_long.clone()));
+    let mut reader = Reader::new(&bytes[..], StreamKind::XlFile, exact);
+    let mut writer = Writer::new(Vec::new(), StreamKind::XlFile, shorter);
+    let mut written = Ok(());
+    while let Some(event) = reader.next_event().unwrap() {
+        written = writer.event(&event);
+    }
+    assert_eq!(written.unwrap_err().cause, too_long);
+    assert!(!writer.is_complete() && writer.offset_bytes() <= max_bytes);
+}
+
+#[test]
 fn an_error_names_its_place() {
     let mut parts = hvm_parts(3);
     parts[5] = pages(&[1 << 60], &[0]);
@@ -580,8 +609,9 @@ fn a_stream_that_could_not_be_written_is_not_complete() {
 fn a_stream_cut_off_anywhere_is_refused() {
     for file in [pv_file(), hvm_file()] {
         // Inside of pages all bytes are alike.
-        let near_edge =
-            |length: &usize| length % 61 == 0 || *length < 400 || file.len() - length < 700;
+        let near_edge = |length: &usize| {
+            length.is_multiple_of(61) || *length < 400 || file.len() - length < 700
+        };
         for length in (0..file.len()).filter(near_edge) {
             let cause = cause(&file[..length], StreamKind::XlFile);
             let stream_bytes = length as u64;
