@@ -5,7 +5,7 @@
 pub struct Limits {
     /// First page frame number that is refused. Pages without memory of an HVM or PVH guest may have larger numbers, below 2^52.
     pub pfn_end: u64,
-    /// First number of a vCPU that is refused, in records of a vCPU and in the state of an HVM or PVH guest.
+    /// First number of a vCPU that is refused. It holds for PV guests, and for the state of HVM and PVH guests.
     pub vcpu_end: u32,
     /// Largest configuration in the header of xl's file, with what follows it there.
     pub config_max_bytes: u32,
@@ -13,7 +13,7 @@ pub struct Limits {
     pub hvm_context_max_bytes: u32,
     /// Largest state of QEMU.
     pub emulator_max_bytes: u32,
-    /// Largest number of bytes of the whole stream. A sender of a running guest sends pages again, so it is a multiple of the memory.
+    /// Largest number of bytes of the whole stream. libxc sends pages of a running guest again.
     pub stream_max_bytes: u64,
 }
 

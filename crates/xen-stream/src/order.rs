@@ -452,8 +452,8 @@ impl LibxcOrder {
         }
     }
 
-    /// First page frame number that a page of this kind cannot have. A hole in the memory of an HVM or PVH guest needs no memory here,
-    /// and may be anywhere: libxc writes an entry for each number up to the guest's largest one.
+    /// First page frame number that a page of this kind cannot have. A hole of an HVM or PVH guest needs no memory, and may be
+    /// anywhere. libxc writes an entry for each number up to the guest's largest one.
     fn pfn_end_of(&self, kind: PageKind) -> u64 {
         match (self.header.guest, kind) {
             (Guest::Hvm, PageKind::Absent | PageKind::Broken) => PFN_END,

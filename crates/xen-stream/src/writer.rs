@@ -15,7 +15,8 @@ use crate::reader::Event;
 use crate::record::{self, Record};
 
 /// Writes a stream. It refuses parts that a [`crate::Reader`] with the same limits would refuse, or would read as other parts.
-/// Therefore it reads what it is about to write, except pages and the state of QEMU, whose bytes no reader checks. After an error each call returns the same error again, and [`Writer::is_complete`] is false.
+/// It runs the reader's parser over each part before it writes it. No reader checks the contents of pages or QEMU's state.
+/// After an error each call returns the same error again, and [`Writer::is_complete`] is false.
 ///
 /// Pages go from the caller's memory to `W` by `write_vectored`, so there is no copy of them. `W` should not be buffered.
 #[derive(Debug)]
