@@ -1,5 +1,5 @@
 # What every toolstack makes once and keeps, and so is no trace of a domain: for lab-query, whose head says what the signs mean.
-kept_nodes=(/vm /libxl /local/domain/0/device-model /local/domain/0/backend '/local/domain/0/backend/*'
+kept_nodes=(/vm /libxl /libxl/pci /local/domain/0/device-model /local/domain/0/backend '/local/domain/0/backend/*'
 	/local/domain/0/memory '/local/domain/0/memory/*'
 	# Folders of drivers' errors; the error of a device goes with it.
 	/local/domain/0/error /local/domain/0/error/backend '/local/domain/0/error/backend/*')
