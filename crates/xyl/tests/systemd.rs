@@ -47,7 +47,10 @@ fn the_units_run_the_program_that_readme_installs() {
     let metrics = root.join("dist/systemd/xyl-metrics.service");
     let metrics = std::fs::read_to_string(metrics).unwrap();
     let starts = format!("ExecStart={PROGRAM} metrics --output ");
-    assert!(metrics.lines().any(|line| line.starts_with(&starts)), "{metrics}");
+    assert!(
+        metrics.lines().any(|line| line.starts_with(&starts)),
+        "{metrics}"
+    );
     let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
     let (folder, _) = PROGRAM.rsplit_once('/').unwrap();
     let installs =

@@ -287,11 +287,7 @@ impl Answer {
 /// Types of guests in a configuration.
 const KINDS: [&str; 3] = ["pv", "pvh", "hvm"];
 /// Forms of configurations.
-const FORMS: [ConfigForm; 3] = [
-    ConfigForm::None,
-    ConfigForm::Json,
-    ConfigForm::BadJson,
-];
+const FORMS: [ConfigForm; 3] = [ConfigForm::None, ConfigForm::Json, ConfigForm::BadJson];
 
 fn position<T: PartialEq>(all: &[T], one: &T) -> Option<u64> {
     let index = all.iter().position(|other| other == one);
