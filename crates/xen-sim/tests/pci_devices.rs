@@ -345,6 +345,9 @@ fn a_remove_that_was_killed_is_finished_by_the_next_or_undone_by_an_add() {
     sweep(&add, &remove, &add, &is_assignable);
 }
 
+/// What a process does on a host.
+type Act<'a> = dyn Fn(&mut Host) -> Result<(), EngineError> + 'a;
+
 /// A toolstack has lost its note of the domain that has a device: Xen alone knows.
 #[test]
 fn a_device_that_a_domain_has_without_a_note_stays_with_it() {
@@ -356,7 +359,7 @@ fn a_device_that_a_domain_has_without_a_note_stays_with_it() {
         Ok(xenstore::Tree::rm(&mut host.store, &note)?)
     });
     let other = config_of(&bench, "other", OTHER_UUID);
-    let acts: [&dyn Fn(&mut Host) -> Result<(), EngineError>; 4] = [
+    let acts: [&Act<'_>; 4] = [
         &add,
         &remove,
         &|host| assignable::remove(host, NIC, false),

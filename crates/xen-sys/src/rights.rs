@@ -453,8 +453,34 @@ const PROCESSES_OF_ARCH: [i64; 2] = [libc::SYS_fork, libc::SYS_vfork];
 #[cfg(not(target_arch = "x86_64"))]
 const PROCESSES_OF_ARCH: [i64; 0] = [];
 
-/// The filters of a program with bounds: against hypercalls, new processes and sockets. A thread is no process: `clone`
-/// makes it, and `clone3` fails as on a kernel without it. A device model makes hypercalls until it restricts itself.
+/// The flag with which a message connects a TCP socket (`MSG_FASTOPEN` of linux/socket.h).
+const FAST_OPEN: u64 = 0x2000_0000;
+/// The calls that send messages, with the number of their argument for flags.
+const SENDS: [(i64, u8); 3] = [
+    (libc::SYS_sendto, 3),
+    (libc::SYS_sendmsg, 2),
+    (libc::SYS_sendmmsg, 3),
+];
+/// Numbers of `sendmsg` and `sendmmsg` of x32.
+const SENDS_OF_X32: [(i64, u8); 2] = [(X32 | 518, 2), (X32 | 538, 3)];
+
+/// Rules against messages that connect their socket.
+fn connecting_messages() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
+    let calls = SENDS
+        .into_iter()
+        .flat_map(|(call, flags)| [(call, flags), (call | X32, flags)]);
+    let mut rules = BTreeMap::new();
+    for (call, flags) in calls.chain(SENDS_OF_X32) {
+        let connects = SeccompCmpOp::MaskedEq(FAST_OPEN);
+        let condition = SeccompCondition::new(flags, SeccompCmpArgLen::Dword, connects, FAST_OPEN)?;
+        rules.insert(call, vec![SeccompRule::new(vec![condition])?]);
+    }
+    Ok(rules)
+}
+
+/// The filters of a program with bounds: against hypercalls, new processes, sockets and connections. A thread is no process: `clone`
+/// makes it, and `clone3` fails as on a kernel without it; so does io_uring, whose requests no filter sees. A device model makes hypercalls
+/// until it restricts itself.
 pub(crate) fn filters_of_bounded(bounds: Bounds) -> Result<[BpfProgram; FILTERS], BackendError> {
     let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
     let no_thread = || {
@@ -481,14 +507,17 @@ pub(crate) fn filters_of_bounded(bounds: Bounds) -> Result<[BpfProgram; FILTERS]
     ] {
         rules.insert(call, Vec::new());
     }
-    let absent = [libc::SYS_clone3, libc::SYS_clone3 | X32].map(|call| (call, Vec::new()));
+    rules.append(&mut connecting_messages()?);
+    let absent = [libc::SYS_clone3, libc::SYS_io_uring_setup];
+    let absent = absent.into_iter().flat_map(|call| [call, call | X32]);
+    let absent = absent.map(|call| (call, Vec::new()));
     Ok([
         match bounds.is_device_model {
             true => limits_filter()?,
             false => hypercall_filter(bounds.has_display)?,
         },
         program(rules, libc::EPERM)?,
-        program(absent.into_iter().collect(), libc::ENOSYS)?,
+        program(absent.collect(), libc::ENOSYS)?,
     ])
 }
 
@@ -716,9 +745,23 @@ mod tests {
                 i32::from(maps != has_display)
                     | i32::from(!is_refused) << 1
                     | i32::from(listens != has_display) << 2
+                    | i32::from(!connects_by_no_other_way()) << 3
             });
             assert_eq!(code, 0, "{has_display}");
         }
+    }
+
+    /// Whether messages do not connect their socket, and io_uring is not there.
+    fn connects_by_no_other_way() -> bool {
+        let flags = [0, FAST_OPEN as libc::c_int];
+        // SAFETY: the calls name no file, so they end before they look at other arguments.
+        let [plain, connecting] = flags.map(|flags| unsafe {
+            libc::sendto(-1, std::ptr::null(), 0, flags, std::ptr::null(), 0);
+            errno()
+        });
+        // SAFETY: the call is refused before it looks at its arguments.
+        let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 0, 0) };
+        ring == -1 && errno() == libc::ENOSYS && (plain, connecting) == (libc::EBADF, libc::EPERM)
     }
 
     fn bounds(has_display: bool, is_device_model: bool) -> Bounds {

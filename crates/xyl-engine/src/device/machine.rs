@@ -25,7 +25,7 @@ use crate::vm::spec::VmSpec;
 use crate::{EngineError, Host};
 
 /// Name of the kind in the toolstack's copy. libxl passes over a kind that it does not know.
-const KIND: &str = "device-model";
+pub(super) const KIND: &str = "device-model";
 /// Number of the one device model.
 const NUMBER: &str = "0";
 /// The device model in words.
@@ -112,6 +112,7 @@ impl Kind for DeviceModel {
     fn detach(&self, host: &mut Host, domid: DomId, _: Instant) -> Result<(), EngineError> {
         device_model::end_one(host, QemuId::device_model(domid))?;
         host.store.rm(&node(&device_model::folder(domid))?)?;
+        host.store.rm(&device_model::pid_node(domid)?)?;
         Ok(host.store.rm(&copy(domid)?)?)
     }
 
@@ -144,6 +145,20 @@ pub(crate) fn is_lost(host: &mut Host, domid: DomId) -> Result<bool, EngineError
         .iter()
         .any(|number| number == NUMBER);
     Ok(has_one && device_model::find_one(host, QemuId::device_model(domid)).is_empty())
+}
+
+/// Whether another toolstack has started the device model of a domain, whatever it is: a process of any user, or a stub domain.
+///
+/// # Errors
+/// Those of xenstore.
+pub(crate) fn is_of_others(host: &mut Host, domid: DomId) -> Result<bool, EngineError> {
+    let numbers = bus::numbers(host, domid, KIND)?;
+    if numbers.iter().any(|number| number == NUMBER) {
+        return Ok(false);
+    }
+    let stub = home(domid, "image/device-model-domid")?;
+    let pid = device_model::pid_node(domid)?;
+    Ok(host.store.exists(&stub)? || host.store.exists(&pid)?)
 }
 
 /// The files of a device model, in the order in which QEMU gets them, and what the first ones are.
@@ -249,9 +264,11 @@ fn start(
     };
     let child = device_model::start(host, &request)?;
     let check = |host: &Host| patience.check(host);
-    device_model::await_running(host, &request, &child, &check)?;
+    // A QEMU that restricts itself says nothing in xenstore, from QEMU 8 on. It runs before it becomes its user.
     device_model::await_confined(host, &request, &child, &check)?;
     device_model::keep_to_domain(&request, &child)?;
+    // It is a precaution for the host: the guest can do without.
+    let _ = child.be_ended_first();
     announce_terminals(host, domid, child.id(), hvm.nr_serial)?;
     // A monitor watches over the QEMUs of its domain.
     if host.sources.has_doorbell() {

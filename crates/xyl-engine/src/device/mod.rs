@@ -453,6 +453,10 @@ pub(crate) fn detach(host: &mut Host, domid: DomId, deadline: Instant) -> Result
             there.push(*kind);
         }
     }
+    // The device model has images of disks open, and must not have them when they count as free.
+    if names.iter().any(|name| name == machine::KIND) {
+        device_model::end_one(host, QemuId::device_model(domid))?;
+    }
     // Of the kinds that are waited for, interfaces come after disks: the time of their scripts is none that a disk needs to close.
     let (waited_for, others): (Vec<&dyn Kind>, Vec<&dyn Kind>) =
         there.into_iter().partition(|kind| kind.is_waited_for());

@@ -433,7 +433,9 @@ pub(crate) fn refuse_foreign_devices(
 ) -> Result<(), EngineError> {
     let domid = info.domid;
     let mut devices = device::foreign(host, domid)?;
-    if info.kind() == GuestKind::Hvm && device_model::has_others(host, domid) {
+    if info.kind() == GuestKind::Hvm
+        && (device_model::has_others(host, domid) || device::machine::is_of_others(host, domid)?)
+    {
         devices.push("a device model".to_owned());
     }
     if devices.is_empty() {

@@ -152,6 +152,7 @@ fn watch_at(
         watch_name(host, *vm)?;
         detach::watch_going(host, vm.domid)?;
         qemu::watch(host, *vm);
+        qemu::heed_earlier_end(host, *vm, log)?;
         let next = begun.and_then(|()| next_action(host, *vm, &mut resets, log));
         // From here on the end of QEMU is no news, and each wait would find it.
         host.sources.remove(qemu::TOKEN);

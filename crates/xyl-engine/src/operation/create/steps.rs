@@ -15,6 +15,7 @@ use crate::config::libxl_json;
 use crate::config::plan;
 use crate::device::console::Ring;
 use crate::device::{self, Owner};
+use crate::device_model;
 use crate::operation::destroy;
 use crate::operation::patience;
 use crate::operation::xenstore_nodes::{self, DomainTree};
@@ -62,7 +63,8 @@ pub(super) fn make_domain(
         let domid = host.hv.create_domain(&request)?;
         context.domid = Some(domid);
         if !DomidHistory::of(host).is_recent(domid) {
-            return Ok(());
+            // One that an earlier domain of this number has left could map the new one's memory.
+            return device_model::end_left(host, domid);
         }
         // Xen goes on from the last number it gave, so the next try gets another one.
         unmake_domain(host, context, at)?;
