@@ -346,7 +346,7 @@ pub enum HvmParam {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum HostResource {
-    /// I/O ports.
+    /// A range of I/O ports.
     Ports {
         /// The first port.
         first: u16,

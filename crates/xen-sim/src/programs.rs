@@ -102,6 +102,10 @@ impl<P: Child> Child for MortalHeld<P> {
         self.fate.call(|| self.inner.said(), Vec::new)
     }
 
+    fn is_of_user(&self, uid: u32) -> io::Result<bool> {
+        self.fate.call(|| self.inner.is_of_user(uid), dead)
+    }
+
     fn tell(&self, text: &[u8]) -> io::Result<()> {
         let tell = || self.inner.tell(text);
         self.fate.os_call("tell_program", TELL_ERRORS, tell, dead)

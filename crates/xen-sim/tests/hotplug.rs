@@ -562,7 +562,8 @@ fn what_cannot_be_attached_is_refused() {
     let bench = Bench::with_devices();
     let (world, domid) = world(&bench);
     for (kind, device, wanted) in [
-        ("pci", "x", ErrorCode::NotThereYet),
+        ("usbctrl", "x", ErrorCode::NotThereYet),
+        ("pci", "x", ErrorCode::Configuration),
         ("vbd", "vdev=vda,target=/x", ErrorCode::Configuration),
         ("vbd", "/srv/extra.img,qcow2,xvdc", ErrorCode::DiskImage),
         ("vbd", "/srv/none.img,raw,xvdc", ErrorCode::DiskImage),

@@ -78,7 +78,7 @@ impl Operation {
             Operation::Destroy => 128,
             Operation::Pause | Operation::Unpause => 12,
             Operation::Rename => 26,
-            Operation::Restart | Operation::RenameRestart => 490,
+            Operation::Restart | Operation::RenameRestart => 510,
             Operation::SoftReset => 390,
         }
     }

@@ -105,7 +105,7 @@ struct Started {
     process: Process,
     /// Its standard error, if that is kept.
     errors: RefCell<PipeReader>,
-    /// What was read of that so far.
+    /// The part of it that was read so far.
     said: RefCell<Vec<u8>>,
     /// Its standard input, if it takes commands.
     commands: Option<PipeWriter>,

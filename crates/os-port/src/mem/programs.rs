@@ -29,6 +29,8 @@ struct State {
     readers: BTreeMap<PathBuf, PlayReader>,
     /// The programs that end when SIGTERM asks them to.
     obedient: Vec<PathBuf>,
+    /// The programs that become their user a time after their start.
+    confined_later: Vec<PathBuf>,
     processes: BTreeMap<u32, MemProgram>,
 }
 
@@ -42,6 +44,8 @@ struct MemProgram {
     is_stopped: bool,
     /// Whether SIGTERM has been sent, which the program has not answered.
     is_asked: bool,
+    /// Whether it has become its user.
+    is_confined: bool,
     /// All that was written to its standard input.
     told: Vec<u8>,
     /// All that it has said.
@@ -78,6 +82,18 @@ impl MemPrograms {
         self.state().obedient.push(program.to_owned());
     }
 
+    /// Lets a program become its user when [`confine`](MemPrograms::confine) says so, and not at its start.
+    pub fn confine_later(&self, program: &Path) {
+        self.state().confined_later.push(program.to_owned());
+    }
+
+    /// Lets a process become its user.
+    pub fn confine(&self, pid: u32) {
+        if let Some(process) = self.state().processes.get_mut(&pid) {
+            process.is_confined = true;
+        }
+    }
+
     /// Adds a process that no process of the world has started.
     pub fn add_process(&self, pid: u32) {
         self.state()
@@ -108,8 +124,13 @@ impl MemPrograms {
     /// Starts a program as this process.
     pub fn start(&self, launch: &Launch, life: &Life) -> MemChild {
         let pid = life.id();
-        let program = MemProgram::new(Some(launch.clone()), Some(life.clone()));
-        self.state().processes.insert(pid, program);
+        let mut program = MemProgram::new(Some(launch.clone()), Some(life.clone()));
+        let mut state = self.state();
+        program.is_confined = state
+            .confined_later
+            .iter()
+            .all(|one| one != launch.program());
+        state.processes.insert(pid, program);
         MemChild {
             programs: self.clone(),
             pid,
@@ -179,6 +200,7 @@ impl MemProgram {
             end: None,
             is_stopped: false,
             is_asked: false,
+            is_confined: true,
             told: Vec::new(),
             said: Vec::new(),
         }
@@ -241,6 +263,12 @@ impl Child for MemChild {
         let state = self.programs.state();
         let process = state.processes.get(&self.pid);
         process.map(|one| one.said.clone()).unwrap_or_default()
+    }
+
+    fn is_of_user(&self, _: u32) -> io::Result<bool> {
+        let state = self.programs.state();
+        let process = state.processes.get(&self.pid);
+        Ok(process.is_some_and(|one| one.is_confined))
     }
 
     fn tell(&self, text: &[u8]) -> io::Result<()> {

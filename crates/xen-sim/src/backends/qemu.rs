@@ -39,6 +39,7 @@ pub(super) struct Qemus {
 impl Qemus {
     pub(super) fn new(programs: &MemPrograms) -> Qemus {
         programs.obey(FilePath::new(BINARY));
+        programs.confine_later(FilePath::new(BINARY));
         Qemus {
             programs: programs.clone(),
             begun: BTreeSet::new(),
@@ -64,6 +65,7 @@ impl Qemus {
             }
             has_acted |= self.refuse_missing_driver(pid);
             if self.begun.insert(pid) {
+                self.programs.confine(pid);
                 let state = format!("/local/domain/0/device-model/{domid}/state");
                 has_acted |= write(store, &state, "running");
             }

@@ -211,7 +211,7 @@ fn refuse_backend(reader: &mut Reader<'_>, param: &Param<'_>) {
         Code::Unsupported,
         param.name.span(),
         message,
-        "take it out, or write `backend=0`",
+        "write `backend=0` or leave `backend` out",
     );
 }
 

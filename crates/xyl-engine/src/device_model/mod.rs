@@ -3,7 +3,7 @@
 //!
 //! Each domain that starts with such devices has one QEMU for them. Each disk that is attached later has another one ([`QemuId`]): a QEMU
 //! that a guest has used gets no further file and no command. Each QEMU gets its images
-//! as open files, and opens them when it is told to (`commands`). It becomes a user of its own, in a folder with three devices and nothing else (`Dirs::qemu_cage`). The kernel refuses it hypercalls and new processes, and bounds its memory. QEMU's
+//! as open files, and opens them when it gets commands (`commands`). It becomes a user of its own, in a folder with three devices and nothing else (`Dirs::qemu_cage`). The kernel refuses it hypercalls and new processes, and bounds its memory. QEMU's
 //! own filter (`-sandbox`) is not used: Debian builds QEMU without it. A device model is a process of its own (`machine.rs`). It makes hypercalls
 //! until it has restricted itself to its domain, and is then confined to an empty folder (`Dirs::device_model_cage`): it has no way to
 //! xenstore, to grants, or to other domains. It needs no record: each process that takes the domain down finds it by

@@ -55,9 +55,9 @@ pub struct NicCounters {
     pub domid: DomId,
     /// Number of the interface.
     pub number: u32,
-    /// What the guest has received.
+    /// The packets that the guest has received.
     pub received: Direction,
-    /// What the guest has sent.
+    /// The packets that the guest has sent.
     pub sent: Direction,
 }
 

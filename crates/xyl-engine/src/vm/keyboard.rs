@@ -14,7 +14,7 @@ const NUMBER_MAX: u32 = 9999;
 const ID: &str = "unique-id";
 /// The parameter that the sizes belong to.
 const MULTI_TOUCH: &str = "feature-multi-touch";
-/// The sizes of a surface that tells several touches apart.
+/// The sizes of a surface that knows several touches from each other.
 const TOUCH_SIZES: [&str; 3] = [
     "multi-touch-width",
     "multi-touch-height",

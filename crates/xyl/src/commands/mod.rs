@@ -155,8 +155,10 @@ pub const HERE: &[&str] = &[
 
 /// Commands that no list shows: those for packagers, shells and Xyl itself.
 ///
-/// `upgrade-monitors` is among them, because otherwise `up` would no longer be a unique prefix of xl's `uptime`; so is `inventory` for `info`.
+/// `upgrade-monitors` is among them, because otherwise `up` would no longer be a unique prefix of xl's `uptime`; so are `inventory` for `info` and `check-image` for
+/// `channel-list`.
 pub const HIDDEN: &[&str] = &[
+    "check-image",
     "completion",
     "inventory",
     "man",

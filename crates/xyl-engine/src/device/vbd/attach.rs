@@ -282,7 +282,7 @@ fn await_kernel(
 }
 
 /// Refuses disks whose loop device another guest has got, too. That guest could read the image, so its backend is closed: it has the disk of a
-/// process that has died, and whoever goes on with that operation finds it without its image.
+/// process that has died, and the process that goes on with that operation finds it without its image.
 fn refuse_intruders(
     host: &mut Host,
     seen: &Seen,

@@ -141,7 +141,7 @@ pub(super) fn prepare(
     Ok(())
 }
 
-/// The disk as QEMU is told of it.
+/// The disk for QEMU's commands.
 fn drive(disk: &Disk, what: String, image: &OpenFile) -> Drive {
     Drive {
         what,

@@ -365,7 +365,7 @@ fn audit(sample: &Sample) -> Vec<Family> {
     vec![posture, advisory]
 }
 
-/// Whether each source could be read. What it tells is missing otherwise.
+/// Whether each source could be read. Its metrics are missing otherwise.
 fn sources(sample: &Sample) -> Family {
     let mut family = gauge(
         "xyl_source_up",

@@ -1,6 +1,6 @@
-//! What `xyl metrics` reads of a host: Xen's domains, xenstore, the counters of domain 0's kernel, and Xyl's own files.
+//! The sources of `xyl metrics`: Xen's domains, xenstore, the counters of domain 0's kernel, and Xyl's own files.
 //!
-//! A source that cannot be read is named in [`Sample::missing`]. The rest is told all the same.
+//! A source that cannot be read is named in [`Sample::missing`]. The others are in the sample all the same.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ impl Source {
     }
 }
 
-/// A domain.
+/// A domain of the host.
 pub struct Domain {
     /// Xen's information about it.
     pub info: DomainInfo,
