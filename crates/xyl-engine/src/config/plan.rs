@@ -957,7 +957,7 @@ mod tests {
 
     #[test]
     fn a_wrong_value_does_not_hide_a_refusal() {
-        let text = b"name = \"g\"\nkernel = \"/k\"\nmemory = 64\ndisk = [ \"/x,bad,xvda\" ]\npci = [ \"01:00.0\" ]\n";
+        let text = b"name = \"g\"\nkernel = \"/k\"\nmemory = 64\ndisk = [ \"/x,bad,xvda\" ]\nvtpm = [ \"backend=tpm\" ]\n";
         let error = parse::<&str>(
             Source::from_bytes("guest.cfg", text).unwrap(),
             &[],
@@ -966,7 +966,7 @@ mod tests {
         .unwrap_err();
         let text = error.to_string();
         assert!(
-            text.contains("5:1: error: `pci` is not supported"),
+            text.contains("5:1: error: `vtpm` is not supported"),
             "{text}"
         );
         assert!(

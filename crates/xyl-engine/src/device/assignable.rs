@@ -32,7 +32,7 @@ const LOCK_LIMIT: Duration = Duration::from_secs(30);
 /// A device that is to be made assignable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewAssignable {
-    /// Its address.
+    /// Address of the device.
     pub device: PciSbdf,
     /// A name for it.
     pub name: Option<String>,
@@ -43,7 +43,7 @@ pub struct NewAssignable {
 /// A device that domains can get.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assignable {
-    /// Its address.
+    /// Address of the device.
     pub device: PciSbdf,
     /// The name that it was given.
     pub name: Option<String>,

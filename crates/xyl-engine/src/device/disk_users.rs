@@ -56,7 +56,7 @@ struct Use {
 pub struct Intruder {
     /// The guest, for messages.
     pub user: String,
-    /// Its domain.
+    /// Domain of the guest.
     pub domid: DomId,
     /// Number of its disk.
     pub disk: Option<u32>,

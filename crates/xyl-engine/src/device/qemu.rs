@@ -30,7 +30,7 @@ pub struct Wanted {
     qemu: QemuId,
     /// The devices, in words, whose nodes are written.
     devices: Vec<(Device, String)>,
-    /// Its disks.
+    /// Disks that it serves.
     drives: Vec<Drive>,
     /// Their images.
     files: Vec<OpenFile>,

@@ -404,11 +404,11 @@ mod tests {
 
     #[test]
     fn what_xyl_cannot_do_stays_xls() {
-        let record = RECORD.replace("\"on_reboot\"", "\"pcidevs\": [{}], \"on_reboot\"");
+        let record = RECORD.replace("\"on_reboot\"", "\"p9s\": [{}], \"on_reboot\"");
         let mut world = World::new(&record);
         let error = world.adopt(true).unwrap_err();
         assert!(
-            matches!(&error, EngineError::Adopt(AdoptError::Unsupported { what, .. }) if what.contains("`pci`")),
+            matches!(&error, EngineError::Adopt(AdoptError::Unsupported { what, .. }) if what.contains("`p9`")),
             "{error}"
         );
         assert_eq!((world.record(), world.started.len()), (None, 0));

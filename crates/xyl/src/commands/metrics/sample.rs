@@ -72,7 +72,7 @@ pub struct Waiting {
 
 /// The host at one moment.
 pub struct Sample {
-    /// Xen's version.
+    /// Version of Xen.
     pub version: VersionInfo,
     /// CPUs and memory.
     pub phys: PhysInfo,
