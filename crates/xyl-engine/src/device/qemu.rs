@@ -32,7 +32,7 @@ pub struct Wanted {
     devices: Vec<(Device, String)>,
     /// Disks that it serves.
     drives: Vec<Drive>,
-    /// Their images.
+    /// Images of these disks.
     files: Vec<OpenFile>,
     /// The names of its terminals.
     terminals: Vec<String>,

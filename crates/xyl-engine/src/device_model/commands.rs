@@ -133,7 +133,7 @@ fn set(object: &mut Json, name: &str, value: Json) {
 pub struct Refusal {
     /// The disk of the command, in words.
     pub what: String,
-    /// QEMU's words.
+    /// QEMU's own words.
     pub cause: String,
 }
 

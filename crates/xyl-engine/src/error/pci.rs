@@ -29,9 +29,9 @@ pub enum PciError {
         "domain 0 uses PCI device {device}: {user}; end that use first, or add `--force`, and domain 0 loses it"
     )]
     InUse {
-        /// The device.
+        /// Address of the device.
         device: PciSbdf,
-        /// The use.
+        /// The use of it.
         user: String,
     },
     /// A domain has the device.
@@ -39,9 +39,9 @@ pub enum PciError {
         "domain {domid} has PCI device {device}: destroy the domain, or `xyl pci-detach {domid} {device}`"
     )]
     Assigned {
-        /// The device.
+        /// Address of the device.
         device: PciSbdf,
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
     },
     /// Xen has given the device to a domain, and no node says which.
@@ -63,7 +63,7 @@ pub enum PciError {
     /// Another device has the name.
     #[error("PCI device {device} has the name `{name}` already: choose another")]
     NameTaken {
-        /// The name.
+        /// The unknown name.
         name: String,
         /// The device that has it.
         device: PciSbdf,
@@ -73,9 +73,9 @@ pub enum PciError {
         "PCI device {device}: domain 0's kernel does not {action}: {source}; `dmesg` may tell more"
     )]
     Driver {
-        /// The device.
+        /// Address of the device.
         device: PciSbdf,
-        /// The change.
+        /// The change of it.
         action: String,
         /// Error of the kernel.
         source: io::Error,
@@ -85,7 +85,7 @@ pub enum PciError {
         "Xen does not quarantine PCI device {device}: {source}; the device is {now}; `xyl dmesg` may tell more"
     )]
     Quarantine {
-        /// The device.
+        /// Address of the device.
         device: PciSbdf,
         /// Error of Xen.
         source: HvError,
@@ -97,9 +97,9 @@ pub enum PciError {
         "Xen does not give PCI device {device} to domain {domid}: {source}; `xyl dmesg` may tell more"
     )]
     NotAssigned {
-        /// The device.
+        /// Address of the device.
         device: PciSbdf,
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// Error of Xen.
         source: HvError,
@@ -109,9 +109,9 @@ pub enum PciError {
         "PCI device {device}: the guest of domain {domid} does not answer within {limit_s} s (its bus is in state {state}, not 4): load its driver, `modprobe xen-pcifront` in Linux, and repeat the command"
     )]
     GuestSilent {
-        /// The device.
+        /// Address of the device.
         device: PciSbdf,
-        /// The domain.
+        /// Number of the domain.
         domid: DomId,
         /// State of the bus.
         state: String,

@@ -47,7 +47,7 @@ const MAPPING_DEVICES: [&str; 3] = ["/dev/xen/privcmd", "/proc/xen/privcmd", "/d
 pub struct QemuId {
     /// The domain that it serves.
     pub domid: DomId,
-    /// Its number.
+    /// Number of it.
     pub number: u16,
 }
 

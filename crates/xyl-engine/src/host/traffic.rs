@@ -19,21 +19,21 @@ const SECTOR_BYTES: u64 = 512;
 /// Counters of a disk since its backend has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskCounters {
-    /// The guest.
+    /// The guest's domain.
     pub domid: DomId,
     /// Number of the disk, such as 51712 for `xvda`.
     pub number: u32,
-    /// Read requests.
+    /// Number of read requests.
     pub nr_reads: u64,
-    /// Write requests.
+    /// Number of write requests.
     pub nr_writes: u64,
-    /// Flush requests.
+    /// Number of flush requests.
     pub nr_flushes: u64,
-    /// Discard requests.
+    /// Number of discard requests.
     pub nr_discards: u64,
-    /// Bytes read.
+    /// Number of bytes read.
     pub read_bytes: u64,
-    /// Bytes written.
+    /// Number of bytes written.
     pub written_bytes: u64,
 }
 
@@ -42,7 +42,7 @@ pub struct DiskCounters {
 pub struct Direction {
     /// Bytes of all packets.
     pub size_bytes: u64,
-    /// Packets.
+    /// Number of packets.
     pub nr_packets: u64,
     /// Packets that were dropped.
     pub nr_dropped: u64,
@@ -51,7 +51,7 @@ pub struct Direction {
 /// Counters of a network interface since its backend has it, as the guest sees the directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NicCounters {
-    /// The guest.
+    /// The guest's domain.
     pub domid: DomId,
     /// Number of the interface.
     pub number: u32,

@@ -15,7 +15,7 @@ const SCSI_DISKS: u32 = 7;
 /// The machine of an HVM guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hvm {
-    /// The firmware.
+    /// The kind of firmware.
     pub bios: Bios,
     /// Path of the firmware; `None` for the host's usual one.
     pub bios_path: Option<PathBuf>,
@@ -23,17 +23,17 @@ pub struct Hvm {
     pub loader_path: Option<PathBuf>,
     /// The order of boot devices, as `-boot order=` of QEMU takes it.
     pub boot_order: String,
-    /// ACPI tables.
+    /// ACPI tables are there.
     pub has_acpi: bool,
     /// ACPI state S3.
     pub has_acpi_s3: bool,
     /// ACPI state S4.
     pub has_acpi_s4: bool,
-    /// APIC tables.
+    /// APIC tables are there.
     pub has_apic: bool,
-    /// High-precision timer.
+    /// The high-precision timer (HPET).
     pub has_hpet: bool,
-    /// Aligned timers.
+    /// Timers are aligned.
     pub aligns_timers: bool,
     /// The Xen platform device, by which PV drivers unplug the emulated disks.
     pub has_platform_pci: bool,
@@ -62,9 +62,9 @@ pub struct Hvm {
 pub enum UsbDevice {
     /// A pointer with absolute coordinates.
     Tablet,
-    /// A mouse.
+    /// A relative mouse.
     Mouse,
-    /// A keyboard.
+    /// A USB keyboard.
     Keyboard,
 }
 

@@ -11,7 +11,7 @@ const NAME_MAX_BYTES: usize = 64;
 /// A PCI device of the host that a VM is to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PassedPci {
-    /// The device.
+    /// The device itself.
     pub which: Which,
     /// Its place on the guest's bus, if the configuration says one: device and function in five and three bits.
     pub virtual_devfn: Option<u8>,

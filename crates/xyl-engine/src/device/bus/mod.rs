@@ -250,7 +250,7 @@ pub fn write<I>(
 /// The same, with more nodes: paths and values.
 ///
 /// # Errors
-/// Those of [`write`].
+/// Those of [`write()`].
 pub fn write_with<I>(
     host: &mut Host,
     device: &Device,
