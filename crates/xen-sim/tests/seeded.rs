@@ -79,7 +79,7 @@ impl Operation {
             Operation::Pause | Operation::Unpause => 12,
             Operation::Rename => 26,
             Operation::Restart | Operation::RenameRestart => 510,
-            Operation::SoftReset => 390,
+            Operation::SoftReset => 410,
         }
     }
 }
