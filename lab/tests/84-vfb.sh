@@ -82,28 +82,6 @@ vnc() {
 shows() {
 	[ "$(vnc "$1" picture)" = "$2" ]
 }
-# kept_to DOMID PID: each open file of privcmd of a process is restricted to this domain: the kernel changes no restriction.
-kept_to() {
-	python3 - "$@" <<'PYTHON'
-import ctypes, errno, fcntl, os, struct, sys
-domid, pid = int(sys.argv[1]), int(sys.argv[2])
-call = ctypes.CDLL(None, use_errno=True).syscall
-pidfd = call(434, pid, 0)
-RESTRICT, seen = 0x25006, 0
-for name in os.listdir(f"/proc/{pid}/fd"):
-    if os.readlink(f"/proc/{pid}/fd/{name}") != "/dev/xen/privcmd":
-        continue
-    file = call(438, pidfd, int(name), 0)
-    fcntl.ioctl(file, RESTRICT, struct.pack("H", domid))
-    try:
-        fcntl.ioctl(file, RESTRICT, struct.pack("H", domid + 1))
-        sys.exit(f"file {name} is not restricted")
-    except OSError as error:
-        assert error.errno == errno.EINVAL, error
-    seen += 1
-assert seen, "no file of privcmd"
-PYTHON
-}
 # confined NAME: its QEMU is a user of its own without rights, and maps the memory of its own domain alone.
 confined() {
 	local domid pid

@@ -136,15 +136,19 @@ fn copy(domid: DomId) -> Result<StorePath, EngineError> {
     node(&format!("/libxl/{domid}/device/{KIND}/{NUMBER}"))
 }
 
+/// Whether the toolstack's copy says that a domain has a device model of Xyl's.
+fn has_copy(host: &mut Host, domid: DomId) -> Result<bool, EngineError> {
+    let numbers = bus::numbers(host, domid, KIND)?;
+    Ok(numbers.iter().any(|number| number == NUMBER))
+}
+
 /// Whether a domain is to have a device model, and its QEMU has ended.
 ///
 /// # Errors
 /// Those of xenstore.
 pub(crate) fn is_lost(host: &mut Host, domid: DomId) -> Result<bool, EngineError> {
-    let has_one = bus::numbers(host, domid, KIND)?
-        .iter()
-        .any(|number| number == NUMBER);
-    Ok(has_one && device_model::find_one(host, QemuId::device_model(domid)).is_empty())
+    Ok(has_copy(host, domid)?
+        && device_model::find_one(host, QemuId::device_model(domid)).is_empty())
 }
 
 /// Whether another toolstack has started the device model of a domain, whatever it is: a process of any user, or a stub domain.
@@ -152,8 +156,7 @@ pub(crate) fn is_lost(host: &mut Host, domid: DomId) -> Result<bool, EngineError
 /// # Errors
 /// Those of xenstore.
 pub(crate) fn is_of_others(host: &mut Host, domid: DomId) -> Result<bool, EngineError> {
-    let numbers = bus::numbers(host, domid, KIND)?;
-    if numbers.iter().any(|number| number == NUMBER) {
+    if has_copy(host, domid)? {
         return Ok(false);
     }
     let stub = home(domid, "image/device-model-domid")?;

@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
-use xen_port::{DomId, DomainInfo, GuestKind};
+use xen_port::{DomId, DomainInfo};
 use xl_cfg::types::{NameRule, VmName};
 use xyl_engine::device::hotplug;
 use xyl_engine::supervise::states;
 use xyl_engine::vm::domains;
+use xyl_engine::vm::spec::kind_text;
 
 use crate::commands::network_list::NIC;
 use crate::context::Context;
@@ -116,11 +117,7 @@ fn address(context: &Context, domid: DomId) -> Result<Option<String>, Failure> {
 }
 
 fn kind(guest: &Guest) -> &'static str {
-    match guest.info.kind() {
-        GuestKind::Pv => "pv",
-        GuestKind::Pvh => "pvh",
-        GuestKind::Hvm => "hvm",
-    }
+    kind_text(guest.info.kind())
 }
 
 fn toolstack(guest: &Guest) -> &'static str {

@@ -3,9 +3,10 @@
 use os_port::{Clock, SystemClock, SystemFiles};
 use serde_json::{Value, json};
 use uuid::Uuid;
-use xen_port::{DomId, DomainInfo, GuestKind, ShutdownReason};
+use xen_port::{DomId, DomainInfo, ShutdownReason};
 use xyl_engine::config::admission;
 use xyl_engine::supervise::states::{self, Listed};
+use xyl_engine::vm::spec::kind_text;
 use xyl_engine::vm::state::VmState;
 use xyl_engine::vm::{domains, given_up, store};
 
@@ -245,7 +246,7 @@ fn absent_to_json(context: &Context, vm: &Listed) -> Value {
         "last_domid": vm.last_domid.map(|domid| domid.0),
         "name": vm.name,
         "uuid": vm.uuid.hyphenated().to_string(),
-        "kind": vm.kind.map(kind_name),
+        "kind": vm.kind.map(kind_text),
         "memory_kib": vm.memory_kib,
         "vcpus_online": vm.nr_vcpus,
     });
@@ -463,7 +464,7 @@ pub fn to_json(info: &DomainInfo, name: Option<&str>, is_bare_pv32: bool) -> Val
         "domid": info.domid.0,
         "name": name,
         "uuid": uuid(&info.handle),
-        "kind": kind_name(info.kind()),
+        "kind": kind_text(info.kind()),
         "memory_kib": info.tot_pages * 4,
         "max_memory_kib": info.max_pages.saturating_mul(4),
         "claimed_kib": info.outstanding_pages * 4,
@@ -482,15 +483,6 @@ pub fn to_json(info: &DomainInfo, name: Option<&str>, is_bare_pv32: bool) -> Val
         "ssidref": info.ssidref,
         "bare_pv32": is_bare_pv32,
     })
-}
-
-/// Value of `type` in a configuration for this kind of guest.
-pub fn kind_name(kind: GuestKind) -> &'static str {
-    match kind {
-        GuestKind::Pv => "pv",
-        GuestKind::Pvh => "pvh",
-        GuestKind::Hvm => "hvm",
-    }
 }
 
 /// The shutdown reason as one word.
@@ -531,7 +523,7 @@ fn print_configurations(context: &Context, infos: &[DomainInfo], absent: &[Liste
     }
     for vm in absent {
         // libxl's record went with the last domain.
-        let (kind, uuid) = (vm.kind.map(kind_name), vm.uuid.hyphenated().to_string());
+        let (kind, uuid) = (vm.kind.map(kind_text), vm.uuid.hyphenated().to_string());
         let config = json!({"c_info": {"type": kind, "name": vm.name, "uuid": uuid}});
         array.push(json!({"domid": shown_number(vm, infos), "config": config}));
     }
@@ -542,7 +534,7 @@ fn print_configurations(context: &Context, infos: &[DomainInfo], absent: &[Liste
 
 /// Builds a configuration in libxl's form from what Xen and xenstore know.
 fn without_record(info: &DomainInfo, name: Option<String>) -> Value {
-    let (kind, uuid) = (kind_name(info.kind()), uuid(&info.handle));
+    let (kind, uuid) = (kind_text(info.kind()), uuid(&info.handle));
     // Debian's scripts need the name of each domain.
     json!({"c_info": {"type": kind, "name": name, "uuid": uuid}})
 }
@@ -608,7 +600,7 @@ mod tests {
             name: "web".to_owned(),
             last_domid: last_domid.map(DomId),
             state: VmState::Restarting,
-            kind: Some(GuestKind::Pvh),
+            kind: Some(xen_port::GuestKind::Pvh),
             memory_kib: 262_144,
             nr_vcpus: 2,
         }

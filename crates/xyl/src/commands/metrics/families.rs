@@ -3,9 +3,10 @@
 //! Labels name a VM by its UUID. `xen_domain_info` joins it with its name and number.
 
 use uuid::Uuid;
-use xen_port::{DomainInfo, GuestKind, ShutdownReason};
+use xen_port::{DomainInfo, ShutdownReason};
 use xl_cfg::types::xvd_name;
 use xyl_engine::host::traffic::{Direction, NicCounters};
+use xyl_engine::vm::spec::kind_text;
 
 use super::exposition::{Family, Kind, Labels, Number};
 use super::sample::{Domain, Sample, Source};
@@ -144,11 +145,7 @@ fn is_past(sample: &Sample, domain: &Domain) -> bool {
 }
 
 fn of_domain(domain: &Domain) -> Labels {
-    let kind = match domain.info.kind() {
-        GuestKind::Pv => "pv",
-        GuestKind::Pvh => "pvh",
-        GuestKind::Hvm => "hvm",
-    };
+    let kind = kind_text(domain.info.kind());
     let toolstack = if domain.is_own { "xyl" } else { "other" };
     vec![
         of(domain),
