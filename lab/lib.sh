@@ -122,6 +122,11 @@ assert seen, "no file of privcmd"
 PYTHON
 }
 
+# record_of NAME MEMBER: a list of libxl's record of a domain, such as `disks`, a member a line.
+record_of() {
+	xl list -l "$1" | python3 -c 'import json, sys; print(json.dumps(json.load(sys.stdin)[0]["config"][sys.argv[1]], sort_keys=True, indent=1))' "$2"
+}
+
 # metric NAME DOMAIN [LABELS]: a value of `xyl metrics` about a domain; LABELS are further ones, with a comma before each.
 metric() {
 	xyl metrics | sed -n "s/^$1{uuid=\"$(uuid_of "$2")\"${3-}} //p"

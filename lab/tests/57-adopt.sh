@@ -59,6 +59,32 @@ for type in pv pvh; do
 	leaves_nothing "$scratch/before"
 done
 
+echo 'with a disk and an interface, which come again after a reboot'
+modprobe -a xen-blkback xen-netback bridge loop || fail 'no drivers'
+ip link add xenbr0 type bridge || fail 'no bridge'
+ip link set xenbr0 up
+truncate -s 1M "$scratch/disk.img"
+start devices pvh "disk = [ '$scratch/disk.img,raw,xvda,rw' ]" "vif = [ 'bridge=xenbr0' ]"
+devices_of() {
+	echo "$(losetup -n -O NAME -j "$scratch/disk.img" | wc -l) $(ls /sys/class/net/xenbr0/brif | grep -c "^vif$1.0$")"
+}
+has_devices() {
+	[ "$(devices_of "$1")" = '1 1' ]
+}
+first=$(domid_of devices)
+ok xyl adopt devices 2>/dev/null
+equals '1 1' "$(devices_of "$first")"
+mac=$(xyl network-list devices | awk 'NR > 1 { print $3 }')
+tell devices 'shutdown reboot'
+within 30 other_domid devices "$first"
+within 20 readies devices 2
+within 10 has_devices "$(domid_of devices)"
+equals "$mac" "$(xyl network-list devices | awk 'NR > 1 { print $3 }')"
+ok xyl destroy devices
+equals '0 0' "$(devices_of "$first")"
+ip link del xenbr0
+leaves_nothing "$scratch/before"
+
 echo 'one that xl still manages'
 start managed pvh
 ok xyl adopt managed 2>/dev/null

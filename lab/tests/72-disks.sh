@@ -164,6 +164,7 @@ ok xl create -q mixed.cfg
 domid=$(domid_of mixed)
 xenstore-ls -f | grep -E "^/(local/domain/0/backend/vbd/$domid|local/domain/$domid/device/vbd|libxl/$domid/device/vbd)/" |
 	sed "s#/$domid/#/D/#g; s#= \"\(.*\)\"\$#= \"\1\"#" | sort >xl.nodes
+record_of mixed disks >xl.record
 ok xyl destroy mixed
 within 10 test -z "$(loops_of "$disks/mixed.img")"
 leaves_nothing before
@@ -171,6 +172,7 @@ ok xyl create -q mixed.cfg
 domid=$(domid_of mixed)
 xenstore-ls -f | grep -E "^/(local/domain/0/backend/vbd/$domid|local/domain/$domid/device/vbd|libxl/$domid/device/vbd)/" |
 	sed "s#/$domid/#/D/#g" | sort >xyl.nodes
+record_of mixed disks >xyl.record
 ok xl destroy mixed
 within 10 test -z "$(loops_of "$disks/mixed.img")"
 xyl recover >/dev/null 2>&1
@@ -187,5 +189,6 @@ comm -13 xl.names xyl.names >only.xyl
 comm -23 xl.names xyl.names >only.xl
 cat only.xl
 equals '' "$(cat only.xyl)"
+equals '' "$(diff xl.record xyl.record)"
 equals '' "$(grep -vE '/(bootable|removable|node|specification|protocol|script|online|state|frontend-id|discard-enable|direct-io-safe|feature-[^/]*|max-ring-page-order|multi-queue-max-queues)( |$)' only.xl)"
 rm -rf $disks

@@ -32,6 +32,18 @@ vdevs() {
 queue_of() {
 	ok xyl vcpu-set "$1" 1
 }
+# connected DOMID NUMBER: whether the guest uses a disk.
+connected() {
+	[ "$(xenstore-read "/local/domain/0/backend/vbd/$1/$2/state")" = 4 ]
+}
+# both COMMAND COMMAND: runs both at one moment, and both must succeed.
+both() {
+	local first
+	$1 >first.out 2>&1 &
+	first=$!
+	ok $2
+	wait $first || fail "exit code $? of: $1 ($(cat first.out))"
+}
 # timed NAME COMMAND...: runs a command, which must succeed, and prints its time.
 timed() {
 	local name=$1 begun
@@ -105,6 +117,21 @@ for type in $(guest_types); do
 	ok xyl block-detach $type xvdc
 	within 10 unplugged $type 5
 	within 10 test -z "$(loops_of "$disks/$type.img")"
+	leaves_nothing without-$type
+
+	echo 'both attach at one moment, and detach at one moment: neither loses the disk of the other'
+	fresh third
+	for round in 1 2; do
+		both "xl block-attach $type $disks/second.img,raw,xvdd,rw" "xyl block-attach $type $disks/third.img,raw,xvde,rw"
+		for tool in xl xyl; do equals '51760 51776' "$(vdevs $tool $type)"; done
+		equals 'xvdd xvde' "$(xl list -l $type | grep -oE '"xvd[de]"' | tr -d '"' | sort -u | xargs)"
+		within 30 connected "$domid" 51760
+		within 30 connected "$domid" 51776
+		both "xl block-detach $type xvde" "xyl block-detach $type xvdd"
+		for tool in xl xyl; do equals '' "$(vdevs $tool $type)"; done
+		for image in second third; do within 10 test -z "$(loops_of "$disks/$image.img")"; done
+		equals '' "$(xl list -l $type | grep -oE '"xvd[de]"')"
+	done
 	leaves_nothing without-$type
 
 	echo 'a forced detach'
@@ -188,6 +215,12 @@ for round in xl xyl; do
 	ok xyl block-attach adopted "$disks/adopted.img,raw,xvdc,rw"
 	equals 51744 "$(vdevs xl adopted)"
 	matches '"vdev": "xvdc"' "$(xl list -l adopted)"
+	if [ $round = xyl ]; then
+		first=$(monitors adopted)
+		ok xyl upgrade-monitors
+		within 10 gone "$first"
+		equals 51744 "$(vdevs xyl adopted)"
+	fi
 	ok xyl block-detach --force adopted xvdc
 	within 10 test -z "$(loops_of "$disks/adopted.img")"
 	equals '' "$(vdevs xl adopted)"

@@ -74,3 +74,18 @@ for program in xl "$as_xl"; do
 	rm -f "$consoles/guest-N.log"
 	pkill -HUP -x xenconsoled
 done
+
+echo 'the Debian package gives the name /usr/sbin/xl to Xyl, and back'
+[ -d /var/lib/dpkg/info ] || fail 'no dpkg here'
+xyl=$(readlink -f "$(command -v xyl)")
+[ -e /usr/local/sbin/xyl ] || ln -s "$xyl" /usr/local/sbin/xyl
+xens=$(readlink -f /usr/sbin/xl)
+ok sh /xyl-lab/dist/debian/build-xyl-as-xl "$scratch" >/dev/null
+ok dpkg -i "$scratch"/xyl-as-xl_*.deb >"$scratch/dpkg.out" 2>&1
+equals "$xyl" "$(readlink -f /usr/sbin/xl)"
+equals "$xens" "$(readlink -f /usr/sbin/xl.xen)"
+ok /usr/sbin/xl list >/dev/null
+ok /usr/sbin/xl.xen list >/dev/null
+ok dpkg -r xyl-as-xl >"$scratch/dpkg.out" 2>&1
+equals "$xens" "$(readlink -f /usr/sbin/xl)"
+[ ! -e /usr/sbin/xl.xen ] || fail 'the diversion is there still'

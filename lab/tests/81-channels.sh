@@ -133,12 +133,9 @@ nodes_of() {
 	xenstore-ls -f | grep -E "^/local/domain/0/backend/console/$domid/[12]/|^/local/domain/$domid/device/console/|^/libxl/$domid/device/console/[12]/" |
 		sed "s#/$domid/#/D/#g; s#\"$domid\"#\"D\"#; s#/dev/pts/[0-9]*#/dev/pts/N#" | sort
 }
-record_of() {
-	xl list -l "$1" | python3 -c 'import json, sys; print(json.dumps(json.load(sys.stdin)[0]["config"]["channels"], sort_keys=True))'
-}
 ok xyl create -q -p nodes.cfg
 nodes_of "$(domid_of nodes)" >of-xyl
-record_of nodes >record-xyl
+record_of nodes channels >record-xyl
 ok xyl destroy nodes
 # libxl of 4.17 gives the first channel the number of the console ("Primary console has invalid configuration"), so QEMU serves none.
 case $(xl info xen_version) in
@@ -150,7 +147,7 @@ esac
 ok xl create -q -p nodes.cfg
 within 60 both_served "$(domid_of nodes)"
 nodes_of "$(domid_of nodes)" >of-xl
-record_of nodes >record-xl
+record_of nodes channels >record-xl
 refused 'console 1, which QEMU serves' xyl adopt nodes
 ok xl destroy nodes
 # QEMU could not open a terminal in its folder, so `output` names one that it has opened before. Nothing reads the rest.

@@ -1,5 +1,5 @@
 # Guests that misuse the xenstore nodes of their devices: they never connect, delete their folder, point at another guest's backend,
-# change states all the time, or fill their quota. Attach, detach, reboot and destroy still end, and touch no other guest's devices.
+# change states all the time, or have very many nodes. An image that is gone keeps a restart back until it is there again. Attach, detach, reboot and destroy still end, and touch no other guest's devices.
 # limit_s: 240
 # xen: any
 . /xyl-lab/lab/lib.sh
@@ -68,7 +68,7 @@ ends_in 30 xyl block-detach --force bad xvda
 within 10 eval '[ "$(loops_of bad)" -eq 0 ]'
 ok has_devices good
 
-echo 'its quota of nodes is used up'
+echo 'it has very many nodes'
 number=0
 while [ $number -lt 1200 ]; do
 	# The toolstack makes them; the guest owns them.
@@ -113,5 +113,17 @@ flipper=
 xenstore-rm "/local/domain/$bad" 2>/dev/null
 domain_gone bad || ok xyl destroy bad
 ok has_devices good
+
+echo 'an image that is gone at a reboot'
+truncate -s 1M "$images/gone.img"
+ok xyl block-attach good "$images/gone.img,raw,xvdb,rw"
+mv "$images/gone.img" "$images/away.img"
+tell good 'shutdown reboot'
+within 20 grep -aq "gone.img" /var/log/xen/xyl-good.log
+ok xyl list good
+mv "$images/away.img" "$images/gone.img"
+within 60 readies good 2
+within 10 has_devices good
+equals '51712 51728' "$(xyl block-list good | awk 'NR > 1 { print $1 }' | sort | xargs)"
 ok xyl destroy good
 leaves_nothing before

@@ -35,3 +35,21 @@ ok xl create -q "$scratch/old.cfg"
 within 20 readies old 1
 save old
 equals 'pv 1 32768' "$(value old type) $(value old vcpus) $(value old memory_kib)"
+
+echo "a guest of Xyl's with a disk: xl saves it, which leaves nothing of it, and restores it as its own"
+modprobe -a xen-blkback loop || fail 'no drivers'
+truncate -s 1M "$scratch/disk.img"
+testguest_cfg ours pvh "disk = [ '$scratch/disk.img,raw,xvda,rw' ]" >"$scratch/ours.cfg"
+traces >"$scratch/before"
+ok xyl create -q "$scratch/ours.cfg"
+within 20 readies ours 1
+save ours
+ok xyl recover
+equals '' "$(losetup -n -O NAME -j "$scratch/disk.img")"
+leaves_nothing "$scratch/before"
+ok xl restore "$scratch/ours.save" >/dev/null 2>&1
+within 20 beats_beyond ours "$(beats ours)"
+equals 1 "$(losetup -n -O NAME -j "$scratch/disk.img" | wc -l)"
+ok xl destroy ours
+within 10 test -z "$(losetup -n -O NAME -j "$scratch/disk.img")"
+leaves_nothing "$scratch/before"

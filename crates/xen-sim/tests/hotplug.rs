@@ -20,8 +20,9 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 use xen_port::{DomId, ShutdownReason};
 use xen_sim::Manner;
-use xen_sim::{Ended, Fault, Moment, Sabotage, Snapshot, Turns, World};
+use xen_sim::{Ended, Fault, LastingFault, Moment, Sabotage, Snapshot, Turns, World};
 use xyl_api::{Asker, Envelope, RequestId};
+use xyl_engine::operation::soft_reset::{self, Outcome};
 use xyl_engine::operation::{destroy, restart};
 use xyl_engine::supervise::monitor;
 use xyl_engine::supervise::requests::{self, Asking, Done, Request};
@@ -429,6 +430,62 @@ fn refuse_any_call(bench: &Bench, subject: Subject, request: &Request) {
     assert!(refused > 10, "{refused} of {faults}");
 }
 
+/// xenstored's quota is reached at any call of an attach, and stays so until the attach has ended.
+#[test]
+fn a_quota_that_is_reached_in_the_middle_leaves_nothing() {
+    let bench = Bench::with_devices();
+    for subject in ALL {
+        let mut refused = 0;
+        for call in (1..).step_by(stride()) {
+            let (world, domid) = world(&bench);
+            let before = world.snapshot();
+            let quota = LastingFault::store_quota();
+            let fate = world.fate(None).failing_from(call, quota);
+            let attach = (subject.attach)();
+            let (ended, calls) = bench.run(&world, fate.clone(), |host| ask(host, domid, &attach));
+            if calls < call {
+                break;
+            }
+            fate.lift_faults();
+            let Ended::Well(outcome) = ended else {
+                panic!("call {call}: {ended:?}");
+            };
+            refused += u64::from(outcome.is_err());
+            let recovered = bench.must(&world, |host| recover::all(host, true));
+            let now = world.snapshot();
+            let what = format!("call {call}: {outcome:?}, {recovered:?}");
+            check_qemus(&world, domid);
+            if outcome.is_ok() {
+                assert_eq!((subject.places)(&now, domid), EVERYWHERE, "{what}");
+            } else {
+                subject
+                    .is_as_before(&now, &before, domid)
+                    .map_err(|fault| format!("{fault}: {what}"))
+                    .unwrap();
+            }
+        }
+        assert!(refused > 5, "{refused}");
+    }
+}
+
+#[test]
+fn a_soft_reset_keeps_what_was_attached() {
+    let bench = Bench::with_devices();
+    for subject in ALL {
+        let (world, domid) = world(&bench);
+        bench.must(&world, |host| ask(host, domid, &(subject.attach)()));
+        world.settle();
+        world.shut_down(domid, ShutdownReason::SoftReset);
+        let uuid = Uuid::parse_str(UUID).unwrap();
+        let outcome = bench.must(&world, |host| soft_reset::run(host, Vm { domid, uuid }));
+        assert_eq!(outcome, Outcome::Running);
+        assert_eq!((subject.places)(&world.snapshot(), domid), EVERYWHERE);
+        check_qemus(&world, domid);
+        bench.must(&world, |host| ask(host, domid, &(subject.detach)(false)));
+        assert_eq!((subject.places)(&world.snapshot(), domid), NOWHERE);
+    }
+}
+
 #[test]
 fn a_backend_that_refuses_or_hangs_leaves_nothing() {
     let bench = Bench::with_devices();
@@ -769,6 +826,52 @@ fn finish_a_detach(subject: Subject) {
         assert_eq!(now, NOWHERE, "{lines:?}");
         check_qemus(&world, domid);
         assert!(world.snapshot().loops.len() == before.loops.len());
+    }
+}
+
+/// A backend that goes while a monitor watches, and before the next one comes: each reports it once.
+#[test]
+fn a_device_whose_backend_goes_is_reported_once() {
+    let bench = Bench::with_devices();
+    for (seed, subject, device) in [
+        (1, DISK, format!("vbd/D/{NUMBER}")),
+        (2, NIC, format!("vif/D/{DEVID}")),
+    ] {
+        let (world, domid) = world(&bench);
+        let uuid = Uuid::parse_str(UUID).unwrap();
+        bench.must(&world, |host| {
+            monitor_lock::create_file(&*host.files, &host.dirs, uuid)?;
+            ask(host, domid, &(subject.attach)())
+        });
+        let backend = device.replace('D', &domid.to_string());
+        let backend = format!("/local/domain/0/backend/{backend}");
+        let lines = Mutex::new(Vec::new());
+        let watch = |host: &mut Host| {
+            monitor::watch(host, Vm { domid, uuid }, &mut |line| {
+                lines.lock().unwrap().push(line.to_owned());
+            })
+        };
+        let go = |host: &mut Host| {
+            await_monitor(host, uuid)?;
+            host.wait_for(&[], Duration::from_secs(2))?;
+            xenstore::Tree::rm(&mut host.store, &xenstore::Path::new(&backend).unwrap())?;
+            host.wait_for(&[], Duration::from_secs(5)).map(drop)
+        };
+        let nothing = |host: &mut Host| host.wait_for(&[], Duration::from_secs(5)).map(drop);
+        let reports = || {
+            let lines = lines.lock().unwrap();
+            let all = lines.iter().filter(|line| line.contains("is lost"));
+            all.cloned().collect::<Vec<_>>()
+        };
+        beside(&bench, &world, seed, &[&watch, &nothing], true, None);
+        assert!(reports().is_empty(), "{:?}", reports());
+        beside(&bench, &world, seed, &[&watch, &go], true, None);
+        assert_eq!(reports().len(), 1, "{lines:?}");
+        beside(&bench, &world, seed, &[&watch, &nothing], true, None);
+        assert_eq!(reports().len(), 2, "{lines:?}");
+        bench.must(&world, |host| ask(host, domid, &(subject.detach)(true)));
+        let found = (subject.places)(&world.snapshot(), domid);
+        assert_eq!(found[..3], [false; 3]);
     }
 }
 

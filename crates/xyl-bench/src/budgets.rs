@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use crate::Outcome;
 use crate::measure::timed;
 use crate::scenarios::{Bench, Tool};
+use crate::{Outcome, devices};
 
 /// Upper limits of one operation: what it takes now. Each domid that was in use a moment ago costs a create
 /// two more hypercalls, so there is room for a few of those.
@@ -67,6 +67,24 @@ const DESTROY: Budget = Budget {
     forks: 0,
 };
 
+/// With a disk and an interface: at most 15 xenstore requests more for each.
+const CREATE_WITH_DEVICES: Budget = Budget {
+    what: "create -e, PVH 64 MiB with a raw file and an interface",
+    hypercalls: 22,
+    mappings: 2,
+    requests: 68,
+    bytes: 7000,
+    forks: 0,
+};
+const DESTROY_WITH_DEVICES: Budget = Budget {
+    what: "destroy of a guest with a raw file and an interface",
+    hypercalls: 20,
+    mappings: 0,
+    requests: 60,
+    bytes: 6000,
+    forks: 0,
+};
+
 /// Asked of the VM's monitor: the name is read. A command that waits longer looks whether the domain is
 /// there, five times a second.
 const PAUSE: Budget = Budget {
@@ -93,12 +111,13 @@ const MEM_SET: Budget = Budget {
 const ROUNDS: u32 = 3;
 
 /// Counts each operation and compares; fails where any is over its budget in each round.
-pub fn check(guests: &Path) -> Outcome<()> {
+/// Guests with devices get an interface on the bridge.
+pub fn check(guests: &Path, bridge: &str) -> Outcome<()> {
     let bench = Bench::new(guests)?;
     let mut over = 0;
     for number in 1..=ROUNDS {
         println!("round {number} of at most {ROUNDS}");
-        over = round(&bench)?;
+        over = round(&bench, bridge)?;
         if over == 0 {
             return Ok(());
         }
@@ -107,7 +126,7 @@ pub fn check(guests: &Path) -> Outcome<()> {
 }
 
 /// Number of counts that are over their budget.
-fn round(bench: &Bench) -> Outcome<u64> {
+fn round(bench: &Bench, bridge: &str) -> Outcome<u64> {
     let mut over = first_create(bench)?;
     for (kind, create) in [("pv", &CREATE_PV), ("pvh", &CREATE_PVH)] {
         let config = bench.config("budget", kind, 64, &bench.test_guest(kind)?)?;
@@ -115,6 +134,7 @@ fn round(bench: &Bench) -> Outcome<u64> {
         over += compare(bench, &LIST, &["list"])?;
         over += compare(bench, &DESTROY, &["destroy", "budget"])?;
     }
+    over += with_devices(bench, bridge)?;
     let config = bench.config("budget", "pvh", 64, &bench.test_guest("pvh")?)?;
     timed(&Tool::Xyl.command(&["create", "-q", &config]))?;
     over += compare(bench, &PAUSE, &["pause", "budget"])?;
@@ -122,6 +142,17 @@ fn round(bench: &Bench) -> Outcome<u64> {
     over += compare(bench, &RENAME, &["rename", "budget", "budget-2"])?;
     timed(&Tool::Xyl.command(&["destroy", "budget-2"]))?;
     Ok(over)
+}
+
+fn with_devices(bench: &Bench, bridge: &str) -> Outcome<u64> {
+    let guest = bench.test_guest("pvh")?;
+    let image = devices::image(bench, "budget.img")?;
+    let image = image.to_str().ok_or("the image's path is no text")?;
+    let devices = devices::devices(image, bridge);
+    let config = bench.config("budget", "pvh", 64, &format!("{guest}\n{devices}"))?;
+    let create = ["create", "-q", "-e", &config];
+    Ok(compare(bench, &CREATE_WITH_DEVICES, &create)?
+        + compare(bench, &DESTROY_WITH_DEVICES, &["destroy", "budget"])?)
 }
 
 fn first_create(bench: &Bench) -> Outcome<u64> {

@@ -1,6 +1,7 @@
 //! Guests with a disk and an interface: their create and destroy, and devices that come and go while a guest runs.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use xenstore::{Client, Path as StorePath, Tree};
@@ -9,10 +10,12 @@ use crate::Outcome;
 use crate::lives::domid;
 use crate::measure::{Spread, timed};
 use crate::report::{Line, Report};
-use crate::scenarios::{Bench, NAME, Tool, create_and_destroy};
+use crate::scenarios::{Bench, NAME, Tool, create_and_destroy, ends_of};
 
 /// Size of each image.
 const IMAGE_BYTES: u64 = 16 << 20;
+/// Number of guests of the crowd with devices.
+const CROWD: usize = 100;
 /// Memory of the guests.
 const MEMORY_MIB: u64 = 256;
 /// Virtual device that comes and goes.
@@ -39,29 +42,90 @@ pub struct Site<'a> {
 /// Measures all of it with both tools in turn.
 pub fn all(bench: &Bench, report: &mut Report, site: &Site<'_>, runs: usize) -> Outcome<()> {
     let image = image(bench, "disk.img")?;
-    for kind in ["pv", "pvh"] {
-        let guest = bench.test_guest(kind)?;
-        let devices = devices(&image, site);
-        let config = bench.config(NAME, kind, 64, &format!("{guest}\n{devices}"))?;
-        let what = format!("{} with a disk and an interface", kind.to_uppercase());
-        create_and_destroy(bench, report, &what, &config, runs)?;
-    }
-    hot_plug(bench, report, site, runs)
+    let device = loop_device(&image)?;
+    let outcome = lives(bench, report, (&device, "block device"), site.bridge, runs);
+    detach_loop(&device)?;
+    outcome?;
+    let image = path_text(&image)?;
+    lives(bench, report, (image, "raw file"), site.bridge, runs)?;
+    hot_plug(bench, report, site, runs)?;
+    crowded(bench, report, site.bridge)
 }
 
-fn image(bench: &Bench, name: &str) -> Outcome<PathBuf> {
+/// Creates and destroys a guest of each type with a disk, of which the target and the kind are given, and an interface.
+fn lives(
+    bench: &Bench,
+    report: &mut Report,
+    (target, kind_of_disk): (&str, &str),
+    bridge: &str,
+    runs: usize,
+) -> Outcome<()> {
+    for kind in ["pv", "pvh"] {
+        let guest = bench.test_guest(kind)?;
+        let devices = devices(target, bridge);
+        let config = bench.config(NAME, kind, 64, &format!("{guest}\n{devices}"))?;
+        let what = format!(
+            "{} with a {kind_of_disk} and an interface",
+            kind.to_uppercase()
+        );
+        create_and_destroy(bench, report, &what, &config, runs)?;
+    }
+    Ok(())
+}
+
+/// Many paused guests with a disk and an interface each: how long the first creates take, and the last.
+fn crowded(bench: &Bench, report: &mut Report, bridge: &str) -> Outcome<()> {
+    let guest = bench.test_guest("pv")?;
+    let names: Vec<String> = (1..=CROWD)
+        .map(|number| format!("devices{number}"))
+        .collect();
+    let mut creates = Vec::with_capacity(CROWD);
+    for name in &names {
+        let image = image(bench, &format!("{name}.img"))?;
+        let devices = devices(path_text(&image)?, bridge);
+        let config = bench.config(name, "pv", 16, &format!("{guest}\n{devices}"))?;
+        creates.push(timed(&Tool::Xyl.command(&["create", "-q", "-p", &config]))?);
+    }
+    report.crowd_with_devices(CROWD, ends_of(&creates)?);
+    for name in &names {
+        timed(&Tool::Xyl.command(&["destroy", name]))?;
+    }
+    Ok(())
+}
+
+/// A loop device that shows an image: the block device of this benchmark.
+fn loop_device(image: &Path) -> Outcome<String> {
+    let shown = Command::new("losetup")
+        .args(["-f", "--show"])
+        .arg(image)
+        .output()?;
+    if !shown.status.success() {
+        return Err(format!("losetup: {}", shown.status).into());
+    }
+    Ok(String::from_utf8(shown.stdout)?.trim().to_owned())
+}
+
+fn detach_loop(device: &str) -> Outcome<()> {
+    let words = ["losetup", "-d", device].map(str::to_owned);
+    timed(&words).map(drop)
+}
+
+fn path_text(path: &Path) -> Outcome<&str> {
+    Ok(path
+        .to_str()
+        .ok_or("the temporary folder's name is no text")?)
+}
+
+/// An image below the benchmark's folder.
+pub fn image(bench: &Bench, name: &str) -> Outcome<PathBuf> {
     let path = bench.folder().join(name);
     std::fs::File::create(&path)?.set_len(IMAGE_BYTES)?;
     Ok(path)
 }
 
-/// Lines of a configuration with one device of each kind.
-fn devices(image: &Path, site: &Site<'_>) -> String {
-    format!(
-        "disk = [ '{},raw,xvda,rw' ]\nvif = [ 'bridge={}' ]",
-        image.display(),
-        site.bridge
-    )
+/// Lines of a configuration with one device of each kind: a disk with this target, and an interface.
+pub fn devices(target: &str, bridge: &str) -> String {
+    format!("disk = [ '{target},raw,xvda,rw' ]\nvif = [ 'bridge={bridge}' ]")
 }
 
 /// Attaches and detaches a disk and an interface of a Linux guest, which lets them go by itself.

@@ -57,6 +57,9 @@ enum Command {
         /// Folder with the guests' kernels
         #[arg(long, default_value = "/xyl-lab/guests")]
         guests: PathBuf,
+        /// Bridge for the guests' interfaces
+        #[arg(long)]
+        bridge: String,
     },
 }
 
@@ -82,7 +85,7 @@ fn main() -> ExitCode {
             let site = site.map(|(bridge, ramdisk)| Site { bridge, ramdisk });
             scenarios::all(&guests, runs, crowd, site.as_ref())
         }
-        Command::Budgets { guests } => budgets::check(&guests),
+        Command::Budgets { guests, bridge } => budgets::check(&guests, &bridge),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -52,17 +52,21 @@ impl Report {
 
     /// Adds what a crowd does to a create: xyl's and the floor's, each alone and in the crowd.
     pub fn crowd(&mut self, crowd: usize, xyl: [Spread; 2], floor: [Spread; 2]) {
-        let line = |[first, last]: [Spread; 2]| {
-            let times = last.median_ms / first.median_ms;
-            format!("{} ms, {} ms: {times:.2} times", text(first), text(last))
-        };
         self.notes.push(format!(
             "create -p of a 16 MiB PV guest, the first ones and the last of {crowd}: {}.",
-            line(xyl),
+            ends(xyl),
         ));
         self.notes.push(format!(
             "the floor of the same, before the crowd and in it: {}. This is what xenstored and Xen take.",
-            line(floor),
+            ends(floor),
+        ));
+    }
+
+    /// Adds the creates of a crowd whose guests have devices: the first ones and the last.
+    pub fn crowd_with_devices(&mut self, crowd: usize, xyl: [Spread; 2]) {
+        self.notes.push(format!(
+            "create -p of a 16 MiB PV guest with a raw file and an interface, the first ones and the last of {crowd}: {}.",
+            ends(xyl),
         ));
     }
 
@@ -130,6 +134,12 @@ fn count_row(what: &str, tool: &str, (counts, requests, bytes): &(Counts, u64, u
         "| {what} | {tool} | {} | {} | {requests} | {bytes} | {} | {} |",
         counts.hypercalls, counts.mappings, counts.forks, counts.bytes_read,
     );
+}
+
+/// Two durations and their ratio.
+fn ends([first, last]: [Spread; 2]) -> String {
+    let times = last.median_ms / first.median_ms;
+    format!("{} ms, {} ms: {times:.2} times", text(first), text(last))
 }
 
 /// Median, and the smallest and largest beside it.

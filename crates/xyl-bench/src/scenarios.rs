@@ -290,10 +290,8 @@ fn crowded(bench: &Bench, report: &mut Report, crowd: usize) -> Outcome<()> {
             eprintln!("{number} guests");
         }
     }
-    let first = Spread::of(creates.iter().take(CROWD_ENDS).copied().collect())?;
-    let last = Spread::of(creates.iter().rev().take(CROWD_ENDS).copied().collect())?;
     let floor_in_crowd = floor_of(GuestKind::Pv, CROWD_MIB, CROWD_ENDS)?;
-    report.crowd(crowd, [first, last], [floor_alone, floor_in_crowd]);
+    report.crowd(crowd, ends_of(&creates)?, [floor_alone, floor_in_crowd]);
     let mut lists: [Vec<Duration>; 2] = Default::default();
     let tools = [Tool::Xl, Tool::Xyl];
     for _ in 0..CROWD_ENDS {
@@ -316,4 +314,11 @@ fn crowded(bench: &Bench, report: &mut Report, crowd: usize) -> Outcome<()> {
         timed(&Tool::Xyl.command(&["destroy", &format!("crowd{number}")]))?;
     }
     Ok(())
+}
+
+/// The first of a crowd's creates, and the last.
+pub fn ends_of(creates: &[Duration]) -> Outcome<[Spread; 2]> {
+    let first = creates.iter().take(CROWD_ENDS).copied().collect();
+    let last = creates.iter().rev().take(CROWD_ENDS).copied().collect();
+    Ok([Spread::of(first)?, Spread::of(last)?])
 }

@@ -924,6 +924,12 @@ fn guests_have_disks_and_networks_that_come_and_go() {
     connected("network-list", "guest", &[4]);
     host.must(&["network-attach", "guest", "bridge=xenbr0"]);
     connected("network-list", "guest", &[4, 4]);
+    // Another process of the VM, and a dump, change nothing of them.
+    host.must(&["upgrade-monitors"]);
+    let core = host.path().join("core");
+    host.must(&["dump-core", "guest", core.to_str().unwrap()]);
+    connected("network-list", "guest", &[4, 4]);
+    connected("block-list", "guest", &[4]);
     host.must(&["network-detach", "guest", "1"]);
     connected("network-list", "guest", &[4]);
     host.must(&["block-detach", "guest", "xvda"]);

@@ -13,7 +13,7 @@ use os_port::Lock;
 use xenstore::Path;
 
 use crate::config::plan::{self, Planned};
-use crate::operation::hotplug::detach;
+use crate::operation::hotplug::{detach, lost};
 use crate::operation::soft_reset::tally::Tally;
 use crate::operation::soft_reset::{self, Outcome};
 use crate::supervise::requests;
@@ -151,6 +151,7 @@ fn watch_at(
         requests::legacy::listen(host, vm.domid)?;
         watch_name(host, *vm)?;
         detach::watch_going(host, vm.domid)?;
+        lost::watch_all(host, vm.domid)?;
         qemu::watch(host, *vm);
         qemu::heed_earlier_end(host, *vm, log)?;
         let next = begun.and_then(|()| next_action(host, *vm, &mut resets, log));

@@ -952,6 +952,26 @@ pub fn is_going(host: &mut Host, device: &Device) -> Result<bool, EngineError> {
     }
 }
 
+/// Whether the toolstack's own copy has a device.
+///
+/// # Errors
+/// Those of xenstore.
+pub fn is_there(host: &mut Host, device: &Device) -> Result<bool, EngineError> {
+    let backend = node(&format!("{}/backend", device.copy()))?;
+    let backend = host.store.read_opt(&backend)?;
+    Ok(backend.is_some_and(|backend| backend == device.backend().as_bytes()))
+}
+
+/// Whether the guest's end of a device is set up, as the guest says.
+///
+/// # Errors
+/// Those of xenstore.
+pub fn has_frontend(host: &mut Host, device: &Device) -> Result<bool, EngineError> {
+    let state = node(&format!("{}/state", device.frontend()))?;
+    let state = State::parse(host.store.read_opt(&state)?.as_deref());
+    Ok(matches!(state, State::Initialised | State::Connected))
+}
+
 /// Whether a device was not asked to close: another toolstack may have attached it after one that was.
 ///
 /// # Errors

@@ -284,6 +284,73 @@ fn what_a_volume_is_made_from_counts_for_guests() {
     assert!(find(&mut bench).unwrap().is_some());
 }
 
+/// A disk with a partition.
+fn put_partitioned(bench: &Bench) -> DeviceNumber {
+    let partition = DeviceNumber { major: 8, minor: 1 };
+    let whole = os_port::BlockDevice {
+        partitions: vec![partition],
+        ..device(SDA, Vec::new())
+    };
+    let part = os_port::BlockDevice {
+        disk: Some(SDA),
+        ..device(partition, Vec::new())
+    };
+    bench.disks.put_device(FilePath::new("/dev/sda"), whole);
+    bench.disks.put_device(FilePath::new("/dev/sda1"), part);
+    partition
+}
+
+fn user_of(bench: &mut Bench, path: &str, access: Access) -> Option<String> {
+    let opened = bench
+        .host
+        .files
+        .open(FilePath::new(path), &Opening::disk(true));
+    let seen = Seen::of(&mut bench.host).unwrap();
+    disk_users::find(&mut bench.host, &seen, &opened.unwrap(), access, None).unwrap()
+}
+
+#[test]
+fn a_guest_with_a_partition_has_the_disk_and_a_guest_with_the_disk_has_its_partitions() {
+    for (used, wanted) in [("8:1\n", "/dev/sda"), ("8:0\n", "/dev/sda1")] {
+        let mut bench = Bench::new();
+        put_partitioned(&bench);
+        assert_eq!(user_of(&mut bench, wanted, Access::Write), None);
+        let driver = bench.host.dirs.backend_drivers().join("vbd-9-51712");
+        let device = driver.join("physical_device");
+        bench.files.put(&device, used.as_bytes());
+        bench.files.put(&driver.join("mode"), b"w\n");
+        assert!(user_of(&mut bench, wanted, Access::Write).is_some());
+        assert!(user_of(&mut bench, wanted, Access::Read).is_some());
+        assert_eq!(user_of(&mut bench, wanted, Access::WriteShared), None);
+    }
+}
+
+#[test]
+fn a_disk_whose_partition_is_mounted_or_swaps_is_domain_0s() {
+    let mut bench = Bench::new();
+    let partition = put_partitioned(&bench);
+    let mount = |is_read_only| os_port::Mount {
+        device: partition,
+        target: PathBuf::from("/srv"),
+        kind: "ext4".to_owned(),
+        source: PathBuf::from("/dev/sda1"),
+        is_read_only,
+    };
+    for wanted in ["/dev/sda", "/dev/sda1"] {
+        bench.disks.set_mounts(vec![mount(false)]);
+        assert!(user_of(&mut bench, wanted, Access::Write).is_some());
+        assert!(user_of(&mut bench, wanted, Access::Read).is_some());
+        bench.disks.set_mounts(vec![mount(true)]);
+        assert!(user_of(&mut bench, wanted, Access::Write).is_some());
+        assert_eq!(user_of(&mut bench, wanted, Access::Read), None);
+        bench.disks.set_mounts(Vec::new());
+        assert_eq!(user_of(&mut bench, wanted, Access::Write), None);
+        bench.disks.set_swaps(vec![PathBuf::from("/dev/sda1")]);
+        assert!(user_of(&mut bench, wanted, Access::Write).is_some());
+        bench.disks.set_swaps(Vec::new());
+    }
+}
+
 /// A program of domain 0 serves the image to another guest.
 #[test]
 fn what_a_program_serves_counts_by_its_mode() {

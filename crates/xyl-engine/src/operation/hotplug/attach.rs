@@ -7,7 +7,7 @@ use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
 use xyl_saga::{At, Facts, Happened, OnDeath, Operation, Plan, Progress};
 
-use super::{Target, living, records, uuid_of};
+use super::{Target, living, lost, records, uuid_of};
 use crate::device::bus;
 use crate::device::hotplug::Single;
 use crate::error::DeviceError;
@@ -114,7 +114,16 @@ pub(crate) fn attach_locked(
         args,
         plan: plan(),
     };
-    owner.carry_out(host, begun, &mut context, cancel, &mut |_| ())
+    owner.carry_out(host, begun, &mut context, cancel, &mut |_| ())?;
+    // The device is attached, with or without this: the VM's next monitor watches it.
+    let _ = watch_backend(host, &context);
+    Ok(())
+}
+
+fn watch_backend(host: &mut Host, context: &Context) -> Result<(), EngineError> {
+    let (target, wanted) = (&context.target, &context.device);
+    let device = target.device_there(host, wanted.number(), wanted.served_by())?;
+    lost::watch(host, &device)
 }
 
 /// The context of an attach that another process has begun.
@@ -172,7 +181,11 @@ impl Steps for Context {
     ) -> Result<(), EngineError> {
         match action {
             Action::Record => records::take_back(host, &self.target, &*self.device),
-            Action::Attach => detach(host, self, at),
+            Action::Attach => {
+                detach(host, self, at)?;
+                // An earlier try of this undo may have failed. Then that of the record has left the entry of a device that was there.
+                records::take_back(host, &self.target, &*self.device)
+            }
             Action::Keep => Ok(()),
         }
     }

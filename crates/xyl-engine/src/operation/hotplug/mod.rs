@@ -10,10 +10,11 @@
 //! wrote. So a process that finishes an attach of a dead one can remove the same disk that xl has attached meanwhile.
 //!
 //! `attach` and `detach` have the steps, `records` changes the records. The VM's monitor calls `detach::finish_going` when a
-//! guest lets a device go after the detach has timed out.
+//! guest lets a device go after the detach has timed out, and `lost::report` when a backend has changed its state.
 
 pub mod attach;
 pub mod detach;
+pub(crate) mod lost;
 pub(crate) mod records;
 
 use uuid::Uuid;

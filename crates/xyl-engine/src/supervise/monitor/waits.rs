@@ -9,6 +9,7 @@ use xenstore::Tree;
 
 use super::qemu;
 use crate::operation::hotplug::detach::{self, GOING_TOKEN};
+use crate::operation::hotplug::lost;
 use crate::supervise::requests::{self, Served};
 use crate::supervise::restart_backoff::{self, Backoff};
 use crate::vm::Vm;
@@ -44,10 +45,11 @@ pub(super) const END_TOKEN: &str = "xyl-end";
 const NAME_TOKEN: &str = "xyl-name";
 
 /// Tokens of all events that wake a monitor. A wait within an operation takes none of these events.
-const WAKES: [&str; 6] = [
+const WAKES: [&str; 7] = [
     END_TOKEN,
     NAME_TOKEN,
     GOING_TOKEN,
+    lost::TOKEN,
     qemu::TOKEN,
     requests::legacy::TOKEN,
     DOORBELL,
@@ -261,7 +263,7 @@ pub(super) fn wait_for_end(
             event = host.wait_for(&WAKES, RECHECK_EVERY)?;
         }
         let heeded = heed_all(host, vm, event, log)?;
-        let pause = match heeded.going.is_empty() {
+        let pause = match heeded.going.is_empty() && heeded.backends.is_empty() {
             true => LOOK_EVERY,
             false => LOOK_AT_DEVICES_EVERY,
         };
@@ -276,6 +278,8 @@ struct Heeded {
     has_requests: bool,
     /// Paths of the devices whose detach is to be finished.
     going: BTreeSet<String>,
+    /// Nodes of backends that have changed their states.
+    backends: BTreeSet<String>,
 }
 
 /// Handles an event, and others that have come, so that one look at the domain and at its devices follows. A guest can cause
@@ -293,6 +297,9 @@ fn heed_all(
             Event::Watch(event) if event.token == GOING_TOKEN => {
                 heeded.going.insert(event.path.to_string());
             }
+            Event::Watch(event) if event.token == lost::TOKEN => {
+                heeded.backends.insert(event.path.to_string());
+            }
             other => heeded.has_requests |= heed_event(host, vm, Some(other), log)?,
         }
         nr_left -= 1;
@@ -303,6 +310,9 @@ fn heed_all(
     }
     if !heeded.going.is_empty() {
         detach::finish_going(host, vm, &heeded.going, log)?;
+    }
+    if !heeded.backends.is_empty() {
+        lost::report(host, vm, &heeded.backends, log)?;
     }
     Ok(heeded)
 }
