@@ -126,6 +126,10 @@ PYTHON
 record_of() {
 	xl list -l "$1" | python3 -c 'import json, sys; print(json.dumps(json.load(sys.stdin)[0]["config"][sys.argv[1]], sort_keys=True, indent=1))' "$2"
 }
+# differing FILE FILE: the names of the members and nodes in which two such lists, or lists of nodes, differ.
+differing() {
+	diff "$1" "$2" | sed -nE 's#^[<>] (.*/| *")([a-z_-]+)"?(:| =) .*#\2#p' | sort -u | xargs
+}
 
 # metric NAME DOMAIN [LABELS]: a value of `xyl metrics` about a domain; LABELS are further ones, with a comma before each.
 metric() {

@@ -81,11 +81,12 @@ xyl=$(readlink -f "$(command -v xyl)")
 [ -e /usr/local/sbin/xyl ] || ln -s "$xyl" /usr/local/sbin/xyl
 xens=$(readlink -f /usr/sbin/xl)
 ok sh /xyl-lab/dist/debian/build-xyl-as-xl "$scratch" >/dev/null
+trap 'dpkg -r xyl-as-xl >/dev/null 2>&1; rm -rf "$scratch"' EXIT
 ok dpkg -i "$scratch"/xyl-as-xl_*.deb >"$scratch/dpkg.out" 2>&1
 equals "$xyl" "$(readlink -f /usr/sbin/xl)"
 equals "$xens" "$(readlink -f /usr/sbin/xl.xen)"
 ok /usr/sbin/xl list >/dev/null
-ok /usr/sbin/xl.xen list >/dev/null
+ok /usr/lib/xen-*/bin/xl list >/dev/null
 ok dpkg -r xyl-as-xl >"$scratch/dpkg.out" 2>&1
 equals "$xens" "$(readlink -f /usr/sbin/xl)"
 [ ! -e /usr/sbin/xl.xen ] || fail 'the diversion is there still'

@@ -172,5 +172,5 @@ within 60 grep -q 'state = "2"' <(nodes_of "$(domid_of nodes)")
 nodes_of "$(domid_of nodes)" >of-xl
 refused 'vbd 51712, which QEMU serves' xyl adopt nodes
 ok xl destroy nodes
-equals 'bootable specification' "$(diff of-xl of-xyl | sed -n 's#^[<>] .*/\([a-z-]*\) = .*#\1#p' | sort | xargs)"
+equals 'bootable specification' "$(differing of-xl of-xyl)"
 leaves_nothing before

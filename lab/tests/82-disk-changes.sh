@@ -36,7 +36,8 @@ if [ -b /dev/xvdc ]; then
 	mount -t ext4 /dev/xvdc /mnt
 	while :; do date >>/mnt/dates; sync; done &
 	for verb in freeze unfreeze; do
-		read -r word </dev/hvc0
+		word=
+		until [ "$word" = go ]; do read -r word </dev/hvc0; done
 		/usr/sbin/fsfreeze --$verb /mnt && echo "XYL-DONE $verb"
 	done
 fi
