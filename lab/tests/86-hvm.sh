@@ -2,7 +2,6 @@
 # the same kind of disk by PV drivers. The device model is a user of its own that maps the memory of its domain alone, and finds nothing in
 # its root. Its death is noticed, and counts as a crash of the guest. A destroy leaves nothing.
 # limit_s: 400
-# xen: 4.17
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 [ -x /usr/libexec/xen-qemu-system-i386 ] || skip 'no QEMU here'

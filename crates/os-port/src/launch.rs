@@ -202,6 +202,8 @@ pub struct Bounds {
     pub memory_bytes: u64,
     /// The largest address space, in bytes (`RLIMIT_AS`). The C library reserves much of it for threads, and uses little.
     pub addresses_bytes: u64,
+    /// The largest size that it can give a file, in bytes (`RLIMIT_FSIZE`); `None` for any.
+    pub file_bytes: Option<u64>,
     /// Whether it shows a guest's display. It can then map the memory of guests: [`Child::keep_to_domain`] leaves it that of its own.
     /// It can also make TCP sockets, but not connect one.
     pub has_display: bool,

@@ -795,6 +795,7 @@ mod tests {
                 let read = libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit);
                 (read, libc::setrlimit(libc::RLIMIT_CORE, &raw const limit))
             };
+            file_bytes: Some(1 << 20),
             let is_kept = set == -1 && errno() == libc::EPERM;
             let listens = is_refused_socket(TCP.0, TCP.1, 0);
             i32::from(!is_made)

@@ -442,19 +442,20 @@ mod tests {
                 nr_threads: 100,
                 memory_bytes: 1 << 30,
                 addresses_bytes: 2 << 30,
+                file_bytes: Some(1 << 20),
                 has_display: false,
                 is_device_model: false,
             }),
             ..Given::default()
         };
         // The shell does all but the last word by itself.
-        let line = "cd /proc/self/fd; echo * >&2; read -r text <&5; echo $text >&2; ulimit -v >&2; ulimit -d >&2; while read -r name value; do case $name in Seccomp:) echo $value >&2;; esac; done </proc/self/status; (exit 0); exit 0";
+        let line = "cd /proc/self/fd; echo * >&2; read -r text <&5; echo $text >&2; ulimit -v >&2; ulimit -d >&2; ulimit -f >&2; ulimit -Sn >&2; ulimit -Hn >&2; while read -r name value; do case $name in NoNewPrivs:|Seccomp:) echo $value >&2;; esac; done </proc/self/status; (exit 0); exit 0";
         let script = shell(line);
         let child = SystemSpawn.start(&script, &given).unwrap();
         assert!(ends_within(&*child, &SystemClock, LIMIT).unwrap());
         let said = String::from_utf8(child.said()).unwrap();
         // The fourth descriptor is that of the list itself.
-        let wanted = "0 1 2 3 4 5\ncontents\n2097152\n1048576\n2\n";
+        let wanted = "0 1 2 3 4 5\ncontents\n2097152\n1048576\n2048\n1024\n1024\n1\n2\n";
         assert!(said.starts_with(wanted), "{said}");
         // A new process for the part in brackets is refused.
         assert_ne!(child.end().unwrap(), Some(ChildEnd::Exit(0)), "{said}");

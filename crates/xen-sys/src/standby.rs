@@ -23,7 +23,7 @@ use seccompiler::BpfProgram;
 
 use crate::process::Process;
 use crate::rights::{FILTERS, filters_of_bounded};
-use child::{ALL_SIGNALS, Plan, set_blocked_signals, stand_by};
+use child::{ALL_SIGNALS, NR_LIMITS, Plan, set_blocked_signals, stand_by};
 
 pub(crate) use child::NO_PROGRAM;
 
@@ -149,12 +149,19 @@ fn filters_of(bounds: Option<Bounds>) -> io::Result<Vec<Filter>> {
     programs.into_iter().map(Filter::of).collect()
 }
 
+/// The most open files of a program with bounds.
+const NR_DESCRIPTORS: u64 = 1024;
+
 /// The resource limits of a program with bounds.
-fn limits_of(bounds: Bounds) -> [(u32, u64); 3] {
+fn limits_of(bounds: Bounds) -> [(u32, u64); NR_LIMITS] {
+    let file_bytes = bounds.file_bytes.unwrap_or(libc::RLIM64_INFINITY);
     [
         (libc::RLIMIT_NPROC, bounds.nr_threads),
         (libc::RLIMIT_DATA, bounds.memory_bytes),
         (libc::RLIMIT_AS, bounds.addresses_bytes),
+        (libc::RLIMIT_FSIZE, file_bytes),
+        // QEMU raises a limit that can be raised, and QEMU 10.0 ends with an assertion where the filter refuses that.
+        (libc::RLIMIT_NOFILE, NR_DESCRIPTORS),
     ]
 }
 

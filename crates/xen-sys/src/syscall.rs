@@ -2,7 +2,7 @@
 
 use std::ffi::c_long;
 
-/// Makes a system call. Returns its result, or a negative error number.
+/// Makes a system call; its fifth argument is 0. Returns its result, or a negative error number.
 ///
 /// # Safety
 /// That of the system call: memory at an argument that is an address must be valid for the call.
@@ -19,6 +19,7 @@ pub(crate) unsafe fn syscall(number: c_long, [a, b, c, d]: [usize; 4]) -> isize 
             in("rsi") b,
             in("rdx") c,
             in("r10") d,
+            in("r8") 0_usize,
             lateout("rcx") _,
             lateout("r11") _,
             options(nostack),
@@ -34,7 +35,7 @@ pub(crate) unsafe fn syscall(number: c_long, [a, b, c, d]: [usize; 4]) -> isize 
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) unsafe fn syscall(number: c_long, [a, b, c, d]: [usize; 4]) -> isize {
     // SAFETY: the caller answers for the arguments.
-    let result = unsafe { libc::syscall(number, a, b, c, d) } as isize;
+    let result = unsafe { libc::syscall(number, a, b, c, d, 0_usize) } as isize;
     match result {
         -1 => -std::io::Error::last_os_error()
             .raw_os_error()

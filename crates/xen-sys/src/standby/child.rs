@@ -40,6 +40,9 @@ const LIMITS: [(u32, u64, u64); 7] = [
 /// Number of descriptors that are closed one by one if the kernel does not list the open ones.
 const DESCRIPTORS_MAX: usize = 65_536;
 
+/// Number of further limits of a program with bounds.
+pub(super) const NR_LIMITS: usize = 5;
+
 /// The data that the child reads. The addresses stay valid until the child executes its program.
 pub(super) struct Plan {
     /// Present descriptors of the program's standard input, output and error.
@@ -49,7 +52,7 @@ pub(super) struct Plan {
     /// Seccomp filters for the program; a null pointer for none.
     pub filters: [*const libc::sock_fprog; FILTERS],
     /// Further resource limits of the program, which it cannot raise: resource and limit.
-    pub limits: Option<[(u32, u64); 3]>,
+    pub limits: Option<[(u32, u64); NR_LIMITS]>,
     /// PID of the process with which it dies.
     pub starter: Option<u32>,
     /// Umask of the program.
@@ -242,13 +245,16 @@ fn wait_to_be_let_go() {
     call(libc::SYS_close, [GO as usize, 0, 0, 0]);
 }
 
-/// Sets the program's filters, if it gets some. Returns whether that succeeded. Root needs no other right for it than it has
-/// (`CAP_SYS_ADMIN`), or has given up the right to new ones before (seccomp(2)).
+/// Sets the program's filters, if it gets some, after the right to new rights is given up. Returns whether that succeeded.
 fn set_filters(plan: &Plan) -> bool {
     for filter in &plan.filters {
+        let no_rights = [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0];
         let set = libc::SECCOMP_SET_MODE_FILTER as usize;
-        let place = filter.expose_provenance();
-        if !filter.is_null() && call(libc::SYS_seccomp, [set, 0, place, 0]) != 0 {
+        let filter_set = [set, 0, filter.expose_provenance(), 0];
+        let is_refused = |number, arguments| call(number, arguments) != 0;
+        if !filter.is_null()
+            && (is_refused(libc::SYS_prctl, no_rights) || is_refused(libc::SYS_seccomp, filter_set))
+        {
             return false;
         }
     }

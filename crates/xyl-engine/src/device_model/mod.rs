@@ -55,6 +55,8 @@ const CONFINED_PAUSE: Duration = Duration::from_millis(20);
 const THREADS_OF_DISK: u64 = 72;
 /// Threads beside these.
 const OTHER_THREADS: u64 = 64;
+/// The least limit of a file's size for a device model, in bytes. A screen in text mode, which uses little video memory, has room.
+const FILE_MIN_BYTES: u64 = 8 << 20;
 /// Longest wait between two looks whether the operation is cancelled.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Largest file with QEMU's features, in bytes.
@@ -155,9 +157,21 @@ fn bounds(request: &Request<'_>) -> Bounds {
         addresses_bytes: (2_u64 << 30)
             .saturating_add(nr_threads.saturating_mul(80 << 20))
             .saturating_add(guest_bytes),
+        file_bytes: request
+            .machine
+            .map(|machine| file_bytes(request.files, machine.hvm.video_kib)),
         has_display: request.display.is_some(),
         is_device_model: request.machine.is_some(),
     }
+}
+
+/// The largest size that a device model can give a file, in bytes: that of its largest image, since raw images do not grow, or that of a screen.
+/// A guest that has taken it over cannot fill domain 0's file system with them. QEMU 10.0 has each screen in a file in memory, with four bytes
+/// for a pixel that has one byte of video memory at least.
+fn file_bytes(files: &[&OpenFile], video_kib: u64) -> u64 {
+    let sizes = files.iter().map(|file| file.facts().size_bytes);
+    let screen_bytes = FILE_MIN_BYTES.saturating_add(video_kib.saturating_mul(4 << 10));
+    sizes.max().unwrap_or(0).max(screen_bytes)
 }
 
 /// Makes the folder for QEMU, if it is not there. A monitor needs it made before it gives up its rights.
@@ -498,6 +512,7 @@ mod tests {
             assert!(bounds.memory_bytes > bounds.nr_threads * (8 << 20));
             assert!(bounds.addresses_bytes > bounds.nr_threads * (72 << 20));
             assert!(nr_disks > 1 || bounds.nr_threads == 136);
+            assert_eq!(bounds.file_bytes, None);
         }
     }
 }
