@@ -1,11 +1,12 @@
 # HVM guests: SeaBIOS starts what is on an emulated disk, which prints on the serial line and reboots; a Linux kernel is booted directly, and reads
 # the same kind of disk by PV drivers. The device model is a user of its own that maps the memory of its domain alone, and finds nothing in
-# its root. Its death is noticed, and counts as a crash of the guest. A destroy leaves nothing.
+# its root. Its death is noticed, and counts as a crash of the guest. A destroy leaves nothing. A network card is emulated beside the interface of
+# PV drivers: a guest without them uses it, and Linux has it unplugged.
 # limit_s: 400
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 [ -x /usr/libexec/xen-qemu-system-i386 ] || skip 'no QEMU here'
-modprobe -a xen-blkback loop || fail 'no drivers'
+modprobe -a xen-blkback xen-netback bridge loop tun || fail 'no drivers'
 cd "$scratch" || fail 'no scratch folder'
 files=/var/tmp/xyl-hvm
 mkdir -p $files
@@ -65,17 +66,42 @@ confined() {
 	ok kept_to "$domid" "$pid"
 }
 
+# tap NAME / has_tap NAME / has_sent NAME: the host's end of its emulated card.
+tap() {
+	echo "/sys/class/net/vif$(domid_of "$1").0-emu"
+}
+has_tap() {
+	[ "$(basename "$(readlink "$(tap "$1")/master")")" = xenbr0 ]
+}
+has_no_tap() {
+	[ ! -e "$(tap "$1")" ]
+}
+has_sent() {
+	[ "$(cat "$(tap "$1")/statistics/rx_packets")" -gt 0 ]
+}
+
 bootable $files/boot.img 'XYL-BOOTED from hda'
+trap 'ip link del xenbr0 2>/dev/null; rm -rf "$scratch"' EXIT
 traces >before
+ip link add xenbr0 type bridge && ip link set xenbr0 up || fail 'no bridge'
 
 echo 'Linux is booted directly'
 linux_cfg linux hvm >linux.cfg
-printf '%s\n' "serial = 'pty'" "disk = [ '$files/linux.img,raw,xvda,rw' ]" >>linux.cfg
+printf '%s\n' "serial = 'pty'" "vif = [ '' ]" "disk = [ '$files/linux.img,raw,xvda,rw' ]" >>linux.cfg
 truncate -s 16M $files/linux.img
 ok xyl create -q -p linux.cfg
 confined linux
 equals hvm "$(xenstore-read "/libxl/$(domid_of linux)/type")"
+ok has_tap linux
 ok xyl unpause linux
+
+echo 'a guest without PV drivers sends by the emulated card'
+hvm_cfg net "boot = 'n'" "vif = [ 'model=e1000' ]" >net.cfg
+ok xyl create -q net.cfg
+within 60 has_sent net
+net_tap=$(tap net)
+ok xyl destroy net
+[ ! -e "$net_tap" ] || fail 'the tap is there still'
 
 echo 'SeaBIOS boots from an emulated disk'
 hvm_cfg boot "disk = [ '$files/boot.img,raw,hda,rw' ]" "on_crash = 'preserve'" >boot.cfg
@@ -109,13 +135,15 @@ matches 'device model .* has ended' "$(cat /var/log/xen/xyl-boot.log)"
 ok xyl destroy boot
 
 echo 'what is not supported is refused by name'
-for line in "vif = [ 'model=e1000' ]" "soundhw = 'hda'" "serial = 'file:/x'" "disk = [ '/x,qcow2,hda' ]"; do
+for line in "vif = [ 'model=ne2k_isa' ]" "soundhw = 'hda'" "serial = 'file:/x'" "disk = [ '/x,qcow2,hda' ]"; do
 	printf '%s\n' "name = 'other'" "type = 'hvm'" 'memory = 64' "$line" >other.cfg
 	refused 'not supported|the device model emulates' xyl create -q other.cfg
 done
 
 within 240 console_says linux XYL-GUEST-UP
+ok has_no_tap linux
 ok xyl shutdown -w linux
 within 30 domain_gone linux
 no_qemu || fail "a QEMU is left: $(qemus)"
+ip link del xenbr0
 leaves_nothing before

@@ -8,10 +8,10 @@
 //! - [`KernelFiles`]: procfs and sysfs, and the processes that they show.
 //! - [`LoopDevices`]: block devices whose contents are a file.
 //! - [`BlockDevices`]: facts about block devices, mounts and swap.
-//! - [`Links`]: network interfaces.
+//! - [`Links`]: network interfaces; [`Taps`]: those whose other end is a file.
 //!
 //! The real system is behind [`SystemFiles`], [`SystemClock`], [`SystemProcess`], [`SystemDoorbells`],
-//! [`SystemBlockDevices`] and [`SystemLinks`]; the real [`Spawn`] and [`LoopDevices`] are in `xen-sys`. The feature `mem` adds a system in memory. There a test can watch each call, let it fail, or kill the
+//! [`SystemBlockDevices`] and [`SystemLinks`]; the real [`Spawn`], [`LoopDevices`] and [`Taps`] are in `xen-sys`. The feature `mem` adds a system in memory. There a test can watch each call, let it fail, or kill the
 //! process at it.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
@@ -27,6 +27,7 @@ mod netlink;
 mod open;
 mod process;
 mod system;
+mod taps;
 mod wait;
 mod way;
 
@@ -47,9 +48,12 @@ pub use loops::{
     AttachedLoop, HeldLoop, LABEL_MAX_BYTES, LoopDevice, LoopDevices, LoopFacts, LoopRequest,
 };
 pub use netlink::SystemLinks;
+#[cfg(feature = "mem")]
+pub use open::Lease;
 pub use open::{Accepts, DeviceNumber, FileFacts, FileId, FileKind, OpenFile, Opening, WrongKind};
 pub use process::{Child, ChildEnd, HeldProcess, ProcessSignal, ends_within, send_by_pidfd};
 pub use system::{SystemClock, SystemFiles, SystemProcess, lock_for_child, lock_of_stdin};
+pub use taps::Taps;
 pub use wait::{Arrival, EventSource, Readiness};
 pub use way::{UntrustedProgram, UntrustedWay};
 
@@ -155,6 +159,8 @@ pub struct HostDevices {
     pub blocks: Rc<dyn BlockDevices>,
     /// Port to network interfaces.
     pub links: Rc<dyn Links>,
+    /// Port to taps.
+    pub taps: Rc<dyn Taps>,
 }
 
 /// The reasons why a file must not decide about safety.
@@ -246,6 +252,10 @@ pub trait Process {
     fn rest(&self) {}
     /// Whether this process has the right to change network interfaces, as far as it has not given it up.
     fn may_change_links(&self) -> bool {
+        true
+    }
+    /// Whether this process has the right to make taps, as far as it has not given it up.
+    fn may_make_taps(&self) -> bool {
         true
     }
     /// Whether this process has the right to start QEMU as another user, as far as it has not given it up.

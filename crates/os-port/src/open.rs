@@ -225,9 +225,27 @@ pub struct OpenFile {
     descriptor: Option<OwnedFd>,
     /// The contents of a file in memory, at the time of the open.
     bytes: Vec<u8>,
+    /// Exists for as long as the file in memory is open.
+    #[cfg(feature = "mem")]
+    lease: Option<Lease>,
 }
 
+/// Something that exists for as long as a file of a simulated host is open, in whichever process.
+#[cfg(feature = "mem")]
+pub type Lease = std::sync::Arc<dyn std::fmt::Debug + Send + Sync>;
+
 impl OpenFile {
+    /// A device that this process has opened for reading and writing. `path` is for messages.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn of_device(path: &Path, descriptor: OwnedFd) -> io::Result<OpenFile> {
+        Ok(OpenFile {
+            is_writable: true,
+            ..OpenFile::handed_over(path, descriptor)?
+        })
+    }
+
     /// A file that another process has opened for reading, and has handed over. `path` is for messages.
     ///
     /// # Errors
@@ -239,6 +257,8 @@ impl OpenFile {
             is_writable: false,
             descriptor: Some(descriptor),
             bytes: Vec::new(),
+            #[cfg(feature = "mem")]
+            lease: None,
         })
     }
 
@@ -305,7 +325,21 @@ impl OpenFile {
             is_writable,
             descriptor: None,
             bytes,
+            lease: None,
         }
+    }
+
+    /// The same file with something that exists for as long as it is open.
+    #[cfg(feature = "mem")]
+    pub fn with_lease(mut self, lease: Lease) -> OpenFile {
+        self.lease = Some(lease);
+        self
+    }
+
+    /// The thing that exists for as long as the file is open.
+    #[cfg(feature = "mem")]
+    pub fn lease(&self) -> Option<Lease> {
+        self.lease.clone()
     }
 }
 
@@ -349,6 +383,8 @@ pub(crate) fn open(path: &Path, opening: &Opening<'_>) -> io::Result<OpenFile> {
         is_writable: opening.is_writable,
         descriptor: Some(descriptor),
         bytes: Vec::new(),
+        #[cfg(feature = "mem")]
+        lease: None,
     })
 }
 
@@ -369,6 +405,8 @@ pub(crate) fn keep_in_memory(name: &str, bytes: &[u8]) -> io::Result<OpenFile> {
         is_writable: false,
         descriptor: Some(descriptor),
         bytes: Vec::new(),
+        #[cfg(feature = "mem")]
+        lease: None,
     })
 }
 
@@ -387,6 +425,8 @@ pub(crate) fn listen(path: &Path) -> io::Result<OpenFile> {
         is_writable: true,
         descriptor: Some(descriptor),
         bytes: Vec::new(),
+        #[cfg(feature = "mem")]
+        lease: None,
     })
 }
 

@@ -1,9 +1,9 @@
-//! The network interfaces of a process that a test can kill.
+//! The network interfaces and taps of a process that a test can kill.
 
 use std::io::{self, ErrorKind};
 
 use os_port::mem::ProcessLinks;
-use os_port::{Link, LinkChange, LinkIndex, LinkName, Links};
+use os_port::{Link, LinkChange, LinkIndex, LinkName, Links, OpenFile, Taps};
 
 use crate::fate::Fate;
 use crate::os::dead;
@@ -15,6 +15,13 @@ const CHANGE_ERRORS: &[ErrorKind] = &[
     ErrorKind::OutOfMemory,
     ErrorKind::PermissionDenied,
     ErrorKind::ResourceBusy,
+];
+
+/// Errors of a new tap. The driver may not be there.
+const TAP_ERRORS: &[ErrorKind] = &[
+    ErrorKind::OutOfMemory,
+    ErrorKind::PermissionDenied,
+    ErrorKind::NotFound,
 ];
 
 /// The network interfaces behind a fate.
@@ -51,5 +58,12 @@ impl Links for MortalLinks {
         let delete = || self.inner.delete(index);
         self.fate
             .os_call("delete_link", CHANGE_ERRORS, delete, dead)
+    }
+}
+
+impl Taps for MortalLinks {
+    fn open(&self, name: &LinkName) -> io::Result<OpenFile> {
+        let open = || self.inner.open(name);
+        self.fate.os_call("open_tap", TAP_ERRORS, open, dead)
     }
 }

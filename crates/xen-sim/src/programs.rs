@@ -49,11 +49,11 @@ impl Spawn for MortalSpawn {
     }
 
     /// The child outlives this process, as a real one does.
-    fn start(&self, launch: &Launch, _given: &Given<'_>) -> io::Result<Rc<dyn Child>> {
+    fn start(&self, launch: &Launch, given: &Given<'_>) -> io::Result<Rc<dyn Child>> {
         let start = || {
             let life = Life::new(self.all.next_id());
             self.all.add(&life);
-            Ok(self.programs.start(launch, &life))
+            Ok(self.programs.start(launch, given.files, &life))
         };
         let inner = self
             .fate

@@ -14,7 +14,7 @@ use os_port::mem::{
 };
 use os_port::{
     BlockDevices, Clock, Doorbells, Files, HostDevices, KernelFiles, Link, LoopDevice, LoopDevices,
-    Process, Spawn,
+    Process, Spawn, Taps,
 };
 use xen_port::{DomId, DomainInfo, Hypervisor, PAGE_SIZE, ShutdownReason, VersionInfo};
 use xenstore::mem::MemStore;
@@ -246,13 +246,15 @@ impl World {
             inner: self.disks.of(fate.life()),
             fate: fate.clone(),
         });
+        let links = Rc::new(MortalLinks {
+            inner: self.links.of(fate.life()),
+            fate: fate.clone(),
+        });
         HostDevices {
             loops: Rc::clone(&disks) as Rc<dyn LoopDevices>,
             blocks: disks as Rc<dyn BlockDevices>,
-            links: Rc::new(MortalLinks {
-                inner: self.links.of(fate.life()),
-                fate: fate.clone(),
-            }),
+            taps: Rc::clone(&links) as Rc<dyn Taps>,
+            links,
         }
     }
 

@@ -10,16 +10,21 @@
 
 mod bench;
 
+use std::sync::Mutex;
+use std::time::Duration;
+
 use bench::Bench;
 use bench::qemu::{IMAGE, kill_at_each_call, nodes_of, qemus, world};
-use os_port::ProcessSignal;
+use os_port::{ChildEnd, Link, ProcessSignal};
 use uuid::Uuid;
 use xen_port::{DomId, GuestKind, ShutdownReason};
-use xen_sim::{Manner, World};
+use xen_sim::{Manner, Turns, World};
 use xyl_engine::device::hotplug;
 use xyl_engine::operation::{destroy, restart};
+use xyl_engine::supervise::monitor;
 use xyl_engine::supervise::requests::{self, Request};
 use xyl_engine::vm::nic::VifDefaults;
+use xyl_engine::vm::{Vm, monitor_lock};
 use xyl_engine::{EngineError, ErrorCode, Host};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
@@ -46,14 +51,21 @@ fn hvmloader() -> Vec<u8> {
     image
 }
 
-/// The configuration of an HVM guest without a serial line: the simulated QEMU has no terminals.
+/// The taps of a host.
+fn taps(world: &World) -> Vec<Link> {
+    let mut links = world.links.all();
+    links.retain(|link| link.kind.as_deref() == Some("tun"));
+    links
+}
+
+/// The configuration of an HVM guest with a network card, without a serial line: the simulated QEMU has no terminals.
 fn config(bench: &Bench) -> String {
     let folder = bench.kernel().parent().unwrap();
     let (loader, bios) = (folder.join("hvmloader"), folder.join("bios"));
     std::fs::write(&loader, hvmloader()).unwrap();
     std::fs::write(&bios, [0x90; 4096]).unwrap();
     format!(
-        "name = \"guest1\"\nuuid = \"{UUID}\"\ntype = \"hvm\"\nmemory = 24\nfirmware_override = \"{}\"\nbios_path_override = \"{}\"\n",
+        "name = \"guest1\"\nuuid = \"{UUID}\"\ntype = \"hvm\"\nmemory = 24\nfirmware_override = \"{}\"\nbios_path_override = \"{}\"\nvif = [ \"\" ]\n",
         loader.display(),
         bios.display()
     )
@@ -93,6 +105,42 @@ fn a_domain_has_one_device_model_from_its_create_to_its_destroy() {
     is_whole(&world).unwrap();
 }
 
+/// The device model alone has the tap of a card: the tap goes when it unplugs the card, or ends.
+#[test]
+fn an_emulated_card_has_a_tap_at_the_bridge_as_long_as_its_device_model_runs() {
+    let (bench, world) = (Bench::new(), world());
+    let domid = bench.must(&world, |host| create(&bench, host));
+    let bridge = world.links.all().remove(0);
+    let [tap] = &taps(&world)[..] else {
+        panic!("{:?}", taps(&world));
+    };
+    assert_eq!(tap.name, format!("vif{domid}.0-emu"));
+    assert_eq!((tap.master, tap.is_up), (Some(bridge.index), true));
+    assert_eq!(tap.address, Some([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff]));
+    assert!(!tap.makes_ipv6_address);
+    let (pid, launch) = world.programs.running().remove(0);
+    let words: Vec<_> = launch
+        .arguments()
+        .iter()
+        .map(|word| word.to_string_lossy())
+        .collect();
+    let words = words.join(" ");
+    assert!(
+        words.contains("-netdev tap,id=net0,fd=4 -device rtl8139,"),
+        "{words}"
+    );
+    world.programs.end(pid, ChildEnd::Signal);
+    assert_eq!(taps(&world), []);
+}
+
+#[test]
+fn an_interface_without_a_card_has_no_tap() {
+    let (bench, world) = (Bench::new(), world());
+    let config = config(&bench).replace("vif = [ \"\" ]", "vif = [ \"type=vif\" ]");
+    bench.must(&world, |host| bench.create_from(host, &config).map(drop));
+    assert_eq!(taps(&world), []);
+}
+
 #[test]
 fn a_disk_of_another_format_has_a_qemu_of_its_own() {
     let (bench, world) = (Bench::new(), world());
@@ -128,6 +176,58 @@ fn a_dead_device_model_does_not_keep_a_domain_from_its_end() {
     is_whole(&world).unwrap();
 }
 
+/// Without its device model a guest cannot run, whether a monitor saw the death or found it.
+#[test]
+fn the_monitor_takes_the_death_of_a_device_model_for_a_crash() {
+    for is_seen in [false, true] {
+        let (bench, world) = (Bench::new(), world());
+        let text = config(&bench) + "on_crash = \"destroy\"\n";
+        let domid = bench.must(&world, |host| bench.create_from(host, &text));
+        let vm = Vm {
+            domid,
+            uuid: Uuid::parse_str(UUID).unwrap(),
+        };
+        bench.must(&world, |host| {
+            monitor_lock::create_file(&*host.files, &host.dirs, vm.uuid)
+        });
+        let (pid, _) = world.programs.running()[0];
+        let die = || world.programs.end(pid, ChildEnd::Signal);
+        if !is_seen {
+            die();
+        }
+        let lines = Mutex::new(Vec::new());
+        let turns = Turns::fair(1, &world.clock, 2);
+        let (watching, killing) = (
+            world.fate(None).seated(turns.servant(0)),
+            world.fate(None).seated(turns.seat(1)),
+        );
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let watch = |host: &mut Host| {
+                    monitor::watch(host, vm, &mut |line| {
+                        lines.lock().unwrap().push(line.to_owned())
+                    })
+                };
+                bench.run(&world, watching, watch)
+            });
+            scope.spawn(|| {
+                bench.run(&world, killing, |host| {
+                    // By then the monitor waits.
+                    host.wait_for(&[], Duration::from_secs(5))?;
+                    die();
+                    host.wait_for(&[], Duration::from_secs(60)).map(drop)
+                })
+            });
+        });
+        assert_eq!(turns.stuck(), None);
+        let lines = lines.into_inner().unwrap();
+        let is_told = |line: &String| line.contains("device model (QEMU) of domain");
+        assert!(lines.iter().any(is_told), "{is_seen}: {lines:?}");
+        is_whole(&world).unwrap();
+        assert_eq!(world.snapshot().domains.len(), 1, "{is_seen}: {lines:?}");
+    }
+}
+
 #[test]
 fn devices_of_a_running_guest_are_not_changed_yet() {
     let (bench, world) = (Bench::new(), world());
@@ -151,6 +251,10 @@ fn is_whole(world: &World) -> Result<(), String> {
     let wanted: Vec<String> = domains.map(DomId::to_string).collect();
     if qemus(world) != wanted {
         return Err(format!("QEMUs of {:?}, domains {wanted:?}", qemus(world)));
+    }
+    let taps = taps(world).len();
+    if taps != wanted.len() {
+        return Err(format!("{taps} taps, domains {wanted:?}"));
     }
     let left = nodes_of(&now, "device-model/");
     match wanted.is_empty() && !left.is_empty() {

@@ -41,6 +41,7 @@ mod settings;
 mod spawn;
 mod standby;
 mod syscall;
+mod taps;
 mod vcpu;
 mod xen;
 
@@ -55,4 +56,5 @@ pub use runner::ScriptRunner;
 pub use scheduling::{give_way_to_daemons, take_precedence_to_end};
 pub use spawn::SystemSpawn;
 pub use standby::{Standby, Streams, expect_children};
+pub use taps::SystemTaps;
 pub use xen::Xen;

@@ -8,7 +8,8 @@
 //! A monitor whose VM has network interfaces keeps [`Network::Links`]: it makes them ports of a bridge when it restarts its guest.
 //! The kernel looks at the rights of the sender of each request, so a socket that was opened before does not suffice: `CAP_NET_ADMIN`
 //! stays. A new socket can be one of rtnetlink, with this type and protocol, or the doorbell's. No monitor can send requests of the
-//! range `SIOC*` to a socket: with this right they change bridges, addresses and even a network card's firmware. `TUNSETIFF` fails, too.
+//! range `SIOC*` to a socket: with this right they change bridges, addresses and even a network card's firmware. `TUNSETIFF` fails, too, but
+//! for the monitor of an HVM guest whose network cards are emulated ([`Network::Taps`]).
 //!
 //! What is left: rtnetlink has no protocol for links alone. Such a monitor can change routes, addresses, queues and their filters
 //! (`cls_bpf`), and make interfaces such as macvtap. A monitor that a guest has taken over can so read and change the
@@ -29,6 +30,8 @@ use seccompiler::{
     SeccompFilter, SeccompRule,
 };
 
+use crate::taps::TUNSETIFF;
+
 /// Capabilities that root keeps, as bits of capabilities(7). They allow access to other users' files, such as a
 /// kernel or a core (`CAP_DAC_OVERRIDE`, `CAP_DAC_READ_SEARCH`). They allow locking the buffers of hypercalls if the
 /// kernel has no /dev/xen/hypercall (`CAP_IPC_LOCK`).
@@ -36,8 +39,6 @@ const KEPT_CAPABILITIES: u32 = 1 << 1 | 1 << 2 | 1 << 14;
 
 /// The capability to change network interfaces (`CAP_NET_ADMIN`).
 const NET_ADMIN: u32 = 1 << 12;
-/// The request of /dev/net/tun that makes an interface (`linux/if_tun.h`).
-const TUNSETIFF: u64 = 0x4004_54ca;
 /// The requests to sockets (`linux/sockios.h`, `linux/wireless.h`): first and last. Those to files and terminals are outside.
 const SOCKET_REQUESTS: (u64, u64) = (0x8900, 0x8bff);
 
@@ -48,6 +49,8 @@ pub enum Network {
     None,
     /// Rtnetlink: it changes network interfaces.
     Links,
+    /// The same, and it makes taps.
+    Taps,
 }
 
 /// The right to start programs that a process keeps.
@@ -92,10 +95,15 @@ impl Programs {
 }
 
 impl Network {
+    /// Whether it changes network interfaces.
+    pub fn may_change_links(self) -> bool {
+        self != Network::None
+    }
+
     fn capabilities(self) -> u32 {
         match self {
             Network::None => 0,
-            Network::Links => NET_ADMIN,
+            Network::Links | Network::Taps => NET_ADMIN,
         }
     }
 }
@@ -172,6 +180,8 @@ const X32: i64 = 0x4000_0000;
 const OF_X32_ALONE: [i64; 6] = [520, 521, 528, 539, 540, 545];
 /// The second number of `ioctl`.
 const IOCTL_OF_X32: i64 = 514 | X32;
+/// All numbers of `ioctl`.
+const CALLS_OF_IOCTL: [i64; 3] = [libc::SYS_ioctl, libc::SYS_ioctl | X32, IOCTL_OF_X32];
 
 /// Drops rights for the rest of this thread's life, and for threads and processes that it starts: new rights by
 /// programs, all capabilities but the kept ones and those for `network`, and the listed system calls. The process must have one
@@ -214,7 +224,13 @@ fn drop_capabilities(but: u32) -> io::Result<()> {
 /// because they are in memory. So `clone3` fails as on a kernel without it, and C libraries use `clone`.
 fn filters(network: Network, programs: Programs) -> Result<[BpfProgram; 2], BackendError> {
     let sockets = other_sockets(network, programs)?;
-    filters_but(|call| programs.needs(call), sockets, BTreeMap::new())
+    let mut more = BTreeMap::new();
+    if network == Network::Taps {
+        for call in CALLS_OF_IOCTL {
+            more.insert(call, vec![requests_to_sockets()?]);
+        }
+    }
+    filters_but(|call| programs.needs(call), sockets, more)
 }
 
 /// Calls that a program which reads what a guest has written does not need besides: those that take memory which none of its limits counts,
@@ -267,7 +283,7 @@ pub(crate) fn filters_of_extraction() -> Result<[BpfProgram; 2], BackendError> {
             more.insert(call, Vec::new());
         }
     }
-    for call in [libc::SYS_ioctl, libc::SYS_ioctl | X32, IOCTL_OF_X32] {
+    for call in CALLS_OF_IOCTL {
         more.insert(call, vec![others()?]);
     }
     for call in [libc::SYS_prctl, libc::SYS_prctl | X32] {
@@ -315,7 +331,7 @@ fn filters_but(
         rules.insert(call, new_namespaces()?);
     }
     rules.insert(libc::SYS_socket, refused_sockets);
-    for call in [libc::SYS_ioctl, libc::SYS_ioctl | X32, IOCTL_OF_X32] {
+    for call in CALLS_OF_IOCTL {
         rules.insert(call, network_requests()?);
     }
     rules.insert(libc::SYS_socket | X32, Vec::new());
@@ -369,7 +385,7 @@ const DISPLAY_SOCKETS: &[Socket] = &[&[libc::AF_INET, libc::SOCK_STREAM | libc::
 /// Rules that match a socket that a monitor does not make, and that a QEMU does not make which it starts.
 fn other_sockets(network: Network, programs: Programs) -> Result<Vec<SeccompRule>, BackendError> {
     let mut made = vec![DOORBELL];
-    if network == Network::Links {
+    if network.may_change_links() {
         made.push(LINKS);
     }
     if programs.may_start_qemu() {
@@ -403,14 +419,21 @@ fn other_than(sockets: &[Socket]) -> Result<Vec<SeccompRule>, BackendError> {
 
 /// Rules that match the request for a new interface and those to sockets, whatever file they are sent to.
 fn network_requests() -> Result<Vec<SeccompRule>, BackendError> {
+    let is_it = SeccompCmpOp::Eq;
+    let request = SeccompCondition::new(1, SeccompCmpArgLen::Dword, is_it, TUNSETIFF as u64)?;
+    Ok(vec![
+        SeccompRule::new(vec![request])?,
+        requests_to_sockets()?,
+    ])
+}
+
+/// A rule that matches the requests to sockets, whatever file they are sent to.
+fn requests_to_sockets() -> Result<SeccompRule, BackendError> {
     let request = |is, value| SeccompCondition::new(1, SeccompCmpArgLen::Dword, is, value);
     let (first, last) = SOCKET_REQUESTS;
-    Ok(vec![
-        SeccompRule::new(vec![request(SeccompCmpOp::Eq, TUNSETIFF)?])?,
-        SeccompRule::new(vec![
-            request(SeccompCmpOp::Ge, first)?,
-            request(SeccompCmpOp::Le, last)?,
-        ])?,
+    SeccompRule::new(vec![
+        request(SeccompCmpOp::Ge, first)?,
+        request(SeccompCmpOp::Le, last)?,
     ])
 }
 
@@ -438,7 +461,7 @@ fn hypercall_filter(may_map: bool) -> Result<BpfProgram, BackendError> {
         Ok::<_, BackendError>(vec![SeccompRule::new(conditions)?])
     };
     let mut rules = BTreeMap::new();
-    for call in [libc::SYS_ioctl, libc::SYS_ioctl | X32, IOCTL_OF_X32] {
+    for call in CALLS_OF_IOCTL {
         rules.insert(call, of_privcmd()?);
     }
     program(rules, libc::ENOTTY)
@@ -478,7 +501,7 @@ fn connecting_messages() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError
     Ok(rules)
 }
 
-/// The filters of a program with bounds: against hypercalls, new processes, sockets and connections. A thread is no process: `clone`
+/// The filters of a program with bounds: against hypercalls, new processes, sockets, connections and network interfaces. A thread is no process: `clone`
 /// makes it, and `clone3` fails as on a kernel without it; so does io_uring, whose requests no filter sees. A device model makes hypercalls
 /// until it restricts itself.
 pub(crate) fn filters_of_bounded(bounds: Bounds) -> Result<[BpfProgram; FILTERS], BackendError> {
@@ -506,6 +529,9 @@ pub(crate) fn filters_of_bounded(bounds: Bounds) -> Result<[BpfProgram; FILTERS]
         libc::SYS_connect | X32,
     ] {
         rules.insert(call, Vec::new());
+    }
+    for call in CALLS_OF_IOCTL {
+        rules.insert(call, network_requests()?);
     }
     rules.append(&mut connecting_messages()?);
     let absent = [libc::SYS_clone3, libc::SYS_io_uring_setup];
@@ -769,6 +795,7 @@ mod tests {
             nr_threads: 1,
             memory_bytes: 1,
             addresses_bytes: 1,
+            file_bytes: Some(1 << 20),
             has_display,
             is_device_model,
         }
@@ -795,7 +822,6 @@ mod tests {
                 let read = libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit);
                 (read, libc::setrlimit(libc::RLIMIT_CORE, &raw const limit))
             };
-            file_bytes: Some(1 << 20),
             let is_kept = set == -1 && errno() == libc::EPERM;
             let listens = is_refused_socket(TCP.0, TCP.1, 0);
             i32::from(!is_made)

@@ -85,6 +85,7 @@ impl Host {
                 loops: Rc::new(xen_sys::SystemLoopDevices),
                 blocks: Rc::new(SystemBlockDevices::system()),
                 links: Rc::new(SystemLinks),
+                taps: Rc::new(xen_sys::SystemTaps),
             },
             notice: Rc::new(|_| ()),
         }

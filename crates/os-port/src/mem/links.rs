@@ -1,13 +1,16 @@
-//! Network interfaces in memory.
+//! Network interfaces and taps in memory.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
 use super::Life;
 use crate::links::{Link, LinkChange, LinkIndex, LinkName, Links};
+use crate::open::{DeviceNumber, FileFacts, FileId, FileKind, OpenFile};
+use crate::taps::Taps;
 
 /// Smallest size of the largest packet in bytes: IPv4 demands it.
 const MTU_MIN_BYTES: u32 = 68;
@@ -165,5 +168,47 @@ impl Links for ProcessLinks {
             Some(link) if link.kind.is_none() => Err(ErrorKind::Unsupported.into()),
             Some(_) => Ok(state.remove(index).is_some()),
         }
+    }
+}
+
+impl Taps for ProcessLinks {
+    fn open(&self, name: &LinkName) -> io::Result<OpenFile> {
+        let is_taken = |link: &Link| link.name == name.as_str();
+        if self.state()?.links.values().any(is_taken) {
+            return Err(Errno::BUSY.into());
+        }
+        let lease = TapLease {
+            all: self.all.clone(),
+            index: self.all.add(name, Some("tun")),
+        };
+        let path = Path::new("/dev/net/tun");
+        let file = OpenFile::in_memory(path, TAP_FACTS, true, Vec::new());
+        Ok(file.with_lease(Arc::new(lease)))
+    }
+}
+
+/// Facts about the file of a tap.
+const TAP_FACTS: FileFacts = FileFacts {
+    kind: FileKind::Other,
+    id: FileId {
+        device: DeviceNumber { major: 0, minor: 5 },
+        inode: 1,
+    },
+    size_bytes: 0,
+    mode: 0o666,
+    uid: 0,
+    modified_s: 0,
+};
+
+/// A tap that goes when no process has its file any more.
+#[derive(Debug)]
+struct TapLease {
+    all: MemLinks,
+    index: LinkIndex,
+}
+
+impl Drop for TapLease {
+    fn drop(&mut self) {
+        self.all.remove(self.index);
     }
 }

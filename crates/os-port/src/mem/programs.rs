@@ -10,7 +10,7 @@ use super::pci;
 use crate::kernel::KernelFiles;
 use crate::process::{Child, ChildEnd, HeldProcess, ProcessSignal};
 use crate::wait::{EventSource, Readiness};
-use crate::{Ended, Extracted, Launch, OpenFile};
+use crate::{Ended, Extracted, Launch, Lease, OpenFile};
 
 /// A function that plays a program which runs to its end.
 type Play = Box<dyn Fn(&Launch) -> Ended + Send>;
@@ -46,6 +46,8 @@ struct MemProgram {
     is_asked: bool,
     /// Whether it has become its user.
     is_confined: bool,
+    /// All that exists for as long as its files are open.
+    leases: Vec<Lease>,
     /// All that was written to its standard input.
     told: Vec<u8>,
     /// All that it has said.
@@ -121,10 +123,11 @@ impl MemPrograms {
         play.ok_or(ErrorKind::NotFound)?(launch, disk)
     }
 
-    /// Starts a program as this process.
-    pub fn start(&self, launch: &Launch, life: &Life) -> MemChild {
+    /// Starts a program as this process, with these files.
+    pub fn start(&self, launch: &Launch, files: &[&OpenFile], life: &Life) -> MemChild {
         let pid = life.id();
         let mut program = MemProgram::new(Some(launch.clone()), Some(life.clone()));
+        program.leases = files.iter().filter_map(|file| file.lease()).collect();
         let mut state = self.state();
         program.is_confined = state
             .confined_later
@@ -201,6 +204,7 @@ impl MemProgram {
             is_stopped: false,
             is_asked: false,
             is_confined: true,
+            leases: Vec::new(),
             told: Vec::new(),
             said: Vec::new(),
         }
@@ -208,6 +212,7 @@ impl MemProgram {
 
     fn end(&mut self, end: ChildEnd) {
         self.end.get_or_insert(end);
+        self.leases.clear();
         self.life.iter().for_each(Life::end);
     }
 }

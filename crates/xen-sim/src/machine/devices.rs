@@ -17,7 +17,7 @@ use os_port::mem::{
 use os_port::{
     AttachedLoop, BlockDevice, BlockDevices, DeviceNumber, FileFacts, FileId, HeldLoop,
     HostDevices, Link, LinkChange, LinkIndex, LinkName, Links, LoopDevice, LoopDevices, LoopFacts,
-    LoopRequest, Mount, OpenFile,
+    LoopRequest, Mount, OpenFile, Taps,
 };
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
@@ -216,6 +216,7 @@ impl RemoteDevices {
         HostDevices {
             loops: Rc::new(self.clone()),
             blocks: Rc::new(self.clone()),
+            taps: Rc::new(self.clone()),
             links: Rc::new(self),
         }
     }
@@ -281,6 +282,13 @@ impl BlockDevices for RemoteDevices {
 
     fn swaps(&self) -> io::Result<Vec<PathBuf>> {
         Ok(Vec::new())
+    }
+}
+
+/// HVM guests, which alone have taps, are not there on this host.
+impl Taps for RemoteDevices {
+    fn open(&self, _name: &LinkName) -> io::Result<OpenFile> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

@@ -50,6 +50,7 @@ pub fn real_devices() -> HostDevices {
         loops: Rc::new(xen_sys::SystemLoopDevices),
         blocks: Rc::new(SystemBlockDevices::system()),
         links: Rc::new(SystemLinks),
+        taps: Rc::new(xen_sys::SystemTaps),
     }
 }
 

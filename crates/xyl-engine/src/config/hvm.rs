@@ -4,11 +4,12 @@
 //! Facts: xl.cfg(5), `libxl_create.c` and `libxl_dm.c` (defaults), Xen's public header `hvm/params.h` (`HVMPV_*`).
 
 use xl_cfg::DomainConfig;
-use xl_cfg::types::{self, Bios, DiskController, GraphicsPassthrough, VendorDevice, Vga, VifType};
+use xl_cfg::types::{self, Bios, DiskController, GraphicsPassthrough, VendorDevice, Vga};
 
 use crate::vm::disk::Disk;
 use crate::vm::framebuffer::Framebuffer;
-use crate::vm::hvm::{Hvm, UsbDevice, why_no_disk};
+use crate::vm::hvm::{Hvm, UsbDevice, emulated, why_no_disk, why_not_together};
+use crate::vm::nic::is_without_card;
 use crate::vm::paths::whole_path;
 
 /// The order of boot devices without `boot`, as with xl: disk, CD, floppy.
@@ -118,11 +119,7 @@ pub(super) fn why_not(name: &str, domain: &DomainConfig) -> Option<String> {
             "`sdl` is not supported: the device model is a user without rights, and has no window of domain 0's. VNC shows the screen".to_owned(),
         ),
         "vnclisten" | "vncpasswd" | "vncdisplay" | "keymap" => why_no_screen(name, domain),
-        "disk" => domain.disks.iter().find_map(|disk| {
-            let disk = Disk::of_config(disk).ok()?;
-            why_no_disk(&disk).map(|why| format!("disk `{}`: {why}", disk.vdev))
-        }),
-        "vif" => domain.vifs.iter().find_map(why_no_vif),
+        "disk" => why_no_disks(domain),
         "channel" if !domain.pv_devices.channels.is_empty() => {
             not_yet("`channel` of an HVM guest")
         }
@@ -132,6 +129,26 @@ pub(super) fn why_not(name: &str, domain: &DomainConfig) -> Option<String> {
         "vkb" if !domain.pv_devices.keyboards.is_empty() => not_yet("`vkb` of an HVM guest"),
         _ => None,
     }
+}
+
+/// The reason why an HVM guest cannot have its disks.
+fn why_no_disks(domain: &DomainConfig) -> Option<String> {
+    let disks: Vec<Disk> = domain.disks.iter().flat_map(Disk::of_config).collect();
+    let alone = disks
+        .iter()
+        .find_map(|disk| why_no_disk(disk).map(|why| format!("disk `{}`: {why}", disk.vdev)));
+    alone.or_else(|| why_not_together(&disks))
+}
+
+/// Whether the machine of an HVM guest finds something to boot: a kernel, an emulated disk, or a network card that is among its boot devices.
+fn has_something_to_boot(domain: &DomainConfig) -> bool {
+    let disks: Vec<Disk> = domain.disks.iter().flat_map(Disk::of_config).collect();
+    let order = domain
+        .hvm
+        .as_ref()
+        .and_then(|hvm| hvm.boot_order.as_deref());
+    let boots_network = order.unwrap_or(BOOT_ORDER).contains('n') && !domain.vifs.is_empty();
+    domain.boot.kernel.is_some() || !emulated(&disks).is_empty() || boots_network
 }
 
 /// Whether a setting of an HVM guest asks for nothing that it does not have anyway.
@@ -151,20 +168,14 @@ pub(super) fn is_default(name: &str, domain: &DomainConfig) -> bool {
     }
 }
 
-/// The reason why an HVM guest cannot have an interface. One without a type has PV drivers alone, with a warning.
-fn why_no_vif(vif: &types::Vif) -> Option<String> {
-    let is_emulated = vif.vif_type == Some(VifType::Ioemu) || vif.model.is_some();
-    is_emulated.then(|| {
-        "an emulated network card (`type=ioemu`, `model=`) is not supported by Xyl yet: write `type=vif`, and the guest's PV drivers have the interface".to_owned()
-    })
-}
-
-/// The part of an obeyed setting that an HVM guest does not have, for a warning.
+/// The part of an obeyed setting that has no effect for an HVM guest, for a warning.
 pub(super) fn why_in_part(name: &str, domain: &DomainConfig) -> Option<String> {
-    let emulated = |vif: &types::Vif| vif.vif_type.is_none();
     match name {
-        "vif" if domain.vifs.iter().any(emulated) => Some(
-            "Xyl emulates no network card yet: the guest has its interfaces by PV drivers alone, as with `type=vif`".to_owned(),
+        "vif" if domain.vifs.iter().any(is_without_card) => Some(
+            "the device model emulates no card for an interface with a script, or of a driver domain: the guest's PV drivers alone have it, as with `type=vif`".to_owned(),
+        ),
+        "type" | "builder" if !has_something_to_boot(domain) => Some(
+            "the guest finds nothing to boot: there is no `kernel`, and no disk that the device model emulates".to_owned(),
         ),
         _ => None,
     }
@@ -289,5 +300,22 @@ mod tests {
         assert!(hvm.has_usb);
         assert_eq!(hvm.usb_devices, [UsbDevice::Tablet, UsbDevice::Keyboard]);
         assert!(why_not("usbdevice", &config("usbdevice = 'host:1.2'")).is_some());
+    }
+
+    #[test]
+    fn a_guest_that_finds_nothing_to_boot_is_warned_of() {
+        for (text, is_warned_of) in [
+            ("", true),
+            ("disk = [ '/x,raw,xvde,rw' ]", true),
+            ("disk = [ '/x,raw,xvda,rw' ]", false),
+            ("kernel = '/k'", false),
+            ("vif = [ '' ]", true),
+            ("vif = [ '' ]\nboot = 'cn'", false),
+        ] {
+            let why = why_in_part("type", &config(text));
+            assert_eq!(why.is_some(), is_warned_of, "{text}");
+        }
+        let two = "disk = [ '/x,raw,hda,rw', '/y,raw,xvda,rw' ]";
+        assert!(why_not("disk", &config(two)).is_some());
     }
 }

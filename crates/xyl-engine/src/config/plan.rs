@@ -393,7 +393,7 @@ fn unsupported_value(name: &str, domain: &DomainConfig) -> Option<String> {
             .find_map(|disk| Disk::of_config(disk).err());
     }
     if name == "vif" {
-        return nic::why_not(&domain.vifs);
+        return nic::why_not(&domain.vifs, domain.hvm.is_some());
     }
     if name == "channel" {
         return Channel::all_of_config(&domain.pv_devices.channels).err();
@@ -541,7 +541,7 @@ fn spec(
         claim: !defaults.no_claim,
         // `why_not` has refused any other.
         disks: domain.disks.iter().flat_map(Disk::of_config).collect(),
-        nics: nic::all_of_config(&domain.vifs, uuid, &defaults.vif)?,
+        nics: nic::all_of_config(&domain.vifs, uuid, &defaults.vif, domain.hvm.is_some())?,
         channels: Channel::all_of_config(&domain.pv_devices.channels).unwrap_or_default(),
         keyboards: Keyboard::all_of_config(&domain.pv_devices.keyboards, framebuffers.len())
             .unwrap_or_default(),
@@ -861,7 +861,7 @@ mod tests {
             "vkb = [ \"backend-type=linux,backend=net\" ]",
             "type = \"hvm\"\nvfb = [ \"vnc=1\" ]",
             "type = \"hvm\"\ndisk = [ \"/x,qcow2,hda\" ]",
-            "type = \"hvm\"\nvif = [ \"model=e1000\" ]",
+            "type = \"hvm\"\nvif = [ \"model=isa\" ]",
             "type = \"hvm\"\ndevice_model_args = [ \"-x\" ]",
             "type = \"hvm\"\npae = 0",
             "type = \"hvm\"\nms_vm_genid = \"generate\"",
@@ -921,7 +921,7 @@ mod tests {
         let settings = "type = \"hvm\"\nfirmware = \"uefi\"\nbios_path_override = \"f/OVMF.fd\"\nfirmware_override = \"l\"\n\
             boot = \"dc\"\nacpi_s3 = 0\nhpet = 0\nviridian = [ \"defaults\" ]\nmmio_hole = 512\nvga = \"stdvga\"\n\
             vncdisplay = 7\nserial = \"pty\"\nusb = 1\nusbdevice = \"tablet\"\ndm_restrict = 1\n\
-            disk = [ \"/dev/vg/x,raw,hda,rw\", \"/y.iso,raw,hdc,cdrom\" ]\nvif = [ \"type=vif\" ]";
+            disk = [ \"/dev/vg/x,raw,hda,rw\", \"/y.iso,raw,hdc,cdrom\" ]\nvif = [ \"type=vif\", \"model=e1000\" ]";
         let first = planned(settings);
         let machine = first.spec.hvm.as_ref().unwrap();
         assert_eq!(first.spec.kind, GuestKind::Hvm);
@@ -936,13 +936,14 @@ mod tests {
     }
 
     #[test]
-    fn an_hvm_guest_is_told_that_it_has_no_emulated_network_card() {
+    fn an_hvm_guest_is_told_of_an_interface_without_an_emulated_card() {
         let warnings = |vif: &str| {
             let text = format!("memory = 64\ntype = \"hvm\"\nvif = [ \"{vif}\" ]");
             planned(&text).config.report().to_string()
         };
-        assert!(warnings("bridge=br0").contains("guest.cfg:5:1"));
-        assert_eq!(warnings("type=vif"), "");
+        assert!(warnings("script=vif-route").contains("guest.cfg:5:1"));
+        assert_eq!(warnings("bridge=br0"), "");
+        assert_eq!(warnings("type=vif,script=vif-route"), "");
     }
 
     #[test]

@@ -16,8 +16,9 @@ use xenstore::{Path as StorePath, Tree};
 
 use crate::device::nodes::{Access, NodeRule, copy_of};
 use crate::device::qemu::Wanted;
+use crate::device::vif::card::{self, Card};
 use crate::device::{Kind, Owner, Patience, bus, vbd, vfb};
-use crate::device_model::{self, Display, Machine, MachineDisk, QemuId, Request};
+use crate::device_model::{self, Display, Machine, MachineCard, MachineDisk, QemuId, Request};
 use crate::error::DeviceError;
 use crate::vm::hvm::{self, Hvm};
 use crate::vm::paths::{home, node};
@@ -170,10 +171,12 @@ struct Files {
     files: Vec<OpenFile>,
     has_kernel: bool,
     has_ramdisk: bool,
+    /// The last files are those of their taps.
+    cards: Vec<MachineCard>,
 }
 
 impl Files {
-    fn open(host: &Host, spec: &VmSpec) -> Result<Files, EngineError> {
+    fn open(host: &Host, domid: DomId, spec: &VmSpec) -> Result<Files, EngineError> {
         let (mut disks, mut files) = (Vec::new(), Vec::new());
         for (slot, disk) in hvm::emulated(&spec.disks) {
             let file = vbd::open_emulated(host, disk)?;
@@ -187,11 +190,23 @@ impl Files {
         let (kernel, ramdisk) = open_kernel(&*host.files, spec)?;
         let (has_kernel, has_ramdisk) = (kernel.is_some(), ramdisk.is_some());
         files.extend(kernel.into_iter().chain(ramdisk));
+        let mut cards = Vec::new();
+        for card in card::open_all(host, domid, &spec.nics)? {
+            let Card {
+                devid,
+                model,
+                mac,
+                file,
+            } = card;
+            cards.push(MachineCard { devid, model, mac });
+            files.push(file);
+        }
         Ok(Files {
             disks,
             files,
             has_kernel,
             has_ramdisk,
+            cards,
         })
     }
 }
@@ -228,9 +243,11 @@ fn start(
     let (domid, qemu) = (owner.domid, QemuId::device_model(owner.domid));
     device_model::end_one(host, qemu)?;
     write_copy(host, domid)?;
-    let files = Files::open(host, spec)?;
+    let files = Files::open(host, domid, spec)?;
     if files.files.len() >= FILES_MAX {
-        let what = format!("{WHAT} gets {FILES_MAX} files at most: take emulated disks out");
+        let what = format!(
+            "{WHAT} gets {FILES_MAX} files at most: take emulated disks or network cards out"
+        );
         return Err(DeviceError::Unsupported { what }.into());
     }
     // No other VM takes the display until QEMU listens.
@@ -253,6 +270,7 @@ fn start(
         disks: &files.disks,
         has_kernel: files.has_kernel,
         has_ramdisk: files.has_ramdisk,
+        cards: &files.cards,
         cmdline: spec.cmdline.as_deref().unwrap_or_default(),
     };
     let request = Request {

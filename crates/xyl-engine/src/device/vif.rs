@@ -6,6 +6,8 @@
 //! The script is named in the backend's nodes for xl's sake, which runs it when it removes a device. netback takes the interface
 //! away when the device goes, whatever its name is by then.
 //!
+//! An HVM guest has an emulated card beside the interface, whose end is one more port of the bridge ([`card`]).
+//!
 //! An interface of a driver domain has its other end there: that domain's toolstack does all of this, and domain 0 changes no link.
 //!
 //! An interface with another script is set up and taken down by that script ([`script`]), whichever toolstack has made it. A script
@@ -13,6 +15,7 @@
 //!
 //! Facts: `xen-netback/xenbus.c` of Linux, `libxl_nic.c`, `tools/hotplug/Linux/vif-bridge`.
 
+pub(super) mod card;
 mod driver;
 
 use std::io;
@@ -33,7 +36,7 @@ use crate::device::qemu::Wanted;
 use crate::device::script::{self, Action, Script};
 use crate::device::{Kind, Owner, Patience, Recorded};
 use crate::error::DeviceError;
-use crate::vm::nic::{self, Nic, SetUp, Taken, VifDefaults, is_bridge_script};
+use crate::vm::nic::{self, Card, Nic, SetUp, Taken, VifDefaults, is_bridge_script};
 use crate::vm::paths::node;
 use crate::vm::spec::VmSpec;
 use crate::vm::words::backend_of;
@@ -308,7 +311,7 @@ impl Hotplug for Vif {
 /// The interface of a description as in xl.cfg, if Xyl can serve it.
 fn described(text: &str) -> Result<types::Vif, EngineError> {
     let vifs = hotplug::parse(SETTING, text)?.vifs;
-    match nic::why_not(&vifs) {
+    match nic::why_not(&vifs, false) {
         Some(what) => Err(DeviceError::Unsupported { what }.into()),
         None => Ok(vifs.into_iter().next().unwrap_or_default()),
     }
@@ -463,7 +466,7 @@ const BACKEND: &[Rule] = &[
     back("gatewaydev", "scripts", gateway_dev),
     back("mtu", "scripts", mtu),
     back("vlan", "scripts", vlan),
-    back("type", "scripts", |_| Some(PARAVIRTUAL.to_owned())),
+    back("type", "scripts", nic_type),
     back(
         STATUS,
         "netback: `connected` once the interface is set up",
@@ -484,7 +487,7 @@ const COPY: &[Rule] = &[
     copy_of("rate", rate),
     copy_of("mtu", mtu),
     copy_of("vlan", vlan),
-    copy_of("type", |_| Some(PARAVIRTUAL.to_owned())),
+    copy_of("type", nic_type),
 ];
 
 fn handle(nodes: &Nodes) -> Option<String> {
@@ -505,6 +508,10 @@ fn script_path(nodes: &Nodes) -> Option<String> {
 
 fn vlan(nodes: &Nodes) -> Option<String> {
     nodes.nic.vlan().map(str::to_owned)
+}
+
+fn nic_type(nodes: &Nodes) -> Option<String> {
+    Some(nodes.nic.card.nic_type().to_owned())
 }
 
 fn vifname(nodes: &Nodes) -> Option<String> {
@@ -533,6 +540,10 @@ fn check_right(host: &Host, nic: &Nic) -> Result<(), EngineError> {
         return Ok(());
     }
     if !host.process.may_change_links() {
+        let device = nic.what();
+        return Err(DeviceError::NoRight { device }.into());
+    }
+    if nic.card.model().is_some() && !host.process.may_make_taps() {
         let device = nic.what();
         return Err(DeviceError::NoRight { device }.into());
     }
@@ -772,22 +783,41 @@ fn own_link(host: &Host, device: &Device) -> Result<Option<OwnLink>, EngineError
 
 /// Makes the host's end of an interface a port of its bridge.
 fn set_up(host: &Host, nodes: &Nodes, link: &OwnLink, bridge: &Link) -> Result<(), EngineError> {
-    let name = nodes.nic.name.iter().map(|name| {
-        let change = LinkChange::Name(name.clone());
-        ("give its name to", change)
-    });
-    let others = [
+    if let Some(name) = &nodes.nic.name {
+        let name = LinkChange::Name(name.clone());
+        change_link(host, &nodes.nic, link, ("give its name to", &name))?;
+    }
+    join_bridge(host, &nodes.nic, link, (bridge, nodes.mtu_bytes))
+}
+
+/// Makes a link of an interface a port of a bridge, with this size of the largest packet in bytes.
+fn join_bridge(
+    host: &Host,
+    nic: &Nic,
+    link: &OwnLink,
+    (bridge, mtu_bytes): (&Link, u32),
+) -> Result<(), EngineError> {
+    let changes = [
         ("set the address of", LinkChange::Address(BACKEND_ADDRESS)),
         ("switch IPv6 addresses off at", LinkChange::NoIpv6Address),
-        ("set the MTU of", LinkChange::Mtu(nodes.mtu_bytes)),
+        ("set the MTU of", LinkChange::Mtu(mtu_bytes)),
         ("join to its bridge", LinkChange::Master(Some(bridge.index))),
         ("set up", LinkChange::Up),
     ];
-    for (action, change) in name.chain(others) {
-        let changed = host.devices.links.change(link.index, &change);
-        changed.map_err(|source| refusal(&nodes.nic, &link.name, action, source))?;
+    for (action, change) in &changes {
+        change_link(host, nic, link, (action, change))?;
     }
     Ok(())
+}
+
+fn change_link(
+    host: &Host,
+    nic: &Nic,
+    link: &OwnLink,
+    (action, change): (&'static str, &LinkChange),
+) -> Result<(), EngineError> {
+    let changed = host.devices.links.change(link.index, change);
+    changed.map_err(|source| refusal(nic, &link.name, action, source))
 }
 
 // ---- detach -------------------------------------------------------------------------------------
@@ -896,7 +926,7 @@ fn to_json(nic: &Nic) -> Json {
         ("mac", json!(nic.mac.to_string())),
         ("bridge", json!(nic.bridge())),
         ("script", json!(nic.script_path())),
-        ("nictype", json!(PARAVIRTUAL)),
+        ("nictype", json!(nic.card.nic_type())),
         ("trusted", json!(trusted)),
     ];
     let name = |name: &Option<LinkName>| name.as_ref().map(|name| json!(name.as_str()));
@@ -904,6 +934,7 @@ fn to_json(nic: &Nic) -> Json {
     let interval_us = nic.rate.map(|rate| json!(rate.interval_us));
     let sometimes = [
         ("mtu", nic.mtu_bytes.map(|bytes| json!(bytes))),
+        ("model", nic.card.model().map(|model| json!(model.word()))),
         ("ifname", name(&nic.name)),
         ("ip", nic.ip.as_ref().map(|ip| json!(ip))),
         ("gatewaydev", name(&nic.gateway_dev)),
@@ -981,6 +1012,11 @@ fn cfg_of_json(entry: &Json) -> Option<String> {
         mtu_bytes: mtu_bytes.map(u32::try_from).transpose().ok()?,
         trusted: trusted.filter(|is_trusted| *is_trusted != backend.is_none()),
         backend,
+        // libxl writes a model for guests of each type. Xyl writes one for an emulated card alone.
+        card: match says("model") {
+            Some(_) => Card::Paravirtual,
+            None => Card::NoMachine,
+        },
     };
     Some(nic.cfg_text_at(bridge))
 }

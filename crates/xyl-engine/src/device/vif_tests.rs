@@ -61,6 +61,7 @@ fn nic() -> Nic {
         mtu_bytes: Some(9000),
         trusted: Some(false),
         backend: None,
+        card: Card::NoMachine,
     }
 }
 
@@ -99,7 +100,7 @@ fn what_was_written_for_xl_is_read_back_as_it_was() {
         "ip": null, "backend_domid": 0,
     });
     let text = cfg_of_json(&of_xl);
-    let wanted = "devid=0,mac=00:16:3e:11:22:33,bridge=xenbr0";
+    let wanted = "devid=0,mac=00:16:3e:11:22:33,bridge=xenbr0,type=vif";
     assert_eq!(text.as_deref(), Some(wanted));
     let of_xl = json!({
         "devid": 0, "mac": "00:16:3e:11:22:33", "script": "vif-route", "ip": "10.0.0.1",

@@ -7,12 +7,13 @@
 
 use std::path::Path;
 
-use xl_cfg::types::Vga;
+use xl_cfg::types::{Mac, Vga};
 
 use super::Request;
 use super::arguments::{Confinement, confining, descriptor, of_display, of_files};
 use super::commands::path_of_file;
 use crate::vm::hvm::{Hvm, Slot, UsbDevice};
+use crate::vm::nic::CardModel;
 
 /// KiB of a MiB.
 const KIB_PER_MIB: u64 = 1024;
@@ -38,6 +39,19 @@ pub struct Machine<'a> {
     pub has_ramdisk: bool,
     /// Command line of that kernel.
     pub cmdline: &'a str,
+    /// The emulated network cards, whose taps are the next files.
+    pub cards: &'a [MachineCard],
+}
+
+/// An emulated network card.
+#[derive(Clone, Copy, Debug)]
+pub struct MachineCard {
+    /// Number of its interface.
+    pub devid: u32,
+    /// Model of the card.
+    pub model: CardModel,
+    /// Address of the card.
+    pub mac: Mac,
 }
 
 /// An emulated disk.
@@ -76,6 +90,7 @@ pub(super) fn arguments(
     all.extend(of_devices(machine.hvm));
     all.extend(of_files(0..machine.disks.len()));
     all.extend(of_disks(machine.disks));
+    all.extend(of_cards(machine));
     let display = request.display.into_iter();
     let nr_files = request.files.len();
     all.extend(display.flat_map(|display| of_display(display, nr_files)));
@@ -207,6 +222,20 @@ fn of_disk(slot: Slot, source: &str) -> Vec<String> {
     }
 }
 
+/// The emulated network cards. QEMU asks what a tap can before it confines itself.
+fn of_cards(machine: &Machine<'_>) -> Vec<String> {
+    let nr_boot_files = usize::from(machine.has_kernel) + usize::from(machine.has_ramdisk);
+    let files = machine.disks.len() + nr_boot_files..;
+    let one = |(card, file): (&MachineCard, usize)| {
+        let MachineCard { devid, model, mac } = card;
+        let file = descriptor(file);
+        let tap = format!("tap,id=net{devid},fd={file}");
+        let device = format!("{},id=nic{devid},netdev=net{devid},mac={mac}", model.word());
+        words(["-netdev", &tap, "-device", &device])
+    };
+    machine.cards.iter().zip(files).flat_map(one).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -260,6 +289,11 @@ mod tests {
             has_kernel: true,
             has_ramdisk: true,
             cmdline: "a b",
+            cards: &[MachineCard {
+                devid: 2,
+                model: CardModel::E1000,
+                mac: Mac([0, 0x16, 0x3e, 1, 2, 3]),
+            }],
         };
         let request = Request {
             qemu: QemuId::device_model(DomId(7)),
@@ -301,7 +335,8 @@ mod tests {
             -drive if=none,id=cd-2-disc,readonly=on,auto-read-only=off,format=raw,cache=writeback,file.driver=host_device,file.filename=/dev/fdset/2 \
             -device ide-cd,id=cd-2,drive=cd-2-disc,bus=ide.1,unit=0 \
             -drive if=none,id=scsi-1,auto-read-only=off,format=raw,cache=writeback,file.driver=host_device,file.filename=/dev/fdset/3 \
-            -device scsi-hd,drive=scsi-1,scsi-id=1 -k de";
+            -device scsi-hd,drive=scsi-1,scsi-id=1 \
+            -netdev tap,id=net2,fd=9 -device e1000,id=nic2,netdev=net2,mac=00:16:3e:01:02:03 -k de";
         let of_7_2 = "-chroot /dev/xyl/machine -runas 1901114119:1901114119";
         let of_10_0 = "-run-with chroot=/dev/xyl/machine,user=1901114119:1901114119";
         let wanted = |confined: &str| format!("{first} {confined} {last}");

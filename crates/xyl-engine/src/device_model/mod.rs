@@ -35,7 +35,7 @@ use commands::Drive;
 use processes::may_be_there;
 
 pub use crate::host::dom0::QemuId;
-pub use machine::{Machine, MachineDisk};
+pub use machine::{Machine, MachineCard, MachineDisk};
 pub use processes::{END_TOKEN, end, end_one, find, find_one, has_others, watch_ends};
 
 /// Paths of QEMU below `/usr`: Debian's, then that of Xen's own installation.

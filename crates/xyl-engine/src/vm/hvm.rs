@@ -126,17 +126,28 @@ fn is_raw_of_kernel(disk: &Disk) -> bool {
     disk.format == ImageFormat::Raw && disk.server == Server::Kernel
 }
 
-/// The disks that the machine emulates, each with its place. The first one at a place has it.
+/// The disks that the machine emulates, each with its place.
 pub fn emulated(disks: &[Disk]) -> Vec<(Slot, &Disk)> {
-    let mut found: Vec<(Slot, &Disk)> = Vec::new();
+    let found = disks.iter().map(|disk| Some((slot(disk)?, disk)));
+    found.flatten().collect()
+}
+
+/// Two disks that have one place in the machine, in words; `None` where each has its own.
+pub fn why_not_together(disks: &[Disk]) -> Option<String> {
+    let mut taken: Vec<(Slot, &Disk)> = Vec::new();
     for disk in disks {
-        if let Some(slot) = slot(disk)
-            && found.iter().all(|(taken, _)| !is_same_place(*taken, slot))
-        {
-            found.push((slot, disk));
+        let Some(slot) = slot(disk) else {
+            continue;
+        };
+        if let Some((_, other)) = taken.iter().find(|(one, _)| is_same_place(*one, slot)) {
+            return Some(format!(
+                "disks `{}` and `{}` have the same place in the emulated machine: give one another letter",
+                other.vdev, disk.vdev
+            ));
         }
+        taken.push((slot, disk));
     }
-    found
+    None
 }
 
 fn is_same_place(one: Slot, other: Slot) -> bool {
@@ -226,8 +237,16 @@ mod tests {
 
     #[test]
     fn one_place_has_one_disk() {
-        let disks = [disk("/x,raw,hda,rw"), disk("/y,raw,xvda,rw")];
-        let found = emulated(&disks);
-        assert_eq!(found, [(Slot::Ide(0), &disks[0])]);
+        let others = [
+            "/y,raw,xvda,rw",
+            "/y,raw,hda,cdrom",
+            "/y,qcow2,xvda,rw",
+            "/y,raw,sda,rw",
+        ];
+        let is_refused = |other: &str| {
+            let disks = [disk("/x,raw,hda,rw"), disk(other)];
+            why_not_together(&disks).is_some()
+        };
+        assert_eq!(others.map(is_refused), [true, true, false, false]);
     }
 }

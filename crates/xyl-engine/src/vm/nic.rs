@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use os_port::LinkName;
 use uuid::Uuid;
+use xen_port::DomId;
 use xl_cfg::types::{self, Mac, Rate, VifType};
 
 use crate::EngineError;
@@ -20,6 +21,10 @@ const BRIDGE_SCRIPT_END: &str = "/xen/scripts/vif-bridge";
 const BRIDGE_SCRIPT_PATH: &str = "/etc/xen/scripts/vif-bridge";
 /// Highest number of an interface: the name `vifD.N` and netback's device in sysfs have a maximum length.
 const DEVID_MAX: u32 = 9999;
+/// Highest number of an interface with an emulated card: the name `vifD.N-emu` has a maximum length.
+const DEVID_OF_CARD_MAX: u32 = 99;
+/// Highest number of a domain (`DOMID_FIRST_RESERVED` of Xen's public header, minus 1).
+const DOMID_MAX: DomId = DomId(0x7fef);
 /// The first bytes of the addresses of Xen's guests.
 const XEN_PREFIX: [u8; 3] = [0x00, 0x16, 0x3e];
 
@@ -66,6 +71,91 @@ pub struct Nic {
     pub trusted: Option<bool>,
     /// The domain that serves it, by its name; `None` for domain 0.
     pub backend: Option<String>,
+    /// The card of the guest's machine that has the same address.
+    pub card: Card,
+}
+
+/// The network card of the emulated machine beside an interface, which the guest's PV drivers unplug.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Card {
+    /// The guest has no emulated machine: it is a PV or PVH guest.
+    #[default]
+    NoMachine,
+    /// The machine has no card: PV drivers alone have the interface.
+    Paravirtual,
+    /// The machine has a card of this model.
+    Emulated(CardModel),
+}
+
+/// A model of network cards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CardModel {
+    /// Realtek's 8139, libxl's default.
+    Rtl8139,
+    /// Intel's 82540EM.
+    E1000,
+    /// Intel's 82574L.
+    E1000e,
+    /// AMD's PCnet-PCI II.
+    Pcnet,
+    /// Card with the interface of an NE2000.
+    Ne2kPci,
+    /// Virtio's network card.
+    Virtio,
+}
+
+impl CardModel {
+    /// All of them, with the words of xl.cfg and QEMU.
+    const ALL: [(CardModel, &'static str); 6] = [
+        (CardModel::Rtl8139, "rtl8139"),
+        (CardModel::E1000, "e1000"),
+        (CardModel::E1000e, "e1000e"),
+        (CardModel::Pcnet, "pcnet"),
+        (CardModel::Ne2kPci, "ne2k_pci"),
+        (CardModel::Virtio, "virtio-net-pci"),
+    ];
+
+    /// The word of xl.cfg, which is the name of QEMU's device.
+    pub fn word(self) -> &'static str {
+        let mut all = CardModel::ALL.iter();
+        let found = all.find(|(model, _)| *model == self);
+        found.map_or("", |(_, word)| word)
+    }
+
+    fn find(word: &str) -> Option<CardModel> {
+        let mut all = CardModel::ALL.iter();
+        let found = all.find(|(_, known)| *known == word);
+        found.map(|(model, _)| *model)
+    }
+}
+
+impl Card {
+    /// The model of the card; `None` without one.
+    pub fn model(self) -> Option<CardModel> {
+        match self {
+            Card::Emulated(model) => Some(model),
+            Card::NoMachine | Card::Paravirtual => None,
+        }
+    }
+
+    /// libxl's word of an interface with this card (`libxl_nic_type`).
+    pub fn nic_type(self) -> &'static str {
+        match self {
+            Card::NoMachine | Card::Paravirtual => "vif",
+            Card::Emulated(_) => "vif_ioemu",
+        }
+    }
+
+    /// The parts of the description in xl.cfg.
+    fn parts(self) -> Vec<String> {
+        match self {
+            Card::NoMachine => Vec::new(),
+            Card::Paravirtual => vec!["type=vif".to_owned()],
+            Card::Emulated(model) => {
+                vec!["type=ioemu".to_owned(), format!("model={}", model.word())]
+            }
+        }
+    }
 }
 
 /// The host's defaults of network interfaces from `/etc/xen/xl.conf`.
@@ -81,11 +171,11 @@ pub struct VifDefaults {
     pub backend: Option<String>,
 }
 
-/// Reason why Xyl cannot serve these interfaces; `None` where it can.
-pub fn why_not(vifs: &[types::Vif]) -> Option<String> {
+/// Reason why Xyl cannot serve these interfaces; `None` where it can. `has_machine`: the guest is an HVM guest.
+pub fn why_not(vifs: &[types::Vif], has_machine: bool) -> Option<String> {
     let mut each = vifs.iter().enumerate();
     let refused = each.find_map(|(place, vif)| {
-        let why = why_not_one(vif)?;
+        let why = why_not_one(vif, has_machine)?;
         Some(format!("vif {}: {why}", vif.devid.unwrap_or(place as u32)))
     });
     refused.or_else(|| why_not_together(vifs))
@@ -100,15 +190,75 @@ pub(crate) fn all_of_config(
     vifs: &[types::Vif],
     uuid: Uuid,
     defaults: &VifDefaults,
+    has_machine: bool,
 ) -> Result<Vec<Nic>, EngineError> {
     let mut taken = Taken {
         devids: vifs.iter().filter_map(|vif| vif.devid).collect(),
         macs: vifs.iter().filter_map(|vif| vif.mac).collect(),
         names: Vec::new(),
     };
-    vifs.iter()
-        .map(|vif| taken.decide(vif, uuid, defaults))
-        .collect()
+    let decide = |vif: &types::Vif| {
+        let mut nic = taken.decide(vif, uuid, defaults)?;
+        if has_machine {
+            let card = card_of(vif, &nic);
+            let what = |why: String| of(nic.devid, &why);
+            nic.card = card.map_err(|why| DeviceError::Unsupported { what: what(why) })?;
+        }
+        Ok(nic)
+    };
+    vifs.iter().map(decide).collect()
+}
+
+/// The card of an HVM guest's interface. libxl emulates one unless the type says that it does not.
+fn card_of(vif: &types::Vif, nic: &Nic) -> Result<Card, String> {
+    if vif.vif_type == Some(VifType::Vif) {
+        return Ok(Card::Paravirtual);
+    }
+    let is_asked_for = vif.vif_type == Some(VifType::Ioemu) || vif.model.is_some();
+    let why = match (&nic.backend, nic.script()) {
+        (Some(_), _) => "of a driver domain",
+        (None, Some(_)) => "with a script",
+        (None, None) => return emulated(vif, nic),
+    };
+    match is_asked_for {
+        true => Err(format!(
+            "the device model cannot emulate a card for an interface {why}: write `type=vif`, and the guest's PV drivers have it"
+        )),
+        false => Ok(Card::Paravirtual),
+    }
+}
+
+fn emulated(vif: &types::Vif, nic: &Nic) -> Result<Card, String> {
+    let model = match &vif.model {
+        None => CardModel::Rtl8139,
+        Some(word) => CardModel::find(word).ok_or_else(|| no_model(word))?,
+    };
+    if nic.name.is_none() && nic.devid > DEVID_OF_CARD_MAX {
+        return Err(format!(
+            "devid={} is more than {DEVID_OF_CARD_MAX}, the most for an emulated card: write `type=vif`, or another number",
+            nic.devid
+        ));
+    }
+    // The name without `vifname` has room then.
+    nic.tap_name(DOMID_MAX).map_err(|_| {
+        "the tap of the emulated card has the name of the interface with `-emu` behind it, of 15 bytes at most: write a `vifname` of 11 bytes at most".to_owned()
+    })?;
+    Ok(Card::Emulated(model))
+}
+
+fn no_model(word: &str) -> String {
+    let words: Vec<&str> = CardModel::ALL.iter().map(|(_, word)| *word).collect();
+    format!(
+        "model={word} is not supported by Xyl: there are {}",
+        words.join(", ")
+    )
+}
+
+/// Whether an interface of an HVM guest has no card although its description does not say so.
+pub fn is_without_card(vif: &types::Vif) -> bool {
+    let nic = of_config(vif, 0, Mac([0; 6]), &VifDefaults::default());
+    let card = nic.and_then(|nic| card_of(vif, &nic));
+    vif.vif_type.is_none() && card == Ok(Card::Paravirtual)
 }
 
 /// An interface that a description says whole, with number and address. [`why_not`] is about the description.
@@ -221,6 +371,7 @@ fn of_config(
         mtu_bytes: vif.mtu_bytes,
         trusted: vif.trusted,
         backend: backend_of(backend.map(String::as_str))?,
+        card: Card::NoMachine,
     })
 }
 
@@ -335,7 +486,19 @@ impl Nic {
         ];
         let with_value = with_value.into_iter();
         let parts = with_value.filter_map(|(key, value)| Some(format!("{key}={}", value?)));
-        parts.chain(trust).collect()
+        parts.chain(trust).chain(self.card.parts()).collect()
+    }
+
+    /// Name of the tap that is the host's end of its emulated card, as libxl names it.
+    ///
+    /// # Errors
+    /// That of a name which is too long. An interface of a plan has none.
+    pub fn tap_name(&self, domid: DomId) -> std::io::Result<LinkName> {
+        let of_vif = match &self.name {
+            Some(name) => name.to_string(),
+            None => format!("vif{domid}.{}", self.devid),
+        };
+        LinkName::parse(&format!("{of_vif}-emu"))
     }
 
     /// Whether the guest is to trust its backend. A driver domain's is not trusted unless the configuration says so.
@@ -397,11 +560,11 @@ fn fnv<'a>(bytes: impl Iterator<Item = &'a u8>) -> u64 {
 }
 
 /// Reason why Xyl cannot serve an interface.
-fn why_not_one(vif: &types::Vif) -> Option<String> {
+fn why_not_one(vif: &types::Vif, has_machine: bool) -> Option<String> {
     if let Err(why) = backend_of(vif.backend.as_deref()) {
         return Some(why);
     }
-    if vif.vif_type == Some(VifType::Ioemu) {
+    if vif.vif_type == Some(VifType::Ioemu) && !has_machine {
         return Some("type=ioemu is not for PV and PVH guests: take it out".to_owned());
     }
     if !vif.colo.is_empty() {
@@ -424,7 +587,16 @@ fn why_not_one(vif: &types::Vif) -> Option<String> {
         Some(_) => set_up(vif, &VifDefaults::default()).map(drop),
         None => refuse_bridge(vif.bridge.as_deref()),
     };
-    set_up.err()
+    match has_machine {
+        true => set_up.err().or_else(|| why_no_card(vif)),
+        false => set_up.err(),
+    }
+}
+
+fn why_no_card(vif: &types::Vif) -> Option<String> {
+    let devid = vif.devid.unwrap_or(0);
+    let nic = of_config(vif, devid, Mac([0; 6]), &VifDefaults::default()).ok()?;
+    card_of(vif, &nic).err()
 }
 
 /// Reason why Xyl cannot serve interfaces of one VM together.
@@ -471,8 +643,8 @@ mod tests {
 
     fn nics(uuid: Uuid, specs: &[&str]) -> Vec<Nic> {
         let vifs = vifs(specs);
-        assert_eq!(why_not(&vifs), None);
-        all_of_config(&vifs, uuid, &VifDefaults::default()).unwrap()
+        assert_eq!(why_not(&vifs, false), None);
+        all_of_config(&vifs, uuid, &VifDefaults::default(), false).unwrap()
     }
 
     #[test]
@@ -540,7 +712,7 @@ mod tests {
             ..VifDefaults::default()
         };
         let vifs = vifs(&["", "backend=0", "backend=other,trusted"]);
-        let all = all_of_config(&vifs, ONE, &defaults).unwrap();
+        let all = all_of_config(&vifs, ONE, &defaults, false).unwrap();
         let backends: Vec<_> = all.iter().map(|nic| nic.backend.as_deref()).collect();
         assert_eq!(backends, [Some("net"), None, Some("other")]);
         let trusted: Vec<bool> = all.iter().map(Nic::is_trusted).collect();
@@ -554,7 +726,7 @@ mod tests {
             ..VifDefaults::default()
         };
         let vifs = vifs(&["", "script=vif-bridge"]);
-        let all = all_of_config(&vifs, ONE, &defaults).unwrap();
+        let all = all_of_config(&vifs, ONE, &defaults, false).unwrap();
         assert_eq!(all[0].script_path(), "/etc/xen/scripts/vif-route");
         assert_eq!(all[1].script(), None);
         let text = with_defaults(&vifs[0], &defaults).unwrap();
@@ -565,7 +737,7 @@ mod tests {
     #[test]
     fn vlans_need_a_script() {
         let vifs = vifs(&["vlan=10p"]);
-        let refused = all_of_config(&vifs, ONE, &VifDefaults::default()).unwrap_err();
+        let refused = all_of_config(&vifs, ONE, &VifDefaults::default(), false).unwrap_err();
         assert_eq!(refused.code(), crate::ErrorCode::DeviceUnsupported);
     }
 
@@ -584,7 +756,7 @@ mod tests {
             ("bridge=a/b", "a/b"),
             ("forwarddev=x", "COLO"),
         ] {
-            let why = why_not(&vifs(&[spec])).unwrap();
+            let why = why_not(&vifs(&[spec]), false).unwrap();
             assert!(why.starts_with("vif 0: ") || why.contains("devid"), "{why}");
             assert!(why.contains(word), "{spec}: {why}");
         }
@@ -593,7 +765,61 @@ mod tests {
             ("mac=00:16:3e:00:00:01", "mac=00-16-3E-0-0-1"),
             ("vifname=a", "vifname=a"),
         ] {
-            assert!(why_not(&vifs(&[one, other])).is_some(), "{one}");
+            assert!(why_not(&vifs(&[one, other]), false).is_some(), "{one}");
         }
+    }
+
+    #[test]
+    fn an_interface_of_an_hvm_guest_has_a_card_unless_it_cannot() {
+        let defaults = VifDefaults::default();
+        let card = |spec: &str| {
+            let vifs = vifs(&[spec]);
+            assert_eq!(why_not(&vifs, true), None, "{spec}");
+            let nic = all_of_config(&vifs, ONE, &defaults, true)
+                .unwrap()
+                .remove(0);
+            let text = nic.cfg_text();
+            let again = all_of_config(&self::vifs(&[&text]), ONE, &defaults, true).unwrap();
+            assert_eq!(again, std::slice::from_ref(&nic), "{text}");
+            nic.card
+        };
+        for (spec, wanted) in [
+            ("", Card::Emulated(CardModel::Rtl8139)),
+            ("type=ioemu", Card::Emulated(CardModel::Rtl8139)),
+            ("model=e1000", Card::Emulated(CardModel::E1000)),
+            ("vifname=elevenbytes", Card::Emulated(CardModel::Rtl8139)),
+            ("type=vif,model=e1000", Card::Paravirtual),
+            ("script=vif-route", Card::Paravirtual),
+            ("backend=net", Card::Paravirtual),
+        ] {
+            assert_eq!(card(spec), wanted, "{spec}");
+        }
+        for spec in ["script=vif-route", "backend=net"] {
+            assert!(is_without_card(&vifs(&[spec])[0]), "{spec}");
+        }
+        for spec in ["", "type=vif,script=vif-route"] {
+            assert!(!is_without_card(&vifs(&[spec])[0]), "{spec}");
+        }
+    }
+
+    #[test]
+    fn a_card_that_cannot_be_is_refused() {
+        for spec in [
+            "model=ne2k_isa",
+            "model=e1000,script=vif-route",
+            "type=ioemu,backend=net",
+            "vifname=twelve.bytes",
+            "devid=100",
+        ] {
+            assert!(why_not(&vifs(&[spec]), true).is_some(), "{spec}");
+        }
+        // The host's default script decides later.
+        let defaults = VifDefaults {
+            script: Some("vif-route".to_owned()),
+            ..VifDefaults::default()
+        };
+        let vifs = vifs(&["model=e1000"]);
+        let refused = all_of_config(&vifs, ONE, &defaults, true).unwrap_err();
+        assert_eq!(refused.code(), crate::ErrorCode::DeviceUnsupported);
     }
 }

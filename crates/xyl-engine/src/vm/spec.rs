@@ -128,6 +128,12 @@ impl VmSpec {
         self.nics.iter().any(|nic| nic.backend.is_none())
     }
 
+    /// Whether its device model emulates a network card.
+    pub fn has_cards(&self) -> bool {
+        let mut models = self.nics.iter().map(|nic| nic.card.model());
+        models.any(|model| model.is_some())
+    }
+
     /// Whether one of its devices needs QEMU.
     pub fn needs_qemu(&self) -> bool {
         let has_disk = self.disks.iter().any(|disk| disk.server == Server::Qemu);

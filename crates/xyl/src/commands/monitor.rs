@@ -23,6 +23,7 @@ use xyl_engine::supervise::requests::{self, Needs};
 use xyl_engine::vm::Vm;
 use xyl_engine::vm::journal;
 use xyl_engine::vm::monitor_lock;
+use xyl_engine::vm::spec::VmSpec;
 use xyl_engine::vm::store;
 use xyl_engine::{EngineError, Host, device_model};
 
@@ -118,7 +119,7 @@ struct Rights {
 impl Rights {
     /// All that a monitor can have.
     const ALL: Rights = Rights {
-        network: Network::Links,
+        network: Network::Taps,
         programs: Programs::QemuWithDisplay,
         runs_scripts: true,
     };
@@ -134,19 +135,19 @@ fn rights_of(host: &mut Host, vm: Vm) -> Rights {
     });
     // xl may have given the domain an interface that the record does not have.
     let is_taken_down = device::runs_scripts(host, vm.domid).unwrap_or(true);
-    let (has_links, (has_display, needs_qemu), has_scripts) = match plan::of_record(host, vm.uuid) {
+    let (network, (has_display, needs_qemu), has_scripts) = match plan::of_record(host, vm.uuid) {
         Ok(planned) => {
             let spec = &planned.spec;
             let (display, qemu) = (spec.maps_memory(), spec.needs_qemu());
-            (spec.has_links(), (display, qemu), spec.runs_programs())
+            (network_of(spec), (display, qemu), spec.runs_programs())
         }
-        Err(_) if store::is_absent(host, vm.uuid) => (false, (false, false), false),
-        Err(_) => (true, (true, true), true),
+        Err(_) if store::is_absent(host, vm.uuid) => (Network::None, (false, false), false),
+        Err(_) => (Network::Taps, (true, true), true),
     };
     Rights {
-        network: match asked.links || has_links {
-            true => Network::Links,
-            false => Network::None,
+        network: match (network, asked.links) {
+            (Network::None, true) => Network::Links,
+            (network, _) => network,
         },
         programs: match (has_display, asked.qemu || needs_qemu) {
             (true, _) => Programs::QemuWithDisplay,
@@ -154,6 +155,15 @@ fn rights_of(host: &mut Host, vm: Vm) -> Rights {
             (false, false) => Programs::None,
         },
         runs_scripts: asked.scripts || has_scripts || is_taken_down,
+    }
+}
+
+/// The right to the network that the devices of a VM need.
+fn network_of(spec: &VmSpec) -> Network {
+    match (spec.has_cards(), spec.has_links()) {
+        (true, _) => Network::Taps,
+        (false, true) => Network::Links,
+        (false, false) => Network::None,
     }
 }
 
@@ -187,7 +197,11 @@ impl Process for MonitorProcess {
     }
 
     fn may_change_links(&self) -> bool {
-        self.rights.network == Network::Links
+        self.rights.network.may_change_links()
+    }
+
+    fn may_make_taps(&self) -> bool {
+        self.rights.network == Network::Taps
     }
 
     fn may_start_qemu(&self) -> bool {
