@@ -397,6 +397,12 @@ impl Guest {
                 Ok(()) => self.answer(format_args!("ok {line}")),
                 Err(error) => self.answer(format_args!("error {line}: {error}")),
             },
+            Command::Cpuid(leaf, subleaf) => {
+                let [eax, ebx, ecx, edx] = self.platform.cpuid(leaf, subleaf);
+                self.answer(format_args!(
+                    "ok {line}: {eax:08x} {ebx:08x} {ecx:08x} {edx:08x}"
+                ));
+            }
             Command::Memtest => {
                 let outcome = self.platform.test_memory();
                 let word = if outcome.bad == 0 { "ok" } else { "error" };

@@ -41,6 +41,17 @@ impl Platform {
         }
     }
 
+    /// An answer of the CPUID instruction, as Xen gives it to this domain: EAX, EBX, ECX, EDX.
+    pub fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        match self {
+            Self::Pv(_) => crate::pv::cpuid(leaf, subleaf),
+            Self::Pvh(_) => {
+                let answer = core::arch::x86_64::__cpuid_count(leaf, subleaf);
+                [answer.eax, answer.ebx, answer.ecx, answer.edx]
+            }
+        }
+    }
+
     /// Memory in KiB, as the builder describes it.
     pub fn memory_kib(&self) -> u64 {
         match self {

@@ -463,3 +463,25 @@ fn root_address() -> u64 {
     unsafe { asm!("mov {}, cr3", out(reg) cr3, options(nomem, nostack)) };
     cr3 & ADDRESS_MASK
 }
+
+/// An answer of the CPUID instruction from Xen: EAX, EBX, ECX, EDX. Without Xen's prefix the CPU itself may answer (`XEN_EMULATE_PREFIX` of
+/// Xen's public header).
+pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let (mut eax, mut ecx) = (leaf, subleaf);
+    let (ebx, edx): (u64, u32);
+    // SAFETY: Xen emulates the instruction, which changes these registers alone. The compiler keeps RBX for itself.
+    unsafe {
+        asm!(
+            "mov {kept}, rbx",
+            ".byte 0x0f, 0x0b, 0x78, 0x65, 0x6e",
+            "cpuid",
+            "xchg {kept}, rbx",
+            kept = out(reg) ebx,
+            inout("eax") eax,
+            inout("ecx") ecx,
+            out("edx") edx,
+            options(nostack, nomem),
+        );
+    }
+    [eax, ebx as u32, ecx, edx]
+}

@@ -1,7 +1,7 @@
 # HVM guests: SeaBIOS starts what is on an emulated disk, which prints on the serial line and reboots; a Linux kernel is booted directly, and reads
 # the same kind of disk by PV drivers. The device model is a user of its own that maps the memory of its domain alone, and finds nothing in
 # its root. Its death is noticed, and counts as a crash of the guest. A destroy leaves nothing. A network card is emulated beside the interface of
-# PV drivers: a guest without them uses it, and Linux has it unplugged.
+# PV drivers: a guest without them uses it, and Linux has it unplugged. `cpuid` hides a feature.
 # limit_s: 400
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
@@ -87,7 +87,7 @@ ip link add xenbr0 type bridge && ip link set xenbr0 up || fail 'no bridge'
 
 echo 'Linux is booted directly'
 linux_cfg linux hvm >linux.cfg
-printf '%s\n' "serial = 'pty'" "vif = [ '' ]" "disk = [ '$files/linux.img,raw,xvda,rw' ]" >>linux.cfg
+printf '%s\n' "serial = 'pty'" "vif = [ '' ]" "cpuid = 'host,rdrand=0'" "disk = [ '$files/linux.img,raw,xvda,rw' ]" >>linux.cfg
 truncate -s 16M $files/linux.img
 ok xyl create -q -p linux.cfg
 confined linux
@@ -142,6 +142,8 @@ done
 
 within 240 console_says linux XYL-GUEST-UP
 ok has_no_tap linux
+printf 'grep -wc rdrand /proc/cpuinfo | sed s/^/XYL-RDRAND-/\n' | timeout 20 xyl console linux >/dev/null 2>&1
+within 30 console_says linux '^XYL-RDRAND-0'
 ok xyl shutdown -w linux
 within 30 domain_gone linux
 no_qemu || fail "a QEMU is left: $(qemus)"

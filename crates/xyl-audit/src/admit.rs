@@ -95,6 +95,8 @@ pub struct Request {
     pub shim: Shim,
     /// Settings of the guest outside Xen's security support.
     pub unsupported: Vec<UnsupportedSetting>,
+    /// Names of the CPU features against speculative execution that `cpuid` hides from the guest.
+    pub hidden_mitigations: Vec<String>,
 }
 
 /// The result of a decision.
@@ -200,7 +202,16 @@ pub fn admit(policy: &Policy, audit: Option<&Audit>, request: &Request) -> Decis
     for setting in &request.unsupported {
         judge_setting(policy, request.operation, *setting, &mut decision);
     }
+    decision.warnings.extend(hides(&request.hidden_mitigations));
     decision
+}
+
+/// A warning of the CPU features that a guest's kernel lacks; `None` if it lacks none.
+fn hides(mitigations: &[String]) -> Option<String> {
+    let names = mitigations.join(", ");
+    (!mitigations.is_empty()).then(|| {
+        format!("`cpuid` hides from the guest what its kernel needs against speculative execution: {names}")
+    })
 }
 
 /// The guest's settings that the policy refuses.

@@ -23,6 +23,7 @@ fn request(image: ImageKind, pvshim: Option<bool>) -> Request {
         device_model: DeviceModel::None,
         shim: Shim::Ready,
         unsupported: Vec::new(),
+        hidden_mitigations: Vec::new(),
     }
 }
 
@@ -55,6 +56,18 @@ fn a_setting_outside_xens_security_support_is_refused_unless_the_policy_names_it
     // It makes nothing laxer.
     let other = policy("[guests]\npvh = \"refuse\"\n[unsupported]\nnestedhvm = \"allow\"\n");
     assert_eq!(admit(&other, None, &nested).outcome, Outcome::Refuse);
+}
+
+#[test]
+fn a_guest_whose_cpuid_hides_a_mitigation_is_warned_of() {
+    let hiding = Request {
+        hidden_mitigations: vec!["ssbd".to_owned()],
+        ..request(ImageKind::Pvh, None)
+    };
+    let decision = admit(&policy(""), None, &hiding);
+    assert_eq!(decision.outcome, Outcome::Allow);
+    let named = decision.warnings.iter().filter(|one| one.contains("ssbd"));
+    assert_eq!(named.count(), 1);
 }
 
 #[test]
@@ -149,6 +162,7 @@ fn requests() -> impl Strategy<Value = Request> {
             device_model,
             shim,
             unsupported: Vec::new(),
+            hidden_mitigations: Vec::new(),
         },
     )
 }

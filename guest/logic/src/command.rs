@@ -54,6 +54,8 @@ pub enum Command<'a> {
     Echo(&'a str),
     /// Write a xenstore node.
     Write(&'a str, &'a str),
+    /// Show an answer of the CPUID instruction: leaf and subleaf.
+    Cpuid(u32, u32),
     /// Test the memory now.
     Memtest,
     /// Panic: a message, then a crash.
@@ -84,6 +86,7 @@ const USAGE_HOSTILE: &str = "hostile [N]";
 const USAGE_FLOOD: &str = "flood N";
 const USAGE_FILL: &str = "fill-console KIB";
 const USAGE_WRITE: &str = "write PATH VALUE";
+const USAGE_CPUID: &str = "cpuid LEAF SUBLEAF, in hexadecimal";
 
 impl<'a> Command<'a> {
     /// Reads a command; blanks around it do not matter.
@@ -109,6 +112,7 @@ impl<'a> Command<'a> {
                 .split_once(' ')
                 .map(|(path, value)| Self::Write(path, value))
                 .ok_or(BadCommand::Usage(USAGE_WRITE)),
+            "cpuid" => leaf(rest).ok_or(BadCommand::Usage(USAGE_CPUID)),
             "memtest" => alone(rest, Self::Memtest, "memtest"),
             "spin" => alone(rest, Self::Spin, "spin"),
             "panic" => alone(rest, Self::Panic, "panic"),
@@ -119,6 +123,12 @@ impl<'a> Command<'a> {
 
 fn number(text: &str, usage: &'static str) -> Result<u32, BadCommand> {
     text.parse().map_err(|_| BadCommand::Usage(usage))
+}
+
+fn leaf(text: &str) -> Option<Command<'_>> {
+    let (leaf, subleaf) = text.split_once(' ')?;
+    let number = |text| u32::from_str_radix(text, 16).ok();
+    Some(Command::Cpuid(number(leaf)?, number(subleaf)?))
 }
 
 fn alone<'a>(
@@ -180,6 +190,10 @@ mod tests {
             Command::parse("ignore-shutdown off"),
             Ok(Command::IgnoreShutdown(false))
         );
+        assert_eq!(
+            Command::parse("cpuid 80000001 a"),
+            Ok(Command::Cpuid(0x8000_0001, 10))
+        );
         assert_eq!(Command::parse("memtest"), Ok(Command::Memtest));
         assert_eq!(Command::parse("panic"), Ok(Command::Panic));
     }
@@ -196,6 +210,8 @@ mod tests {
             "flood -1",
             "fill-console x",
             "write data/x",
+            "cpuid 1",
+            "cpuid x 0",
         ] {
             assert!(
                 matches!(Command::parse(line), Err(BadCommand::Usage(_))),

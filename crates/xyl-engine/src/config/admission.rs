@@ -29,6 +29,7 @@ use crate::Notice;
 use crate::config::loader;
 use crate::config::shim::{self, KnownShims, ShimError, ShimImage};
 use crate::error::list_paths;
+use crate::vm::cpuid::hidden_mitigations;
 use crate::vm::spec::{Shim, VmSpec};
 use crate::{Dirs, EngineError, Host};
 
@@ -61,6 +62,9 @@ pub struct Record {
     /// Settings of the guest outside Xen's security support.
     #[serde(default)]
     pub unsupported: Vec<UnsupportedSetting>,
+    /// Names of the CPU features against speculative execution that `cpuid` hides from the guest.
+    #[serde(default)]
+    pub hidden_mitigations: Vec<String>,
     /// The decision with its reasons.
     pub decision: Decision,
 }
@@ -79,6 +83,7 @@ impl Record {
         };
         let request = Request {
             unsupported: self.unsupported.clone(),
+            hidden_mitigations: self.hidden_mitigations.clone(),
             ..request(Operation::Create, self.image, self.pvshim, shim)
         };
         let policy = policy(files, dirs)?;
@@ -122,12 +127,15 @@ pub(crate) fn ask(
 ) -> Result<Admitted, EngineError> {
     let policy = policy(&*host.files, &host.dirs)?;
     let image = image_kind(spec, kernel, &KnownShims::new(&host.dirs, &policy))?;
-    let (pvshim, unsupported) = (wish(spec), unsupported_settings(spec));
+    let pvshim = wish(spec);
+    let first = of_spec(
+        spec,
+        request(operation, image, pvshim, ShimState::NotLooked),
+    );
     let asks = |shim| Request {
-        unsupported: unsupported.clone(),
-        ..request(operation, image, pvshim, shim)
+        shim,
+        ..first.clone()
     };
-    let first = asks(ShimState::NotLooked);
     let audit = audit(
         &*host.hv,
         &*host.files,
@@ -164,7 +172,8 @@ pub(crate) fn ask(
         is_boot_loader: is_boot_loader(kernel),
         pvshim,
         shim: shim.as_ref().map(|shim| shim.image.path().to_owned()),
-        unsupported,
+        unsupported: first.unsupported,
+        hidden_mitigations: first.hidden_mitigations,
         decision,
     };
     Ok(Admitted { record, shim })
@@ -188,11 +197,11 @@ pub(crate) fn ask_of_running(
         }
         _ => running_image(&*host.hv, info)?,
     };
-    let (pvshim, unsupported) = (wish(spec), unsupported_settings(spec));
-    let request = Request {
-        unsupported: unsupported.clone(),
-        ..request(Operation::Adopt, image, pvshim, ShimState::Ready)
-    };
+    let pvshim = wish(spec);
+    let request = of_spec(
+        spec,
+        request(Operation::Adopt, image, pvshim, ShimState::Ready),
+    );
     let physical = host.hv.phys_info()?;
     let audit = audit(&*host.hv, files, dirs, &physical, &policy, &request)?;
     Ok(Record {
@@ -203,8 +212,9 @@ pub(crate) fn ask_of_running(
         is_boot_loader: kernel.as_ref().is_some_and(is_boot_loader),
         pvshim,
         shim: spec.shim.as_ref().and_then(|shim| shim.path.clone()),
-        unsupported,
         decision: admit(&policy, audit.as_ref(), &request),
+        unsupported: request.unsupported,
+        hidden_mitigations: request.hidden_mitigations,
     })
 }
 
@@ -330,10 +340,8 @@ pub(crate) fn preview(
 ) -> Result<(Decision, VmSpec), EngineError> {
     let policy = policy(files, dirs)?;
     let image = image_kind(spec, kernel, &KnownShims::new(dirs, &policy))?;
-    let request = Request {
-        unsupported: unsupported_settings(spec),
-        ..request(Operation::Create, image, wish(spec), ShimState::NotLooked)
-    };
+    let request = request(Operation::Create, image, wish(spec), ShimState::NotLooked);
+    let request = of_spec(spec, request);
     let audit = match needs_host(&policy, &request) {
         true => host::kept_audit(files, &dirs.run, needs_advisories(&policy, &request))?,
         false => None,
@@ -400,6 +408,16 @@ fn request(
         },
         shim,
         unsupported: Vec::new(),
+        hidden_mitigations: Vec::new(),
+    }
+}
+
+/// The request with the settings of a VM that the policy judges.
+fn of_spec(spec: &VmSpec, request: Request) -> Request {
+    Request {
+        unsupported: unsupported_settings(spec),
+        hidden_mitigations: hidden_mitigations(&spec.cpuid),
+        ..request
     }
 }
 

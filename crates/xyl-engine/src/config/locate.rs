@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use xen_build::BuildError;
+use xen_build::{BuildError, Step};
 use xl_cfg::{Config, DomainConfig};
 
 use crate::error::{DeviceError, EngineError, SettingError};
@@ -110,6 +110,11 @@ fn build_keys(error: &BuildError) -> &'static [&'static str] {
             &["cmdline", "extra", "root"]
         }
         BuildError::Vcpus { .. } => &["maxvcpus", "vcpus"],
+        BuildError::NoCpuRegister { .. } => &["cpuid"],
+        BuildError::Hypervisor {
+            step: Step::SetCpuPolicy,
+            ..
+        } => &["cpuid"],
         BuildError::Pv32
         | BuildError::NoPae
         | BuildError::RequiredFeature { .. }

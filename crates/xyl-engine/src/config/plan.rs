@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use uuid::Uuid;
 use xen_build::MEMORY_MAX_KIB;
 use xen_port::{CpuMap, GuestKind};
-use xl_cfg::types::{Action as CfgAction, Affinity, NameRule, Passthrough, TimerMode, TscMode};
+use xl_cfg::types::{
+    Action as CfgAction, Affinity, Cpuid, NameRule, Passthrough, TimerMode, TscMode,
+};
 use xl_cfg::{Config, DomainConfig, DomainType, SetKey, Source, Value};
 
 use crate::EngineError;
@@ -63,6 +65,7 @@ const OBEYED: &[&str] = &[
     "nestedhvm",
     "vmtrace_buf_kb",
     "msr_relaxed",
+    "cpuid",
     "tsc_mode",
     "timer_mode",
     "localtime",
@@ -526,6 +529,11 @@ fn spec(
             .timer_mode
             .map_or(DEFAULT_TIMER_MODE, timer_mode),
         nomigrate: domain.platform.no_migrate.unwrap_or(false),
+        cpuid: processors
+            .cpuid
+            .as_ref()
+            .map(Cpuid::bits)
+            .unwrap_or_default(),
         msr_relaxed: processors.msr_relaxed.unwrap_or(false),
         max_grant_frames: limits.max_grant_frames.or(defaults.max_grant_frames),
         max_maptrack_frames: limits.max_maptrack_frames.or(defaults.max_maptrack_frames),

@@ -3,6 +3,7 @@
 //! The folders above use this one. Nothing here starts, changes or ends a domain.
 
 pub mod channel;
+pub mod cpuid;
 pub mod disk;
 pub mod domains;
 pub mod domid_history;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 use xen_port::{CpuMap, GuestKind, ShutdownReason};
+use xl_cfg::types::CpuidBits;
 
 use crate::vm::channel::Channel;
 use crate::vm::disk::{Disk, Server};
@@ -77,6 +78,8 @@ pub struct VmSpec {
     pub timer_mode: u64,
     /// The guest cannot be migrated, so it may use the invariant time-stamp counter.
     pub nomigrate: bool,
+    /// The bits of its CPU policy that differ from Xen's defaults.
+    pub cpuid: Vec<CpuidBits>,
     /// Reads of unknown MSRs return zero.
     pub msr_relaxed: bool,
     /// Grant-table frames; `None` leaves Xen's default.

@@ -2,9 +2,11 @@
 
 use std::time::{Instant, SystemTime};
 
-use xen_build::{cpu_policy, memory};
+use xen_build::cpu_policy::{self, PolicyBits, PolicyTarget};
+use xen_build::memory;
 use xen_port::{CreateDomain, DomId, GuestKind, HvmParam, SchedulerId, SchedulerParams, VcpuId};
 use xenstore::{Batch, Tree};
+use xl_cfg::types::{CpuidBits, CpuidTarget};
 use xyl_audit::Operation;
 use xyl_saga::At;
 
@@ -173,8 +175,30 @@ pub(super) fn describe_cpu(host: &mut Host, context: &mut Context<'_>) -> Result
         invariant_tsc: spec.nomigrate || spec.tsc_mode == TSC_ALWAYS_EMULATED,
         nested_virt: spec.nested_virt,
     };
-    cpu_policy::apply_default_policy(&*host.hv, context.domid()?, spec.kind, options)?;
+    let bits: Vec<PolicyBits> = spec.cpuid.iter().map(policy_bits).collect();
+    cpu_policy::apply_policy(&*host.hv, context.domid()?, spec.kind, options, &bits)?;
     Ok(())
+}
+
+fn policy_bits(bits: &CpuidBits) -> PolicyBits {
+    let target = match bits.target {
+        CpuidTarget::Leaf {
+            leaf,
+            subleaf,
+            register,
+        } => PolicyTarget::Leaf {
+            leaf,
+            subleaf,
+            register,
+        },
+        CpuidTarget::Msr { index } => PolicyTarget::Msr { index },
+    };
+    PolicyBits {
+        target,
+        zeros: bits.zeros,
+        ones: bits.ones,
+        host: bits.host,
+    }
 }
 
 pub(super) fn build_memory(host: &mut Host, context: &mut Context<'_>) -> Result<(), EngineError> {
