@@ -75,6 +75,18 @@ impl QemuId {
         (0..=DEVICE_MODEL).map(move |number| QemuId { domid, number })
     }
 
+    /// The QEMU that has this user; `None` for the user of no QEMU of Xyl's.
+    fn of_user(uid: u32) -> Option<QemuId> {
+        let offset = uid.checked_sub(QEMU_USERS_FROM)?;
+        let number = u16::try_from(offset / QEMU_USERS_STEP).ok();
+        let domid = u16::try_from(offset % QEMU_USERS_STEP).ok()?;
+        let number = number.filter(|number| *number <= DEVICE_MODEL)?;
+        Some(QemuId {
+            domid: DomId(domid),
+            number,
+        })
+    }
+
     /// The user that it becomes. No other process has this user.
     pub(crate) fn user(self) -> u32 {
         QEMU_USERS_FROM + u32::from(self.number) * QEMU_USERS_STEP + u32::from(self.domid.0)
@@ -209,6 +221,22 @@ impl Kernel {
         self.files.may_have_process_of(uid)
     }
 
+    /// The processes of all users of Xyl's QEMUs, each with its domain.
+    pub fn processes_of_qemus(&self) -> Vec<(Program, DomId)> {
+        let pids = self.names(Path::new(PROC)).into_iter();
+        let pids = pids.filter_map(|name| name.parse().ok());
+        let qemus = pids.filter_map(|pid| {
+            let qemu = QemuId::of_user(self.user(pid)?)?;
+            Some((self.process(pid)?, qemu.domid))
+        });
+        // procfs shows one that has ended until its parent has looked at it.
+        let has_ended = |program: &Program| {
+            let held = self.hold(program).ok().flatten();
+            held.is_some_and(|held| held.is_ready().unwrap_or(false))
+        };
+        qemus.filter(|(program, _)| !has_ended(program)).collect()
+    }
+
     /// The processes of a user that run. A process can change its arguments and remove them; its user is the kernel's word.
     pub fn processes_of(&self, uid: u32) -> Vec<Program> {
         if !self.files.may_have_process_of(uid) {
@@ -264,11 +292,18 @@ impl Kernel {
     pub fn doubts_about_qemu(&self, program: &Program, domid: DomId) -> Option<String> {
         let pid = program.pid;
         // One that has ended needs no end.
-        let now = self.program(pid)?;
+        let now = self.process(pid)?;
+        let user = self.user(pid);
+        // A QEMU can change its arguments; no other process has its user.
+        let is_of_xyl = user
+            .and_then(QemuId::of_user)
+            .is_some_and(|qemu| qemu.domid == domid);
+        if is_of_xyl && now.started == program.started {
+            return None;
+        }
         if now != *program {
             return Some(format!("process {pid} is another one now"));
         }
-        let user = self.user(pid);
         let is_qemus = user.is_some_and(|uid| uid == 0 || self.qemu_users(domid).contains(&uid));
         if !is_qemus {
             let user = user.map_or("several users".to_owned(), |uid| format!("the user {uid}"));

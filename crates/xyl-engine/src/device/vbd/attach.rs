@@ -57,8 +57,22 @@ pub(in crate::device) fn open_to_read(
 }
 
 /// Opens a disk once more for the device model, which emulates it. The guest's PV backend has it by then, with all checks.
+/// A file that has come to the path meanwhile has passed none of them, and is refused.
 pub(in crate::device) fn open_emulated(host: &Host, disk: &Disk) -> Result<OpenFile, EngineError> {
-    open(&*host.files, disk)
+    let file = open(&*host.files, disk)?;
+    if file.facts().kind != FileKind::Regular {
+        return Ok(file);
+    }
+    let loops = host.devices.loops.list();
+    let loops = loops.map_err(|source| not_opened(disk, source))?;
+    let is_it = |device: &os_port::LoopDevice| device.backing == file.facts().id;
+    match loops.iter().any(is_it) {
+        true => Ok(file),
+        false => {
+            let source = std::io::Error::other("another file has come to this path meanwhile");
+            Err(not_opened(disk, source).into())
+        }
+    }
 }
 
 pub(super) fn not_opened(disk: &Disk, source: std::io::Error) -> DeviceError {

@@ -32,6 +32,8 @@ struct Traces {
     doorbells: Vec<Uuid>,
     interfaces: Vec<(String, DomId)>,
     programs: Vec<Program>,
+    /// The processes of the users of Xyl's QEMUs, each with its domain.
+    qemus_by_user: Vec<(Program, DomId)>,
 }
 
 /// The domains of the host.
@@ -111,6 +113,7 @@ impl Traces {
                 })
                 .collect(),
             programs: kernel.programs(),
+            qemus_by_user: kernel.processes_of_qemus(),
         })
     }
 }
@@ -442,8 +445,14 @@ fn claimed_interfaces(
     Ok(claimed)
 }
 
+/// QEMUs without a domain: by their users, which are the kernel's word, and those of other toolstacks by their arguments.
 fn orphaned_qemus(traces: &Traces, domains: &Domains) -> Vec<Finding> {
-    qemus(&traces.programs)
+    let by_user = &traces.qemus_by_user;
+    let is_found = |program: &Program| by_user.iter().any(|(found, _)| found.pid == program.pid);
+    let by_arguments = qemus(&traces.programs).filter(|(program, _)| !is_found(program));
+    let by_user = by_user.iter().map(|(program, domid)| (program, *domid));
+    by_user
+        .chain(by_arguments)
         .filter(|(_, domid)| !domains.has(*domid))
         .map(|(program, domid)| Finding {
             remedy: "`xyl fsck --repair` ends it, if it is root's or of a user for QEMU, and executes QEMU".to_owned(),

@@ -290,6 +290,11 @@ fn qemus_and_interfaces_are_known_by_their_domain() {
         "",
     );
     pretend_process(&root, 52, &["vim", "-xen-domid", "9"], &[], "");
+    // Device models of domain 9, which is gone, and of domain 1, which have changed their arguments.
+    for (pid, domid) in [(53, 9), (54, 1)] {
+        pretend_process(&root, pid, &["innocent"], &[], "");
+        pretend_uid(&root, pid, 1_900_000_000 + (17 << 16) + domid);
+    }
     for name in ["vif9.0", "vif12.0"] {
         pretend_netback(&root, name);
     }
@@ -312,6 +317,7 @@ fn qemus_and_interfaces_are_known_by_their_domain() {
             "network interface without a domain: tap9.2",
             "network interface without a domain: vif9.0",
             "network interface without a domain: vif9.1-emu",
+            "QEMU without a domain: process 53 (innocent)",
             "QEMU without a domain: process 51 (qemu-system-i386)",
         ]
     );

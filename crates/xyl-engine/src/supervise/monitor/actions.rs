@@ -184,8 +184,11 @@ fn name_of(host: &Host, uuid: Uuid) -> String {
 
 /// Ends the QEMUs of a domain that is gone: xl ends the first one alone.
 fn end_qemus(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
-    // A monitor without a QEMU has given this right up. Another domain may have the number by now.
-    if !host.process.may_start_qemu() || host.hv.domain_info(domid)?.is_some() {
+    // Another domain may have the number by now. One that is dying is not another one's: its QEMU may be what keeps it.
+    let info = host.hv.domain_info(domid)?;
+    let is_anothers = info.is_some_and(|info| !info.flags.dying);
+    // A monitor without a QEMU has given this right up.
+    if !host.process.may_start_qemu() || is_anothers {
         return Ok(());
     }
     device_model::end_left(host, domid)
