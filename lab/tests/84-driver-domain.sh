@@ -112,8 +112,9 @@ echo "TIME xl create -p with two devices of a driver domain: $((($(date +%s%N) -
 second=$(domid_of second)
 within 30 served "$second"
 device_nodes "$second" >xl.nodes
-wc -l xl.nodes xyl.nodes; diff xl.nodes xyl.nodes
-equals '@@' "$(differing xl.nodes xyl.nodes)"
+# Nothing reads those that are missing; `protocol`, which xl writes for a PV guest, is written by the guest. `trusted` is 0 (xl: 1).
+differing_nodes=$(differing <(grep -v '/protocol ' xl.nodes) <(grep -v '/protocol ' xyl.nodes))
+equals 'bootable discard-enable frontend-id hotplug-status online specification state trusted xyl-backend-domain' "$differing_nodes"
 within 20 console_says driver 'XYL-IMAGES mark-a mark-b loops=2 ports=2'
 within 30 console_says driver XYL-DEVD-ENDED
 ok xl destroy second
