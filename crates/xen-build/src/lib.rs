@@ -1,4 +1,4 @@
-//! Builds the memory of a new domain: PV, PVH and HVM.
+//! Builds the memory of a new domain: PV, PVH and HVM. Saves the memory and the CPU state of a domain, and restores them.
 //!
 //! A new domain has vCPUs, a memory limit and event channels, and no memory. [`build_pv`], [`build_pvh`] and [`build_hvm`]
 //! allocate its memory and load the kernel, its modules and the structures of the boot contract. They set the registers of
@@ -7,6 +7,9 @@
 //!
 //! The layout is computed and checked before the first request. [`check_pv`], [`check_pvh`] and [`check_hvm`] do only that, for a
 //! caller that has no domain yet.
+//!
+//! [`save`] writes the memory and the CPU state of a suspended domain as a stream of `xen-stream`; [`restore`] fills a new domain
+//! with them.
 //!
 //! Kernels are hostile: they may come from a guest's disk. `xen-image` has checked every number in an [`Image`]. This
 //! crate only adds them, and checks each sum against the domain's memory before it is used.
@@ -27,7 +30,9 @@ mod populate;
 mod pv;
 mod pvh;
 mod request;
+mod restore;
 mod rings;
+mod save;
 mod span;
 mod special;
 
@@ -42,3 +47,5 @@ pub use pvh::{build_pvh, build_pvh_mapped, check_pvh};
 pub use request::{
     BootModule, BuildRequest, Built, Channel, ExtentCounts, MEMORY_MAX_KIB, ModuleContent,
 };
+pub use restore::{RestoreError, RestoreProgress, RestoreRequest, RestoreStep, Restored, restore};
+pub use save::{SaveError, SaveFailure, SaveProgress, SaveRequest, SaveStep, SaveSummary, save};
