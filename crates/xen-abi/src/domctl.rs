@@ -232,6 +232,10 @@ c_constants! {
     SET_ADDRESS_SIZE: u32 = 35, "XEN_DOMCTL_set_address_size";
     /// Says which it is.
     GET_ADDRESS_SIZE: u32 = 36, "XEN_DOMCTL_get_address_size";
+    /// Sets further registers of a PV vCPU.
+    SET_EXT_VCPU_CONTEXT: u32 = 42, "XEN_DOMCTL_set_ext_vcpucontext";
+    /// Gets them.
+    GET_EXT_VCPU_CONTEXT: u32 = 43, "XEN_DOMCTL_get_ext_vcpucontext";
     /// Sets the target of a stub domain.
     SET_TARGET: u32 = 46, "XEN_DOMCTL_set_target";
     /// Gives a device to a domain.
@@ -250,12 +254,18 @@ c_constants! {
     GET_TSC_INFO: u32 = 59, "XEN_DOMCTL_gettscinfo";
     /// Sets the time-stamp counter's mode.
     SET_TSC_INFO: u32 = 60, "XEN_DOMCTL_settscinfo";
-    /// Types of a PV domain's frames.
-    GET_PAGE_FRAME_INFO3: u32 = 61, "XEN_DOMCTL_getpageframeinfo3";
+    /// Sets the floating point and vector registers of a PV vCPU.
+    SET_VCPU_EXT_STATE: u32 = 62, "XEN_DOMCTL_setvcpuextstate";
+    /// Gets them.
+    GET_VCPU_EXT_STATE: u32 = 63, "XEN_DOMCTL_getvcpuextstate";
     /// Sets the domain's NUMA nodes.
     SET_NODE_AFFINITY: u32 = 68, "XEN_DOMCTL_setnodeaffinity";
     /// Gets the domain's NUMA nodes.
     GET_NODE_AFFINITY: u32 = 69, "XEN_DOMCTL_getnodeaffinity";
+    /// Gets the model specific registers of a PV vCPU.
+    GET_VCPU_MSRS: u32 = 72, "XEN_DOMCTL_get_vcpu_msrs";
+    /// Sets them.
+    SET_VCPU_MSRS: u32 = 73, "XEN_DOMCTL_set_vcpu_msrs";
     /// Prepares a domain for a soft reset.
     SOFT_RESET: u32 = 79, "XEN_DOMCTL_soft_reset";
     /// Gets a domain's CPUID leaves and MSRs.
@@ -373,6 +383,14 @@ c_constants! {
     /// Scheduler operation: get.
     SCHEDOP_GETINFO: u32 = 1, "XEN_DOMCTL_SCHEDOP_getinfo";
 
+    /// Shadow operation: no longer note the pages that are written to.
+    SHADOW_OP_OFF: u32 = 0, "XEN_DOMCTL_SHADOW_OP_OFF";
+    /// Shadow operation: note them.
+    SHADOW_OP_ENABLE_LOGDIRTY: u32 = 2, "XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY";
+    /// Shadow operation: give their bitmap, and begin a new one.
+    SHADOW_OP_CLEAN: u32 = 11, "XEN_DOMCTL_SHADOW_OP_CLEAN";
+    /// Flag of `CLEAN`: pages that Xen itself writes to count as written.
+    SHADOW_LOGDIRTY_FINAL: u32 = 1 << 0, "XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL";
     /// Shadow operation: get the allocation in MiB.
     SHADOW_OP_GET_ALLOCATION: u32 = 30, "XEN_DOMCTL_SHADOW_OP_GET_ALLOCATION";
     /// Shadow operation: set the allocation in MiB.
@@ -383,6 +401,8 @@ c_constants! {
     /// A page whose memory is broken.
     PFINFO_BROKEN: u32 = 0xd << 28, "XEN_DOMCTL_PFINFO_BROKEN";
     /// First bit of a page's type.
+    PFINFO_LTAB_SHIFT: u32 = 28, "XEN_DOMCTL_PFINFO_LTAB_SHIFT";
+    /// Bits of a page's type.
     PFINFO_LTAB_MASK: u32 = 0xf << 28, "XEN_DOMCTL_PFINFO_LTAB_MASK";
 }
 
@@ -609,6 +629,60 @@ abi! {
         4 pad: u32 = "";
         /// A `VcpuGuestContext`.
         8 ctxt: GuestHandle;
+    }
+    /// Argument of `XEN_DOMCTL_{get,set}_ext_vcpucontext`.
+    struct ExtVcpuContext = "struct xen_domctl_ext_vcpucontext", 64 {
+        /// The vCPU.
+        0 vcpu: u32;
+        /// Bytes of this structure.
+        4 size: u32;
+        /// Entry of system calls of 32-bit code.
+        8 syscall32_callback_eip: u64;
+        /// Entry of SYSENTER.
+        16 sysenter_callback_eip: u64;
+        /// Code segment of the former.
+        24 syscall32_callback_cs: u16;
+        /// Code segment of the latter.
+        26 sysenter_callback_cs: u16;
+        /// Whether the former turns events off.
+        28 syscall32_disables_events: u8;
+        /// Whether the latter does.
+        29 sysenter_disables_events: u8;
+        /// Padding.
+        30 pad: [u8; 2] = "";
+        /// State of the machine check.
+        32 vmce: [u64; 4];
+    }
+    /// Argument of `XEN_DOMCTL_{get,set}vcpuextstate`.
+    struct VcpuExtState = "struct xen_domctl_vcpuextstate", 32 {
+        /// The vCPU.
+        0 vcpu: u32;
+        /// Padding.
+        4 pad: u32 = "";
+        /// The features of the state.
+        8 xfeature_mask: u64;
+        /// Bytes of the buffer, or of the state.
+        16 size: u64;
+        /// The state, or null to ask for mask and size.
+        24 buffer: GuestHandle;
+    }
+    /// Argument of `XEN_DOMCTL_{get,set}_vcpu_msrs`.
+    struct VcpuMsrs = "struct xen_domctl_vcpu_msrs", 16 {
+        /// The vCPU.
+        0 vcpu: u32;
+        /// Registers in the array, or number of those that there are.
+        4 msr_count: u32;
+        /// [`VcpuMsr`]s, or null to ask for the number.
+        8 msrs: GuestHandle;
+    }
+    /// A model specific register of a vCPU.
+    struct VcpuMsr = "struct xen_domctl_vcpu_msr", 16 {
+        /// Its number.
+        0 index: u32;
+        /// Zero.
+        4 reserved: u32;
+        /// Its value.
+        8 value: u64;
     }
     /// Argument of `XEN_DOMCTL_getpageframeinfo3`.
     struct PageFrameInfo = "struct xen_domctl_getpageframeinfo3", 16 {

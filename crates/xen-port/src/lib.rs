@@ -22,11 +22,11 @@ pub use host::{
     PhysCaps, PhysInfo, SchedulerGlobals, SchedulerId, SchedulerParams, VersionInfo,
 };
 pub use ids::{DomId, EvtchnPort, Gfn, Mfn, PAGE_SHIFT, PAGE_SIZE, PciSbdf, Pfn, VcpuId};
-pub use memory::{E820Entry, E820Kind, GuestMemory, PageTableLevel, PopulateFlags};
+pub use memory::{E820Entry, E820Kind, FrameKind, GuestMemory, PageTableLevel, PopulateFlags};
 pub use requests::{
     CpuPolicy, CpuidLeaf, CreateDomain, DomainFlags, DomainInfo, GuestKind, HostResource,
-    HvmBootCpu, HvmParam, MsrEntry, PvBootCpu, PvMode, ShutdownReason, Trigger, VcpuInfo,
-    VcpuRunState,
+    HvmBootCpu, HvmParam, MsrEntry, PvBootCpu, PvMode, ShutdownReason, Trigger, TscInfo, VcpuInfo,
+    VcpuPart, VcpuRunState,
 };
 
 /// A hypervisor. Each call blocks until Xen answers. It is one hypercall unless its description says otherwise. An
@@ -182,6 +182,43 @@ pub trait Hypervisor {
         let _ = vcpu;
         Err(unsupported("XEN_DOMCTL_getvcpucontext", domid))
     }
+    /// State of all vCPUs and of Xen's own devices of a PVH or HVM domain, as a list of records (`XEN_DOMCTL_gethvmcontext`, two
+    /// calls). Xen pauses the domain for it.
+    fn hvm_context(&self, domid: DomId) -> Result<Vec<u8>> {
+        Err(unsupported("XEN_DOMCTL_gethvmcontext", domid))
+    }
+    /// Loads such a list (`XEN_DOMCTL_sethvmcontext`). Xen takes all vCPUs down, and brings those up that have a record. It
+    /// answers `Errno::EINVAL` for a list that it does not accept.
+    fn set_hvm_context(&self, domid: DomId, records: &[u8]) -> Result<()> {
+        let _ = records;
+        Err(unsupported("XEN_DOMCTL_sethvmcontext", domid))
+    }
+    /// A part of the state of a PV domain's vCPU; empty if the vCPU has none. [`VcpuPart::Basic`] is one call
+    /// (`XEN_DOMCTL_getvcpucontext`, `get_ext_vcpucontext`), the others are two (`getvcpuextstate`, `get_vcpu_msrs`).
+    fn pv_vcpu_state(&self, domid: DomId, vcpu: VcpuId, part: VcpuPart) -> Result<Vec<u8>> {
+        let _ = (vcpu, part);
+        Err(unsupported("XEN_DOMCTL_getvcpucontext", domid))
+    }
+    /// Loads a part of the state of a PV domain's vCPU. Xen checks it.
+    fn set_pv_vcpu_state(
+        &self,
+        domid: DomId,
+        vcpu: VcpuId,
+        part: VcpuPart,
+        state: &[u8],
+    ) -> Result<()> {
+        let _ = (vcpu, part, state);
+        Err(unsupported("XEN_DOMCTL_setvcpucontext", domid))
+    }
+    /// Mode and values of the time-stamp counter (`XEN_DOMCTL_gettscinfo`).
+    fn tsc_info(&self, domid: DomId) -> Result<TscInfo> {
+        Err(unsupported("XEN_DOMCTL_gettscinfo", domid))
+    }
+    /// Sets mode and values of the time-stamp counter (`XEN_DOMCTL_settscinfo`).
+    fn set_tsc_info(&self, domid: DomId, tsc: &TscInfo) -> Result<()> {
+        let _ = tsc;
+        Err(unsupported("XEN_DOMCTL_settscinfo", domid))
+    }
     /// Scheduler parameters of a domain, for the scheduler of its pool.
     fn scheduler_params(&self, domid: DomId, scheduler: SchedulerId) -> Result<SchedulerParams>;
     /// Sets the scheduler parameters of a domain.
@@ -247,6 +284,40 @@ pub trait Hypervisor {
     /// HVM domain (`XENMEM_get_pod_target`).
     fn on_demand_pages(&self, domid: DomId) -> Result<(u64, u64)> {
         Err(unsupported("XENMEM_get_pod_target", domid))
+    }
+    /// The largest frame number of a PVH or HVM domain's pages (`XENMEM_maximum_gpfn`). For a PV domain it is the number that the
+    /// guest has written to its shared info.
+    fn maximum_gpfn(&self, domid: DomId) -> Result<Gfn> {
+        Err(unsupported("XENMEM_maximum_gpfn", domid))
+    }
+    /// The kinds of frames, in the given order; one hypercall for each 1024 (`XEN_DOMCTL_getpageframeinfo3`). Frames are as in
+    /// [`Hypervisor::map_foreign`]. A page to be populated on demand is populated by this.
+    fn frame_kinds(&self, domid: DomId, frames: &[Gfn]) -> Result<Vec<FrameKind>> {
+        let _ = frames;
+        Err(unsupported("XEN_DOMCTL_getpageframeinfo3", domid))
+    }
+    /// Removes single pages from a domain (`XENMEM_decrease_reservation`). Frames are as in [`Hypervisor::map_foreign`].
+    fn remove_pages(&self, domid: DomId, pages: &[Gfn]) -> Result<()> {
+        let _ = pages;
+        Err(unsupported("XENMEM_decrease_reservation", domid))
+    }
+    /// Has Xen note the pages that a domain writes to (`XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY`).
+    ///
+    /// Xen answers `Errno::EINVAL` if it does so already, or for a domain with a device of the host, and `Errno::ENOMEM` if the
+    /// domain's paging pool is too small.
+    fn track_writes(&self, domid: DomId) -> Result<()> {
+        Err(unsupported("XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY", domid))
+    }
+    /// Ends [`Hypervisor::track_writes`] (`XEN_DOMCTL_SHADOW_OP_OFF`). It is no error if Xen does not track writes.
+    fn stop_tracking_writes(&self, domid: DomId) -> Result<()> {
+        Err(unsupported("XEN_DOMCTL_SHADOW_OP_OFF", domid))
+    }
+    /// The pages below `nr_pages`, by the domain's own numbers, that were written to since the last such call
+    /// (`XEN_DOMCTL_SHADOW_OP_CLEAN`): bit n of byte m stands for page 8 m + n. `is_last` adds those that Xen itself writes to; it
+    /// is for a domain that no longer runs. Xen pauses the domain for it.
+    fn take_written_pages(&self, domid: DomId, nr_pages: u64, is_last: bool) -> Result<Vec<u8>> {
+        let _ = (nr_pages, is_last);
+        Err(unsupported("XEN_DOMCTL_SHADOW_OP_CLEAN", domid))
     }
     /// Copies whole pages of a domain to `bytes`, which must have room for all of them. Frames are as in
     /// [`Hypervisor::map_foreign`]. Returns for each page whether it could be mapped; other pages leave their bytes

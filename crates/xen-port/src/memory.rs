@@ -142,3 +142,45 @@ pub enum PageTableLevel {
     /// The top level of a 64-bit guest.
     L4,
 }
+
+/// The kind of a domain's frame (`XEN_DOMCTL_PFINFO_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum FrameKind {
+    /// A page with data.
+    Data,
+    /// A page table of a PV domain.
+    Table {
+        /// Its level, 1 to 4.
+        level: u8,
+        /// Whether the guest has pinned it.
+        is_pinned: bool,
+    },
+    /// A page whose memory is broken.
+    Broken,
+    /// None of the domain's pages, or a page that Xen itself owns.
+    Absent,
+}
+
+impl FrameKind {
+    /// Bit of the number of a page table that is pinned.
+    const PINNED: u8 = 8;
+
+    /// Converts Xen's number of the kind.
+    pub fn from_number(number: u8) -> FrameKind {
+        match number {
+            0 => FrameKind::Data,
+            1..=4 | 9..=12 => FrameKind::Table {
+                level: number & !FrameKind::PINNED,
+                is_pinned: number & FrameKind::PINNED != 0,
+            },
+            13 => FrameKind::Broken,
+            _ => FrameKind::Absent,
+        }
+    }
+
+    /// Whether the frame is a page of the domain that a tool can map.
+    pub fn is_page(self) -> bool {
+        matches!(self, FrameKind::Data | FrameKind::Table { .. })
+    }
+}

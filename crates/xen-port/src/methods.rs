@@ -56,6 +56,12 @@ macro_rules! hypervisor_methods {
             set_pv_boot_cpu(domid: $crate::DomId) (cpu: $crate::PvBootCpu) -> ();
             set_hvm_boot_cpu(domid: $crate::DomId) (cpu: $crate::HvmBootCpu) -> ();
             vcpu_context(domid: $crate::DomId, vcpu: $crate::VcpuId) () -> Option<Vec<u8>>;
+            hvm_context(domid: $crate::DomId) () -> Vec<u8>;
+            set_hvm_context(domid: $crate::DomId) (records: [u8]) -> ();
+            pv_vcpu_state(domid: $crate::DomId, vcpu: $crate::VcpuId, part: $crate::VcpuPart) () -> Vec<u8>;
+            set_pv_vcpu_state(domid: $crate::DomId, vcpu: $crate::VcpuId, part: $crate::VcpuPart) (state: [u8]) -> ();
+            tsc_info(domid: $crate::DomId) () -> $crate::TscInfo;
+            set_tsc_info(domid: $crate::DomId) (tsc: $crate::TscInfo) -> ();
             scheduler_params(domid: $crate::DomId, scheduler: $crate::SchedulerId) () -> $crate::SchedulerParams;
             set_scheduler_params(domid: $crate::DomId) (params: $crate::SchedulerParams) -> ();
             set_tsc_mode(domid: $crate::DomId, mode: u32) () -> ();
@@ -72,6 +78,12 @@ macro_rules! hypervisor_methods {
             set_pod_target(domid: $crate::DomId, target_pages: u64) () -> ();
             pages_among(domid: $crate::DomId, kind: $crate::GuestKind, first: $crate::Gfn, count: u32)
                 () -> Vec<($crate::Pfn, $crate::Gfn)>;
+            maximum_gpfn(domid: $crate::DomId) () -> $crate::Gfn;
+            frame_kinds(domid: $crate::DomId) (frames: [$crate::Gfn]) -> Vec<$crate::FrameKind>;
+            remove_pages(domid: $crate::DomId) (pages: [$crate::Gfn]) -> ();
+            track_writes(domid: $crate::DomId) () -> ();
+            stop_tracking_writes(domid: $crate::DomId) () -> ();
+            take_written_pages(domid: $crate::DomId, nr_pages: u64, is_last: bool) () -> Vec<u8>;
             on_demand_pages(domid: $crate::DomId) () -> (u64, u64);
             hvm_param(domid: $crate::DomId, param: $crate::HvmParam) () -> u64;
             set_hvm_param(domid: $crate::DomId, param: $crate::HvmParam, value: u64) () -> ();

@@ -342,6 +342,52 @@ pub enum HvmParam {
     McaCap = 38,
 }
 
+macro_rules! numbers {
+    ($($name:ident)*) => {
+        impl HvmParam {
+            /// The parameter of this number, if it is known.
+            pub fn from_number(number: u32) -> Option<HvmParam> {
+                let all = [$(HvmParam::$name),*];
+                all.into_iter().find(|param| *param as u32 == number)
+            }
+        }
+    };
+}
+
+numbers! {
+    CallbackIrq StorePfn StoreEvtchn PaeEnabled IoreqPfn BufIoreqPfn Viridian TimerMode HpetEnabled IdentPt AcpiSState
+    Vm86Tss VptAlign ConsolePfn ConsoleEvtchn AcpiIoportsLocation NestedHvm PagingRingPfn MonitorRingPfn SharingRingPfn
+    TripleFaultReason IoreqServerPfn NrIoreqServerPages VmGenerationIdAddr Altp2m X87FipWidth Vm86TssSized McaCap
+}
+
+/// The mode of a domain's time-stamp counter, and its values (`xen_domctl_tsc_info`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct TscInfo {
+    /// Mode of the counter: 0 default, 1 always emulate, 2 never emulate.
+    pub mode: u32,
+    /// Frequency in kHz.
+    pub khz: u32,
+    /// Number of hosts that the domain has run on.
+    pub incarnation: u32,
+    /// Elapsed time in nanoseconds.
+    pub elapsed_ns: u64,
+}
+
+/// A part of the state of a PV domain's vCPU. Xen keeps each part as bytes whose layout belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum VcpuPart {
+    /// Registers of the vCPU (`vcpu_guest_context`).
+    Basic,
+    /// Further registers (`xen_domctl_ext_vcpucontext`).
+    Extended,
+    /// Floating point and vector registers.
+    Xsave,
+    /// Model specific registers (`xen_domctl_vcpu_msr`).
+    Msrs,
+}
+
 /// A resource of the host that a domain may be permitted to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

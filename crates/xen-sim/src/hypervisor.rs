@@ -47,6 +47,10 @@ fn errnos(op: &str) -> &'static [Errno] {
         "add_cpu_to_pool" => &[Errno::ENODEV, Errno::EADDRNOTAVAIL, Errno::EPERM],
         "remove_cpu_from_pool" => &[Errno::EADDRINUSE, Errno::EBUSY, Errno::EPERM],
         "move_to_pool" => &[Errno::ENOMEM, Errno::EPERM],
+        "hvm_context" | "pv_vcpu_state" | "track_writes" | "take_written_pages" | "frame_kinds" => {
+            ALLOCATES
+        }
+        "set_hvm_context" | "set_pv_vcpu_state" => &[Errno::EINVAL, Errno::ENOMEM, Errno::EPERM],
         "set_cpu_policy" => &[Errno::EINVAL, Errno::ENOMEM, Errno::EPERM],
         "set_hvm_param" | "set_hvm_params" | "set_hvm_boot_cpu" | "set_pv_boot_cpu" => {
             &[Errno::EINVAL, Errno::EPERM, Errno::EFAULT]

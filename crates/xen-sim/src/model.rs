@@ -8,6 +8,7 @@ mod hypervisor;
 mod mapping;
 mod passthrough;
 mod pools;
+mod saving;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xen_port::{
     CpuMap, CpuPolicy, DomId, E820Entry, Errno, EvtchnPort, Gfn, GuestKind, GuestMemory,
     HostResource, HvError, HvmBootCpu, Mfn, PAGE_SIZE, PageTableLevel, PciSbdf, PhysCaps,
-    PvBootCpu, Result, ShutdownReason, VersionInfo,
+    PvBootCpu, Result, ShutdownReason, TscInfo, VcpuPart, VersionInfo,
 };
 
 use mapping::Mapping;
@@ -95,6 +96,14 @@ pub struct ModelDomain {
     pub hvm_pirq: bool,
     /// Mode of the time-stamp counter.
     pub tsc_mode: u32,
+    /// Values of the time-stamp counter. Its mode is `tsc_mode`.
+    pub tsc: TscInfo,
+    /// PVH and HVM: the state of vCPUs and of Xen's devices that was loaded.
+    pub hvm_records: Option<Vec<u8>>,
+    /// PV: the parts of the vCPUs' state that were loaded.
+    pub vcpu_parts: BTreeMap<(u32, VcpuPart), Vec<u8>>,
+    /// The pages that were written to, if Xen notes them.
+    pub written: Option<BTreeSet<u64>>,
     /// Offset of the wall clock, in seconds.
     pub time_offset_s: i64,
     /// Number of vCPUs.
@@ -156,6 +165,10 @@ impl ModelDomain {
             vcpus_asked_for: 0,
             hvm_pirq: false,
             tsc_mode: 0,
+            tsc: TscInfo::default(),
+            hvm_records: None,
+            vcpu_parts: BTreeMap::new(),
+            written: None,
             time_offset_s: 0,
             nr_vcpus: 0,
             nr_online_vcpus: 0,

@@ -40,9 +40,11 @@ mod scheduling;
 mod settings;
 mod spawn;
 mod standby;
+mod state;
 mod syscall;
 mod taps;
 mod vcpu;
+mod written;
 mod xen;
 
 pub use confine::{ComputeLimits, Computed, compute, compute_from};

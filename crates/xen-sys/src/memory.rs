@@ -112,6 +112,43 @@ impl Xen {
             .collect())
     }
 
+    pub(crate) fn give_back(&self, domid: DomId, pages: &[Gfn]) -> Result<()> {
+        pages
+            .chunks(POPULATE_BATCH)
+            .try_for_each(|batch| self.give_batch_back(domid, batch))
+    }
+
+    fn give_batch_back(&self, domid: DomId, pages: &[Gfn]) -> Result<()> {
+        let site = Site::domain("XENMEM_decrease_reservation", domid);
+        let numbers: Vec<u64> = pages.iter().map(|gfn| gfn.0).collect();
+        let mut call = self.privcmd.call(size_of_val(numbers.as_slice()))?;
+        let list = call.put_slice(&numbers)?;
+        let request = memory::Reservation {
+            extent_start: list.address(),
+            nr_extents: numbers.len() as u64,
+            extent_order: 0,
+            mem_flags: 0,
+            domid: domid.0,
+            pad: [0; 3],
+        };
+        let argument = call.put(&request)?;
+        // SAFETY: `argument` is the one structure; `list` has `nr_extents` entries.
+        let done = unsafe {
+            call.run(
+                HYPERVISOR_MEMORY_OP,
+                &[memory::DECREASE_RESERVATION.into(), argument.address()],
+            )
+        }
+        .map_err(|errno| site.error(errno))?;
+        match done.cast_unsigned() as usize == numbers.len() {
+            true => Ok(()),
+            false => {
+                let detail = format!(": {done} of {} done", numbers.len());
+                Err(site.error_with(Errno::EINVAL, detail))
+            }
+        }
+    }
+
     pub(crate) fn write_memory_map(&self, domid: DomId, map: &[E820Entry]) -> Result<()> {
         let entries: Vec<memory::E820Entry> = map
             .iter()

@@ -3,7 +3,7 @@
 use xen_abi::domctl::{self, Domctl};
 use xen_abi::memory;
 use xen_abi::xen::{DOMID_XEN, HYPERVISOR_DOMCTL, HYPERVISOR_MEMORY_OP};
-use xen_port::{DomId, Errno, Gfn, GuestKind, PAGE_SIZE, Pfn, Result};
+use xen_port::{DomId, Errno, FrameKind, Gfn, GuestKind, PAGE_SIZE, Pfn, Result};
 
 use crate::Xen;
 use crate::privcmd::Site;
@@ -68,13 +68,30 @@ impl Xen {
 
     /// Adds to `found` those frames that are pages of the domain. At most as many frames as one call takes.
     fn find_some(&self, domid: DomId, first: u64, count: u64, found: &mut Vec<u64>) -> Result<()> {
-        let site = Site::domain("XEN_DOMCTL_getpageframeinfo3", domid);
         let frames: Vec<u64> = (first..first + count).collect();
+        let kinds = self.read_some_kinds(domid, &frames)?;
+        let pages = frames.iter().zip(kinds).filter(|(_, kind)| kind.is_page());
+        found.extend(pages.map(|(frame, _)| *frame));
+        Ok(())
+    }
+
+    pub(crate) fn read_frame_kinds(&self, domid: DomId, frames: &[Gfn]) -> Result<Vec<FrameKind>> {
+        let numbers: Vec<u64> = frames.iter().map(|frame| frame.0).collect();
+        let mut kinds = Vec::with_capacity(frames.len());
+        for batch in numbers.chunks(FRAMES_PER_CALL as usize) {
+            kinds.extend(self.read_some_kinds(domid, batch)?);
+        }
+        Ok(kinds)
+    }
+
+    /// The kinds of frames, at most as many as one call takes.
+    fn read_some_kinds(&self, domid: DomId, frames: &[u64]) -> Result<Vec<FrameKind>> {
+        let site = Site::domain("XEN_DOMCTL_getpageframeinfo3", domid);
         let kinds = self.with_release(site, |release| {
-            let mut call = self.privcmd.call(size_of_val(frames.as_slice()))?;
-            let list = call.put_slice(&frames)?;
+            let mut call = self.privcmd.call(size_of_val(frames))?;
+            let list = call.put_slice(frames)?;
             let request = domctl::PageFrameInfo {
-                num: count,
+                num: frames.len() as u64,
                 array: list.address(),
             };
             let version = release.interface().domctl;
@@ -88,9 +105,22 @@ impl Xen {
             unsafe { call.run(HYPERVISOR_DOMCTL, &[op.address()]) }?;
             Ok(call.get_slice(&list, frames.len())?)
         })?;
-        let pages = frames.iter().zip(kinds).filter(|(_, kind)| is_page(*kind));
-        found.extend(pages.map(|(frame, _)| *frame));
-        Ok(())
+        Ok(kinds.into_iter().map(kind_of).collect())
+    }
+
+    pub(crate) fn read_maximum_gpfn(&self, domid: DomId) -> Result<Gfn> {
+        let mut call = self.privcmd.call(0)?;
+        let argument = call.put(&domid.0)?;
+        // SAFETY: `argument` is the domain's number, all that this sub-operation reads.
+        let largest = unsafe {
+            call.run(
+                HYPERVISOR_MEMORY_OP,
+                &[memory::MAXIMUM_GPFN.into(), argument.address()],
+            )
+        };
+        largest
+            .map(|gfn| Gfn(gfn.cast_unsigned().into()))
+            .map_err(|errno| Site::domain("XENMEM_maximum_gpfn", domid).error(errno))
     }
 
     /// The numbers that the guests have given to machine frames of theirs, which are in ascending order.
@@ -153,9 +183,10 @@ impl Xen {
     }
 }
 
-fn is_page(kind: u64) -> bool {
-    let kind = kind & u64::from(domctl::PFINFO_LTAB_MASK);
-    kind != u64::from(domctl::PFINFO_XTAB) && kind != u64::from(domctl::PFINFO_BROKEN)
+/// The kind in an answer of `XEN_DOMCTL_getpageframeinfo3`.
+fn kind_of(answer: u64) -> FrameKind {
+    let mask = u64::from(domctl::PFINFO_LTAB_MASK);
+    FrameKind::from_number(((answer & mask) >> domctl::PFINFO_LTAB_SHIFT) as u8)
 }
 
 /// The page of the table that has a frame's number.
@@ -185,13 +216,18 @@ mod tests {
 
     #[test]
     fn pages_are_told_from_what_is_none() {
+        let pinned_table = FrameKind::Table {
+            level: 4,
+            is_pinned: true,
+        };
+        assert_eq!(kind_of(0xc000_0000), pinned_table);
         for (kind, page) in [
             (0, true),
             (0x9000_0000, true),
             (0xf000_0000, false),
             (0xd000_0000, false),
         ] {
-            assert_eq!(is_page(kind), page, "{kind:#x}");
+            assert_eq!(kind_of(kind).is_page(), page, "{kind:#x}");
         }
     }
 }

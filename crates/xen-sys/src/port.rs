@@ -5,10 +5,10 @@ use std::time::Instant;
 use xen_abi::domctl;
 use xen_port::{
     CpuMap, CpuPolicy, CpuPool, CpuTopology, CreateDomain, DomId, DomainInfo, E820Entry,
-    EvtchnPort, Gfn, GuestKind, GuestMemory, HostCpuPolicy, HostFeatureset, HostResource,
-    HvmBootCpu, HvmParam, Hypervisor, Mfn, NumaNode, PageTableLevel, Parameter, PciSbdf, Pfn,
-    PhysInfo, PopulateFlags, PvBootCpu, Result, SchedulerGlobals, SchedulerId, SchedulerParams,
-    ShutdownReason, Trigger, VcpuId, VcpuInfo, VersionInfo,
+    EvtchnPort, FrameKind, Gfn, GuestKind, GuestMemory, HostCpuPolicy, HostFeatureset,
+    HostResource, HvmBootCpu, HvmParam, Hypervisor, Mfn, NumaNode, PageTableLevel, Parameter,
+    PciSbdf, Pfn, PhysInfo, PopulateFlags, PvBootCpu, Result, SchedulerGlobals, SchedulerId,
+    SchedulerParams, ShutdownReason, Trigger, TscInfo, VcpuId, VcpuInfo, VcpuPart, VersionInfo,
 };
 
 use crate::Xen;
@@ -223,6 +223,36 @@ impl Hypervisor for Xen {
         self.read_vcpu_context(domid, vcpu)
     }
 
+    fn hvm_context(&self, domid: DomId) -> Result<Vec<u8>> {
+        self.read_hvm_context(domid)
+    }
+
+    fn set_hvm_context(&self, domid: DomId, records: &[u8]) -> Result<()> {
+        self.write_hvm_context(domid, records)
+    }
+
+    fn pv_vcpu_state(&self, domid: DomId, vcpu: VcpuId, part: VcpuPart) -> Result<Vec<u8>> {
+        self.read_pv_vcpu(domid, vcpu, part)
+    }
+
+    fn set_pv_vcpu_state(
+        &self,
+        domid: DomId,
+        vcpu: VcpuId,
+        part: VcpuPart,
+        state: &[u8],
+    ) -> Result<()> {
+        self.write_pv_vcpu(domid, vcpu, part, state)
+    }
+
+    fn tsc_info(&self, domid: DomId) -> Result<TscInfo> {
+        self.read_tsc_info(domid)
+    }
+
+    fn set_tsc_info(&self, domid: DomId, tsc: &TscInfo) -> Result<()> {
+        self.write_tsc_info(domid, tsc)
+    }
+
     fn scheduler_params(&self, domid: DomId, scheduler: SchedulerId) -> Result<SchedulerParams> {
         self.read_scheduler_params(domid, scheduler)
     }
@@ -293,6 +323,30 @@ impl Hypervisor for Xen {
         count: u32,
     ) -> Result<Vec<(Pfn, Gfn)>> {
         self.find_pages(domid, kind, first, count)
+    }
+
+    fn maximum_gpfn(&self, domid: DomId) -> Result<Gfn> {
+        self.read_maximum_gpfn(domid)
+    }
+
+    fn frame_kinds(&self, domid: DomId, frames: &[Gfn]) -> Result<Vec<FrameKind>> {
+        self.read_frame_kinds(domid, frames)
+    }
+
+    fn remove_pages(&self, domid: DomId, pages: &[Gfn]) -> Result<()> {
+        self.give_back(domid, pages)
+    }
+
+    fn track_writes(&self, domid: DomId) -> Result<()> {
+        self.note_writes(domid)
+    }
+
+    fn stop_tracking_writes(&self, domid: DomId) -> Result<()> {
+        self.stop_noting_writes(domid)
+    }
+
+    fn take_written_pages(&self, domid: DomId, nr_pages: u64, is_last: bool) -> Result<Vec<u8>> {
+        self.take_written(domid, nr_pages, is_last)
     }
 
     fn on_demand_pages(&self, domid: DomId) -> Result<(u64, u64)> {

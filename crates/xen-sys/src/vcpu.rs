@@ -19,6 +19,9 @@ use crate::xen::Failure;
 pub(crate) const POLICY_LEAVES: usize = 256;
 pub(crate) const POLICY_MSRS: usize = 64;
 
+const SET_VCPU_CONTEXT: &str = "XEN_DOMCTL_setvcpucontext";
+const FIRST_VCPU: VcpuId = VcpuId(0);
+
 impl Xen {
     pub(crate) fn make_vcpus(&self, domid: DomId, nr_vcpus: u32) -> Result<()> {
         self.domctl(
@@ -211,20 +214,27 @@ impl Xen {
     }
 
     pub(crate) fn start_pv_vcpu(&self, domid: DomId, cpu: &PvBootCpu) -> Result<()> {
-        let site = Site::domain("XEN_DOMCTL_setvcpucontext", domid);
         match cpu.mode {
-            PvMode::Bits64 => self.write_vcpu_context(site, domid, pv_context(cpu).as_bytes()),
+            PvMode::Bits64 => {
+                self.write_vcpu_context(domid, FIRST_VCPU, pv_context(cpu).as_bytes())
+            }
             PvMode::Bits32 { extended_cr3 } => {
+                let site = Site::domain(SET_VCPU_CONTEXT, domid);
                 let context = pv32_context(cpu, extended_cr3)
                     .ok_or_else(|| site.error_with(Errno::EINVAL, BEYOND_32_BITS.to_owned()))?;
-                self.write_vcpu_context(site, domid, context.as_bytes())
+                self.write_vcpu_context(domid, FIRST_VCPU, context.as_bytes())
             }
         }
     }
 
     /// `context`: of the size that Xen reads for the domain's width, at least.
-    fn write_vcpu_context(&self, site: Site, domid: DomId, context: &[u8]) -> Result<()> {
-        self.with_release(site, |release| {
+    pub(crate) fn write_vcpu_context(
+        &self,
+        domid: DomId,
+        vcpu: VcpuId,
+        context: &[u8],
+    ) -> Result<()> {
+        self.with_release(Site::domain(SET_VCPU_CONTEXT, domid), |release| {
             // Room for the larger one: Xen, not the caller, knows the domain's width.
             let mut bytes = [0; size_of::<vcpu::VcpuGuestContext>()];
             for (to, from) in bytes.iter_mut().zip(context) {
@@ -233,7 +243,7 @@ impl Xen {
             let mut call = self.privcmd.call(bytes.len())?;
             let registers = call.put_slice(&bytes)?;
             let request = domctl::VcpuContext {
-                vcpu: 0,
+                vcpu: vcpu.0,
                 pad: 0,
                 ctxt: registers.address(),
             };
@@ -281,26 +291,7 @@ impl Xen {
     }
 
     pub(crate) fn start_hvm_vcpu(&self, domid: DomId, cpu: &HvmBootCpu) -> Result<()> {
-        let records = hvm_records(cpu);
-        self.with_release(Site::domain("XEN_DOMCTL_sethvmcontext", domid), |release| {
-            let mut call = self.privcmd.call(records.len())?;
-            let buffer = call.put_slice(&records)?;
-            let request = domctl::HvmContext {
-                size: records.len() as u32,
-                pad: 0,
-                buffer: buffer.address(),
-            };
-            let version = release.interface().domctl;
-            let op = call.put(&Domctl::new(
-                version,
-                domctl::SET_HVM_CONTEXT,
-                domid.0,
-                &request,
-            ))?;
-            // SAFETY: `op` is one domctl, `buffer` has `size` bytes.
-            unsafe { call.run(HYPERVISOR_DOMCTL, &[op.address()]) }?;
-            Ok(())
-        })
+        self.write_hvm_context(domid, &hvm_records(cpu))
     }
 
     pub(crate) fn read_scheduler_params(

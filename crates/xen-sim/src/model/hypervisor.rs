@@ -4,13 +4,17 @@ use std::time::Instant;
 
 use xen_port::{
     CpuMap, CpuPolicy, CpuPool, CpuTopology, CreateDomain, DomId, DomainFlags, DomainInfo,
-    E820Entry, Errno, EvtchnPort, Gfn, GuestKind, GuestMemory, HostResource, HvError, HvmBootCpu,
-    HvmParam, Hypervisor, Mfn, NumaNode, PAGE_SIZE, PageTableLevel, Parameter, PciSbdf, Pfn,
-    PhysInfo, PopulateFlags, PvBootCpu, Result, SchedulerGlobals, SchedulerId, SchedulerParams,
-    ShutdownReason, Trigger, VcpuId, VcpuInfo, VcpuRunState, VersionInfo,
+    E820Entry, Errno, EvtchnPort, FrameKind, Gfn, GuestKind, GuestMemory, HostResource, HvError,
+    HvmBootCpu, HvmParam, Hypervisor, Mfn, NumaNode, PAGE_SIZE, PageTableLevel, Parameter, PciSbdf,
+    Pfn, PhysInfo, PopulateFlags, PvBootCpu, Result, SchedulerGlobals, SchedulerId,
+    SchedulerParams, ShutdownReason, Trigger, TscInfo, VcpuId, VcpuInfo, VcpuPart, VcpuRunState,
+    VersionInfo,
 };
 
 use super::{Model, ModelDomain, USUAL_CAPS, VCPU_CONTEXT_BYTES, call_error};
+
+/// The largest mode of the time-stamp counter.
+const TSC_NEVER_EMULATE: u32 = 2;
 
 impl Hypervisor for Model {
     fn version(&self) -> Result<VersionInfo> {
@@ -474,6 +478,54 @@ impl Hypervisor for Model {
         })
     }
 
+    fn hvm_context(&self, domid: DomId) -> Result<Vec<u8>> {
+        self.on_domain("hvm_context", domid, 1, |domain| domain.hvm_records())
+    }
+
+    fn set_hvm_context(&self, domid: DomId, records: &[u8]) -> Result<()> {
+        self.on_domain("set_hvm_context", domid, records.len(), |domain| {
+            domain.load_hvm_records(records)
+        })
+    }
+
+    fn pv_vcpu_state(&self, domid: DomId, vcpu: VcpuId, part: VcpuPart) -> Result<Vec<u8>> {
+        self.on_domain("pv_vcpu_state", domid, 1, |domain| {
+            domain.vcpu_part(vcpu.0, part)
+        })
+    }
+
+    fn set_pv_vcpu_state(
+        &self,
+        domid: DomId,
+        vcpu: VcpuId,
+        part: VcpuPart,
+        state: &[u8],
+    ) -> Result<()> {
+        self.on_domain("set_pv_vcpu_state", domid, state.len(), |domain| {
+            domain.load_vcpu_part(vcpu.0, part, state)
+        })
+    }
+
+    fn tsc_info(&self, domid: DomId) -> Result<TscInfo> {
+        self.on_domain("tsc_info", domid, 1, |domain| {
+            Ok(TscInfo {
+                mode: domain.tsc_mode,
+                ..domain.tsc
+            })
+        })
+    }
+
+    fn set_tsc_info(&self, domid: DomId, tsc: &TscInfo) -> Result<()> {
+        self.on_domain("set_tsc_info", domid, 1, |domain| {
+            if tsc.mode > TSC_NEVER_EMULATE {
+                return Err(Errno::EINVAL);
+            }
+            domain.tsc_mode = tsc.mode;
+            domain.tsc = *tsc;
+            Ok(())
+        })
+    }
+
     fn scheduler_params(&self, domid: DomId, scheduler: SchedulerId) -> Result<SchedulerParams> {
         let op = "scheduler_params";
         self.check_scheduler(domid, scheduler)
@@ -500,9 +552,8 @@ impl Hypervisor for Model {
     }
 
     fn set_tsc_mode(&self, domid: DomId, mode: u32) -> Result<()> {
-        const NEVER_EMULATE: u32 = 2;
         self.on_domain("set_tsc_mode", domid, 1, |domain| {
-            if mode > NEVER_EMULATE {
+            if mode > TSC_NEVER_EMULATE {
                 return Err(Errno::EINVAL);
             }
             domain.tsc_mode = mode;
@@ -691,6 +742,46 @@ impl Hypervisor for Model {
                 .collect();
             found.sort_unstable_by_key(|(_, frame)| *frame);
             Ok(found)
+        })
+    }
+
+    fn maximum_gpfn(&self, domid: DomId) -> Result<Gfn> {
+        self.on_domain("maximum_gpfn", domid, 1, |domain| {
+            let last = domain.extents.iter().next_back();
+            let last = last.map(|(first, (order, _))| first + (1 << order) - 1);
+            Ok(Gfn(last.unwrap_or_default()))
+        })
+    }
+
+    fn frame_kinds(&self, domid: DomId, frames: &[Gfn]) -> Result<Vec<FrameKind>> {
+        let op = "frame_kinds";
+        self.called(op, Some(domid), frames.len())?;
+        let kinds = self.state().kinds(domid, frames);
+        kinds.map_err(|errno| call_error(op, Some(domid), errno))
+    }
+
+    fn remove_pages(&self, domid: DomId, pages: &[Gfn]) -> Result<()> {
+        self.on_domain("remove_pages", domid, pages.len(), |domain| {
+            pages.iter().try_for_each(|page| domain.remove_page(*page))
+        })?;
+        self.state().free_pages += pages.len() as u64;
+        Ok(())
+    }
+
+    fn track_writes(&self, domid: DomId) -> Result<()> {
+        self.on_domain("track_writes", domid, 1, |domain| domain.track())
+    }
+
+    fn stop_tracking_writes(&self, domid: DomId) -> Result<()> {
+        self.on_domain("stop_tracking_writes", domid, 1, |domain| {
+            domain.written = None;
+            Ok(())
+        })
+    }
+
+    fn take_written_pages(&self, domid: DomId, nr_pages: u64, _is_last: bool) -> Result<Vec<u8>> {
+        self.on_domain("take_written_pages", domid, nr_pages as usize, |domain| {
+            domain.take_written(nr_pages)
         })
     }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 use xen_port::{
-    CpuMap, CreateDomain, DomId, DomainInfo, Errno, Gfn, GuestKind, HvError, HvmParam,
-    PopulateFlags, ShutdownReason,
+    CpuMap, CreateDomain, DomId, DomainInfo, Errno, FrameKind, Gfn, GuestKind, HvError, HvmParam,
+    PopulateFlags, ShutdownReason, TscInfo, VcpuId, VcpuPart,
 };
 use xenstore::{Path, Tree};
 use xyl_engine::config::plan;
@@ -55,6 +55,14 @@ pub const CHECKS: &[(&str, Check)] = &[
         hvm_domain,
     ),
     ("a handle can be changed", handles),
+    (
+        "pages are found, removed, and noted when they are written to",
+        pages_of_domain,
+    ),
+    (
+        "the state of vCPUs and of the TSC is read, and loaded again",
+        state_of_domain,
+    ),
     ("debug keys are answered in the log", debug_keys),
     (
         "a parameter that is not there is ENOENT, and one that is fixed EACCES",
@@ -337,6 +345,83 @@ fn hvm_domain(subject: &mut Subject<'_>) -> Outcome {
     with_domain(subject, GuestKind::Pv, |host, domid| {
         let set = host.hv.set_hvm_param(domid, HvmParam::TimerMode, 1);
         fails("a PV domain", set, Errno::EINVAL)
+    })
+}
+
+/// An empty PVH or PV domain that can have 1 MiB.
+fn make_ready(host: &Host, domid: DomId, kind: GuestKind) -> Outcome {
+    host.hv.set_max_vcpus(domid, 2)?;
+    host.hv.set_max_mem(domid, 1024)?;
+    if kind != GuestKind::Pv {
+        host.hv.set_paging_mempool(domid, 4 << 20)?;
+    }
+    Ok(())
+}
+
+fn pages_of_domain(subject: &mut Subject<'_>) -> Outcome {
+    with_domain(subject, GuestKind::Pvh, |host, domid| {
+        make_ready(host, domid, GuestKind::Pvh)?;
+        let pages: Vec<Gfn> = (0x10..0x14).map(Gfn).collect();
+        let flags = PopulateFlags::default();
+        host.hv.populate_physmap(domid, 0, flags, &pages)?;
+        same("the last", host.hv.maximum_gpfn(domid)?, Gfn(0x13))?;
+        let looked_at = [Gfn(0x10), Gfn(0x13), Gfn(0x14)];
+        let kinds = |host: &Host| host.hv.frame_kinds(domid, &looked_at);
+        let (data, absent) = (FrameKind::Data, FrameKind::Absent);
+        same("the kinds", kinds(host)?, vec![data, data, absent])?;
+        host.hv.remove_pages(domid, &[Gfn(0x13)])?;
+        same("then", kinds(host)?, vec![data, absent, absent])?;
+        same("pages", info(host, domid)?.tot_pages, 3)?;
+        host.hv.track_writes(domid)?;
+        let again = host.hv.track_writes(domid);
+        fails("notes twice", again, Errno::EINVAL)?;
+        let bitmap = host.hv.take_written_pages(domid, 64, false)?;
+        same("bytes", bitmap.len(), 8)?;
+        host.hv.stop_tracking_writes(domid)?;
+        host.hv.stop_tracking_writes(domid)?;
+        host.hv.track_writes(domid)?;
+        Ok(host.hv.stop_tracking_writes(domid)?)
+    })
+}
+
+fn state_of_domain(subject: &mut Subject<'_>) -> Outcome {
+    with_domain(subject, GuestKind::Pvh, |host, domid| {
+        make_ready(host, domid, GuestKind::Pvh)?;
+        let context = host.hv.hvm_context(domid)?;
+        host.hv.set_hvm_context(domid, &context)?;
+        let cut = context.get(..16).unwrap_or_default();
+        same("cut", host.hv.set_hvm_context(domid, cut).is_err(), true)?;
+        let tsc = TscInfo {
+            mode: 1,
+            khz: 1_000_000,
+            incarnation: 2,
+            elapsed_ns: 1 << 30,
+        };
+        host.hv.set_tsc_info(domid, &tsc)?;
+        same("mode", host.hv.tsc_info(domid)?.mode, 1)?;
+        let wrong = TscInfo { mode: 9, ..tsc };
+        let refused = host.hv.set_tsc_info(domid, &wrong);
+        fails("a mode", refused, Errno::EINVAL)?;
+        let part = host.hv.pv_vcpu_state(domid, VcpuId(9), VcpuPart::Extended);
+        same("no such vCPU", part.is_err(), true)
+    })?;
+    with_domain(subject, GuestKind::Pv, |host, domid| {
+        make_ready(host, domid, GuestKind::Pv)?;
+        let extended = host
+            .hv
+            .pv_vcpu_state(domid, VcpuId(1), VcpuPart::Extended)?;
+        same("bytes", extended.len(), 64)?;
+        let set = |state: &[u8]| {
+            host.hv
+                .set_pv_vcpu_state(domid, VcpuId(1), VcpuPart::Extended, state)
+        };
+        set(&extended)?;
+        let other = host
+            .hv
+            .pv_vcpu_state(domid, VcpuId(0), VcpuPart::Extended)?;
+        fails("of another vCPU", set(&other), Errno::EINVAL)?;
+        let context = host.hv.hvm_context(domid);
+        fails("an HVM context", context, Errno::EINVAL)
     })
 }
 
