@@ -28,6 +28,7 @@ pub mod memory;
 mod place;
 mod populate;
 mod pv;
+mod pv_state;
 mod pvh;
 mod request;
 mod restore;

@@ -143,6 +143,11 @@ impl<'a> Pages<'a> {
         self.entries
     }
 
+    /// Contents of those pages that have some, in their order.
+    pub fn contents(&self) -> &'a [[u8; PAGE_BYTES]] {
+        self.contents
+    }
+
     /// Whether the pages came before, and are to be compared (`xl migrate --debug`).
     pub fn is_verified(&self) -> bool {
         self.is_verified

@@ -35,7 +35,8 @@ use xen_image::{Feature, Image, PvhKernel};
 use xen_port::{Gfn, GuestKind, GuestMemory, HvmBootCpu, HvmParam, Hypervisor, PAGE_SHIFT};
 
 use self::acpi::Acpi;
-use self::layout::{HOLE_FIRST, Layout, Sizes};
+pub(crate) use self::layout::HOLE_FIRST;
+use self::layout::{Layout, Sizes};
 use crate::area::Area;
 use crate::container::{self, Wanted};
 use crate::error::{During, Result, Step};

@@ -16,8 +16,6 @@ pub enum RestoreStep {
     SetMemoryMap,
     /// Setting the CPU policy of the image.
     SetCpuPolicy,
-    /// Allocating the domain's memory.
-    Populate,
     /// Removing a page that the guest no longer has.
     RemovePages,
     /// Writing the contents of pages.
@@ -30,8 +28,6 @@ pub enum RestoreStep {
     SetHvmContext,
     /// Clearing the pages of the rings.
     ClearRings,
-    /// PV: writing page tables.
-    WritePageTables,
     /// PV: handing the page tables over to Xen.
     PinPageTables,
     /// PV: writing the table of machine frames.
@@ -50,14 +46,12 @@ impl fmt::Display for RestoreStep {
             RestoreStep::ReadDomain => "reading the domain's state",
             RestoreStep::SetMemoryMap => "setting the memory map",
             RestoreStep::SetCpuPolicy => "setting the CPU policy of the image",
-            RestoreStep::Populate => "populating memory",
             RestoreStep::RemovePages => "removing pages",
             RestoreStep::WritePages => "writing the memory",
             RestoreStep::SetTsc => "setting the mode of the TSC",
             RestoreStep::SetHvmParams => "setting HVM parameters",
             RestoreStep::SetHvmContext => "loading the state of the vCPUs and of Xen's devices",
             RestoreStep::ClearRings => "clearing the rings",
-            RestoreStep::WritePageTables => "writing the page tables",
             RestoreStep::PinPageTables => "pinning the page tables",
             RestoreStep::WriteP2m => "writing the table of machine frames",
             RestoreStep::WriteStartInfo => "writing the start info",
@@ -122,16 +116,6 @@ pub enum RestoreError {
         /// Number of the domain.
         domid: DomId,
     },
-    /// Xen has not got the memory.
-    #[error(
-        "not enough memory for domain {domid}: {wanted_mib} MiB wanted; give it less, or shut another domain down"
-    )]
-    OutOfMemory {
-        /// Number of the domain.
-        domid: DomId,
-        /// Memory of the domain so far, and of the batch that failed, in MiB.
-        wanted_mib: u64,
-    },
     /// A request to the hypervisor failed.
     #[error("restoring domain {domid}, {step}: {source}")]
     Hypervisor {
@@ -142,9 +126,9 @@ pub enum RestoreError {
         /// Error of the hypervisor.
         source: HvError,
     },
-    /// The grants of the rings could not be written.
+    /// The memory could not be allocated, or the grants of the rings could not be written.
     #[error(transparent)]
-    Grants(#[from] BuildError),
+    Build(#[from] BuildError),
     /// The caller has ended the restore.
     #[error("restoring domain {domid} was cancelled")]
     Cancelled {

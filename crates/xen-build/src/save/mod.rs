@@ -8,14 +8,29 @@
 //! promise that a new page is zero, and the format has no other way to say it.
 
 mod error;
+mod hvm;
+mod page_set;
+mod pages;
+mod pv;
 
 use std::io::Write;
 use std::ops::ControlFlow;
 
-use xen_port::{DomId, GuestKind, Hypervisor};
-use xen_stream::Writer;
+use xen_port::{CpuPolicy, DomId, DomainInfo, Errno, GuestKind, Hypervisor, ShutdownReason};
+use xen_stream::{self as stream, Guest, ImageHeader, Record, Writer};
 
+use self::error::During;
 pub use self::error::{SaveError, SaveFailure, SaveStep};
+use self::page_set::PageSet;
+use self::pages::{GuestState, Memory, Sender};
+use self::pv::PvMemory;
+
+/// Version of the libxc stream that is written.
+const STREAM_VERSION: u32 = 3;
+/// Passes over the memory while the guest runs, besides the first. libxc makes as many.
+const ROUNDS_MAX: u32 = 5;
+/// So few pages are left for the time in which the guest is suspended.
+const FEW_PAGES: u64 = 50;
 
 /// A domain to save.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,10 +86,226 @@ pub fn save<W: Write, E>(
     suspend: &mut dyn FnMut() -> Result<(), E>,
     progress: &mut dyn FnMut(SaveProgress) -> ControlFlow<()>,
 ) -> Result<SaveSummary, SaveFailure<E>> {
-    let _ = (hv, to, suspend, progress);
-    Err(SaveError::Unsupported {
-        domid: request.domid,
-        what: "this type of domain",
+    let domid = request.domid;
+    let mut suspend = || -> Result<(), SaveFailure<E>> {
+        suspend().map_err(SaveFailure::Suspend)?;
+        Ok(check_suspended(&domain_info(hv, domid)?)?)
+    };
+    check_kind(request, &domain_info(hv, domid)?)?;
+    let tracking = if request.live {
+        Some(Tracking::start(hv, domid)?)
+    } else {
+        suspend()?;
+        None
+    };
+    let memory = memory(hv, request)?;
+    write_static_data(hv, request, &memory, to)?;
+    let mut sender = Sender {
+        hv,
+        domid,
+        memory: &memory,
+        to,
+        report: progress,
+        progress: SaveProgress::default(),
+        summary: SaveSummary::default(),
+        contents: Vec::new(),
+    };
+    match &tracking {
+        None => drop(sender.all(GuestState::Suspended)?),
+        Some(tracking) => {
+            let left = while_running(&mut sender, &memory, tracking)?;
+            suspend()?;
+            the_rest(&mut sender, &memory, tracking, left)?;
+        }
     }
-    .into())
+    let summary = sender.summary;
+    write_state(hv, request, &memory, to)?;
+    tracking.map_or(Ok(()), Tracking::end)?;
+    Ok(summary)
+}
+
+fn domain_info(hv: &dyn Hypervisor, domid: DomId) -> Result<DomainInfo, SaveError> {
+    let info = hv.domain_info(domid).during(domid, SaveStep::ReadDomain)?;
+    info.ok_or(SaveError::NoDomain { domid })
+}
+
+fn check_kind(request: &SaveRequest, info: &DomainInfo) -> Result<(), SaveError> {
+    match info.kind() == request.kind {
+        true => Ok(()),
+        false => Err(SaveError::OtherKind {
+            domid: request.domid,
+            wanted: request.kind,
+            found: info.kind(),
+        }),
+    }
+}
+
+fn check_suspended(info: &DomainInfo) -> Result<(), SaveError> {
+    match info.shutdown_reason {
+        Some(ShutdownReason::Suspend) => Ok(()),
+        _ => Err(SaveError::NotSuspended { domid: info.domid }),
+    }
+}
+
+fn memory(hv: &dyn Hypervisor, request: &SaveRequest) -> Result<Memory, SaveError> {
+    let domid = request.domid;
+    match request.kind {
+        GuestKind::Pv => {
+            let info = domain_info(hv, domid)?;
+            Ok(Memory::Machine(PvMemory::read(hv, &info)?))
+        }
+        GuestKind::Pvh | GuestKind::Hvm => {
+            let last = hv.maximum_gpfn(domid).during(domid, SaveStep::ReadSize)?;
+            let end = last.0.saturating_add(1);
+            Ok(Memory::SameNumbers { end })
+        }
+    }
+}
+
+/// Writes what comes before the pages.
+fn write_static_data<W: Write>(
+    hv: &dyn Hypervisor,
+    request: &SaveRequest,
+    memory: &Memory,
+    to: &mut Writer<W>,
+) -> Result<(), SaveError> {
+    let domid = request.domid;
+    let version = hv.version().during(domid, SaveStep::ReadVersion)?;
+    to.image_header(&ImageHeader {
+        version: STREAM_VERSION,
+        guest: match request.kind {
+            GuestKind::Pv => Guest::Pv,
+            GuestKind::Pvh | GuestKind::Hvm => Guest::Hvm,
+        },
+        xen: (version.major.into(), version.minor.into()),
+    })?;
+    if let Memory::Machine(_) = memory {
+        to.record(&PvMemory::info())?;
+    }
+    let policy = hv.cpu_policy(domid);
+    write_policy(&policy.during(domid, SaveStep::ReadCpuPolicy)?, to)?;
+    to.record(&Record::StaticDataEnd)?;
+    if let Memory::Machine(pv) = memory {
+        to.record(&pv.p2m_frames()?)?;
+    }
+    Ok(())
+}
+
+/// Writes the CPU policy. A part without entries has no record.
+fn write_policy<W: Write>(policy: &CpuPolicy, to: &mut Writer<W>) -> Result<(), SaveError> {
+    let leaves = policy.leaves.iter().map(|leaf| stream::CpuidLeaf {
+        leaf: leaf.leaf,
+        subleaf: leaf.subleaf,
+        registers: [leaf.a, leaf.b, leaf.c, leaf.d],
+    });
+    let msrs = policy.msrs.iter().map(|msr| stream::MsrEntry {
+        index: msr.index,
+        flags: msr.flags,
+        value: msr.value,
+    });
+    if !policy.leaves.is_empty() {
+        to.record(&Record::CpuidPolicy(leaves.collect()))?;
+    }
+    if !policy.msrs.is_empty() {
+        to.record(&Record::MsrPolicy(msrs.collect()))?;
+    }
+    Ok(())
+}
+
+/// Sends the memory of a running guest: all of it, and then what the guest has written to meanwhile, until that is little or it
+/// was tried often. Returns the pages that are left.
+fn while_running<W: Write>(
+    sender: &mut Sender<'_, W>,
+    memory: &Memory,
+    tracking: &Tracking<'_>,
+) -> Result<PageSet, SaveError> {
+    let mut left = sender.all(GuestState::Runs)?;
+    for _ in 0..ROUNDS_MAX {
+        left.add_bitmap(&tracking.take(memory.end(), false)?);
+        if left.len() < FEW_PAGES {
+            break;
+        }
+        left = sender.some(&left, GuestState::Runs)?;
+    }
+    Ok(left)
+}
+
+/// Sends the pages that are left after the guest was suspended.
+fn the_rest<W: Write>(
+    sender: &mut Sender<'_, W>,
+    memory: &Memory,
+    tracking: &Tracking<'_>,
+    mut left: PageSet,
+) -> Result<(), SaveError> {
+    left.add_bitmap(&tracking.take(memory.end(), true)?);
+    sender.some(&left, GuestState::Suspended).map(drop)
+}
+
+/// Writes what comes after the pages.
+fn write_state<W: Write>(
+    hv: &dyn Hypervisor,
+    request: &SaveRequest,
+    memory: &Memory,
+    to: &mut Writer<W>,
+) -> Result<(), SaveError> {
+    let domid = request.domid;
+    let tsc = hv.tsc_info(domid).during(domid, SaveStep::ReadTsc)?;
+    to.record(&Record::TscInfo(stream::TscInfo {
+        mode: tsc.mode,
+        khz: tsc.khz,
+        elapsed_ns: tsc.elapsed_ns,
+        incarnation: tsc.incarnation,
+    }))?;
+    match memory {
+        Memory::SameNumbers { .. } => hvm::write_state(hv, domid, to)?,
+        Memory::Machine(pv) => pv.write_state(hv, &domain_info(hv, domid)?, to)?,
+    }
+    to.record(&Record::End)?;
+    Ok(())
+}
+
+/// Xen notes the pages that the domain writes to, until this is dropped.
+struct Tracking<'a> {
+    hv: &'a dyn Hypervisor,
+    domid: DomId,
+    is_on: bool,
+}
+
+impl<'a> Tracking<'a> {
+    /// Starts it. Another program, or an earlier process, may have left it on; it is started anew then.
+    fn start(hv: &'a dyn Hypervisor, domid: DomId) -> Result<Tracking<'a>, SaveError> {
+        let started = match hv.track_writes(domid) {
+            Err(error) if error.is(Errno::EINVAL) => hv
+                .stop_tracking_writes(domid)
+                .and_then(|()| hv.track_writes(domid)),
+            started => started,
+        };
+        started.during(domid, SaveStep::TrackWrites)?;
+        Ok(Tracking {
+            hv,
+            domid,
+            is_on: true,
+        })
+    }
+
+    /// The pages below `end` that were written to since the last look.
+    fn take(&self, end: u64, is_last: bool) -> Result<Vec<u8>, SaveError> {
+        let written = self.hv.take_written_pages(self.domid, end, is_last);
+        written.during(self.domid, SaveStep::ReadWritten)
+    }
+
+    fn end(mut self) -> Result<(), SaveError> {
+        self.is_on = false;
+        let stopped = self.hv.stop_tracking_writes(self.domid);
+        stopped.during(self.domid, SaveStep::TrackWrites)
+    }
+}
+
+impl Drop for Tracking<'_> {
+    fn drop(&mut self) {
+        if self.is_on {
+            // The save has failed with another error already.
+            let _ = self.hv.stop_tracking_writes(self.domid);
+        }
+    }
 }
