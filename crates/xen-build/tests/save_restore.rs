@@ -21,8 +21,8 @@ use xen_build::{
 };
 use xen_image::elfnote::types;
 use xen_port::{
-    CpuidLeaf, DomId, Errno, EvtchnPort, FrameKind, GuestKind, HvmParam, Hypervisor, Mfn,
-    PageTableLevel, ShutdownReason, TscInfo, VcpuId, VcpuPart,
+    CpuidLeaf, DomId, Errno, EvtchnPort, FrameKind, Gfn, GuestKind, HvmParam, Hypervisor, Mfn,
+    PageTableLevel, PopulateFlags, ShutdownReason, TscInfo, VcpuId, VcpuPart,
 };
 use xen_sim::model::Model;
 use xen_stream::{
@@ -83,7 +83,7 @@ fn save_with(
         Ok(())
     };
     let saved = save(model, request, &mut writer, &mut suspend, report);
-    assert!(writer.is_complete() || saved.is_err());
+    assert_eq!(writer.is_complete(), saved.is_ok());
     (bytes, saved)
 }
 
@@ -203,7 +203,60 @@ fn a_second_restore_of_the_image_is_the_same() {
     let image = saved(&model, domid, GuestKind::Pvh);
     let first = restored_anew(&model, GuestKind::Pvh, &image);
     model.shut_down(first, ShutdownReason::Suspend);
-    assert_eq!(saved(&model, first, GuestKind::Pvh).len(), image.len());
+    let image = saved(&model, first, GuestKind::Pvh);
+    let second = restored_anew(&model, GuestKind::Pvh, &image);
+    check_same_pvh(&model, first, second);
+}
+
+#[test]
+fn a_guest_whose_memory_grows_meanwhile_comes_back_whole() {
+    let model = host();
+    let domid = pvh_guest(&model);
+    let request = save_request(domid, GuestKind::Pvh, true);
+    let new_page = 0x10_0003;
+    let (image, outcome) = save_with(&model, &request, &mut |_| {
+        if model.frame_of(domid, new_page).is_none() {
+            let flags = PopulateFlags::default();
+            let page = [Gfn(new_page)];
+            model.populate_physmap(domid, 0, flags, &page).unwrap();
+            model.guest_writes(domid, new_page, &pattern(PAGE, 8));
+        }
+        ControlFlow::Continue(())
+    });
+    outcome.unwrap();
+    let new = restored_anew(&model, GuestKind::Pvh, &image);
+    check_same_pvh(&model, domid, new);
+}
+
+#[test]
+fn a_guest_with_a_page_far_away_is_refused() {
+    for page in [1 << 33, 1 << 40] {
+        let model = host();
+        let domid = pvh_guest(&model);
+        let flags = PopulateFlags::default();
+        model
+            .populate_physmap(domid, 0, flags, &[Gfn(page)])
+            .unwrap();
+        let request = save_request(domid, GuestKind::Pvh, false);
+        let (_, outcome) = save_with(&model, &request, &mut |_| ControlFlow::Continue(()));
+        assert!(matches!(
+            outcome,
+            Err(SaveFailure::Save(SaveError::Guest { .. }))
+        ));
+    }
+}
+
+#[test]
+fn a_running_hvm_guest_is_refused() {
+    let model = host();
+    let domid = new_domain(&model, GuestKind::Hvm, TARGET_KIB);
+    let request = save_request(domid, GuestKind::Hvm, true);
+    let (_, outcome) = save_with(&model, &request, &mut |_| ControlFlow::Continue(()));
+    assert!(matches!(
+        outcome,
+        Err(SaveFailure::Save(SaveError::Unsupported { .. }))
+    ));
+    assert!(!model.tracks_writes(domid));
 }
 
 #[test]
@@ -245,9 +298,7 @@ fn a_page_that_the_guest_gave_back_meanwhile_is_removed() {
         if progress.round_pages_done == progress.round_pages && !is_gone {
             is_gone = true;
             model.guest_writes(domid, FREE_PAGE, &[1]);
-            model
-                .remove_pages(domid, &[xen_port::Gfn(FREE_PAGE)])
-                .unwrap();
+            model.remove_pages(domid, &[Gfn(FREE_PAGE)]).unwrap();
         }
         ControlFlow::Continue(())
     });
@@ -271,14 +322,11 @@ fn writes_are_not_tracked_after_any_failure() {
         let (_, outcome) = save_with(&model, &request, &mut |_| ControlFlow::Continue(()));
         let failed = model.calls()[number].op;
         model.fail_at(usize::MAX, Errno::EPERM);
+        assert!(!model.tracks_writes(domid), "{failed}");
         assert!(matches!(
             outcome,
             Err(SaveFailure::Save(SaveError::Hypervisor { .. }))
         ));
-        if failed == "stop_tracking_writes" {
-            model.stop_tracking_writes(domid).unwrap();
-        }
-        assert!(!model.tracks_writes(domid), "{failed}");
     }
 }
 
@@ -370,6 +418,7 @@ fn the_cpu_policy_travels() {
 
 /// An image of a PVH guest whose pages and state are given.
 struct Forged {
+    version: u32,
     pages: Vec<Vec<(u64, PageKind)>>,
     params: Vec<(u32, u64)>,
     context: Vec<u8>,
@@ -380,6 +429,7 @@ impl Forged {
     fn new(model: &Model) -> Forged {
         let domid = new_domain(model, GuestKind::Pvh, TARGET_KIB);
         Forged {
+            version: 3,
             pages: vec![vec![
                 (5, PageKind::Data),
                 (STORE, PageKind::Data),
@@ -394,12 +444,14 @@ impl Forged {
         let mut bytes = Vec::new();
         let mut writer = Writer::new(&mut bytes, StreamKind::Libxc, Limits::default());
         let header = ImageHeader {
-            version: 3,
+            version: self.version,
             guest: Guest::Hvm,
             xen: (4, 17),
         };
         writer.image_header(&header).unwrap();
-        writer.record(&Record::StaticDataEnd).unwrap();
+        if self.version > 2 {
+            writer.record(&Record::StaticDataEnd).unwrap();
+        }
         let contents = [9; PAGE as usize];
         for record in &self.pages {
             let page = |(pfn, kind): &(u64, PageKind)| Page {
@@ -497,6 +549,16 @@ fn a_forged_image_is_refused_for_its_own_reason() {
         record.restore(&model),
         Err(RestoreError::Value { value: 99, .. })
     ));
+}
+
+#[test]
+fn an_image_of_xen_4_13_has_no_cpu_policy() {
+    let model = host();
+    let old = Forged {
+        version: 2,
+        ..Forged::new(&model)
+    };
+    assert!(!old.restore(&model).unwrap().has_cpu_policy);
 }
 
 #[test]
@@ -618,7 +680,7 @@ fn number(model: &Model, domid: DomId, wanted: u64) -> u64 {
 }
 
 fn write_frame(model: &Model, domid: DomId, frame: u64, bytes: &[u8]) {
-    let mut memory = model.map_foreign(domid, &[xen_port::Gfn(frame)]).unwrap();
+    let mut memory = model.map_foreign(domid, &[Gfn(frame)]).unwrap();
     memory.write(0, bytes).unwrap();
 }
 
@@ -766,7 +828,7 @@ fn check_same_pv(model: &Model, old: DomId, new: DomId) {
 /// Pages that are no page tables and have no frames in them.
 fn check_contents(model: &Model, old: DomId, new: DomId, start_info: u64, p2m: u64) {
     let frames: Vec<_> = (0..NR_PAGES)
-        .map(|page| xen_port::Gfn(frame(model, new, page)))
+        .map(|page| Gfn(frame(model, new, page)))
         .collect();
     let kinds = model.frame_kinds(new, &frames).unwrap();
     let tables = kinds
@@ -825,6 +887,64 @@ fn a_running_pv_guest_is_saved() {
 }
 
 #[test]
+fn pages_of_a_running_pv_guest_that_get_another_frame_are_sent_again() {
+    let model = host();
+    let domid = pv_guest(&model, Table::List);
+    let start_info = {
+        let state = model
+            .pv_vcpu_state(domid, VcpuId(0), VcpuPart::Basic)
+            .unwrap();
+        number(&model, domid, u64_at(&state, RDX))
+    };
+    let p2m = u64_at(&page(&model, domid, start_info), 1152);
+    let request = save_request(domid, GuestKind::Pv, true);
+    let mut has_changed = false;
+    let (image, outcome) = save_with(&model, &request, &mut |progress| {
+        // Behind the first pass, over both pages.
+        if progress.round_pages_done == progress.round_pages && !has_changed {
+            has_changed = true;
+            exchange_two(&model, domid, p2m);
+        }
+        ControlFlow::Continue(())
+    });
+    outcome.unwrap();
+    assert!(has_changed);
+    let new = restored_anew(&model, GuestKind::Pv, &image);
+    check_same_pv(&model, domid, new);
+}
+
+/// A guest exchanges the frames of two pages for new ones, and writes both into its P2M and its pages.
+fn exchange_two(model: &Model, domid: DomId, p2m: u64) {
+    for number in [FREE_PAGE + 7, FREE_PAGE + 9] {
+        let new = model.exchange(domid, number).unwrap();
+        let table = p2m + number / 512;
+        let mut bytes = page(model, domid, table);
+        set_word(&mut bytes, (number % 512) as usize * 8, new.0);
+        model.guest_writes(domid, table, &bytes);
+        model.guest_writes(domid, number, &pattern(PAGE, number));
+    }
+}
+
+#[test]
+fn a_frame_that_two_pages_claim_is_sent_once() {
+    let model = host();
+    let domid = pv_guest(&model, Table::Tree);
+    let state = model
+        .pv_vcpu_state(domid, VcpuId(0), VcpuPart::Basic)
+        .unwrap();
+    let start_info = number(&model, domid, u64_at(&state, RDX));
+    let p2m = u64_at(&page(&model, domid, start_info), 1152);
+    let claimed = frame(&model, domid, FREE_PAGE + 1);
+    let number = NR_PAGES - 1;
+    let mut bytes = page(&model, domid, p2m + number / 512);
+    set_word(&mut bytes, (number % 512) as usize * 8, claimed);
+    model.guest_writes(domid, p2m + number / 512, &bytes);
+    let image = saved(&model, domid, GuestKind::Pv);
+    let new = restored_anew(&model, GuestKind::Pv, &image);
+    assert_eq!(model.domain(new).unwrap().tot_pages, NR_PAGES - 1);
+}
+
+#[test]
 fn a_p2m_that_cannot_be_is_an_error() {
     let model = host();
     let changes: [(usize, u64); 6] = [
@@ -880,6 +1000,131 @@ fn a_32_bit_pv_guest_is_refused() {
     assert!(matches!(
         outcome,
         Err(SaveFailure::Save(SaveError::Unsupported { .. }))
+    ));
+}
+
+/// Pages of one record: number, kind and contents of each.
+type PageList = Vec<(u64, PageKind, Option<[u8; PAGE as usize]>)>;
+
+/// The image with changed records and pages.
+fn changed(
+    image: &[u8],
+    record_change: &dyn Fn(&mut Record),
+    page_change: &dyn Fn(&mut PageList),
+) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut reader = Reader::new(image, StreamKind::Libxc, Limits::default());
+    let mut writer = Writer::new(&mut bytes, StreamKind::Libxc, Limits::default());
+    while let Some(event) = reader.next_event().unwrap() {
+        match event {
+            Event::Record(mut record) => {
+                record_change(&mut record);
+                writer.record(&record).unwrap();
+            }
+            Event::Pages(pages) => {
+                let mut list: PageList = pages
+                    .iter()
+                    .map(|page| (page.pfn, page.kind, page.contents.copied()))
+                    .collect();
+                page_change(&mut list);
+                let pages: Vec<Page<'_>> = list
+                    .iter()
+                    .map(|(pfn, kind, contents)| Page {
+                        pfn: *pfn,
+                        kind: *kind,
+                        contents: contents.as_ref(),
+                    })
+                    .collect();
+                writer.pages(&pages).unwrap();
+            }
+            other => writer.event(&other).unwrap(),
+        }
+    }
+    bytes
+}
+
+/// Sets a word in the registers of vCPU 0.
+fn with_register(offset: usize, value: u64) -> impl Fn(&mut Record) {
+    move |record| match record {
+        Record::Vcpu(vcpu) if vcpu.part == xen_stream::VcpuPart::Basic => {
+            set_word(&mut vcpu.state, offset, value);
+        }
+        _ => {}
+    }
+}
+
+/// Changes the contents of one page.
+fn with_page(number: u64, offset: usize, value: u64) -> impl Fn(&mut PageList) {
+    move |pages| {
+        let found = pages.iter_mut().find(|(pfn, ..)| *pfn == number);
+        if let Some((_, _, Some(contents))) = found {
+            set_word(contents, offset, value);
+        }
+    }
+}
+
+#[test]
+fn a_forged_image_of_a_pv_guest_is_refused() {
+    let model = host();
+    let old = pv_guest(&model, Table::List);
+    let state = model
+        .pv_vcpu_state(old, VcpuId(0), VcpuPart::Basic)
+        .unwrap();
+    let top = number(&model, old, u64_at(&state, CR3) >> 12);
+    let start_info = number(&model, old, u64_at(&state, RDX));
+    let image = saved(&model, old, GuestKind::Pv);
+    let refused = |record: &dyn Fn(&mut Record), page: &dyn Fn(&mut PageList)| {
+        let domid = new_domain(&model, GuestKind::Pv, TARGET_KIB);
+        let request = restore_request(domid, GuestKind::Pv);
+        let image = changed(&image, record, page);
+        restored(&model, &request, &image).err()
+    };
+    assert!(refused(&|_| (), &|_| ()).is_none());
+    let registers = [
+        (CR3, FREE_PAGE << 12),
+        (CR3, NR_PAGES << 12),
+        (CR1, FREE_PAGE << 12 | 1),
+        (RDX, top),
+        (RDX, NR_PAGES),
+        (GDT_FRAME, top),
+        (GDT_ENTRIES, 7169),
+    ];
+    for (offset, value) in registers {
+        let error = refused(&with_register(offset, value), &|_| ());
+        assert!(
+            matches!(error, Some(RestoreError::Value { .. })),
+            "{offset} {value:#x}: {error:?}"
+        );
+    }
+    let pages = [
+        // xenstore's ring, the console's ring, an entry of the top-level table.
+        (start_info, 56, top),
+        (start_info, 72, NR_PAGES),
+        (top, 0, NR_PAGES << 12 | 1),
+    ];
+    for (page, offset, value) in pages {
+        let error = refused(&|_| (), &with_page(page, offset, value));
+        assert!(
+            matches!(error, Some(RestoreError::Value { .. })),
+            "{page:#x} {offset}: {error:?}"
+        );
+    }
+    let in_p2m = |record: &mut Record| {
+        if let Record::P2mFrames(p2m) = record {
+            p2m.frames[0] = top;
+        }
+    };
+    assert!(matches!(
+        refused(&in_p2m, &|_| ()),
+        Some(RestoreError::Value { .. })
+    ));
+    let no_table = |pages: &mut PageList| {
+        let found = pages.iter_mut().find(|(pfn, ..)| *pfn == top);
+        found.into_iter().for_each(|page| page.1 = PageKind::Data);
+    };
+    assert!(matches!(
+        refused(&|_| (), &no_table),
+        Some(RestoreError::Value { .. })
     ));
 }
 

@@ -109,18 +109,14 @@ impl Xen {
     }
 
     pub(crate) fn read_maximum_gpfn(&self, domid: DomId) -> Result<Gfn> {
+        let site = Site::domain("XENMEM_maximum_gpfn", domid);
+        // The answer of an ioctl has 32 bits, that of a call in a multicall 64.
         let mut call = self.privcmd.call(0)?;
         let argument = call.put(&domid.0)?;
+        let operation = [memory::MAXIMUM_GPFN.into(), argument.address()];
         // SAFETY: `argument` is the domain's number, all that this sub-operation reads.
-        let largest = unsafe {
-            call.run(
-                HYPERVISOR_MEMORY_OP,
-                &[memory::MAXIMUM_GPFN.into(), argument.address()],
-            )
-        };
-        largest
-            .map(|gfn| Gfn(gfn.cast_unsigned().into()))
-            .map_err(|errno| Site::domain("XENMEM_maximum_gpfn", domid).error(errno))
+        let answers = unsafe { call.run_all(site, &[(HYPERVISOR_MEMORY_OP, operation)]) }?;
+        gpfn_of(site, answers.first().copied())
     }
 
     /// The numbers that the guests have given to machine frames of theirs, which are in ascending order.
@@ -183,6 +179,18 @@ impl Xen {
     }
 }
 
+/// The frame in an answer of `XENMEM_maximum_gpfn`, or its error.
+fn gpfn_of(site: Site, answer: Option<i64>) -> Result<Gfn> {
+    let answer = answer.ok_or_else(|| site.nonsense("no answer"))?;
+    match u64::try_from(answer) {
+        Ok(gfn) => Ok(Gfn(gfn)),
+        Err(_) => {
+            let errno = i32::try_from(answer.unsigned_abs()).map_or(Errno::EIO, Errno);
+            Err(site.error(errno))
+        }
+    }
+}
+
 /// The kind in an answer of `XEN_DOMCTL_getpageframeinfo3`.
 fn kind_of(answer: u64) -> FrameKind {
     let mask = u64::from(domctl::PFINFO_LTAB_MASK);
@@ -212,6 +220,16 @@ mod tests {
         assert_eq!(number_of(&table, 3 * NUMBERS_PER_PAGE + 2), 77);
         assert_eq!(number_of(&table, 3), NO_NUMBER);
         assert_eq!(table_page(3 * NUMBERS_PER_PAGE + 2), 3);
+    }
+
+    #[test]
+    fn the_largest_frame_has_64_bits() {
+        let site = Site::host("XENMEM_maximum_gpfn");
+        for gfn in [5, 0x7fff_ffff, 0x8000_0000, (1 << 36) + 5] {
+            assert_eq!(gpfn_of(site, Some(gfn)).unwrap(), Gfn(gfn.cast_unsigned()));
+        }
+        assert!(gpfn_of(site, Some(-3)).unwrap_err().is(Errno::ESRCH));
+        assert!(gpfn_of(site, None).is_err());
     }
 
     #[test]

@@ -2,7 +2,13 @@
 //!
 //!     build_probe pv|pvh KERNEL [OPTIONS]
 //!     build_probe hvm HVMLOADER --firmware FILE [OPTIONS]
+//!     build_probe restore pv|pvh IMAGE [OPTIONS]
+//!     build_probe save DOMID IMAGE
+//!     build_probe save-live DOMID IMAGE
 //!     build_probe show DOMID
+//!
+//! `restore` fills the domain from a file of `xl save`; `--memory`, `--maxmem` and `--vcpus` are those of the saved guest. `save`
+//! writes such a file; the domain stays, suspended. `save-live` writes the memory while the guest runs.
 //!
 //! `show` prints what Xen knows of a domain, line by line, so that two domains can be compared: one of xl's, say.
 //!
@@ -12,20 +18,22 @@
 //! long to listen), `--until TEXT` (listen until the console says that; exit code 1 if it never does), `--stay` (leave the
 //! domain paused and alive). The console's ring is read directly, so xenconsoled is not needed.
 
+mod image;
+
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use xen_build::cpu_policy::{CpuPolicyOptions, apply_default_policy};
 use xen_build::{
-    BootModule, BuildRequest, Built, Channel, FIRMWARE, HvmMachine, ModuleContent, build_hvm,
-    build_pv, build_pvh, check_hvm, memory,
+    BootModule, BuildRequest, Channel, FIRMWARE, HvmMachine, ModuleContent, build_hvm, build_pv,
+    build_pvh, check_hvm, memory,
 };
 use xen_image::{Image, Loader, Module};
 use xen_port::{
-    CpuidLeaf, CreateDomain, DomId, GuestKind, GuestMemory, HvmParam, Hypervisor, MsrEntry,
+    CpuidLeaf, CreateDomain, DomId, Gfn, GuestKind, GuestMemory, HvmParam, Hypervisor, MsrEntry,
 };
 use xen_sys::Xen;
 use xenstore::{Access, Client, Perms, Tree};
@@ -36,6 +44,8 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match words.as_slice() {
         [command, domid] if command == "show" => number(domid).and_then(|domid| show(DomId(domid))),
+        [command, domid, image] if command == "save" || command == "save-live" => number(domid)
+            .and_then(|domid| image::save(DomId(domid), Path::new(image), command == "save-live")),
         words => Options::parse(words).and_then(|options| probe(&options)),
     };
     match outcome {
@@ -50,7 +60,9 @@ fn main() -> ExitCode {
 
 struct Options {
     kind: GuestKind,
+    /// The kernel, or the image to restore.
     kernel: PathBuf,
+    is_restore: bool,
     memory_mib: u64,
     maxmem_mib: u64,
     vcpus: u32,
@@ -66,7 +78,8 @@ struct Options {
 
 impl Options {
     fn parse(words: &[String]) -> Outcome<Options> {
-        let mut words = words.iter().cloned();
+        let is_restore = words.first().is_some_and(|word| word == "restore");
+        let mut words = words.iter().skip(usize::from(is_restore)).cloned();
         let kind = match words.next().as_deref() {
             Some("pv") => GuestKind::Pv,
             Some("pvh") => GuestKind::Pvh,
@@ -77,6 +90,7 @@ impl Options {
         let mut options = Options {
             kind,
             kernel,
+            is_restore,
             memory_mib: 64,
             maxmem_mib: 0,
             vcpus: 1,
@@ -176,12 +190,12 @@ const PARAMS: [HvmParam; 18] = [
 
 /// Makes the domain, watches it, destroys it. Whether its console said what was waited for.
 fn probe(options: &Options) -> Outcome<bool> {
-    let kernel = Loader::default().load(&options.kernel)?;
-    let module = options.firmware.as_ref().or(options.ramdisk.as_ref());
-    let module = module.map(|path| Module::open(path, 1 << 32)).transpose()?;
     let xen = Xen::open()?;
     let domid = create(&xen, options)?;
-    let result = run(&xen, domid, options, &kernel, module.as_ref());
+    let result = match options.is_restore {
+        true => restore(&xen, domid, options),
+        false => boot(&xen, domid, options),
+    };
     if !options.stay {
         xen.destroy_domain(domid, Instant::now() + Duration::from_secs(20))?;
         if let Ok(mut store) = Client::connect() {
@@ -213,6 +227,20 @@ fn create(xen: &Xen, options: &Options) -> Outcome<DomId> {
         hvm_pirq: false,
     })?;
     Ok(domid)
+}
+
+fn boot(xen: &Xen, domid: DomId, options: &Options) -> Outcome<bool> {
+    let kernel = Loader::default().load(&options.kernel)?;
+    let module = options.firmware.as_ref().or(options.ramdisk.as_ref());
+    let module = module.map(|path| Module::open(path, 1 << 32)).transpose()?;
+    run(xen, domid, options, &kernel, module.as_ref())
+}
+
+fn restore(xen: &Xen, domid: DomId, options: &Options) -> Outcome<bool> {
+    let channels = prepare(xen, domid, options)?;
+    let restored = image::restore(xen, domid, options, channels)?;
+    introduce(domid, restored.store_gfn, &channels.0)?;
+    start(xen, domid, options, restored.console_gfn)
 }
 
 fn run(
@@ -276,15 +304,20 @@ fn run(
         after.mapped_frames - before.mapped_frames,
         built.extents
     );
-    introduce(domid, &built, &store)?;
+    introduce(domid, built.store_gfn, &store)?;
     if options.kind == GuestKind::Hvm {
         println!("RAM: {:?}", check_hvm(&request, &machine)?);
         write_settings(domid)?;
     }
+    start(xen, domid, options, built.console_gfn)
+}
+
+/// Starts the domain and watches its console, unless it is to stay.
+fn start(xen: &Xen, domid: DomId, options: &Options, console: Gfn) -> Outcome<bool> {
     if options.stay {
         return Ok(true);
     }
-    let ring = xen.map_foreign(domid, &[built.console_gfn])?;
+    let ring = xen.map_foreign(domid, &[console])?;
     xen.unpause_domain(domid)?;
     watch(xen, domid, options, Console::new(ring))
 }
@@ -311,7 +344,7 @@ fn prepare(xen: &Xen, domid: DomId, options: &Options) -> Outcome<(Channel, Chan
 }
 
 /// Introduces the domain to xenstored, and creates the nodes that a guest writes.
-fn introduce(domid: DomId, built: &Built, store: &Channel) -> Outcome<()> {
+fn introduce(domid: DomId, store_gfn: Gfn, store: &Channel) -> Outcome<()> {
     let mut client = Client::connect()?;
     let home = xenstore::Path::domain(domid.0);
     let readable = Perms::owned_by(0).with(domid.0, Access::Read);
@@ -334,7 +367,7 @@ fn introduce(domid: DomId, built: &Built, store: &Channel) -> Outcome<()> {
         client.mkdir(&home.join(name)?)?;
         client.set_perms(&home.join(name)?, &Perms::owned_by(domid.0))?;
     }
-    client.introduce(domid.0, built.store_gfn.0, store.port.0)?;
+    client.introduce(domid.0, store_gfn.0, store.port.0)?;
     Ok(())
 }
 

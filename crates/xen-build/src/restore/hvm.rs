@@ -103,12 +103,12 @@ impl HvmState {
         cleared.during(target.domid, RestoreStep::ClearRings)
     }
 
-    /// The parameters of the image, the event channels, and those of the configuration that the image does not have.
+    /// The parameters of the image, the event channels, and those of the configuration that no image has.
     fn all_params(&self, target: &Target<'_>, config: &[(HvmParam, u64)]) -> Vec<(HvmParam, u64)> {
         let mut params = self.params.clone();
         params.push((HvmParam::StoreEvtchn, target.store.port.0.into()));
         params.push((HvmParam::ConsoleEvtchn, target.console.port.0.into()));
-        let is_new = |(param, _): &&(HvmParam, u64)| self.param(*param).is_none();
+        let is_new = |(param, _): &&(HvmParam, u64)| !IN_IMAGE.contains(param);
         params.extend(config.iter().filter(is_new));
         params
     }

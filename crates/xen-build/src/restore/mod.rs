@@ -8,6 +8,24 @@
 //! what depends on the domain. So a process without rights can read the image, and write what it read with
 //! [`xen_stream::Writer`] into a pipe to the process that calls `restore`.
 
+//!
+//! # Requests to the hypervisor
+//!
+//! For a PVH domain of 64 MiB:
+//!
+//! | request | hypercalls |
+//! |---|---|
+//! | `set_memory_map`, `set_cpu_policy`, `set_tsc_info` | 3 |
+//! | `populate_physmap`: blocks of 2 MiB, once for each record of pages | 17 |
+//! | `map_foreign`: the pages of one record | 17 mappings |
+//! | `map_foreign`: the rings | 1 mapping |
+//! | `set_hvm_params`, all of them | 1 multicall |
+//! | `set_hvm_context` | 1 |
+//! | `map_grant_frames` | 1 mapping |
+//!
+//! A PV domain has a `domain_info`, mappings of its P2M, start info and shared info, one `pin_tables` for each 1024 tables, and four
+//! requests for each vCPU in addition.
+
 mod error;
 mod hvm;
 mod memory;
@@ -21,7 +39,7 @@ use xen_port::{
     CpuPolicy, CpuidLeaf, DomId, DomainInfo, E820Entry, E820Kind, Gfn, GuestKind, HvmParam,
     Hypervisor, MsrEntry, TscInfo,
 };
-use xen_stream::{Event, Guest, ImageHeader, Limits, Pages, Reader, Record};
+use xen_stream::{Event, Guest, ImageHeader, Limits, Pages, PvInfo, Reader, Record};
 
 use self::error::{During, Result};
 pub use self::error::{RestoreError, RestoreStep};
@@ -55,7 +73,8 @@ pub struct RestoreRequest<'a> {
     pub store: Channel,
     /// Channel to xenconsoled.
     pub console: Channel,
-    /// PVH and HVM: parameters of the configuration that no image has, such as `TimerMode`.
+    /// PVH and HVM: parameters of the configuration that no image has, such as `TimerMode`. Those that an image can have are left out,
+    /// because the guest runs with the values that it had.
     pub hvm_params: &'a [(HvmParam, u64)],
 }
 
@@ -237,8 +256,18 @@ impl<'a> Job<'a> {
             }
             Record::StaticDataEnd => self.set_policy()?,
             Record::TscInfo(tsc) => self.set_tsc(tsc)?,
-            Record::PvInfo(info) if !info.is_64_bit => {
-                return Err(self.unsupported("a 32-bit PV guest"));
+            Record::PvInfo(info) => self.check_width(info)?,
+            Record::Vcpu(vcpu) if vcpu.vcpu >= self.request.max_vcpus => {
+                return Err(RestoreError::Value {
+                    what: "number of a vCPU",
+                    value: vcpu.vcpu.into(),
+                });
+            }
+            Record::P2mFrames(p2m) if u64::from(p2m.last_pfn) >= self.request.limits().pfn_end => {
+                return Err(RestoreError::Value {
+                    what: "last page number",
+                    value: p2m.last_pfn.into(),
+                });
             }
             Record::Verify => return Err(self.unsupported("an image to compare")),
             record => match &mut self.state {
@@ -253,6 +282,17 @@ impl<'a> Job<'a> {
         RestoreError::Unsupported {
             domid: self.target.domid,
             what,
+        }
+    }
+
+    /// Checks that image and domain are both of 64 bits.
+    fn check_width(&self, info: PvInfo) -> Result<()> {
+        let domid = self.target.domid;
+        let bits = self.target.hv.address_size_bits(domid);
+        let bits = bits.during(domid, RestoreStep::ReadDomain)?;
+        match (info.is_64_bit, bits) {
+            (true, 64) => Ok(()),
+            _ => Err(self.unsupported("a 32-bit PV guest")),
         }
     }
 

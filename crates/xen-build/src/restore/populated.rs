@@ -34,10 +34,15 @@ impl Populated {
     }
 
     pub(super) fn remove(&mut self, page: u64) {
-        let block = self.blocks.get_mut(&(page / BLOCK_PAGES));
-        if let Some(word) = block.and_then(|block| block.get_mut(word_of(page))) {
+        let Some(block) = self.blocks.get_mut(&(page / BLOCK_PAGES)) else {
+            return;
+        };
+        if let Some(word) = block.get_mut(word_of(page)) {
             self.len -= u64::from(*word & bit_of(page) != 0);
             *word &= !bit_of(page);
+        }
+        if block.iter().all(|word| *word == 0) {
+            self.blocks.remove(&(page / BLOCK_PAGES));
         }
     }
 }
@@ -65,5 +70,7 @@ mod tests {
         pages.remove(64);
         pages.remove(65);
         assert_eq!((pages.len(), pages.contains(64)), (3, false));
+        pages.remove(u64::MAX);
+        assert_eq!(pages.blocks.len(), 1, "no empty block stays");
     }
 }

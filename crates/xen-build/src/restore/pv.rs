@@ -1,6 +1,10 @@
 //! The frames of a PV domain, and its state besides its memory.
+//!
+//! A page that the image calls data, and that one of its page tables names as a table, may hold any frames. Xen refuses it: an entry of
+//! a page table may name pages of the domain alone, whatever tool pins it, and a running guest is held to the same rule.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use xen_port::{Gfn, Mfn, PAGE_SHIFT, PAGE_SIZE, PageTableLevel, VcpuId, VcpuPart};
 use xen_stream::{self as stream, PageEntry, PageKind, Record, VcpuState};
@@ -204,14 +208,14 @@ impl PvState {
         };
         let old = self.shared_info.as_deref().ok_or(missing)?;
         let domid = target.domid;
+        let step = RestoreStep::WriteSharedInfo;
         let map = target.hv.map_foreign(domid, &[frame]);
-        let mut map = map.during(domid, RestoreStep::WriteSharedInfo)?;
-        let mut page = [0; PAGE_SIZE];
-        let read = map.read(0, &mut page);
-        read.during(domid, RestoreStep::WriteSharedInfo)?;
-        fill_shared_info(&mut page, old);
-        let written = map.write(0, &page);
-        written.during(domid, RestoreStep::WriteSharedInfo)
+        let mut map = map.during(domid, step)?;
+        // Xen itself writes the time to other parts of the page.
+        for (offset, bytes) in shared_info_parts(old) {
+            map.write(offset, &bytes).during(domid, step)?;
+        }
+        Ok(())
     }
 
     /// Writes the new frames and ports to the start info, whose page vCPU 0 names.
@@ -265,20 +269,28 @@ fn port_part(part: stream::VcpuPart) -> VcpuPart {
     }
 }
 
-fn fill_shared_info(page: &mut [u8; PAGE_SIZE], old: &[u8; PAGE_SIZE]) {
-    for range in [shared_info::VCPU_INFO, shared_info::ARCH] {
-        let part = old.get(range.clone()).unwrap_or_default();
-        set(page, range.start, part);
+/// The parts of the shared info that are written, with their offsets.
+fn shared_info_parts(old: &[u8; PAGE_SIZE]) -> [(usize, Vec<u8>); 4] {
+    let part = |range: Range<usize>| old.get(range).unwrap_or_default().to_vec();
+    let mut vcpus = part(shared_info::VCPU_INFO);
+    for vcpu in shared_info::VCPU_INFO.step_by(shared_info::VCPU_INFO_BYTES) {
+        set_word(&mut vcpus, vcpu + shared_info::PENDING_SEL, 0);
     }
-    set_word(page, shared_info::FRAME_LIST_LIST, 0);
-    let mut fill = |range: std::ops::Range<usize>, value: u8| {
-        let part = page.get_mut(range).unwrap_or_default();
-        part.fill(value);
-    };
-    fill(shared_info::PENDING, 0);
-    fill(shared_info::MASK, u8::MAX);
-    let vcpus = shared_info::VCPU_INFO.step_by(shared_info::VCPU_INFO_BYTES);
-    vcpus.for_each(|vcpu| set_word(page, vcpu + shared_info::PENDING_SEL, 0));
+    let mut arch = part(shared_info::ARCH);
+    let list = shared_info::FRAME_LIST_LIST - shared_info::ARCH.start;
+    set_word(&mut arch, list, 0);
+    [
+        (shared_info::VCPU_INFO.start, vcpus),
+        (
+            shared_info::PENDING.start,
+            vec![0; shared_info::PENDING.len()],
+        ),
+        (
+            shared_info::MASK.start,
+            vec![u8::MAX; shared_info::MASK.len()],
+        ),
+        (shared_info::ARCH.start, arch),
+    ]
 }
 
 fn fill_start_info(

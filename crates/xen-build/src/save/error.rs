@@ -105,6 +105,16 @@ pub enum SaveError {
         /// Name of the structure.
         what: &'static str,
     },
+    /// A page of the suspended domain cannot be mapped.
+    #[error(
+        "saving domain {domid}: its page {pfn:#x} cannot be mapped, though the domain has it; save it again"
+    )]
+    Unreadable {
+        /// Number of the domain.
+        domid: DomId,
+        /// Number of the page.
+        pfn: u64,
+    },
     /// A request to the hypervisor failed.
     #[error("saving domain {domid}, {step}: {source}")]
     Hypervisor {

@@ -7,6 +7,34 @@
 //! The stream is the one that xl writes, so that xl can restore it. A page of zeros is written whole, as xl does: Xen does not
 //! promise that a new page is zero, and the format has no other way to say it.
 
+//!
+//! # Requests to the hypervisor
+//!
+//! For a PVH domain of 64 MiB that is suspended:
+//!
+//! | request | hypercalls |
+//! |---|---|
+//! | `domain_info`, before and after the suspend | 2 |
+//! | `maximum_gpfn`: the numbers reach up to the special pages below 4 GiB | 1 |
+//! | `version`, `cpu_policy`, `tsc_info` | some 12 |
+//! | `frame_kinds`: one for each 1024 numbers, with or without pages | 1020 |
+//! | `copy_pages`: one for each 1024 numbers among which there are pages | 17 mappings |
+//! | `hvm_context` | 2 |
+//! | `hvm_param`, each parameter that an image can have | 16 |
+//!
+//! A save while the guest runs adds `track_writes`, a `take_written_pages` for each round and one more, and `stop_tracking_writes`; and
+//! it asks for the kinds and the contents of pages again. A PV domain has no numbers without pages between its pages, so it
+//! needs 16 `frame_kinds`; it has its P2M copied in addition, and two to seven requests for each vCPU.
+//!
+//! # A guest that gives memory back while it is saved
+//!
+//! Xen does not note that of a PVH guest. A page that has gone is sent as absent if the guest wrote to it before; otherwise the
+//! restored domain has it, with its old contents. libxc does the same. Pages of a PV guest that got another frame are sent again after
+//! the suspend; a P2M that moved or grew ends the save with an error.
+//!
+//! A PV kernel that counts all pages that it could get by hotplug (around Linux 3.19 to 4.4 with
+//! `CONFIG_XEN_BALLOON_MEMORY_HOTPLUG_LIMIT`) is refused: its P2M has more entries than the domain can have pages. libxc shortens it.
+
 mod error;
 mod hvm;
 mod page_set;
@@ -31,6 +59,9 @@ const STREAM_VERSION: u32 = 3;
 const ROUNDS_MAX: u32 = 5;
 /// So few pages are left for the time in which the guest is suspended.
 const FEW_PAGES: u64 = 50;
+/// Numbers without pages that a PVH or HVM guest may have below its largest one: the hole below 4 GiB, and 64 GiB in which it maps
+/// pages of other domains. The guest chooses that number, and each number costs time and memory of this process.
+const HOLES_PAGES: u64 = (1 << 20) + (1 << 24);
 
 /// A domain to save.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,14 +102,16 @@ pub struct SaveSummary {
 /// Writes a domain's memory and CPU state to `to`: from the image header to the record END of libxc.
 ///
 /// `suspend` is called once: first, or after the passes of a live save. When it returns, the domain has shut down with the reason
-/// `suspend`; this is checked. `progress` is called after each batch of pages, of at most 4 MiB; `Break` ends the save with
-/// [`SaveError::Cancelled`].
+/// `suspend`; this is checked. For an HVM domain it has also stopped QEMU, which writes to the guest's memory otherwise.
+/// `progress` is called after each batch of pages, of at most 4 MiB; `Break` ends the save with [`SaveError::Cancelled`].
 ///
-/// Whatever the answer is, Xen no longer tracks the domain's writes afterwards. The domain stays suspended after success, and after
-/// each failure that came later than `suspend`; then the caller resumes it.
+/// Xen no longer tracks the domain's writes afterwards, unless it has refused twice to stop. The domain stays suspended after
+/// success, and after each failure that came later than `suspend`; then the caller resumes it. A process that dies may leave the
+/// tracking on: the next process calls `stop_tracking_writes`.
 ///
 /// # Errors
-/// [`SaveFailure::Suspend`] is the error of `suspend`. [`SaveFailure::Save`] is any other; the image is then incomplete.
+/// [`SaveFailure::Suspend`] is the error of `suspend`. [`SaveFailure::Save`] is any other; the image is then incomplete. A live save
+/// of an HVM domain is [`SaveError::Unsupported`], because Xen does not track what QEMU writes.
 pub fn save<W: Write, E>(
     hv: &dyn Hypervisor,
     request: &SaveRequest,
@@ -91,7 +124,7 @@ pub fn save<W: Write, E>(
         suspend().map_err(SaveFailure::Suspend)?;
         Ok(check_suspended(&domain_info(hv, domid)?)?)
     };
-    check_kind(request, &domain_info(hv, domid)?)?;
+    check_request(request, &domain_info(hv, domid)?)?;
     let tracking = if request.live {
         Some(Tracking::start(hv, domid)?)
     } else {
@@ -103,24 +136,24 @@ pub fn save<W: Write, E>(
     let mut sender = Sender {
         hv,
         domid,
-        memory: &memory,
+        memory,
         to,
         report: progress,
         progress: SaveProgress::default(),
         summary: SaveSummary::default(),
         contents: Vec::new(),
     };
-    match &tracking {
+    match tracking {
         None => drop(sender.all(GuestState::Suspended)?),
         Some(tracking) => {
-            let left = while_running(&mut sender, &memory, tracking)?;
+            let left = while_running(&mut sender, &tracking)?;
             suspend()?;
-            the_rest(&mut sender, &memory, tracking, left)?;
+            the_rest(&mut sender, request, &tracking, left)?;
+            tracking.end()?;
         }
     }
     let summary = sender.summary;
-    write_state(hv, request, &memory, to)?;
-    tracking.map_or(Ok(()), Tracking::end)?;
+    write_state(hv, request, &sender.memory, sender.to)?;
     Ok(summary)
 }
 
@@ -129,12 +162,17 @@ fn domain_info(hv: &dyn Hypervisor, domid: DomId) -> Result<DomainInfo, SaveErro
     info.ok_or(SaveError::NoDomain { domid })
 }
 
-fn check_kind(request: &SaveRequest, info: &DomainInfo) -> Result<(), SaveError> {
-    match info.kind() == request.kind {
-        true => Ok(()),
-        false => Err(SaveError::OtherKind {
-            domid: request.domid,
-            wanted: request.kind,
+fn check_request(request: &SaveRequest, info: &DomainInfo) -> Result<(), SaveError> {
+    let SaveRequest { domid, kind, live } = *request;
+    match (info.kind() == kind, live && kind == GuestKind::Hvm) {
+        (true, false) => Ok(()),
+        (true, true) => Err(SaveError::Unsupported {
+            domid,
+            what: "a save of an HVM guest while it runs",
+        }),
+        (false, _) => Err(SaveError::OtherKind {
+            domid,
+            wanted: kind,
             found: info.kind(),
         }),
     }
@@ -149,15 +187,18 @@ fn check_suspended(info: &DomainInfo) -> Result<(), SaveError> {
 
 fn memory(hv: &dyn Hypervisor, request: &SaveRequest) -> Result<Memory, SaveError> {
     let domid = request.domid;
+    let info = domain_info(hv, domid)?;
     match request.kind {
-        GuestKind::Pv => {
-            let info = domain_info(hv, domid)?;
-            Ok(Memory::Machine(PvMemory::read(hv, &info)?))
-        }
+        GuestKind::Pv => Ok(Memory::Machine(PvMemory::read(hv, &info)?)),
         GuestKind::Pvh | GuestKind::Hvm => {
             let last = hv.maximum_gpfn(domid).during(domid, SaveStep::ReadSize)?;
-            let end = last.0.saturating_add(1);
-            Ok(Memory::SameNumbers { end })
+            match last.0 < info.max_pages.saturating_add(HOLES_PAGES) {
+                true => Ok(Memory::SameNumbers { end: last.0 + 1 }),
+                false => Err(SaveError::Guest {
+                    domid,
+                    what: "largest page number",
+                }),
+            }
         }
     }
 }
@@ -216,12 +257,12 @@ fn write_policy<W: Write>(policy: &CpuPolicy, to: &mut Writer<W>) -> Result<(), 
 /// was tried often. Returns the pages that are left.
 fn while_running<W: Write>(
     sender: &mut Sender<'_, W>,
-    memory: &Memory,
     tracking: &Tracking<'_>,
 ) -> Result<PageSet, SaveError> {
+    let end = sender.memory.end();
     let mut left = sender.all(GuestState::Runs)?;
     for _ in 0..ROUNDS_MAX {
-        left.add_bitmap(&tracking.take(memory.end(), false)?);
+        left.add_bitmap(&tracking.take(end, false)?);
         if left.len() < FEW_PAGES {
             break;
         }
@@ -230,14 +271,19 @@ fn while_running<W: Write>(
     Ok(left)
 }
 
-/// Sends the pages that are left after the guest was suspended.
+/// Sends the pages that are left after the guest was suspended. The guest may have got other frames, or more pages, since the memory
+/// was looked at first. So it is looked at again: pages that are new or have another frame are sent too.
 fn the_rest<W: Write>(
     sender: &mut Sender<'_, W>,
-    memory: &Memory,
+    request: &SaveRequest,
     tracking: &Tracking<'_>,
     mut left: PageSet,
 ) -> Result<(), SaveError> {
-    left.add_bitmap(&tracking.take(memory.end(), true)?);
+    let now = memory(sender.hv, request)?;
+    left.extend_to(now.end());
+    left.add_bitmap(&tracking.take(now.end(), true)?);
+    now.add_changed(&sender.memory, &mut left)?;
+    sender.memory = now;
     sender.some(&left, GuestState::Suspended).map(drop)
 }
 
@@ -294,9 +340,10 @@ impl<'a> Tracking<'a> {
         written.during(self.domid, SaveStep::ReadWritten)
     }
 
+    /// Ends it. If that fails, it is tried once more when this is dropped.
     fn end(mut self) -> Result<(), SaveError> {
-        self.is_on = false;
         let stopped = self.hv.stop_tracking_writes(self.domid);
+        self.is_on = stopped.is_err();
         stopped.during(self.domid, SaveStep::TrackWrites)
     }
 }
@@ -304,7 +351,7 @@ impl<'a> Tracking<'a> {
 impl Drop for Tracking<'_> {
     fn drop(&mut self) {
         if self.is_on {
-            // The save has failed with another error already.
+            // The save has failed with an error already.
             let _ = self.hv.stop_tracking_writes(self.domid);
         }
     }

@@ -16,6 +16,13 @@ impl PageSet {
         }
     }
 
+    /// Allows numbers below `end`, if it is larger than before.
+    pub(super) fn extend_to(&mut self, end: u64) {
+        let words = usize::try_from(end.div_ceil(64)).unwrap_or(usize::MAX);
+        self.words.resize(words.max(self.words.len()), 0);
+        self.end = self.end.max(end);
+    }
+
     pub(super) fn insert(&mut self, page: u64) {
         if let Some(word) = self.words.get_mut((page / 64) as usize) {
             *word |= 1 << (page % 64);
@@ -66,6 +73,9 @@ mod tests {
         bitmap[23] = 0xff;
         pages.add_bitmap(&bitmap);
         assert_eq!(pages.iter().collect::<Vec<_>>(), [5, 64, 65, 129]);
+        pages.extend_to(200);
+        pages.insert(199);
+        assert_eq!((pages.len(), pages.iter().last()), (13, Some(199)));
         assert!(PageSet::new(0).iter().next().is_none());
     }
 }

@@ -38,6 +38,21 @@ impl Memory {
         }
     }
 
+    /// Adds the pages that are new since an earlier look at the same domain, and those that have another frame now.
+    pub(super) fn add_changed(
+        &self,
+        earlier: &Memory,
+        changed: &mut PageSet,
+    ) -> Result<(), SaveError> {
+        match (self, earlier) {
+            (Memory::Machine(now), Memory::Machine(earlier)) => now.add_changed(earlier, changed),
+            _ => {
+                (earlier.end()..self.end()).for_each(|page| changed.insert(page));
+                Ok(())
+            }
+        }
+    }
+
     /// Replaces the frames in a page table by page numbers. Returns whether the table has only frames of the domain.
     fn normalise(&self, level: u8, table: &mut [u8]) -> bool {
         match self {
@@ -51,7 +66,7 @@ impl Memory {
 pub(super) struct Sender<'a, W> {
     pub(super) hv: &'a dyn Hypervisor,
     pub(super) domid: DomId,
-    pub(super) memory: &'a Memory,
+    pub(super) memory: Memory,
     pub(super) to: &'a mut Writer<W>,
     pub(super) report: &'a mut dyn FnMut(SaveProgress) -> ControlFlow<()>,
     pub(super) progress: SaveProgress,
@@ -193,11 +208,16 @@ impl<W: Write> Sender<'_, W> {
         let pages = found.iter_mut().filter(with_contents).enumerate();
         for (((index, page), bytes), is_copied) in pages.zip(bytes).zip(copied) {
             page.contents_index = index;
-            let is_whole = is_copied && is_right(self.memory, page.kind, bytes);
+            let is_whole = is_copied && is_right(&self.memory, page.kind, bytes);
             match (is_whole, state) {
                 (true, _) => {}
                 (false, GuestState::Runs) => page.is_deferred = true,
-                (false, GuestState::Suspended) if !is_copied => page.kind = PageKind::Absent,
+                (false, GuestState::Suspended) if !is_copied => {
+                    return Err(SaveError::Unreadable {
+                        domid: self.domid,
+                        pfn: page.pfn,
+                    });
+                }
                 (false, GuestState::Suspended) => {
                     return Err(SaveError::Guest {
                         domid: self.domid,

@@ -8,12 +8,15 @@ use xen_port::{
 use xen_stream::{self as stream, P2mFrames, PvInfo, Record, VcpuState, Writer};
 
 use super::error::{During, SaveError, SaveStep};
+use super::page_set::PageSet;
 use crate::pv_state::{
     WORDS_PER_PAGE, entry, is_frame, registers, renumber, set_word, shared_info, word, words,
 };
 
 /// Numbers without pages that a guest may have below its last one: a hole of 4 GiB for devices.
 const HOLE_PAGES: u64 = 1 << 20;
+/// Most pages that an image can have: its last page number has 32 bits.
+const PAGES_MAX: u64 = 1 << 32;
 /// Pages that are copied at once.
 const PAGES_AT_ONCE: usize = 1024;
 /// The parts of a vCPU, in the order of libxc, with their names in a stream.
@@ -51,7 +54,8 @@ impl PvMemory {
         let guest = Guest { hv, domid };
         let page = guest.shared_info(info)?;
         let pages = field(page.as_slice(), shared_info::MAX_PFN);
-        if pages == 0 || pages > info.max_pages.saturating_add(HOLE_PAGES) {
+        let most = info.max_pages.saturating_add(HOLE_PAGES).min(PAGES_MAX);
+        if pages == 0 || pages > most {
             return Err(guest.wrong("number of pages in the shared info"));
         }
         let table = guest.table(page.as_slice(), pages)?;
@@ -77,10 +81,29 @@ impl PvMemory {
         self.frames.len() as u64
     }
 
-    /// The frame of a page, if it has one.
+    /// The frame of a page, if it has one. A frame belongs to the first of the pages that the guest says to have it.
     pub(super) fn gfn(&self, pfn: u64) -> Option<Gfn> {
-        let frame = self.frames.get(usize::try_from(pfn).ok()?)?;
-        is_frame(*frame).then_some(Gfn(*frame))
+        let frame = *self.frames.get(usize::try_from(pfn).ok()?)?;
+        (self.number(frame) == Some(pfn)).then_some(Gfn(frame))
+    }
+
+    /// Adds the pages that have another frame than before. The P2M itself must be at its place, because the image names its pages
+    /// already.
+    pub(super) fn add_changed(
+        &self,
+        earlier: &PvMemory,
+        changed: &mut PageSet,
+    ) -> Result<(), SaveError> {
+        let is_same = self.generation == earlier.generation
+            && self.table == earlier.table
+            && self.frames.len() == earlier.frames.len();
+        if !is_same {
+            return Err(self.wrong("table of its pages, which moved during the save,"));
+        }
+        let pairs = self.frames.iter().zip(&earlier.frames).zip(0..);
+        let others = pairs.filter(|((now, before), _)| now != before);
+        others.for_each(|(_, pfn)| changed.insert(pfn));
+        Ok(())
     }
 
     /// The number of the page with a frame.
@@ -129,11 +152,7 @@ impl PvMemory {
             hv,
             domid: self.domid,
         };
-        let page = guest.shared_info(info)?;
-        if generation(page.as_slice()) != self.generation {
-            return Err(self.wrong("table of its pages, which changed during the save,"));
-        }
-        to.record(&Record::SharedInfo(page))?;
+        to.record(&Record::SharedInfo(guest.shared_info(info)?))?;
         for vcpu in 0..=info.max_vcpu_id.unwrap_or_default() {
             self.write_vcpu(hv, VcpuId(vcpu), to)?;
         }

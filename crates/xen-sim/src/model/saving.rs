@@ -242,6 +242,23 @@ impl Model {
         }
     }
 
+    /// A PV guest exchanges the frame of one of its pages for another one (`XENMEM_exchange`). Its P2M is its own affair. Returns the
+    /// new frame.
+    pub fn exchange(&self, domid: DomId, page: u64) -> Option<Mfn> {
+        let old = self.frame_of(domid, page)?;
+        let mut state = self.state();
+        let new = state.take_mfn(0);
+        let contents = state.frames.get(&old.0).cloned();
+        state.frames.extend(contents.map(|bytes| (new.0, bytes)));
+        let domain = state.domains.get_mut(&domid.0)?;
+        domain.remove_page(Gfn(old.0)).ok()?;
+        domain.tot_pages += 1;
+        domain.extents.insert(page, (0, new));
+        domain.by_frame.insert(new.0, 0);
+        domain.written.as_mut().map(|written| written.insert(page));
+        Some(new)
+    }
+
     /// Xen gives a domain these CPUID leaves at its creation.
     pub fn set_leaves(&self, domid: DomId, leaves: Vec<CpuidLeaf>) {
         if let Some(domain) = self.state().domains.get_mut(&domid.0) {
