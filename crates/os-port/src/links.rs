@@ -37,7 +37,7 @@ pub trait Links: fmt::Debug {
     fn delete(&self, index: LinkIndex) -> io::Result<bool>;
 }
 
-/// The name of a link: 1 to 15 bytes of printable ASCII without `/`, `:` and blanks.
+/// The name of a link: 1 to 15 bytes of printable ASCII without `/`, `:`, `%` and blanks.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LinkName(String);
@@ -48,14 +48,15 @@ impl LinkName {
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] if no link can have this name.
     pub fn parse(text: &str) -> io::Result<LinkName> {
-        let is_allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
+        // The kernel takes a `%` for the place of a number.
+        let is_allowed = |byte: u8| byte.is_ascii_graphic() && !b"/:%".contains(&byte);
         let has_size = !text.is_empty() && text.len() <= NAME_MAX_BYTES;
         match has_size && text.bytes().all(is_allowed) && text != "." && text != ".." {
             true => Ok(LinkName(text.to_owned())),
             false => Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!(
-                    "`{}` is no name of a network interface: 1 to {NAME_MAX_BYTES} bytes of ASCII without `/`, `:` and blanks",
+                    "`{}` is no name of a network interface: 1 to {NAME_MAX_BYTES} bytes of ASCII without `/`, `:`, `%` and blanks",
                     text.escape_debug()
                 ),
             )),
@@ -138,7 +139,9 @@ mod tests {
             assert_eq!(LinkName::parse(name).unwrap().as_str(), name);
         }
         let long = "x".repeat(16);
-        for name in ["", ".", "..", "a/b", "a b", "a:0", "\u{e4}", "a\n", &long] {
+        for name in [
+            "", ".", "..", "a%d", "a/b", "a b", "a:0", "\u{e4}", "a\n", &long,
+        ] {
             let error = LinkName::parse(name).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{name:?}");
         }

@@ -12,7 +12,7 @@
 //! for the monitor of an HVM guest whose network cards are emulated ([`Network::Taps`]).
 //!
 //! What is left: rtnetlink has no protocol for links alone. Such a monitor can change routes, addresses, queues and their filters
-//! (`cls_bpf`), and make interfaces such as macvtap. A monitor that a guest has taken over can so read and change the
+//! (`cls_bpf`), and make interfaces such as macvtap; one with [`Network::Taps`] makes a tap that reads a bridge's traffic. A monitor that a guest has taken over can so read and change the
 //! traffic of other guests. The mend is a helper process that keeps the right and only joins a VM's interfaces to their bridges.
 //! All other monitors cannot make that socket.
 //!
@@ -39,6 +39,23 @@ const KEPT_CAPABILITIES: u32 = 1 << 1 | 1 << 2 | 1 << 14;
 
 /// The capability to change network interfaces (`CAP_NET_ADMIN`).
 const NET_ADMIN: u32 = 1 << 12;
+/// The requests of /dev/net/tun that QEMU does not need, besides the first one (`linux/if_tun.h`): to make the interface stay, to give it to a
+/// user or group or another type, its queues, index, filters, programs and carrier. The kernel asks for no right for most of them.
+const OTHER_TUN_REQUESTS: [u64; 13] = [
+    0x4004_54cb,
+    0x4004_54cc,
+    0x4004_54cd,
+    0x4004_54ce,
+    0x4004_54d1,
+    0x4004_54d9,
+    0x4004_54da,
+    0x4010_54d5,
+    0x4010_54d6,
+    0x8004_54e0,
+    0x8004_54e1,
+    0x4004_54e2,
+    0x8004_54e2,
+];
 /// The requests to sockets (`linux/sockios.h`, `linux/wireless.h`): first and last. Those to files and terminals are outside.
 const SOCKET_REQUESTS: (u64, u64) = (0x8900, 0x8bff);
 
@@ -227,7 +244,7 @@ fn filters(network: Network, programs: Programs) -> Result<[BpfProgram; 2], Back
     let mut more = BTreeMap::new();
     if network == Network::Taps {
         for call in CALLS_OF_IOCTL {
-            more.insert(call, vec![requests_to_sockets()?]);
+            more.insert(call, network_requests(true)?);
         }
     }
     filters_but(|call| programs.needs(call), sockets, more)
@@ -332,7 +349,7 @@ fn filters_but(
     }
     rules.insert(libc::SYS_socket, refused_sockets);
     for call in CALLS_OF_IOCTL {
-        rules.insert(call, network_requests()?);
+        rules.insert(call, network_requests(false)?);
     }
     rules.insert(libc::SYS_socket | X32, Vec::new());
     rules.extend(more);
@@ -417,14 +434,17 @@ fn other_than(sockets: &[Socket]) -> Result<Vec<SeccompRule>, BackendError> {
     choices.into_iter().map(rule).collect()
 }
 
-/// Rules that match the request for a new interface and those to sockets, whatever file they are sent to.
-fn network_requests() -> Result<Vec<SeccompRule>, BackendError> {
-    let is_it = SeccompCmpOp::Eq;
-    let request = SeccompCondition::new(1, SeccompCmpArgLen::Dword, is_it, TUNSETIFF as u64)?;
-    Ok(vec![
-        SeccompRule::new(vec![request])?,
-        requests_to_sockets()?,
-    ])
+/// Rules that match the requests about taps and those to sockets, whatever file they are sent to. `makes_taps` leaves the one for a new tap.
+fn network_requests(makes_taps: bool) -> Result<Vec<SeccompRule>, BackendError> {
+    let new = (!makes_taps).then_some(TUNSETIFF as u64);
+    let of_taps = OTHER_TUN_REQUESTS.into_iter().chain(new).map(|request| {
+        let is_it = SeccompCmpOp::Eq;
+        let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, is_it, request)?;
+        SeccompRule::new(vec![condition])
+    });
+    let mut rules = of_taps.collect::<Result<Vec<_>, _>>()?;
+    rules.push(requests_to_sockets()?);
+    Ok(rules)
 }
 
 /// A rule that matches the requests to sockets, whatever file they are sent to.
@@ -531,7 +551,7 @@ pub(crate) fn filters_of_bounded(bounds: Bounds) -> Result<[BpfProgram; FILTERS]
         rules.insert(call, Vec::new());
     }
     for call in CALLS_OF_IOCTL {
-        rules.insert(call, network_requests()?);
+        rules.insert(call, network_requests(false)?);
     }
     rules.append(&mut connecting_messages()?);
     let absent = [libc::SYS_clone3, libc::SYS_io_uring_setup];
@@ -647,6 +667,14 @@ mod tests {
 
     /// Whether the requests that change the host's network are refused, and those beside them are not.
     fn are_refused_requests() -> bool {
+        errno_of_request(TUNSETIFF) == libc::EPERM && are_others_refused()
+    }
+
+    /// The same but for the request that makes a tap. Those that QEMU makes of a tap are allowed.
+    fn are_others_refused() -> bool {
+        const TUNGETIFF: libc::Ioctl = 0x8004_54d2;
+        const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0;
+        const TUNSETSNDBUF: libc::Ioctl = 0x4004_54d4;
         const SIOCADDRT: libc::Ioctl = 0x890b;
         const SIOCSIFHWADDR: libc::Ioctl = 0x8924;
         const SIOCETHTOOL: libc::Ioctl = 0x8946;
@@ -654,7 +682,6 @@ mod tests {
         const SIOCDEVPRIVATE: libc::Ioctl = 0x89f0;
         const SIOCIWFIRSTPRIV: libc::Ioctl = 0x8be0;
         let mut refused = [
-            TUNSETIFF,
             SOCKET_REQUESTS.0,
             SIOCADDRT,
             SIOCSIFHWADDR,
@@ -664,8 +691,18 @@ mod tests {
             SIOCIWFIRSTPRIV,
             SOCKET_REQUESTS.1,
         ]
+        .into_iter()
+        .chain(OTHER_TUN_REQUESTS);
+        let mut allowed = [
+            libc::FIONREAD,
+            libc::TCGETS,
+            0x88ff,
+            0x8c00,
+            TUNGETIFF,
+            TUNSETOFFLOAD,
+            TUNSETSNDBUF,
+        ]
         .into_iter();
-        let mut allowed = [libc::FIONREAD, libc::TCGETS, 0x88ff, 0x8c00].into_iter();
         refused.all(|request| errno_of_request(request) == libc::EPERM)
             && allowed.all(|request| errno_of_request(request) == libc::EBADF)
     }
@@ -703,6 +740,15 @@ mod tests {
         let code = without_rights(|| {
             let is_refused = is_refused_socket(links.0, links.1, libc::NETLINK_ROUTE);
             i32::from(!is_refused) | i32::from(!are_refused_requests()) << 1
+        });
+        assert_eq!(code, 0);
+    }
+
+    #[test]
+    fn a_monitor_of_a_vm_with_network_cards_makes_taps_and_nothing_else_more() {
+        let code = with_rights(Network::Taps, || {
+            let makes_taps = errno_of_request(TUNSETIFF) == libc::EBADF;
+            i32::from(!makes_taps) | i32::from(!are_others_refused()) << 1
         });
         assert_eq!(code, 0);
     }
@@ -772,6 +818,7 @@ mod tests {
                     | i32::from(!is_refused) << 1
                     | i32::from(listens != has_display) << 2
                     | i32::from(!connects_by_no_other_way()) << 3
+                    | i32::from(!are_refused_requests()) << 4
             });
             assert_eq!(code, 0, "{has_display}");
         }
@@ -870,7 +917,7 @@ mod tests {
 
     #[test]
     fn few_capabilities_are_left() {
-        for network in [Network::None, Network::Links] {
+        for network in [Network::None, Network::Links, Network::Taps] {
             few_are_left(network);
         }
     }

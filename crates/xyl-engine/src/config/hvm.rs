@@ -4,7 +4,7 @@
 //! Facts: xl.cfg(5), `libxl_create.c` and `libxl_dm.c` (defaults), Xen's public header `hvm/params.h` (`HVMPV_*`).
 
 use xl_cfg::DomainConfig;
-use xl_cfg::types::{self, Bios, DiskController, GraphicsPassthrough, VendorDevice, Vga};
+use xl_cfg::types::{self, Bios, DiskController, GraphicsPassthrough, VendorDevice, Vga, VifType};
 
 use crate::vm::disk::Disk;
 use crate::vm::framebuffer::Framebuffer;
@@ -147,7 +147,9 @@ fn has_something_to_boot(domain: &DomainConfig) -> bool {
         .hvm
         .as_ref()
         .and_then(|hvm| hvm.boot_order.as_deref());
-    let boots_network = order.unwrap_or(BOOT_ORDER).contains('n') && !domain.vifs.is_empty();
+    let has_card = |vif: &types::Vif| vif.vif_type != Some(VifType::Vif) && !is_without_card(vif);
+    let boots_network =
+        order.unwrap_or(BOOT_ORDER).contains('n') && domain.vifs.iter().any(has_card);
     domain.boot.kernel.is_some() || !emulated(&disks).is_empty() || boots_network
 }
 

@@ -176,10 +176,10 @@ struct Files {
 }
 
 impl Files {
-    fn open(host: &Host, domid: DomId, spec: &VmSpec) -> Result<Files, EngineError> {
+    fn open(host: &Host, owner: Owner, spec: &VmSpec) -> Result<Files, EngineError> {
         let (mut disks, mut files) = (Vec::new(), Vec::new());
         for (slot, disk) in hvm::emulated(&spec.disks) {
-            let file = vbd::open_emulated(host, disk)?;
+            let file = vbd::open_emulated(host, owner.uuid, disk)?;
             disks.push(MachineDisk {
                 slot,
                 is_block: !matches!(file.facts().kind, FileKind::Regular),
@@ -191,7 +191,7 @@ impl Files {
         let (has_kernel, has_ramdisk) = (kernel.is_some(), ramdisk.is_some());
         files.extend(kernel.into_iter().chain(ramdisk));
         let mut cards = Vec::new();
-        for card in card::open_all(host, domid, &spec.nics)? {
+        for card in card::open_all(host, owner.domid, &spec.nics)? {
             let Card {
                 devid,
                 model,
@@ -243,7 +243,7 @@ fn start(
     let (domid, qemu) = (owner.domid, QemuId::device_model(owner.domid));
     device_model::end_one(host, qemu)?;
     write_copy(host, domid)?;
-    let files = Files::open(host, domid, spec)?;
+    let files = Files::open(host, owner, spec)?;
     if files.files.len() >= FILES_MAX {
         let what = format!(
             "{WHAT} gets {FILES_MAX} files at most: take emulated disks or network cards out"

@@ -583,14 +583,21 @@ fn refuse_taken_name(host: &Host, nic: &Nic) -> Result<(), EngineError> {
     let Some(name) = &nic.name else {
         return Ok(());
     };
-    match find(host, nic, name)? {
-        Some(_) => Err(DeviceError::LinkTaken {
-            device: nic.what(),
-            name: name.to_string(),
+    // With a name of its own the tap has the same one for each domain of the VM.
+    let tap = nic
+        .card
+        .model()
+        .and_then(|_| nic.tap_name(DomId::ZERO).ok());
+    for name in std::iter::once(name).chain(&tap) {
+        if find(host, nic, name)?.is_some() {
+            return Err(DeviceError::LinkTaken {
+                device: nic.what(),
+                name: name.to_string(),
+            }
+            .into());
         }
-        .into()),
-        None => Ok(()),
     }
+    Ok(())
 }
 
 fn find(host: &Host, nic: &Nic, name: &LinkName) -> Result<Option<Link>, EngineError> {

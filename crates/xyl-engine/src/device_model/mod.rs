@@ -146,7 +146,10 @@ pub fn binary(host: &Host, device: &str) -> Result<PathBuf, EngineError> {
 /// addresses. QEMU ends if it cannot start a thread, so there is room for all of them. A device model maps all of the guest's memory, which
 /// counts as addresses alone; a part of it may be mapped twice.
 fn bounds(request: &Request<'_>) -> Bounds {
-    let nr_disks = u64::try_from(request.files.len()).unwrap_or(u64::MAX);
+    let nr_disks = request
+        .machine
+        .map_or(request.files.len(), |machine| machine.disks.len());
+    let nr_disks = u64::try_from(nr_disks).unwrap_or(u64::MAX);
     let guest_kib = request.machine.map_or(0, |machine| machine.max_kib);
     let guest_bytes = guest_kib.saturating_mul(2 << 10);
     let nr_threads = nr_disks.saturating_mul(THREADS_OF_DISK);
@@ -159,19 +162,23 @@ fn bounds(request: &Request<'_>) -> Bounds {
             .saturating_add(guest_bytes),
         file_bytes: request
             .machine
-            .map(|machine| file_bytes(request.files, machine.hvm.video_kib)),
+            .map(|machine| file_bytes(request.files, machine)),
         has_display: request.display.is_some(),
         is_device_model: request.machine.is_some(),
     }
 }
 
-/// The largest size that a device model can give a file, in bytes: that of its largest image, since raw images do not grow, or that of a screen.
-/// A guest that has taken it over cannot fill domain 0's file system with them. QEMU 10.0 has each screen in a file in memory, with four bytes
-/// for a pixel that has one byte of video memory at least.
-fn file_bytes(files: &[&OpenFile], video_kib: u64) -> u64 {
-    let sizes = files.iter().map(|file| file.facts().size_bytes);
-    let screen_bytes = FILE_MIN_BYTES.saturating_add(video_kib.saturating_mul(4 << 10));
-    sizes.max().unwrap_or(0).max(screen_bytes)
+/// The largest size that a device model can give a file, in bytes: that of its largest image that is a file, since raw images do not grow, or that
+/// of a screen. Each image of a guest that has taken it over can become as large as the largest. QEMU 10.0 has each screen in a file in
+/// memory, with four bytes for a pixel that has one byte of video memory at least.
+fn file_bytes(files: &[&OpenFile], machine: &Machine<'_>) -> u64 {
+    // The files begin with those of the disks.
+    let disks = machine.disks.iter().zip(files);
+    let images = disks.filter(|(disk, _)| disk.is_writable && !disk.is_block);
+    let largest = images.map(|(_, file)| file.facts().size_bytes).max();
+    let screen_bytes = machine.hvm.video_kib.saturating_mul(4 << 10);
+    let screen_bytes = FILE_MIN_BYTES.saturating_add(screen_bytes);
+    largest.unwrap_or(0).max(screen_bytes)
 }
 
 /// Makes the folder for QEMU, if it is not there. A monitor needs it made before it gives up its rights.

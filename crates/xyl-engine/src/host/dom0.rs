@@ -301,6 +301,7 @@ impl Kernel {
         if is_of_xyl && now.started == program.started {
             return None;
         }
+        let now = self.program(pid)?;
         if now != *program {
             return Some(format!("process {pid} is another one now"));
         }

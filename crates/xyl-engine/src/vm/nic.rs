@@ -123,6 +123,11 @@ impl CardModel {
     }
 
     fn find(word: &str) -> Option<CardModel> {
+        // QEMU's other name for it.
+        let word = match word {
+            "virtio-net" => "virtio-net-pci",
+            other => other,
+        };
         let mut all = CardModel::ALL.iter();
         let found = all.find(|(_, known)| *known == word);
         found.map(|(model, _)| *model)
@@ -787,6 +792,7 @@ mod tests {
             ("", Card::Emulated(CardModel::Rtl8139)),
             ("type=ioemu", Card::Emulated(CardModel::Rtl8139)),
             ("model=e1000", Card::Emulated(CardModel::E1000)),
+            ("model=virtio-net", Card::Emulated(CardModel::Virtio)),
             ("vifname=elevenbytes", Card::Emulated(CardModel::Rtl8139)),
             ("type=vif,model=e1000", Card::Paravirtual),
             ("script=vif-route", Card::Paravirtual),

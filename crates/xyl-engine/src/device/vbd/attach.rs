@@ -57,15 +57,21 @@ pub(in crate::device) fn open_to_read(
 }
 
 /// Opens a disk once more for the device model, which emulates it. The guest's PV backend has it by then, with all checks.
-/// A file that has come to the path meanwhile has passed none of them, and is refused.
-pub(in crate::device) fn open_emulated(host: &Host, disk: &Disk) -> Result<OpenFile, EngineError> {
+/// A file that has come to the path meanwhile has passed none of them, and is refused: the loop device of this disk has another one.
+pub(in crate::device) fn open_emulated(
+    host: &Host,
+    uuid: Uuid,
+    disk: &Disk,
+) -> Result<OpenFile, EngineError> {
     let file = open(&*host.files, disk)?;
     if file.facts().kind != FileKind::Regular {
         return Ok(file);
     }
     let loops = host.devices.loops.list();
     let loops = loops.map_err(|source| not_opened(disk, source))?;
-    let is_it = |device: &os_port::LoopDevice| device.backing == file.facts().id;
+    let label = disk_users::label(uuid, disk.vdev.number);
+    let is_it =
+        |device: &os_port::LoopDevice| device.backing == file.facts().id && device.label == label;
     match loops.iter().any(is_it) {
         true => Ok(file),
         false => {

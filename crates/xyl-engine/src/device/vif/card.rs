@@ -14,6 +14,9 @@ use super::{OwnLink, bridge_of, find, join_bridge, refusal};
 use crate::vm::nic::{CardModel, Nic, SetUp};
 use crate::{EngineError, Host};
 
+/// The driver of taps, by the kernel's name.
+const DRIVER: &str = "tun";
+
 /// A card whose end on the host is set up.
 #[derive(Debug)]
 pub(in crate::device) struct Card {
@@ -55,7 +58,7 @@ fn open(host: &Host, domid: DomId, nic: &Nic, bridge: &LinkName) -> Result<OpenF
     let name = name.map_err(|source| refusal(nic, "of its emulated card", "name", source))?;
     let bridge = bridge_of(host, nic, bridge)?;
     let file = host.devices.taps.open(&name);
-    let file = file.map_err(|source| refusal(nic, name.as_str(), "make", source))?;
+    let file = file.map_err(|source| refusal(nic, name.as_str(), "make", with_remedy(source)))?;
     let gone = || {
         refusal(
             nic,
@@ -64,7 +67,9 @@ fn open(host: &Host, domid: DomId, nic: &Nic, bridge: &LinkName) -> Result<OpenF
             std::io::ErrorKind::NotFound.into(),
         )
     };
-    let link = find(host, nic, &name)?.ok_or_else(gone)?;
+    let found = find(host, nic, &name)?;
+    let link = found.filter(|link| link.kind.as_deref() == Some(DRIVER));
+    let link = link.ok_or_else(gone)?;
     let link = OwnLink {
         index: link.index,
         name: link.name,
@@ -72,4 +77,15 @@ fn open(host: &Host, domid: DomId, nic: &Nic, bridge: &LinkName) -> Result<OpenF
     let mtu_bytes = nic.mtu_bytes.unwrap_or(bridge.mtu_bytes);
     join_bridge(host, nic, &link, (&bridge, mtu_bytes))?;
     Ok(file)
+}
+
+/// The error of a tap that cannot be made, with the remedy where the driver is not there.
+fn with_remedy(source: std::io::Error) -> std::io::Error {
+    match source.kind() {
+        std::io::ErrorKind::NotFound => {
+            let text = format!("{source}; `modprobe tun` loads its driver");
+            std::io::Error::new(source.kind(), text)
+        }
+        _ => source,
+    }
 }

@@ -455,7 +455,7 @@ fn orphaned_qemus(traces: &Traces, domains: &Domains) -> Vec<Finding> {
         .chain(by_arguments)
         .filter(|(_, domid)| !domains.has(*domid))
         .map(|(program, domid)| Finding {
-            remedy: "`xyl fsck --repair` ends it, if it is root's or of a user for QEMU, and executes QEMU".to_owned(),
+            remedy: "`xyl fsck --repair` ends it, if it is of a user of Xyl for QEMU, or of root or another one for QEMU and executes QEMU".to_owned(),
             ..Finding::removable(
                 Leak::Qemu {
                     program: program.clone(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use uuid::Uuid;
-use xen_port::DomId;
+use xen_port::{DomId, DomainInfo};
 
 use super::waits::{PAUSE, domain_of, wait_for_turn, wait_out_of_domain};
 use crate::config::plan::{self, Planned};
@@ -183,15 +183,16 @@ fn name_of(host: &Host, uuid: Uuid) -> String {
 }
 
 /// Ends the QEMUs of a domain that is gone: xl ends the first one alone.
-fn end_qemus(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
-    // Another domain may have the number by now. One that is dying is not another one's: its QEMU may be what keeps it.
-    let info = host.hv.domain_info(domid)?;
-    let is_anothers = info.is_some_and(|info| !info.flags.dying);
+fn end_qemus(host: &mut Host, vm: Vm) -> Result<(), EngineError> {
+    // Another domain may have the number by now. Where it is the VM's own that is dying, its QEMU may be what keeps it.
+    let info = host.hv.domain_info(vm.domid)?;
+    let is_own = |info: &DomainInfo| info.flags.dying && &info.handle == vm.uuid.as_bytes();
+    let is_anothers = info.is_some_and(|info| !is_own(&info));
     // A monitor without a QEMU has given this right up.
     if !host.process.may_start_qemu() || is_anothers {
         return Ok(());
     }
-    device_model::end_left(host, domid)
+    device_model::end_left(host, vm.domid)
 }
 
 /// After the domain is gone: makes the VM's next domain if a restart is due, and returns it. If the VM has ended,
@@ -222,7 +223,7 @@ pub(super) fn after_the_domain(
             // Its destroy may be open: what it could not remove is found by its journal alone.
             owner.refuse_unfinished()?;
             log(&format!("domain {} is gone", vm.domid));
-            end_qemus(host, vm.domid)?;
+            end_qemus(host, vm)?;
             lock::forget(host, vm.uuid)?;
             return Ok(After::Gone);
         }
