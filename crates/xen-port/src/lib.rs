@@ -176,6 +176,12 @@ pub trait Hypervisor {
     /// segments, paging off. The same call turns on the MTRRs of [`HvmBootCpu::nr_vcpus`] vCPUs, with write-back as the
     /// default type. The PVH boot contract asks for that (`docs/misc/pvh.pandoc`).
     fn set_hvm_boot_cpu(&self, domid: DomId, cpu: &HvmBootCpu) -> Result<()>;
+    /// Sets the registers of one vCPU (`XEN_DOMCTL_setvcpucontext`), in the form of [`Hypervisor::vcpu_context`]. Xen refuses a
+    /// vCPU of a domain that runs.
+    fn set_vcpu_context(&self, domid: DomId, vcpu: VcpuId, context: &[u8]) -> Result<()> {
+        let _ = (vcpu, context);
+        Err(unsupported("XEN_DOMCTL_setvcpucontext", domid))
+    }
     /// Registers of one vCPU as Xen keeps them (`vcpu_guest_context`, 5168 bytes; `XEN_DOMCTL_getvcpucontext`). Zeros
     /// follow the shorter registers of a 32-bit PV guest. `None` if the vCPU does not exist or never started.
     fn vcpu_context(&self, domid: DomId, vcpu: VcpuId) -> Result<Option<Vec<u8>>> {

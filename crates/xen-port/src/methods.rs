@@ -55,6 +55,7 @@ macro_rules! hypervisor_methods {
             set_cpu_policy(domid: $crate::DomId) (policy: $crate::CpuPolicy) -> ();
             set_pv_boot_cpu(domid: $crate::DomId) (cpu: $crate::PvBootCpu) -> ();
             set_hvm_boot_cpu(domid: $crate::DomId) (cpu: $crate::HvmBootCpu) -> ();
+            set_vcpu_context(domid: $crate::DomId, vcpu: $crate::VcpuId) (context: [u8]) -> ();
             vcpu_context(domid: $crate::DomId, vcpu: $crate::VcpuId) () -> Option<Vec<u8>>;
             hvm_context(domid: $crate::DomId) () -> Vec<u8>;
             set_hvm_context(domid: $crate::DomId) (records: [u8]) -> ();

@@ -22,6 +22,7 @@ mod backends;
 mod disks;
 mod doorbells;
 mod fate;
+mod guests;
 mod hypervisor;
 mod lasting;
 mod links;
@@ -35,6 +36,7 @@ mod world;
 
 pub use backends::{Backends, DriverManner, Manner, UNKNOWN_DRIVER};
 pub use fate::{Ended, Fate, Fault, Moment, Sabotage};
+pub use guests::{Guests, SuspendManner};
 pub use lasting::LastingFault;
 pub use turns::{Seat, Turns};
 pub use world::{Handles, Snapshot, World, version};

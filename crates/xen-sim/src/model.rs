@@ -82,6 +82,8 @@ pub struct ModelDomain {
     pub pv_cpu: Option<PvBootCpu>,
     /// PVH and HVM: vCPU 0.
     pub hvm_cpu: Option<HvmBootCpu>,
+    /// Registers that tools have set, by vCPU.
+    pub registers: BTreeMap<u32, Vec<u8>>,
     /// The shared-info frame.
     pub shared_info: Mfn,
     /// The first frame of the grant table.
@@ -158,6 +160,7 @@ impl ModelDomain {
             hypercall_page: None,
             pv_cpu: None,
             hvm_cpu: None,
+            registers: BTreeMap::new(),
             shared_info,
             grant_table,
             policy: CpuPolicy::default(),

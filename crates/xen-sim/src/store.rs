@@ -12,6 +12,7 @@ use xenstore::{Client, ErrorName};
 
 use crate::backends::Backends;
 use crate::fate::Fate;
+use crate::guests::Guests;
 
 /// Size of a message's header: type, request, transaction and length, 32 bits each.
 const HEADER_BYTES: usize = 16;
@@ -23,6 +24,7 @@ pub(crate) struct MortalTransport {
     pub clock: VirtualClock,
     pub fate: Fate,
     pub backends: Backends,
+    pub guests: Guests,
     /// Connection of domain 0's kernel, once it has something to do.
     pub kernel: Option<Client>,
 }
@@ -112,14 +114,17 @@ impl Transport for MortalTransport {
 impl MortalTransport {
     /// Domain 0's kernel acts beside the processes. Whether it had something to do.
     fn let_kernel_act(&mut self) -> bool {
-        if !self.backends.is_used() {
+        if !self.backends.is_used() && !self.guests.is_used() {
             return false;
         }
         if self.kernel.is_none() {
             self.kernel = self.store.client(0).ok();
         }
-        let kernel = self.kernel.as_mut();
-        kernel.is_some_and(|kernel| self.backends.act(kernel))
+        let Some(kernel) = self.kernel.as_mut() else {
+            return false;
+        };
+        let has_acted = self.backends.is_used() && self.backends.act(kernel);
+        self.guests.is_used() && self.guests.act(kernel) || has_acted
     }
 
     /// The fault of the next request, which has this type.

@@ -24,6 +24,7 @@ use crate::backends::Backends;
 use crate::disks::MortalDisks;
 use crate::doorbells::MortalDoorbells;
 use crate::fate::{Fate, Moment};
+use crate::guests::Guests;
 use crate::hypervisor::MortalXen;
 use crate::lasting::{Lasting, LastingFault};
 use crate::links::MortalLinks;
@@ -51,6 +52,8 @@ pub struct World {
     pub doorbells: MemDoorbells,
     /// The backends of disks and network interfaces.
     pub backends: Backends,
+    /// The guests that can suspend themselves.
+    pub guests: Guests,
     /// The clock of all processes.
     pub clock: VirtualClock,
     free_mib: u64,
@@ -119,8 +122,10 @@ impl World {
         let programs = MemPrograms::default();
         let kernel_files = MemKernelFiles::default();
         let sysfs = Arc::new(disk.clone());
+        let (xen, clock) = (Model::new(free_mib), VirtualClock::new());
         World {
-            xen: Model::new(free_mib),
+            guests: Guests::new(&xen, &store, &clock),
+            xen,
             store,
             backends: Backends::new(&disks, &links, sysfs, &programs, &kernel_files),
             disks,
@@ -129,7 +134,7 @@ impl World {
             links,
             programs,
             kernel_files,
-            clock: VirtualClock::new(),
+            clock,
             free_mib,
             processes: Processes::default(),
             lasting: Lasting::default(),
@@ -157,7 +162,9 @@ impl World {
         let programs = MemPrograms::default();
         let kernel_files = MemKernelFiles::default();
         let sysfs = Arc::new(self.disk.clone());
+        let next = World::new(self.free_mib);
         World {
+            guests: Guests::new(&next.xen, &next.store, &self.clock),
             backends: Backends::new(&disks, &links, sysfs, &programs, &kernel_files),
             kernel_files,
             programs,
@@ -166,7 +173,7 @@ impl World {
             disk: self.disk,
             clock: self.clock,
             processes: self.processes,
-            ..World::new(self.free_mib)
+            ..next
         }
     }
 
@@ -193,6 +200,7 @@ impl World {
             clock: self.clock.clone(),
             fate: fate.clone(),
             backends: self.backends.clone(),
+            guests: self.guests.clone(),
             kernel: None,
         };
         // Pauses that are the same in every run.
@@ -268,6 +276,7 @@ impl World {
     pub fn settle(&self) {
         if let Ok(mut store) = self.store.client(0) {
             while self.backends.is_used() && self.backends.act(&mut store) {}
+            while self.guests.is_used() && self.guests.act(&mut store) {}
         }
     }
 

@@ -3,7 +3,7 @@
 //! The child is a copy of this process ([`fork`](libc::fork)), so it has a small input in memory already ([`compute`]). A large
 //! one is an open file, which the child reads ([`compute_from`]). Before the computation it closes all other files but two, leaves root, drops capabilities and lowers its limits. A filter
 //! (seccomp(2)) refuses all system calls except those for memory and writing. The result is an answer of fixed size
-//! and a file in memory. The caller must treat both as hostile bytes.
+//! and a file in memory, or a stream that the caller reads meanwhile ([`filter_from`]). The caller must treat each as hostile bytes.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -82,6 +82,23 @@ fn compute_in_child<const ANSWER: usize>(
 ) -> io::Result<Computed<ANSWER>> {
     let deadline = Instant::now() + limits.wait_limit;
     let output = memory_file()?;
+    let (answer, process) = start(limits, input, output.try_clone()?, work)?;
+    let answer = receive(answer, &process, deadline)?;
+    let output_bytes = output.metadata()?.len();
+    Ok(Computed {
+        answer,
+        output,
+        output_bytes,
+    })
+}
+
+/// Starts the child. Returns the end of the pipe that its answer comes through.
+fn start<const ANSWER: usize>(
+    limits: &ComputeLimits,
+    input: Option<RawFd>,
+    output: File,
+    work: impl FnOnce(&mut dyn Write) -> [u8; ANSWER],
+) -> io::Result<(PipeReader, Process)> {
     let (answer, answer_end) = io::pipe()?;
     let written = [output.as_raw_fd(), answer_end.as_raw_fd()];
     let child = Child {
@@ -91,20 +108,89 @@ fn compute_in_child<const ANSWER: usize>(
     };
     // SAFETY: the child runs `Child::run`, which never returns, on its own copy of this memory. Of this process's threads it has
     // only this one: locks of others may be held for ever, and `work` uses none but the allocator's, which `fork` puts in order.
-    let pid = match unsafe { libc::fork() } {
-        -1 => return Err(io::Error::last_os_error()),
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
         0 => child.run(output, answer_end.into(), work),
-        pid => pid,
-    };
-    drop(answer_end);
-    let process = Process::of_child(pid)?;
-    let answer = receive(answer, &process, deadline)?;
-    let output_bytes = output.metadata()?.len();
-    Ok(Computed {
-        answer,
-        output,
-        output_bytes,
+        pid => Ok((answer, Process::of_child(pid)?)),
+    }
+}
+
+/// The stream that a child makes of an open file: hostile bytes, too. Dropping it ends the child.
+#[derive(Debug)]
+pub struct Filtered {
+    stream: PipeReader,
+    answer: Option<PipeReader>,
+    process: Process,
+    limit: Duration,
+}
+
+/// Has a child read an open file, from its current position on, and write a stream. The caller reads the stream meanwhile, so its
+/// length has no limit. `work` returns whether the stream is whole: a read at the end of one that is not fails with
+/// [`io::ErrorKind::InvalidData`]. The time limit is for each read.
+///
+/// # Errors
+/// See [`compute`].
+pub fn filter_from(
+    limits: &ComputeLimits,
+    input: &File,
+    work: impl FnOnce(&mut dyn Read, &mut dyn Write) -> bool,
+) -> io::Result<Filtered> {
+    let (stream, end) = io::pipe()?;
+    let mut from = input;
+    let end = File::from(std::os::fd::OwnedFd::from(end));
+    let (answer, process) = start(limits, Some(input.as_raw_fd()), end, |output| {
+        [u8::from(work(&mut from, output))]
+    })?;
+    Ok(Filtered {
+        stream,
+        answer: Some(answer),
+        process,
+        limit: limits.wait_limit,
     })
+}
+
+impl Filtered {
+    /// Looks whether the stream that has ended is whole.
+    fn check_end(&mut self) -> io::Result<()> {
+        let Some(answer) = self.answer.take() else {
+            return Ok(());
+        };
+        match receive::<1>(answer, &self.process, Instant::now() + self.limit)? {
+            [0] => Err(io::ErrorKind::InvalidData.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Read for Filtered {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let deadline = Instant::now() + self.limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let stream = self.stream.as_fd();
+            // Interrupted by a signal, it is asked again.
+            let [is_ready, _] = wait_for([stream, stream], false, left)?;
+            if is_ready {
+                break;
+            }
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        match self.stream.read(into)? {
+            0 if !into.is_empty() => self.check_end().map(|()| 0),
+            length => Ok(length),
+        }
+    }
+}
+
+impl Drop for Filtered {
+    fn drop(&mut self) {
+        // One that has been waited for is no process any more.
+        if self.answer.is_some() && self.process.kill().is_ok() {
+            let _ = self.process.wait();
+        }
+    }
 }
 
 /// Creates a file that exists only in memory.
@@ -369,6 +455,19 @@ mod tests {
         wait_limit: Duration::from_secs(60),
     };
 
+    /// Writes alone: std::io::copy would use calls that the child may not make.
+    struct Plain<'w>(&'w mut dyn Write);
+
+    impl Write for Plain<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
     fn fails(
         limits: &ComputeLimits,
         work: impl FnOnce(&mut dyn Write) -> [u8; 1],
@@ -413,6 +512,24 @@ mod tests {
         };
         let computed = compute_from(&LIMITS, &input, |from, _| sum(from).to_le_bytes());
         assert_eq!(computed.unwrap().answer, 700_000_u64.to_le_bytes());
+        let mut filtered = Vec::new();
+        std::io::Seek::rewind(&mut input).unwrap();
+        let copy = |is_whole: bool| {
+            move |from: &mut dyn Read, to: &mut dyn Write| {
+                std::io::copy(&mut from.take(90_000), &mut Plain(to)).unwrap();
+                is_whole
+            }
+        };
+        let mut stream = filter_from(&LIMITS, &input, copy(true)).unwrap();
+        stream.read_to_end(&mut filtered).unwrap();
+        assert_eq!(filtered, [7; 90_000]);
+        std::io::Seek::rewind(&mut input).unwrap();
+        let mut stream = filter_from(&LIMITS, &input, copy(false)).unwrap();
+        let error = stream.read_to_end(&mut filtered).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        // One that is not read to its end leaves no process.
+        std::io::Seek::rewind(&mut input).unwrap();
+        drop(filter_from(&LIMITS, &input, copy(true)).unwrap());
         // No other file can be read, not even the output.
         let other = compute_from(&LIMITS, &input, |_, output| {
             output.write_all(b"x").unwrap();

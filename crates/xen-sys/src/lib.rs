@@ -47,7 +47,7 @@ mod vcpu;
 mod written;
 mod xen;
 
-pub use confine::{ComputeLimits, Computed, compute, compute_from};
+pub use confine::{ComputeLimits, Computed, Filtered, compute, compute_from, filter_from};
 pub use events::{EventChannel, EventChannels};
 pub use grants::{GrantedMemory, Grants};
 pub use loops::SystemLoopDevices;

@@ -219,6 +219,10 @@ impl Hypervisor for Xen {
         self.start_hvm_vcpu(domid, cpu)
     }
 
+    fn set_vcpu_context(&self, domid: DomId, vcpu: VcpuId, context: &[u8]) -> Result<()> {
+        self.write_vcpu_context(domid, vcpu, context)
+    }
+
     fn vcpu_context(&self, domid: DomId, vcpu: VcpuId) -> Result<Option<Vec<u8>>> {
         self.read_vcpu_context(domid, vcpu)
     }

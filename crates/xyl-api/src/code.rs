@@ -169,6 +169,12 @@ codes! {
     Autostart = "autostart",
     /// The domain cannot be soft-reset.
     SoftReset = "soft-reset",
+    /// The guest cannot be suspended or resumed; the message says why.
+    Suspend = "suspend",
+    /// The guest cannot be saved; the message says why.
+    Save = "save",
+    /// The saved guest cannot be restored; the message says why.
+    Restore = "restore",
     /// The domain's core cannot be dumped.
     DumpCore = "dump-core",
     /// A file of the host could not be used.

@@ -22,8 +22,8 @@ pub use code::ErrorCode;
 pub use envelope::{Asker, Envelope, Header, ParseError, RequestId};
 pub use error::Error;
 pub use event::{Event, EventKind};
-pub use reply::{Done, Dumped, Outcome, PowerDelivery, Reply};
-pub use request::{PowerRequest, Request, ShareChange};
+pub use reply::{Done, Dumped, Outcome, PowerDelivery, Reply, Saved};
+pub use request::{AfterSave, PowerRequest, Request, ShareChange};
 
 /// Version of the JSON that this crate writes. It is raised when an older reader would misunderstand a newer writer.
 pub const VERSION: u32 = 1;

@@ -14,5 +14,5 @@ pub const REPLY_KEPT: Duration = Duration::from_secs(15 * 60);
 pub const REPLIES_MAX: usize = 64;
 /// Time for which a request may wait until it is carried out.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(300);
-/// [`REQUEST_LIMIT`] of a core dump, which may be that of a large guest.
+/// [`REQUEST_LIMIT`] of a core dump and of a save, which may be those of a large guest.
 pub const DUMP_LIMIT: Duration = Duration::from_secs(24 * 3600);

@@ -64,6 +64,8 @@ pub enum Done {
     },
     /// The core was written.
     Dumped(Dumped),
+    /// The guest was saved.
+    Saved(Saved),
 }
 
 /// The way in which a power request was delivered.
@@ -87,6 +89,13 @@ pub struct Dumped {
     pub nr_pages: u64,
     /// Pages that Xen counts as the domain's, and that could not be found or mapped.
     pub nr_missing: u64,
+}
+
+/// Result of a save.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// The file's size.
+    pub size_bytes: u64,
 }
 
 impl Dumped {

@@ -21,6 +21,10 @@ pub enum Request {
     Pause,
     /// Lets it run on.
     Unpause,
+    /// Has its guest suspend itself. Its memory and devices stay.
+    Suspend,
+    /// Has its suspended guest go on.
+    Resume,
     /// Asks its guest to shut down or reboot.
     Power {
         /// Whether it is to shut down or to reboot.
@@ -91,6 +95,18 @@ pub enum Request {
         /// Number of the pool.
         pool: u32,
     },
+    /// Saves its guest to a file.
+    Save {
+        /// The file, by its whole path.
+        #[serde(with = "wire::path")]
+        file: PathBuf,
+        /// The configuration for the file, as JSON of libxl; `None` for the domain's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        config: Option<String>,
+        /// What becomes of the guest once the file is complete.
+        #[serde(default)]
+        then: AfterSave,
+    },
     /// Writes its core to a file.
     DumpCore {
         /// The file, by its whole path.
@@ -131,18 +147,25 @@ pub(crate) fn from_json(value: Value) -> Result<Request, serde_json::Error> {
     let nr_members = value.as_object().map_or(0, serde_json::Map::len);
     let request: Request = serde_json::from_value(value)?;
     match request {
-        Request::Pause | Request::Unpause if nr_members > 1 => Err(serde_json::Error::custom(
-            format!("`{}` has no members", request.word()),
-        )),
+        Request::Pause | Request::Unpause | Request::Suspend | Request::Resume
+            if nr_members > 1 =>
+        {
+            Err(serde_json::Error::custom(format!(
+                "`{}` has no members",
+                request.word()
+            )))
+        }
         _ => Ok(request),
     }
 }
 
 impl Request {
     /// The values of `type` in JSON.
-    pub const TYPES: [&'static str; 16] = [
+    pub const TYPES: [&'static str; 19] = [
         "pause",
         "unpause",
+        "suspend",
+        "resume",
         "power",
         "sysrq",
         "trigger",
@@ -153,6 +176,7 @@ impl Request {
         "pin",
         "share",
         "cpu_pool",
+        "save",
         "dump_core",
         "attach_device",
         "detach_device",
@@ -164,6 +188,8 @@ impl Request {
         match self {
             Request::Pause => "pause",
             Request::Unpause => "unpause",
+            Request::Suspend => "suspend",
+            Request::Resume => "resume",
             Request::Power { request, .. } => request.word(),
             Request::Sysrq { .. } => "sysrq",
             Request::Trigger { .. } => "trigger",
@@ -174,6 +200,7 @@ impl Request {
             Request::Pin { .. } => "vcpu-pin",
             Request::Share { .. } => "sched",
             Request::CpuPool { .. } => "cpupool-migrate",
+            Request::Save { .. } => "save",
             Request::DumpCore { .. } => "dump-core",
             Request::AttachDevice { kind, .. } => match kind.as_str() {
                 "vbd" => "block-attach",
@@ -190,7 +217,8 @@ impl Request {
     }
 
     /// Whether it can be carried out twice: true for each request that sets something. A guest gets a key or a
-    /// trigger once at most. A second attach of a device would fail, because the domain has it.
+    /// trigger once at most. A second attach of a device would fail, because the domain has it; a second save, because the
+    /// domain is gone.
     pub fn is_repeatable(&self) -> bool {
         !matches!(
             self,
@@ -198,16 +226,30 @@ impl Request {
                 | Request::Trigger { .. }
                 | Request::AttachDevice { .. }
                 | Request::DetachDevice { .. }
+                | Request::Save { .. }
         )
     }
 
     /// Time for which it may wait until it is carried out.
     pub fn limit(&self) -> Duration {
         match self {
-            Request::DumpCore { .. } => limits::DUMP_LIMIT,
+            Request::DumpCore { .. } | Request::Save { .. } => limits::DUMP_LIMIT,
             _ => limits::REQUEST_LIMIT,
         }
     }
+}
+
+/// What becomes of a guest that was saved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AfterSave {
+    /// Its domain is destroyed.
+    #[default]
+    Destroy,
+    /// It runs on.
+    Run,
+    /// It stays in its domain, paused.
+    Pause,
 }
 
 /// A power request to a guest.

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use xen_port::{CpuMap, SchedulerId, Trigger, VcpuId};
 use xyl_api::{
-    Asker, Done, Dumped, Envelope, Error, ErrorCode, Event, EventKind, Header, Outcome, ParseError,
-    PowerDelivery, PowerRequest, Reply, Request, RequestId, ShareChange,
+    AfterSave, Asker, Done, Dumped, Envelope, Error, ErrorCode, Event, EventKind, Header, Outcome,
+    ParseError, PowerDelivery, PowerRequest, Reply, Request, RequestId, Saved, ShareChange,
 };
 
 const VM: Uuid = Uuid::from_u128(0x6a1d0c4e_0000_4000_8000_000000000001);
@@ -45,6 +45,11 @@ fn requests() -> Vec<(Request, &'static str)> {
         file: OsString::from_vec(file.to_vec()).into(),
         is_live: true,
     };
+    let save = |config: Option<&str>, then| Request::Save {
+        file: "/srv/web".into(),
+        config: config.map(str::to_owned),
+        then,
+    };
     let trigger = |trigger| Request::Trigger {
         vcpu: VcpuId(1),
         trigger,
@@ -52,6 +57,8 @@ fn requests() -> Vec<(Request, &'static str)> {
     vec![
         (Request::Pause, r#"{"type":"pause"}"#),
         (Request::Unpause, r#"{"type":"unpause"}"#),
+        (Request::Suspend, r#"{"type":"suspend"}"#),
+        (Request::Resume, r#"{"type":"resume"}"#),
         (
             power(PowerRequest::Poweroff),
             r#"{"type":"power","request":"poweroff","fallback":false}"#,
@@ -102,6 +109,14 @@ fn requests() -> Vec<(Request, &'static str)> {
         (
             share(SchedulerId::Unknown(9), None, Some(50)),
             r#"{"type":"share","scheduler":{"unknown":9},"change":{"cap":50}}"#,
+        ),
+        (
+            save(None, AfterSave::Destroy),
+            r#"{"type":"save","file":"/srv/web","then":"destroy"}"#,
+        ),
+        (
+            save(Some("{}"), AfterSave::Pause),
+            r#"{"type":"save","file":"/srv/web","config":"{}","then":"pause"}"#,
         ),
         (
             dump(b"/var/lib/xen/core"),
@@ -234,6 +249,10 @@ fn replies_are_written_so() {
         (
             dumped,
             r#"{"type":"dumped","size_bytes":8192,"nr_pages":2,"nr_missing":1}"#,
+        ),
+        (
+            Done::Saved(Saved { size_bytes: 8192 }),
+            r#"{"type":"saved","size_bytes":8192}"#,
         ),
     ] {
         golden(

@@ -15,6 +15,7 @@ pub mod context;
 pub mod error;
 pub mod interrupts;
 pub mod json;
+pub mod new_file;
 pub mod output;
 pub mod resolve;
 pub mod shown;

@@ -214,7 +214,7 @@ fn exit_codes_are_those_of_xl() {
     }
     // `--json` is Xyl's own, and so are the codes with it.
     assert_eq!(host.code(&["--json", "no-such-command"]), 2);
-    assert_eq!(host.code(&["--json", "save", "guest", "/nowhere"]), 4);
+    assert_eq!(host.code(&["--json", "migrate", "guest", "other"]), 4);
 }
 
 #[test]

@@ -217,6 +217,42 @@ fn the_usual_commands_work() {
     assert_eq!(free(host.must(&["info", "free_memory"])), "8192");
 }
 
+#[test]
+fn a_guest_is_suspended_saved_and_restored() {
+    let host = Simulated::new();
+    host.create();
+    host.must(&["suspend", "guest"]);
+    assert!(host.must(&["list", "guest"]).contains("---ss-"));
+    host.must(&["resume", "guest"]);
+    let (copy, saved) = (
+        host.folder.path().join("copy"),
+        host.folder.path().join("saved"),
+    );
+    let (copy, saved) = (copy.to_str().unwrap(), saved.to_str().unwrap());
+    host.must(&["save", "-c", "guest", copy]);
+    host.must(&["check-image", copy]);
+    assert!(host.must(&["list", "guest"]).contains("-b----"));
+    let uuid = host.must(&["vm-list"]);
+    let json = host.must(&["--json", "save", "guest", saved]);
+    assert!(json.contains("size_bytes"), "{json}");
+    assert_eq!(host.xyl(&["list", "guest"]).status.code(), Some(1));
+    // With another configuration in its place, the guest is another VM.
+    let cfg = host.path().join("guest.cfg");
+    let said = host.must(&["-N", "restore", cfg.to_str().unwrap(), saved]);
+    assert!(said.starts_with("would restore guest"), "{said}");
+    host.must(&["restore", "-p", saved]);
+    assert!(host.must(&["list", "guest"]).contains("--p---"));
+    assert_eq!(
+        host.must(&["vm-list"]).lines().count(),
+        uuid.lines().count()
+    );
+    let again = host.xyl(&["--json", "restore", saved]);
+    assert_eq!(error_of(&again)["code"], "uuid-taken");
+    host.must(&["destroy", "guest"]);
+    let nothing = host.xyl(&["--json", "save", "guest", "/nowhere/file"]);
+    assert_eq!(error_of(&nothing)["code"], "no-such-domain");
+}
+
 /// The log says `xyl create /var/lib/xyl/kept/UUID.cfg` where a restart was given up, also for a VM of an old name.
 #[test]
 fn a_configuration_that_was_kept_may_have_an_old_name() {
@@ -527,6 +563,8 @@ fn a_dry_run_refuses_what_the_command_refuses() {
         &["shutdown", "-a", "-w"],
         &["man", folder],
         &["dump-core", "guest"],
+        &["suspend", "guest"],
+        &["save", "guest", "/tmp/guest.saved"],
         &["cpupool-rename", "Pool-0", "first"],
         &["cpupool-cpu-remove", "Pool-0", "1"],
         &["cpupool-migrate", "guest", "Pool-0"],
@@ -590,7 +628,8 @@ fn errors_have_stable_codes() {
         (&["rename", "guest", "Domain-0"], "name-taken", 1),
         (&["rename", "guest", "a/b"], "bad-name", 1),
         (&["vcpu-set", "guest", "3"], "vcpus-out-of-range", 1),
-        (&["save", "guest"], "not-there-yet", 4),
+        (&["resume", "guest"], "suspend", 1),
+        (&["migrate", "guest"], "not-there-yet", 4),
         (&["lits"], "unknown-command", 2),
         (&["vcpu"], "ambiguous-command", 2),
         (&["list", "--no-such"], "usage", 2),

@@ -142,6 +142,7 @@ impl Guest {
         let reason = match asked.as_str() {
             "poweroff" | "halt" => Some(ShutdownReason::Poweroff),
             "reboot" => Some(ShutdownReason::Reboot),
+            "suspend" => Some(ShutdownReason::Suspend),
             _ => None,
         };
         if let Some(reason) = reason {

@@ -320,8 +320,12 @@ impl Hypervisor for Model {
         })
     }
 
-    fn resume_domain(&self, _domid: DomId) -> Result<()> {
-        self.unsupported("resume_domain")
+    /// Like Xen, does nothing to a domain that has not shut down.
+    fn resume_domain(&self, domid: DomId) -> Result<()> {
+        self.on_domain("resume_domain", domid, 1, |domain| {
+            domain.shutdown = None;
+            Ok(())
+        })
     }
 
     fn send_trigger(&self, _domid: DomId, _vcpu: VcpuId, _trigger: Trigger) -> Result<()> {
@@ -470,11 +474,22 @@ impl Hypervisor for Model {
         })
     }
 
-    /// The registers of an existing vCPU: each byte is its number.
+    fn set_vcpu_context(&self, domid: DomId, vcpu: VcpuId, context: &[u8]) -> Result<()> {
+        self.on_domain("set_vcpu_context", domid, 1, |domain| {
+            if vcpu.0 >= domain.nr_vcpus || context.len() != VCPU_CONTEXT_BYTES {
+                return Err(Errno::EINVAL);
+            }
+            domain.registers.insert(vcpu.0, context.to_vec());
+            Ok(())
+        })
+    }
+
+    /// The registers of an existing vCPU: each byte is its number, until a tool sets them.
     fn vcpu_context(&self, domid: DomId, vcpu: VcpuId) -> Result<Option<Vec<u8>>> {
         self.on_domain("vcpu_context", domid, 1, |domain| {
+            let set = domain.registers.get(&vcpu.0).cloned();
             let is_there = vcpu.0 < domain.nr_vcpus;
-            Ok(is_there.then(|| vec![vcpu.0 as u8; VCPU_CONTEXT_BYTES]))
+            Ok(is_there.then(|| set.unwrap_or_else(|| vec![vcpu.0 as u8; VCPU_CONTEXT_BYTES])))
         })
     }
 

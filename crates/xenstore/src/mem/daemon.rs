@@ -24,6 +24,8 @@ pub(super) struct Daemon {
     connections: BTreeMap<ConnectionId, Connection>,
     next_connection: ConnectionId,
     introduced: BTreeSet<u16>,
+    /// Domains whose shutdown was reported, and that were not resumed since.
+    shut_down: BTreeSet<u16>,
     targets: BTreeMap<u16, u16>,
     hook: Option<FaultHook>,
     requests: u64,
@@ -56,6 +58,7 @@ impl Daemon {
             connections: BTreeMap::new(),
             next_connection: 0,
             introduced: BTreeSet::from([0]),
+            shut_down: BTreeSet::new(),
             targets: BTreeMap::new(),
             hook: None,
             requests: 0,
@@ -150,12 +153,13 @@ impl Daemon {
     }
 
     pub fn domain_shut_down(&mut self, domid: u16) {
-        if self.introduced.contains(&domid) {
+        if self.introduced.contains(&domid) && self.shut_down.insert(domid) {
             self.fire_special(&Path::release_domain());
         }
     }
 
     pub fn domain_destroyed(&mut self, domid: u16) {
+        self.shut_down.remove(&domid);
         for connection in self
             .connections
             .values_mut()
@@ -240,7 +244,11 @@ impl Daemon {
         match packet.kind {
             MessageKind::Introduce => self.introduce(&packet.payload),
             MessageKind::Release => self.release(one_domid(&packet.payload)?),
-            MessageKind::Resume => self.connected(one_domid(&packet.payload)?).map(|_| ok()),
+            MessageKind::Resume => {
+                let domid = self.connected(one_domid(&packet.payload)?)?;
+                self.shut_down.remove(&domid);
+                Ok(ok())
+            }
             MessageKind::SetTarget => self.set_target(&packet.payload),
             MessageKind::IsDomainIntroduced => {
                 let domid = one_domid(&packet.payload)?;

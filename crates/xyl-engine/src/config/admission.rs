@@ -186,22 +186,44 @@ pub(crate) fn ask_of_running(
     info: &DomainInfo,
     spec: &VmSpec,
 ) -> Result<Record, EngineError> {
+    let image = running_image(&*host.hv, info)?;
+    ask_of_begun(host, Operation::Adopt, image, spec)
+}
+
+/// Asks the policy about a saved guest, for a restore. Its image says what it is.
+pub(crate) fn ask_of_saved(
+    host: &Host,
+    is_pv32: bool,
+    spec: &VmSpec,
+) -> Result<Record, EngineError> {
+    let image = match spec.kind {
+        GuestKind::Pv if is_pv32 => ImageKind::Pv32,
+        GuestKind::Pv => ImageKind::Pv64,
+        GuestKind::Pvh => ImageKind::Pvh,
+        GuestKind::Hvm => ImageKind::Hvm,
+    };
+    ask_of_begun(host, Operation::Restore, image, spec)
+}
+
+/// Asks the policy about a guest that has begun its life elsewhere as such an image.
+fn ask_of_begun(
+    host: &Host,
+    operation: Operation,
+    image: ImageKind,
+    spec: &VmSpec,
+) -> Result<Record, EngineError> {
     let (files, dirs) = (&*host.files, &host.dirs);
     let kernel = loader(dirs).load(&spec.kernel).ok();
     let policy = policy(files, dirs)?;
     let shims = KnownShims::new(dirs, &policy);
+    let is_pv = matches!(image, ImageKind::Pv64 | ImageKind::Pv32);
     let image = match &spec.shim {
-        // Xen sees only the shim, which is not a PV guest.
-        Some(shim) if info.kind() != GuestKind::Pv && shims.have(shim) => {
-            pv_kind_of_file(kernel.as_ref())
-        }
-        _ => running_image(&*host.hv, info)?,
+        // Only the shim is seen from outside, which is not a PV guest.
+        Some(shim) if !is_pv && shims.have(shim) => pv_kind_of_file(kernel.as_ref()),
+        _ => image,
     };
     let pvshim = wish(spec);
-    let request = of_spec(
-        spec,
-        request(Operation::Adopt, image, pvshim, ShimState::Ready),
-    );
+    let request = of_spec(spec, request(operation, image, pvshim, ShimState::Ready));
     let physical = host.hv.phys_info()?;
     let audit = audit(&*host.hv, files, dirs, &physical, &policy, &request)?;
     Ok(Record {

@@ -12,8 +12,11 @@ mod parameter;
 mod pci;
 mod pool;
 mod request;
+mod restore;
+mod save;
 mod shim;
 mod soft_reset;
+mod suspend;
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -36,9 +39,12 @@ pub use parameter::ParameterError;
 pub use pci::PciError;
 pub use pool::PoolError;
 pub use request::RequestError;
+pub use restore::RestoreError;
+pub use save::SaveError;
 pub use shim::ShimError;
 pub(crate) use shim::list_paths;
 pub use soft_reset::SoftResetError;
+pub use suspend::SuspendError;
 pub use xyl_api::ErrorCode;
 
 /// A feature that a setting needs and the host lacks.
@@ -323,6 +329,15 @@ pub enum EngineError {
     /// The domain cannot be soft-reset.
     #[error(transparent)]
     SoftReset(#[from] SoftResetError),
+    /// The guest cannot be suspended or resumed.
+    #[error(transparent)]
+    Suspend(#[from] SuspendError),
+    /// The guest cannot be saved.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    /// The saved guest cannot be restored.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     /// The domain's core cannot be dumped.
     #[error(transparent)]
     Dump(#[from] DumpError),
@@ -516,6 +531,9 @@ impl EngineError {
             EngineError::Adopt(error) => error.code(),
             EngineError::Autostart(_) => ErrorCode::Autostart,
             EngineError::SoftReset(_) => ErrorCode::SoftReset,
+            EngineError::Suspend(_) => ErrorCode::Suspend,
+            EngineError::Save(_) => ErrorCode::Save,
+            EngineError::Restore(error) => error.code(),
             EngineError::Dump(_) => ErrorCode::DumpCore,
             EngineError::Io { .. } => ErrorCode::File,
             EngineError::Record { .. } => ErrorCode::BadRecord,

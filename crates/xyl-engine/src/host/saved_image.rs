@@ -1,17 +1,20 @@
-//! Reads a file of `xl save` in a child process without rights, and says what it holds. `xyl check-image` uses it.
+//! Reads a file of `xl save` in a child process without rights. [`check`] says what it holds, for `xyl check-image`. [`start_of`] and
+//! [`stream_of`] read it for a restore.
 //!
-//! The file is hostile input. The child ([`xen_sys::compute_from`]) has the open file, and no privcmd, no xenstore, no
-//! other files and no rights. Its answer has a fixed length. It is parsed as untrusted input.
+//! The file is hostile input. The child ([`xen_sys::compute_from`], [`xen_sys::filter_from`]) has the open file, and no privcmd, no
+//! xenstore, no other files and no rights. What comes from it is untrusted input too: an answer of fixed length, or a stream that
+//! the child has written anew and that a reader with the same limits parses once more.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::time::Duration;
 
 use serde_json::Value;
 use xen_stream::{
-    Config, FileHeader, Guest, Limits, PageKind, Reader, StreamError, StreamKind, Summary,
+    Config, Event, FileHeader, Guest, Limits, PageKind, Reader, Record, StreamError, StreamKind,
+    Summary, Writer,
 };
-use xen_sys::{ComputeLimits, compute_from};
+use xen_sys::{ComputeLimits, Filtered, compute_from, filter_from};
 
 /// Limits of the child: room for a record and the set of pages, and an hour for the largest guests.
 const LIMITS: ComputeLimits = ComputeLimits {
@@ -116,6 +119,125 @@ pub fn check(file: &File) -> io::Result<SavedImage> {
     })?;
     Ok(Answer::from_bytes(&computed.answer).into_image())
 }
+
+// ---- for a restore --------------------------------------------------------------------------------
+
+/// The first parts of an image: what is known of its guest before its memory is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageStart {
+    /// The guest's configuration: JSON of libxl, as untrusted text.
+    pub config: Vec<u8>,
+    /// Whether the image is of a PV guest. Otherwise it is of an HVM or PVH guest.
+    pub is_pv: bool,
+    /// Whether the guest is a 32-bit PV guest.
+    pub is_pv32: bool,
+}
+
+/// Reads the first parts of an open file. `None` for a file without JSON.
+///
+/// # Errors
+/// The image is damaged, or no child could be started.
+pub(crate) fn start_of(file: &File) -> Result<Option<ImageStart>, ImageError> {
+    let mut reader = filtered(file, Limits::default(), has_begun)?;
+    let mut config = None;
+    let (mut is_pv, mut is_pv32) = (false, false);
+    while let Some(event) = reader.next_event()? {
+        match &event {
+            Event::File(header) if header.config != Config::None => {
+                config = Some(header.config.text().to_vec());
+            }
+            Event::Image(header) => is_pv = header.guest == Guest::Pv,
+            Event::Record(Record::PvInfo(info)) => is_pv32 = !info.is_64_bit,
+            _ => {}
+        }
+        if has_begun(&event) {
+            break;
+        }
+    }
+    Ok(config.map(|config| ImageStart {
+        config,
+        is_pv,
+        is_pv32,
+    }))
+}
+
+/// The stream of an open file, from its start on.
+///
+/// # Errors
+/// No child could be started.
+pub(crate) fn stream_of(file: &File, limits: Limits) -> io::Result<ImageReader> {
+    filtered(file, limits, |_| false)
+}
+
+/// A reader of what a child has read of an image.
+pub(crate) type ImageReader = Reader<BufReader<Filtered>>;
+
+/// The reasons why an image is not read.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The image is damaged, or not one that Xyl reads.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// The file cannot be read, or no child could be started.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Whether this is the last part of an image's start: the first record of the libxc stream, which a PV guest's width is in.
+fn has_begun(event: &Event<'_>) -> bool {
+    matches!(event, Event::Record(_) | Event::Pages(_))
+}
+
+fn filtered(
+    mut file: &File,
+    limits: Limits,
+    is_last: fn(&Event<'_>) -> bool,
+) -> io::Result<ImageReader> {
+    file.rewind()?;
+    let stream = filter_from(&LIMITS, file, |from, to| {
+        copy(from, to, limits, is_last).is_some()
+    })?;
+    let stream = BufReader::with_capacity(BUFFER_BYTES, stream);
+    Ok(Reader::new(stream, StreamKind::XlFile, limits))
+}
+
+/// Reads an image, and writes it anew up to the last part that is wanted. This runs in the child. `None` for an image that is not
+/// whole.
+fn copy(
+    from: &mut dyn Read,
+    to: &mut dyn Write,
+    limits: Limits,
+    is_last: fn(&Event<'_>) -> bool,
+) -> Option<()> {
+    let from = BufReader::with_capacity(BUFFER_BYTES, from);
+    let to = BufWriter::with_capacity(BUFFER_BYTES, Plain(to));
+    let mut reader = Reader::new(from, StreamKind::XlFile, limits);
+    let mut writer = Writer::new(to, StreamKind::XlFile, limits);
+    while let Some(event) = reader.next_event().ok()? {
+        if !matches!(event, Event::Skipped { .. }) {
+            writer.event(&event).ok()?;
+        }
+        if is_last(&event) {
+            break;
+        }
+    }
+    writer.into_inner().flush().ok()
+}
+
+/// Writes with the one call that the child may make.
+struct Plain<'w>(&'w mut dyn Write);
+
+impl Write for Plain<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+// ---- the answer of a check ------------------------------------------------------------------------
 
 /// Number of numbers in an answer.
 const NUMBERS: usize = 24;

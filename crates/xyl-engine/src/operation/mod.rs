@@ -5,12 +5,15 @@ pub mod create;
 pub mod destroy;
 pub mod dump_core;
 pub mod hotplug;
+pub(crate) mod new_file;
 pub mod preview;
 pub(crate) mod release_1;
 pub mod rename_aside;
 pub mod restart;
 pub mod run;
+pub mod save;
 pub mod soft_reset;
+pub mod suspend;
 pub mod xenstore_nodes;
 
 use std::time::Instant;
@@ -33,13 +36,16 @@ impl Kind {
     /// The first step that it does not have.
     pub(crate) fn check_steps(self, operation: &Operation) -> Result<(), UnknownStep> {
         match self {
-            Kind::Create => operation.plan::<create::Action>().map(drop),
+            Kind::Create | Kind::Restore => operation.plan::<create::Action>().map(drop),
             Kind::Destroy => operation.plan::<destroy::Action>().map(drop),
             Kind::Restart | Kind::RenameRestart => operation.plan::<restart::Action>().map(drop),
             Kind::DumpCore => operation.plan::<dump_core::Action>().map(drop),
             Kind::SoftReset => operation.plan::<soft_reset::Action>().map(drop),
             Kind::Attach => operation.plan::<hotplug::attach::Action>().map(drop),
             Kind::Detach => operation.plan::<hotplug::detach::Action>().map(drop),
+            Kind::Suspend => operation.plan::<suspend::Action>().map(drop),
+            Kind::Resume => operation.plan::<suspend::ResumeAction>().map(drop),
+            Kind::Save | Kind::Checkpoint => operation.plan::<save::Action>().map(drop),
         }
     }
 
@@ -60,6 +66,11 @@ pub fn steps_table(kind: Kind) -> String {
         Kind::SoftReset => table_of(kind, &soft_reset::plan()),
         Kind::Attach => table_of(kind, &hotplug::attach::plan()),
         Kind::Detach => table_of(kind, &hotplug::detach::plan(hotplug::detach::Manner::Asked)),
+        Kind::Suspend => table_of(kind, &suspend::plan()),
+        Kind::Resume => table_of(kind, &suspend::plan_of_resume()),
+        Kind::Save => table_of(kind, &save::plan()),
+        Kind::Checkpoint => table_of(kind, &save::plan_of_checkpoint()),
+        Kind::Restore => table_of(kind, &create::plan_of_restore()),
     }
 }
 

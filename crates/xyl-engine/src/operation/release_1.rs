@@ -17,7 +17,14 @@ pub(crate) fn steps(kind: &str) -> Option<Vec<Planned<Value>>> {
         Kind::RenameRestart => with_next_domain(mapped(of_aside(), restart::Action::Aside)),
         Kind::DumpCore => listed(of_dump_core()),
         // These were no operations then.
-        Kind::SoftReset | Kind::Attach | Kind::Detach => None,
+        Kind::SoftReset
+        | Kind::Attach
+        | Kind::Detach
+        | Kind::Suspend
+        | Kind::Resume
+        | Kind::Save
+        | Kind::Checkpoint
+        | Kind::Restore => None,
     }
 }
 

@@ -111,14 +111,14 @@ pub(crate) fn settle(
     keeps_record: bool,
     ended: Option<Outcome>,
 ) -> Result<bool, EngineError> {
-    if kind == Kind::DumpCore {
+    if matches!(kind, Kind::DumpCore | Kind::Save | Kind::Checkpoint) {
         let progress = progress_file(host, uuid);
         remove_if_there(&*host.files, &progress)
             .map_err(|source| EngineError::io("remove", &progress, source))?;
     }
     let is_over = match (kind, ended) {
-        (Kind::Destroy, Some(Outcome::Done)) => true,
-        (Kind::Create, Some(Outcome::Undone)) => !keeps_record,
+        (Kind::Destroy | Kind::Save, Some(Outcome::Done)) => true,
+        (Kind::Create | Kind::Restore, Some(Outcome::Undone)) => !keeps_record,
         // The journal tells whether a soft reset was given up, also where the record is lost.
         (Kind::SoftReset, Some(_)) => false,
         // One of xl's, of which nothing was kept here before.
@@ -128,7 +128,10 @@ pub(crate) fn settle(
     if is_over {
         forget(host, uuid)?;
     }
-    let makes_domain = matches!(kind, Kind::Create | Kind::Restart | Kind::RenameRestart);
+    let makes_domain = matches!(
+        kind,
+        Kind::Create | Kind::Restore | Kind::Restart | Kind::RenameRestart
+    );
     if makes_domain && ended == Some(Outcome::Done) {
         store::remove_kept(host, uuid)?;
         given_up::forget(host, uuid)?;

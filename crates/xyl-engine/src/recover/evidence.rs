@@ -38,17 +38,25 @@ fn is_explained(
     let is_number = |key: &str| last.number(key) == Some(info.domid.0.into());
     let is_old = is_number("old");
     match kind {
-        Kind::DumpCore | Kind::SoftReset | Kind::Attach | Kind::Detach => Ok(true),
+        Kind::DumpCore
+        | Kind::SoftReset
+        | Kind::Attach
+        | Kind::Detach
+        | Kind::Suspend
+        | Kind::Resume
+        | Kind::Checkpoint => Ok(true),
         // No process gives the VM another domain before its destroy has ended.
-        Kind::Destroy => Ok(is_old),
+        Kind::Destroy | Kind::Save => Ok(is_old),
         // The domain that is replaced has ended, or was paused to be ended.
         Kind::Restart | Kind::RenameRestart if is_old && !is_remade(last) => {
             Ok(info.flags.shutdown || info.flags.paused)
         }
-        Kind::Create | Kind::Restart | Kind::RenameRestart if domains::has_run(info) => {
+        Kind::Create | Kind::Restore | Kind::Restart | Kind::RenameRestart
+            if domains::has_run(info) =>
+        {
             Ok(may_have_started(last) && is_number("domid"))
         }
-        Kind::Create | Kind::Restart | Kind::RenameRestart => {
+        Kind::Create | Kind::Restore | Kind::Restart | Kind::RenameRestart => {
             Ok(last.has_come_to(INTRODUCE) || !is_whole(host, info)?)
         }
     }

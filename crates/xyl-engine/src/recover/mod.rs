@@ -26,7 +26,9 @@ use crate::operation::release_1;
 use crate::operation::rename_aside::Aside;
 use crate::operation::run::{resume, settle};
 use crate::operation::{KEEPS_RECORD, Kind, OfVm};
-use crate::operation::{create, destroy, dump_core, hotplug, restart, soft_reset, xenstore_nodes};
+use crate::operation::{
+    create, destroy, dump_core, hotplug, restart, save, soft_reset, suspend, xenstore_nodes,
+};
 use crate::supervise::requests;
 use crate::vm::domains::DomainRef;
 use crate::vm::journal;
@@ -510,7 +512,7 @@ fn resume_kind(
     let old = domid_of(last, "old");
     let has_old = old.ok_or_else(|| vm.has_no_domain());
     Ok(match kind {
-        Kind::Create => {
+        Kind::Create | Kind::Restore => {
             let mut context = remade(host, uuid, last, last.is_set(KEEPS_RECORD))?;
             let resumed = resume(host, uuid, kind, contents, last, &mut context)?;
             (resumed, context.new_domain())
@@ -548,6 +550,28 @@ fn resume_kind(
         Kind::DumpCore => {
             let context = dump_core::from_journal(uuid, has_old?, last);
             let mut context = context.ok_or_else(|| vm.has_no_domain())?;
+            (
+                resume(host, uuid, kind, contents, last, &mut context)?,
+                None,
+            )
+        }
+        Kind::Suspend => {
+            let mut context = suspend::Suspend::taken_over(uuid, has_old?, last);
+            (
+                resume(host, uuid, kind, contents, last, &mut context)?,
+                None,
+            )
+        }
+        Kind::Resume => {
+            let mut context = suspend::Resume::taken_over(uuid, has_old?);
+            (
+                resume(host, uuid, kind, contents, last, &mut context)?,
+                None,
+            )
+        }
+        Kind::Save | Kind::Checkpoint => {
+            let context = save::from_journal(uuid, has_old?, last);
+            let mut context = context.ok_or_else(|| unreadable(host, uuid, last))?;
             (
                 resume(host, uuid, kind, contents, last, &mut context)?,
                 None,

@@ -5,6 +5,9 @@ use xyl_saga::{Operation, Outcome, Past};
 /// The argument of a create whose VM keeps its record even where it fails.
 pub(crate) const KEEPS_RECORD: &str = "keeps_record";
 
+/// The fact of a save that has the size of its file, in bytes.
+pub(crate) const SAVED_BYTES: &str = "size_bytes";
+
 /// Kind of an operation on a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -24,11 +27,21 @@ pub enum Kind {
     Attach,
     /// A VM's domain loses a device.
     Detach,
+    /// A VM's guest is suspended. It stays in its domain.
+    Suspend,
+    /// A VM's suspended guest goes on in its domain.
+    Resume,
+    /// A VM's guest is saved to a file. Its domain ends, and the VM is forgotten.
+    Save,
+    /// A VM's guest is saved to a file, and stays in its domain.
+    Checkpoint,
+    /// A VM gets a domain with a saved guest.
+    Restore,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Create,
         Kind::Destroy,
         Kind::Restart,
@@ -37,6 +50,11 @@ impl Kind {
         Kind::SoftReset,
         Kind::Attach,
         Kind::Detach,
+        Kind::Suspend,
+        Kind::Resume,
+        Kind::Save,
+        Kind::Checkpoint,
+        Kind::Restore,
     ];
 
     /// Its word, in journals and for people.
@@ -50,6 +68,11 @@ impl Kind {
             Kind::SoftReset => "soft-reset",
             Kind::Attach => "attach",
             Kind::Detach => "detach",
+            Kind::Suspend => "suspend",
+            Kind::Resume => "resume",
+            Kind::Save => "save",
+            Kind::Checkpoint => "checkpoint",
+            Kind::Restore => "restore",
         }
     }
 
@@ -57,14 +80,29 @@ impl Kind {
     pub(crate) fn keeps_domain(self) -> bool {
         matches!(
             self,
-            Kind::DumpCore | Kind::SoftReset | Kind::Attach | Kind::Detach
+            Kind::DumpCore
+                | Kind::SoftReset
+                | Kind::Attach
+                | Kind::Detach
+                | Kind::Suspend
+                | Kind::Resume
+                | Kind::Checkpoint
         )
     }
 
     /// Whether a restart or a soft reset may follow such an operation that could not be finished: all devices go with the
-    /// domain, and a core whose unfinished file cannot be removed is no reason to leave the guest down.
+    /// domain, and a core whose unfinished file cannot be removed is no reason to leave the guest down. A guest that has ended is
+    /// neither suspended nor resumed.
     pub(crate) fn holds_up_nothing(self) -> bool {
-        matches!(self, Kind::DumpCore | Kind::Attach | Kind::Detach)
+        matches!(
+            self,
+            Kind::DumpCore
+                | Kind::Attach
+                | Kind::Detach
+                | Kind::Suspend
+                | Kind::Resume
+                | Kind::Checkpoint
+        )
     }
 
     /// The operation of a word.

@@ -20,9 +20,11 @@ use uuid::Uuid;
 use xen_port::DomId;
 use xyl_api::{
     Asker, Done, Envelope, Header, ParseError, PowerDelivery, PowerRequest, Reply, Request,
-    RequestId, limits,
+    RequestId, Saved, limits,
 };
+use xyl_saga::{Outcome, Past};
 
+use crate::vm::kind::{self, Kind, SAVED_BYTES};
 use crate::vm::store;
 use crate::{Dirs, EngineError, Host};
 
@@ -346,8 +348,26 @@ impl<'h> RequestQueue<'h> {
 pub(crate) fn answer_all(host: &Host, vm: Uuid) {
     answer(host, vm, |envelope| {
         let meant = envelope.domain.map(DomId);
-        Some(without_domain(&envelope.request, vm, meant, None))
+        match saved(host, vm, &envelope.request) {
+            Some(saved) => Some(Ok(Done::Saved(saved))),
+            None => Some(without_domain(&envelope.request, vm, meant, None)),
+        }
     });
+}
+
+/// The result of a request for a save that has ended the VM, by the VM's journal.
+fn saved(host: &Host, vm: Uuid, request: &Request) -> Option<Saved> {
+    let Request::Save { file, .. } = request else {
+        return None;
+    };
+    let contents = xyl_saga::load(&*host.files, &host.dirs.journal(vm)).ok()?;
+    let past = Past::of(&contents);
+    let last = kind::last_of_domain(&past)?;
+    let is_its = last.text("file").map(Path::new) == Some(file.as_path());
+    let is_done = last.begin.kind == Kind::Save.word() && last.outcome == Some(Outcome::Done);
+    (is_its && is_done).then(|| Saved {
+        size_bytes: last.number(SAVED_BYTES).unwrap_or(0),
+    })
 }
 
 /// Replies to the requests that no monitor will carry out, and removes them. A process that waits takes its own back. `next` is

@@ -19,7 +19,9 @@
 //!   Running                                              GivenUp
 //! ```
 //!
-//! `Dumping` stands beside the states of a VM that has a domain: a core is being written. `Unfinished` is an operation whose
+//! A guest that is suspended (`Suspended`) goes on when it is resumed, and is running then.
+//!
+//! `Dumping` and `Saving` stand beside the states of a VM that has a domain: its core or its guest's state is being written. `Unfinished` is an operation whose
 //! process has died, or that can go neither forth nor back. The next command that changes the VM finishes it.
 //!
 //! No process holds the state. [`VmState::of`] derives it from what Xen says of the domain, the VM's journal, the VM's record
@@ -44,12 +46,16 @@ pub enum VmState {
     Running,
     /// Its domain's vCPUs are stopped.
     Paused,
+    /// Its guest has suspended itself, and can go on.
+    Suspended,
     /// Its guest has asked for a soft reset.
     SoftResetting,
     /// Its domain has shut down, and nothing is done about that now.
     Ended(ShutdownReason),
     /// Its domain's core is being written to a file.
     Dumping,
+    /// Its guest is being saved to a file.
+    Saving,
     /// It gets its next domain now.
     Restarting,
     /// Its next restart waits until it is due, in seconds since the host was started.
@@ -78,6 +84,8 @@ pub enum Event {
     GuestEnded(ShutdownReason),
     /// A core is being written.
     DumpBegun,
+    /// A save has begun.
+    SaveBegun,
     /// A restart has begun.
     RestartBegun,
     /// A restart has to wait, or a try has failed.
@@ -108,16 +116,24 @@ pub struct ImpossibleEvent {
 /// The state that an event leads to.
 pub fn next(state: VmState, event: Event) -> Result<VmState, ImpossibleEvent> {
     use VmState::{
-        Absent, Building, Dumping, Dying, Ended, GivenUp, Paused, Restarting, Running,
-        SoftResetting, Unfinished, WaitingForRestart,
+        Absent, Building, Dumping, Dying, Ended, GivenUp, Paused, Restarting, Running, Saving,
+        SoftResetting, Suspended, Unfinished, WaitingForRestart,
     };
     let may_run = matches!(
         state,
-        Building | Running | Paused | SoftResetting | Dumping | Restarting | Unfinished
+        Building
+            | Running
+            | Paused
+            | Suspended
+            | SoftResetting
+            | Dumping
+            | Saving
+            | Restarting
+            | Unfinished
     );
     let is_worked_on = matches!(
         state,
-        Building | Dumping | Restarting | Dying | SoftResetting
+        Building | Dumping | Saving | Restarting | Dying | SoftResetting
     );
     let may_restart = matches!(
         state,
@@ -128,9 +144,11 @@ pub fn next(state: VmState, event: Event) -> Result<VmState, ImpossibleEvent> {
         (_, Event::Started) if may_run => Ok(Running),
         (_, Event::Stopped) if may_run => Ok(Paused),
         (_, Event::GuestEnded(ShutdownReason::SoftReset)) if may_run => Ok(SoftResetting),
+        (_, Event::GuestEnded(ShutdownReason::Suspend)) if may_run => Ok(Suspended),
         (_, Event::GuestEnded(reason)) if may_run => Ok(Ended(reason)),
         // A core that was written after the guest's end leaves the domain as it was.
-        (Running | Paused | Ended(_), Event::DumpBegun) => Ok(Dumping),
+        (Running | Paused | Suspended | Ended(_), Event::DumpBegun) => Ok(Dumping),
+        (Running | Suspended, Event::SaveBegun) => Ok(Saving),
         (_, Event::RestartBegun) if may_restart => Ok(Restarting),
         (_, Event::RestartPutOff { due_s }) if may_restart => Ok(WaitingForRestart { due_s }),
         (_, Event::RestartGivenUp) if may_restart => Ok(GivenUp),
@@ -169,7 +187,7 @@ impl VmState {
         let open = observed.past.and_then(Past::under_way);
         match (open, observed.domain) {
             (Some(_), _) if !observed.is_worked_on => VmState::Unfinished,
-            (Some(open), Some(info)) if is_hotplug(open) => of_domain(info, observed),
+            (Some(open), Some(info)) if leaves_state(open) => of_domain(info, observed),
             (Some(open), _) => of_operation(open),
             (None, Some(info)) => of_domain(info, observed),
             (None, None) => without_domain(observed),
@@ -183,9 +201,11 @@ impl VmState {
             VmState::Building => "building",
             VmState::Running => "running",
             VmState::Paused => "paused",
+            VmState::Suspended => "suspended",
             VmState::SoftResetting => "soft-resetting",
             VmState::Ended(_) => "ended",
             VmState::Dumping => "dumping",
+            VmState::Saving => "saving",
             VmState::Restarting => "restarting",
             VmState::WaitingForRestart { .. } => "waiting-for-restart",
             VmState::Dying => "dying",
@@ -195,16 +215,21 @@ impl VmState {
     }
 }
 
-/// Whether an operation attaches or detaches a device. The state of the domain is not changed by that.
-fn is_hotplug(open: &Operation) -> bool {
+/// Whether the state of the domain says all while an operation is under way: it attaches or detaches a device, or waits for the
+/// guest to suspend itself.
+fn leaves_state(open: &Operation) -> bool {
     let kind = Kind::parse(&open.begin.kind);
-    matches!(kind, Some(Kind::Attach | Kind::Detach))
+    matches!(
+        kind,
+        Some(Kind::Attach | Kind::Detach | Kind::Suspend | Kind::Resume)
+    )
 }
 
 fn of_operation(open: &Operation) -> VmState {
     match Kind::parse(&open.begin.kind) {
         _ if kind::is_restart(open) => VmState::Restarting,
         Some(Kind::DumpCore) => VmState::Dumping,
+        Some(Kind::Save | Kind::Checkpoint) => VmState::Saving,
         Some(Kind::SoftReset) => VmState::SoftResetting,
         Some(Kind::Destroy) => VmState::Dying,
         Some(_) => VmState::Building,
@@ -219,6 +244,7 @@ fn of_domain(info: &DomainInfo, observed: &Observed<'_>) -> VmState {
         _ if info.flags.dying => without_living_domain(observed),
         _ if observed.is_given_up && !observed.is_supervised => VmState::GivenUp,
         Some(ShutdownReason::SoftReset) if observed.is_supervised => VmState::SoftResetting,
+        Some(ShutdownReason::Suspend) => VmState::Suspended,
         Some(_) if observed.is_supervised && is_put_off(observed) => waiting(observed),
         Some(reason) => VmState::Ended(reason),
         None if info.flags.paused => VmState::Paused,
@@ -254,14 +280,16 @@ fn without_domain(observed: &Observed<'_>) -> VmState {
 }
 
 /// One of each state, in the order of the documentation.
-pub const STATES: [VmState; 12] = [
+pub const STATES: [VmState; 14] = [
     VmState::Absent,
     VmState::Building,
     VmState::Running,
     VmState::Paused,
+    VmState::Suspended,
     VmState::SoftResetting,
     VmState::Ended(ShutdownReason::Reboot),
     VmState::Dumping,
+    VmState::Saving,
     VmState::Restarting,
     VmState::WaitingForRestart { due_s: 0 },
     VmState::Dying,
@@ -270,12 +298,17 @@ pub const STATES: [VmState; 12] = [
 ];
 
 /// One of each event, with its words for the documentation.
-pub const EVENTS: [(Event, &str); 11] = [
+pub const EVENTS: [(Event, &str); 13] = [
     (Event::CreateBegun, "create begins"),
     (Event::Started, "domain runs"),
     (Event::Stopped, "domain is paused"),
+    (
+        Event::GuestEnded(ShutdownReason::Suspend),
+        "guest suspends itself",
+    ),
     (Event::GuestEnded(ShutdownReason::Reboot), "guest ends"),
     (Event::DumpBegun, "dump begins"),
+    (Event::SaveBegun, "save begins"),
     (Event::RestartBegun, "restart begins"),
     (Event::RestartPutOff { due_s: 0 }, "restart waits"),
     (Event::RestartGivenUp, "restart given up"),

@@ -145,8 +145,10 @@ fn has_record(records: &Records<'_>, uuid: Uuid) -> bool {
 fn last_domid(past: &Past) -> Option<DomId> {
     let number = |operation: &Operation| {
         let key = match Kind::parse(&operation.begin.kind) {
-            Some(Kind::Create) if operation.outcome == Some(Outcome::Done) => "domid",
-            Some(Kind::Create) => return None,
+            Some(Kind::Create | Kind::Restore) if operation.outcome == Some(Outcome::Done) => {
+                "domid"
+            }
+            Some(Kind::Create | Kind::Restore) => return None,
             _ => "old",
         };
         u16::try_from(operation.number(key)?).ok().map(DomId)

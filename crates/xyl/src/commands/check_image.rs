@@ -71,7 +71,7 @@ fn read(path: &Path) -> io::Result<(SavedImage, Option<u64>)> {
 }
 
 /// Opens a file or a block device. A pipe could keep a reader waiting for ever.
-fn open(path: &Path) -> io::Result<File> {
+pub fn open(path: &Path) -> io::Result<File> {
     let no_wait = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new()
         .read(true)

@@ -21,7 +21,7 @@ use xyl_engine::config::libxl_json;
 use xyl_engine::config::plan::{self, Planned};
 use xyl_engine::control::{autoballoon, vcpus};
 use xyl_engine::host::topology;
-use xyl_engine::operation::create::{CreateRequest, create};
+use xyl_engine::operation::create::{CreateRequest, SavedGuest, create, restore};
 use xyl_engine::operation::preview::{self, Preview};
 use xyl_engine::supervise::monitor::{self};
 use xyl_engine::vm::Vm;
@@ -103,6 +103,9 @@ pub struct Args {
     /// Whether the command goes on after the create
     #[arg(skip)]
     goes_on: bool,
+    /// The saved guest that the domain gets
+    #[arg(skip)]
+    saved: Option<SavedGuest>,
 }
 
 impl Args {
@@ -122,6 +125,19 @@ impl Args {
             ignore_global_affinity_masks: false,
             words: Vec::new(),
             goes_on: true,
+            saved: None,
+        }
+    }
+
+    /// The arguments of a create for a saved guest. With `no_monitor` nothing handles its reboot or crash.
+    pub fn of_restore(saved: SavedGuest, paused: bool, no_monitor: bool) -> Args {
+        Args {
+            paused,
+            no_monitor,
+            quiet: false,
+            goes_on: false,
+            saved: Some(saved),
+            ..Args::of_part(Path::new(""))
         }
     }
 
@@ -152,17 +168,40 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         return print_plan(context, &planned);
     }
     if args.debug {
-        let text = json::text(&record_of(&planned.spec), Layout::Xl)?;
-        stderr::line(format_args!("{text}"));
+        show_record(&planned.spec)?;
     }
-    let mut host = context.open_host()?;
+    let host = context.open_host()?;
+    create_and_follow(args, context, &planned, host)
+}
+
+/// Prints the configuration as JSON on standard error.
+pub fn show_record(spec: &VmSpec) -> Outcome {
+    let text = json::text(&record_of(spec), Layout::Xl)?;
+    stderr::line(format_args!("{text}"));
+    Ok(())
+}
+
+/// Creates the domain, and does afterwards what the arguments say.
+pub fn create_and_follow(
+    args: &Args,
+    context: &Context,
+    planned: &Planned,
+    mut host: Host,
+) -> Outcome {
     let interrupts = Interrupts::catch()?;
-    let created = create_with_room(args, context, &planned, &mut host, &interrupts.cancel)?;
-    let outcome = follow(args, context, &planned, created, &mut host, interrupts);
+    let created = create_with_room(args, context, planned, &mut host, &interrupts.cancel)?;
+    let outcome = follow(args, context, planned, created, &mut host, interrupts);
     context.count(&host);
     // The process ends now. The kernel frees its memory and mappings faster than the destructor would.
     std::mem::forget(host);
     outcome
+}
+
+/// Plans the VM of a configuration file, for a saved guest.
+pub fn plan_of_file(context: &Context, file: &Path) -> Result<Planned, Failure> {
+    let planned = plan(&Args::of_part(file), context, read(context, file, &[])?)?;
+    show_warnings(context, planned.config.report());
+    Ok(planned)
 }
 
 /// Creates the VM `name` of a configuration file, as a part of another command. Its monitor begins at once.
@@ -336,7 +375,11 @@ fn create_now(
         before_start: &mut before_start,
         notice: &mut notice,
     };
-    match create(host, &mut request, cancel) {
+    let outcome = match &args.saved {
+        Some(saved) => restore(host, &mut request, saved, cancel),
+        None => create(host, &mut request, cancel),
+    };
+    match outcome {
         Ok(domid) => Ok(Created {
             vm: Vm { domid, uuid },
             console,
@@ -582,6 +625,16 @@ fn print_plan(context: &Context, planned: &Planned) -> Outcome {
         return Ok(context.out.json(&config)?);
     }
     Ok(context.out.xl_json(&record_of(&planned.spec))?)
+}
+
+/// A configuration file as JSON of libxl. Without a size of the memory for page tables, so that a reader computes it.
+pub fn record_of_file(context: &Context, file: &Path) -> Result<serde_json::Value, Failure> {
+    let mut record = record_of(&plan_of_file(context, file)?.spec);
+    let build = record
+        .get_mut("b_info")
+        .and_then(|build| build.as_object_mut());
+    build.map(|build| build.remove("shadow_memkb"));
+    Ok(record)
 }
 
 fn record_of(spec: &VmSpec) -> serde_json::Value {

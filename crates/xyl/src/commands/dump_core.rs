@@ -1,7 +1,6 @@
 //! `xyl dump-core`: writes a domain's memory and registers to a file.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use clap::ValueHint;
 use serde_json::json;
@@ -12,12 +11,8 @@ use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
 use crate::interrupts::Interrupts;
+use crate::new_file::{Progress, whole_path};
 use crate::shown::Shown;
-
-/// Delay before the first line of progress.
-const QUIET_FOR: Duration = Duration::from_secs(1);
-/// Interval between two lines of progress.
-const TELL_EVERY: Duration = Duration::from_secs(2);
 
 /// Write a domain's memory and registers to a file, for crash(8)
 #[derive(Debug, clap::Args)]
@@ -83,7 +78,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     context.count(&host);
     match outcome? {
         Done::Dumped(dumped) => told(args, context, &file, dumped),
-        Done::Plain | Done::Delivered { .. } => Ok(()),
+        Done::Plain | Done::Delivered { .. } | Done::Saved(_) => Ok(()),
     }
 }
 
@@ -99,22 +94,6 @@ fn plain_name(name: &str, domid: u16) -> String {
 fn make_folder(folder: &Path) -> Outcome {
     std::fs::create_dir_all(folder)
         .map_err(|source| Failure::io(format!("make the folder {}", folder.display()), source))
-}
-
-/// Resolves links to the path of the file. Refuses a path at which something other than a regular file exists.
-fn whole_path(file: &Path) -> Result<PathBuf, Failure> {
-    let of_file = |source| Failure::io(format!("use {}", file.display()), source);
-    match std::fs::canonicalize(file) {
-        Ok(path) if path.is_file() => Ok(path),
-        Ok(_) => Err(Failure::refused(format!(
-            "{} is no file that could be replaced: name another",
-            file.display()
-        ))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            std::path::absolute(file).map_err(of_file)
-        }
-        Err(error) => Err(of_file(error)),
-    }
 }
 
 fn told(args: &Args, context: &Context, file: &Path, dumped: Dumped) -> Outcome {
@@ -136,54 +115,9 @@ fn told(args: &Args, context: &Context, file: &Path, dumped: Dumped) -> Outcome 
     Ok(())
 }
 
-/// Progress of a long dump, printed on standard error.
-struct Progress<'c> {
-    context: &'c Context,
-    domid: u16,
-    next: Instant,
-}
-
-impl Progress<'_> {
-    fn new(context: &Context, domid: u16) -> Progress<'_> {
-        Progress {
-            context,
-            domid,
-            next: Instant::now() + QUIET_FOR,
-        }
-    }
-
-    fn tell(&mut self, written: u64, size: u64) {
-        const MIB: u64 = 1 << 20;
-        let now = Instant::now();
-        if now < self.next {
-            return;
-        }
-        self.next = now + TELL_EVERY;
-        self.context.say(format!(
-            "domain {}: {} of {} MiB",
-            self.domid,
-            written / MIB,
-            size.div_ceil(MIB)
-        ));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_no_file_is_not_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let (new, old) = (folder.path().join("new"), folder.path().join("old"));
-        std::fs::write(&old, "x").unwrap();
-        assert_eq!(whole_path(&new).unwrap(), new);
-        let link = folder.path().join("link");
-        std::os::unix::fs::symlink(&old, &link).unwrap();
-        assert_eq!(whole_path(&link).unwrap(), old.canonicalize().unwrap());
-        assert!(whole_path(folder.path()).is_err());
-        assert!(whole_path(Path::new("/dev/null")).is_err());
-    }
 
     #[test]
     fn a_name_stays_in_its_folder() {

@@ -12,10 +12,6 @@ pub const COMMANDS: &[(&str, &str)] = &[
         "remus",
         "it sends checkpoints of a domain to another host; use `xl` for such a domain",
     ),
-    ("restore", MOVING),
-    ("resume", MOVING),
-    ("save", MOVING),
-    ("suspend", MOVING),
     (
         "vncviewer",
         "start a viewer yourself: the display's address and port are in the nodes console/vnc-listen and console/vnc-port of the domain, in /local/domain/DOMID of xenstore",
@@ -25,7 +21,7 @@ pub const COMMANDS: &[(&str, &str)] = &[
 ];
 
 const QUOTA: &str = "it needs requests that xenstored has since Xen 4.22; use the command of the same name of `xl` there";
-const MOVING: &str = "use `xl` for a domain that is to be saved or moved";
+const MOVING: &str = "use `xl` for a domain that is to be moved";
 
 /// Commands of xl that are refused with exit code 1: what they would change needs something that Xyl or the host lacks. Each with
 /// that, and a remedy.

@@ -43,6 +43,8 @@ pub mod pci;
 pub mod psr;
 pub mod recover;
 pub mod rename;
+pub mod restore;
+pub mod save;
 pub mod sched;
 pub mod sched_rtds;
 pub mod sharing;
@@ -50,6 +52,7 @@ pub mod shutdown;
 pub mod simulated_host;
 pub mod start;
 pub mod stop;
+pub mod suspend;
 pub mod sysrq;
 pub mod top;
 pub mod trigger;
@@ -126,6 +129,9 @@ pub const HERE: &[&str] = &[
     "reboot",
     "recover",
     "rename",
+    "restore",
+    "resume",
+    "save",
     "sched-credit",
     "sched-credit2",
     "sched-rtds",
@@ -135,6 +141,7 @@ pub const HERE: &[&str] = &[
     "shutdown",
     "start",
     "stop",
+    "suspend",
     "sysrq",
     "top",
     "trigger",
@@ -247,6 +254,9 @@ fn run_one(command: &Command, context: &Context) -> Outcome {
         Command::Reboot(args) => shutdown::run_reboot(args, context),
         Command::Recover(args) => recover::run(args, context),
         Command::Rename(args) => rename::run(args, context),
+        Command::Restore(args) => restore::run(args, context),
+        Command::Resume(args) => suspend::run_resume(args, context),
+        Command::Save(args) => save::run(args, context),
         Command::SchedCredit(args) => sched::run_credit(args, context),
         Command::SchedCredit2(args) => sched::run_credit2(args, context),
         Command::SchedRtds(args) => sched_rtds::run(args, context),
@@ -256,6 +266,7 @@ fn run_one(command: &Command, context: &Context) -> Outcome {
         Command::Shutdown(args) => shutdown::run_shutdown(args, context),
         Command::Start(args) => start::run(args, context),
         Command::Stop(args) => stop::run(args, context),
+        Command::Suspend(args) => suspend::run_suspend(args, context),
         Command::SimulatedHost(args) => simulated_host::run(args, context),
         Command::Sysrq(args) => sysrq::run(args, context),
         Command::Top(args) => top::run(args, context),
@@ -300,9 +311,13 @@ fn changes_a_vm(command: &Command) -> bool {
             | Command::Pause(_)
             | Command::Reboot(_)
             | Command::Rename(_)
+            | Command::Restore(_)
+            | Command::Resume(_)
+            | Command::Save(_)
             | Command::Shutdown(_)
             | Command::Start(_)
             | Command::Stop(_)
+            | Command::Suspend(_)
             | Command::Sysrq(_)
             | Command::Trigger(_)
             | Command::Unpause(_)

@@ -167,7 +167,7 @@ fn ask(
             Some(PowerDelivery::HasShutDown)
         }
         Done::Delivered { how } => Some(how),
-        Done::Plain | Done::Dumped(_) => None,
+        Done::Plain | Done::Dumped(_) | Done::Saved(_) => None,
     })
 }
 

@@ -3,8 +3,11 @@
 //! What can be found wrong without a domain is found first: names, kernel, memory. Then the steps of
 //! [`Kind::Create`] make it, and the failure of any leaves nothing behind: no domain, no claim, no xenstore
 //! node, no file.
+//!
+//! A restore ([`Kind::Restore`]) is a create whose memory comes from a saved guest ([`SavedGuest`]).
 
 mod prepared;
+pub(crate) mod restore;
 mod steps;
 
 use std::rc::Rc;
@@ -12,11 +15,10 @@ use std::rc::Rc;
 use os_port::Lock;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
-use xen_build::Built;
-use xen_port::{DomId, EvtchnPort, GuestMemory};
+use xen_port::{DomId, EvtchnPort, Gfn, GuestMemory};
 use xenstore::Path;
 use xyl_audit::Operation;
-use xyl_saga::{At, Facts, OnDeath, Plan, Progress};
+use xyl_saga::{At, Facts, OnDeath, Plan, Planned as Step, Progress};
 
 use crate::Notice;
 use crate::config::plan::Planned;
@@ -25,6 +27,8 @@ use crate::vm::spec::VmSpec;
 use crate::vm::{domains, given_up};
 use crate::{Cancel, EngineError, Host, VmGuard};
 
+pub use restore::SavedGuest;
+
 pub(crate) use prepared::{
     Daemons, OpenedKernel, check_admission, check_image, find_pool, warn_of_shim,
 };
@@ -32,6 +36,8 @@ use prepared::{Order, Prepared, check_identity};
 
 /// Time limit for the attachment of all devices, in seconds.
 const ATTACH_LIMIT_S: u64 = 60;
+/// Time limit for reading the memory of a saved guest, in seconds, as for writing it.
+const RESTORE_LIMIT_S: u64 = 12 * 3600;
 
 /// A request to create a domain.
 pub struct CreateRequest<'a> {
@@ -59,7 +65,18 @@ pub fn create(
     request: &mut CreateRequest<'_>,
     cancel: &Cancel,
 ) -> Result<DomId, EngineError> {
-    create_with(host, request, cancel, false)
+    create_with(host, request, cancel, Source::New)
+}
+
+/// Creates a domain with the memory and the CPU state of a saved guest, or leaves no trace of it. The request has the guest's
+/// configuration.
+pub fn restore(
+    host: &mut Host,
+    request: &mut CreateRequest<'_>,
+    guest: &SavedGuest,
+    cancel: &Cancel,
+) -> Result<DomId, EngineError> {
+    create_with(host, request, cancel, Source::Saved(guest))
 }
 
 /// Creates a VM's next domain from its record, which stays even if that fails.
@@ -74,7 +91,18 @@ pub(crate) fn again(host: &mut Host, planned: &Planned) -> Result<DomId, EngineE
         before_start: &mut |_, _| Ok(()),
         notice: &mut notice,
     };
-    create_with(host, &mut request, &Cancel::new(), true)
+    create_with(host, &mut request, &Cancel::new(), Source::Again)
+}
+
+/// What a domain is made from.
+#[derive(Clone, Copy)]
+enum Source<'s> {
+    /// The configuration of a new VM.
+    New,
+    /// The record of a VM that has lost its domain.
+    Again,
+    /// A saved guest.
+    Saved(&'s SavedGuest),
 }
 
 /// A restart has no caller to warn: its warnings go where the host's notices go.
@@ -90,17 +118,19 @@ fn create_with(
     host: &mut Host,
     request: &mut CreateRequest<'_>,
     cancel: &Cancel,
-    keeps_record: bool,
+    source: Source<'_>,
 ) -> Result<DomId, EngineError> {
     let spec = request.spec;
+    let keeps_record = matches!(source, Source::Again);
     let physical = host.hv.phys_info()?;
     let owner = VmGuard::take(host, spec.uuid)?;
     owner.report_recovered(host);
     let name_lock = domains::reserve_name(host, &spec.name)?;
     check_identity(host, spec)?;
-    let operation = match keeps_record {
-        true => Operation::Restart,
-        false => Operation::Create,
+    let operation = match source {
+        Source::New => Operation::Create,
+        Source::Again => Operation::Restart,
+        Source::Saved(_) => Operation::Restore,
     };
     let order = Order {
         operation,
@@ -110,7 +140,14 @@ fn create_with(
         opened: None,
         cancel,
     };
-    let prepared = Prepared::new(host, order, request.notice)?;
+    let prepared = match source {
+        Source::Saved(guest) => Prepared::of_saved(host, order, guest, request.notice)?,
+        Source::New | Source::Again => Prepared::new(host, order, request.notice)?,
+    };
+    let (kind, plan, image) = match source {
+        Source::Saved(guest) => (Kind::Restore, plan_of_restore(), Some(guest.image()?)),
+        Source::New | Source::Again => (Kind::Create, plan(), None),
+    };
     let mut args = Facts::new();
     args.insert("paused".to_owned(), request.paused.into());
     if keeps_record {
@@ -123,14 +160,15 @@ fn create_with(
         watch: Some(&mut *request.watch),
         before_start: Some(&mut *request.before_start),
         name_lock: Some(name_lock),
+        image,
         ..Context::new(OfVm::begun(spec.uuid), keeps_record)
     };
     let notice = &mut *request.notice;
     let begun = Begun {
-        kind: Kind::Create,
+        kind,
         name: &spec.name,
         args,
-        plan: plan(),
+        plan,
     };
     owner.carry_out(host, begun, &mut context, cancel, &mut |step| {
         notice(Notice::Step(step));
@@ -171,6 +209,8 @@ pub(crate) enum Action {
     DescribeCpu,
     /// Populates memory, and puts kernel and ramdisk into it.
     BuildMemory,
+    /// Populates memory, and fills it from a saved guest, with the state of the vCPUs.
+    RestoreMemory,
     /// Sets weight and cap.
     ShareCpu,
     /// Writes the xenstore nodes.
@@ -189,6 +229,22 @@ pub(crate) enum Action {
 
 /// The steps of a create, in order.
 pub(crate) fn plan() -> Plan<Action> {
+    let build = Action::BuildMemory;
+    plan_with(step("build its memory", build, OnDeath::RollBack, 600))
+}
+
+/// The steps of a restore: those of a create, but for the memory.
+pub(crate) fn plan_of_restore() -> Plan<Action> {
+    plan_with(step(
+        "restore its memory",
+        Action::RestoreMemory,
+        OnDeath::RollBack,
+        RESTORE_LIMIT_S,
+    ))
+}
+
+/// The steps of a create with this one for the memory.
+fn plan_with(memory: Step<Action>) -> Plan<Action> {
     use OnDeath::{RollBack, RollForwardOnceStarted};
     Plan::new()
         .step(step(MAKE, Action::MakeDomain, RollBack, 60).with_undo())
@@ -200,7 +256,7 @@ pub(crate) fn plan() -> Plan<Action> {
             10,
         ))
         .step(step("describe its CPU", Action::DescribeCpu, RollBack, 10))
-        .step(step("build its memory", Action::BuildMemory, RollBack, 600))
+        .step(memory)
         .step(step("share out the CPU", Action::ShareCpu, RollBack, 10))
         .step(step("write its xenstore nodes", Action::WriteNodes, RollBack, 30).with_undo())
         .step(
@@ -235,6 +291,13 @@ pub(crate) fn plan_of_restart() -> Plan<Action> {
         .then(plan())
 }
 
+/// The frames of a new domain's rings: machine frames for PV, guest frames for PVH and HVM.
+#[derive(Clone, Copy)]
+struct Rings {
+    store: Gfn,
+    console: Gfn,
+}
+
 /// The context of a create: what the VM's next domain is made from, and what has been made of it.
 pub(crate) struct Context<'a> {
     vm: OfVm,
@@ -254,7 +317,9 @@ pub(crate) struct Context<'a> {
     before_start: Option<Callback<'a>>,
     store_port: EvtchnPort,
     console_port: EvtchnPort,
-    built: Option<Built>,
+    /// The saved guest, where the memory comes from one.
+    image: Option<restore::Image>,
+    rings: Option<Rings>,
     /// Whether the mapping of the new domain's memory is kept until the process ends.
     keeps_mapping: bool,
     mapping: Option<Box<dyn GuestMemory>>,
@@ -274,7 +339,8 @@ impl<'a> Context<'a> {
             before_start: None,
             store_port: EvtchnPort(0),
             console_port: EvtchnPort(0),
-            built: None,
+            image: None,
+            rings: None,
             keeps_mapping: false,
             mapping: None,
         }
@@ -327,8 +393,8 @@ impl<'a> Context<'a> {
         prepared.ok_or_else(|| self.vm.has_no_domain())
     }
 
-    fn built(&self) -> Result<&Built, EngineError> {
-        self.built.as_ref().ok_or_else(|| self.vm.has_no_domain())
+    fn rings(&self) -> Result<Rings, EngineError> {
+        self.rings.ok_or_else(|| self.vm.has_no_domain())
     }
 }
 
@@ -348,6 +414,7 @@ impl Steps for Context<'_> {
             Action::OpenChannels => steps::open_channels(host, self),
             Action::DescribeCpu => steps::describe_cpu(host, self),
             Action::BuildMemory => steps::build_memory(host, self),
+            Action::RestoreMemory => restore::restore_memory(host, self, at),
             Action::ShareCpu => steps::set_scheduling(host, self),
             Action::WriteNodes => steps::write_nodes(host, self),
             Action::AttachDevices => steps::attach_devices(host, self, at),

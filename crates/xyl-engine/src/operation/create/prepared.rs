@@ -11,7 +11,7 @@ use xen_port::{DomId, EvtchnPort, GuestKind, Hypervisor, PhysInfo};
 use xenstore::{Batch, Tree};
 use xyl_audit::Operation;
 
-use super::path;
+use super::{SavedGuest, path};
 use crate::Notice;
 use crate::config::admission::{self, Admitted, Decision};
 use crate::config::boot_files::{Images, Opened};
@@ -34,9 +34,10 @@ const PAGES_PER_MIB: u64 = 256;
 pub(crate) struct Prepared {
     pub(super) spec: VmSpec,
     pub(super) physical: PhysInfo,
-    pub(super) images: Images,
+    /// Kernel, ramdisk and firmware. A restored guest has them in its memory.
+    images: Option<Images>,
     /// The command line of the kernel that the domain starts: the shim's, if the guest runs in one.
-    pub(super) cmdline: String,
+    cmdline: String,
     /// The policy's decision, with its reasons.
     pub(super) admission: admission::Record,
     pub(super) daemons: Daemons,
@@ -98,7 +99,42 @@ impl Prepared {
             admission: record,
             spec,
             physical,
-            images,
+            images: Some(images),
+            daemons,
+            pool,
+            config_text,
+        })
+    }
+
+    /// The same for a saved guest, whose memory has all that was booted. The policy is asked about it as about a new one.
+    pub(super) fn of_saved(
+        host: &mut Host,
+        order: Order<'_>,
+        guest: &SavedGuest,
+        notice: &mut dyn FnMut(Notice<'_>),
+    ) -> Result<Prepared, EngineError> {
+        let (physical, mut spec) = (order.physical, order.spec);
+        guest.check(&spec)?;
+        let pool = find_pool(host, &spec)?;
+        let config_text = name_backends(host, &mut spec, order.config_text)?;
+        let admission = admission::ask_of_saved(host, guest.is_pv32(), &spec)?;
+        guest.check_decision(&admission.decision)?;
+        admission::report(&admission.decision, notice);
+        check_guest_type(&spec, &physical)?;
+        check_hardware(&spec, &physical)?;
+        check_label(&*host.hv, &spec, notice)?;
+        if guest.is_pv32() {
+            admission::check_runs_pv32(&*host.hv)?;
+        }
+        check_memory(&spec, &physical)?;
+        let daemons = Daemons::find(host)?;
+        device::check(host, &spec)?;
+        Ok(Prepared {
+            cmdline: String::new(),
+            admission,
+            spec,
+            physical,
+            images: None,
             daemons,
             pool,
             config_text,
@@ -106,22 +142,23 @@ impl Prepared {
     }
 
     pub(super) fn modules(&self) -> Vec<BootModule<'_>> {
-        self.images.modules()
+        self.images.iter().flat_map(Images::modules).collect()
     }
 
+    /// The request for the builder of its memory; `None` for a saved guest.
     pub(super) fn build_request<'r>(
         &'r self,
         domid: DomId,
         ports: (EvtchnPort, EvtchnPort),
         modules: &'r [BootModule<'r>],
-    ) -> BuildRequest<'r> {
+    ) -> Option<BuildRequest<'r>> {
         let channels = self.daemons.channels(ports);
         let start = Start {
-            kernel: self.images.first(),
+            kernel: self.images.as_ref()?.first(),
             cmdline: &self.cmdline,
             allow_bare_pv32: self.admission.decision.is_bare_pv32(),
         };
-        build_request(&self.spec, domid, channels, start, modules)
+        Some(build_request(&self.spec, domid, channels, start, modules))
     }
 }
 
@@ -161,7 +198,7 @@ struct Start<'r> {
 }
 
 /// The channels to xenstore and to the console.
-type Channels = (Channel, Channel);
+pub(super) type Channels = (Channel, Channel);
 
 fn build_request<'r>(
     spec: &VmSpec,
@@ -359,7 +396,7 @@ impl Daemons {
         })
     }
 
-    fn channels(&self, (store, console): (EvtchnPort, EvtchnPort)) -> Channels {
+    pub(super) fn channels(&self, (store, console): (EvtchnPort, EvtchnPort)) -> Channels {
         let to = |port, backend| Channel { port, backend };
         (to(store, self.store), to(console, self.console))
     }

@@ -11,7 +11,7 @@ use xyl_audit::Operation;
 use xyl_saga::At;
 
 use super::prepared::{KIB, Order, Prepared, check_identity, machine, paging_size_bytes, uses_hap};
-use super::{Context, path, restart_notice};
+use super::{Context, Rings, path, restart_notice};
 use crate::config::admission::{self};
 use crate::config::libxl_json;
 use crate::config::plan;
@@ -205,7 +205,8 @@ pub(super) fn build_memory(host: &mut Host, context: &mut Context<'_>) -> Result
     let prepared = context.prepared()?;
     let modules = prepared.modules();
     let ports = (context.store_port, context.console_port);
-    let mut request = prepared.build_request(context.domid()?, ports, &modules);
+    let request = prepared.build_request(context.domid()?, ports, &modules);
+    let mut request = request.ok_or_else(|| context.has_no_domain())?;
     let params = hvm_params(&prepared.spec);
     let hv = &*host.hv;
     let (built, mapping) = match (prepared.spec.kind, &prepared.spec.hvm) {
@@ -220,12 +221,16 @@ pub(super) fn build_memory(host: &mut Host, context: &mut Context<'_>) -> Result
             (built, context.keeps_mapping.then_some(mapping))
         }
     };
-    (context.built, context.mapping) = (Some(built), mapping);
+    context.rings = Some(Rings {
+        store: built.store_gfn,
+        console: built.console_gfn,
+    });
+    context.mapping = mapping;
     Ok(())
 }
 
 /// The parameters of a PVH or HVM guest that come from its configuration. Those of timers and Hyper-V are HVM's.
-fn hvm_params(spec: &VmSpec) -> Vec<(HvmParam, u64)> {
+pub(super) fn hvm_params(spec: &VmSpec) -> Vec<(HvmParam, u64)> {
     let mut params = vec![(HvmParam::TimerMode, spec.timer_mode)];
     if let Some(hvm) = &spec.hvm {
         params.push((HvmParam::HpetEnabled, hvm.has_hpet.into()));
@@ -290,7 +295,7 @@ pub(super) fn write_nodes(host: &mut Host, context: &mut Context<'_>) -> Result<
 
 fn domain_tree(host: &Host, context: &Context<'_>) -> Result<DomainTree, EngineError> {
     let spec = &context.prepared()?.spec;
-    let built = context.built()?;
+    let rings = context.rings()?;
     Ok(DomainTree {
         domid: context.domid()?,
         uuid: context.vm.text(),
@@ -300,7 +305,7 @@ fn domain_tree(host: &Host, context: &Context<'_>) -> Result<DomainTree, EngineE
         max_kib: spec.max_kib,
         vcpus_online: (0..spec.max_vcpus).map(|vcpu| vcpu < spec.vcpus).collect(),
         console: Ring {
-            gfn: built.console_gfn,
+            gfn: rings.console,
             port: context.console_port,
         },
         start_time: start_time(host.clock.calendar()),
@@ -359,7 +364,7 @@ pub(super) fn detach_devices(
 }
 
 pub(super) fn introduce(host: &mut Host, context: &mut Context<'_>) -> Result<(), EngineError> {
-    let (domid, gfn) = (context.domid()?, context.built()?.store_gfn);
+    let (domid, gfn) = (context.domid()?, context.rings()?.store);
     host.store.introduce(domid.0, gfn.0, context.store_port.0)?;
     match &mut context.before_start {
         Some(before_start) => before_start(host, domid),

@@ -8,13 +8,13 @@ mod limits;
 
 use std::path::{Path as FilePath, PathBuf};
 
-use os_port::{Append, remove_if_there};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, Errno, Gfn, GuestKind, PAGE_SIZE, VcpuId, VersionInfo};
 use xyl_saga::{At, Facts, OnDeath, Operation, Outcome, Past, Plan, Progress};
 
 pub use crate::error::DumpError;
+use crate::operation::new_file::{self, BadPath, NewFile, Output};
 use crate::operation::{Begun, Kind, OfVm, Steps, step};
 use crate::vm::Vm;
 use crate::vm::names;
@@ -54,14 +54,11 @@ pub struct DumpRequest<'r> {
 pub(crate) struct Dump<'a> {
     vm: OfVm,
     domid: DomId,
-    /// The name that the file gets.
-    pub file: PathBuf,
-    /// The name that the file has until then.
-    pub unfinished: PathBuf,
+    file: NewFile,
     /// Whether the dump pauses the domain, and unpauses it at the end.
-    pub holds: bool,
-    pub progress: Option<&'a mut dyn FnMut(u64, u64)>,
-    pub dumped: Dumped,
+    holds: bool,
+    progress: Option<&'a mut dyn FnMut(u64, u64)>,
+    dumped: Dumped,
 }
 
 /// Dumps a domain's core; returns when it is on the disk.
@@ -132,16 +129,14 @@ fn carry_out(
     let mut dump = Dump {
         vm: OfVm::begun(uuid),
         domid: info.domid,
-        file: request.file.to_owned(),
-        unfinished: unfinished(host, request.file)?,
+        file: new_file(host, request.file)?,
         holds: !request.is_live && !is_at_rest,
         progress: Some(request.progress),
         dumped: Dumped::default(),
     };
     let mut args = Facts::new();
     args.insert("old".to_owned(), info.domid.0.into());
-    args.insert("file".to_owned(), text(&dump.file)?.into());
-    args.insert("unfinished".to_owned(), text(&dump.unfinished)?.into());
+    dump.file.add_to(&mut args);
     args.insert("holds".to_owned(), dump.holds.into());
     args.insert(AT_END.to_owned(), is_at_end.into());
     let name = names::on_disk(host, info);
@@ -155,23 +150,12 @@ fn carry_out(
     Ok(dump.dumped)
 }
 
-/// Path of the core while it is being written: a hidden, unique name in the same folder.
-fn unfinished(host: &Host, file: &FilePath) -> Result<PathBuf, EngineError> {
-    let name = file.file_name().ok_or_else(|| DumpError::NoFile {
-        path: file.to_owned(),
-    })?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    let unique = Uuid::from_bytes(host.process.new_uuid());
-    hidden.push(format!(".{}.part", unique.simple()));
-    Ok(file.with_file_name(hidden))
-}
-
-fn text(path: &FilePath) -> Result<String, DumpError> {
-    let no_text = || DumpError::NoText {
-        path: path.to_owned(),
-    };
-    path.to_str().map(str::to_owned).ok_or_else(no_text)
+fn new_file(host: &Host, path: &FilePath) -> Result<NewFile, DumpError> {
+    let path_of = || path.to_owned();
+    NewFile::at(host, path).map_err(|why| match why {
+        BadPath::NoFile => DumpError::NoFile { path: path_of() },
+        BadPath::NoText => DumpError::NoText { path: path_of() },
+    })
 }
 
 /// The context of a dump that another process began, from the journal.
@@ -183,8 +167,7 @@ pub(crate) fn from_journal<'a>(
     Some(Dump {
         vm: OfVm::taken_over(uuid),
         domid,
-        file: PathBuf::from(operation.text("file")?),
-        unfinished: PathBuf::from(operation.text("unfinished")?),
+        file: NewFile::of_journal(operation)?,
         holds: operation.is_set("holds"),
         progress: None,
         dumped: Dumped::default(),
@@ -314,7 +297,7 @@ impl Steps for Dump<'_> {
             Action::Write => write(host, self, at),
             Action::LetGo => let_go(host, self),
             Action::Sync => sync(host, self),
-            Action::GiveName => give_name(host, self),
+            Action::GiveName => self.file.give_name(host, &self.vm),
         }?;
         Ok(Progress::Done)
     }
@@ -327,7 +310,7 @@ impl Steps for Dump<'_> {
     ) -> Result<(), EngineError> {
         match action {
             Action::Hold => let_go(host, self),
-            Action::Write => remove_unfinished(host, self),
+            Action::Write => self.file.remove_unfinished(host),
             Action::LetGo | Action::Sync | Action::GiveName => Ok(()),
         }
     }
@@ -360,46 +343,20 @@ fn let_go(host: &Host, dump: &Dump<'_>) -> Result<(), EngineError> {
     }
 }
 
-fn remove_unfinished(host: &Host, dump: &Dump<'_>) -> Result<(), EngineError> {
-    let path = &dump.unfinished;
-    remove_if_there(&*host.files, path).map_err(|source| EngineError::io("remove", path, source))
-}
-
-/// Needs no second time: the process that dies before the next step has its file removed.
 fn sync(host: &Host, dump: &Dump<'_>) -> Result<(), EngineError> {
-    let opened = host.files.append_to(&dump.unfinished);
-    opened
-        .and_then(|mut file| file.sync())
-        .map_err(|source| failed(dump, dump.dumped.size_bytes, source))
-}
-
-fn give_name(host: &Host, dump: &Dump<'_>) -> Result<(), EngineError> {
-    match host.files.rename(&dump.unfinished, &dump.file) {
-        // The process that died had renamed it.
-        Err(error) if dump.vm.is_taken_over && error.kind() == std::io::ErrorKind::NotFound => {
-            Ok(())
-        }
-        other => other.map_err(|source| EngineError::io("rename to", &dump.file, source)),
-    }
+    let synced = dump.file.sync(host);
+    synced.map_err(|source| failed(dump, dump.dumped.size_bytes, source))
 }
 
 /// The error of a core that could not be written.
 fn failed(dump: &Dump<'_>, written: u64, source: std::io::Error) -> EngineError {
-    use std::io::ErrorKind;
-    let remedy = match source.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            ": free some space, or name a file elsewhere"
-        }
-        ErrorKind::NotFound => ": make the folder, or name a file elsewhere",
-        _ => "",
-    };
     DumpError::Write {
         domid: dump.domid,
-        path: dump.file.clone(),
+        path: dump.file.path.clone(),
         written,
         size: dump.dumped.size_bytes,
+        remedy: new_file::remedy(&source),
         source,
-        remedy,
     }
     .into()
 }
@@ -416,13 +373,14 @@ fn write(host: &Host, dump: &mut Dump<'_>, at: &At<'_>) -> Result<(), EngineErro
         nr_pages: core.nr_pages,
         nr_missing: info.tot_pages.saturating_sub(core.nr_pages),
     };
-    let mut file = Output::open(host, dump)?;
-    file.add(dump, &core.head())?;
+    let opened = dump.file.open(host);
+    let mut file = opened.map_err(|source| failed(dump, 0, source))?;
+    add(dump, &mut file, &core.head())?;
     write_pages(host, dump, &mut file, &mut pages, at)?;
     for pages in pages.chunks(BATCH_PAGES * 16) {
-        file.add(dump, &core.entries(pages))?;
+        add(dump, &mut file, &core.entries(pages))?;
     }
-    file.add(dump, &core.end())
+    add(dump, &mut file, &core.end())
 }
 
 /// A domain's data for the core, without its memory.
@@ -534,13 +492,13 @@ fn write_pages(
                 false => *page = NO_PAGE,
             }
         }
-        file.add(dump, &contents)?;
+        add(dump, file, &contents)?;
     }
     pages.retain(|page| *page != NO_PAGE);
     let missing = wanted - pages.len();
     let zeros = vec![0; PAGE_SIZE];
     for _ in 0..missing {
-        file.add(dump, &zeros)?;
+        add(dump, file, &zeros)?;
     }
     pages.resize(wanted, NO_PAGE);
     dump.dumped.nr_pages -= missing as u64;
@@ -548,27 +506,12 @@ fn write_pages(
     Ok(())
 }
 
-/// The file that is being written.
-struct Output {
-    file: Box<dyn Append>,
-    written: u64,
-}
-
-impl Output {
-    fn open(host: &Host, dump: &Dump<'_>) -> Result<Output, EngineError> {
-        let opened = host.files.append_to(&dump.unfinished);
-        let file = opened.map_err(|source| failed(dump, 0, source))?;
-        Ok(Output { file, written: 0 })
+fn add(dump: &mut Dump<'_>, file: &mut Output, bytes: &[u8]) -> Result<(), EngineError> {
+    let added = file.add(bytes);
+    added.map_err(|source| failed(dump, file.written, source))?;
+    let size = dump.dumped.size_bytes;
+    if let Some(progress) = &mut dump.progress {
+        progress(file.written, size);
     }
-
-    fn add(&mut self, dump: &mut Dump<'_>, bytes: &[u8]) -> Result<(), EngineError> {
-        let added = self.file.append(bytes);
-        added.map_err(|source| failed(dump, self.written, source))?;
-        self.written += bytes.len() as u64;
-        let size = dump.dumped.size_bytes;
-        if let Some(progress) = &mut dump.progress {
-            progress(self.written, size);
-        }
-        Ok(())
-    }
+    Ok(())
 }

@@ -10,6 +10,7 @@ use xenstore::Tree;
 use super::qemu;
 use crate::operation::hotplug::detach::{self, GOING_TOKEN};
 use crate::operation::hotplug::lost;
+use crate::operation::suspend;
 use crate::supervise::requests::{self, Served};
 use crate::supervise::restart_backoff::{self, Backoff};
 use crate::vm::Vm;
@@ -243,6 +244,9 @@ pub(super) fn wait_for_end(
         {
             return Ok(Some(info));
         }
+        if info.flags.shutdown && resume_late(host, vm, log)? {
+            continue;
+        }
         if has_requests {
             let served = serve(host, vm, log)?;
             // What was done may have taken memory.
@@ -269,6 +273,18 @@ pub(super) fn wait_for_end(
         };
         has_requests = heeded.has_requests || wait_for_look(host, vm, looked_at + pause, log)?;
     }
+}
+
+/// Resumes a guest that has suspended itself after Xyl has given up. Whether one was expected to.
+fn resume_late(host: &mut Host, vm: Vm, log: &mut dyn FnMut(&str)) -> Result<bool, EngineError> {
+    let was_late = suspend::late::resume(host, vm)?;
+    if was_late {
+        log(&format!(
+            "domain {} has suspended itself when nobody waited for it any more: it goes on",
+            vm.domid
+        ));
+    }
+    Ok(was_late)
 }
 
 /// The contents of events that were handled together.

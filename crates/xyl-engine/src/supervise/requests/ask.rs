@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use os_port::{Call, Heard, ProcessId};
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo};
-use xyl_api::{Asker, Done, Envelope, Error, Outcome, Reply, Request, RequestId};
+use xyl_api::{AfterSave, Asker, Done, Envelope, Error, Outcome, Reply, Request, RequestId};
 use xyl_saga::Past;
 
 use super::{Asking, FIRST_LOOK, UNFINISHED_LIMIT, execute, progress};
@@ -222,6 +222,13 @@ struct PendingRequest {
 fn operation_of(request: &Request) -> Option<(Kind, &'static str, String)> {
     match request {
         Request::DumpCore { file, .. } => Some((Kind::DumpCore, "file", file.to_str()?.to_owned())),
+        Request::Save { file, then, .. } => {
+            let kind = match then {
+                AfterSave::Destroy => Kind::Save,
+                AfterSave::Run | AfterSave::Pause => Kind::Checkpoint,
+            };
+            Some((kind, "file", file.to_str()?.to_owned()))
+        }
         Request::AttachDevice { device, .. } => Some((Kind::Attach, "asked", device.clone())),
         _ => None,
     }

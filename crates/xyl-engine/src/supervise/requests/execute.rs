@@ -15,6 +15,8 @@ use crate::device::hotplug as device;
 use crate::operation::destroy;
 use crate::operation::dump_core::{self, DumpRequest};
 use crate::operation::hotplug;
+use crate::operation::save::{self, SaveRequest};
+use crate::operation::suspend;
 use crate::vm::domains;
 use crate::{Cancel, EngineError, Host, RequestError, VmGuard};
 
@@ -120,6 +122,30 @@ fn carry_out_locked(
             hotplug::detach::detach_locked(host, owner, info, (kind, device), *force)?;
             Ok(Done::Plain)
         }
+        Request::Suspend => {
+            let info = same(host, info)?;
+            let owner = owner.ok_or(EngineError::ControlDomain("suspending it"))?;
+            suspend::suspend_locked(host, owner, &info, asking.cancel)?;
+            Ok(Done::Plain)
+        }
+        Request::Resume => {
+            let info = same(host, info)?;
+            let owner = owner.ok_or(EngineError::ControlDomain("resuming it"))?;
+            suspend::resume_locked(host, owner, &info)?;
+            Ok(Done::Plain)
+        }
+        Request::Save { file, config, then } => {
+            let info = same(host, info)?;
+            let owner = owner.ok_or(EngineError::ControlDomain("saving it"))?;
+            let request = SaveRequest {
+                file,
+                config: config.as_deref(),
+                then: *then,
+                progress: asking.progress,
+            };
+            let saved = save::save_locked(host, owner, &info, request, asking.cancel)?;
+            Ok(Done::Saved(saved))
+        }
         Request::DumpCore { file, is_live } => {
             same(host, info)?;
             let request = DumpRequest {
@@ -153,6 +179,12 @@ pub fn check(host: &mut Host, info: &DomainInfo, request: &Request) -> Result<()
         // A domain that is about to go can be destroyed too.
         Request::Destroy { force } => destroy::check(host, info, *force),
         Request::DumpCore { .. } => dump_core::check(host, info.domid),
+        Request::Save { then, .. } => {
+            let info = same(host, info)?;
+            save::check(host, &info, *then)
+        }
+        Request::Suspend => suspend::check(&same(host, info)?),
+        Request::Resume => suspend::check_resume(&same(host, info)?),
         Request::AttachDevice { kind, device } => hotplug::attach::check(host, info, kind, device),
         Request::DetachDevice { kind, device, .. } => {
             hotplug::detach::check(host, info, kind, device)
@@ -190,6 +222,9 @@ fn check_change(host: &mut Host, info: &DomainInfo, request: &Request) -> Result
             .iter()
             .try_for_each(|vcpu| vcpus::chosen(info, Some(*vcpu)).map(drop)),
         Request::Unpause
+        | Request::Suspend
+        | Request::Resume
+        | Request::Save { .. }
         | Request::DumpCore { .. }
         | Request::AttachDevice { .. }
         | Request::DetachDevice { .. }
@@ -235,7 +270,10 @@ fn change(host: &mut Host, info: &DomainInfo, request: &Request) -> Result<Done,
         Request::Share { scheduler, change } => sched::set_share(hv, info, *scheduler, *change)?,
         Request::CpuPool { pool } => cpu_pools::move_domain(hv, store, info, *pool)?,
         // `carry_out` has done these.
-        Request::DumpCore { .. }
+        Request::Suspend
+        | Request::Resume
+        | Request::Save { .. }
+        | Request::DumpCore { .. }
         | Request::AttachDevice { .. }
         | Request::DetachDevice { .. }
         | Request::Destroy { .. } => {}

@@ -182,6 +182,8 @@ impl From<Done> for OldDone {
                 PowerDelivery::HasShutDown => OldDelivery::HasShutDown,
             }),
             Done::Dumped(dumped) => OldDone::Dumped(dumped),
+            // That release has no save.
+            Done::Saved(_) => OldDone::Plainly,
         }
     }
 }

@@ -24,7 +24,7 @@ pub(crate) use ask::wake_if_asked;
 pub use ask::{ask, ask_for, fetch_reply, post, submit};
 pub use execute::check;
 pub(crate) use serve::{Served, serve};
-pub use xyl_api::{Done, Request};
+pub use xyl_api::{AfterSave, Done, Request, Saved};
 
 use std::time::Duration;
 
