@@ -160,6 +160,14 @@ pub(crate) fn from_json(value: Value) -> Result<Request, serde_json::Error> {
 }
 
 impl Request {
+    /// Reads a request. A member that it does not have is an error: what it asks for would not be done.
+    ///
+    /// # Errors
+    /// It has an unknown type, lacks a member, or has one too many.
+    pub fn from_json(value: Value) -> Result<Request, serde_json::Error> {
+        from_json(value)
+    }
+
     /// The values of `type` in JSON.
     pub const TYPES: [&'static str; 19] = [
         "pause",

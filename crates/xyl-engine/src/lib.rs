@@ -16,6 +16,7 @@ pub mod host;
 mod notice;
 pub mod operation;
 pub mod recover;
+pub mod report;
 pub mod supervise;
 #[cfg(test)]
 mod testing;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The folders, lowest first. A module may use its own folder and those before it.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 13] = [
     "error",
     "notice",
     "cancel",
@@ -22,6 +22,7 @@ const ORDER: [&str; 12] = [
     "operation",
     "supervise",
     "recover",
+    "report",
 ];
 
 /// What `src/lib.rs` exports under a shorter name, and the module that it stands in.

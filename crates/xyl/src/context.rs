@@ -6,25 +6,26 @@
 use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use os_port::{SystemClock, SystemFiles, SystemProcess};
-use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, Hypervisor};
 use xen_sim::machine::{Host as SimulatedHost, MachineError};
 use xenstore::{Client, Settings};
 use xl_cfg::XlConf;
 use xyl_engine::host::dom0::Kernel;
 use xyl_engine::host::pools::Pools;
+use xyl_engine::report::{self, Reader};
 use xyl_engine::supervise::requests::{self, Request};
 use xyl_engine::supervise::states::{self, Listed};
 use xyl_engine::vm::domains::{self, Domain, DomainRef};
 use xyl_engine::vm::names::{self, NameIndex};
 use xyl_engine::vm::state::VmState;
-use xyl_engine::vm::without_domain::{self, Records};
+use xyl_engine::vm::without_domain::Records;
 use xyl_engine::{Dirs, EngineError, ErrorCode, Host};
+use xyl_host::{HOST, SIMULATED, Site, xl_conf};
 
 use crate::cli::GlobalArgs;
 use crate::console::Folders;
@@ -33,7 +34,6 @@ use crate::output::{Out, stderr_is_terminal};
 use crate::resolve::is_on;
 use crate::shown::Shown;
 use crate::stderr::{self, Kind, Style};
-use crate::xlconf;
 
 /// The environment of one command.
 pub struct Context {
@@ -42,8 +42,8 @@ pub struct Context {
     pub out: Out,
     /// Folders of Xyl on this host.
     pub dirs: Dirs,
-    /// The simulated host, if `XYL_HOST` names one.
-    simulated: Option<SimulatedHost>,
+    /// This machine, or the simulated host that `XYL_HOST` names.
+    site: Site,
     hv: OnceCell<Box<dyn Hypervisor>>,
     store: RefCell<Option<Client>>,
     xl_conf: OnceCell<XlConf>,
@@ -69,9 +69,6 @@ struct Options {
     /// otherwise.
     store_timeout: Option<Duration>,
 }
-
-/// Time limit of `xyl list` for the names of domains. Without them it prints the rest.
-const LIST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Time limit for the next domain of a VM whose restart is under way.
 const RESTART_PATIENCE: Duration = Duration::from_secs(30);
@@ -109,11 +106,6 @@ fn refuse_moved_folders() -> Outcome {
     }
 }
 
-/// Environment variable that selects a simulated host.
-const HOST: &str = "XYL_HOST";
-/// Prefix of the value; the simulated host's folder follows it.
-const SIMULATED: &str = "sim:";
-
 /// Returns the simulated host that `XYL_HOST` names. An empty value counts as unset. With `switches_on`, starts the
 /// host.
 fn simulated_host(
@@ -125,9 +117,9 @@ fn simulated_host(
     if text.is_empty() {
         return Ok(None);
     }
-    let folder = match text.strip_prefix(SIMULATED) {
-        Some(folder) if !folder.is_empty() => PathBuf::from(folder),
-        _ => {
+    let folder = match xyl_host::simulated_folder(&text) {
+        Some(folder) => folder,
+        None => {
             return Err(Failure::usage(format!(
                 "{HOST}={} is not valid: sim:FOLDER selects a simulated host; unset it to use the real one",
                 Shown::line(&text)
@@ -160,13 +152,10 @@ fn simulated_host(
     Ok(Some(host))
 }
 
-/// Device files of a machine with Xen.
-const XEN_DEVICES: [&str; 2] = ["/dev/xen/privcmd", "/proc/xen/privcmd"];
-
 /// Refuses a simulated host on a machine with Xen, because `XYL_HOST` may be set by mistake. At a terminal it asks
 /// the user. A script needs `--simulated`.
 fn refuse_beside_xen(value: &str) -> Outcome {
-    if !XEN_DEVICES.iter().any(|path| Path::new(path).exists()) {
+    if !xyl_host::is_beside_xen() {
         return Ok(());
     }
     let is_confirmed = std::io::stdin().is_terminal()
@@ -186,10 +175,6 @@ fn not_switched_on(error: MachineError) -> Failure {
     Failure::refused(format!(
         "{error}\n{HOST}={SIMULATED}FOLDER needs a folder that you own and can write to, such as {SIMULATED}$HOME/xyl-host"
     ))
-}
-
-fn from_machine(error: MachineError) -> Failure {
-    Failure::refused(error.to_string())
 }
 
 /// Puts the text that the user typed into an error about a missing domain.
@@ -247,14 +232,15 @@ impl Context {
             Some(value) => simulated_host(Path::new(&value), args, switches_on)?,
             None => None,
         };
+        let site = match simulated {
+            Some(host) => Site::simulated(host),
+            None => Site::this_machine(),
+        };
         Ok(Context {
             options,
             out: Out::stdout(),
-            dirs: match &simulated {
-                Some(host) => Dirs::below(host.folder()),
-                None => Dirs::system(),
-            },
-            simulated,
+            dirs: site.dirs.clone(),
+            site,
             hv: OnceCell::new(),
             store: RefCell::new(None),
             xl_conf: OnceCell::new(),
@@ -346,10 +332,7 @@ impl Context {
                 .unwrap_or(default.request_timeout),
             ..default
         };
-        match &self.simulated {
-            Some(host) => Ok(host.store(settings).map_err(from_machine)?),
-            None => Ok(Client::connect_with(settings)?),
-        }
+        Ok(self.site.store(settings)?)
     }
 
     fn open_hypervisor(&self) -> Result<Box<dyn Hypervisor>, Failure> {
@@ -360,16 +343,13 @@ impl Context {
     pub fn hypervisor_opener(
         &self,
     ) -> impl FnOnce() -> Result<Box<dyn Hypervisor>, Failure> + Send + 'static {
-        let simulated = self.simulated.clone();
-        move || match simulated {
-            Some(host) => Ok(host.hypervisor().map_err(from_machine)?),
-            None => Ok(Box::new(xen_sys::Xen::open()?)),
-        }
+        let site = self.site.clone();
+        move || Ok(site.hypervisor()?)
     }
 
     /// The folders with locks and logs of consoles.
     pub fn console_folders(&self) -> Folders {
-        match &self.simulated {
+        match self.site.as_simulated() {
             Some(host) => Folders::below(host.folder()),
             None => Folders::system(),
         }
@@ -377,16 +357,12 @@ impl Context {
 
     /// The files of domain 0's kernel, in procfs and sysfs. A simulated host has its own.
     pub fn kernel(&self) -> Kernel {
-        match &self.simulated {
-            Some(host) => Kernel::below(host.folder()),
-            None => Kernel::system(),
-        }
+        self.site.kernel()
     }
 
     /// Value of `XYL_HOST` for other processes of Xyl. `None` on a real host.
     pub fn host_variable(&self) -> Option<String> {
-        let host = self.simulated.as_ref()?;
-        Some(format!("{SIMULATED}{}", host.folder().display()))
+        self.site.variable()
     }
 
     /// Opens a new [`Host`] for an operation of the engine. [`Context::count`] adds its request counts to the
@@ -397,7 +373,7 @@ impl Context {
 
     /// The same in a driver domain, which makes no hypercalls.
     pub fn open_driver_domain(&self) -> Result<Host, Failure> {
-        match self.simulated {
+        match self.site.as_simulated() {
             Some(_) => self.open_host(),
             None => self.host_with(Box::new(xen_sys::Xen::open_in_guest()?)),
         }
@@ -405,18 +381,15 @@ impl Context {
 
     fn host_with(&self, hv: Box<dyn Hypervisor>) -> Result<Host, Failure> {
         let style = self.options.style;
-        let mut host = Host::new(hv, self.open_store()?, self.dirs.clone());
+        let mut host = self.site.host_with(hv, self.open_store()?)?;
         host.notice = Rc::new(move |text| style.message(Kind::Notice, text));
-        if let Some(simulated) = &self.simulated {
-            host.devices = simulated.devices().map_err(from_machine)?;
-        }
         Ok(host)
     }
 
     /// The settings of xl.conf, read at the first use.
     pub fn xl_conf(&self) -> Result<&XlConf, Failure> {
         if self.xl_conf.get().is_none() {
-            let _ = self.xl_conf.set(xlconf::read()?);
+            let _ = self.xl_conf.set(xl_conf::read()?);
         }
         self.xl_conf
             .get()
@@ -512,6 +485,15 @@ impl Context {
             dirs: &self.dirs,
             process: &SystemProcess,
         }
+    }
+
+    /// The parts of the host that reports read.
+    pub fn reader(&self) -> Result<Reader<'_>, Failure> {
+        Ok(Reader {
+            hv: self.hv()?,
+            records: self.records(),
+            clock: &SystemClock,
+        })
     }
 
     /// Finds a domain with the connections of `host`.
@@ -642,36 +624,14 @@ impl Context {
 
     /// Names of domains, with a short time limit. After an error, the next call opens a new connection.
     pub fn names(&self, infos: &[DomainInfo]) -> Result<Vec<Option<String>>, Failure> {
-        let names = self.store().and_then(|mut store| {
-            let settings = store.settings();
-            store.set_settings(Settings {
-                request_timeout: settings.request_timeout.min(LIST_PATIENCE),
-                ..settings
-            });
-            let names = names::of(&mut *store, &self.name_index(), infos);
-            store.set_settings(settings);
-            let mut names = names?;
-            self.add_names_of_restarting(infos, &mut names);
-            Ok(names)
-        });
+        let reader = self.reader()?;
+        let names = self
+            .store()
+            .and_then(|mut store| Ok(report::names::of(&reader, &mut store, infos)?));
         if names.is_err() {
             *self.store.borrow_mut() = None;
         }
         names
-    }
-
-    /// While a VM is restarted, the domain that ends and the one that is being made have no name in xenstore: the VM's journal
-    /// has it. Of two domains the one that is not dying gets the name.
-    fn add_names_of_restarting(&self, infos: &[DomainInfo], names: &mut [Option<String>]) {
-        for (info, name) in infos.iter().zip(names).filter(|(_, name)| name.is_none()) {
-            let has_other = infos.iter().any(|other| {
-                other.handle == info.handle && !other.flags.dying && other.domid != info.domid
-            });
-            if info.domid != DomId::ZERO && !has_other {
-                let uuid = Uuid::from_bytes(info.handle);
-                *name = without_domain::name_of(&self.records(), uuid);
-            }
-        }
     }
 
     fn name_index(&self) -> NameIndex<'_> {

@@ -7,7 +7,10 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 use xen_port::HvError;
 use xl_cfg::{Code, Diagnostic, Report, Severity};
-use xyl_engine::{EngineError, ErrorCode, SettingError};
+use xyl_engine::report::check::setting_to_json;
+use xyl_engine::{EngineError, ErrorCode};
+use xyl_host::SiteError;
+use xyl_host::xl_conf::ConfError;
 
 use crate::console::ConsoleError;
 use crate::json;
@@ -246,7 +249,7 @@ impl Failure {
         match self {
             Failure::Engine(error) => {
                 if let EngineError::Setting(setting) = error {
-                    json::set(&mut details, "findings", vec![setting_json(setting)]);
+                    json::set(&mut details, "findings", vec![setting_to_json(setting)]);
                 }
                 let error = error.to_api();
                 if let Some(step) = error.step {
@@ -324,6 +327,25 @@ fn not_xen(path: &Path) -> Failure {
     }
 }
 
+impl From<SiteError> for Failure {
+    fn from(error: SiteError) -> Failure {
+        match error {
+            SiteError::Machine(error) => Failure::refused(error.to_string()),
+            SiteError::Engine(error) => Failure::from(error),
+        }
+    }
+}
+
+impl From<ConfError> for Failure {
+    fn from(error: ConfError) -> Failure {
+        match error {
+            ConfError::Unreadable(error) => Failure::from(error),
+            ConfError::Rejected(report) => Failure::rejected(&report),
+            ConfError::Named(_) => Failure::refused(error.to_string()),
+        }
+    }
+}
+
 impl From<xl_cfg::SourceError> for Failure {
     fn from(error: xl_cfg::SourceError) -> Failure {
         Failure::unreadable(&error.to_string())
@@ -359,21 +381,6 @@ fn refused(report: &Report) -> Failure {
         findings.trim_end()
     );
     Failure::rejected_with(report, text, true)
-}
-
-/// An error about a setting, found after the file was read, as JSON in the form of a finding.
-fn setting_json(error: &SettingError) -> Value {
-    let place = error.place.as_ref();
-    json!({
-        "severity": Severity::Error,
-        "code": error.source.code().word(),
-        "file": place.map_or(&error.file, |place| &place.file),
-        "line": place.map(|place| place.line),
-        "column": place.map(|place| place.column),
-        "key": error.key,
-        "domain": error.domain,
-        "message": error.source.to_string(),
-    })
 }
 
 /// Converts errors of writing to standard output.

@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use serde::Serialize as _;
 use serde_json::Value;
 use serde_json::ser::{Formatter, Serializer};
+pub use xyl_engine::report::set;
 
 use crate::shown::is_harmless;
 
@@ -27,13 +28,6 @@ pub fn text(value: &Value, layout: Layout) -> io::Result<String> {
     let mut serializer = Serializer::with_formatter(&mut bytes, Pretty::new(layout));
     value.serialize(&mut serializer)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Sets a member of an object.
-pub fn set(object: &mut Value, key: &str, value: impl Into<Value>) {
-    if let Some(members) = object.as_object_mut() {
-        members.insert(key.to_owned(), value.into());
-    }
 }
 
 /// Formats the value on one line, for errors.

@@ -20,7 +20,6 @@ pub mod output;
 pub mod resolve;
 pub mod shown;
 pub mod stderr;
-pub mod xlconf;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -1,6 +1,6 @@
 //! From a configuration to a decision: the parts of a VM, and whether it may start.
 //!
-//! `plan` turns a parsed xl.cfg into a [`crate::vm::spec::VmSpec`]. `boot_files` opens kernel and ramdisk.
+//! `plan` turns a parsed xl.cfg into a [`crate::vm::spec::VmSpec`], `plan_here` with the parts of this host. `boot_files` opens kernel and ramdisk.
 //! `boot_loader` has a program find them on the guest's disk.
 //! `firmware` finds the boot loaders
 //! that `firmware` names, hvmloader, and the firmware of HVM guests, whose machine is in `hvm`. `admission` asks the policy, and `policy_recheck` asks it again about running guests. `shim` prepares the PV shim.
@@ -16,6 +16,7 @@ mod hvm;
 pub mod libxl_json;
 mod locate;
 pub mod plan;
+pub mod plan_here;
 pub mod policy_recheck;
 pub(crate) mod runtime_changes;
 pub mod shim;

@@ -74,7 +74,7 @@ pub struct Queued {
 pub type Read = Result<Envelope, ParseError>;
 
 /// The present time in milliseconds since 1970.
-pub(crate) fn now_ms(host: &Host) -> u64 {
+pub fn now_ms(host: &Host) -> u64 {
     let since_1970 = host
         .clock
         .calendar()
@@ -319,6 +319,17 @@ impl<'h> RequestQueue<'h> {
         read_reply(self.files, &self.reply_path(id))
     }
 
+    /// The reply to a request, also one that was fetched and is kept; `None` where there is none. It stays.
+    ///
+    /// # Errors
+    /// As [`RequestQueue::look_for_reply`].
+    pub fn look_for_kept_reply(&self, id: RequestId) -> Result<Option<Reply>, EngineError> {
+        match self.look_for_reply(id)? {
+            Some(reply) => Ok(Some(reply)),
+            None => read_reply(self.files, &self.fetched_path(id)),
+        }
+    }
+
     /// Takes a reply. A reply to a process is removed; one to a remote asker is kept for a time, so that the same request is not
     /// carried out again. A damaged reply is moved to `/run/xyl/damaged`. A reply of a later version stays.
     ///
@@ -342,6 +353,27 @@ impl<'h> RequestQueue<'h> {
         }
         reply
     }
+}
+
+/// The VMs that have replied to a request with this id. Ids are unique, so there is one at most unless an asker has used one twice.
+///
+/// # Errors
+/// Those of the disk.
+pub fn vms_with_reply(
+    files: &dyn Files,
+    dirs: &Dirs,
+    id: RequestId,
+) -> Result<Vec<Uuid>, EngineError> {
+    let folder = dirs.replies();
+    let names =
+        list_if_there(files, &folder).map_err(|source| EngineError::io("list", &folder, source))?;
+    let wanted = id.to_string();
+    let vm_of = |name: &String| {
+        let (vm, rest) = name.split_once('.')?;
+        let is_reply = rest.split_once('.')?.0 == wanted;
+        is_reply.then(|| Uuid::try_parse(vm).ok())?
+    };
+    Ok(names.iter().filter_map(vm_of).collect())
 }
 
 /// Replies to each request of a VM that ends, and removes it. An asker that gets no reply sees that its request is gone.

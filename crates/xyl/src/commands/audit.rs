@@ -4,12 +4,11 @@ mod running;
 
 use clap::builder::PossibleValuesParser;
 use os_port::SystemFiles;
-use serde_json::json;
 use xyl_audit::advisories;
 use xyl_audit::audit::{AdvisoryRow, CoreSharing, Reason, Remedy};
 use xyl_audit::{AdvisoryVerdict, Audit, Facts, Family, GuestType, Row, Standing};
+use xyl_engine::report::posture::{self, Running};
 
-use crate::commands::audit::running::Running;
 use crate::complete::words;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
@@ -95,7 +94,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         running => Some(running?),
     };
     if context.json() {
-        let json = as_json(&facts, &audit, &guests, running.as_deref());
+        let json = posture::to_json(&facts, &audit, &guests, running.as_deref());
         context.out.json(&json)?;
     } else {
         let report = Report {
@@ -136,38 +135,8 @@ fn guests_of(args: &Args, facts: &Facts) -> Vec<GuestType> {
     let asked: Option<GuestType> = args.guest.as_deref().and_then(|word| word.parse().ok());
     match asked {
         Some(guest) => vec![guest],
-        None => GuestType::ALL
-            .iter()
-            .copied()
-            .filter(|guest| advisories::can_run(facts, *guest))
-            .collect(),
+        None => posture::types_here(facts),
     }
-}
-
-fn as_json(
-    facts: &Facts,
-    audit: &Audit,
-    guests: &[GuestType],
-    running: Option<&[Running]>,
-) -> serde_json::Value {
-    let rows: Vec<&Row> = audit
-        .rows
-        .iter()
-        .filter(|row| guests.contains(&row.guest))
-        .collect();
-    let runs_here: Vec<GuestType> = GuestType::ALL
-        .iter()
-        .copied()
-        .filter(|guest| advisories::can_run(facts, *guest))
-        .collect();
-    json!({
-        "facts": facts,
-        "runs_here": runs_here,
-        "core_sharing": audit.core_sharing,
-        "rows": rows,
-        "advisories": audit.advisories,
-        "running": running.map(running::as_json),
-    })
 }
 
 /// Words that the shell can complete for `--fail-on`: all but FAMILY:VERDICT and advisories.
@@ -271,7 +240,7 @@ impl FailOn {
     }
 
     fn found_running(&self, running: &Running) -> Option<String> {
-        let title = running.title();
+        let title = running::title(running);
         match self {
             FailOn::BarePv32 if running.is_bare_pv32() => {
                 Some(format!("{title} is a bare 32-bit PV guest"))

@@ -16,9 +16,9 @@ use xl_cfg::types::NameRule;
 use xl_cfg::{Autoballoon, Config, Report, Source};
 use xyl_engine::Notice;
 use xyl_engine::config::admission::Outcome as Verdict;
-use xyl_engine::config::firmware;
 use xyl_engine::config::libxl_json;
 use xyl_engine::config::plan::{self, Planned};
+use xyl_engine::config::plan_here::{self, Place};
 use xyl_engine::control::{autoballoon, vcpus};
 use xyl_engine::host::topology;
 use xyl_engine::operation::create::{CreateRequest, SavedGuest, create, restore};
@@ -30,6 +30,7 @@ use xyl_engine::vm::names;
 use xyl_engine::vm::spec::VmSpec;
 use xyl_engine::vm::store;
 use xyl_engine::{AutostartError, Cancel, Dirs, EngineError, Host};
+use xyl_host::xl_conf;
 
 use crate::commands::console::outcome;
 use crate::commands::monitor::start_in_background;
@@ -41,7 +42,6 @@ use crate::json::{self, Layout};
 use crate::output::stderr_has_colours;
 use crate::shown::Shown;
 use crate::stderr::{self, Kind};
-use crate::xlconf;
 
 /// Create a domain from a configuration file
 #[derive(Debug, clap::Args)]
@@ -158,7 +158,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     let planned = plan(args, context, read(context, &file, &overrides)?)?;
     if !args.quiet {
         show_warnings(context, planned.config.report());
-        for warning in xlconf::not_obeyed(context.xl_conf()?) {
+        for warning in xl_conf::not_obeyed(context.xl_conf()?) {
             context.warning(warning);
         }
     }
@@ -520,32 +520,24 @@ fn show_beside(context: &Context, attached: Attached) -> Result<Option<JoinHandl
 
 /// Plans the VM from its configuration, with the defaults and masks of this host.
 fn plan(args: &Args, context: &Context, config: Config) -> Result<Planned, Failure> {
-    let defaults = xlconf::defaults(context.xl_conf()?);
+    let defaults = xl_conf::defaults(context.xl_conf()?);
     let only_checking = args.dry_run || context.dry_run();
-    let mut topology = || match context.hv() {
-        Ok(hv) => topology::of(hv),
-        // A dry run also works without Xen. Then every CPU number is valid.
-        Err(_) if only_checking => Ok((0..MANY_CPUS).map(|cpu| (cpu, 0)).collect()),
-        Err(failure) => Err(failure.into_engine_error()),
+    let place = Place {
+        hv: &|| context.hv().map_err(Failure::into_engine_error),
+        files: &SystemFiles,
+        dirs: &context.dirs,
+        is_check: only_checking,
     };
-    let mut boot_loader = |name: &str| {
-        let version = context.hv().ok().and_then(|hv| hv.version().ok());
-        let release = version.map(|version| (version.major, version.minor));
-        firmware::find(&SystemFiles, &context.dirs.usr, release, name)
-    };
-    let mut planned = plan::plan(config, &defaults, &mut topology, &mut boot_loader)?;
+    let mut planned = plan_here::plan(config, &defaults, &place)?;
     if !args.ignore_global_affinity_masks && !only_checking {
         apply_masks(context, &mut planned.spec)?;
     }
     Ok(planned)
 }
 
-/// Number of CPUs that no host with Xen exceeds.
-const MANY_CPUS: u32 = 16_384;
-
 /// Restricts the vCPUs to the masks of xl.conf.
 fn apply_masks(context: &Context, spec: &mut VmSpec) -> Outcome {
-    let masks: Vec<_> = xlconf::cpu_masks(context.xl_conf()?, spec.kind).collect();
+    let masks: Vec<_> = xl_conf::cpu_masks(context.xl_conf()?, spec.kind).collect();
     if masks.is_empty() {
         return Ok(());
     }

@@ -1,11 +1,9 @@
 //! `xyl explain`: prints the policy's decision about a guest, and its reasons.
 
 use jiff::Timestamp;
-use os_port::SystemFiles;
-use serde_json::{Value, json};
-use uuid::Uuid;
-use xen_port::DomainInfo;
-use xyl_engine::config::admission::{self, Decision, ImageKind, Record};
+use serde_json::Value;
+use xyl_engine::config::admission::ImageKind;
+use xyl_engine::report::explained::{self, Explained, otherwise};
 
 use crate::complete::domain_names;
 use crate::context::Context;
@@ -33,28 +31,11 @@ pub struct Args {
     domain: Option<String>,
 }
 
-/// The decisions about one domain.
-pub struct Explained {
-    info: DomainInfo,
-    name: String,
-    uuid: String,
-    record: Record,
-    /// The policy's decision today, on the host as it is now.
-    pub now: Decision,
-}
-
-impl Explained {
-    /// Whether the policy would decide otherwise today.
-    pub fn is_changed(&self) -> bool {
-        self.record.is_otherwise(&self.now)
-    }
-}
-
 /// Runs `xyl explain`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
     let domains = chosen(args, context)?;
     if context.json() {
-        let rows = domains.iter().map(as_json).collect();
+        let rows = domains.iter().map(Explained::to_json).collect();
         context.out.json(&Value::Array(rows))?;
     } else {
         for domain in &domains {
@@ -71,19 +52,15 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     Ok(())
 }
 
-/// The warning about a running guest that the policy would not let start as it runs.
-pub fn otherwise(now: &Decision) -> String {
-    format!("the policy would decide differently now: {}", now.line())
-}
-
 fn chosen(args: &Args, context: &Context) -> Result<Vec<Explained>, Failure> {
     let Some(asked) = &args.domain else {
         let infos = xyl_engine::vm::domains::list(context.hv()?)?;
         let names = context.names_or_warning(&infos);
+        let reader = context.reader()?;
         let mut all = Vec::new();
         for (info, name) in infos.into_iter().zip(names) {
             let name = name.unwrap_or_default();
-            match of(context, info, name.clone()) {
+            match explained::of(&reader, info, name.clone()) {
                 Ok(explained) => all.extend(explained),
                 // A damaged record does not hide the other domains.
                 Err(failure) => context.warning(format!("{}: {failure}", Shown::name(&name))),
@@ -93,29 +70,12 @@ fn chosen(args: &Args, context: &Context) -> Result<Vec<Explained>, Failure> {
     };
     let domain = context.find(asked)?;
     let name = context.name_of(&domain)?.unwrap_or_default();
-    let explained = of(context, domain.info, name)?;
+    let explained = explained::of(&context.reader()?, domain.info, name)?;
     explained.map(|one| vec![one]).ok_or_else(|| {
         Failure::refused(format!(
             "there is no decision about `{asked}`: Xyl has not created it; `xyl audit` shows the protection of each type of guest"
         ))
     })
-}
-
-/// Returns the decisions about a domain, then and now. `None` if no decision was recorded.
-pub fn of(context: &Context, info: DomainInfo, name: String) -> Result<Option<Explained>, Failure> {
-    let uuid = Uuid::from_bytes(info.handle).hyphenated().to_string();
-    let (files, dirs) = (&SystemFiles, &context.dirs);
-    let Some(record) = admission::read(files, dirs, &uuid)? else {
-        return Ok(None);
-    };
-    let now = record.decide_again(context.hv()?, files, dirs)?;
-    Ok(Some(Explained {
-        info,
-        name,
-        uuid,
-        record,
-        now,
-    }))
 }
 
 fn show(context: &Context, domain: &Explained) -> Outcome {
@@ -159,23 +119,4 @@ fn time(seconds: u64) -> String {
         .ok()
         .and_then(|seconds| Timestamp::from_second(seconds).ok());
     time.map_or_else(|| "at an unknown time".to_owned(), |time| time.to_string())
-}
-
-fn as_json(domain: &Explained) -> Value {
-    let record = &domain.record;
-    json!({
-        "domid": domain.info.domid.0,
-        "name": domain.name,
-        "uuid": domain.uuid,
-        "kernel": record.kernel,
-        "image": record.image,
-        "pvshim": record.pvshim,
-        "shim": record.shim,
-        "is_boot_loader": record.is_boot_loader,
-        "decided_s": record.decided_s,
-        "decision": record.decision,
-        "now": domain.now,
-        "changed": domain.is_changed(),
-        "unseen": record.unseen(),
-    })
 }

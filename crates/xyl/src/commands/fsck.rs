@@ -1,7 +1,8 @@
 //! `xyl fsck`: finds and removes what dead domains of any toolstack have left on the host.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use xyl_engine::recover::fsck::{self, Finding, Verdict};
+use xyl_engine::report::leftovers;
 
 use crate::context::Context;
 use crate::error::{Exit, Failure, Outcome};
@@ -44,7 +45,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     }
     context.count(&host);
     if context.json() {
-        let rows = findings.iter().map(as_json).collect();
+        let rows = findings.iter().map(leftovers::to_json).collect();
         context.out.json(&Value::Array(rows))?;
     } else {
         tell(context, &findings)?;
@@ -66,22 +67,6 @@ fn exit(findings: &[Finding]) -> Exit {
     } else {
         Exit::Repaired
     }
-}
-
-fn as_json(finding: &Finding) -> Value {
-    let (verdict, why) = match &finding.verdict {
-        Verdict::Found => ("found", None),
-        Verdict::Removed => ("removed", None),
-        Verdict::Left(why) => ("left", Some(why)),
-    };
-    json!({
-        "kind": finding.leak.kind(),
-        "object": finding.object,
-        "cause": finding.cause,
-        "remedy": finding.remedy,
-        "verdict": verdict,
-        "why": why,
-    })
 }
 
 fn tell(context: &Context, findings: &[Finding]) -> Outcome {

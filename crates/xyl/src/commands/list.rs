@@ -1,14 +1,15 @@
 //! `xyl list`: prints all domains, or one, as xl's table, as JSON, or as libxl's configurations (`-l`).
 
-use os_port::{Clock, SystemClock, SystemFiles};
+use os_port::SystemClock;
 use serde_json::{Value, json};
-use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, ShutdownReason};
 use xyl_engine::config::admission;
+use xyl_engine::report::posture::BARE_PV32;
+use xyl_engine::report::vms::{self, shutdown_reason};
 use xyl_engine::supervise::states::{self, Listed};
+use xyl_engine::vm::domains;
 use xyl_engine::vm::spec::kind_text;
 use xyl_engine::vm::state::VmState;
-use xyl_engine::vm::{domains, given_up, store};
 
 use crate::complete::domain_names;
 use crate::context::{Context, FoundVm};
@@ -94,18 +95,14 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     let bare_pv32 = bare_pv32_or_warning(context, &infos)?;
     if context.json() {
         let extras = extras(context, &infos, columns)?;
-        let states = states::of_domains(&context.records(), &SystemClock, &infos);
-        let rows = infos.iter().zip(&names).zip(&extras).zip(states);
-        let rows = rows.map(|(((info, name), extra), state)| {
-            let mut row = to_json(info, name.as_deref(), bare_pv32.contains(&info.domid));
-            extra.add_to(&mut row, columns);
-            add_state(context, &mut row, Uuid::from_bytes(info.handle), state);
-            row
-        });
-        let mut rows: Vec<Value> = rows.collect();
-        rows.extend(absent.iter().map(|vm| absent_to_json(context, vm)));
+        let reader = context.reader()?;
+        let mut rows = vms::of_domains(&reader, &infos, &names, &bare_pv32);
+        for (row, extra) in rows.iter_mut().zip(&extras) {
+            extra.add_to(row, columns);
+        }
+        rows.extend(absent.iter().map(|vm| vms::of_absent(&reader, vm)));
         if args.domain.is_none() {
-            rows.extend(given_up_without_domain(context, &infos));
+            rows.extend(vms::given_up_without_domain(&reader, &infos));
         }
         return Ok(context.out.json(&Value::Array(rows))?);
     }
@@ -143,10 +140,6 @@ fn bare_pv32_or_warning(context: &Context, infos: &[DomainInfo]) -> Result<Vec<D
         Vec::new()
     }))
 }
-
-/// The warning about a bare 32-bit PV guest.
-pub const BARE_PV32: &str = "is a bare 32-bit PV guest: its kernel runs in ring 1, where IBRS and its kin do not protect the \
-     hypervisor; shut it down, and create it anew for the PV shim";
 
 /// Columns in addition to the usual ones.
 #[derive(Clone, Copy, Debug, Default)]
@@ -237,68 +230,6 @@ fn absent_row(vm: &Listed, number: u16, columns: Columns) -> String {
         line += &format!(" {}", vm.state.word());
     }
     line
-}
-
-/// A VM without a domain as `--json` prints it.
-fn absent_to_json(context: &Context, vm: &Listed) -> Value {
-    let mut row = json!({
-        "domid": null,
-        "last_domid": vm.last_domid.map(|domid| domid.0),
-        "name": vm.name,
-        "uuid": vm.uuid.hyphenated().to_string(),
-        "kind": vm.kind.map(kind_text),
-        "memory_kib": vm.memory_kib,
-        "vcpus_online": vm.nr_vcpus,
-    });
-    add_state(context, &mut row, vm.uuid, vm.state);
-    row
-}
-
-/// The VMs whose restart was given up, and that have no domain.
-fn given_up_without_domain(context: &Context, infos: &[DomainInfo]) -> Vec<Value> {
-    let all = given_up::all(&SystemFiles, &context.dirs).into_iter();
-    let has_none = |uuid: &Uuid| infos.iter().all(|info| &info.handle != uuid.as_bytes());
-    all.filter(|(uuid, _)| has_none(uuid))
-        .map(|(uuid, given_up)| {
-            let mut row = json!({
-                "domid": null,
-                "last_domid": null,
-                "name": given_up.name,
-                "uuid": uuid.hyphenated().to_string(),
-                "kind": null,
-                "memory_kib": 0,
-                "vcpus_online": 0,
-            });
-            add_state(context, &mut row, uuid, VmState::GivenUp);
-            row
-        })
-        .collect()
-}
-
-/// Adds the state of a VM to its JSON.
-fn add_state(context: &Context, row: &mut Value, uuid: Uuid, state: VmState) {
-    let waits_s = match state {
-        VmState::WaitingForRestart { due_s } => {
-            Some(due_s.saturating_sub(SystemClock.since_boot_s()))
-        }
-        _ => None,
-    };
-    let given_up = match state {
-        VmState::GivenUp => given_up::read(&SystemFiles, &context.dirs, uuid),
-        _ => None,
-    };
-    let configuration = store::kept_path(&context.dirs, &uuid.hyphenated().to_string());
-    json::set(row, "vm_state", state.word());
-    json::set(row, "restart_waits_s", json!(waits_s));
-    json::set(
-        row,
-        "given_up",
-        json!(given_up.map(|given_up| json!({
-            "why": given_up.why,
-            "since_ms": given_up.since_ms,
-            "configuration": configuration,
-        }))),
-    );
 }
 
 /// Reads what the columns need in addition to [`DomainInfo`].
@@ -453,51 +384,6 @@ fn reason_code(info: &DomainInfo) -> String {
     shutdown_reason(info).map_or("-".to_owned(), |reason| format!("{:x}", reason.number()))
 }
 
-fn shutdown_reason(info: &DomainInfo) -> Option<ShutdownReason> {
-    info.shutdown_reason.filter(|_| info.flags.shutdown)
-}
-
-/// A domain as `--json` prints it.
-pub fn to_json(info: &DomainInfo, name: Option<&str>, is_bare_pv32: bool) -> Value {
-    let flags = &info.flags;
-    json!({
-        "domid": info.domid.0,
-        "name": name,
-        "uuid": uuid(&info.handle),
-        "kind": kind_text(info.kind()),
-        "memory_kib": info.tot_pages * 4,
-        "max_memory_kib": info.max_pages.saturating_mul(4),
-        "claimed_kib": info.outstanding_pages * 4,
-        "vcpus_online": info.nr_online_vcpus,
-        "max_vcpus": info.max_vcpu_id.map_or(0, |id| id + 1),
-        "state": {
-            "running": flags.running,
-            "blocked": flags.blocked,
-            "paused": flags.paused,
-            "shutdown": flags.shutdown,
-            "dying": flags.dying,
-        },
-        "shutdown_reason": shutdown_reason(info).map(reason_name),
-        "cpu_time_ns": info.cpu_time_ns,
-        "cpupool_id": info.cpupool,
-        "ssidref": info.ssidref,
-        "bare_pv32": is_bare_pv32,
-    })
-}
-
-/// The shutdown reason as one word.
-pub fn reason_name(reason: ShutdownReason) -> String {
-    match reason {
-        ShutdownReason::Poweroff => "poweroff".to_owned(),
-        ShutdownReason::Reboot => "reboot".to_owned(),
-        ShutdownReason::Suspend => "suspend".to_owned(),
-        ShutdownReason::Crash => "crash".to_owned(),
-        ShutdownReason::Watchdog => "watchdog".to_owned(),
-        ShutdownReason::SoftReset => "soft-reset".to_owned(),
-        ShutdownReason::Unknown(number) => format!("unknown-{number}"),
-    }
-}
-
 /// Prints the configurations of domains. For a domain without libxl's record, prints what Xen and xenstore know.
 fn print_configurations(context: &Context, infos: &[DomainInfo], absent: &[Listed]) -> Outcome {
     let configs = domains::configurations(
@@ -541,6 +427,7 @@ fn without_record(info: &DomainInfo, name: Option<String>) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
     use xen_port::DomainFlags;
 
     use super::*;
@@ -655,13 +542,5 @@ mod tests {
         };
         assert!(row(&dom0(), Some("d"), columns, &extra).ends_with("12.3          Pool-0 all"));
         assert!(header(columns).ends_with("Time(s)         Cpupool NODE Affinity"));
-    }
-
-    #[test]
-    fn json_has_the_documented_keys() {
-        let value = to_json(&dom0(), Some("Domain-0"), false);
-        assert_eq!(value["memory_kib"], 2_097_152);
-        assert_eq!(value["kind"], "pv");
-        assert_eq!(value["shutdown_reason"], Value::Null);
     }
 }

@@ -7,7 +7,7 @@ use super::network_list::NIC;
 use crate::complete::domain_names;
 use crate::context::Context;
 use crate::error::Outcome;
-use crate::xlconf;
+use xyl_host::xl_conf;
 
 /// Attach a network interface to a running domain
 #[derive(Debug, clap::Args)]
@@ -34,7 +34,7 @@ pub struct Args {
 
 /// Runs `xyl network-attach`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
-    let defaults = xlconf::defaults(context.xl_conf()?).vif;
+    let defaults = xl_conf::defaults(context.xl_conf()?).vif;
     let attach = Attach {
         kind: NIC,
         device: hotplug::for_request(NIC, &args.nic.join(","), &defaults)?,

@@ -4,14 +4,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use os_port::{SystemClock, SystemFiles, SystemProcess};
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 use xyl_engine::operation::run;
-use xyl_engine::supervise::restart_backoff::RestartDelay;
-use xyl_engine::supervise::states;
+use xyl_engine::report::operations;
 use xyl_engine::supervise::status::{self, QueuedRequest, Status, VmOps};
 use xyl_engine::vm::given_up::GivenUp;
-use xyl_engine::vm::state::VmState;
 use xyl_engine::vm::{domains, store};
 use xyl_saga::{Entry, Operation, Record};
 
@@ -78,35 +76,20 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
 
 /// Prints the last operation of each VM.
 fn list(context: &Context, vms: &[VmOps]) -> Outcome {
-    let mut rows = Vec::new();
-    for vm in vms {
-        match &vm.contents {
-            Ok(_) => {
-                let last = vm.past().operations.pop();
-                if last.is_some() || vm.given_up.is_some() {
-                    rows.push((vm, last));
-                }
-            }
-            Err(error) => context.warn(&Failure::refused(error.to_string())),
-        }
+    for error in vms.iter().filter_map(|vm| vm.contents.as_ref().err()) {
+        context.warn(&Failure::refused(error.to_string()));
     }
     if context.json() {
-        let uuids: Vec<Uuid> = rows.iter().map(|(vm, _)| vm.uuid).collect();
-        let states = states_of(context, &uuids);
-        let rows = rows.iter().zip(states);
-        let rows = rows.map(|((vm, last), state)| as_json(context, vm, last.as_ref(), state));
-        let of_vm = |vm: &VmOps| -> Vec<Value> {
-            let requests = vm.requests.iter();
-            requests.map(|one| request_json(vm, one)).collect()
-        };
-        let rows = rows.chain(vms.iter().flat_map(of_vm)).collect();
+        let infos = context.hv().and_then(|hv| Ok(domains::list(hv)?)).ok();
+        let records = context.records();
+        let rows = operations::rows(&records, &SystemClock, vms, infos.as_deref());
         return Ok(context.out.json(&Value::Array(rows))?);
     }
     context.out.line(format!(
         "{:<14} {:<20} {:<14} {:<12} {:>8} STEP",
         "ID", "VM", "OPERATION", "STATE", "AGE"
     ))?;
-    for (vm, last) in rows {
+    for (vm, last) in operations::last_of_each(vms) {
         if let Some(last) = last {
             print_last(context, vm, &last)?;
         }
@@ -137,16 +120,9 @@ fn print_request(context: &Context, vm: &VmOps, request: &QueuedRequest) -> Outc
     Ok(context.out.line(format!(
         "{id:<14} {:<20} {word:<14} {:<12} {age_s:>6} s {}",
         name_of_vm(vm),
-        state_of(request),
+        operations::state_of(request),
         Shown::line(&step),
     ))?)
-}
-
-fn state_of(request: &QueuedRequest) -> &'static str {
-    match request.is_started {
-        true => "begun",
-        false => "requested",
-    }
 }
 
 fn name_of_vm(vm: &VmOps) -> String {
@@ -156,29 +132,6 @@ fn name_of_vm(vm: &VmOps) -> String {
         Some(last) => name_of(&last),
         None => vm.uuid.to_string().chars().take(20).collect(),
     }
-}
-
-fn request_json(vm: &VmOps, request: &QueuedRequest) -> Value {
-    let envelope = request.envelope.as_ref().ok();
-    let last = vm.past().operations.pop();
-    json!({
-        "id": request.id.to_string(),
-        "vm": last.map(|last| last.begin.name),
-        "uuid": vm.uuid.hyphenated().to_string(),
-        "operation": envelope.map(|envelope| envelope.request.word()),
-        "state": state_of(request),
-        "step": null,
-        "pid": null,
-        "begun_ms": envelope.map(|envelope| envelope.time_ms),
-        "last_ms": envelope.map(|envelope| envelope.time_ms),
-        "failure": request.envelope.as_ref().err().map(|error| json!({"cause": error.to_string()})),
-        "restart_waits_s": null,
-        "restart_waits_why": null,
-        "vm_state": null,
-        "given_up": null,
-        "request": envelope.map(|envelope| &envelope.request),
-        "asker": envelope.map(|envelope| &envelope.asker),
-    })
 }
 
 /// The line of a VM's last operation, and one of the restart that waits.
@@ -193,7 +146,7 @@ fn print_last(context: &Context, vm: &VmOps, last: &Operation) -> Outcome {
         age_s,
         step_of(last),
     ))?;
-    if let Some((delay, left_s)) = waiting(vm) {
+    if let Some((delay, left_s)) = operations::waiting(&SystemClock, vm) {
         context.out.line(format!(
             "{:<14} {:<20} {:<14} {:<12} {:>6} s {}",
             "-",
@@ -221,25 +174,6 @@ fn print_given_up(context: &Context, uuid: Uuid, given_up: &GivenUp) -> Outcome 
     ))?)
 }
 
-/// The states of VMs; none where Xen cannot be asked.
-fn states_of(context: &Context, uuids: &[Uuid]) -> Vec<Option<VmState>> {
-    let infos = context.hv().and_then(|hv| Ok(domains::list(hv)?));
-    match infos {
-        Ok(infos) => {
-            let states = states::of_vms(&context.records(), &SystemClock, &infos, uuids);
-            states.into_iter().map(Some).collect()
-        }
-        Err(_) => vec![None; uuids.len()],
-    }
-}
-
-/// The reason why a VM's next restart waits, and the remaining seconds.
-fn waiting(vm: &VmOps) -> Option<(RestartDelay, u64)> {
-    let delay = vm.restart_delay.filter(|_| vm.given_up.is_none())?;
-    let left_s = delay.left(&SystemClock).as_secs();
-    (left_s > 0).then_some((delay, left_s))
-}
-
 fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(0)
@@ -258,42 +192,6 @@ fn step_of(operation: &Operation) -> String {
     Shown::line(step.map_or("", String::as_str)).to_string()
 }
 
-fn as_json(
-    context: &Context,
-    vm: &VmOps,
-    operation: Option<&Operation>,
-    state: Option<VmState>,
-) -> Value {
-    let failure = operation
-        .and_then(|operation| operation.failure.as_ref())
-        .map(|(step, cause)| json!({"step": step, "cause": cause}));
-    let name = operation.map(|operation| operation.begin.name.clone());
-    let name = name.or_else(|| vm.given_up.as_ref().map(|given_up| given_up.name.clone()));
-    let kept = store::kept_path(&context.dirs, &vm.uuid.hyphenated().to_string());
-    json!({
-        "id": operation.map(|operation| &operation.begin.id),
-        "vm": name,
-        "uuid": vm.uuid.hyphenated().to_string(),
-        "operation": operation.map(|operation| &operation.begin.kind),
-        "state": operation.map(|operation| vm.standing(operation, &SystemProcess).word()),
-        "step": operation.map(|operation| &operation.step),
-        "pid": operation.map(|operation| operation.pid),
-        "begun_ms": operation.map(|operation| operation.begun_ms),
-        "last_ms": operation.map(|operation| operation.last_ms),
-        "failure": failure,
-        "vm_state": state.map(VmState::word),
-        "given_up": vm.given_up.as_ref().map(|given_up| json!({
-            "why": given_up.why,
-            "since_ms": given_up.since_ms,
-            "configuration": kept,
-        })),
-        "restart_waits_s": waiting(vm).map(|(_, left_s)| left_s),
-        "restart_waits_why": waiting(vm).map(|(delay, _)| delay.why()),
-        "request": null,
-        "asker": null,
-    })
-}
-
 /// Prints the journal records of a VM, or of one operation.
 fn show(context: &Context, vms: &[VmOps], which: &str) -> Outcome {
     for vm in vms {
@@ -305,7 +203,7 @@ fn show(context: &Context, vms: &[VmOps], which: &str) -> Outcome {
             (Err(error), true, _) => return Err(Failure::refused(error.to_string())),
             (Ok(contents), true, _) => contents.entries.as_slice(),
             (Ok(contents), false, Some(index)) => {
-                part_of(&contents.entries, &past.operations, index)
+                operations::entries_of(&contents.entries, &past.operations, index)
             }
             _ => continue,
         };
@@ -317,19 +215,9 @@ fn show(context: &Context, vms: &[VmOps], which: &str) -> Outcome {
     )))
 }
 
-fn part_of<'e>(entries: &'e [Entry], operations: &[Operation], index: usize) -> &'e [Entry] {
-    let start = operations.get(index).map_or(0, |one| one.first_entry);
-    let end = operations
-        .get(index + 1)
-        .map_or(entries.len(), |next| next.first_entry);
-    entries.get(start..end).unwrap_or_default()
-}
-
 fn print_entries(context: &Context, entries: &[Entry]) -> Outcome {
     if context.json() {
-        let rows = entries.iter().map(|entry| {
-            json!({"sequence": entry.sequence, "time_ms": entry.time_ms, "record": entry.record})
-        });
+        let rows = entries.iter().map(operations::of_entry);
         return Ok(context.out.json(&Value::Array(rows.collect()))?);
     }
     for entry in entries {

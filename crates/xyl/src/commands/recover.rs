@@ -7,8 +7,8 @@ use xen_port::DomId;
 use xyl_engine::Host;
 use xyl_engine::config::policy_recheck::recheck;
 use xyl_engine::recover::{self, Recovered};
+use xyl_engine::report::explained::otherwise;
 
-use crate::commands::explain::otherwise;
 use crate::commands::monitor::{
     MonitorNotReplaced, ReplacementMonitor, replace_if_lost, replace_lost_monitors,
 };

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use xen_port::{DomId, DomainInfo};
 use xyl_engine::control::power::{self, End, PowerDelivery, PowerRequest, Until};
+use xyl_engine::report::vms::reason_name;
 use xyl_engine::supervise::requests::{self, Done, Request};
 use xyl_engine::vm::domains;
 use xyl_engine::{ErrorCode, Host};
 
-use crate::commands::list::reason_name;
 use crate::commands::recover::replace_dead_monitors;
 use crate::complete::domain_names;
 use crate::context::Context;

@@ -8,7 +8,7 @@ use xyl_engine::supervise::requests::{self, Request};
 use crate::complete::{cpu_lists, domain_names, vcpu_numbers};
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
-use crate::xlconf;
+use xyl_host::xl_conf;
 
 /// Set which CPUs a vCPU may use, and which it prefers
 #[derive(Debug, clap::Args)]
@@ -110,7 +110,7 @@ fn parse_cpus(context: &Context, text: &str) -> Result<Option<CpuMap>, Failure> 
 /// Restricts CPUs to the masks of xl.conf for this kind of guest.
 fn masked(context: &Context, kind: GuestKind, cpus: CpuMap) -> Result<CpuMap, Failure> {
     let mut left = cpus;
-    for mask in xlconf::cpu_masks(context.xl_conf()?, kind) {
+    for mask in xl_conf::cpu_masks(context.xl_conf()?, kind) {
         let mask = vcpus::resolve(context.hv()?, mask)?;
         left = left.iter().filter(|cpu| mask.contains(*cpu)).collect();
     }

@@ -1,16 +1,14 @@
 //! `xyl metrics`: prints what the host and its VMs use and how they are, in Prometheus's text format.
 
-mod exposition;
-mod families;
 mod replace;
-mod sample;
 
 use std::path::PathBuf;
 
+use xyl_engine::recover::fsck;
+use xyl_engine::report::metrics::{self, Asked, Sample, as_json, text};
+
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
-use exposition::{as_json, text};
-use sample::Sample;
 
 /// Print metrics of the host and its VMs for Prometheus
 #[derive(Debug, clap::Args)]
@@ -39,11 +37,11 @@ pub struct Args {
 
 /// Runs `xyl metrics`.
 pub fn run(args: &Args, context: &Context) -> Outcome {
-    let sample = Sample::take(context, args.leftovers)?;
+    let sample = sample(context, args.leftovers)?;
     for (source, why) in &sample.missing {
         context.warning(format!("no metrics of {}: {why}", source.word()));
     }
-    let families = families::all(&sample);
+    let families = metrics::all(&sample);
     let Some(file) = &args.output else {
         let written = match context.json() {
             true => context.out.json(&as_json(&families)),
@@ -56,4 +54,29 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     }
     replace::replace(file, text(&families).as_bytes())
         .map_err(|source| Failure::io(format!("write {}", file.display()), source))
+}
+
+/// Takes the sample. `with_leftovers` takes two seconds more.
+fn sample(context: &Context, with_leftovers: bool) -> Result<Sample, Failure> {
+    let mut store = context.store().map_err(|failure| failure.to_string());
+    let mut asked = Asked {
+        reader: context.reader()?,
+        kernel: &context.kernel(),
+        store: match &mut store {
+            Ok(store) => Ok(&mut **store),
+            Err(why) => Err(why.clone()),
+        },
+    };
+    let mut sample = Sample::take(&mut asked)?;
+    if with_leftovers {
+        sample.add_leftovers(leftovers(context).map_err(|failure| failure.to_string()));
+    }
+    Ok(sample)
+}
+
+fn leftovers(context: &Context) -> Result<Vec<&'static str>, Failure> {
+    let mut host = context.open_host()?;
+    let found = fsck::look(&mut host, &context.kernel())?;
+    context.count(&host);
+    Ok(found.iter().map(|finding| finding.leak.kind()).collect())
 }

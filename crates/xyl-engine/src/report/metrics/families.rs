@@ -5,12 +5,11 @@
 use uuid::Uuid;
 use xen_port::{DomainInfo, ShutdownReason};
 use xl_cfg::types::xvd_name;
-use xyl_engine::host::traffic::{Direction, NicCounters};
-use xyl_engine::vm::spec::kind_text;
 
 use super::exposition::{Family, Kind, Labels, Number};
 use super::sample::{Domain, Sample, Source};
-use crate::output::uuid;
+use crate::host::traffic::{Direction, NicCounters};
+use crate::vm::spec::kind_text;
 
 /// Size of a page, in bytes.
 const PAGE_BYTES: u64 = 4096;
@@ -83,7 +82,12 @@ fn host(sample: &Sample) -> Vec<Family> {
 }
 
 fn of(domain: &Domain) -> (&'static str, String) {
-    ("uuid", uuid(&domain.info.handle))
+    (
+        "uuid",
+        Uuid::from_bytes(domain.info.handle)
+            .hyphenated()
+            .to_string(),
+    )
 }
 
 fn domains(sample: &Sample) -> Vec<Family> {

@@ -7,39 +7,51 @@ use std::path::{Path, PathBuf};
 
 use xen_port::GuestKind;
 use xl_cfg::types::CpuList;
-use xl_cfg::{DomidPolicy, Source, XlConf, parse_xl_conf};
+use xl_cfg::{DomidPolicy, Report, Source, SourceError, XlConf, parse_xl_conf};
 use xyl_engine::config::plan::HostDefaults;
 use xyl_engine::vm::nic::VifDefaults;
-
-use crate::error::Failure;
 
 /// Environment variable with another path for the file.
 const VARIABLE: &str = "XYL_XL_CONF";
 /// Default path, as in xl.
 const PATH: &str = "/etc/xen/xl.conf";
 
+/// The reasons why xl.conf cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] SourceError),
+    /// The file that the variable names cannot be read.
+    #[error(
+        "{VARIABLE} names a file to read in place of {PATH}: {0}\nset it to one that is there, or unset it"
+    )]
+    Named(SourceError),
+    /// The file has errors.
+    #[error("{}\n{}", .0.summary(), .0.render(false).trim_end())]
+    Rejected(Box<Report>),
+}
+
 /// Reads the file, or the one that `XYL_XL_CONF` names. Without a file, returns the defaults.
-pub fn read() -> Result<XlConf, Failure> {
+///
+/// # Errors
+/// The file cannot be read, or has errors.
+pub fn read() -> Result<XlConf, ConfError> {
     let Some(chosen) = std::env::var_os(VARIABLE).map(PathBuf::from) else {
         return match Path::new(PATH) {
             path if path.exists() => parse(Source::read_file(path)?),
             _ => Ok(XlConf::default()),
         };
     };
-    let source = Source::read_file(&chosen).map_err(|error| {
-        Failure::refused(format!(
-            "{VARIABLE} names a file to read in place of {PATH}: {error}\nset it to one that is there, or unset it"
-        ))
-    })?;
-    parse(source)
+    parse(Source::read_file(&chosen).map_err(ConfError::Named)?)
 }
 
-fn parse(source: Source) -> Result<XlConf, Failure> {
+fn parse(source: Source) -> Result<XlConf, ConfError> {
     let (conf, report) = parse_xl_conf(source);
-    if report.has_errors() {
-        return Err(Failure::rejected(&report));
+    match report.has_errors() {
+        true => Err(ConfError::Rejected(Box::new(report))),
+        false => Ok(conf),
     }
-    Ok(conf)
 }
 
 /// The defaults for domains whose configuration does not set a value.
@@ -81,7 +93,7 @@ pub fn cpu_masks(conf: &XlConf, kind: GuestKind) -> impl Iterator<Item = &CpuLis
 mod tests {
     use super::*;
 
-    fn read_text(text: &str) -> Result<XlConf, Failure> {
+    fn read_text(text: &str) -> Result<XlConf, ConfError> {
         parse(Source::from_bytes("xl.conf", text.as_bytes()).unwrap())
     }
 

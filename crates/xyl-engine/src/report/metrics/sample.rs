@@ -4,18 +4,18 @@
 
 use std::time::Duration;
 
-use os_port::{SystemClock, SystemFiles, SystemProcess};
 use uuid::Uuid;
 use xen_port::{DomId, DomainInfo, PhysInfo, VersionInfo};
+use xenstore::Client;
 use xyl_audit::{Audit, Facts, GuestType, advisories};
-use xyl_engine::host::traffic::{self, DiskCounters, NicCounters};
-use xyl_engine::recover::fsck;
-use xyl_engine::supervise::states;
-use xyl_engine::supervise::status::{self, VmOps};
-use xyl_engine::vm::{domains, monitor_lock};
 
-use crate::context::Context;
-use crate::error::Failure;
+use crate::EngineError;
+use crate::host::dom0::Kernel;
+use crate::host::traffic::{self, DiskCounters, NicCounters};
+use crate::report::{Reader, names, posture};
+use crate::supervise::states;
+use crate::supervise::status::{self, VmOps};
+use crate::vm::{domains, monitor_lock};
 
 /// A source of facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,16 @@ pub struct Waiting {
     pub left: Duration,
 }
 
+/// The host that a sample is taken of.
+pub struct Asked<'a> {
+    /// Xen, and Xyl's records.
+    pub reader: Reader<'a>,
+    /// Domain 0's kernel.
+    pub kernel: &'a Kernel,
+    /// The connection to xenstored, or why there is none.
+    pub store: Result<&'a mut Client, String>,
+}
+
 /// The host at one moment.
 pub struct Sample {
     /// Version of Xen.
@@ -102,15 +112,19 @@ impl Sample {
     /// Reads all sources. Without a list of domains there is no sample.
     ///
     /// Costs the same hypercalls for any number of domains (one more for 1024 of them), two batches of requests to xenstored, and a few files for each
-    /// device and VM. `with_leftovers` takes two seconds more.
-    pub fn take(context: &Context, with_leftovers: bool) -> Result<Sample, Failure> {
-        let infos = domains::list(context.hv()?)?;
+    /// device and VM.
+    ///
+    /// # Errors
+    /// Those of Xen.
+    pub fn take(asked: &mut Asked<'_>) -> Result<Sample, EngineError> {
+        let reader = asked.reader;
+        let infos = domains::list(reader.hv)?;
         let mut sample = Sample {
-            version: context.hv()?.version()?,
-            phys: context.hv()?.phys_info()?,
+            version: reader.hv.version()?,
+            phys: reader.hv.phys_info()?,
             domains: Vec::new(),
-            disks: traffic::disks(&context.kernel()),
-            nics: traffic::nics(&context.kernel()),
+            disks: traffic::disks(asked.kernel),
+            nics: traffic::nics(asked.kernel),
             monitors: Vec::new(),
             operations: Vec::new(),
             waiting: Vec::new(),
@@ -119,31 +133,30 @@ impl Sample {
             leftovers: None,
             missing: Vec::new(),
         };
-        sample.add_domains(context, infos);
-        if let Err(failure) = sample.add_records(context) {
-            sample.missing.push((Source::Records, failure.to_string()));
+        sample.add_domains(asked, infos);
+        if let Err(error) = sample.add_records(&reader) {
+            sample.missing.push((Source::Records, error.to_string()));
         }
-        if let Err(failure) = sample.add_audit(context) {
-            sample.missing.push((Source::Audit, failure.to_string()));
-        }
-        if with_leftovers {
-            match leftovers(context) {
-                Ok(kinds) => sample.leftovers = Some(kinds),
-                Err(failure) => {
-                    let failed = (Source::Leftovers, failure.to_string());
-                    sample.missing.push(failed);
-                }
-            }
+        if let Err(error) = sample.add_audit(&reader) {
+            sample.missing.push((Source::Audit, error.to_string()));
         }
         Ok(sample)
     }
 
-    fn add_domains(&mut self, context: &Context, infos: Vec<DomainInfo>) {
-        let own = states::own_domains(&context.records(), &infos);
-        let (names, targets_kib) = match of_xenstore(context, &infos) {
+    /// Adds the kinds of the leftovers, or why they could not be looked for.
+    pub fn add_leftovers(&mut self, found: Result<Vec<&'static str>, String>) {
+        match found {
+            Ok(kinds) => self.leftovers = Some(kinds),
+            Err(why) => self.missing.push((Source::Leftovers, why)),
+        }
+    }
+
+    fn add_domains(&mut self, asked: &mut Asked<'_>, infos: Vec<DomainInfo>) {
+        let own = states::own_domains(&asked.reader.records, &infos);
+        let (names, targets_kib) = match of_xenstore(asked, &infos) {
             Ok(known) => known,
-            Err(failure) => {
-                self.missing.push((Source::Xenstore, failure.to_string()));
+            Err(why) => {
+                self.missing.push((Source::Xenstore, why));
                 (vec![None; infos.len()], vec![None; infos.len()])
             }
         };
@@ -157,43 +170,42 @@ impl Sample {
         self.domains = domains.collect();
     }
 
-    fn add_records(&mut self, context: &Context) -> Result<(), Failure> {
-        let supervised = monitor_lock::supervised(&SystemFiles, &context.dirs)?;
+    fn add_records(&mut self, reader: &Reader<'_>) -> Result<(), EngineError> {
+        let (files, dirs) = (reader.records.files, reader.records.dirs);
+        let supervised = monitor_lock::supervised(files, dirs)?;
         let monitors = supervised.iter().map(|vm| (vm.uuid, vm.is_held));
         self.monitors = monitors.collect();
-        let vms = status::all(&SystemFiles, &context.dirs)?;
+        let vms = status::all(files, dirs)?;
         for vm in &vms {
-            self.add_operations(vm);
+            self.add_operations(reader, vm);
         }
         let given_up = vms.iter().filter(|vm| vm.given_up.is_some());
         self.nr_given_up = Some(given_up.count() as u64);
         Ok(())
     }
 
-    fn add_operations(&mut self, vm: &VmOps) {
+    fn add_operations(&mut self, reader: &Reader<'_>, vm: &VmOps) {
         if let Some(delay) = &vm.restart_delay {
             self.waiting.push(Waiting {
                 uuid: vm.uuid,
-                left: delay.left(&SystemClock),
+                left: delay.left(reader.clock),
             });
         }
         for operation in vm.past().operations {
             if operation.outcome.is_none() {
-                let state = vm.standing(&operation, &SystemProcess).word();
+                let state = vm.standing(&operation, reader.records.process).word();
                 self.operations.push((operation.begin.kind, state));
             }
         }
     }
 
     /// The audit, from the facts that the host has kept since its start where they are there.
-    fn add_audit(&mut self, context: &Context) -> Result<(), Failure> {
-        let known = advisories::load(&SystemFiles, advisories::FOLDER.as_ref())
-            .map_err(|error| Failure::refused(error.to_string()))?;
-        let facts = Facts::of_this_boot(context.hv()?, &SystemFiles, &context.dirs.run, &self.phys);
-        let guests = GuestType::ALL.iter().copied();
-        let guests = guests.filter(|guest| advisories::can_run(&facts, *guest));
+    fn add_audit(&mut self, reader: &Reader<'_>) -> Result<(), EngineError> {
+        let (files, dirs) = (reader.records.files, reader.records.dirs);
+        let known = advisories::load(files, advisories::FOLDER.as_ref())?;
+        let facts = Facts::of_this_boot(reader.hv, files, &dirs.run, &self.phys);
         let audit = xyl_audit::host::audit_of(&facts, &known);
-        self.audit = Some((audit, guests.collect()));
+        self.audit = Some((audit, posture::types_here(&facts)));
         Ok(())
     }
 
@@ -208,15 +220,10 @@ impl Sample {
 /// Names and memory targets in xenstore.
 type OfXenstore = (Vec<Option<String>>, Vec<Option<u64>>);
 
-fn of_xenstore(context: &Context, infos: &[DomainInfo]) -> Result<OfXenstore, Failure> {
-    let names = context.names(infos)?;
-    let targets_kib = domains::memory_targets_kib(&mut *context.store()?, infos)?;
-    Ok((names, targets_kib))
-}
-
-fn leftovers(context: &Context) -> Result<Vec<&'static str>, Failure> {
-    let mut host = context.open_host()?;
-    let found = fsck::look(&mut host, &context.kernel())?;
-    context.count(&host);
-    Ok(found.iter().map(|finding| finding.leak.kind()).collect())
+fn of_xenstore(asked: &mut Asked<'_>, infos: &[DomainInfo]) -> Result<OfXenstore, String> {
+    let reader = asked.reader;
+    let store = asked.store.as_mut().map_err(|why| why.clone())?;
+    let names = names::of(&reader, store, infos).map_err(|error| error.to_string())?;
+    let targets_kib = domains::memory_targets_kib(*store, infos);
+    Ok((names, targets_kib.map_err(|error| error.to_string())?))
 }
