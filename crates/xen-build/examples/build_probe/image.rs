@@ -47,9 +47,11 @@ pub fn save(domid: DomId, path: &Path, live: bool) -> Outcome<bool> {
         after.map_calls - before.map_calls,
         after.mapped_frames - before.mapped_frames,
     );
-    // Xen refuses this if it notes writes still.
-    xen.track_writes(domid)?;
-    xen.stop_tracking_writes(domid)?;
+    if live {
+        // Xen refuses this if it notes writes still.
+        xen.track_writes(domid)?;
+        xen.stop_tracking_writes(domid)?;
+    }
     Ok(true)
 }
 
@@ -87,7 +89,8 @@ fn suspend(xen: &Xen, domid: DomId) -> Outcome<()> {
 /// libxl's file with the configuration of a domain.
 fn json_path(domid: DomId, handle: [u8; 16]) -> String {
     let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
-    let [a, b, c, d, e] = [0..4, 4..6, 6..8, 8..10, 10..16].map(|part| hex(&handle[part]));
+    let [a, b, c, d, e] =
+        [0..4, 4..6, 6..8, 8..10, 10..16].map(|part| hex(handle.get(part).unwrap_or_default()));
     format!("/var/lib/xen/userdata-d.{domid}.{a}-{b}-{c}-{d}-{e}.libxl-json")
 }
 

@@ -71,7 +71,7 @@ pub struct SaveRequest {
     /// Type of the domain.
     pub kind: GuestKind,
     /// Writes the memory while the guest runs, and suspends the guest only for the rest. Otherwise the guest is suspended
-    /// first.
+    /// first. A Xen without shadow paging, such as Debian's, refuses it for a PV domain with `Errno::EOPNOTSUPP`.
     pub live: bool,
 }
 
