@@ -25,7 +25,7 @@ use xyl_engine::{EngineError, ErrorCode, Host, recover};
 
 const UUID: &str = "6a1d0c4e-0000-4000-8000-000000000001";
 /// Place of `rax` in the registers of a vCPU.
-const RAX: usize = 592;
+const RAX: usize = 600;
 
 /// A guest that runs and behaves like this.
 fn world_of(bench: &Bench, manner: SuspendManner) -> (World, DomId) {

@@ -33,9 +33,10 @@ const RESUME_LIMIT_S: u64 = 10;
 const WORD: &[u8] = b"suspend";
 /// Argument of a guest that was suspended before the operation.
 const WAS_SUSPENDED: &str = "was_suspended";
-/// Place of `rax` in the registers of a vCPU (`vcpu_guest_context`), and of `eax` in those of a 32-bit PV guest: after 512 bytes of the FPU.
-const RAX: usize = 512 + 10 * 8;
-const EAX_OF_32_BITS: usize = 512 + 6 * 4;
+/// Place of `rax` in the registers of a vCPU (`vcpu_guest_context`), and of `eax` in those of a 32-bit PV guest: after 512 bytes of the FPU,
+/// the flags, and ten or six other registers.
+const RAX: usize = 512 + 8 + 10 * 8;
+const EAX_OF_32_BITS: usize = 512 + 4 + 6 * 4;
 /// What the suspend hypercall returns to a guest that goes on in the same domain.
 const CANCELLED: u8 = 1;
 
