@@ -12,6 +12,7 @@ use crate::root::{self, Xen};
 use crate::setup;
 use crate::sim;
 use crate::times::Times;
+use crate::web;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -189,6 +190,10 @@ impl Checks {
                 let words = format!("doc --quiet --profile {profile} --workspace --no-deps");
                 process::run(workspace.cargo(&words).env("RUSTDOCFLAGS", "-D warnings"))
             })?;
+        }
+        match web::has_npm() {
+            true => _ = self.one("page: tests", web::test)?,
+            false => println!("skipped: the tests of the page, which need npm"),
         }
         self.counted("runs in the simulated world", || {
             simulated(&mut sim::seeds(1, sim::SEEDS_OF_A_TEST))

@@ -25,6 +25,7 @@ mod sim;
 mod soak;
 mod terminal;
 mod times;
+mod web;
 #[cfg(test)]
 mod words;
 mod xen_source;
@@ -47,6 +48,8 @@ enum Task {
     Setup,
     /// Build the programs as they are installed: static, in target/x86_64-unknown-linux-gnu/release
     Build,
+    /// Put the page of xyld together, in web/dist; needs npm. The next build of xyld embeds it
+    Web,
     /// Boot real Xen, let xyl and xl run the same guests, show both times
     Demo {
         #[command(flatten)]
@@ -102,6 +105,10 @@ fn run(task: Task) -> Result<u8> {
     match task {
         Task::Build => {
             artifacts::build(artifacts::Profile::Release)?;
+            Ok(0)
+        }
+        Task::Web => {
+            web::build()?;
             Ok(0)
         }
         Task::Setup => {
