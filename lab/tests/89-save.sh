@@ -58,12 +58,16 @@ for type in pvh pv; do
 	resumed $name 4 'new domain'
 
 	echo 'xl saves, xyl restores'
+	# A guest that xl has restored has `msr_relaxed`, which the policy refuses unless it says otherwise.
+	ok xl destroy $name
+	ok xl create -q $type.cfg
+	within 20 readies $name 2
 	ok xl save $name image >/dev/null 2>&1
 	within 10 domain_gone $name
 	ok xyl restore -p image
 	matches p "$(domain_state $name)"
 	ok xyl unpause $name
-	resumed $name 5 'new domain'
+	resumed $name 1 'new domain'
 	tell $name 'shutdown poweroff'
 	within 20 domain_gone $name
 	rm image checkpoint
@@ -77,6 +81,6 @@ head -c 3000000 image >half
 refused 'check-image' xyl restore half
 leaves_nothing before
 ok xyl restore pvh.cfg image
-within 20 console_says calm-pvh 'testguest: resumed 1, new domain'
+told calm-pvh memtest 'ok memtest: [0-9]+ pages, 0 bad'
 ok xyl destroy calm-pvh
 leaves_nothing before

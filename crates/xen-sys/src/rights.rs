@@ -436,7 +436,7 @@ fn other_than(sockets: &[Socket]) -> Result<Vec<SeccompRule>, BackendError> {
 
 /// Rules that match the requests about taps and those to sockets, whatever file they are sent to. `makes_taps` leaves the one for a new tap.
 fn network_requests(makes_taps: bool) -> Result<Vec<SeccompRule>, BackendError> {
-    let new = (!makes_taps).then_some(TUNSETIFF as u64);
+    let new = (!makes_taps).then_some(TUNSETIFF);
     let of_taps = OTHER_TUN_REQUESTS.into_iter().chain(new).map(|request| {
         let is_it = SeccompCmpOp::Eq;
         let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, is_it, request)?;

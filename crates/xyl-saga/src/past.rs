@@ -326,6 +326,11 @@ impl Operation {
         self.begin.args.get(key).and_then(Value::as_str)
     }
 
+    /// A text that the operation has made.
+    pub fn made_text(&self, key: &str) -> Option<&str> {
+        self.made.get(key).and_then(Value::as_str)
+    }
+
     /// Whether an argument is `true`.
     pub fn is_set(&self, key: &str) -> bool {
         self.begin.args.get(key).and_then(Value::as_bool) == Some(true)

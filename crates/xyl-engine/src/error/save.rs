@@ -28,6 +28,12 @@ pub enum SaveError {
         /// Error of the parser.
         why: String,
     },
+    /// Xyl neither writes nor reads the state of these.
+    #[error("domain {domid} is a 32-bit PV guest, whose state Xyl does not save: use `xl save`")]
+    Pv32 {
+        /// Number of the domain.
+        domid: DomId,
+    },
     /// The domain has devices of the host, whose state is not in its memory.
     #[error(
         "domain {domid} has PCI devices, whose state cannot be saved: detach them first (`xyl pci-detach {domid}`)"

@@ -6,7 +6,7 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use os_port::{Append, remove_if_there};
+use os_port::{Accepts, Append, Opening, remove_if_there};
 use uuid::Uuid;
 use xyl_saga::{Facts, Operation};
 
@@ -70,20 +70,46 @@ impl NewFile {
         host.files.append_to(&self.unfinished)?.sync()
     }
 
-    /// Gives it its name.
-    pub fn give_name(&self, host: &Host, vm: &OfVm) -> Result<(), EngineError> {
+    /// The file that has the hidden name now: its identity for [`NewFile::give_name`], as text, and its size in bytes.
+    pub fn identity(&self, host: &Host) -> io::Result<(String, u64)> {
+        identity(host, &self.unfinished)
+    }
+
+    /// Gives it its name. With an identity, a file that has the name already is taken for this one only if it is the same file.
+    pub fn give_name(
+        &self,
+        host: &Host,
+        vm: &OfVm,
+        wanted: Option<&str>,
+    ) -> Result<(), EngineError> {
+        let is_it = |wanted| identity(host, &self.path).is_ok_and(|(found, _)| found == wanted);
         match host.files.rename(&self.unfinished, &self.path) {
             // The process that died had renamed it.
-            Err(error) if vm.is_taken_over && error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error)
+                if vm.is_taken_over
+                    && error.kind() == ErrorKind::NotFound
+                    && wanted.is_none_or(is_it) =>
+            {
+                Ok(())
+            }
             other => other.map_err(|source| EngineError::io("rename to", &self.path, source)),
         }
     }
 
-    /// Waits until the disk has its name too.
+    /// Waits until the disk has its name too. Some file systems cannot sync a folder, or do not let root read it.
     pub fn sync_name(&self, host: &Host) -> Result<(), EngineError> {
         let folder = self.path.parent().unwrap_or(Path::new("/"));
-        let synced = host.files.sync(folder);
-        synced.map_err(|source| EngineError::io("sync", folder, source))
+        match host.files.sync(folder) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::PermissionDenied
+                ) =>
+            {
+                Ok(())
+            }
+            other => other.map_err(|source| EngineError::io("sync", folder, source)),
+        }
     }
 
     /// Removes it, while it has no name yet.
@@ -94,6 +120,17 @@ impl NewFile {
     }
 }
 
+fn identity(host: &Host, path: &Path) -> io::Result<(String, u64)> {
+    let opening = Opening {
+        accepts: Accepts::Regular,
+        ..Opening::disk(false)
+    };
+    let opened = host.files.open(path, &opening)?;
+    let facts = opened.facts();
+    let text = format!("{} {}", facts.id.device, facts.id.inode);
+    Ok((text, facts.size_bytes))
+}
+
 /// The file while it is being written.
 pub(crate) struct Output {
     file: Box<dyn Append>,
@@ -102,6 +139,11 @@ pub(crate) struct Output {
 }
 
 impl Output {
+    /// Waits until the disk has all of it. An error of an earlier write that the system has kept back is reported here, to this open file.
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.file.sync()
+    }
+
     /// Writes bytes at its end.
     pub fn add(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.append(bytes)?;

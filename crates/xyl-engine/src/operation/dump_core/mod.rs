@@ -297,7 +297,7 @@ impl Steps for Dump<'_> {
             Action::Write => write(host, self, at),
             Action::LetGo => let_go(host, self),
             Action::Sync => sync(host, self),
-            Action::GiveName => self.file.give_name(host, &self.vm),
+            Action::GiveName => self.file.give_name(host, &self.vm, None),
         }?;
         Ok(Progress::Done)
     }

@@ -24,7 +24,7 @@ use xyl_saga::{At, Facts, OnDeath, Operation, Plan, Progress};
 use crate::device::{self, passed_through};
 pub use crate::error::SaveError;
 use crate::operation::destroy;
-use crate::operation::new_file::{self, BadPath, NewFile};
+use crate::operation::new_file::{self, BadPath, NewFile, Output};
 use crate::operation::suspend::{self, Suspension};
 use crate::operation::{Begun, Kind, OfVm, Steps, step};
 use crate::vm::kind::SAVED_BYTES;
@@ -32,6 +32,8 @@ use crate::vm::{domains, names};
 use crate::{Cancel, EngineError, Host, VmGuard};
 use output::ImageFile;
 
+/// Name of the journal's fact with the identity of the complete file.
+const IDENTITY: &str = "file_identity";
 /// Time limit for writing the memory, in seconds. A guest of 1 TiB takes three hours at 100 MiB per second.
 const WRITE_LIMIT_S: u64 = 12 * 3600;
 /// Time limit for the disk to write the rest, in seconds.
@@ -85,6 +87,8 @@ pub(crate) fn save_locked(
         config,
         progress: Some(request.progress),
         size_bytes: 0,
+        output: None,
+        identity: None,
         destroy: destroy::Context::new(vm, info.domid, false),
     };
     owner.carry_out(host, begun, &mut save, cancel, &mut |_| ())?;
@@ -102,6 +106,9 @@ pub(crate) fn check(
     suspend::refuse_hvm(info, "save")?;
     Suspension::of(info)?;
     let domid = info.domid;
+    if info.kind() == GuestKind::Pv && host.hv.address_size_bits(domid)? == 32 {
+        return Err(SaveError::Pv32 { domid }.into());
+    }
     if !passed_through::pci_devices(&mut host.store, domid)?.is_empty() {
         return Err(SaveError::PassedThrough { domid }.into());
     }
@@ -158,6 +165,8 @@ pub(crate) enum Action {
     Sync,
     /// Gives the file its name.
     GiveName,
+    /// Waits until the disk has the name.
+    SyncName,
     /// Has the guest go on, but paused.
     Pause,
     /// A step that destroys the domain.
@@ -215,6 +224,12 @@ fn named(plan: Plan<Action>) -> Plan<Action> {
         OnDeath::RollForwardOnceStarted,
         60,
     ))
+    .step(step(
+        "wait for its name on the disk",
+        Action::SyncName,
+        OnDeath::RollForward,
+        600,
+    ))
 }
 
 /// The context of a save: the domain, the file and the progress.
@@ -229,6 +244,10 @@ pub(crate) struct Save<'a> {
     config: Vec<u8>,
     progress: Option<&'a mut dyn FnMut(u64, u64)>,
     size_bytes: u64,
+    /// The open file, until the disk has it.
+    output: Option<Output>,
+    /// Identity of the complete file.
+    identity: Option<String>,
     destroy: destroy::Context,
 }
 
@@ -250,6 +269,9 @@ pub(crate) fn from_journal<'a>(
         config: Vec::new(),
         progress: None,
         size_bytes: operation.number(SAVED_BYTES).unwrap_or(0),
+        output: None,
+        // Without one no file counts as this one.
+        identity: Some(operation.made_text(IDENTITY).unwrap_or_default().to_owned()),
         destroy: destroy::Context::new(vm, domid, false),
     })
 }
@@ -270,7 +292,11 @@ impl Steps for Save<'_> {
             Action::Write => write(host, self, at),
             Action::LetRun => self.suspension.end(host),
             Action::Sync => sync(host, self),
-            Action::GiveName => give_name(host, self),
+            // From here on the guest is saved.
+            Action::GiveName => self
+                .file
+                .give_name(host, &self.vm, self.identity.as_deref()),
+            Action::SyncName => self.file.sync_name(host),
             Action::Pause => self.suspension.end_paused(host),
             Action::Destroy(action) => return self.destroy.apply(host, action, at),
         }?;
@@ -295,33 +321,48 @@ impl Steps for Save<'_> {
         if self.size_bytes > 0 {
             facts.insert(SAVED_BYTES.to_owned(), self.size_bytes.into());
         }
+        if let Some(identity) = &self.identity {
+            facts.insert(IDENTITY.to_owned(), identity.as_str().into());
+        }
         facts
     }
 }
 
-/// The file is made before the guest is suspended: a missing folder and a full disk are found while it runs.
-fn open(host: &Host, save: &Save<'_>) -> Result<(), EngineError> {
+/// The file is made before the guest is suspended: a missing folder is found while it runs.
+fn open(host: &Host, save: &mut Save<'_>) -> Result<(), EngineError> {
     let opened = save.file.open(host);
-    let written = opened.and_then(|mut file| file.add(&[]));
-    written.map_err(|source| failed(save, 0, source))
+    save.output = Some(opened.map_err(|source| failed(save, 0, source))?);
+    Ok(())
 }
 
-fn sync(host: &Host, save: &Save<'_>) -> Result<(), EngineError> {
-    let synced = save.file.sync(host);
-    synced.map_err(|source| failed(save, save.size_bytes, source))
+/// Waits for the disk, by the open file that was written: another one would not get each error. The hidden name must still be that of a
+/// file with all the bytes.
+fn sync(host: &Host, save: &mut Save<'_>) -> Result<(), EngineError> {
+    let fail = |save: &Save<'_>, source| failed(save, save.size_bytes, source);
+    let mut output = take_output(save)?;
+    output.sync().map_err(|source| fail(save, source))?;
+    let found = save.file.identity(host);
+    let (identity, size_bytes) = found.map_err(|source| fail(save, source))?;
+    if size_bytes != save.size_bytes {
+        return Err(fail(save, another_file()));
+    }
+    save.identity = Some(identity);
+    Ok(())
 }
 
-/// From here on the guest is saved.
-fn give_name(host: &Host, save: &Save<'_>) -> Result<(), EngineError> {
-    save.file.give_name(host, &save.vm)?;
-    save.file.sync_name(host)
+/// The open file. The steps that use it are made by the process that has opened it.
+fn take_output(save: &mut Save<'_>) -> Result<Output, EngineError> {
+    let output = save.output.take();
+    output.ok_or_else(|| failed(save, save.size_bytes, another_file()))
+}
+
+fn another_file() -> std::io::Error {
+    std::io::Error::other("the file has gone, or another one has its hidden name")
 }
 
 /// Writes the whole file.
 fn write(host: &mut Host, save: &mut Save<'_>, at: &At<'_>) -> Result<(), EngineError> {
-    let opened = save.file.open(host);
-    let opened = opened.map_err(|source| failed(save, 0, source))?;
-    let mut file = ImageFile::new(opened);
+    let mut file = ImageFile::new(take_output(save)?);
     let outcome = write_stream(host, save, &mut file, at);
     if let Some(source) = file.error.take() {
         return Err(failed(save, file.written(), source));
@@ -330,6 +371,7 @@ fn write(host: &mut Host, save: &mut Save<'_>, at: &At<'_>) -> Result<(), Engine
     file.flush()
         .map_err(|source| failed(save, file.written(), source))?;
     save.size_bytes = file.written();
+    save.output = Some(file.into_output());
     Ok(())
 }
 

@@ -27,6 +27,11 @@ impl ImageFile {
         }
     }
 
+    /// The file itself. What was gathered must have been flushed.
+    pub fn into_output(self) -> Output {
+        self.output
+    }
+
     /// Number of bytes in the file.
     pub fn written(&self) -> u64 {
         self.output.written

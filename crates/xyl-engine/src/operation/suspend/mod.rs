@@ -123,6 +123,8 @@ pub(crate) struct Suspension {
     is_asked: bool,
     /// Whether this process has seen it suspended.
     has_suspended: bool,
+    /// Whether this process has withdrawn the request in time.
+    is_withdrawn: bool,
 }
 
 impl Suspension {
@@ -146,6 +148,7 @@ impl Suspension {
             was_suspended,
             is_asked: false,
             has_suspended: false,
+            is_withdrawn: false,
         })
     }
 
@@ -157,6 +160,7 @@ impl Suspension {
             was_suspended: operation.is_set(WAS_SUSPENDED),
             is_asked: false,
             has_suspended: false,
+            is_withdrawn: false,
         }
     }
 
@@ -188,11 +192,14 @@ impl Suspension {
         // The guest may take it at this very moment.
         match withdraw(host, self.domid)? {
             Withdrawal::TooLate => Ok(Progress::Done),
-            Withdrawal::Done => Err(SuspendError::NotTaken {
-                domid: self.domid,
-                limit_s: ASK_LIMIT_S,
+            Withdrawal::Done => {
+                self.is_withdrawn = true;
+                Err(SuspendError::NotTaken {
+                    domid: self.domid,
+                    limit_s: ASK_LIMIT_S,
+                }
+                .into())
             }
-            .into()),
         }
     }
 
@@ -207,6 +214,8 @@ impl Suspension {
         if is_suspended(&info) {
             self.has_suspended = true;
             self.unwatch(host)?;
+            // A guest that has followed an earlier request has not taken this one, and would follow it when it goes on.
+            withdraw(host, domid)?;
             return Ok(Progress::Done);
         }
         refuse_ended(&info)?;
@@ -231,16 +240,19 @@ impl Suspension {
         let Some(_) = self.domain(host)? else {
             return Ok(());
         };
-        let withdrawal = withdraw(host, self.domid)?;
+        let withdrawal = match self.is_withdrawn {
+            true => Withdrawal::Done,
+            false => withdraw(host, self.domid)?,
+        };
         // After the withdrawal: until then the guest may have suspended itself.
         match self.domain(host)? {
             Some(info) if is_suspended(&info) => let_run(host, &info),
             Some(info) if info.flags.shutdown => Ok(()),
             Some(_) if withdrawal == Withdrawal::TooLate && !self.has_suspended => {
                 late::expect(host, self.vm.uuid, self.domid);
-                tell_xenstored(host, &self.vm, self.domid)
+                tell_xenstored(host, self.domid)
             }
-            Some(_) => tell_xenstored(host, &self.vm, self.domid),
+            Some(_) => tell_xenstored(host, self.domid),
             None => Ok(()),
         }
     }
@@ -338,27 +350,28 @@ fn withdraw(host: &mut Host, domid: DomId) -> Result<Withdrawal, EngineError> {
 
 /// Has a suspended guest go on in its domain. It finds its devices as they were, and needs not connect them anew.
 pub(crate) fn let_run(host: &mut Host, info: &DomainInfo) -> Result<(), EngineError> {
+    let_vcpus_run(host, info)?;
+    tell_xenstored(host, info.domid)
+}
+
+fn let_vcpus_run(host: &Host, info: &DomainInfo) -> Result<(), EngineError> {
     return_from_suspend(host, info)?;
-    host.hv.resume_domain(info.domid)?;
-    Ok(host.store.resume(info.domid.0)?)
+    Ok(host.hv.resume_domain(info.domid)?)
 }
 
 /// Has a suspended guest go on; one that runs, runs on.
 fn go_on(host: &mut Host, vm: &OfVm, domid: DomId) -> Result<(), EngineError> {
     match domain_of(host, vm.uuid, domid)? {
         Some(info) if is_suspended(&info) => let_run(host, &info),
-        Some(info) if !info.flags.shutdown => tell_xenstored(host, vm, domid),
+        Some(info) if !info.flags.shutdown => tell_xenstored(host, domid),
         _ => Ok(()),
     }
 }
 
-/// xenstored takes a domain that it saw shut down for one that still is, and would not report its next end. A process may have died
-/// between Xen's part of a resume and this one.
-fn tell_xenstored(host: &mut Host, vm: &OfVm, domid: DomId) -> Result<(), EngineError> {
-    match vm.is_taken_over {
-        true => Ok(host.store.resume(domid.0)?),
-        false => Ok(()),
-    }
+/// Tells xenstored that the domain goes on. xenstored takes a domain that it saw shut down for one that still is, and would not report its
+/// next end. An earlier try may have ended between Xen's part of a resume and this one.
+fn tell_xenstored(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
+    Ok(host.store.resume(domid.0)?)
 }
 
 /// Makes the suspend hypercall return the word for the same domain. A PVH guest without an interrupt for event channels (HVM
@@ -444,22 +457,23 @@ impl Steps for Suspend {
     }
 }
 
-/// The work of the step of a resume.
+/// The work of a step of a resume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ResumeAction {
-    /// Has the guest go on.
+    /// Has the guest go on, in Xen.
     LetRun,
+    /// Tells xenstored that it does.
+    TellXenstored,
 }
 
-/// The steps of a resume: one, which is never undone.
+/// The steps of a resume. Once the guest goes on, none is undone.
 pub(crate) fn plan_of_resume() -> Plan<ResumeAction> {
-    Plan::new().step(step(
-        "let it go on",
-        ResumeAction::LetRun,
-        OnDeath::RollForward,
-        RESUME_LIMIT_S,
-    ))
+    use OnDeath::RollForward;
+    let of = |name, action| step(name, action, RollForward, RESUME_LIMIT_S);
+    Plan::new()
+        .step(of("let it go on", ResumeAction::LetRun))
+        .step(of("tell xenstored", ResumeAction::TellXenstored))
 }
 
 /// The context of a resume.
@@ -487,8 +501,13 @@ impl Steps for Resume {
         action: &ResumeAction,
         _: &mut At<'_>,
     ) -> Result<Progress, EngineError> {
-        match action {
-            ResumeAction::LetRun => go_on(host, &self.vm, self.domid),
+        let info = domain_of(host, self.vm.uuid, self.domid)?;
+        match (action, info) {
+            (ResumeAction::LetRun, Some(info)) if is_suspended(&info) => let_vcpus_run(host, &info),
+            (ResumeAction::TellXenstored, Some(info)) if !info.flags.shutdown => {
+                tell_xenstored(host, self.domid)
+            }
+            _ => Ok(()),
         }?;
         Ok(Progress::Done)
     }
