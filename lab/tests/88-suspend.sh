@@ -67,15 +67,15 @@ changes() {
 	[ "$(mark)" != "$1" ]
 }
 within 20 changes ''
-within 20 ping -c 1 -W 1 10.99.0.2
+within 20 busybox ping -c 1 -W 1 10.99.0.2
 ok xyl suspend linux
 matches s "$(domain_state linux)"
 seen=$(mark)
-ping -c 1 -W 1 10.99.0.2 && fail 'a suspended guest answers'
+busybox ping -c 1 -W 1 10.99.0.2 && fail 'a suspended guest answers'
 equals "$seen" "$(mark)"
 ok xyl resume linux
 within 20 changes "$seen"
-within 20 ping -c 1 -W 1 10.99.0.2
+within 20 busybox ping -c 1 -W 1 10.99.0.2
 ok xyl destroy linux
 ip link del xenbr0
 leaves_nothing before

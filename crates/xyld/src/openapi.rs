@@ -40,9 +40,10 @@ fn operation(endpoint: &Endpoint) -> Value {
             "content": {content: {"schema": reference(schema)}},
         });
         if *status == 202 {
-            answer["headers"] = json!({
+            let location = json!({
                 "Location": {"description": "Path of the operation", "schema": {"type": "string"}},
             });
+            schemas::put(&mut answer, "headers", location);
         }
         answers.insert(status.to_string(), answer);
     }
@@ -61,10 +62,11 @@ fn operation(endpoint: &Endpoint) -> Value {
         "responses": answers,
     });
     if let Some((content, schema)) = endpoint.body {
-        operation["requestBody"] = json!({
+        let body = json!({
             "required": schema != "Action",
             "content": {content: {"schema": reference(schema)}},
         });
+        schemas::put(&mut operation, "requestBody", body);
     }
     operation
 }

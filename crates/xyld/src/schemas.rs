@@ -43,11 +43,18 @@ fn named(schema: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{schema}")})
 }
 
+/// Sets a member of a JSON object.
+pub(crate) fn put(object: &mut Value, name: &str, member: Value) {
+    if let Some(members) = object.as_object_mut() {
+        members.insert(name.to_owned(), member);
+    }
+}
+
 /// The same, or null.
 fn or_null(mut schema: Value) -> Value {
     match schema.get("type").cloned() {
         Some(kind) => {
-            schema["type"] = json!([kind, "null"]);
+            put(&mut schema, "type", json!([kind, "null"]));
             schema
         }
         None => json!({"anyOf": [schema, {"type": "null"}]}),

@@ -32,7 +32,7 @@ pub enum RestoreError {
         /// Path of the file.
         path: PathBuf,
         /// Error of the part that restores them.
-        source: xen_build::RestoreError,
+        source: Box<xen_build::RestoreError>,
     },
     /// The image has no configuration of libxl, or one that is no JSON.
     #[error(

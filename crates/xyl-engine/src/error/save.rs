@@ -50,7 +50,7 @@ pub enum SaveError {
         /// Path that the complete file would have got.
         path: PathBuf,
         /// Error of the part that reads and writes its state.
-        source: xen_build::SaveError,
+        source: Box<xen_build::SaveError>,
     },
     /// Writing the file failed.
     #[error(

@@ -190,7 +190,10 @@ fn state_error(image: &Image, source: xen_build::RestoreError) -> RestoreError {
     let path = image.path.clone();
     match source {
         xen_build::RestoreError::Stream(source) => RestoreError::Image { path, source },
-        source => RestoreError::State { path, source },
+        source => RestoreError::State {
+            path,
+            source: Box::new(source),
+        },
     }
 }
 

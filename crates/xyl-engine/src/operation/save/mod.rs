@@ -386,7 +386,7 @@ fn write_stream(
     let of_state = |source: xen_build::SaveError| SaveError::State {
         domid,
         path: path.clone(),
-        source,
+        source: Box::new(source),
     };
     let of_stream = |error: StreamError| of_state(error.into());
     let mut writer = Writer::new(file, StreamKind::XlFile, Limits::default());
