@@ -144,7 +144,7 @@ done
 within 240 console_says linux XYL-GUEST-UP
 ok has_no_tap linux
 ok machine_runs linux
-printf 'grep -wc popcnt /proc/cpuinfo | sed s/^/XYL-POPCNT-/\n' | timeout 20 xyl console linux >/dev/null 2>&1
+printf 'grep -wc popcnt /proc/cpuinfo | sed s/^/XYL-POPCNT-/\n' | timeout 20 xyl console -t pv linux >/dev/null 2>&1
 within 30 console_says linux '^XYL-POPCNT-0'
 ok xyl shutdown -w linux
 within 30 domain_gone linux

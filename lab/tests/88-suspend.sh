@@ -1,4 +1,5 @@
 # Guests are suspended and resumed: the test guest as PVH and PV, and Linux with a disk and a network interface, which it uses afterwards.
+# That guest is also saved and restored, and uses both again.
 # limit_s: 600
 # xen: any
 . /xyl-lab/lab/lib.sh
@@ -56,7 +57,7 @@ done
 INIT
 pack_tree "$tree" initrd
 truncate -s 1M disk.img
-linux_cfg linux pvh | sed "s#^ramdisk.*#ramdisk = \"$scratch/initrd\"#" >linux.cfg
+linux_cfg linux pvh | sed "s#^ramdisk.*#ramdisk = \"$scratch/initrd\"#; s/^memory.*/memory = 160/" >linux.cfg
 printf '%s\n' "disk = [ '$scratch/disk.img,raw,xvda,rw' ]" "vif = [ 'bridge=xenbr0' ]" >>linux.cfg
 ok xyl create -q linux.cfg
 within 240 console_says linux XYL-GUEST-UP
@@ -76,6 +77,17 @@ equals "$seen" "$(mark)"
 ok xyl resume linux
 within 20 changes "$seen"
 within 20 busybox ping -c 1 -W 1 10.99.0.2
+
+echo 'it is saved and restored'
+ok xyl save linux image
+ok domain_gone linux
+equals '' "$(losetup -n -O NAME -j disk.img)"
+equals '' "$(ls /sys/class/net/xenbr0/brif)"
+seen=$(mark)
+ok xyl restore image
+within 30 changes "$seen"
+within 30 busybox ping -c 1 -W 1 10.99.0.2
+rm image
 ok xyl destroy linux
 ip link del xenbr0
 leaves_nothing before

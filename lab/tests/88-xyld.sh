@@ -107,4 +107,6 @@ matches '^404' "$(api GET /v1/vms/served)"
 kill "$daemon"
 wait "$daemon" 2>/dev/null
 rm -f "$socket" "$socket.lock"
+# Answers stay for 15 minutes, for a client that asks again with its key.
+rm -f /run/xyl/replies/*.json
 leaves_nothing "$scratch/before"

@@ -61,7 +61,7 @@ impl fmt::Debug for Guests {
 #[derive(Clone, Copy)]
 struct Guest {
     manner: SuspendManner,
-    /// When it suspends itself.
+    /// Time at which it suspends itself.
     due: Option<Instant>,
 }
 

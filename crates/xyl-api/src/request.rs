@@ -103,7 +103,7 @@ pub enum Request {
         /// The configuration for the file, as JSON of libxl; `None` for the domain's own.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         config: Option<String>,
-        /// What becomes of the guest once the file is complete.
+        /// The fate of the guest once the file is complete.
         #[serde(default)]
         then: AfterSave,
     },
@@ -247,7 +247,7 @@ impl Request {
     }
 }
 
-/// What becomes of a guest that was saved.
+/// The fate of a guest that was saved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AfterSave {

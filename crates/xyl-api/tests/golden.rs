@@ -181,13 +181,13 @@ fn what_may_be_left_out_has_a_default() {
 }
 
 #[test]
-fn what_a_guest_is_sent_and_its_devices_are_not_repeatable() {
+fn what_a_guest_is_sent_its_devices_and_its_save_are_not_repeatable() {
     let once: BTreeSet<_> = requests()
         .iter()
         .filter(|(request, _)| !request.is_repeatable())
         .map(|(request, _)| request.word())
         .collect();
-    let devices = ["block-attach", "block-detach"];
+    let devices = ["block-attach", "block-detach", "save"];
     let wanted = BTreeSet::from(["sysrq", "trigger"])
         .into_iter()
         .chain(devices);

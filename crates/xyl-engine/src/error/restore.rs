@@ -23,7 +23,7 @@ pub enum RestoreError {
     Image {
         /// Path of the file.
         path: PathBuf,
-        /// The damage.
+        /// Damage of the image.
         source: xen_stream::StreamError,
     },
     /// The memory or the CPU state of the image cannot be given to the domain.
@@ -41,7 +41,7 @@ pub enum RestoreError {
     NoConfig {
         /// Path of the file.
         path: PathBuf,
-        /// The reason.
+        /// Reason of the refusal.
         why: String,
     },
     /// The configuration has what Xyl cannot do.

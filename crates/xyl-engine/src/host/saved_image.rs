@@ -1,5 +1,5 @@
-//! Reads a file of `xl save` in a child process without rights. [`check`] says what it holds, for `xyl check-image`. [`start_of`] and
-//! [`stream_of`] read it for a restore.
+//! Reads a file of `xl save` in a child process without rights. [`check`] says what it holds, for `xyl check-image`. `start_of` and
+//! `stream_of` read it for a restore.
 //!
 //! The file is hostile input. The child ([`xen_sys::compute_from`], [`xen_sys::filter_from`]) has the open file, and no privcmd, no
 //! xenstore, no other files and no rights. What comes from it is untrusted input too: an answer of fixed length, or a stream that

@@ -92,9 +92,9 @@ pub enum Card {
 pub enum CardModel {
     /// Realtek's 8139, libxl's default.
     Rtl8139,
-    /// Intel's 82540EM.
+    /// The 82540EM of Intel.
     E1000,
-    /// Intel's 82574L.
+    /// The 82574L of Intel.
     E1000e,
     /// AMD's PCnet-PCI II.
     Pcnet,

@@ -94,7 +94,7 @@ pub(crate) fn again(host: &mut Host, planned: &Planned) -> Result<DomId, EngineE
     create_with(host, &mut request, &Cancel::new(), Source::Again)
 }
 
-/// What a domain is made from.
+/// The origin of a domain's memory.
 #[derive(Clone, Copy)]
 enum Source<'s> {
     /// The configuration of a new VM.

@@ -45,7 +45,7 @@ pub(crate) struct SaveRequest<'r> {
     pub file: &'r FilePath,
     /// The configuration for the file, as JSON of libxl; `None` for the domain's own.
     pub config: Option<&'r str>,
-    /// What becomes of the guest.
+    /// The fate of the guest.
     pub then: AfterSave,
     /// Called now and then with the number of bytes written, and how many they will be about.
     pub progress: &'r mut dyn FnMut(u64, u64),

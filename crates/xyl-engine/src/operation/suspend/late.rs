@@ -1,6 +1,6 @@
 //! Guests that may suspend themselves after Xyl has given up.
 //!
-//! A guest takes the request first, and then freezes its programs and devices, which may take long or fail. Nothing tells Xyl which.
+//! A guest takes the request first, and then freezes its programs and devices, which may take long or fail. Xyl cannot see which.
 //! So a file of the VM's run folder says for some minutes that the guest is to be resumed if it suspends itself. The VM's monitor
 //! looks at it when it finds its guest suspended. A new request to suspend removes it.
 

@@ -1,7 +1,7 @@
 //! Suspending a guest, and resuming it.
 //!
 //! The guest suspends itself: it is asked by the node `control/shutdown`, takes the request by emptying the node, and shuts down
-//! with the reason `suspend`. Its memory and devices stay. [`Suspension`] is this protocol, which a save uses too. `late` is about
+//! with the reason `suspend`. Its memory and devices stay. `Suspension` is this protocol, which a save uses too. `late` is about
 //! guests that suspend themselves after Xyl has given up.
 //!
 //! States of a suspension: asked, taken, suspended. Before it is suspended, a failure withdraws the request. If the guest has taken
@@ -37,7 +37,7 @@ const WAS_SUSPENDED: &str = "was_suspended";
 /// the flags, and ten or six other registers.
 const RAX: usize = 512 + 8 + 10 * 8;
 const EAX_OF_32_BITS: usize = 512 + 4 + 6 * 4;
-/// What the suspend hypercall returns to a guest that goes on in the same domain.
+/// The value that the suspend hypercall returns to a guest that goes on in the same domain.
 const CANCELLED: u8 = 1;
 
 /// Whether a guest is suspended.
@@ -250,9 +250,9 @@ impl Suspension {
             Some(info) if info.flags.shutdown => Ok(()),
             Some(_) if withdrawal == Withdrawal::TooLate && !self.has_suspended => {
                 late::expect(host, self.vm.uuid, self.domid);
-                tell_xenstored(host, self.domid)
+                report_to_xenstored(host, self.domid)
             }
-            Some(_) => tell_xenstored(host, self.domid),
+            Some(_) => report_to_xenstored(host, self.domid),
             None => Ok(()),
         }
     }
@@ -351,7 +351,7 @@ fn withdraw(host: &mut Host, domid: DomId) -> Result<Withdrawal, EngineError> {
 /// Has a suspended guest go on in its domain. It finds its devices as they were, and needs not connect them anew.
 pub(crate) fn let_run(host: &mut Host, info: &DomainInfo) -> Result<(), EngineError> {
     let_vcpus_run(host, info)?;
-    tell_xenstored(host, info.domid)
+    report_to_xenstored(host, info.domid)
 }
 
 fn let_vcpus_run(host: &Host, info: &DomainInfo) -> Result<(), EngineError> {
@@ -363,14 +363,14 @@ fn let_vcpus_run(host: &Host, info: &DomainInfo) -> Result<(), EngineError> {
 fn go_on(host: &mut Host, vm: &OfVm, domid: DomId) -> Result<(), EngineError> {
     match domain_of(host, vm.uuid, domid)? {
         Some(info) if is_suspended(&info) => let_run(host, &info),
-        Some(info) if !info.flags.shutdown => tell_xenstored(host, domid),
+        Some(info) if !info.flags.shutdown => report_to_xenstored(host, domid),
         _ => Ok(()),
     }
 }
 
-/// Tells xenstored that the domain goes on. xenstored takes a domain that it saw shut down for one that still is, and would not report its
+/// Reports to xenstored that the domain goes on. xenstored takes a domain that it saw shut down for one that still is, and would not report its
 /// next end. An earlier try may have ended between Xen's part of a resume and this one.
-fn tell_xenstored(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
+fn report_to_xenstored(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
     Ok(host.store.resume(domid.0)?)
 }
 
@@ -463,8 +463,8 @@ impl Steps for Suspend {
 pub(crate) enum ResumeAction {
     /// Has the guest go on, in Xen.
     LetRun,
-    /// Tells xenstored that it does.
-    TellXenstored,
+    /// Reports to xenstored that it does.
+    ReportToXenstored,
 }
 
 /// The steps of a resume. Once the guest goes on, none is undone.
@@ -473,7 +473,10 @@ pub(crate) fn plan_of_resume() -> Plan<ResumeAction> {
     let of = |name, action| step(name, action, RollForward, RESUME_LIMIT_S);
     Plan::new()
         .step(of("let it go on", ResumeAction::LetRun))
-        .step(of("tell xenstored", ResumeAction::TellXenstored))
+        .step(of(
+            "report it to xenstored",
+            ResumeAction::ReportToXenstored,
+        ))
 }
 
 /// The context of a resume.
@@ -504,8 +507,8 @@ impl Steps for Resume {
         let info = domain_of(host, self.vm.uuid, self.domid)?;
         match (action, info) {
             (ResumeAction::LetRun, Some(info)) if is_suspended(&info) => let_vcpus_run(host, &info),
-            (ResumeAction::TellXenstored, Some(info)) if !info.flags.shutdown => {
-                tell_xenstored(host, self.domid)
+            (ResumeAction::ReportToXenstored, Some(info)) if !info.flags.shutdown => {
+                report_to_xenstored(host, self.domid)
             }
             _ => Ok(()),
         }?;
