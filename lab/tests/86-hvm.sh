@@ -3,6 +3,7 @@
 # its root. Its death is noticed, and counts as a crash of the guest. A destroy leaves nothing. A network card is emulated beside the interface of
 # PV drivers: a guest without them uses it, and Linux has it unplugged. `cpuid` hides a feature.
 # limit_s: 400
+# xen: any
 . /xyl-lab/lab/lib.sh
 command -v xyl >/dev/null || skip 'no xyl here'
 [ -x /usr/libexec/xen-qemu-system-i386 ] || skip 'no QEMU here'
