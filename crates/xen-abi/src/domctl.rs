@@ -234,7 +234,7 @@ c_constants! {
     GET_ADDRESS_SIZE: u32 = 36, "XEN_DOMCTL_get_address_size";
     /// Sets further registers of a PV vCPU.
     SET_EXT_VCPU_CONTEXT: u32 = 42, "XEN_DOMCTL_set_ext_vcpucontext";
-    /// Gets them.
+    /// Gets further registers of a PV vCPU.
     GET_EXT_VCPU_CONTEXT: u32 = 43, "XEN_DOMCTL_get_ext_vcpucontext";
     /// Sets the target of a stub domain.
     SET_TARGET: u32 = 46, "XEN_DOMCTL_set_target";
@@ -256,7 +256,7 @@ c_constants! {
     SET_TSC_INFO: u32 = 60, "XEN_DOMCTL_settscinfo";
     /// Sets the floating point and vector registers of a PV vCPU.
     SET_VCPU_EXT_STATE: u32 = 62, "XEN_DOMCTL_setvcpuextstate";
-    /// Gets them.
+    /// Gets the floating point and vector registers of a PV vCPU.
     GET_VCPU_EXT_STATE: u32 = 63, "XEN_DOMCTL_getvcpuextstate";
     /// Sets the domain's NUMA nodes.
     SET_NODE_AFFINITY: u32 = 68, "XEN_DOMCTL_setnodeaffinity";

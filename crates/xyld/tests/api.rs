@@ -142,14 +142,15 @@ fn a_configuration_is_checked_with_lines_and_the_decision() {
 #[test]
 fn power_is_a_level_and_a_key_is_good_for_one_effect() {
     let daemon = Daemon::with_guest();
-    let put = |body: &str| {
+    let power = |vm: &str, body: &str| {
         daemon.send(
             "PUT",
-            "/v1/vms/guest/power",
+            &format!("/v1/vms/{vm}/power"),
             &[("Content-Type", "application/json")],
             body.as_bytes(),
         )
     };
+    let put = |body: &str| power("guest", body);
     let act = |action: &str, key: &str, body: &str| {
         let headers = [
             ("Content-Type", "application/json"),
@@ -206,35 +207,16 @@ fn power_is_a_level_and_a_key_is_good_for_one_effect() {
         (put(r#"{"state": "asleep"}"#), 400, "bad-request"),
         (put("{"), 400, "bad-request"),
         (
-            daemon.send(
-                "PUT",
-                "/v1/vms/nothing/power",
-                &[("Content-Type", "application/json")],
-                br#"{"state": "running"}"#,
-            ),
+            power("nothing", r#"{"state": "running"}"#),
             404,
             "no-such-domain",
         ),
         (
-            daemon.send(
-                "PUT",
-                "/v1/vms/Domain-0/power",
-                &[("Content-Type", "application/json")],
-                br#"{"state": "paused"}"#,
-            ),
+            power("Domain-0", r#"{"state": "paused"}"#),
             409,
             "control-domain",
         ),
-        (
-            daemon.send(
-                "PUT",
-                "/v1/vms/1/power",
-                &[("Content-Type", "application/json")],
-                br#"{"state": "paused"}"#,
-            ),
-            404,
-            "no-such-domain",
-        ),
+        (power("1", r#"{"state": "paused"}"#), 404, "no-such-domain"),
         (
             daemon.send("POST", "/v1/vms/guest/actions/pause", &[], b""),
             400,

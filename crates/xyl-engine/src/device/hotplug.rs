@@ -335,12 +335,22 @@ pub(super) fn says_nothing(value: &Json) -> bool {
 /// Those of xenstore.
 pub(crate) fn asked_for(host: &mut Host, domid: DomId) -> Result<Vec<Device>, EngineError> {
     let mut found = Vec::new();
-    for kind in KINDS.iter().filter(|kind| kind.hotplug().is_some()) {
-        for device in bus::devices(host, domid, kind.name())? {
-            if bus::is_asked(host, &device)? && bus::is_going(host, &device)? {
-                found.push(device);
-            }
+    for device in devices(host, domid)? {
+        if bus::is_asked(host, &device)? && bus::is_going(host, &device)? {
+            found.push(device);
         }
+    }
+    Ok(found)
+}
+
+/// The devices of a domain that can be attached and detached one by one.
+///
+/// # Errors
+/// Those of xenstore.
+pub(crate) fn devices(host: &mut Host, domid: DomId) -> Result<Vec<Device>, EngineError> {
+    let mut found = Vec::new();
+    for kind in KINDS.iter().filter(|kind| kind.hotplug().is_some()) {
+        found.extend(bus::devices(host, domid, kind.name())?);
     }
     Ok(found)
 }

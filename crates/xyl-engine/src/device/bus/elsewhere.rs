@@ -229,7 +229,7 @@ enum Status {
 
 fn look(host: &mut Host, device: &Device) -> Result<Seen, EngineError> {
     let mut batch = Batch::new();
-    let state = batch.read_opt(&node(&format!("{}/state", device.backend()))?);
+    let state = batch.read_opt(&node(&device.state_node())?);
     let status = batch.read_opt(&node(&format!("{}/{STATUS}", device.backend()))?);
     let replies = host.store.run(&batch)?;
     Ok(Seen {

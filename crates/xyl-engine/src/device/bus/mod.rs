@@ -134,6 +134,11 @@ impl Device {
         )
     }
 
+    /// The node with the backend's state.
+    pub fn state_node(&self) -> String {
+        format!("{}/state", self.backend())
+    }
+
     /// Whether domain 0 serves it.
     pub fn is_here(&self) -> bool {
         self.backend_domain.is_dom0()
@@ -441,7 +446,7 @@ fn look(
     let mut batch = Batch::new();
     let mut reads = Vec::new();
     for one in all {
-        let state = batch.read_opt(&node(&format!("{}/state", one.device.backend()))?);
+        let state = batch.read_opt(&node(&one.device.state_node())?);
         let error = batch.read_opt(&node(&format!("{}/error", one.device.error()))?);
         reads.push((state, error));
     }
@@ -677,7 +682,7 @@ fn add_close(
     }
     batch.write(&node(&format!("{}/online", device.backend()))?, b"0");
     if !matches!(state, State::Closed | State::Unknown) {
-        batch.write(&node(&format!("{}/state", device.backend()))?, b"5");
+        batch.write(&node(&device.state_node())?, b"5");
     }
     Ok(())
 }
@@ -686,7 +691,7 @@ fn states(store: &mut impl Tree, devices: &[Device]) -> Result<Vec<State>, Engin
     let mut batch = Batch::new();
     let mut reads = Vec::new();
     for device in devices {
-        reads.push(batch.read_opt(&node(&format!("{}/state", device.backend()))?));
+        reads.push(batch.read_opt(&node(&device.state_node())?));
     }
     let replies = store.run(&batch)?;
     Ok(reads
@@ -811,7 +816,7 @@ pub fn await_handshake(
     if !device.is_here() {
         return elsewhere::await_handshake(host, device, deadline, is_between);
     }
-    let watched = format!("{}/state", device.backend());
+    let watched = device.state_node();
     while_watched(host, &[watched], |host| {
         loop {
             let left = deadline.saturating_duration_since(host.clock.now());
@@ -834,7 +839,7 @@ pub fn await_one_closed(
 ) -> Result<State, EngineError> {
     let one = std::slice::from_ref(device);
     if device.is_here() {
-        let state = format!("{}/state", device.backend());
+        let state = device.state_node();
         while_watched(host, &[state], |host| await_closed(host, one, deadline))?;
     } else {
         elsewhere::await_closed(host, one, deadline)?;
@@ -863,6 +868,17 @@ pub fn await_backend_gone(
         }
         Ok(())
     })
+}
+
+/// Watches the state of a device's backend, for good. The first event comes at once.
+///
+/// # Errors
+/// Those of xenstore.
+pub fn watch_state(host: &mut Host, device: &Device, token: &str) -> Result<(), EngineError> {
+    let path = node(&device.state_node())?;
+    // An earlier device of this number, or an earlier detach of this one, may have set it.
+    let _ = host.store.unwatch(&path, token);
+    Ok(host.store.watch(&path, token)?)
 }
 
 /// State of a device's backend.

@@ -230,21 +230,9 @@ fn backend_in_journal(operation: &Operation) -> BackendDomain {
 /// Watches the devices of a VM that its guest was asked to let go by Xyl. The first events come at once.
 pub(crate) fn watch_going(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
     for device in hotplug::asked_for(host, domid)? {
-        watch(host, &device)?;
+        bus::watch_state(host, &device, GOING_TOKEN)?;
     }
     Ok(())
-}
-
-/// The node that is watched for a device.
-fn watched(device: &Device) -> String {
-    format!("{}/state", device.backend())
-}
-
-fn watch(host: &mut Host, device: &Device) -> Result<(), EngineError> {
-    let path = node(&watched(device))?;
-    // An earlier detach of the same device may have set it.
-    let _ = host.store.unwatch(&path, GOING_TOKEN);
-    Ok(host.store.watch(&path, GOING_TOKEN)?)
 }
 
 /// Finishes the detaches of Xyl whose guest has let the device go. The VM's monitor calls it after events of [`GOING_TOKEN`],
@@ -261,13 +249,13 @@ pub(crate) fn finish_going(
 ) -> Result<(), EngineError> {
     let asked_for = hotplug::asked_for(host, vm.domid)?;
     for path in paths {
-        if !asked_for.iter().any(|device| watched(device) == *path) {
+        if !asked_for.iter().any(|device| device.state_node() == *path) {
             // It may have been removed by an earlier event.
             let _ = host.store.unwatch(&node(path)?, GOING_TOKEN);
         }
     }
     for device in asked_for {
-        if !paths.contains(&watched(&device)) {
+        if !paths.contains(&device.state_node()) {
             continue;
         }
         match finish_one(host, vm, device) {
@@ -358,7 +346,7 @@ fn ask_guest(host: &mut Host, context: &Context, at: &At<'_>) -> Result<(), Engi
     }
     let is_monitor = host.sources.has_doorbell();
     if is_monitor {
-        watch(host, device)?;
+        bus::watch_state(host, device, GOING_TOKEN)?;
     }
     Err(DeviceError::NotLetGo {
         device: context.target.hotplug.words(device.number),

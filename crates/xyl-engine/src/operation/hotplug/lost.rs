@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use xen_port::DomId;
 
 use crate::device::bus::{self, Device, State};
-use crate::device::{KINDS, hotplug};
+use crate::device::hotplug;
 use crate::vm::Vm;
 use crate::vm::paths::node;
 use crate::{EngineError, Host};
@@ -22,7 +22,7 @@ pub(crate) const TOKEN: &str = "xyl-backend";
 /// # Errors
 /// Those of xenstore.
 pub(crate) fn watch_all(host: &mut Host, domid: DomId) -> Result<(), EngineError> {
-    for device in devices(host, domid)? {
+    for device in hotplug::devices(host, domid)? {
         watch(host, &device)?;
     }
     Ok(())
@@ -33,10 +33,7 @@ pub(crate) fn watch_all(host: &mut Host, domid: DomId) -> Result<(), EngineError
 /// # Errors
 /// Those of xenstore.
 pub(crate) fn watch(host: &mut Host, device: &Device) -> Result<(), EngineError> {
-    let path = node(&watched(device))?;
-    // That of an earlier device with this number.
-    let _ = host.store.unwatch(&path, TOKEN);
-    Ok(host.store.watch(&path, TOKEN)?)
+    bus::watch_state(host, device, TOKEN)
 }
 
 /// Logs the devices with these watched nodes whose backends are gone, and watches them no longer. A node without a device is watched
@@ -50,9 +47,9 @@ pub(crate) fn report(
     paths: &BTreeSet<String>,
     log: &mut dyn FnMut(&str),
 ) -> Result<(), EngineError> {
-    let devices = devices(host, vm.domid)?;
+    let devices = hotplug::devices(host, vm.domid)?;
     for path in paths {
-        let device = devices.iter().find(|device| watched(device) == *path);
+        let device = devices.iter().find(|device| device.state_node() == *path);
         if let Some(device) = device
             && !is_lost(host, device)?
         {
@@ -65,20 +62,6 @@ pub(crate) fn report(
         }
     }
     Ok(())
-}
-
-/// The devices of a domain that can be attached and detached one by one.
-fn devices(host: &mut Host, domid: DomId) -> Result<Vec<Device>, EngineError> {
-    let mut found = Vec::new();
-    for kind in KINDS.iter().filter(|kind| kind.hotplug().is_some()) {
-        found.extend(bus::devices(host, domid, kind.name())?);
-    }
-    Ok(found)
-}
-
-/// The node that is watched for a device.
-fn watched(device: &Device) -> String {
-    format!("{}/state", device.backend())
 }
 
 /// Whether a device has no backend any more, though nothing has asked for it. A guest that closes a device itself closes its own end first.
